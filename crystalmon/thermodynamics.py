@@ -1,0 +1,129 @@
+"""Observables over the whole vocabulary at the answer position.
+
+Axes: B rows, V vocabulary. `log_p` is log π_now, `log_b` log π_base; both are normalised
+log-probabilities. Only quantities that stay the same when a constant is added to all logits are
+computed: F = −T ln Z and the energies are not among them. Entropies and divergences in nats.
+The names are those of the essay (spec section 7); the quantities are entropies, variances and
+KL divergences.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def shannon_entropy(log_p: Tensor) -> Tensor:
+    """S = −Σ_v p_v log p_v over the last axis, in nats: the essay's compliance entropy."""
+    return -_expectation(log_p, log_p)
+
+
+def heat_capacity(log_p: Tensor) -> Tensor:
+    """C = Var_p(z) = Σ p z² − (Σ p z)² of the logits z at temperature T = 1, over the last axis.
+
+    log p differs from z by a constant, so its variance is the same. Computed around the mean.
+    Equals T · dS/dT at T = 1. For U = −⟨z⟩ it is dU/dT; the essay's U = −⟨z⟩/T does not give its
+    own C (spec section 7).
+    """
+    centred = log_p - _expectation(log_p, log_p).unsqueeze(-1)
+    return _expectation(log_p, centred**2)
+
+
+def kl_divergence(log_p: Tensor, log_b: Tensor) -> Tensor:
+    """KL(P ‖ B) = Σ_v [p (log p − log b) − p + b] over the last axis, in nats.
+
+    Each term is at least 0, so the sum is never negative, is exactly 0 on identical inputs and
+    stays accurate when the two are near. Both inputs must be normalised. Infinite where b is 0
+    and p is not.
+    """
+    return _kl_terms(log_p, log_b).sum(dim=-1)
+
+
+def free_energy_parts(log_p: Tensor, log_b: Tensor, begins: Tensor) -> tuple[Tensor, Tensor]:
+    """Alignment free energy KL(P ‖ B), split by the chain rule into choice and format.
+
+    With A the tokens that begin a choice, P(A) = Σ_{v∈A} p_v:
+
+        KL(P‖B) = P(A) · KL(P(·|A) ‖ B(·|A))                             [choice]
+                + kl(P(A) ‖ B(A)) + P(Ā) · KL(P(·|Ā) ‖ B(·|Ā))           [format]
+
+    where kl is the divergence of the two-way split. Source: spec section 3; Cover & Thomas,
+    Elements of Information Theory, theorem 2.5.3.
+
+    Args:
+        log_p: [B, V].
+        log_b: [B, V].
+        begins: [B, V] bool, the tokens of A.
+
+    Returns:
+        (choice, format), each [B] and at least 0; their sum is KL(P ‖ B).
+    """
+    mass_p, log_p_in, log_p_out = _conditionals(log_p, begins)
+    mass_b, log_b_in, log_b_out = _conditionals(log_b, begins)
+    choice = _weighted(mass_p[..., 0], kl_divergence(log_p_in, log_b_in))
+    outside = _weighted(mass_p[..., 1], kl_divergence(log_p_out, log_b_out))
+    return choice, kl_divergence(mass_p, mass_b) + outside
+
+
+def vocabulary_observables(log_p: Tensor, log_b: Tensor, begins: Tensor) -> dict[str, Tensor]:
+    """Every vocabulary-level metric of spec section 3, per row.
+
+    Vocabularies of different size (tokens added since the reference) are compared on the shared
+    leading part, renormalised; `vocabulary_outside` is the current mass beyond it.
+
+    Args:
+        log_p: [B, V] now.
+        log_b: [B, V_b] in the reference.
+        begins: [B, V] bool, tokens that begin a choice.
+
+    Returns:
+        [B] values by metric key.
+    """
+    shared = min(log_p.shape[-1], log_b.shape[-1])
+    outside = torch.zeros_like(log_p[..., 0])
+    shared_p, shared_b = log_p[..., :shared], log_b[..., :shared]
+    if shared < log_p.shape[-1]:
+        outside = log_p[..., shared:].exp().sum(dim=-1)
+        shared_p = shared_p.log_softmax(dim=-1)
+    if shared < log_b.shape[-1]:
+        shared_b = shared_b.log_softmax(dim=-1)
+    choice, formatting = free_energy_parts(shared_p, shared_b, begins[..., :shared])
+    return {
+        "free_energy": choice + formatting,
+        "free_energy_choice": choice,
+        "free_energy_format": formatting,
+        "compliance_entropy": shannon_entropy(log_p),
+        "heat_capacity": heat_capacity(log_p),
+        "vocabulary_outside": outside,
+    }
+
+
+def _kl_terms(log_p: Tensor, log_b: Tensor) -> Tensor:
+    """p (log p − log b) − p + b = p (expm1(r) − r) with r = log b − log p; b where p = 0."""
+    r = log_b - log_p
+    terms = log_p.exp() * (torch.expm1(r) - r)
+    return torch.where(log_p == -torch.inf, log_b.exp(), terms).clamp(min=0.0)
+
+
+def _expectation(log_p: Tensor, values: Tensor) -> Tensor:
+    """Σ_v p_v x_v with 0 · (±inf) = 0."""
+    terms = log_p.exp() * values
+    return torch.where(log_p == -torch.inf, 0.0, terms).sum(dim=-1)
+
+
+def _conditionals(log_p: Tensor, inside: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """log P of (A, Ā) [B, 2]; log P(·|A) and log P(·|Ā), −inf off their set, [B, V] each."""
+    log_in = log_p.masked_fill(~inside, -torch.inf)
+    log_out = log_p.masked_fill(inside, -torch.inf)
+    masses = torch.stack([log_in.logsumexp(dim=-1), log_out.logsumexp(dim=-1)], dim=-1)
+    return masses, _normalise(log_in, masses[..., :1]), _normalise(log_out, masses[..., 1:])
+
+
+def _normalise(log_p: Tensor, log_mass: Tensor) -> Tensor:
+    """log p − log mass; −inf throughout where the mass is 0."""
+    return torch.where(log_mass == -torch.inf, -torch.inf, log_p - log_mass)
+
+
+def _weighted(log_mass: Tensor, value: Tensor) -> Tensor:
+    """mass · value with 0 · inf = 0."""
+    return torch.where(log_mass == -torch.inf, 0.0, log_mass.exp() * value)
