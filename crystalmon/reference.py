@@ -1,0 +1,290 @@
+"""The frozen base model's answers to a suite: made once, kept on disk, compared with ever after.
+
+No second model stays in memory. On disk a reference is a folder with `reference.safetensors`
+(`log_p` [N, V] float32, the full next-token log-probabilities after each of the N prompts, and
+`log_choice/<task>` [P, C] float64) and `reference.json` (what it was made with).
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from crystalmon.models import load_model
+from crystalmon.scoring import score
+from crystalmon.tasks import TaskSuite
+from crystalmon.tokentree import ScoringPlan
+
+SCHEMA_VERSION = 1
+TENSOR_FILE = "reference.safetensors"
+INFO_FILE = "reference.json"
+
+
+class ReferenceMismatch(ValueError):
+    """A reference that was made with another suite, view or tokenizer."""
+
+
+@dataclass(frozen=True)
+class ReferenceInfo:
+    """What a reference was made with; the content of `reference.json`.
+
+    Args:
+        suite, suite_hash, view: the prompts and how they were rendered.
+        plan: fingerprint of the token tree; equal for tokenizers that agree on the suite.
+        model, tokenizer: names, for people.
+        vocab_size: V, the size of the model's output.
+        id: SHA-256 over the plan and the answers, 16 hex digits.
+        schema_version: of this folder's format.
+    """
+
+    suite: str
+    suite_hash: str
+    view: str
+    plan: str
+    model: str
+    tokenizer: str
+    vocab_size: int
+    id: str
+    schema_version: int = SCHEMA_VERSION
+
+
+class Reference:
+    """A base model's answers to one suite.
+
+    Args:
+        info: what it was made with.
+        log_choice: per task [P, C], log-probability of each choice.
+        log_p: [N, V] log-probabilities in memory, or the `reference.safetensors` to map.
+    """
+
+    def __init__(
+        self, info: ReferenceInfo, log_choice: Mapping[str, np.ndarray], log_p: Tensor | Path
+    ) -> None:
+        self.info = info
+        self.log_choice = log_choice
+        self._log_p = log_p
+        self._rows = (
+            log_p
+            if isinstance(log_p, Tensor)
+            else safe_open(str(log_p), framework="pt").get_slice("log_p")
+        )
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether it was made just now, rather than read from a folder."""
+        return isinstance(self._log_p, Tensor)
+
+    def log_p(self, prompts: np.ndarray, device: torch.device) -> Tensor:
+        """[len(prompts), V] float32 log-probabilities after those prompts (suite order)."""
+        return torch.stack([self._rows[int(i)] for i in prompts]).to(device)
+
+    def save(self, folder: Path) -> None:
+        """Write the reference; the info file last, so that a folder that has it is complete."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / INFO_FILE).unlink(missing_ok=True)
+        partial = folder / f"{TENSOR_FILE}.partial"
+        if isinstance(self._log_p, Tensor):
+            tensors = {f"log_choice/{k}": torch.from_numpy(v) for k, v in self.log_choice.items()}
+            save_file({"log_p": self._log_p, **tensors}, str(partial))
+        else:
+            shutil.copyfile(self._log_p, partial)
+        os.replace(partial, folder / TENSOR_FILE)
+        info = json.dumps(asdict(self.info), indent=2, ensure_ascii=False)
+        (folder / INFO_FILE).write_text(info + "\n", encoding="utf-8")
+
+
+def make_reference(
+    model: nn.Module,
+    tokenizer: Any,
+    suite: TaskSuite,
+    plan: ScoringPlan,
+    **options: Any,
+) -> Reference:
+    """Score a suite with the model as it is now and keep all of it.
+
+    Args:
+        model: the base model.
+        tokenizer: for its name only; the plan holds its tokens.
+        suite: the suite that the plan was built from.
+        plan: what to score.
+        options: passed to `scoring.score`.
+
+    Raises:
+        ValueError: if an answer is NaN: a broken model is no base to compare with.
+    """
+    log_p: list[Tensor | None] = [None] * plan.num_prompts
+
+    def keep(prompts: np.ndarray, batch: Tensor, begins: Tensor) -> dict[str, Tensor]:
+        for index, row in zip(prompts, batch.cpu(), strict=True):
+            log_p[index] = row
+        return {}
+
+    scores = score(model, plan, keep, **options)
+    stacked = torch.stack([row for row in log_p if row is not None])
+    if stacked.isnan().any():
+        raise ValueError(
+            f"the reference model's answers must be numbers, got NaN from {_name(model)}. "
+            "Check its weights and precision."
+        )
+    log_choice = dict(zip((task.name for task in suite), scores.log_choice, strict=True))
+    digest = hashlib.sha256(plan.fingerprint.encode())
+    for table in log_choice.values():
+        digest.update(np.ascontiguousarray(table).tobytes())
+    info = ReferenceInfo(
+        suite=suite.name,
+        suite_hash=suite.hash,
+        view=plan.view,
+        plan=plan.fingerprint,
+        model=_name(model),
+        tokenizer=_tokenizer_name(tokenizer),
+        vocab_size=stacked.shape[1],
+        id=digest.hexdigest()[:16],
+    )
+    return Reference(info, log_choice, stacked)
+
+
+def load_reference(folder: Path) -> Reference:
+    """Load a reference; the full-vocabulary part stays on disk and is mapped.
+
+    Raises:
+        FileNotFoundError: if the folder holds no complete reference.
+        ValueError: if it was written by a newer version.
+    """
+    info_file = folder / INFO_FILE
+    if not info_file.is_file():
+        raise FileNotFoundError(f"{folder} holds no {INFO_FILE}. Name a reference or run folder.")
+    data = json.loads(info_file.read_text(encoding="utf-8"))
+    if data.get("schema_version", 0) > SCHEMA_VERSION:
+        raise ValueError(
+            f"{info_file}: schema version must be at most {SCHEMA_VERSION}, got "
+            f"{data['schema_version']}. Upgrade crystalmon."
+        )
+    info = ReferenceInfo(**data)
+    file = folder / TENSOR_FILE
+    with safe_open(str(file), framework="np") as tensors:
+        log_choice = {
+            key.removeprefix("log_choice/"): tensors.get_tensor(key)
+            for key in tensors.keys()  # noqa: SIM118 (not a mapping)
+            if key.startswith("log_choice/")
+        }
+    return Reference(info, log_choice, file)
+
+
+def find_reference(path: str | Path) -> Path | None:
+    """The reference folder that belongs to a path, or None.
+
+    Looks at the path itself, `<path>/reference` (a run folder), `<path>/crystalmon/reference` (a
+    model's or output folder) and, for `checkpoint-N`, the same one level up.
+    """
+    path = Path(path)
+    places = [path, path / "reference", path / "crystalmon" / "reference"]
+    if re.fullmatch(r"checkpoint-\d+", path.name):
+        places.append(path.parent / "crystalmon" / "reference")
+    return next((place for place in places if (place / INFO_FILE).is_file()), None)
+
+
+def check_reference(
+    reference: Reference, suite: TaskSuite, plan: ScoringPlan, tokenizer: Any
+) -> None:
+    """Refuse a reference that does not answer this very plan.
+
+    Raises:
+        ReferenceMismatch: naming what differs on both sides.
+    """
+    info = reference.info
+    advice = "Use the matching one, or reference='initial' to start from this model."
+    if info.suite_hash != suite.hash:
+        raise ReferenceMismatch(
+            f"reference must be of suite {suite.name!r} ({suite.hash}), got suite "
+            f"{info.suite!r} ({info.suite_hash}). {advice}"
+        )
+    if info.view != plan.view:
+        raise ReferenceMismatch(
+            f"reference must be of view {plan.view!r}, got view {info.view!r}. {advice}"
+        )
+    if info.plan != plan.fingerprint:
+        raise ReferenceMismatch(
+            f"reference must be of tokenizer {_tokenizer_name(tokenizer)!r}, got one made with "
+            f"{info.tokenizer!r}, which tokenizes suite {suite.name!r} differently. {advice}"
+        )
+
+
+def resolve_reference(
+    reference: str | Path | Reference,
+    model: nn.Module,
+    tokenizer: Any,
+    suite: TaskSuite,
+    plan: ScoringPlan,
+    **options: Any,
+) -> Reference:
+    """The base to compare with, from what the user asked for.
+
+    Args:
+        reference: a `Reference`; `auto` (the one that came with the model's folder, else this
+            model now); `initial` (this model now); a run or reference folder; or a model id or
+            path, which is loaded, scored and freed.
+        model, tokenizer, suite, plan: what is being monitored.
+        options: passed to `scoring.score`.
+
+    Raises:
+        ReferenceMismatch: if it was made with another suite, view or tokenizer.
+        FileNotFoundError: if a path holds neither a reference nor a model.
+    """
+    if isinstance(reference, Reference):
+        found = reference
+    elif str(reference) == "initial":
+        return make_reference(model, tokenizer, suite, plan, **options)
+    elif str(reference) == "auto":
+        folder = find_reference(_name(model)) if _name(model) else None
+        if folder is None:
+            return make_reference(model, tokenizer, suite, plan, **options)
+        found = load_reference(folder)
+    elif (folder := find_reference(reference)) is not None:
+        found = load_reference(folder)
+    else:
+        found = _score_base(str(reference), suite, plan.view, **options)
+    check_reference(found, suite, plan, tokenizer)
+    return found
+
+
+def _score_base(name: str, suite: TaskSuite, view: Any, **options: Any) -> Reference:
+    """Load a base model with its own tokenizer, score it, free it."""
+    from crystalmon.tokentree import build_plan
+
+    try:
+        base, tokenizer = load_model(name)
+    except OSError as error:
+        raise FileNotFoundError(
+            f"reference {name!r} is neither 'auto', 'initial', a run or reference folder, nor a "
+            f"model that can be loaded: {str(error).splitlines()[0]}"
+        ) from error
+    plan = build_plan(suite, tokenizer, view)
+    made = make_reference(base, tokenizer, suite, plan, **options)
+    del base
+    gc.collect()
+    return made
+
+
+def _name(model: Any) -> str:
+    config = getattr(model, "config", None)
+    return str(getattr(model, "name_or_path", "") or getattr(config, "_name_or_path", ""))
+
+
+def _tokenizer_name(tokenizer: Any) -> str:
+    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
+    name = getattr(tokenizer, "name_or_path", "")
+    return f"{type(tokenizer).__name__}({name}, {len(tokenizer)} tokens)"

@@ -1,0 +1,210 @@
+"""Scoring against a naive float64 oracle that shares no code with it."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModel, Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from crystalmon.models import ASSETS_DIR, load_model
+from crystalmon.scoring import score
+from crystalmon.tasks import Choice, Task, TaskSuite, load_suite
+from crystalmon.tokentree import build_plan
+
+NUMBERS = TaskSuite(
+    "numbers",
+    (
+        Task(
+            "number",
+            ("Pick a number:", "My lucky number today is", "draws: 3, 17,"),
+            tuple(Choice(str(n)) for n in (1, 2, 10, 12, 100, 17)),
+        ),
+        Task("color", ("A color:", "I like"), (Choice("red"), Choice("blue", ("blue", " Blue")))),
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return load_model("liquid-tiny")
+
+
+def oracle(model, tokenizer, suite):
+    """One row per path and token, float64, plain dictionaries and Python sums.
+
+    P(path) is the product of its tokens' probabilities; a choice gets, for each of its paths,
+    P(path) minus P of the listed paths whose longest listed proper prefix it is.
+    """
+    model = model.double().eval()
+    tables = []
+    for task in suite:
+        rows = []
+        for prompt in task.prompts:
+            ids = tokenizer(prompt)["input_ids"]
+            owner = {}
+            for index, choice in enumerate(task.choices):
+                for form in choice.forms:
+                    whole = tokenizer(prompt + form)["input_ids"]
+                    inside = len(whole) > len(ids) and whole[: len(ids)] == ids
+                    alone = tokenizer(form, add_special_tokens=False)["input_ids"]
+                    owner[tuple(whole[len(ids) :] if inside else alone)] = index
+            probability = {path: _path_probability(model, ids, path) for path in owner}
+            row = [0.0] * len(task.choices)
+            for path, index in owner.items():
+                taken = sum(
+                    probability[longer]
+                    for longer in owner
+                    if path
+                    == max(
+                        (p for p in owner if len(p) < len(longer) and longer[: len(p)] == p),
+                        key=len,
+                        default=None,
+                    )
+                )
+                row[index] += probability[path] - taken
+            rows.append(row)
+        tables.append(np.array(rows))
+    model.float()
+    return tables
+
+
+def _path_probability(model, ids, path):
+    total = 0.0
+    for depth in range(len(path)):
+        row = torch.tensor([list(ids) + list(path[:depth])])
+        with torch.no_grad():
+            logits = model(input_ids=row).logits[0, -1]
+        total += float(logits.log_softmax(-1)[path[depth]])
+    return math.exp(total)
+
+
+def assert_close_to_oracle(model, tokenizer, suite, tolerance):
+    plan = build_plan(suite, tokenizer)
+    found = [np.exp(table) for table in score(model, plan).log_choice]
+    for mine, truth in zip(found, oracle(model, tokenizer, suite), strict=True):
+        assert mine.shape == truth.shape
+        np.testing.assert_allclose(mine, truth, rtol=0, atol=tolerance)
+        np.testing.assert_allclose(
+            mine / mine.sum(1, keepdims=True),
+            truth / truth.sum(1, keepdims=True),
+            rtol=0,
+            atol=tolerance,
+        )
+        assert (mine.sum(axis=1) <= 1.0 + 1e-6).all()
+
+
+def test_equals_oracle_on_prefix_choices_and_aliases(tiny):
+    assert_close_to_oracle(*tiny, NUMBERS, 1e-6)
+
+
+def test_equals_oracle_on_the_bundled_suite_of_the_model(tiny):
+    suite = load_suite("liquid-tiny")
+    few = TaskSuite("few", tuple(Task(t.name, t.prompts[::9], t.choices) for t in suite))
+    assert_close_to_oracle(*tiny, few, 1e-5)
+
+
+def test_soft_capped_logits_are_kept(tiny):
+    """Gemma-2 caps its logits after the head; in float32 that must still happen."""
+    torch.manual_seed(0)
+    config = Gemma2Config(
+        vocab_size=len(tiny[1]), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=1, head_dim=16, sliding_window=4,
+        final_logit_softcapping=3.0,
+    )  # fmt: skip
+    model = Gemma2ForCausalLM(config)
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(40)
+    assert_close_to_oracle(model, tiny[1], NUMBERS, 1e-5)
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 37, 10_000])
+def test_batching_changes_nothing(tiny, batch_tokens):
+    plan = build_plan(NUMBERS, tiny[1])
+    whole = score(tiny[0], plan, max_batch_tokens=500).log_choice
+    parts = score(tiny[0], plan, max_batch_tokens=batch_tokens).log_choice
+    for a, b in zip(whole, parts, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5)
+
+
+def test_permuting_choices_permutes_answers(tiny):
+    task = NUMBERS["number"]
+    order = [3, 0, 5, 1, 4, 2]
+    shuffled = Task(task.name, task.prompts, tuple(task.choices[i] for i in order))
+    model, tokenizer = tiny
+    one = score(model, build_plan(TaskSuite("s", (task,)), tokenizer)).log_choice[0]
+    two = score(model, build_plan(TaskSuite("s", (shuffled,)), tokenizer)).log_choice[0]
+    np.testing.assert_allclose(one[:, order], two, rtol=1e-5)
+
+
+def test_bf16_logits_are_not_rounded(tiny):
+    """The head of a bf16 model works in float32: its log-probabilities are not on a bf16 grid."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tiny[1]), hidden_size=32, intermediate_size=64, num_hidden_layers=1,
+        num_attention_heads=2,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config).bfloat16()
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(30)
+    plan = build_plan(NUMBERS, tiny[1])
+    seen = []
+
+    def observe(prompts, log_p, begins):
+        assert log_p.dtype == torch.float32
+        seen.append(log_p)
+        return {}
+
+    score(model, plan, observe)
+    for rows, log_p in zip([range(plan.num_prompts)], [torch.cat(seen)], strict=True):
+        hidden = []
+        for row in rows:
+            with torch.no_grad():
+                ids = torch.tensor([plan.rows[row]])
+                hidden.append(model.model(input_ids=ids).last_hidden_state[0, -1])
+        exact = (torch.stack(hidden).double() @ model.lm_head.weight.double().T).log_softmax(-1)
+        naive = model.lm_head(torch.stack(hidden)).float().log_softmax(-1)
+        found = log_p.double().sort(dim=0).values
+        assert (found - exact.sort(dim=0).values).abs().max() < 1e-4
+        assert (naive.double() - exact).abs().max() > 1e-2
+
+
+def test_leaves_no_trace(tiny):
+    model, tokenizer = tiny
+    model.train()
+    model.model.layers[1].eval()
+    flags = [module.training for module in model.modules()]
+    states = (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
+    forward = model.get_output_embeddings().forward
+
+    def observe(prompts, log_p, begins):
+        random.random(), np.random.rand(), torch.rand(3)
+        raise RuntimeError("boom")
+
+    with pytest.raises(RuntimeError, match="boom"):
+        score(model, build_plan(NUMBERS, tokenizer), observe)
+    assert [module.training for module in model.modules()] == flags
+    assert random.getstate() == states[0]
+    assert np.random.get_state()[1].tolist() == states[1]
+    assert torch.get_rng_state().tolist() == states[2]
+    assert model.get_output_embeddings().forward == forward
+    assert all(parameter.grad is None for parameter in model.parameters())
+    model.eval()
+
+
+def test_nan_weights_give_nan(tiny):
+    config = tiny[0].config
+    model = LlamaForCausalLM(config)
+    with torch.no_grad():
+        model.model.norm.weight.fill_(float("nan"))
+    for table in score(model, build_plan(NUMBERS, tiny[1])).log_choice:
+        assert np.isnan(table).all()
+
+
+def test_model_without_head_is_refused(tiny):
+    headless = AutoModel.from_pretrained(ASSETS_DIR / "liquid-tiny")
+    with pytest.raises(TypeError, match="must have a language-modelling head, got LlamaModel"):
+        score(headless, build_plan(NUMBERS, tiny[1]))
