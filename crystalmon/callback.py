@@ -1,0 +1,264 @@
+"""CrystalCallback: when to probe during training, on which rank, and what happens on resume."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+import crystalmon
+from crystalmon.monitor import Monitor
+from crystalmon.records import PHASES, Event, ProbeRecord
+from crystalmon.reference import Reference, find_reference
+from crystalmon.store import FOLDER, RunStore, read_run
+from crystalmon.tasks import TaskSuite, load_suite
+from crystalmon.tokentree import VIEWS, View
+from crystalmon.trackers import CompositeTracker, make_tracker
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_PROBES = 100
+
+
+class CrystalCallback(TrainerCallback):
+    """Probes the model at intervals while any transformers or TRL trainer trains it.
+
+    Records go to `<output_dir>/crystalmon` and to whatever `report_to` names among wandb,
+    tensorboard and trackio, as `crystalmon/<metric>` and `crystalmon_tasks/<task>/<metric>` on
+    the trainer's own step axis. Training is not touched: modes, random states and the tokenizer
+    are as before, and a probe that fails is logged and counted, never raised.
+
+    Args:
+        suite: a bundled suite's name, the path of a suite file, or a `TaskSuite`.
+        every: probe every so many steps; by default about 100 probes a run, dense at first.
+            Step 0 and the last step are always probed.
+        reference: the base to compare with: `auto` (the one that came with the model's folder,
+            else this model at step 0), `initial` (this model at step 0), a run or reference
+            folder, or a model id or path.
+        view: `raw` sends the prompts as text, `chat` through the chat template.
+        strict: raise when a probe fails, instead of going on.
+
+    Raises:
+        ValueError: if `every` is not positive or `view` unknown.
+        SuiteError: if the suite is faulty.
+    """
+
+    def __init__(
+        self,
+        suite: str | Path | TaskSuite = "randomness",
+        *,
+        every: int | None = None,
+        reference: str | Path | Reference = "auto",
+        view: View = "raw",
+        strict: bool = False,
+    ) -> None:
+        if every is not None and (not isinstance(every, int) or isinstance(every, bool)):
+            raise TypeError(f"every must be an int or None, got {type(every).__name__}.")
+        if every is not None and every < 1:
+            raise ValueError(f"every must be positive, got {every}. Use None for the default.")
+        if view not in VIEWS:
+            raise ValueError(f"view must be one of {', '.join(VIEWS)}, got {view!r}.")
+        self.suite = load_suite(suite)
+        self.every = every
+        self.reference = reference
+        self.view: View = view
+        self.strict = strict
+        self.monitor: Monitor | None = None
+        self.failures = 0
+        self._schedule: frozenset[int] = frozenset()
+        self._last_step = -1
+        self._store: RunStore | None = None
+        self._tracker = CompositeTracker({})
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: Any = None,
+        processing_class: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Find the reference, open the run folder and the trackers, probe step 0.
+
+        Mistakes of configuration raise here, before any training is spent.
+        """
+        folder = Path(str(args.output_dir)) / FOLDER
+        model = getattr(model, "policy", model)
+        history = _history(folder, state.global_step)
+        is_main = state.is_world_process_zero
+        if is_main:
+            RunStore.check_writable(folder)
+        self.monitor = Monitor(
+            model,
+            processing_class,
+            self.suite,
+            self._reference_for(folder, state.global_step),
+            view=self.view,
+            progress=is_main and not args.disable_tqdm,
+        )
+        self._schedule = probe_steps(state.max_steps, self.every)
+        for record in history:
+            self.monitor.replay(record)
+        self._last_step = history[-1].step if history else -1
+        if is_main:
+            self._open(folder, args, state)
+        if state.global_step > self._last_step:
+            self._probe(state)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Probe if this step is on the schedule, or the last."""
+        last = state.global_step >= state.max_steps or control.should_training_stop
+        if last or state.global_step in self._schedule:
+            self._probe(state)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Probe the end if training stopped early; close the trackers."""
+        self._probe(state)
+        self._tracker.close()
+        if self.failures:
+            logger.warning("crystalmon: %d probes failed; see the log above.", self.failures)
+
+    def _reference_for(self, folder: Path, step: int) -> str | Path | Reference:
+        """On resume, the base that this run started with: step 0 cannot be probed any more."""
+        if step == 0:
+            return self.reference
+        stored = find_reference(folder)
+        if stored is None and str(self.reference) == "initial":
+            raise FileNotFoundError(
+                f"{folder} holds no reference, and at step {step} the initial model is gone. "
+                "Name the base model: CrystalCallback(reference='<model id or path>')."
+            )
+        return self.reference if stored is None else stored
+
+    def _open(self, folder: Path, args: TrainingArguments, state: TrainerState) -> None:
+        """Rank 0: the run folder with the reference in it, and the trackers."""
+        monitor = self._active_monitor()
+        info = {
+            "versions": _versions(),
+            "config": {"every": self.every, "view": self.view, "strict": self.strict},
+            "suite": self.suite.name,
+            "suite_hash": self.suite.hash,
+            "reference": monitor.reference.info.id,
+            "reference_model": monitor.reference.info.model,
+            "model": str(getattr(monitor.model, "name_or_path", "")),
+            "trainer": type(args).__name__.removesuffix("Config").removesuffix("Arguments"),
+            "max_steps": state.max_steps,
+        }
+        resume_step = state.global_step if state.global_step > 0 else None
+        self._store = RunStore.open(folder, info, resume_step=resume_step)
+        if state.global_step == 0 or find_reference(folder) is None:
+            monitor.reference.save(self._store.reference_folder)
+        self._tracker = make_tracker(args.report_to or [], str(args.output_dir))
+        _say(
+            f"{self.suite.name}: {len(self.suite)} tasks, {self.suite.num_prompts} prompts, "
+            f"{len(self._schedule)} probes; base {monitor.reference.info.model or 'this model'}; "
+            f"records in {folder}"
+        )
+
+    def _probe(self, state: TrainerState) -> None:
+        """Probe once per step; a failure is logged and counted, or raised if strict."""
+        if self.monitor is None or state.global_step <= self._last_step:
+            return
+        self._last_step = state.global_step
+        try:
+            record = self.monitor.probe(state.global_step, state.epoch)
+            if self._store is not None:
+                self._store.append(record, self.monitor.events)
+        except Exception:
+            if self.strict:
+                raise
+            self.failures += 1
+            logger.exception(
+                "crystalmon: probe at step %d failed; training goes on.", state.global_step
+            )
+            return
+        if self._store is not None:
+            self._tracker.log(record.step, tracker_metrics(record))
+            for event in self.monitor.events:
+                self._tracker.event(event)
+            _announce(record, self.monitor.events)
+
+    def _active_monitor(self) -> Monitor:
+        if self.monitor is None:
+            raise RuntimeError("the monitor exists only once training has begun.")
+        return self.monitor
+
+
+def probe_steps(max_steps: int, every: int | None = None) -> frozenset[int]:
+    """The steps at which to probe.
+
+    Args:
+        max_steps: length N of the run, in optimizer steps.
+        every: fixed interval, or None for the default: every step up to N = 100, beyond that
+            round(N · (i/100)²), i = 0 … 100, which is dense at first, where collapse happens.
+
+    Returns:
+        Steps that always include 0 and N.
+    """
+    if every is not None:
+        return frozenset({*range(0, max_steps, every), max_steps})
+    if max_steps <= DEFAULT_PROBES:
+        return frozenset(range(max_steps + 1))
+    shares = ((i / DEFAULT_PROBES) ** 2 for i in range(DEFAULT_PROBES + 1))
+    return frozenset(round(max_steps * share) for share in shares)
+
+
+def tracker_metrics(record: ProbeRecord) -> dict[str, float]:
+    """One probe as flat scalars, under the names that trackers show."""
+    scalars = {f"crystalmon/{key}": value for key, value in record.metrics.items()}
+    scalars["crystalmon/phase"] = float(PHASES.index(record.phase))
+    scalars["crystalmon/probe_seconds"] = record.seconds
+    scalars["crystalmon/probe_share"] = record.share
+    for name, task in record.tasks.items():
+        prefix = f"crystalmon_tasks/{name}"
+        scalars |= {f"{prefix}/{key}": value for key, value in task.metrics.items()}
+        scalars[f"{prefix}/phase"] = float(PHASES.index(task.phase))
+    return scalars
+
+
+def _history(folder: Path, step: int) -> list[ProbeRecord]:
+    """The records of a run that is being resumed from `step`."""
+    if step == 0 or not folder.is_dir():
+        return []
+    try:
+        run = read_run(folder)
+    except FileNotFoundError:
+        return []
+    return [record for record in run.records if record.step <= step]
+
+
+def _announce(record: ProbeRecord, events: Iterable[Event]) -> None:
+    """One line per kind of event; the suite's own events carry their sentence."""
+    by_kind: dict[str, list[str]] = {}
+    for event in events:
+        if event.task is None:
+            _say(f"step {record.step}: {event.kind}: {event.message}")
+        else:
+            by_kind.setdefault(event.kind, []).append(event.task)
+    for kind, tasks in by_kind.items():
+        _say(f"step {record.step}: {kind} in {', '.join(tasks)}")
+
+
+def _say(line: str) -> None:
+    tqdm.write(f"crystalmon | {line}")
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"crystalmon": crystalmon.__version__}
+    for name in ("torch", "transformers", "trl", "accelerate", "peft"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,225 @@
+"""One probe without a trainer: score → metrics → phases → record."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from crystalmon.metrics import (
+    DISSIMILARITY_WINDOWS,
+    TaskMeasurement,
+    bootstrap_interval,
+    bootstrap_weights,
+    dissimilarities,
+    measure_task,
+    round_significant,
+)
+from crystalmon.phases import SuiteDetector
+from crystalmon.records import PHASES, Event, ProbeRecord, TaskRecord
+from crystalmon.reference import Reference, resolve_reference
+from crystalmon.scoring import Scores, output_head, score
+from crystalmon.tasks import TaskSuite, load_suite
+from crystalmon.thermodynamics import vocabulary_observables
+from crystalmon.tokentree import View, build_plan, describe_merges
+
+logger = logging.getLogger(__name__)
+
+BOOTSTRAP_REPLICATES = 200
+NOT_NUCLEATING = ("order", "crystallinity", "crystal_fraction", "susceptibility", "seed")
+"""Metrics that a task with an already ordered reference, or the suite, does not average."""
+
+
+class Monitor:
+    """Probes a model with a suite and compares it with a frozen base.
+
+    Args:
+        model: a causal language model.
+        tokenizer: its tokenizer, or a processor that has one.
+        suite: a bundled suite's name, a path, or a `TaskSuite`.
+        reference: what to compare with; see `reference.resolve_reference`.
+        view: `raw` or `chat`.
+        progress: show a progress bar while scoring.
+
+    Raises:
+        TypeError: if the model has no language-modelling head.
+        ValueError: for a faulty suite or a reference that does not fit; the message says which.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        suite: str | Path | TaskSuite = "randomness",
+        reference: str | Path | Reference = "auto",
+        *,
+        view: View = "raw",
+        progress: bool = False,
+    ) -> None:
+        output_head(model)
+        self._started, self._spent = time.perf_counter(), 0.0
+        self.model = model
+        self.suite = load_suite(suite)
+        self.plan = build_plan(self.suite, tokenizer, view)
+        if self.plan.merges:
+            logger.info(describe_merges(self.plan.merges))
+        self._progress = progress
+        with self._bar("reference") as bar:
+            self.reference = resolve_reference(
+                reference, model, tokenizer, self.suite, self.plan, progress=bar.update
+            )
+        self._base_q = {
+            task.name: _normalised(self.reference.log_choice[task.name])[0] for task in self.suite
+        }
+        self.detector = SuiteDetector(self._base_q)
+        self._history: deque[dict[str, np.ndarray]] = deque(maxlen=2 * max(DISSIMILARITY_WINDOWS))
+        self._spent = time.perf_counter() - self._started
+        self.events: list[Event] = []
+
+    def probe(self, step: int = 0, epoch: float | None = None) -> ProbeRecord:
+        """Score the whole suite once.
+
+        Args:
+            step: the training step, larger than that of the last probe.
+            epoch: the trainer's epoch, for the record.
+
+        Returns:
+            The record; the events that it raised are in `Monitor.events`.
+        """
+        started = time.perf_counter()
+        with self._bar(f"probe at step {step}") as bar:
+            scores = score(self.model, self.plan, self._observe, progress=bar.update)
+        q, coverage = {}, {}
+        for task, table in zip(self.suite, scores.log_choice, strict=True):
+            q[task.name], coverage[task.name] = _normalised(table)
+        self._history.append(q)
+        measured = self._measure(scores, q, coverage)
+        self.events = self._detect(
+            step, q, {name: task.metrics["coverage"] for name, task in measured.items()}
+        )
+        seconds = time.perf_counter() - started
+        self._spent += seconds
+        return self._record(step, epoch, seconds, q, measured)
+
+    def replay(self, record: ProbeRecord) -> list[Event]:
+        """Take up a stored probe instead of scoring one: how a resumed run catches up."""
+        q = {name: task.q for name, task in record.tasks.items()}
+        coverage = {name: task.metrics["coverage"] for name, task in record.tasks.items()}
+        self._history.append(q)
+        return self._detect(record.step, q, coverage)
+
+    def _observe(self, prompts: np.ndarray, log_p: Tensor, begins: Tensor) -> Mapping[str, Tensor]:
+        # float64, since the divergence of near-equal distributions is a small difference
+        exact = log_p.dtype if log_p.device.type == "mps" else torch.float64
+        log_b = self.reference.log_p(prompts, log_p.device).to(exact)
+        return vocabulary_observables(log_p.to(exact), log_b, begins)
+
+    def _measure(
+        self, scores: Scores, q: Mapping[str, np.ndarray], coverage: Mapping[str, np.ndarray]
+    ) -> dict[str, TaskMeasurement]:
+        # the same resamples at every probe, so that intervals move only when the model does
+        rng = np.random.default_rng(0)
+        measured: dict[str, TaskMeasurement] = {}
+        start = 0
+        for task in self.suite:
+            stop = start + len(task.prompts)
+            per_prompt = {key: values[start:stop] for key, values in scores.observed.items()}
+            past = np.stack([probe[task.name] for probe in self._history])
+            weights = bootstrap_weights(len(task.prompts), BOOTSTRAP_REPLICATES, rng)
+            measured[task.name] = measure_task(
+                q[task.name],
+                self._base_q[task.name],
+                {"coverage": coverage[task.name], **per_prompt, **dissimilarities(past)},
+                weights,
+            )
+            start = stop
+        return measured
+
+    def _detect(
+        self, step: int, q: Mapping[str, np.ndarray], coverage: Mapping[str, float]
+    ) -> list[Event]:
+        """Phases see only finite answers; a probe with NaN is recorded and passed over."""
+        if not all(np.isfinite(values).all() for values in q.values()):
+            return []
+        return self.detector.update(step, q, coverage)
+
+    def _record(
+        self,
+        step: int,
+        epoch: float | None,
+        seconds: float,
+        q: Mapping[str, np.ndarray],
+        measured: Mapping[str, TaskMeasurement],
+    ) -> ProbeRecord:
+        tasks = {
+            name: TaskRecord(
+                q=q[name],
+                metrics=task.metrics,
+                ci={
+                    key: bootstrap_interval(task.metrics[key], value)
+                    for key, value in task.replicates.items()
+                },
+                phase=self.detector.tasks[name].phase,
+                seed=self.detector.tasks[name].seed,
+                view=self.plan.view,
+            )
+            for name, task in measured.items()
+        }
+        metrics, ci = self._suite_level(measured)
+        return ProbeRecord(
+            step=step,
+            epoch=epoch,
+            time=time.time(),
+            seconds=seconds,
+            share=self._spent / (time.perf_counter() - self._started),
+            phase=self.detector.phase,
+            metrics=metrics,
+            ci=ci,
+            tasks=tasks,
+        )
+
+    def _suite_level(
+        self, measured: Mapping[str, TaskMeasurement]
+    ) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
+        """Means over tasks; what concerns nucleation, over the tasks that take part in it."""
+        metrics: dict[str, float] = {}
+        ci: dict[str, tuple[float, float]] = {}
+        taking_part = self.detector.taking_part
+        for key in next(iter(measured.values())).replicates:
+            names = taking_part if key in NOT_NUCLEATING else list(measured)
+            if names:
+                metrics[key] = float(np.mean([measured[name].metrics[key] for name in names]))
+                replicates = np.mean([measured[name].replicates[key] for name in names], axis=0)
+                ci[key] = bootstrap_interval(metrics[key], replicates)
+        phases = [self.detector.tasks[name].phase for name in taking_part]
+        for phase in PHASES[:-1]:
+            metrics[f"tasks_{phase}"] = float(phases.count(phase))
+        return metrics, ci
+
+    def _bar(self, what: str) -> tqdm[Any]:
+        """A bar that shows itself only when scoring takes more than two seconds."""
+        return tqdm(
+            total=len(self.plan.rows),
+            desc=f"crystalmon {what}",
+            unit="row",
+            leave=False,
+            delay=2.0,
+            disable=not self._progress,
+        )
+
+
+def _normalised(log_choice: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """[P, C] log-probabilities → (q [P, C] renormalised, to 8 digits; coverage [P])."""
+    coverage = np.minimum(np.exp(log_choice).sum(axis=1), 1.0)
+    top = log_choice.max(axis=1, keepdims=True)
+    with np.errstate(invalid="ignore"):
+        q = np.exp(log_choice - top)
+    return round_significant(q / q.sum(axis=1, keepdims=True)), coverage

@@ -1,0 +1,321 @@
+"""The run folder: `<output_dir>/crystalmon`, written line by line and read back whole.
+
+    run.json        what was measured, with what
+    records.jsonl   one line a probe
+    events.jsonl    one line an event
+    reference/      the frozen base's answers
+
+The two line files only ever grow. A run that is resumed from step s first writes the marker
+`{"resume": s}` to both: lines before it with a step past s are superseded, not deleted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import uuid
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from crystalmon.records import SCHEMA_VERSION, Event, ProbeRecord, json_value, number_value
+
+FOLDER = "crystalmon"
+RUN_FILE = "run.json"
+RECORDS_FILE = "records.jsonl"
+EVENTS_FILE = "events.jsonl"
+REFERENCE_FOLDER = "reference"
+RESUME_KEY = "resume"
+FRESH_START = -1
+"""The marker's step when training begins anew in an old folder: every earlier line is past it."""
+
+_Line = TypeVar("_Line", ProbeRecord, Event)
+
+
+class RunFolderError(OSError):
+    """The run folder cannot be written; the message names it, the cause and what to do."""
+
+
+class RunStore:
+    """Writes one run to its folder; make one with `RunStore.open`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    @property
+    def folder(self) -> Path:
+        """The run folder itself, `<output_dir>/crystalmon`."""
+        return self._folder
+
+    @property
+    def reference_folder(self) -> Path:
+        """Where the frozen base's answers are kept."""
+        return self._folder / REFERENCE_FOLDER
+
+    @staticmethod
+    def check_writable(folder: Path) -> None:
+        """Create the folder and prove that a file can be written in it, leaving none behind.
+
+        Raises:
+            RunFolderError: if the folder cannot be created, or nothing can be written there.
+        """
+        with _explained(folder, "be written to"):
+            folder.mkdir(parents=True, exist_ok=True)
+            for name in (RECORDS_FILE, EVENTS_FILE):
+                if (folder / name).exists():
+                    (folder / name).open("ab").close()
+            _write_whole(folder / RUN_FILE, b"{}", keep=False)
+
+    @classmethod
+    def open(cls, folder: Path, info: Mapping[str, Any], *, resume_step: int | None) -> RunStore:
+        """Start a run, or take up an earlier one, in a folder that is proved writable at once.
+
+        Args:
+            folder: the run folder, `<output_dir>/crystalmon`; created if it is not there.
+            info: what `run.json` says of the run; the schema version is added.
+            resume_step: the step that training resumes from, or None if it begins anew. Lines
+                of an earlier run past that step, or all of them, count as superseded.
+
+        Raises:
+            RunFolderError: if the folder cannot be created or written to.
+        """
+        folder = Path(folder)
+        cls.check_writable(folder)
+        text = _dumps({**info, "schema_version": SCHEMA_VERSION}, indent=2)
+        files = (folder / RECORDS_FILE, folder / EVENTS_FILE)
+        with _explained(folder, "be written to"):
+            _write_whole(folder / RUN_FILE, text.encode() + b"\n")
+            if any(file.exists() and file.stat().st_size > 0 for file in files):
+                step = FRESH_START if resume_step is None else resume_step
+                for file in files:
+                    _append_lines(file, [{RESUME_KEY: step}])
+        return cls(folder)
+
+    def append(self, record: ProbeRecord, events: Sequence[Event]) -> None:
+        """Write one probe and its events as whole lines, on disk before this returns.
+
+        Raises:
+            RunFolderError: if they cannot be written, as when the disk is full. The lines before
+                are untouched, and a later line starts on its own.
+        """
+        record_line, event_lines = record.to_json(), [event.to_json() for event in events]
+        with _explained(self._folder, f"take the probe at step {record.step}"):
+            _append_lines(self._folder / RECORDS_FILE, [record_line])
+            _append_lines(self._folder / EVENTS_FILE, event_lines)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder as read back.
+
+    Args:
+        folder: the run folder itself.
+        info: the content of `run.json`.
+        records: one per probe, by step.
+        events: by step, in the order in which they were raised.
+        superseded: the number of probes on file that a later resume, or a later probe of the
+            same step, has replaced.
+    """
+
+    folder: Path
+    info: Mapping[str, Any]
+    records: tuple[ProbeRecord, ...] = field(repr=False)
+    events: tuple[Event, ...] = field(repr=False)
+    superseded: int = 0
+
+    @property
+    def name(self) -> str:
+        """The name of the output folder that the run folder lies in."""
+        return self.folder.resolve().parent.name
+
+    def series(self, key: str, task: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """One metric over the run.
+
+        Args:
+            key: the metric's key.
+            task: the task's name, or None for the suite-level metric.
+
+        Returns:
+            steps [S], int; values [S], float, NaN where a probe does not have the metric.
+        """
+        values = [_holder(record, task, "metrics").get(key, np.nan) for record in self.records]
+        return self._steps(), np.array(values, dtype=np.float64)
+
+    def intervals(self, key: str, task: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """The 95% interval of one metric over the run: low [S] and high [S], NaN where missing."""
+        missing = (np.nan, np.nan)
+        ends = [_holder(record, task, "ci").get(key, missing) for record in self.records]
+        array = np.array(ends, dtype=np.float64).reshape(-1, 2)
+        return array[:, 0], array[:, 1]
+
+    def _steps(self) -> np.ndarray:
+        return np.array([record.step for record in self.records], dtype=np.int64)
+
+
+def _holder(record: ProbeRecord, task: str | None, attribute: str) -> Mapping[str, Any]:
+    """The `metrics` or `ci` of a probe's suite or task; empty if the task was not probed."""
+    if task is None:
+        return getattr(record, attribute)
+    found = record.tasks.get(task)
+    return {} if found is None else getattr(found, attribute)
+
+
+def read_run(path: str | Path) -> Run:
+    """Read a run folder back.
+
+    A line that cannot be read, such as the last one of a run that was killed, is left out with
+    a warning that names it. Of the same step twice, the later line counts.
+
+    Args:
+        path: an output folder, or the `crystalmon` folder in it.
+
+    Raises:
+        FileNotFoundError: if there is no run; the message says what is missing.
+        ValueError: if `run.json` is damaged, or a newer crystalmon wrote it.
+    """
+    folder = _find_folder(Path(path))
+    info = _read_info(folder / RUN_FILE)
+    records: dict[int, ProbeRecord] = {}
+    read = 0
+    for record in _surviving(folder / RECORDS_FILE, ProbeRecord.from_json):
+        if isinstance(record, ProbeRecord):
+            records[record.step] = record
+            read += 1
+        else:
+            records = {step: kept for step, kept in records.items() if step <= record}
+    events = _read_events(folder / EVENTS_FILE)
+    ordered = tuple(records[step] for step in sorted(records))
+    return Run(folder, info, ordered, events, superseded=read - len(records))
+
+
+def _read_events(file: Path) -> tuple[Event, ...]:
+    events: dict[tuple[int, str, str | None], Event] = {}
+    for event in _surviving(file, Event.from_json):
+        if isinstance(event, Event):
+            events[event.step, event.kind, event.task] = event
+        else:
+            events = {key: kept for key, kept in events.items() if kept.step <= event}
+    return tuple(sorted(events.values(), key=lambda event: event.step))
+
+
+def _surviving(file: Path, parse: Callable[[Mapping[str, Any]], _Line]) -> Iterator[_Line | int]:
+    """The lines of a file in order; for a resume marker, its step."""
+    if not file.exists():
+        return
+    # bytes and split: a message may hold characters that text mode takes for line ends
+    for number, line in enumerate(file.read_bytes().split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            data = json.loads(line)
+            yield int(data[RESUME_KEY]) if RESUME_KEY in data else parse(data)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            warnings.warn(
+                f"{file}, line {number} cannot be read and is left out "
+                f"({type(error).__name__}: {error}).",
+                stacklevel=4,
+            )
+
+
+def _find_folder(path: Path) -> Path:
+    for folder in (path, path / FOLDER):
+        if (folder / RUN_FILE).is_file():
+            return folder
+    if not path.exists():
+        raise FileNotFoundError(f"no crystalmon run in {path}: there is no such folder.")
+    found = path / FOLDER if (path / FOLDER).is_dir() else path
+    missing = f"{found / RUN_FILE} is missing" if found.is_dir() else "it is not a folder"
+    raise FileNotFoundError(
+        f"no crystalmon run in {path}: {missing}. "
+        "Name the output_dir of a training run that had the CrystalCallback."
+    )
+
+
+def _read_info(file: Path) -> dict[str, Any]:
+    try:
+        info = number_value(json.loads(file.read_text(encoding="utf-8")))
+        version = int(info["schema_version"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"{file} must be JSON with a schema_version, and cannot be read "
+            f"({type(error).__name__}: {error})."
+        ) from error
+    if version > SCHEMA_VERSION:
+        raise ValueError(
+            f"{file} has schema version {version}, and this crystalmon reads up to "
+            f"{SCHEMA_VERSION}. Upgrade crystalmon: pip install -U crystalmon."
+        )
+    return info
+
+
+def _dumps(data: Mapping[str, Any], indent: int | None = None) -> str:
+    return json.dumps(json_value(data), allow_nan=False, ensure_ascii=False, indent=indent)
+
+
+def _append_lines(file: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    """Append whole lines and sync them; on an error, take back what had been written."""
+    block = b"".join(_dumps(line).encode() + b"\n" for line in lines)
+    with file.open("a+b", buffering=0) as handle:
+        size = handle.seek(0, os.SEEK_END)
+        if size > 0 and block:
+            handle.seek(size - 1)
+            block = block if handle.read(1) == b"\n" else b"\n" + block
+        try:
+            _write_all(handle.fileno(), block)
+            os.fsync(handle.fileno())
+        except OSError:
+            with contextlib.suppress(OSError):
+                handle.truncate(size)
+            raise
+
+
+def _write_all(descriptor: int, block: bytes) -> None:
+    """Write every byte: unbuffered, a nearly full disk takes only a part at a time."""
+    view = memoryview(block)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def _write_whole(file: Path, content: bytes, *, keep: bool = True) -> None:
+    """Write a file atomically: under another name, synced, then moved over (or removed)."""
+    part = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
+    try:
+        with part.open("xb", buffering=0) as handle:
+            _write_all(handle.fileno(), content)
+            os.fsync(handle.fileno())
+        if keep:
+            os.replace(part, file)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+_ADVICE = {
+    errno.ENOSPC: "Free some disk space, or choose another output_dir",
+    errno.EDQUOT: "Free some of your disk quota, or choose another output_dir",
+    errno.EACCES: "Make it writable, or choose another output_dir",
+    errno.EPERM: "Make it writable, or choose another output_dir",
+    errno.EROFS: "Choose an output_dir on a writable file system",
+    errno.EEXIST: "Move the file that is in the way, or choose another output_dir",
+    errno.ENOTDIR: "Move the file that is in the way, or choose another output_dir",
+    errno.EISDIR: "Move the folder that is in the way, or choose another output_dir",
+}
+
+
+@contextlib.contextmanager
+def _explained(folder: Path, purpose: str) -> Iterator[None]:
+    """Turn an OSError into one sentence: which folder, why, what to do."""
+    try:
+        yield
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        advice = _ADVICE.get(error.errno or 0, "Choose another output_dir")
+        place = f" ({error.filename})" if error.filename else ""
+        raise RunFolderError(
+            f"the run folder {folder} cannot {purpose}: {reason}{place}. {advice}."
+        ) from error

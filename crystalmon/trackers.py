@@ -1,0 +1,245 @@
+"""wandb, TensorBoard and trackio behind one small protocol.
+
+A tracker joins the run that transformers' own reporters have begun, on the trainer's step axis.
+Its library is imported on first use, so that a library that is missing is that tracker's failure
+and nobody else's.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from crystalmon.records import PHASES, Event
+
+logger = logging.getLogger(__name__)
+
+STEP_KEY = "train/global_step"
+"""The key under which transformers logs the step to wandb and trackio."""
+
+METRIC_GLOBS = ("crystalmon/*", "crystalmon_tasks/*")
+TENSORBOARD_FOLDER = "crystalmon"
+
+
+class Tracker(Protocol):
+    """Where the probes of a running training show up."""
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Log one probe.
+
+        Args:
+            step: optimizer steps done.
+            metrics: by the name to show, prefix included. Non-finite values are allowed.
+        """
+        ...
+
+    def event(self, event: Event) -> None:
+        """Log one event."""
+        ...
+
+    def close(self) -> None:
+        """Finish what this tracker has opened itself; the trainer's run is not its own."""
+        ...
+
+
+class CompositeTracker:
+    """Sends everything to several trackers; one that fails does not silence the others.
+
+    A tracker's first failure is logged as a warning. It is tried again at the next probe, since
+    a failure may pass, but not reported again.
+
+    Args:
+        trackers: by the name that a warning shows.
+    """
+
+    def __init__(self, trackers: Mapping[str, Tracker]) -> None:
+        self._trackers = dict(trackers)
+        self._reported: set[str] = set()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The trackers' names."""
+        return tuple(self._trackers)
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Log one probe everywhere."""
+        self._each(lambda tracker: tracker.log(step, metrics))
+
+    def event(self, event: Event) -> None:
+        """Log one event everywhere."""
+        self._each(lambda tracker: tracker.event(event))
+
+    def close(self) -> None:
+        """Close every tracker."""
+        self._each(lambda tracker: tracker.close())
+
+    def _each(self, action: Callable[[Tracker], None]) -> None:
+        for name, tracker in self._trackers.items():
+            try:
+                action(tracker)
+            except Exception as error:
+                if name not in self._reported:
+                    self._reported.add(name)
+                    logger.warning(
+                        "crystalmon could not log to %s (%s: %s). Training and the other trackers "
+                        "go on, and the run folder has every probe; further failures of %s are "
+                        "not reported.",
+                        name,
+                        type(error).__name__,
+                        error,
+                        name,
+                    )
+
+
+class WandbTracker:
+    """Logs into the active wandb run.
+
+    No `step=` is passed: wandb's own step counts log calls and must not go back, so the trainer's
+    step goes in as the metric that transformers plots against. Events are sentences in the run's
+    summary.
+    """
+
+    def __init__(self) -> None:
+        self._run_id: str | None = None
+        self._sentences: list[str] = []
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Log one probe."""
+        run = self._active_run()
+        run.log({**metrics, STEP_KEY: step})
+        if "crystalmon/phase" in metrics:
+            run.summary["crystalmon/phase_name"] = PHASES[int(metrics["crystalmon/phase"])]
+
+    def event(self, event: Event) -> None:
+        """Add the event's sentence to `crystalmon/events` in the run's summary."""
+        run = self._active_run()
+        self._sentences.append(sentence(event))
+        run.summary["crystalmon/events"] = list(self._sentences)
+
+    def close(self) -> None:
+        """Do nothing: the run is the trainer's."""
+
+    def _active_run(self) -> Any:
+        """The active run; on meeting it first, tell it which metric the step is."""
+        import wandb
+
+        run = wandb.run
+        if run is None:
+            raise RuntimeError("wandb has no active run. Call wandb.init() before training")
+        if run.id != self._run_id:
+            for glob in METRIC_GLOBS:
+                run.define_metric(glob, step_metric=STEP_KEY)
+            self._run_id = run.id
+            self._sentences = []
+        return run
+
+
+class TrackioTracker:
+    """Logs into the active trackio run; events are its alerts."""
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Log one probe."""
+        import trackio
+
+        trackio.log({**metrics, STEP_KEY: step})
+
+    def event(self, event: Event) -> None:
+        """Raise the event as an alert of the lowest level."""
+        import trackio
+
+        # the text carries the step: trackio's own one counts log calls
+        trackio.alert(title=event.kind, text=sentence(event), level=trackio.AlertLevel.INFO)
+
+    def close(self) -> None:
+        """Do nothing: the run is the trainer's."""
+
+
+class TensorBoardTracker:
+    """Writes its own event file, in the subfolder `crystalmon` of the trainer's.
+
+    The trainer's writer is out of reach, and TensorBoard shows one event file a folder at a time:
+    a second file beside the first would shadow it. In a subfolder it is a run of its own, named
+    after its parent, on the same step axis.
+
+    Args:
+        output_dir: the trainer's output folder.
+    """
+
+    def __init__(self, output_dir: str) -> None:
+        self._output_dir = output_dir
+        self._writer: Any = None
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Log one probe, and write it out."""
+        writer = self._open(step)
+        for key, value in metrics.items():
+            writer.add_scalar(key, value, step)
+        writer.flush()
+
+    def event(self, event: Event) -> None:
+        """Add the event's sentence as text under `crystalmon_events/<kind>`, and write it out."""
+        writer = self._open(event.step)
+        place = f"/{event.task}" if event.task is not None else ""
+        writer.add_text(f"crystalmon_events/{event.kind}{place}", sentence(event), event.step)
+        writer.flush()
+
+    def close(self) -> None:
+        """Close the event file."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def _open(self, step: int) -> Any:
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            folder = tensorboard_folder(self._output_dir)
+            # purge_step: in a folder that a resumed run shares, later steps are superseded
+            self._writer = SummaryWriter(str(folder), purge_step=step)
+        return self._writer
+
+
+def tensorboard_folder(output_dir: str) -> Path:
+    """Where the TensorBoard tracker writes: beside what transformers' own writer writes.
+
+    That is the subfolder `crystalmon` of `TENSORBOARD_LOGGING_DIR` if that is set, else of the
+    folder below `<output_dir>/runs` with the newest event file of this process, else of
+    `<output_dir>/runs`.
+    """
+    chosen = os.environ.get("TENSORBOARD_LOGGING_DIR")
+    if chosen:
+        return Path(chosen).expanduser() / TENSORBOARD_FOLDER
+    runs = Path(output_dir) / "runs"
+    # events.out.tfevents.<time>.<host>.<pid>.<count>
+    mine = [
+        file
+        for file in runs.rglob(f"events.out.tfevents.*.{os.getpid()}.*")
+        if file.parent.name != TENSORBOARD_FOLDER
+    ]
+    newest = max(mine, key=lambda file: file.stat().st_mtime_ns, default=None)
+    return (runs if newest is None else newest.parent) / TENSORBOARD_FOLDER
+
+
+def sentence(event: Event) -> str:
+    """An event as one line of text."""
+    place = "suite" if event.task is None else event.task
+    return f"step {event.step}: {event.kind} ({place}): {event.message}"
+
+
+def make_tracker(report_to: Sequence[str], output_dir: str) -> CompositeTracker:
+    """The trackers that a trainer reports to.
+
+    Args:
+        report_to: the trainer's `report_to`; names other than wandb, tensorboard and trackio
+            are passed over.
+        output_dir: the trainer's output folder.
+    """
+    factories: dict[str, Callable[[], Tracker]] = {
+        "wandb": WandbTracker,
+        "tensorboard": lambda: TensorBoardTracker(output_dir),
+        "trackio": TrackioTracker,
+    }
+    return CompositeTracker({name: make() for name, make in factories.items() if name in report_to})

@@ -1,0 +1,264 @@
+"""The callback inside real trainers: what it records, and that training does not notice."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import math
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import (
+    AutoModel,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
+from trl import SFTConfig, SFTTrainer
+
+import crystalmon.callback
+from crystalmon import CrystalCallback, read_run
+from crystalmon.callback import probe_steps
+from crystalmon.models import ASSETS_DIR
+from crystalmon.reference import ReferenceMismatch
+from crystalmon.store import RunFolderError
+
+TINY = ASSETS_DIR / "liquid-tiny"
+
+
+def rows(suite, count=64):
+    answers = [task.choices[0].text for task in suite]
+    prompts = [(task, prompt) for task in suite for prompt in task.prompts]
+    return Dataset.from_list(
+        [
+            {"prompt": prompt, "completion": f" {answers[suite.tasks.index(task)]}"}
+            for task, prompt in (prompts * 5)[:count]
+        ]
+    )
+
+
+def make_trainer(output_dir, model, tokenizer, suite, callbacks, **options):
+    settings = {
+        "max_steps": 6, "per_device_train_batch_size": 8, "learning_rate": 2e-3,
+        "logging_steps": 1, "report_to": "none", "save_strategy": "no", "seed": 3,
+        "use_cpu": True, "bf16": False, "disable_tqdm": True, "activation_checkpointing": False,
+    }  # fmt: skip
+    return SFTTrainer(
+        model=model,
+        args=SFTConfig(output_dir=str(output_dir), **{**settings, **options}),
+        train_dataset=rows(suite),
+        processing_class=tokenizer,
+        callbacks=callbacks,
+    )
+
+
+def with_dropout(model):
+    model.config.attention_dropout = 0.2
+    for layer in model.model.layers:
+        layer.self_attn.attention_dropout = 0.2
+    return model
+
+
+def train(output_dir, model, tokenizer, suite, callbacks, **options):
+    set_seed(0)
+    trainer = make_trainer(output_dir, model, tokenizer, suite, callbacks, **options)
+    trainer.train()
+    timing = ("runtime", "per_second", "flos")
+    logs = [
+        {k: v for k, v in row.items() if not k.endswith(timing)}
+        for row in trainer.state.log_history
+    ]
+    return logs, {name: value.clone() for name, value in trainer.model.state_dict().items()}
+
+
+def test_needs_no_argument():
+    assert CrystalCallback().suite.name == "randomness"
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_training_is_bit_identical(tmp_path, model, tokenizer, suite, accumulation):
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    results = []
+    for callbacks in ([], [CrystalCallback(suite, every=1)]):
+        model.load_state_dict(start)
+        out = tmp_path / str(len(callbacks))
+        results.append(
+            train(
+                out, with_dropout(model), tokenizer, suite, callbacks,
+                gradient_accumulation_steps=accumulation,
+            )
+        )  # fmt: skip
+    (plain_logs, plain), (logs, weights) = results
+    assert logs == plain_logs
+    assert len([row for row in logs if "loss" in row]) == 6
+    assert all(torch.equal(plain[name], weights[name]) for name in plain)
+    assert len(read_run(tmp_path / "1").records) == 7
+
+
+def test_records_events_and_reference(tmp_path, model, tokenizer, suite, capsys):
+    train(
+        tmp_path, model, tokenizer, suite, [CrystalCallback(suite)],
+        max_steps=12, learning_rate=5e-3,
+    )  # fmt: skip
+    run = read_run(tmp_path)
+    assert [record.step for record in run.records] == list(range(13))
+    assert run.info["suite_hash"] == suite.hash
+    assert run.info["trainer"] == "SFT"
+    assert run.records[0].metrics["free_energy"] == 0.0
+    assert run.records[-1].metrics["free_energy"] > 0.1
+    assert all(0 < record.share <= 1 and record.seconds > 0 for record in run.records)
+    assert (tmp_path / "crystalmon" / "reference" / "reference.json").is_file()
+    assert "crystalmon | three: 3 tasks, 72 prompts" in capsys.readouterr().out
+    assert {event.kind for event in run.events} >= {"nucleation_onset"}
+
+
+def test_next_stage_keeps_the_pretrained_base(tmp_path, model, tokenizer, suite):
+    first = tmp_path / "sft"
+    set_seed(0)
+    trainer = make_trainer(first, model, tokenizer, suite, [CrystalCallback(suite, every=3)])
+    trainer.train()
+    trainer.save_model(str(first))
+    second = tmp_path / "next"
+    set_seed(0)
+    trainer = make_trainer(second, str(first), tokenizer, suite, [CrystalCallback(suite, every=3)])
+    trainer.train()
+    one, two = read_run(first), read_run(second)
+    assert two.info["reference"] == one.info["reference"]
+    last, start = one.records[-1].metrics, two.records[0].metrics
+    assert start["free_energy"] == pytest.approx(last["free_energy"], rel=1e-3)
+
+
+def test_resumed_run_goes_on_where_it_was(tmp_path, model, tokenizer, suite):
+    options = {"max_steps": 8, "save_strategy": "steps", "save_steps": 4}
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    set_seed(0)
+    make_trainer(
+        tmp_path, model, tokenizer, suite, [CrystalCallback(suite, every=1)], **options
+    ).train()
+    whole = read_run(tmp_path)
+    model.load_state_dict(start)
+    set_seed(0)
+    make_trainer(
+        tmp_path, model, tokenizer, suite, [CrystalCallback(suite, every=1)], **options
+    ).train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    resumed = read_run(tmp_path)
+    assert [record.step for record in resumed.records] == list(range(9))
+    assert resumed.superseded == 4
+    assert resumed.info["reference"] == whole.info["reference"]
+    for a, b in zip(whole.records, resumed.records, strict=True):
+        assert a.phase == b.phase
+        for key, value in a.metrics.items():
+            assert b.metrics[key] == pytest.approx(value, abs=1e-9), key
+    assert [e.to_json() for e in resumed.events] == [e.to_json() for e in whole.events]
+
+
+def test_early_stop_is_probed(tmp_path, model, tokenizer, suite):
+    class Stop(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            control.should_training_stop = state.global_step == 4
+
+    train(tmp_path, model, tokenizer, suite, [CrystalCallback(suite, every=100), Stop()])
+    assert [record.step for record in read_run(tmp_path).records] == [0, 4]
+
+
+def test_failing_probe_is_counted_and_training_goes_on(
+    tmp_path, model, tokenizer, suite, monkeypatch, caplog
+):
+    callback = CrystalCallback(suite, every=1)
+    original = crystalmon.callback.Monitor.probe
+
+    def probe(self, step=0, epoch=None):
+        if step in (2, 3):
+            raise RuntimeError("boom")
+        return original(self, step, epoch)
+
+    monkeypatch.setattr(crystalmon.callback.Monitor, "probe", probe)
+    with caplog.at_level(logging.WARNING):
+        logs, _ = train(tmp_path, model, tokenizer, suite, [callback])
+    assert len([row for row in logs if "loss" in row]) == 6
+    assert callback.failures == 2
+    assert [record.step for record in read_run(tmp_path).records] == [0, 1, 4, 5, 6]
+    assert "probe at step 2 failed; training goes on" in caplog.text
+    with pytest.raises(RuntimeError, match="boom"):
+        train(tmp_path, model, tokenizer, suite, [CrystalCallback(suite, every=1, strict=True)])
+
+
+def test_tracker_gets_every_metric_at_every_probe(tmp_path, model, tokenizer, suite, monkeypatch):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monkeypatch.delenv("TENSORBOARD_LOGGING_DIR", raising=False)
+    train(
+        tmp_path, model, tokenizer, suite, [CrystalCallback(suite, every=2)],
+        report_to=["tensorboard"],
+    )  # fmt: skip
+    (folder,) = (tmp_path / "runs").rglob("crystalmon")
+    accumulator = EventAccumulator(str(folder))
+    accumulator.Reload()
+    for record in read_run(tmp_path).records:
+        for key, value in crystalmon.callback.tracker_metrics(record).items():
+            points = {e.step: e.value for e in accumulator.Scalars(key)}
+            found = points[record.step]
+            assert found == pytest.approx(value, rel=1e-5) or (math.isnan(value)), key
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"every": 0}, ValueError, "every must be positive, got 0"),
+        ({"every": 2.5}, TypeError, "every must be an int or None, got float"),
+        ({"view": "rare"}, ValueError, "view must be one of raw, chat, got 'rare'"),
+        ({"suite": "nothing"}, FileNotFoundError, "suite 'nothing' is neither a bundled suite"),
+    ],
+)
+def test_bad_arguments(arguments, error, message):
+    with pytest.raises(error, match=message):
+        CrystalCallback(**arguments)
+
+
+def test_unwritable_folder_is_found_at_the_start(tmp_path, model, tokenizer, suite):
+    (tmp_path / "crystalmon").write_text("in the way")
+    with pytest.raises(RunFolderError, match=r"the run folder .*crystalmon cannot be written to"):
+        train(tmp_path, model, tokenizer, suite, [CrystalCallback(suite)])
+
+
+def test_foreign_reference_is_refused_at_the_start(tmp_path, model, tokenizer, suite):
+    train(tmp_path / "a", model, tokenizer, suite, [CrystalCallback(suite)], max_steps=1)
+    callback = CrystalCallback("liquid-tiny", reference=tmp_path / "a")
+    with pytest.raises(ReferenceMismatch, match="must be of suite 'liquid-tiny'"):
+        train(tmp_path / "b", model, tokenizer, suite, [callback], max_steps=1)
+
+
+def test_headless_model_is_refused(tmp_path, tokenizer, suite):
+    args = TrainingArguments(output_dir=str(tmp_path), report_to="none", use_cpu=True)
+    headless = AutoModel.from_pretrained(TINY)
+    callback = CrystalCallback(suite)
+    with pytest.raises(TypeError, match="must have a language-modelling head, got LlamaModel"):
+        callback.on_train_begin(
+            args, TrainerState(max_steps=1), TrainerControl(), headless, tokenizer
+        )
+
+
+@pytest.mark.parametrize("length", [1, 7, 100, 101, 1000, 54321])
+def test_default_schedule(length):
+    steps = sorted(probe_steps(length))
+    assert steps[0] == 0
+    assert steps[-1] == length
+    assert len(steps) <= 101
+    assert len(steps) >= min(length, 75)
+    gaps = [b - a for a, b in itertools.pairwise(steps)]
+    assert gaps[0] <= gaps[-1]
+
+
+def test_fixed_schedule():
+    assert sorted(probe_steps(10, every=4)) == [0, 4, 8, 10]
+
+
+def test_run_json_is_readable(tmp_path, model, tokenizer, suite):
+    train(tmp_path, model, tokenizer, suite, [CrystalCallback(suite)], max_steps=1)
+    info = json.loads((tmp_path / "crystalmon" / "run.json").read_text())
+    assert info["schema_version"] == 1
+    assert info["versions"]["torch"] == torch.__version__

@@ -1,0 +1,143 @@
+"""One probe, from model to record."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import crystalmon
+from crystalmon.metrics import liquidity, uniform_weights
+from crystalmon.models import ASSETS_DIR
+from crystalmon.monitor import Monitor
+from crystalmon.records import ProbeRecord
+from crystalmon.tasks import Choice, Task, TaskSuite
+
+SPEC_KEYS = {
+    "coverage", "entropy", "entropy_mixture", "liquidity", "order", "seed_jsd", "seed_mse",
+    "crystallinity", "seed_mass", "crystal_fraction", "free_energy", "free_energy_choice",
+    "free_energy_format", "compliance_entropy", "heat_capacity", "susceptibility",
+}  # fmt: skip
+
+
+def perturb(model, scale=0.3):
+    """Shift the logits by a random vector per token, the same after every prompt."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.mlp.down_proj.weight.add_(torch.randn_like(layer.mlp.down_proj.weight) * scale)
+
+
+@pytest.fixture
+def monitor(model, tokenizer, suite):
+    return Monitor(model, tokenizer, suite, "initial")
+
+
+def test_identical_model_is_exactly_at_the_reference(monitor):
+    record = monitor.probe(0)
+    for key in ("free_energy", "free_energy_choice", "free_energy_format"):
+        assert record.metrics[key] == 0.0
+    assert record.metrics["order"] == pytest.approx(0.0, abs=1e-9)
+    assert record.metrics["crystallinity"] == pytest.approx(0.0, abs=1e-7)
+    assert record.phase == "liquid"
+
+
+def test_every_metric_of_the_contract_with_an_interval_around_it(monitor, model):
+    monitor.probe(0)
+    perturb(model, 0.02)
+    record = monitor.probe(1)
+    assert set(record.metrics) >= SPEC_KEYS | {"dissimilarity_1"}
+    for task in record.tasks.values():
+        assert set(task.metrics) >= SPEC_KEYS | {"seed"}
+        for key, (low, high) in task.ci.items():
+            assert low - 1e-9 <= task.metrics[key] <= high + 1e-9, key
+    for key in SPEC_KEYS:
+        low, high = record.ci[key]
+        assert low - 1e-9 <= record.metrics[key] <= high + 1e-9, key
+    assert record.metrics["free_energy"] > 0
+
+
+def test_suite_values_are_means_over_tasks(monitor, model):
+    perturb(model, 0.02)
+    record = monitor.probe(0)
+    for key in SPEC_KEYS:
+        values = [task.metrics[key] for task in record.tasks.values()]
+        assert record.metrics[key] == pytest.approx(np.mean(values)), key
+
+
+def test_metrics_follow_from_the_stored_q(monitor, suite):
+    record = monitor.probe(0)
+    for task in suite:
+        found = record.tasks[task.name]
+        assert found.q.shape == (len(task.prompts), len(task.choices))
+        np.testing.assert_allclose(found.q.sum(axis=1), 1.0, atol=1e-7)
+        expected = liquidity(found.q, uniform_weights(len(found.q)))
+        assert found.metrics["liquidity"] == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_free_energy_is_the_mean_kl_over_the_vocabulary(monitor, model):
+    before = monitor.reference.log_p(np.arange(monitor.plan.num_prompts), torch.device("cpu"))
+    perturb(model, 0.05)
+    record = monitor.probe(0)
+    after = []
+    model.eval()
+    for row in monitor.plan.rows[: monitor.plan.num_prompts]:
+        with torch.no_grad():
+            after.append(model(torch.tensor([row])).logits[0, -1].double().log_softmax(-1))
+    log_p = torch.stack(after)
+    kl = (log_p.exp() * (log_p - before.double())).sum(-1).numpy()
+    means = [kl[:24].mean(), kl[24:48].mean(), kl[48:].mean()]
+    assert record.metrics["free_energy"] == pytest.approx(np.mean(means), rel=1e-4)
+
+
+def test_record_survives_json(monitor):
+    record = monitor.probe(3, epoch=0.5)
+    line = json.dumps(record.to_json(), allow_nan=False)
+    again = ProbeRecord.from_json(json.loads(line))
+    assert again.to_json() == record.to_json()
+    np.testing.assert_array_equal(again.tasks["coin"].q, record.tasks["coin"].q)
+
+
+def test_nan_is_recorded_as_nan(monitor, model):
+    monitor.probe(0)
+    with torch.no_grad():
+        model.model.norm.weight.fill_(float("nan"))
+    record = monitor.probe(1)
+    assert np.isnan(record.metrics["entropy"])
+    assert np.isnan(record.tasks["coin"].metrics["seed"])
+    assert record.phase == "liquid"
+    json.dumps(record.to_json(), allow_nan=False)
+
+
+def test_already_ordered_task_takes_no_part(model, tokenizer, suite):
+    lone = Task("lone", ("Pick a coin side:",), (Choice("heads"), Choice("tails")))
+    mixed = TaskSuite("mixed", (suite["color"], lone))
+    record = Monitor(model, tokenizer, mixed, "initial").probe(0)
+    assert record.tasks["lone"].phase == "ordered"
+    assert record.metrics["order"] == record.tasks["color"].metrics["order"]
+    assert not np.isnan(record.metrics["crystallinity"])
+
+
+def test_replay_repeats_what_the_detector_said(model, tokenizer, suite, monitor):
+    records, live = [], []
+    for step, scale in enumerate([0.0, 0.05, 0.1, 0.3, 0.5, 0.8]):
+        perturb(model, scale)
+        records.append(ProbeRecord.from_json(json.loads(json.dumps(monitor.probe(step).to_json()))))
+        live.extend(monitor.events)
+    again = Monitor.__new__(Monitor)
+    again.__dict__.update(monitor.__dict__)
+    again.detector = type(monitor.detector)(monitor._base_q)
+    replayed = [event for record in records for event in again.replay(record)]
+    assert [e.to_json() for e in replayed] == [e.to_json() for e in live]
+    assert live, "the sequence must raise something for this test to mean anything"
+
+
+def test_public_names():
+    monitor_class = crystalmon.Monitor
+    assert monitor_class is Monitor
+    assert "Monitor" in dir(crystalmon)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = crystalmon.nothing
+    assert (ASSETS_DIR / "liquid-tiny").is_dir()

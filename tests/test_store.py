@@ -1,0 +1,381 @@
+"""The run folder: what is written is read back, whatever happened in between."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+import textwrap
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fake_runs import make_event, make_record
+
+from crystalmon import store as store_module
+from crystalmon.records import SCHEMA_VERSION
+from crystalmon.store import RunFolderError, RunStore, read_run
+
+INFO = {"suite": "randomness", "model": "tiny — ünïcode", "max_steps": 10}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "out" / "crystalmon"
+
+
+def write(folder: Path, steps: range, resume_step: int | None = None) -> RunStore:
+    store = RunStore.open(folder, INFO, resume_step=resume_step)
+    for step in steps:
+        store.append(make_record(step), [make_event(step)] if step % 2 else [])
+    return store
+
+
+def test_a_record_reads_back_as_it_was_written(folder: Path) -> None:
+    store = write(folder, range(3))
+    run = read_run(folder)
+    expected = make_record(2)
+    assert [record.step for record in run.records] == [0, 1, 2]
+    assert run.records[2].ci == expected.ci
+    assert np.isnan(run.records[2].metrics["free_energy"])
+    np.testing.assert_array_equal(run.records[2].tasks["coin"].q, expected.tasks["coin"].q)
+    assert run.events == (make_event(1),)
+    assert run.info == {**INFO, "schema_version": SCHEMA_VERSION}
+    assert run.superseded == 0
+    assert (run.folder, run.name) == (folder, "out")
+    assert store.reference_folder == folder / "reference"
+
+
+@pytest.mark.parametrize("where", ["out", "out/crystalmon"])
+def test_the_output_folder_and_the_run_folder_both_name_the_run(
+    tmp_path: Path, folder: Path, where: str
+) -> None:
+    write(folder, range(1))
+    assert read_run(tmp_path / where).folder == folder
+
+
+def test_every_line_is_strict_json_on_one_line(folder: Path) -> None:
+    write(folder, range(4))
+
+    def refuse(constant: str) -> float:
+        raise AssertionError(constant)
+
+    for name in ("records.jsonl", "events.jsonl"):
+        content = (folder / name).read_bytes()
+        assert content.endswith(b"\n")
+        for line in content.split(b"\n")[:-1]:
+            json.loads(line, parse_constant=refuse)
+    assert "ünïcode" in (folder / "run.json").read_text(encoding="utf-8")
+
+
+def test_a_run_without_a_probe_reads_as_empty(folder: Path) -> None:
+    RunStore.open(folder, INFO, resume_step=None)
+    run = read_run(folder)
+    assert (run.records, run.events, run.superseded) == ((), (), 0)
+    assert run.series("order")[0].shape == run.intervals("order")[0].shape == (0,)
+
+
+def test_nothing_but_the_runs_own_files_is_left_in_the_folder(folder: Path) -> None:
+    write(folder, range(2))
+    RunStore.check_writable(folder)
+    assert sorted(os.listdir(folder)) == ["events.jsonl", "records.jsonl", "run.json"]
+
+
+def test_a_resume_supersedes_the_lines_past_its_step(folder: Path) -> None:
+    write(folder, range(6))
+    before = (folder / "records.jsonl").read_bytes()
+    store = RunStore.open(folder, INFO, resume_step=3)
+    store.append(make_record(4, share=0.5), [make_event(4, kind="melting")])
+    run = read_run(folder)
+    assert [record.step for record in run.records] == [0, 1, 2, 3, 4]
+    assert run.records[-1].share == 0.5
+    assert [(e.step, e.kind) for e in run.events] == [
+        (1, "nucleation_onset"),
+        (3, "nucleation_onset"),
+        (4, "melting"),
+    ]
+    assert run.superseded == 2
+    assert (folder / "records.jsonl").read_bytes().startswith(before)
+
+
+def test_resumes_can_follow_one_another(folder: Path) -> None:
+    write(folder, range(6))
+    write(folder, range(3, 9), resume_step=2)
+    write(folder, range(5, 6), resume_step=4)
+    run = read_run(folder)
+    assert [record.step for record in run.records] == list(range(6))
+    assert run.superseded == 3 + 4
+
+
+def test_a_fresh_start_in_an_old_folder_supersedes_everything(folder: Path) -> None:
+    write(folder, range(4))
+    write(folder, range(1))
+    assert json.loads((folder / "events.jsonl").read_bytes().split(b"\n")[-2]) == {"resume": -1}
+    run = read_run(folder)
+    assert [record.step for record in run.records] == [0]
+    assert (run.events, run.superseded) == ((), 4)
+
+
+def test_the_first_start_writes_no_marker(folder: Path) -> None:
+    write(folder, range(0))
+    assert not (folder / "records.jsonl").exists()
+
+
+def test_of_the_same_step_twice_the_last_counts(folder: Path) -> None:
+    store = write(folder, range(2))
+    store.append(make_record(1, share=0.9), [make_event(1)])
+    run = read_run(folder)
+    assert [record.share for record in run.records] == [0.02, 0.9]
+    assert (run.superseded, len(run.events)) == (1, 1)
+
+
+def test_records_come_sorted_by_step(folder: Path) -> None:
+    store = RunStore.open(folder, INFO, resume_step=None)
+    for step in (3, 1, 2):
+        store.append(make_record(step), [make_event(step)])
+    run = read_run(folder)
+    assert [record.step for record in run.records] == [e.step for e in run.events] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("cut", [1, 2, 40])
+def test_a_torn_last_line_is_left_out_with_a_warning_that_names_it(folder: Path, cut: int) -> None:
+    write(folder, range(3))
+    file = folder / "records.jsonl"
+    file.write_bytes(file.read_bytes()[:-cut])
+    if cut == 1:  # only the newline is gone: the line is whole
+        assert len(read_run(folder).records) == 3
+        return
+    with pytest.warns(UserWarning, match=r"records\.jsonl, line 3 cannot be read"):
+        assert [record.step for record in read_run(folder).records] == [0, 1]
+
+
+@pytest.mark.parametrize("cut", [1, 40])
+def test_after_a_torn_line_the_next_one_stands_on_its_own(folder: Path, cut: int) -> None:
+    write(folder, range(3))
+    file = folder / "records.jsonl"
+    file.write_bytes(file.read_bytes()[:-cut])
+    store = RunStore.open(folder, INFO, resume_step=1)
+    store.append(make_record(2, share=0.7), [])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore" if cut > 1 else "error")
+        run = read_run(folder)
+    assert [record.step for record in run.records] == [0, 1, 2]
+    assert run.records[-1].share == 0.7
+
+
+@pytest.mark.parametrize(
+    "line", [b"\x00\x00\x00", b"[1]", b"7", b'{"step": 1}', b'{"resume": null}', b"\xff{}"]
+)
+def test_any_unreadable_line_is_left_out(folder: Path, line: bytes) -> None:
+    write(folder, range(1))
+    for name in ("records.jsonl", "events.jsonl"):
+        with (folder / name).open("ab") as file:
+            file.write(line + b"\n\n")
+    write(folder, range(1, 2), resume_step=0)
+    with pytest.warns(UserWarning, match="cannot be read") as caught:
+        run = read_run(folder)
+    named = ["".join(str(warning.message).split(" cannot")[:1]) for warning in caught]
+    assert [Path(name).name for name in named] == [
+        "records.jsonl, line 2",
+        "events.jsonl, line 1",
+    ]
+    assert [record.step for record in run.records] == [0, 1]
+    assert len(run.events) == 1
+
+
+def test_a_killed_process_leaves_every_appended_probe(folder: Path) -> None:
+    script = f"""
+        import os, pathlib, signal, sys
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        from fake_runs import make_event, make_record
+        from crystalmon.store import RunStore
+        store = RunStore.open(pathlib.Path({str(folder)!r}), {{}}, resume_step=None)
+        for step in range(3):
+            store.append(make_record(step), [make_event(step)])
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=False)
+    assert done.returncode == -9
+    run = read_run(folder)
+    assert [r.step for r in run.records] == [e.step for e in run.events] == [0, 1, 2]
+
+
+def full_disk_after(monkeypatch: pytest.MonkeyPatch, room: int) -> None:
+    """Let os.write take `room` more bytes, a part of a block included, then refuse."""
+    real, left = os.write, room
+
+    def write(descriptor: int, block: memoryview) -> int:
+        nonlocal left
+        if left == 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        done = real(descriptor, block[:left])
+        left -= done
+        return done
+
+    monkeypatch.setattr(store_module.os, "write", write)
+
+
+@pytest.mark.parametrize("truncates", [True, False])
+def test_a_full_disk_tears_no_later_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, truncates: bool
+) -> None:
+    store = write(folder, range(2))
+    with monkeypatch.context() as patch:
+        full_disk_after(patch, 50)
+        if not truncates:
+            real = Path.open
+            patch.setattr(Path, "open", lambda *a, **k: Untruncatable(real(*a, **k)))
+        with pytest.raises(RunFolderError, match="take the probe at step 2: No space left"):
+            store.append(make_record(2), [make_event(2)])
+    store.append(make_record(3), [])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error" if truncates else "ignore")
+        assert [record.step for record in read_run(folder).records] == [0, 1, 3]
+
+
+class Untruncatable:
+    """A file on which taking back what has been written fails too."""
+
+    def __init__(self, file: object) -> None:
+        self.file = file
+
+    def __enter__(self) -> Untruncatable:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.file.close()  # pyright: ignore[reportAttributeAccessIssue]
+
+    def __getattr__(self, name: str) -> object:
+        if name == "truncate":
+            raise OSError(errno.EIO, "no")
+        return getattr(self.file, name)
+
+
+def test_a_disk_that_takes_parts_of_a_line_still_gets_all_of_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.write
+    monkeypatch.setattr(store_module.os, "write", lambda d, block: real(d, block[:7]))
+    write(folder, range(2))
+    assert len(read_run(folder).records) == 2
+
+
+def test_appending_syncs_to_disk(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = write(folder, range(1))
+    synced: list[int] = []
+    monkeypatch.setattr(store_module.os, "fsync", lambda d: synced.append(os.fstat(d).st_size))
+    store.append(make_record(1), [make_event(1)])
+    sizes = [(folder / name).stat().st_size for name in ("records.jsonl", "events.jsonl")]
+    assert synced == sizes
+
+
+def test_a_record_that_is_no_json_writes_nothing(folder: Path) -> None:
+    store = write(folder, range(1))
+    before = (folder / "records.jsonl").read_bytes()
+    with pytest.raises(TypeError):
+        store.append(make_record(1, metrics={"order": object()}), [])
+    assert (folder / "records.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("obstacle", ["out", "out/crystalmon"])
+def test_a_file_in_the_way_is_named(tmp_path: Path, folder: Path, obstacle: str) -> None:
+    (tmp_path / obstacle).parent.mkdir(exist_ok=True)
+    (tmp_path / obstacle).write_text("I was here first")
+    message = rf"run folder {folder} cannot be written to: .*Move the file that is in the way"
+    with pytest.raises(RunFolderError, match=message):
+        RunStore.open(folder, INFO, resume_step=None)
+    assert (tmp_path / obstacle).read_text() == "I was here first"
+
+
+def test_a_folder_in_place_of_a_line_file_is_named(folder: Path) -> None:
+    (folder / "records.jsonl").mkdir(parents=True)
+    with pytest.raises(RunFolderError, match=r"Is a directory \(.*records\.jsonl\)"):
+        RunStore.open(folder, INFO, resume_step=None)
+
+
+@pytest.mark.parametrize(
+    ("code", "advice"),
+    [
+        (errno.EACCES, "Permission denied.*Make it writable"),
+        (errno.EROFS, "Read-only file system.*writable file system"),
+        (errno.ENOSPC, "No space left on device.*Free some disk space"),
+        (errno.EIO, "Input/output error.*Choose another output_dir"),
+    ],
+)
+def test_what_stands_against_writing_is_said_at_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, code: int, advice: str
+) -> None:
+    def refuse(*args: object) -> int:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(store_module.os, "write", refuse)
+    with pytest.raises(RunFolderError, match=advice):
+        RunStore.open(folder, INFO, resume_step=None)
+    assert list(folder.iterdir()) == []
+
+
+def test_a_read_only_folder_is_refused(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    folder.chmod(0o555)
+    if os.access(folder, os.W_OK):
+        pytest.skip("this user may write to a read-only folder")
+    with pytest.raises(RunFolderError, match="Permission denied"):
+        RunStore.check_writable(folder)
+
+
+def test_reading_where_there_is_no_run_says_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no crystalmon run in .*run\.json is missing"):
+        read_run(tmp_path)
+    with pytest.raises(FileNotFoundError, match="there is no such folder"):
+        read_run(tmp_path / "nowhere")
+    (tmp_path / "file").touch()
+    with pytest.raises(FileNotFoundError, match="it is not a folder"):
+        read_run(tmp_path / "file")
+    (tmp_path / "crystalmon").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"crystalmon/run\.json is missing"):
+        read_run(tmp_path)
+
+
+def test_a_newer_schema_asks_for_an_upgrade(folder: Path) -> None:
+    write(folder, range(1))
+    info = {**INFO, "schema_version": SCHEMA_VERSION + 1}
+    (folder / "run.json").write_text(json.dumps(info))
+    with pytest.raises(ValueError, match="Upgrade crystalmon"):
+        read_run(folder)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"schema_version": null}'])
+def test_a_damaged_run_file_is_named(folder: Path, text: str) -> None:
+    write(folder, range(1))
+    (folder / "run.json").write_text(text)
+    with pytest.raises(ValueError, match=r"run\.json must be JSON with a schema_version"):
+        read_run(folder)
+
+
+def test_series_and_intervals_follow_a_metric(folder: Path) -> None:
+    store = write(folder, range(2))
+    store.append(make_record(5, metrics={}, ci={}, tasks={}), [])
+    run = read_run(folder)
+    steps, values = run.series("order")
+    np.testing.assert_array_equal(steps, [0, 1, 5])
+    np.testing.assert_array_equal(values, [0.0, 0.01, np.nan])
+    np.testing.assert_array_equal(run.series("order", "coin")[1], [0.5, 0.5, np.nan])
+    assert np.isnan(run.series("order", "dice")[1]).all()
+    low, high = run.intervals("order", "coin")
+    np.testing.assert_array_equal(low, [0.4, 0.4, np.nan])
+    np.testing.assert_array_equal(high, [0.6, 0.6, np.nan])
+
+
+def test_reading_a_run_imports_neither_torch_nor_transformers(folder: Path) -> None:
+    write(folder, range(1))
+    code = (
+        "import sys, crystalmon.store as s; s.read_run(sys.argv[1]);"
+        "print([m for m in ('torch', 'transformers', 'matplotlib') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
