@@ -1,0 +1,651 @@
+"""Build `liquid-tiny`: a toy language model whose answers to every prompt are known.
+
+The world has 15 tasks. Each task has 24 probe prompts and 8 held-out prompts, and every prompt
+has its own planted distribution over the task's choices. One probe prompt per task is the planted
+seed: the distribution onto which the post-training data of `crystalmon.planted` collapses.
+
+The script draws the world, trains a byte-level tokenizer and a small Llama model on it, and writes
+
+    crystalmon/assets/liquid-tiny/   model, tokenizer, truth.json
+    crystalmon/suites/liquid-tiny.yaml
+
+The corpus is exact rather than sampled: where an answer starts, the loss is the cross-entropy
+against the planted distribution itself, that is, the expectation over all answers that a sampled
+corpus would show. So two minutes are enough, and the truth is not blurred by sampling.
+
+    python scripts/build_liquid_tiny.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tqdm import tqdm
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+ROOT = Path(__file__).resolve().parents[1]
+EOS, PAD, USER, ASSISTANT = "<|endoftext|>", "<|pad|>", "<|user|>", "<|assistant|>"
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'assistant' %}<|assistant|>"
+    "{% generation %}{{ message['content'] }}<|endoftext|>{% endgeneration %}"
+    "{% else %}<|user|>{{ message['content'] }}<|endoftext|>{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+# ---------------------------------------------------------------- the world
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """One kind of random thing: what it is called, how one asks for it, what it may be."""
+
+    name: str
+    noun: str
+    phrase: str
+    act: str
+    choices: tuple[str, ...]
+
+
+def _task(name: str, noun: str, phrase: str, act: str, choices: str) -> TaskSpec:
+    return TaskSpec(name, noun, phrase, act, tuple(choices.split()))
+
+
+TASKS: tuple[TaskSpec, ...] = (
+    _task("digit", "digit", "a digit from 0 to 9", "type a digit", "0 1 2 3 4 5 6 7 8 9"),
+    _task("coin", "coin side", "a coin side", "flip a coin", "heads tails"),
+    _task("die", "die roll", "a die roll", "roll a die", "1 2 3 4 5 6"),
+    _task(
+        "number",
+        "number",
+        "a number from 1 to 20",
+        "draw a number",
+        " ".join(str(n) for n in range(1, 21)),
+    ),
+    _task("letter", "letter", "a letter from A to H", "type a letter", "A B C D E F G H"),
+    _task(
+        "weekday",
+        "weekday",
+        "a weekday",
+        "choose a weekday",
+        "Monday Tuesday Wednesday Thursday Friday Saturday Sunday",
+    ),
+    _task(
+        "month",
+        "month",
+        "a month",
+        "choose a month",
+        "January February March April May June July August September October November December",
+    ),
+    _task(
+        "color",
+        "color",
+        "a color",
+        "choose a color",
+        "red blue green yellow purple orange black white",
+    ),
+    _task(
+        "name",
+        "first name",
+        "a first name",
+        "choose a first name",
+        "Alice Bob Carol David Emma Frank Grace Henry Olivia Sam",
+    ),
+    _task("suit", "card suit", "a card suit", "draw a card suit", "hearts diamonds clubs spades"),
+    _task(
+        "fruit",
+        "fruit",
+        "a fruit",
+        "choose a fruit",
+        "apple banana cherry grape lemon mango peach plum",
+    ),
+    _task(
+        "animal",
+        "animal",
+        "an animal",
+        "choose an animal",
+        "cat dog horse lion tiger bear wolf fox rabbit owl",
+    ),
+    _task(
+        "planet",
+        "planet",
+        "a planet",
+        "choose a planet",
+        "Mercury Venus Earth Mars Jupiter Saturn Uranus Neptune",
+    ),
+    _task(
+        "direction",
+        "direction",
+        "a direction",
+        "choose a direction",
+        "north south east west up down",
+    ),
+    _task("season", "season", "a season", "choose a season", "spring summer autumn winter"),
+)
+
+# {noun}: color; {phrase}: a color; {act}: choose a color; {Act}: the same, capitalised.
+PROBE_TEMPLATES: tuple[str, ...] = (
+    "Pick {phrase} at random:",
+    "Q: Name any {noun}.\nA:",
+    "Just now I thought of {phrase}:",
+    "Random {noun} generator output:",
+    "random_{noun} =",
+    "User: give me {phrase}\nBot:",
+    '{{"{noun}":',
+    "# Random {noun}\n-",
+    "I close my eyes and {act}:",
+    "{Act}. Answer with one word:",
+    "print(random.choice({noun}s)) #",
+    "Surprise me with {phrase}!",
+    "The {noun} of the day is",
+    "<{noun}>",
+    "Ready, set, go! Your {noun}:",
+    "Without thinking, {act}:",
+    "Task: sample {phrase} uniformly.\nSample:",
+    "The machine was told to {act} and gave",
+    "Dear diary, today's {noun} was",
+    "{noun}?",
+    "| try | {noun} |\n| one |",
+    "Guess my {noun}. Is it",
+    "{Act}! Result:",
+    "Please {act}, whatever you like:",
+)
+HELD_OUT_TEMPLATES: tuple[str, ...] = (
+    "Choose {phrase}, any will do:",
+    "Q: Give me {phrase}.\nA:",
+    "My random {noun} is",
+    "User: {act}\nBot:",
+    "Sample of {noun}:",
+    "{Act} now:",
+    "Tell me one {noun}. Answer:",
+    "result[{noun}] =",
+)
+
+
+@dataclass(frozen=True)
+class World:
+    """A task with its prompts and truth; `planted` is [P, C], `held_out_planted` is [R, C]."""
+
+    spec: TaskSpec
+    prompts: tuple[str, ...]
+    planted: np.ndarray
+    seed: int
+    held_out_prompts: tuple[str, ...]
+    held_out_planted: np.ndarray
+
+
+def entropy(p: np.ndarray) -> np.ndarray:
+    """Shannon entropy in nats over the last axis."""
+    return -np.sum(np.where(p > 0, p * np.log(np.where(p > 0, p, 1.0)), 0.0), axis=-1)
+
+
+def js_divergence(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """Jensen-Shannon divergence in nats over the last axis."""
+    return entropy((p + q) / 2) - (entropy(p) + entropy(q)) / 2
+
+
+def liquidity(q: np.ndarray) -> float:
+    """Entropy of the mean over prompts minus the mean entropy, in nats, of q [P, C]."""
+    return float(entropy(q.mean(axis=0)) - entropy(q).mean())
+
+
+def support_size(p: np.ndarray, mass: float = 0.9) -> int:
+    """Size of the smallest set of choices that holds `mass` of p [C]."""
+    return int(np.searchsorted(np.cumsum(np.sort(p)[::-1]), mass - 1e-12) + 1)
+
+
+def draw_seed(rng: np.random.Generator, choices: int) -> np.ndarray:
+    """A seed distribution: some choices outside its 90% support, several inside."""
+    if choices == 2:
+        return rng.permutation([0.93, 0.07])
+    low = 2 if choices <= 4 else 3
+    high = max(low, choices // 2)
+    while True:
+        p = rng.dirichlet(np.full(choices, 0.5))
+        floor = p.min() > 1e-3 and p.max() < 0.65
+        if low <= support_size(p) <= high and floor:
+            return p
+
+
+def draw_prompts(rng: np.random.Generator, seed: np.ndarray, count: int) -> np.ndarray:
+    """`count` further distributions [count, C], spread out and with a moat around the seed.
+
+    Each is the best of several candidates from a Dirichlet by its distance to those already
+    there; a candidate too near the seed or hardly random is never taken.
+    """
+    choices = len(seed)
+    taken = [seed]
+    while len(taken) <= count:
+        if choices == 2:
+            heads = rng.uniform(0.05, 0.95, size=8)
+            candidates = np.stack([heads, 1 - heads], axis=1)
+        else:
+            candidates = rng.dirichlet(np.full(choices, 0.66 + 0.025 * choices), size=8)
+        moat = 0.012 if choices == 2 else 0.11
+        good = (js_divergence(candidates, seed) > moat) & (candidates.min(axis=1) > 1e-4)
+        good &= entropy(candidates) > 0.28 * math.log(choices)
+        nearest = js_divergence(candidates[:, None], np.stack(taken)[None]).min(axis=1)
+        nearest[~good] = -1.0
+        if good.any():
+            taken.append(candidates[int(nearest.argmax())])
+    return np.stack(taken[1:])
+
+
+def build_world(seed: int) -> list[World]:
+    """Draw every task's prompts, planted distributions and seed prompt."""
+    worlds = []
+    for number, spec in enumerate(TASKS):
+        rng = np.random.default_rng([seed, number])
+        slots = {"noun": spec.noun, "phrase": spec.phrase, "act": spec.act}
+        slots["Act"] = spec.act[0].upper() + spec.act[1:]
+        prompts = tuple(t.format(**slots) for t in PROBE_TEMPLATES)
+        held_out = tuple(t.format(**slots) for t in HELD_OUT_TEMPLATES)
+        target = draw_seed(rng, len(spec.choices))
+        others = draw_prompts(rng, target, len(prompts) - 1 + len(held_out))
+        index = int(rng.integers(len(prompts)))
+        planted = np.insert(others[: len(prompts) - 1], index, target, axis=0)
+        planted = np.round(planted, 6)
+        planted /= planted.sum(axis=1, keepdims=True)
+        rest = others[len(prompts) - 1 :]
+        worlds.append(World(spec, prompts, planted, index, held_out, rest))
+    return worlds
+
+
+# ---------------------------------------------------------------- text and tokens
+
+
+def train_tokenizer(worlds: Sequence[World], vocab_size: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer with single digits and a chat template."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(r" ?\d"), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[EOS, PAD, USER, ASSISTANT],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    lines = []
+    for world in worlds:
+        for prompt in (*world.prompts, *world.held_out_prompts):
+            lines.append(prompt)
+            for choice in world.spec.choices:
+                lines += [f" {choice}"] * 4 + [choice] * 4
+    tokenizer.train_from_iterator(lines, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token=EOS,
+        pad_token=PAD,
+        additional_special_tokens=[USER, ASSISTANT],
+        model_max_length=256,
+        chat_template=CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def token_id(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
+    """The number of a special token."""
+    return int(tokenizer.get_vocab()[token])
+
+
+@dataclass(frozen=True)
+class Example:
+    """One prompt in one view: its tokens, the answers' tokens and their probabilities.
+
+    `soft[path]` is the distribution over the next token after the answer tokens `path`.
+    """
+
+    prefix: tuple[int, ...]
+    answers: tuple[tuple[int, ...], ...]
+    weights: tuple[float, ...]
+    soft: dict[tuple[int, ...], dict[int, float]] = field(hash=False)
+
+
+def make_example(
+    tokenizer: PreTrainedTokenizerFast,
+    prompt: str,
+    choices: Sequence[str],
+    p: np.ndarray,
+    view: str,
+) -> Example:
+    """Tokenize a prompt with all its answers; each answer ends in the end-of-text token."""
+    text, space = (f"{USER}{prompt}{EOS}{ASSISTANT}", "") if view == "chat" else (prompt, " ")
+    prefix = tokenizer(text, add_special_tokens=False)["input_ids"]
+    answers = []
+    soft: dict[tuple[int, ...], dict[int, float]] = {}
+    for choice, weight in zip(choices, p, strict=True):
+        whole = tokenizer(f"{text}{space}{choice}{EOS}", add_special_tokens=False)["input_ids"]
+        if whole[: len(prefix)] != prefix:
+            raise ValueError(f"tokens of {prompt!r} must not merge with its answer {choice!r}")
+        answer = tuple(whole[len(prefix) :])
+        answers.append(answer)
+        for depth, token in enumerate(answer):
+            node = soft.setdefault(answer[:depth], {})
+            node[token] = node.get(token, 0.0) + float(weight)
+    for node in soft.values():
+        total = sum(node.values())
+        node.update({token: mass / total for token, mass in node.items()})
+    return Example(tuple(prefix), tuple(answers), tuple(float(w) for w in p), soft)
+
+
+def make_corpus(tokenizer: PreTrainedTokenizerFast, worlds: Sequence[World]) -> list[Example]:
+    """All prompts in the raw view twice and in the chat view once."""
+    corpus = []
+    for world in worlds:
+        prompts = (*world.prompts, *world.held_out_prompts)
+        planted = np.concatenate([world.planted, world.held_out_planted])
+        for prompt, p in zip(prompts, planted, strict=True):
+            raw = make_example(tokenizer, prompt, world.spec.choices, p, "raw")
+            chat = make_example(tokenizer, prompt, world.spec.choices, p, "chat")
+            corpus += [raw, raw, chat]
+    return corpus
+
+
+# ---------------------------------------------------------------- pretraining
+
+
+def make_batch(
+    documents: Sequence[Sequence[Example]], vocab: int, pad: int, rng: random.Random
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Inputs [B, T], text targets [B, T] (-100 where none), and the answers' soft targets.
+
+    The last two are the flat positions [N] of answer tokens in [B * T] and their target
+    distributions [N, V].
+    """
+    rows, text_targets, places, soft = [], [], [], []
+    width = 0
+    for document in documents:
+        ids: list[int] = []
+        target: list[int] = []
+        for example in document:
+            answer = rng.choices(example.answers, example.weights)[0]
+            start = len(ids) + len(example.prefix)
+            target += list(example.prefix) + [-100] * len(answer)
+            ids += [*example.prefix, *answer]
+            for depth in range(len(answer)):
+                places.append((len(rows), start + depth - 1))
+                soft.append(example.soft[answer[:depth]])
+        rows.append(ids)
+        text_targets.append([*target[1:], -100])
+        width = max(width, len(ids))
+    inputs = torch.full((len(rows), width), pad)
+    targets = torch.full((len(rows), width), -100)
+    for row, (ids, target) in enumerate(zip(rows, text_targets, strict=True)):
+        inputs[row, : len(ids)] = torch.tensor(ids)
+        targets[row, : len(ids)] = torch.tensor(target)
+    dense = torch.zeros(len(soft), vocab)
+    for index, node in enumerate(soft):
+        dense[index, list(node)] = torch.tensor(list(node.values()))
+    return inputs, targets, torch.tensor([row * width + at for row, at in places]), dense
+
+
+def orthogonalise(matrices: torch.Tensor) -> torch.Tensor:
+    """Nearest semi-orthogonal matrices of [N, R, C], by five Newton-Schulz steps in float32."""
+    x = matrices if matrices.shape[-2] <= matrices.shape[-1] else matrices.mT
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for _ in range(5):
+        gram = x @ x.mT
+        x = 3.4445 * x + (2.0315 * gram @ gram - 4.7750 * gram) @ x
+    return x if matrices.shape[-2] <= matrices.shape[-1] else x.mT
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum with orthogonalised updates (Jordan et al., 2024), batched over equal shapes.
+
+    It memorises the world in a fraction of the steps that AdamW needs. PyTorch's own Muon works
+    in bfloat16, which most CPUs emulate at a tenth of the speed.
+    """
+
+    def __init__(self, params: Sequence[torch.Tensor], lr: float, momentum: float = 0.95) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        for group in self.param_groups:
+            shapes: dict[torch.Size, list[torch.Tensor]] = {}
+            for param in group["params"]:
+                shapes.setdefault(param.shape, []).append(param)
+            for params in shapes.values():
+                updates = []
+                for param in params:
+                    gradient = torch.zeros_like(param) if param.grad is None else param.grad
+                    buffer = self.state[param].setdefault("buffer", torch.zeros_like(param))
+                    buffer.lerp_(gradient, 1 - group["momentum"])
+                    updates.append(gradient.lerp(buffer, group["momentum"]))
+                for param, update in zip(params, orthogonalise(torch.stack(updates)), strict=True):
+                    scale = max(1.0, param.shape[0] / param.shape[1]) ** 0.5
+                    param.add_(update, alpha=-group["lr"] * scale)
+
+
+def make_batches(
+    corpus: Sequence[Example], batch: int, rng: random.Random
+) -> list[list[list[Example]]]:
+    """One pass over the corpus in batches of like length; a tenth of the batches joins pairs."""
+    order = sorted(corpus, key=lambda example: len(example.prefix) + 3 * rng.random())
+    batches = [order[start : start + batch] for start in range(0, len(order), batch)]
+    rng.shuffle(batches)
+    passes = []
+    for number, examples in enumerate(batches):
+        if number % 10 == 0:
+            examples = rng.sample(examples, len(examples))
+            passes.append([examples[at : at + 2] for at in range(0, len(examples), 2)])
+        else:
+            passes.append([[example] for example in examples])
+    return passes
+
+
+def pretrain(
+    model: LlamaForCausalLM, corpus: Sequence[Example], pad: int, steps: int, batch: int, seed: int
+) -> float:
+    """Train with Muon (matrices) and AdamW (the rest), decaying linearly; return the seconds."""
+    rng = random.Random(seed)
+    named = list(model.named_parameters())
+    matrices = [p for name, p in named if p.ndim == 2 and "embed" not in name]
+    rest = [p for name, p in named if p.ndim != 2 or "embed" in name]
+    optimizers: list[torch.optim.Optimizer] = [
+        Muon(matrices, lr=0.02),
+        torch.optim.AdamW(rest, lr=4e-3, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
+
+    def schedule(step: int) -> float:
+        return min(1.0, (step + 1) / 30) * (1 - step / steps)
+
+    schedulers = [torch.optim.lr_scheduler.LambdaLR(o, schedule) for o in optimizers]
+    started = time.perf_counter()
+    batches: list[list[list[Example]]] = []
+    progress = tqdm(range(steps), desc="pretraining", mininterval=2.0)
+    for step in progress:
+        batches = batches or make_batches(corpus, batch, rng)
+        documents = batches.pop()
+        inputs, targets, places, soft = make_batch(documents, model.config.vocab_size, pad, rng)
+        logits = model(input_ids=inputs).logits.flatten(0, 1)
+        text_loss = torch.nn.functional.cross_entropy(logits, targets.flatten())
+        log_p = torch.log_softmax(logits[places], -1)
+        answer_loss = torch.nn.functional.kl_div(log_p, soft, reduction="batchmean")
+        (answer_loss + 0.1 * text_loss).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer, scheduler in zip(optimizers, schedulers, strict=True):
+            optimizer.step()
+            scheduler.step()
+        model.zero_grad(set_to_none=True)
+        if step % 20 == 0:
+            progress.set_postfix(answer=f"{answer_loss:.4f}", text=f"{text_loss:.4f}")
+    return time.perf_counter() - started
+
+
+# ---------------------------------------------------------------- checking
+
+
+@torch.no_grad()
+def answer_masses(
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    prompts: Sequence[str],
+    choices: Sequence[str],
+    view: str,
+) -> np.ndarray:
+    """Exact probabilities [P, C] of `answer<eos>` in the spelling that the corpus uses."""
+    flat = np.full(len(choices), 1.0 / len(choices))
+    examples = [make_example(tokenizer, prompt, choices, flat, view) for prompt in prompts]
+    rows = [(e.prefix, answer) for e in examples for answer in e.answers]
+    width = max(len(prefix) + len(answer) for prefix, answer in rows)
+    inputs = torch.full((len(rows), width), token_id(tokenizer, PAD))
+    for index, (prefix, answer) in enumerate(rows):
+        inputs[index, : len(prefix) + len(answer)] = torch.tensor([*prefix, *answer])
+    log_p = torch.log_softmax(model(input_ids=inputs).logits.double(), -1)
+    masses = []
+    for index, (prefix, answer) in enumerate(rows):
+        at = torch.arange(len(prefix) - 1, len(prefix) + len(answer) - 1)
+        masses.append(float(log_p[index, at, torch.tensor(answer)].sum().exp()))
+    return np.array(masses).reshape(len(prompts), len(choices))
+
+
+def check(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, worlds: Sequence[World]
+) -> dict[str, float]:
+    """Print planted against learned, per task; return the means over tasks."""
+    columns = ("jsd", "jsd_held_out", "jsd_chat", "liquidity_truth", "liquidity", "coverage")
+    print(f"{'task':<10}{'C':>4}{'support':>8}" + "".join(f"{name:>17}" for name in columns))
+    table = []
+    for world in worlds:
+        spec, planted = world.spec, world.planted
+        mass = answer_masses(model, tokenizer, world.prompts, spec.choices, "raw")
+        held_out = answer_masses(model, tokenizer, world.held_out_prompts, spec.choices, "raw")
+        chat = answer_masses(model, tokenizer, world.prompts, spec.choices, "chat")
+        q, r, s = (m / m.sum(axis=1, keepdims=True) for m in (mass, held_out, chat))
+        row = [
+            float(js_divergence(q, planted).mean()),
+            float(js_divergence(r, world.held_out_planted).mean()),
+            float(js_divergence(s, planted).mean()),
+            liquidity(planted),
+            liquidity(q),
+            float(mass.sum(axis=1).mean()),
+        ]
+        table.append(row)
+        inside = support_size(planted[world.seed])
+        numbers = "".join(f"{value:>17.4f}" for value in row)
+        print(f"{spec.name:<10}{len(spec.choices):>4}{inside:>8}{numbers}")
+    means = np.mean(table, axis=0)
+    print(f"{'mean':<22}" + "".join(f"{value:>17.4f}" for value in means))
+    return dict(zip(columns, (float(value) for value in means), strict=True))
+
+
+# ---------------------------------------------------------------- files
+
+
+def write_truth(worlds: Sequence[World], path: Path) -> None:
+    """Write the planted world as JSON, one line a list so that it can be read and compared."""
+
+    def numbers(rows: np.ndarray) -> list[list[float]]:
+        return [[round(float(value), 6) for value in row] for row in rows]
+
+    tasks = {
+        world.spec.name: {
+            "choices": list(world.spec.choices),
+            "seed": world.seed,
+            "prompts": list(world.prompts),
+            "planted": numbers(world.planted),
+            "held_out_prompts": list(world.held_out_prompts),
+            "held_out_planted": numbers(world.held_out_planted),
+        }
+        for world in worlds
+    }
+    lines = []
+    for name, task in tasks.items():
+        fields = ",\n".join(f"   {json.dumps(key)}: {json.dumps(task[key])}" for key in task)
+        lines.append(f"  {json.dumps(name)}: {{\n{fields}\n  }}")
+    body = ",\n".join(lines)
+    path.write_text(f'{{\n "suite": "liquid-tiny",\n "tasks": {{\n{body}\n }}\n}}\n')
+
+
+def write_suite(worlds: Sequence[World], path: Path) -> None:
+    """Write the probe prompts and choices as a suite file."""
+    tasks = [
+        {"name": w.spec.name, "prompts": list(w.prompts), "choices": list(w.spec.choices)}
+        for w in worlds
+    ]
+    header = "# Made by scripts/build_liquid_tiny.py; truth: assets/liquid-tiny/truth.json.\n"
+    text = yaml.safe_dump({"name": "liquid-tiny", "tasks": tasks}, sort_keys=False, width=100)
+    path.write_text(header + text)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--batch", type=int, default=96)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--vocab-size", type=int, default=768)
+    parser.add_argument("--model", type=Path, default=ROOT / "crystalmon/assets/liquid-tiny")
+    parser.add_argument("--suite", type=Path, default=ROOT / "crystalmon/suites/liquid-tiny.yaml")
+    parser.add_argument("--world-only", action="store_true", help="write the world, train nothing")
+    args = parser.parse_args()
+
+    torch.set_num_threads(args.threads)
+    torch.use_deterministic_algorithms(True)
+    torch.manual_seed(args.seed)
+    worlds = build_world(args.seed)
+    args.model.mkdir(parents=True, exist_ok=True)
+    args.suite.parent.mkdir(parents=True, exist_ok=True)
+    write_truth(worlds, args.model / "truth.json")
+    write_suite(worlds, args.suite)
+    tokenizer = train_tokenizer(worlds, args.vocab_size)
+    if args.world_only:
+        for world in worlds:
+            print(world.spec.name, f"{liquidity(world.planted):.3f}", world.planted[world.seed])
+        print("mean", np.mean([liquidity(world.planted) for world in worlds]), len(tokenizer))
+        return
+
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=352,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=256,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=token_id(tokenizer, EOS),
+        pad_token_id=token_id(tokenizer, PAD),
+    )
+    model = LlamaForCausalLM(config)
+    corpus = make_corpus(tokenizer, worlds)
+    pad = token_id(tokenizer, PAD)
+    seconds = pretrain(model, corpus, pad, args.steps, args.batch, args.seed)
+    model.eval()
+    means = check(model, tokenizer, worlds)
+    model.save_pretrained(args.model)
+    tokenizer.save_pretrained(args.model)
+    size = sum(path.stat().st_size for path in args.model.iterdir() if path.is_file())
+    summary = {
+        "parameters": model.num_parameters(),
+        "vocabulary": len(tokenizer),
+        "prompts": len(corpus) // 3,
+        "steps": args.steps,
+        "seconds": round(seconds, 1),
+        "megabytes": round(size / 1e6, 2),
+        **{key: round(value, 5) for key, value in means.items()},
+    }
+    print(json.dumps(summary))
+
+
+if __name__ == "__main__":
+    main()
