@@ -26,6 +26,9 @@ ORDERED_LIQUIDITY = 0.01
 """A reference is already ordered when its liquidity is under this share of log C: there is too
 little liquidity left to lose."""
 
+RESOLUTION = 1e-12
+"""Below this a reference's liquidity or distance, in nats, is rounding error."""
+
 DISSIMILARITY_WINDOWS = (1, 2, 4)
 """Window lengths, in probes, of the `dissimilarity_<length>` metrics."""
 
@@ -41,9 +44,10 @@ def js_divergence(p: np.ndarray, q: np.ndarray) -> np.ndarray:
     JS(p, q) = ½ KL(p ‖ m) + ½ KL(q ‖ m), m = (p + q) / 2 (Lin 1991, doi:10.1109/18.61115),
     summed as ½ Σ [p log(p/m) + q log(q/m)]. Broadcasts like a ufunc.
     """
-    m = 0.5 * (p + q)
+    total = p + q  # not halved: half of the smallest float is 0
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratio_p, ratio_q = np.where(p > 0, p / m, 1.0), np.where(q > 0, q / m, 1.0)
+        ratio_p = np.where(p > 0, 2.0 * p / total, 1.0)
+        ratio_q = np.where(q > 0, 2.0 * q / total, 1.0)
     terms = p * np.log(ratio_p) + q * np.log(ratio_q)
     return np.maximum(0.5 * np.sum(terms, axis=-1), 0.0)
 
@@ -73,7 +77,8 @@ def is_ordered(b: np.ndarray) -> bool:
 def order(q: np.ndarray, b: np.ndarray, w: np.ndarray) -> np.ndarray:
     """1 − liquidity(q) / liquidity(b): 0 as liquid as the reference, 1 all prompts alike.
 
-    Negative when the prompts differ more than in the reference; NaN when liquidity(b) is 0.
+    Negative when the prompts differ more than in the reference; NaN when liquidity(b) is 0
+    to rounding.
     """
     return 1.0 - _ratio(liquidity(q, w), liquidity(b, w))
 
@@ -175,7 +180,7 @@ def measure_task(
     uniform = uniform_weights(len(q))
     stacked = np.concatenate([uniform[None, :], weights])
     seed = nearest_seed(q, b)
-    values = {key: stacked @ value for key, value in per_prompt.items()}
+    values = {key: _mean(stacked, value) for key, value in per_prompt.items()}
     values["entropy"] = stacked @ entropy(q)
     values["entropy_mixture"] = entropy_mixture(q, stacked)
     values["liquidity"] = liquidity(q, stacked)
@@ -193,7 +198,8 @@ def _seed_metrics(
 
     A prompt's own crystallinity is 1 − JS(q_p, b_k) / mean over p ≠ k of JS(b_p, b_k). The mean
     in the denominator, not the prompt's own distance: a prompt that starts near the seed would
-    otherwise divide by almost nothing and own the whole `susceptibility`.
+    otherwise divide by almost nothing and own the whole `susceptibility`. That mean, and the
+    noise floor that is a share of it, belong to the reference and are not resampled.
     """
     others = stacked.copy()
     if len(q) > 1:
@@ -207,8 +213,8 @@ def _seed_metrics(
         "seed_mse": others @ np.mean((q - b[seed]) ** 2, axis=1),
         "crystallinity": 1.0 - _ratio(others @ now, others @ before),
         "seed_mass": stacked @ q[:, support(b[seed])].sum(axis=1),
-        "crystal_fraction": others @ np.where(np.isnan(now), np.nan, now < NOISE_FLOOR * scale),
-        "susceptibility": len(q) * np.maximum(others @ own**2 - (others @ own) ** 2, 0.0),
+        "crystal_fraction": stacked @ np.where(np.isnan(now), np.nan, now < NOISE_FLOOR * scale),
+        "susceptibility": len(q) * np.maximum(stacked @ own**2 - (stacked @ own) ** 2, 0.0),
     }
 
 
@@ -229,7 +235,8 @@ def bootstrap_interval(
 
     Percentiles of the replicates, shifted so that their mean is `value`. A resample repeats
     prompts, which by itself lowers `liquidity` and `entropy_mixture`: unshifted percentiles
-    would lie below the value that they belong to.
+    would lie below the value that they belong to. An end may lie slightly outside the metric's
+    range.
 
     Args:
         value: the point estimate.
@@ -261,7 +268,13 @@ def _x_log_y(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         return np.where(x == 0, 0.0, x * np.log(y))
 
 
+def _mean(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Σ_p w_p x_p with 0 · inf = 0: a replicate without an infinite prompt is finite."""
+    with np.errstate(invalid="ignore"):
+        return np.where(weights == 0, 0.0, weights * values).sum(axis=-1)
+
+
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """numerator / denominator, NaN where the denominator is 0."""
+    """numerator / denominator, NaN where the denominator is nothing but rounding error."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(denominator == 0, np.nan, numerator / denominator)
+        return np.where(denominator < RESOLUTION, np.nan, numerator / denominator)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,21 +53,33 @@ def load_model(name: str | Path, **options: Any) -> tuple[Any, Any]:
         options: passed to `AutoModelForCausalLM.from_pretrained`, e.g. `dtype`.
 
     Raises:
-        OSError: if transformers finds no model there.
+        FileNotFoundError: if transformers finds no model there.
     """
     from transformers import AutoModelForCausalLM
 
     source = find_model(name)
-    model = AutoModelForCausalLM.from_pretrained(source.path, **source.options, **options)
+    with _explained(name):
+        model = AutoModelForCausalLM.from_pretrained(source.path, **source.options, **options)
     return model, load_tokenizer(name)
 
 
 def load_tokenizer(name: str | Path) -> Any:
-    """Load the tokenizer of a model by name; see `find_model`."""
+    """Load the tokenizer of a model by name; see `load_model`."""
     from transformers import AutoTokenizer
 
     source = find_model(name)
-    return AutoTokenizer.from_pretrained(source.path, **source.options)
+    with _explained(name):
+        return AutoTokenizer.from_pretrained(source.path, **source.options)
+
+
+@contextlib.contextmanager
+def _explained(name: str | Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise FileNotFoundError(
+            f"model {str(name)!r} cannot be loaded: {' '.join(str(error).split())[:200]}"
+        ) from error
 
 
 def _gguf_source(file: Path) -> ModelSource:

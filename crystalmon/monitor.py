@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from crystalmon.forward import Method, choose_method
 from crystalmon.metrics import (
     DISSIMILARITY_WINDOWS,
     TaskMeasurement,
@@ -26,7 +27,7 @@ from crystalmon.metrics import (
 from crystalmon.phases import SuiteDetector
 from crystalmon.records import PHASES, Event, ProbeRecord, TaskRecord
 from crystalmon.reference import Reference, resolve_reference
-from crystalmon.scoring import Scores, output_head, score
+from crystalmon.scoring import Scores, score
 from crystalmon.tasks import TaskSuite, load_suite
 from crystalmon.thermodynamics import vocabulary_observables
 from crystalmon.tokentree import View, build_plan, describe_merges
@@ -64,17 +65,23 @@ class Monitor:
         view: View = "raw",
         progress: bool = False,
     ) -> None:
-        output_head(model)
         self._started, self._spent = time.perf_counter(), 0.0
         self.model = model
         self.suite = load_suite(suite)
         self.plan = build_plan(self.suite, tokenizer, view)
         if self.plan.merges:
             logger.info(describe_merges(self.plan.merges))
+        self.method: Method = choose_method(model, self.plan)
         self._progress = progress
         with self._bar("reference") as bar:
             self.reference = resolve_reference(
-                reference, model, tokenizer, self.suite, self.plan, progress=bar.update
+                reference,
+                model,
+                tokenizer,
+                self.suite,
+                self.plan,
+                method=self.method,
+                progress=bar.update,
             )
         self._base_q = {
             task.name: _normalised(self.reference.log_choice[task.name])[0] for task in self.suite
@@ -96,7 +103,9 @@ class Monitor:
         """
         started = time.perf_counter()
         with self._bar(f"probe at step {step}") as bar:
-            scores = score(self.model, self.plan, self._observe, progress=bar.update)
+            scores = score(
+                self.model, self.plan, self._observe, method=self.method, progress=bar.update
+            )
         q, coverage = {}, {}
         for task, table in zip(self.suite, scores.log_choice, strict=True):
             q[task.name], coverage[task.name] = _normalised(table)

@@ -43,10 +43,10 @@ CONFIRM = 2
 SEED_CONFIRM = 3
 """Successive probes at which the same seed must be nearest before it is locked."""
 LEAK = 0.1
-"""Fall of `seed_mass` since the seed was locked that counts as leaving its support."""
+"""Fall of `seed_mass` below what the locked seed holds that counts as leaving its support."""
 MOVED = 0.01
-"""Jensen–Shannon divergence, in nats, of the pooled answers from those at the lock that counts
-as settling."""
+"""Jensen–Shannon divergence, in nats, of the pooled answers from their nearest approach to the
+seed that counts as settling."""
 FORMAT_DROP = 0.5
 """Share of the first probe's coverage below which the format has drifted."""
 WARNING = 0.1
@@ -70,12 +70,13 @@ class Observation:
 
 @dataclass(frozen=True)
 class Lock:
-    """A seed that has won, and what the answers were when it did.
+    """A seed that has won, and how near the answers have come to it.
 
     Args:
         seed: index into the reference's prompts.
-        mass: `seed_mass` then.
-        mean: [C] the answers then, pooled over prompts.
+        mass: the mass on the seed's support that counts as not leaking: what it held when it
+            was locked, at most what the seed itself holds.
+        mean: [C] the answers, pooled over prompts, at their nearest to the seed since.
     """
 
     seed: int
@@ -93,7 +94,7 @@ class PhaseState:
         steps, orders: the latest probes' steps and orders, oldest first, at most four.
         streaks: by rule, the number of successive probes at which its condition has held.
         candidate: the seed that has been nearest for `streaks["seed"]` probes.
-        coverage: of the first probe.
+        coverage: of the first probe that has one.
         raised: rules that have raised their event and not been re-armed since.
     """
 
@@ -237,7 +238,7 @@ def advance(
         state,
         steps=(*state.steps[-3:], view.step),
         orders=(*state.orders[-3:], view.order),
-        coverage=view.coverage if first else state.coverage,
+        coverage=view.coverage if state.coverage is None else state.coverage,
     )
     if base.ordered:
         return _format_rule(base, state, view)
@@ -256,9 +257,12 @@ def _phase_at(value: float) -> str:
 
 
 def _warning_rule(base: _Base, state: PhaseState, view: _View) -> tuple[PhaseState, list[Event]]:
-    """`early_warning`: still liquid, and order has risen three probes running to 0.1 or more."""
+    """`early_warning`: still liquid, and order has risen three probes running to 0.1 or more.
+
+    From the onset on, it would warn of what is there.
+    """
     rising = len(state.orders) == 4 and bool(np.all(np.diff(state.orders) > 0))
-    if state.phase != "liquid" or view.order < WARNING or not rising:
+    if state.phase != "liquid" or not WARNING <= view.order < ONSET or not rising:
         return state, []
     if "early_warning" in state.raised:
         return state, []
@@ -303,7 +307,8 @@ def _seed_rule(base: _Base, state: PhaseState, view: _View) -> tuple[PhaseState,
     """`seed_locked`, `seedless_collapse`, `recrystallization`: who is nearest, and near enough.
 
     A collapse is seedless when the nearest candidate is farther from the pooled answers than a
-    typical base prompt is from its own nearest neighbour.
+    typical base prompt is from its own nearest neighbour, and than the noise floor: with two
+    choices the base prompts crowd together, and their spacing alone would be too strict.
     """
     nearest = view.nearest
     holds = view.order >= COMPLETE and nearest == state.candidate
@@ -314,13 +319,14 @@ def _seed_rule(base: _Base, state: PhaseState, view: _View) -> tuple[PhaseState,
     if state.streaks["seed"] < SEED_CONFIRM or nearest == state.seed:
         return state, []
     distance = float(js_divergence(view.mean, base.q[nearest]))
-    evidence = {"candidate": nearest, "distance": distance, "base_spacing": base.spacing}
-    if state.seed is None and distance > base.spacing:
+    reach = max(base.spacing, NOISE_FLOOR * base.scale[nearest])
+    evidence = {"candidate": nearest, "distance": distance, "reach": reach}
+    if state.seed is None and distance > reach:
         if "seedless_collapse" in state.raised:
             return state, []
         message = (
             f"the prompts answer alike, but the nearest base prompt is {distance:.3f} nats away "
-            f"(base prompts lie {base.spacing:.3f} apart)"
+            f"(within {reach:.3f} it would count as the seed)"
         )
         event = _event("seedless_collapse", view, evidence, message)
         return state.once("seedless_collapse"), [event]
@@ -328,7 +334,7 @@ def _seed_rule(base: _Base, state: PhaseState, view: _View) -> tuple[PhaseState,
         message = f"the answers of base prompt {nearest} have won ({distance:.3f} nats away)"
         return _locked(base, state, view, nearest), [_event("seed_locked", view, evidence, message)]
     between = float(js_divergence(base.q[nearest], base.q[state.seed]))
-    if between < NOISE_FLOOR * base.scale[state.seed] or distance > base.spacing:
+    if between < NOISE_FLOOR * base.scale[state.seed] or distance > reach:
         return state, []
     message = f"base prompt {nearest} has taken over from {state.seed}"
     event = _event("recrystallization", view, evidence | {"from": state.seed}, message)
@@ -336,16 +342,24 @@ def _seed_rule(base: _Base, state: PhaseState, view: _View) -> tuple[PhaseState,
 
 
 def _locked(base: _Base, state: PhaseState, view: _View, seed: int) -> PhaseState:
-    lock = Lock(seed=seed, mass=base.seed_mass(view, seed), mean=view.mean)
+    own = float(base.q[seed, support(base.q[seed])].sum())
+    lock = Lock(seed=seed, mass=min(base.seed_mass(view, seed), own), mean=view.mean)
     phase = "crystallized" if state.phase == "settling" else state.phase
     return replace(state, phase=phase, lock=lock).rearm("support_leak")
 
 
 def _support_rule(base: _Base, state: PhaseState, view: _View) -> tuple[PhaseState, list[Event]]:
-    """crystallized → settling, and `support_leak`: does what moves stay inside the support."""
+    """crystallized → settling, and `support_leak`: does what moves stay inside the support.
+
+    Coming nearer to the seed is not settling, so that is measured from the nearest approach.
+    """
     lock = state.lock
     if lock is None or state.phase not in ("crystallized", "settling"):
         return state.streak("leak", False), []
+    seed = base.q[lock.seed]
+    if js_divergence(view.mean, seed) < js_divergence(lock.mean, seed):
+        lock = replace(lock, mean=view.mean)
+        state = replace(state, lock=lock)
     mass = base.seed_mass(view, lock.seed)
     moved = float(js_divergence(view.mean, lock.mean))
     state = state.streak("leak", lock.mass - mass > LEAK)
@@ -355,7 +369,7 @@ def _support_rule(base: _Base, state: PhaseState, view: _View) -> tuple[PhaseSta
         state = replace(state, phase="settling")
     if state.streaks["leak"] < CONFIRM or "support_leak" in state.raised:
         return state, []
-    evidence = {"seed_mass": mass, "seed_mass_at_lock": lock.mass, "moved": moved}
+    evidence = {"seed_mass": mass, "seed_mass_held": lock.mass, "moved": moved}
     message = f"mass on the seed's support fell from {lock.mass:.2f} to {mass:.2f}"
     return state.once("support_leak"), [_event("support_leak", view, evidence, message)]
 
@@ -451,22 +465,33 @@ class SuiteDetector:
         return _SUITE_ORDER[ranks[len(ranks) // 2]]
 
     def _transition(self, step: int, before: str, phases: list[str]) -> list[Event]:
-        forward = PHASES.index(self.phase) > PHASES.index(before)
-        kind = _SUITE_EVENTS.get(self.phase)
-        if kind is None or not forward:
-            return []
+        """One event for each phase that the suite has entered or passed since the last probe."""
         counts = {phase: phases.count(phase) for phase in PHASES if phase in phases}
         spelled = ", ".join(f"{count} {phase}" for phase, count in counts.items())
         message = f"the suite is {self.phase}: {spelled} of {len(phases)} tasks"
-        return [Event(kind, step, None, {"tasks": counts}, message)]
+        return [
+            Event(_SUITE_EVENTS[phase], step, None, {"tasks": counts}, message)
+            for phase in _passed(before, self.phase)
+            if phase in _SUITE_EVENTS
+        ]
+
+
+def _passed(before: str, now: str) -> tuple[str, ...]:
+    """The suite's phases after `before` up to `now`; after melting, the onset is not repeated."""
+    if now == "melting":
+        return (now,)
+    start = _SUITE_ORDER.index("nucleating" if before == "melting" else before)
+    return _SUITE_ORDER[start + 1 : _SUITE_ORDER.index(now) + 1]
 
 
 def _check_simplex(what: str, values: Any) -> np.ndarray:
-    array = np.asarray(values, dtype=np.float64)
+    array = np.array(values, dtype=np.float64)  # a copy: the caller may change its own
     if array.ndim != 2 or 0 in array.shape:
         raise ValueError(f"{what} must be of shape [P, C], got shape {array.shape}.")
     if not np.isfinite(array).all():
         raise ValueError(f"{what} must be finite, got NaN or infinity. Leave such a probe out.")
-    if (array < 0).any() or not np.allclose(array.sum(axis=1), 1.0, atol=1e-5):
-        raise ValueError(f"{what} must have rows on the simplex, got {array[0].tolist()} first.")
+    off = (array < 0).any(axis=1) | (np.abs(array.sum(axis=1) - 1.0) > 2e-5)
+    if off.any():
+        row = array[off][0].tolist()
+        raise ValueError(f"{what} must have rows on the simplex, got {row} first. Normalise it.")
     return array

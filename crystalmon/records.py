@@ -107,11 +107,11 @@ class ProbeRecord:
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dict, one line of `records.jsonl`."""
         return {
-            "step": self.step,
-            "epoch": self.epoch,
-            "time": self.time,
-            "seconds": self.seconds,
-            "share": self.share,
+            "step": json_value(self.step),
+            "epoch": json_value(self.epoch),
+            "time": json_value(self.time),
+            "seconds": json_value(self.seconds),
+            "share": json_value(self.share),
             "phase": self.phase,
             "metrics": json_value(dict(self.metrics)),
             "ci": json_value(dict(self.ci)),
@@ -123,10 +123,10 @@ class ProbeRecord:
         """Inverse of `to_json`."""
         return cls(
             step=data["step"],
-            epoch=data["epoch"],
-            time=data["time"],
-            seconds=data["seconds"],
-            share=data["share"],
+            epoch=number_value(data["epoch"]),
+            time=number_value(data["time"]),
+            seconds=number_value(data["seconds"]),
+            share=number_value(data["share"]),
             phase=data["phase"],
             metrics=number_value(data["metrics"]),
             ci={key: tuple(value) for key, value in number_value(data["ci"]).items()},
@@ -182,12 +182,12 @@ def json_value(value: Any) -> Any:
 
     JSON has no NaN, and null would hide which of the three it was.
     """
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
     if isinstance(value, Mapping):
         return {str(key): json_value(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [json_value(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
     return value

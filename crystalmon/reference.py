@@ -13,7 +13,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,13 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from crystalmon.forward import Method
 from crystalmon.models import load_model
 from crystalmon.scoring import score
 from crystalmon.tasks import TaskSuite
-from crystalmon.tokentree import ScoringPlan
+from crystalmon.tokentree import ScoringPlan, View, build_plan
+
+Progress = Callable[[int], Any]
 
 SCHEMA_VERSION = 1
 TENSOR_FILE = "reference.safetensors"
@@ -112,7 +115,9 @@ def make_reference(
     tokenizer: Any,
     suite: TaskSuite,
     plan: ScoringPlan,
-    **options: Any,
+    *,
+    method: Method | None = None,
+    progress: Progress | None = None,
 ) -> Reference:
     """Score a suite with the model as it is now and keep all of it.
 
@@ -121,7 +126,7 @@ def make_reference(
         tokenizer: for its name only; the plan holds its tokens.
         suite: the suite that the plan was built from.
         plan: what to score.
-        options: passed to `scoring.score`.
+        method, progress: see `scoring.score`.
 
     Raises:
         ValueError: if an answer is NaN: a broken model is no base to compare with.
@@ -133,7 +138,7 @@ def make_reference(
             log_p[index] = row
         return {}
 
-    scores = score(model, plan, keep, **options)
+    scores = score(model, plan, keep, method=method, progress=progress)
     stacked = torch.stack([row for row in log_p if row is not None])
     if stacked.isnan().any():
         raise ValueError(
@@ -229,7 +234,9 @@ def resolve_reference(
     tokenizer: Any,
     suite: TaskSuite,
     plan: ScoringPlan,
-    **options: Any,
+    *,
+    method: Method | None = None,
+    progress: Progress | None = None,
 ) -> Reference:
     """The base to compare with, from what the user asked for.
 
@@ -238,7 +245,7 @@ def resolve_reference(
             model now); `initial` (this model now); a run or reference folder; or a model id or
             path, which is loaded, scored and freed.
         model, tokenizer, suite, plan: what is being monitored.
-        options: passed to `scoring.score`.
+        method, progress: see `scoring.score`.
 
     Raises:
         ReferenceMismatch: if it was made with another suite, view or tokenizer.
@@ -246,34 +253,31 @@ def resolve_reference(
     """
     if isinstance(reference, Reference):
         found = reference
-    elif str(reference) == "initial":
-        return make_reference(model, tokenizer, suite, plan, **options)
-    elif str(reference) == "auto":
-        folder = find_reference(_name(model)) if _name(model) else None
+    elif str(reference) in ("auto", "initial"):
+        wanted = str(reference) == "auto" and _name(model)
+        folder = find_reference(_name(model)) if wanted else None
         if folder is None:
-            return make_reference(model, tokenizer, suite, plan, **options)
+            return make_reference(model, tokenizer, suite, plan, method=method, progress=progress)
         found = load_reference(folder)
     elif (folder := find_reference(reference)) is not None:
         found = load_reference(folder)
     else:
-        found = _score_base(str(reference), suite, plan.view, **options)
+        found = _score_base(str(reference), suite, plan.view, progress)
     check_reference(found, suite, plan, tokenizer)
     return found
 
 
-def _score_base(name: str, suite: TaskSuite, view: Any, **options: Any) -> Reference:
+def _score_base(name: str, suite: TaskSuite, view: View, progress: Progress | None) -> Reference:
     """Load a base model with its own tokenizer, score it, free it."""
-    from crystalmon.tokentree import build_plan
-
     try:
         base, tokenizer = load_model(name)
-    except OSError as error:
+    except FileNotFoundError as error:
         raise FileNotFoundError(
             f"reference {name!r} is neither 'auto', 'initial', a run or reference folder, nor a "
-            f"model that can be loaded: {str(error).splitlines()[0]}"
+            f"model: {error}"
         ) from error
     plan = build_plan(suite, tokenizer, view)
-    made = make_reference(base, tokenizer, suite, plan, **options)
+    made = make_reference(base, tokenizer, suite, plan, progress=progress)
     del base
     gc.collect()
     return made

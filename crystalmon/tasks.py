@@ -33,6 +33,7 @@ class Choice:
 
     def __post_init__(self) -> None:
         _check_text("choice", self.text)
+        _check_tuple(f"forms of choice {self.text!r}", self.forms)
         if not self.forms:
             object.__setattr__(self, "forms", (self.text, f" {self.text}"))
         for form in self.forms:
@@ -60,6 +61,8 @@ class Task:
 
     def __post_init__(self) -> None:
         _check_text("task name", self.name)
+        _check_tuple(f"task {self.name!r}: prompts", self.prompts)
+        _check_tuple(f"task {self.name!r}: choices", self.choices)
         if not self.prompts:
             raise SuiteError(f"task {self.name!r}: prompts must not be empty. Add at least one.")
         for prompt in self.prompts:
@@ -101,6 +104,7 @@ class TaskSuite:
 
     def __post_init__(self) -> None:
         _check_text("suite name", self.name)
+        _check_tuple(f"suite {self.name!r}: tasks", self.tasks)
         if not self.tasks:
             raise SuiteError(f"suite {self.name!r}: tasks must not be empty. Add at least one.")
         _check_unique(f"suite {self.name!r}: task names", (task.name for task in self.tasks))
@@ -184,6 +188,7 @@ def _parse_suite(data: Any) -> TaskSuite:
 
 def _parse_task(data: Any, index: int) -> Task:
     _check_keys(f"tasks[{index}]", data, required={"name", "prompts", "choices"})
+    _check_text(f"tasks[{index}]: task name", data["name"])
     place = f"task {data['name']!r}"
     return Task(
         name=data["name"],
@@ -198,17 +203,18 @@ def _parse_task(data: Any, index: int) -> Task:
 def _parse_choice(data: Any, place: str) -> Choice:
     if isinstance(data, Mapping):
         _check_keys(place, data, required={"text", "forms"})
-        forms = _check_list(f"{place}: forms", data["forms"])
-        try:
-            return Choice(text=data["text"], forms=tuple(forms))
-        except SuiteError as error:
-            raise SuiteError(f"{place}: {error}") from error
-    if not isinstance(data, str):
+        text, forms = data["text"], tuple(_check_list(f"{place}: forms", data["forms"]))
+    elif isinstance(data, str):
+        text, forms = data, ()
+    else:
         raise SuiteError(
             f"{place} must be a string or {{text, forms}}, got {data!r}. "
             "Quote it: YAML reads bare 7, yes and on as other types."
         )
-    return Choice(text=data)
+    try:
+        return Choice(text=text, forms=forms)
+    except SuiteError as error:
+        raise SuiteError(f"{place}: {error}") from error
 
 
 def _check_keys(place: str, data: Any, required: set[str]) -> None:
@@ -235,6 +241,11 @@ def _check_text(what: str, value: Any) -> None:
         raise SuiteError(f"{what} must be a non-blank string, got {value!r}. Quote or fill it.")
 
 
+def _check_tuple(what: str, value: Any) -> None:
+    if not isinstance(value, tuple):
+        raise TypeError(f"{what} must be a tuple, got {type(value).__name__}.")
+
+
 def _check_unique(what: str, values: Iterable[str]) -> None:
     seen: set[str] = set()
     for value in values:
@@ -254,8 +265,10 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         keys: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
+            line = key_node.start_mark.line + 1
+            if not isinstance(key, str):
+                raise SuiteError(f"line {line}: key must be a string, got {key!r}. Quote it.")
             if key in keys:
-                line = key_node.start_mark.line + 1
                 raise SuiteError(f"line {line}: key {key!r} appears twice. Remove one.")
             keys.add(key)
         return super().construct_mapping(node, deep)

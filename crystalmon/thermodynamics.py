@@ -99,16 +99,19 @@ def vocabulary_observables(log_p: Tensor, log_b: Tensor, begins: Tensor) -> dict
 
 
 def _kl_terms(log_p: Tensor, log_b: Tensor) -> Tensor:
-    """p (log p − log b) − p + b = p (expm1(r) − r) with r = log b − log p; b where p = 0."""
-    r = log_b - log_p
-    terms = log_p.exp() * (torch.expm1(r) - r)
-    return torch.where(log_p == -torch.inf, log_b.exp(), terms).clamp(min=0.0)
+    """p (log p − log b) − p + b = p (expm1(r) − r) with r = log b − log p; b where p = 0.
+
+    The second form is for r near 0, where the first cancels; far from 0 it would overflow.
+    """
+    p, b, r = log_p.exp(), log_b.exp(), log_b - log_p
+    terms = torch.where(r < 1.0, p * (torch.expm1(r) - r), b - p - p * r)
+    return torch.where(p == 0, b, terms).clamp(min=0.0)
 
 
 def _expectation(log_p: Tensor, values: Tensor) -> Tensor:
     """Σ_v p_v x_v with 0 · (±inf) = 0."""
-    terms = log_p.exp() * values
-    return torch.where(log_p == -torch.inf, 0.0, terms).sum(dim=-1)
+    p = log_p.exp()
+    return torch.where(p == 0, 0.0, p * values).sum(dim=-1)
 
 
 def _conditionals(log_p: Tensor, inside: Tensor) -> tuple[Tensor, Tensor, Tensor]:

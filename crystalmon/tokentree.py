@@ -15,9 +15,10 @@ torch.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -38,6 +39,8 @@ class ScoringPlan:
     Args:
         view: how prompts were rendered.
         rows: token ids of every row; the first `num_prompts` are the prompts themselves.
+        row_prompt, row_parent: [rows] the prompt that a row belongs to, and the row that it
+            continues by one token (−1 for a prompt). A parent comes before its children.
         num_prompts: N, prompts over all tasks.
         shapes: (P, C) of every task; task t's prompts follow those of task t − 1.
         edge_row, edge_token, edge_parent: [E] the row an edge is read from, its token, and the
@@ -52,6 +55,8 @@ class ScoringPlan:
 
     view: View
     rows: tuple[TokenPath, ...]
+    row_prompt: np.ndarray
+    row_parent: np.ndarray
     num_prompts: int
     shapes: tuple[tuple[int, int], ...]
     edge_row: np.ndarray
@@ -65,8 +70,13 @@ class ScoringPlan:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens over all rows."""
+        """Tokens over all rows, each prompt counted again for every row that it begins."""
         return sum(map(len, self.rows))
+
+    @property
+    def num_unique_tokens(self) -> int:
+        """Tokens over the prompts' own trees: each prompt once, one more per further row."""
+        return sum(map(len, self.rows[: self.num_prompts])) + len(self.rows) - self.num_prompts
 
 
 def build_plan(suite: TaskSuite, tokenizer: Any, view: View = "raw") -> ScoringPlan:
@@ -85,16 +95,31 @@ def build_plan(suite: TaskSuite, tokenizer: Any, view: View = "raw") -> ScoringP
     if view not in VIEWS:
         raise ValueError(f"view must be one of {', '.join(VIEWS)}, got {view!r}.")
     tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
-    layout = _Layout(rows=_prompt_rows(suite, tokenizer, view))
-    prompt = 0
-    for task in suite:
-        for text in task.prompts:
-            paths, merged = _choice_paths(tokenizer, task, text, layout.rows[prompt], view)
-            layout.add_prompt(prompt, paths, num_choices=len(task.choices))
-            layout.merges.extend((task.name, text, form) for form in merged)
-            prompt += 1
+    with _unchanged(tokenizer):
+        layout = _Layout(rows=_prompt_rows(suite, tokenizer, view))
+        prompt = 0
+        for task in suite:
+            for text in task.prompts:
+                paths, merged = _choice_paths(tokenizer, task, text, layout.rows[prompt], view)
+                layout.add_prompt(prompt, paths, num_choices=len(task.choices))
+                layout.merges.extend((task.name, text, form) for form in merged)
+                prompt += 1
     shapes = tuple((len(task.prompts), len(task.choices)) for task in suite)
     return layout.finish(view, prompt, shapes)
+
+
+@contextlib.contextmanager
+def _unchanged(tokenizer: Any) -> Iterator[None]:
+    """Put back the backend's padding and truncation, which every call of a tokenizer resets."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    padding, truncation = getattr(backend, "padding", None), getattr(backend, "truncation", None)
+    try:
+        yield
+    finally:
+        if backend is not None and padding is not None:
+            backend.enable_padding(**padding)
+        if backend is not None and truncation is not None:
+            backend.enable_truncation(**truncation)
 
 
 class _Layout:
@@ -102,6 +127,8 @@ class _Layout:
 
     def __init__(self, rows: list[TokenPath]) -> None:
         self.rows = rows
+        self.row_prompt = list(range(len(rows)))
+        self.row_parent = [-1] * len(rows)
         self.edges: list[tuple[int, int, int]] = []
         self.paths: list[tuple[int, int]] = []
         self.nested: list[tuple[int, int]] = []
@@ -137,6 +164,8 @@ class _Layout:
         if prefix not in row_at:
             row_at[prefix] = len(self.rows)
             self.rows.append(self.rows[prompt] + prefix)
+            self.row_prompt.append(prompt)
+            self.row_parent.append(row_at[prefix[:-1]])
         edge_at[node] = len(self.edges)
         self.edges.append((row_at[prefix], token, edge_at[prefix]))
 
@@ -149,6 +178,8 @@ class _Layout:
         return ScoringPlan(
             view=view,
             rows=tuple(self.rows),
+            row_prompt=np.array(self.row_prompt, dtype=np.int64),
+            row_parent=np.array(self.row_parent, dtype=np.int64),
             num_prompts=num_prompts,
             shapes=shapes,
             edge_row=edges[:, 0],
@@ -199,7 +230,7 @@ def _encode_prompts(tokenizer: Any, texts: list[str], view: View) -> list[TokenP
     special = _encode(tokenizer, texts, special=True)
     eos = tokenizer.eos_token_id
     return [
-        ids[:-1] if len(ids) > len(bare) and ids[-1] == eos and bare[-1:] != (eos,) else ids
+        ids[:-1] if ids[-len(bare) - 1 :] == (*bare, eos) else ids
         for ids, bare in zip(special, plain, strict=True)
     ]
 

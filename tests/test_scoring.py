@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 
 import numpy as np
@@ -14,6 +13,7 @@ from crystalmon.models import ASSETS_DIR, load_model
 from crystalmon.scoring import score
 from crystalmon.tasks import Choice, Task, TaskSuite, load_suite
 from crystalmon.tokentree import build_plan
+from oracle import oracle_tables
 
 NUMBERS = TaskSuite(
     "numbers",
@@ -33,59 +33,10 @@ def tiny():
     return load_model("liquid-tiny")
 
 
-def oracle(model, tokenizer, suite):
-    """One row per path and token, float64, plain dictionaries and Python sums.
-
-    P(path) is the product of its tokens' probabilities; a choice gets, for each of its paths,
-    P(path) minus P of the listed paths whose longest listed proper prefix it is.
-    """
-    model = model.double().eval()
-    tables = []
-    for task in suite:
-        rows = []
-        for prompt in task.prompts:
-            ids = tokenizer(prompt)["input_ids"]
-            owner = {}
-            for index, choice in enumerate(task.choices):
-                for form in choice.forms:
-                    whole = tokenizer(prompt + form)["input_ids"]
-                    inside = len(whole) > len(ids) and whole[: len(ids)] == ids
-                    alone = tokenizer(form, add_special_tokens=False)["input_ids"]
-                    owner[tuple(whole[len(ids) :] if inside else alone)] = index
-            probability = {path: _path_probability(model, ids, path) for path in owner}
-            row = [0.0] * len(task.choices)
-            for path, index in owner.items():
-                taken = sum(
-                    probability[longer]
-                    for longer in owner
-                    if path
-                    == max(
-                        (p for p in owner if len(p) < len(longer) and longer[: len(p)] == p),
-                        key=len,
-                        default=None,
-                    )
-                )
-                row[index] += probability[path] - taken
-            rows.append(row)
-        tables.append(np.array(rows))
-    model.float()
-    return tables
-
-
-def _path_probability(model, ids, path):
-    total = 0.0
-    for depth in range(len(path)):
-        row = torch.tensor([list(ids) + list(path[:depth])])
-        with torch.no_grad():
-            logits = model(input_ids=row).logits[0, -1]
-        total += float(logits.log_softmax(-1)[path[depth]])
-    return math.exp(total)
-
-
 def assert_close_to_oracle(model, tokenizer, suite, tolerance):
     plan = build_plan(suite, tokenizer)
     found = [np.exp(table) for table in score(model, plan).log_choice]
-    for mine, truth in zip(found, oracle(model, tokenizer, suite), strict=True):
+    for mine, truth in zip(found, oracle_tables(model, tokenizer, suite), strict=True):
         assert mine.shape == truth.shape
         np.testing.assert_allclose(mine, truth, rtol=0, atol=tolerance)
         np.testing.assert_allclose(

@@ -1,0 +1,214 @@
+"""The `crystalmon` command: thin commands over the package."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+import crystalmon
+from crystalmon.tasks import TaskSuite, list_suites, load_suite
+
+if TYPE_CHECKING:
+    from crystalmon.records import ProbeRecord
+
+USER_ERRORS = (OSError, ValueError, TypeError, ModuleNotFoundError)
+"""What bad input raises anywhere in the package: printed as one sentence, exit status 2."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    args = _parser().parse_args(argv)
+    try:
+        args.run(args)
+    except BrokenPipeError:
+        return 0
+    except USER_ERRORS as error:
+        print(f"crystalmon: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="crystalmon", description="Watch a language model crystallize while it is trained."
+    )
+    parser.add_argument("--version", action="version", version=crystalmon.__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_probe(commands)
+    _add_suite(commands)
+    _add_summary(commands)
+    return parser
+
+
+def _add_probe(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    probe = commands.add_parser("probe", help="score one model and print its table")
+    probe.add_argument(
+        "model", help="liquid-tiny, smollm2-135m, a .gguf file, a folder, or a hub id"
+    )
+    probe.add_argument("--suite", default="randomness", help="a bundled suite or a YAML file")
+    probe.add_argument("--view", default="raw", choices=("raw", "chat"))
+    probe.add_argument(
+        "--base", default="auto", help="compare with this run, reference folder or model"
+    )
+    probe.add_argument("--dtype", default="float32", help="torch dtype of the weights")
+    probe.add_argument(
+        "--device", default=None, help="torch device; the accelerator if there is one"
+    )
+    probe.add_argument("--json", action="store_true", help="print the record as one JSON line")
+    probe.set_defaults(run=_run_probe)
+
+
+def _add_suite(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    suite = commands.add_parser("suite", help="list, show or validate suites")
+    actions = suite.add_subparsers(required=True, metavar="ACTION")
+    listing = actions.add_parser("list", help="the bundled suites")
+    listing.set_defaults(run=_run_suite_list)
+    show = actions.add_parser("show", help="a suite's tasks, or one task's prompts and choices")
+    show.add_argument("suite")
+    show.add_argument("--task")
+    show.set_defaults(run=_run_suite_show)
+    validate = actions.add_parser("validate", help="check a suite file")
+    validate.add_argument("suite")
+    validate.add_argument("--model", help="also tokenize it with this model's tokenizer")
+    validate.add_argument("--view", default="raw", choices=("raw", "chat"))
+    validate.set_defaults(run=_run_suite_validate)
+
+
+def _add_summary(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    summary = commands.add_parser("summary", help="the table by stage of one or more runs")
+    summary.add_argument("run_folder", nargs="+", help="output or run folders, in order")
+    summary.add_argument("--figure", type=Path, help="also draw it, as PNG, SVG or PDF")
+    summary.set_defaults(run=_run_summary)
+
+
+def _run_probe(args: argparse.Namespace) -> None:
+    import torch
+
+    from crystalmon.models import load_model
+    from crystalmon.monitor import Monitor
+
+    dtype = getattr(torch, args.dtype, None)
+    if not isinstance(dtype, torch.dtype):
+        raise ValueError(
+            f"dtype must be a torch dtype, got {args.dtype!r}. Try float32 or bfloat16."
+        )
+    suite = load_suite(args.suite)
+    model, tokenizer = load_model(args.model, dtype=dtype)
+    accelerator = torch.accelerator.current_accelerator()
+    model.to(args.device or accelerator or "cpu")
+    monitor = Monitor(model, tokenizer, suite, args.base, view=args.view, progress=not args.json)
+    record = monitor.probe()
+    if args.json:
+        print(json.dumps(record.to_json(), allow_nan=False, ensure_ascii=False))
+        return
+    is_own_base = monitor.reference.in_memory and args.base in ("auto", "initial")
+    print_record(
+        record, suite, title=f"{args.model} · {suite.name} · {args.view}", compare=not is_own_base
+    )
+
+
+def print_record(
+    record: ProbeRecord,
+    suite: TaskSuite,
+    *,
+    title: str,
+    compare: bool,
+    console: Console | None = None,
+) -> None:
+    """Print one probe as a table, a row per task and the suite's means last.
+
+    Args:
+        record: what to print.
+        suite: for the choices' names.
+        title: above the table.
+        compare: with the columns that compare with a base.
+        console: where to; standard output if None.
+    """
+    columns = ["coverage", "entropy", "entropy_mixture", "liquidity"]
+    if compare:
+        columns += ["order", "crystallinity", "seed_mass", "free_energy"]
+    table = Table(title=title, title_justify="left")
+    table.add_column("task")
+    table.add_column("choices", justify="right")
+    for column in columns:
+        table.add_column(column.replace("_", " "), justify="right")
+    table.add_column("pooled answers")
+    for task in suite:
+        found = record.tasks[task.name]
+        ranked = sorted(zip(found.q.mean(axis=0), task.choice_texts, strict=True), reverse=True)
+        top = ", ".join(f"{text} {share:.0%}" for share, text in ranked[:3])
+        cells = [f"{found.metrics[column]:.3f}" for column in columns]
+        table.add_row(task.name, str(len(task.choices)), *cells, top)
+    table.add_section()
+    means = [
+        f"{record.metrics[column]:.3f}" if column in record.metrics else "" for column in columns
+    ]
+    table.add_row("mean", "", *means, f"probe took {record.seconds:.1f} s")
+    (console or _console()).print(table)
+
+
+def _run_suite_list(args: argparse.Namespace) -> None:
+    for name in list_suites():
+        suite = load_suite(name)
+        print(f"{name}: {len(suite)} tasks, {suite.num_prompts} prompts, hash {suite.hash}")
+
+
+def _run_suite_show(args: argparse.Namespace) -> None:
+    suite = load_suite(args.suite)
+    if args.task is None:
+        for task in suite:
+            shown = ", ".join(task.choice_texts[:8]) + (", …" if len(task.choices) > 8 else "")
+            print(f"{task.name}: {len(task.prompts)} prompts, {len(task.choices)} choices: {shown}")
+        return
+    if args.task not in (task.name for task in suite):
+        names = ", ".join(task.name for task in suite)
+        raise ValueError(f"task must be one of {names}, got {args.task!r}.")
+    for prompt in suite[args.task].prompts:
+        print(json.dumps(prompt, ensure_ascii=False))
+    for choice in suite[args.task].choices:
+        print(f"{choice.text}: {json.dumps(list(choice.forms), ensure_ascii=False)}")
+
+
+def _run_suite_validate(args: argparse.Namespace) -> None:
+    suite = load_suite(args.suite)
+    print(
+        f"{suite.name}: {len(suite)} tasks, {suite.num_prompts} prompts, hash {suite.hash}: valid"
+    )
+    if args.model is None:
+        return
+    from crystalmon.models import load_tokenizer
+    from crystalmon.tokentree import build_plan, describe_merges
+
+    plan = build_plan(suite, load_tokenizer(args.model), args.view)
+    print(f"{args.model}: {len(plan.rows)} rows, {plan.num_tokens} tokens a probe")
+    if plan.merges:
+        print(f"warning: {describe_merges(plan.merges)}")
+
+
+def _run_summary(args: argparse.Namespace) -> None:
+    from crystalmon.report.summary import format_stage_table, stage_table
+    from crystalmon.store import read_run
+
+    runs = [read_run(folder) for folder in args.run_folder]
+    print(format_stage_table(stage_table(runs)))
+    if args.figure is not None:
+        from crystalmon.report.figure import stage_figure
+
+        stage_figure(runs).savefig(args.figure)
+        print(f"figure: {args.figure}")
+
+
+def _console() -> Console:
+    """A console that does not cut the table where no terminal says how wide it is."""
+    return Console() if sys.stdout.isatty() else Console(width=140)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

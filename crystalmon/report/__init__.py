@@ -1,0 +1,33 @@
+"""Run folders → a table of stages and figures. Reads what is stored; needs no torch.
+
+The public names are imported on first use, so that the table needs no matplotlib.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from crystalmon.report.figure import stage_figure, task_figure
+    from crystalmon.report.summary import StageRow, format_stage_table, stage_table
+
+_HOME = {
+    "StageRow": "summary",
+    "format_stage_table": "summary",
+    "stage_figure": "figure",
+    "stage_table": "summary",
+    "task_figure": "figure",
+}
+
+__all__ = ["StageRow", "format_stage_table", "stage_figure", "stage_table", "task_figure"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"crystalmon.report.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

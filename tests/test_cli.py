@@ -1,0 +1,94 @@
+"""The command line: what it prints, and one sentence for bad input."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from fake_runs import planted_chain
+
+from crystalmon.cli import main
+from crystalmon.tasks import load_suite
+
+
+def run(capsys, *arguments):
+    status = main(list(arguments))
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def test_probe_prints_a_row_per_task(capsys):
+    status, out, _ = run(capsys, "probe", "liquid-tiny", "--suite", "liquid-tiny")
+    assert status == 0
+    for task in load_suite("liquid-tiny"):
+        assert task.name in out
+    assert "liquidity" in out
+    assert "free energy" not in out, "without a base there is nothing to compare with"
+
+
+def test_probe_against_a_base_compares(capsys):
+    base = ("--base", "liquid-tiny")
+    status, out, _ = run(capsys, "probe", "liquid-tiny", "--suite", "liquid-tiny", *base)
+    assert status == 0
+    assert "free energy" in out
+
+
+def test_probe_as_json_is_a_record(capsys):
+    status, out, _ = run(capsys, "probe", "liquid-tiny", "--suite", "liquid-tiny", "--json")
+    record = json.loads(out)
+    assert status == 0
+    assert set(record["tasks"]) == {task.name for task in load_suite("liquid-tiny")}
+    assert record["metrics"]["coverage"] > 0.9
+
+
+def test_suite_commands(capsys, tmp_path):
+    status, out, _ = run(capsys, "suite", "list")
+    assert status == 0
+    assert "randomness: 15 tasks, 360 prompts" in out
+    status, out, _ = run(capsys, "suite", "show", "randomness")
+    assert "coin: 24 prompts, 2 choices: heads, tails" in out
+    status, out, _ = run(capsys, "suite", "show", "randomness", "--task", "coin")
+    assert len(out.splitlines()) == 26
+    status, out, _ = run(capsys, "suite", "validate", "liquid-tiny", "--model", "liquid-tiny")
+    assert status == 0
+    assert "tokens a probe" in out
+    glued = tmp_path / "glued.yaml"
+    glued.write_text(
+        "name: glued\n"
+        "tasks:\n"
+        "- {name: coin, prompts: ['Pick a coin side '], choices: [heads, tails]}"
+    )
+    status, out, _ = run(capsys, "suite", "validate", str(glued), "--model", "liquid-tiny")
+    assert status == 0
+    assert "merge with the last token of their prompt" in out
+    assert "task 'coin': 'Pick a coin side ' + " in out
+
+
+def test_summary_prints_the_table_and_draws(capsys, tmp_path):
+    stages = (("sft", (0.0, 0.5, 0.9), 10), ("dpo", (0.9, 0.95), 10))
+    folders = [str(run.folder) for run in planted_chain(tmp_path, stages)]
+    figure = tmp_path / "figure.png"
+    status, out, _ = run(capsys, "summary", *folders, "--figure", str(figure))
+    assert status == 0
+    assert "crystallinity" in out
+    assert figure.stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["probe", "liquid-tiny", "--suite", "nothing"], "suite 'nothing' is neither a bundled"),
+        (["probe", "liquid-tiny", "--dtype", "floaty"], "dtype must be a torch dtype"),
+        (["probe", "liquid-tiny", "--suite", "liquid-tiny", "--base", "no/x"], "is neither 'auto'"),
+        (["probe", "no/where"], "no/where"),
+        (["suite", "show", "randomness", "--task", "x"], "task must be one of digit"),
+        (["summary", "no/where"], "no crystalmon run in no/where"),
+    ],
+)
+def test_bad_input_is_one_sentence(capsys, arguments, sentence):
+    status, _, err = run(capsys, *arguments)
+    assert status == 2
+    assert "Traceback" not in err
+    said = err.strip().splitlines()[-1]
+    assert said.startswith("crystalmon: ")
+    assert sentence in said

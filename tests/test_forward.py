@@ -1,0 +1,118 @@
+"""Tree against rows, and which of them a model gets."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    MambaConfig,
+    MambaForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+from crystalmon.forward import choose_method, next_token_log_probs, undisturbed
+from crystalmon.scoring import score
+from crystalmon.tokentree import build_plan
+
+SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+HEADS = {"num_attention_heads": 2, "num_key_value_heads": 1}
+
+
+def gpt2(vocabulary):
+    return GPT2LMHeadModel(
+        GPT2Config(vocab_size=vocabulary, n_embd=32, n_layer=2, n_head=2, n_positions=128)
+    )
+
+
+def gemma2(vocabulary):
+    return Gemma2ForCausalLM(
+        Gemma2Config(vocab_size=vocabulary, **SMALL, **HEADS, head_dim=16, sliding_window=64)
+    )
+
+
+def qwen2(vocabulary):
+    return Qwen2ForCausalLM(Qwen2Config(vocab_size=vocabulary, **SMALL, **HEADS))
+
+
+def mamba(vocabulary):
+    return MambaForCausalLM(
+        MambaConfig(vocab_size=vocabulary, hidden_size=32, num_hidden_layers=2, state_size=4)
+    )
+
+
+@pytest.fixture
+def plan(suite, tokenizer):
+    return build_plan(suite, tokenizer)
+
+
+def sharpened(make, vocabulary):
+    """A random model whose distributions are not flat, so that differences would show."""
+    torch.manual_seed(0)
+    model = make(vocabulary).eval()
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(10)
+    return model
+
+
+@pytest.mark.parametrize("make", [gpt2, gemma2, qwen2])
+def test_tree_equals_rows(make, plan, tokenizer):
+    model = sharpened(make, len(tokenizer))
+    assert choose_method(model, plan) == "tree"
+    tree, rows = score(model, plan, method="tree"), score(model, plan, method="rows")
+    for a, b in zip(tree.log_choice, rows.log_choice, strict=True):
+        np.testing.assert_allclose(np.exp(a), np.exp(b), atol=1e-6)
+
+
+def test_sliding_window_shorter_than_the_prompts_falls_back(plan, tokenizer):
+    def narrow(vocabulary):
+        return Gemma2ForCausalLM(
+            Gemma2Config(vocab_size=vocabulary, **SMALL, **HEADS, head_dim=16, sliding_window=2)
+        )
+
+    model = sharpened(narrow, len(tokenizer))
+    assert choose_method(model, plan) == "rows"
+
+
+def test_state_space_model_is_run_in_rows(plan, tokenizer):
+    model = sharpened(mamba, len(tokenizer))
+    assert choose_method(model, plan) == "rows"
+    assert all(np.isfinite(table).all() for table in score(model, plan).log_choice)
+
+
+def test_model_that_ignores_the_mask_is_found_out(plan, tokenizer, model):
+    forward = model.forward
+
+    def deaf(input_ids=None, attention_mask=None, position_ids=None, **kwargs):
+        return forward(input_ids=input_ids, **kwargs)
+
+    assert choose_method(model, plan) == "tree"
+    model.forward = deaf
+    assert choose_method(model, plan) == "rows"
+
+
+def test_half_precision_gets_the_tree_too(plan, tokenizer):
+    model = sharpened(qwen2, len(tokenizer)).bfloat16()
+    assert choose_method(model, plan) == "tree"
+
+
+@pytest.mark.parametrize("method", ["tree", "rows"])
+def test_every_row_comes_once(model, plan, method):
+    with undisturbed(model):
+        parts = list(next_token_log_probs(model, plan, method, max_batch_tokens=100))
+    rows = np.concatenate([rows for rows, _ in parts])
+    assert sorted(rows) == list(range(len(plan.rows)))
+    for _, log_p in parts:
+        assert log_p.dtype == torch.float32
+        torch.testing.assert_close(log_p.exp().sum(-1), torch.ones(len(log_p)))
+
+
+def test_tree_computes_each_prompt_once(plan):
+    assert plan.num_unique_tokens < plan.num_tokens
+    sizes = [len(row) for row in plan.rows[: plan.num_prompts]]
+    assert plan.num_unique_tokens == sum(sizes) + len(plan.rows) - plan.num_prompts

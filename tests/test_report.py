@@ -1,0 +1,257 @@
+"""Reports: the stage table's rows, the figures' artists."""
+
+from __future__ import annotations
+
+import io
+import math
+import subprocess
+import sys
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fake_runs import make_event, make_record, make_task, planted_chain
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.text import Text
+
+from crystalmon.report import StageRow, format_stage_table, stage_figure, stage_table, task_figure
+from crystalmon.report.figure import PHASE_COLOURS
+from crystalmon.store import Run
+
+
+def make_run(name: str, *steps: int, **changes: object) -> Run:
+    records = tuple(make_record(step, **changes) for step in steps)
+    return Run(Path(name) / "crystalmon", {}, records, (make_event(1),))
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
+    collapse = list(np.linspace(0, 1, 10))
+    stages = [("sft", collapse, 10), ("dpo", [1.0, 1.05, 1.1], 20)]
+    return planted_chain(tmp_path_factory.mktemp("chain"), stages, tasks=3)
+
+
+def axes_of(figure: Figure) -> dict[str, Axes]:
+    return {str(ax.get_label()): ax for ax in figure.axes}
+
+
+def test_the_table_has_a_base_row_and_the_end_of_each_stage() -> None:
+    full = {"order": 0.5, "crystallinity": 0.25, "seed_mass": 0.75, "free_energy": 1.5}
+    tasks = {"a": make_task(locked=3), "b": make_task(), "c": make_task(locked=0)}
+    sft = make_run("sft", 0, 40)
+    last = make_record(90, metrics=full, tasks=tasks, phase="crystallized", share=0.0125)
+    dpo = replace(make_run("dpo", 0, 50), records=(make_record(0), last))
+    rows = stage_table([sft, dpo])
+    assert [(row.name, row.step) for row in rows] == [("base", 0), ("sft", 40), ("dpo", 90)]
+    assert rows[0].share is None
+    assert (rows[1].order, rows[1].share) == (0.4, 0.02)
+    assert math.isnan(rows[1].crystallinity)
+    assert rows[2] == StageRow(
+        "dpo", 90, "crystallized", 0.5, 0.25, 0.75, 1.5, share=0.0125, seeds=2, tasks=3
+    )
+
+
+def test_the_table_prints_one_line_a_stage() -> None:
+    rows = [
+        StageRow("base", 0, "liquid", 0.0, math.nan, 0.5, 0.0, None, 0, 3),
+        StageRow(
+            "[red]" + "x" * 80, 1200, "crystallized", 0.98765, 0.9, 0.8, 12.3456, 0.0125, 2, 3
+        ),
+    ]
+    header, rule, base, long = format_stage_table(rows).splitlines()
+    columns = ["stage", "step", "phase", "order", "crystallinity", "seed mass"]
+    columns += ["free energy [nats]", "seeds locked", "probing's share"]
+    places = [header.index(column) for column in columns]
+    assert places == sorted(places)
+    assert set(rule.strip()) == {"─"}
+    assert base.split() == ["base", "0", "liquid", "0.000", "–", "0.500", "0.000", "0/3", "–"]
+    assert long.split() == [
+        *("[red]" + "x" * 80, "1200", "crystallized", "0.988", "0.900"),
+        *("0.800", "12.346", "2/3", "1.2%"),
+    ]
+
+
+@pytest.mark.parametrize("report", [stage_table, stage_figure, task_figure])
+def test_a_run_without_a_probe_is_refused_in_one_sentence(report: object) -> None:
+    with pytest.raises(ValueError, match=r"run in .*sft.crystalmon must hold at least one probe"):
+        report([make_run("sft", 0), make_run("sft")])  # pyright: ignore[reportCallIssue]
+    with pytest.raises(ValueError, match="runs must hold at least one run"):
+        report([])  # pyright: ignore[reportCallIssue]
+
+
+def test_the_stage_figure_has_its_panels(chain: list[Run]) -> None:
+    figure = stage_figure(chain)
+    assert figure.get_size_inches()[0] * figure.dpi == 1400
+    axes = axes_of(figure)
+    assert list(axes) == ["phase", "events", "order", "tasks", "marks", "energy", "coverage"]
+    legends = {
+        name: [text.get_text() for text in ax.legend_.get_texts()]
+        for name, ax in axes.items()
+        if ax.legend_ is not None
+    }
+    assert legends["order"] == ["order", "crystallinity", "seed mass", "liquidity / reference"]
+    assert legends["energy"] == ["free energy", "format", "within choices"]
+    assert legends["coverage"] == ["coverage"]
+
+
+def test_stages_lie_end_to_end(chain: list[Run]) -> None:
+    axes = axes_of(stage_figure(chain))
+    first, second = (line for line in axes["order"].lines if line.get_label() == "order")
+    np.testing.assert_array_equal(first.get_xdata(), np.arange(0, 100, 10))
+    np.testing.assert_array_equal(second.get_xdata(), [90, 110, 130])
+    np.testing.assert_array_equal(first.get_ydata(), chain[0].series("order")[1])
+    names = [text.get_text() for text in axes["phase"].texts if text.get_fontweight() == "bold"]
+    assert names == ["sft", "dpo"]
+
+
+def test_the_strip_shows_the_suites_phases_in_their_colours(chain: list[Run]) -> None:
+    strip = axes_of(stage_figure(chain))["phase"]
+    blocks = [patch for patch in strip.patches if patch.get_label() in PHASE_COLOURS]
+    expected = [
+        phase
+        for run in chain
+        for index, phase in enumerate(record.phase for record in run.records)
+        if index == 0 or run.records[index - 1].phase != phase
+    ]
+    assert [block.get_label() for block in blocks] == expected
+    assert {"liquid", "nucleating", "crystallized"} <= set(expected)
+    ends = [
+        (block.get_x(), block.get_x() + block.get_width())
+        for block in blocks
+        if isinstance(block, Rectangle)
+    ]
+    assert (ends[0][0], ends[-1][1]) == (0, 130)
+    assert [stop for _, stop in ends[:-1]] == [start for start, _ in ends[1:]]
+
+
+def test_suite_events_are_lines_with_names(chain: list[Run]) -> None:
+    axes = axes_of(stage_figure(chain))
+    suite = [event for event in chain[0].events if event.task is None]
+    assert [event.kind for event in suite] == ["nucleation_onset", "nucleation_complete"]
+    labels = [text.get_text() for text in axes["events"].texts]
+    assert labels == [event.kind.replace("_", " ") for event in suite]
+    lines = [float(np.asarray(line.get_xdata())[0]) for line in axes["events"].lines]
+    assert set(lines) == {event.step for event in suite} | {90}
+    ticks = [line for line in axes["marks"].lines if line.get_marker() == "|"]
+    assert len(ticks) == sum(event.task is not None for run in chain for event in run.events)
+
+
+def test_intervals_are_bands(chain: list[Run]) -> None:
+    ax = axes_of(stage_figure(chain))["coverage"]
+    low, high = chain[0].intervals("coverage")
+    box = ax.collections[0].get_paths()[0].get_extents()
+    assert (box.ymin, box.ymax) == pytest.approx((low.min(), high.max()))
+
+
+def test_liquidity_is_relative_to_the_reference_of_a_later_stage_too(chain: list[Run]) -> None:
+    whole = axes_of(stage_figure(chain))["order"]
+    alone = axes_of(stage_figure(chain[1:]))["order"]
+    values = [
+        [np.asarray(line.get_ydata()) for line in ax.lines if "liquid" in str(line.get_label())][-1]
+        for ax in (whole, alone)
+    ]
+    np.testing.assert_allclose(values[0], values[1], rtol=0.02)
+    start = next(line for line in whole.lines if "liquidity" in str(line.get_label()))
+    assert np.asarray(start.get_ydata())[0] == pytest.approx(1.0, abs=0.05)
+
+
+def crowded(tmp_path: Path) -> list[Run]:
+    wave = [0.0, 0.5, 1.0, 1.0, 1.0, 0.1, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0]
+    stages = [("a-rather-long-name-of-a-stage", wave, 40)]
+    stages += [(f"short-stage-{index}", wave, 2) for index in range(3)]
+    return planted_chain(tmp_path, stages, tasks=2)
+
+
+def overlaps(figure: Figure, texts: list[Text]) -> list[tuple[str, str]]:
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    boxes = [(text.get_text(), Text.get_window_extent(text, renderer)) for text in texts]
+    return [
+        (one, other)
+        for index, (one, box) in enumerate(boxes)
+        for other, next_box in boxes[index + 1 :]
+        if box.padded(-1.0).overlaps(next_box.padded(-1.0))
+    ]
+
+
+def test_labels_do_not_overlap_and_stay_inside(tmp_path: Path) -> None:
+    figure = stage_figure(crowded(tmp_path))
+    figure.savefig(io.BytesIO())
+    axes = axes_of(figure)
+    texts = [*axes["phase"].texts, *axes["events"].texts]
+    assert len(axes["events"].texts) > 8
+    assert overlaps(figure, texts) == []
+    for text in texts:
+        box = Text.get_window_extent(text)
+        assert box.x0 >= 0
+        assert box.y0 >= 0
+        assert box.x1 <= figure.bbox.x1
+        assert box.y1 <= figure.bbox.y1
+
+
+def test_a_run_of_one_bare_probe_can_be_drawn() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run = replace(make_run("x", 0, metrics={}, ci={}), events=())
+        figure = stage_figure([run])
+        figure.savefig(io.BytesIO())
+        task_figure(run).savefig(io.BytesIO())
+    assert list(axes_of(figure)) == ["phase", "order", "tasks", "energy", "coverage"]
+
+
+def test_the_figures_leave_pyplot_alone(tmp_path: Path) -> None:
+    code = f"""
+import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_report import make_run
+from crystalmon.report import stage_figure, task_figure
+for figure in (stage_figure([make_run("x", 0, 5)]), task_figure(make_run("x", 0, 5))):
+    figure.savefig({str(tmp_path / "figure.png")!r})
+print([m for m in ("matplotlib.pyplot", "torch", "transformers") if m in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_run_is_shown_at_its_first_middle_and_last_probe(chain: list[Run]) -> None:
+    figure = task_figure(chain[0], names=["task-1", "task-0"])
+    panels = [ax for ax in figure.axes if ax.images]
+    assert [ax.get_title() for ax in panels[:3]] == ["step 0", "step 50", "step 90"]
+    assert [ax.get_ylabel().split("\n")[0] for ax in panels[::3]] == ["task-1", "task-0"]
+    assert [ax.get_xlabel() for ax in panels[:3]] == [
+        chain[0].records[index].tasks["task-1"].phase for index in (0, 5, 9)
+    ]
+
+
+def test_prompts_keep_their_line(chain: list[Run]) -> None:
+    figure = task_figure(chain, names=["task-0"])
+    panels = [ax for ax in figure.axes if ax.images]
+    assert [ax.get_title() for ax in panels] == ["base", "after sft", "after dpo"]
+    shown = [np.asarray(ax.images[0].get_array()) for ax in panels]
+    records = [chain[0].records[0], chain[0].records[-1], chain[1].records[-1]]
+    base = records[0].tasks["task-0"].q
+    ranks = [int(np.flatnonzero((base == line).all(axis=1))[0]) for line in shown[0]]
+    assert sorted(ranks) == list(range(len(base)))
+    assert list(base[ranks].argmax(axis=1)) == sorted(base.argmax(axis=1))
+    for image, record in zip(shown, records, strict=True):
+        np.testing.assert_array_equal(image, record.tasks["task-0"].q[ranks])
+    seed = records[1].tasks["task-0"].seed
+    assert seed is not None
+    for ax in panels:
+        (triangle,) = (line for line in ax.lines if line.get_marker() == ">")
+        assert np.asarray(triangle.get_ydata())[0] == ranks.index(seed)
+
+
+def test_choices_are_written_below(chain: list[Run]) -> None:
+    texts = [str(choice) for choice in range(10)]
+    figure = task_figure(chain[0], names=["task-0"], choices={"task-0": texts})
+    shown = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    assert shown == texts
+
+
+def test_an_unknown_task_is_named(chain: list[Run]) -> None:
+    with pytest.raises(ValueError, match=r"names must be among .*task-0.*got \['dice'\]"):
+        task_figure(chain, names=["dice"])

