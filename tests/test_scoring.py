@@ -7,13 +7,13 @@ import random
 import numpy as np
 import pytest
 import torch
+from oracle import oracle_tables
 from transformers import AutoModel, Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from crystalmon.models import ASSETS_DIR, load_model
 from crystalmon.scoring import score
 from crystalmon.tasks import Choice, Task, TaskSuite, load_suite
 from crystalmon.tokentree import build_plan
-from oracle import oracle_tables
 
 NUMBERS = TaskSuite(
     "numbers",

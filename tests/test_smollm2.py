@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from oracle import oracle_tables
 
 from crystalmon.models import load_model
 from crystalmon.scoring import score
 from crystalmon.tasks import Task, TaskSuite, load_suite
 from crystalmon.tokentree import build_plan
-from oracle import oracle_tables
 
 
 def largest_errors(suite):

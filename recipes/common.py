@@ -1,0 +1,127 @@
+"""What the recipes share: arguments, model, data. The callback is written out in each recipe."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from datasets import Dataset, load_dataset
+from transformers import TrainingArguments
+from trl import ModelConfig, ScriptArguments, TrlParser, get_quantization_config
+
+from crystalmon import load_suite
+from crystalmon.models import load_model
+from crystalmon.planted import PlantedReward, load_targets, prompt_rows
+
+PLANTED = "planted"
+TrainerArguments = TypeVar("TrainerArguments", bound=TrainingArguments)
+
+
+@dataclass
+class DataArguments(ScriptArguments):
+    """Which data to train on; the other fields are TRL's.
+
+    Args:
+        dataset_name: `planted` (rows made here, with known truth), a JSON file, or a hub id.
+        targets: for `planted`: `liquid-tiny`, or a YAML file of task: {choice: weight}.
+        prompts: for `planted`: `suite`, the prompts that are probed, or `heldout`, others.
+        dataset_size: for `planted`: how many rows.
+        reward: for reinforcement learning: `planted`, or `last_number`, which is 1 where the last
+            number of the answer is the row's `ground_truth`.
+    """
+
+    dataset_name: str = field(default=PLANTED, metadata={"help": "planted, a file or a hub id"})
+    targets: str = field(default="liquid-tiny", metadata={"help": "liquid-tiny or a YAML file"})
+    prompts: Literal["suite", "heldout"] = field(default="suite", metadata={"help": "which ones"})
+    dataset_size: int = field(default=2000, metadata={"help": "rows of planted data"})
+    reward: Literal["planted", "last_number"] = field(default=PLANTED, metadata={"help": "for RL"})
+
+
+@dataclass
+class MonitorArguments:
+    """The arguments of `CrystalCallback`, as YAML keys and command-line options.
+
+    Args:
+        suite: a bundled suite or a YAML file.
+        probe_every: probe every so many steps; by default about 100 probes, dense at first.
+        reference: `auto`, `initial`, a run or reference folder, or a model.
+        view: `raw` or `chat`.
+    """
+
+    suite: str = field(default="randomness", metadata={"help": "a bundled suite or a YAML file"})
+    probe_every: int | None = field(default=None, metadata={"help": "probe every so many steps"})
+    reference: str = field(default="auto", metadata={"help": "the base model to compare with"})
+    view: Literal["raw", "chat"] = field(default="raw", metadata={"help": "how prompts are sent"})
+
+
+def parse(
+    trainer: type[TrainerArguments],
+) -> tuple[DataArguments, TrainerArguments, ModelConfig, MonitorArguments]:
+    """Read `--config FILE` and the command line, which overrides it."""
+    kinds: Any = (DataArguments, trainer, ModelConfig, MonitorArguments)
+    data, args, model, monitor = TrlParser(kinds).parse_args_and_config()
+    return data, args, model, monitor
+
+
+def load(args: ModelConfig) -> tuple[Any, Any]:
+    """The model and its tokenizer, by any name that `crystalmon.models` knows."""
+    options: dict[str, Any] = {"revision": args.model_revision, "dtype": args.dtype}
+    if args.attn_implementation is not None:
+        options["attn_implementation"] = args.attn_implementation
+    if (quantization := get_quantization_config(args)) is not None:
+        options["quantization_config"] = quantization
+    model, tokenizer = load_model(args.model_name_or_path or "liquid-tiny", **options)
+    if getattr(model, "quantization_method", None) == "gguf":
+        # its weights are plain floats once loaded, but trainers refuse what is marked as quantized
+        model.hf_quantizer.remove_quantization_config(model)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return model, tokenizer
+
+
+def load_rows(
+    data: DataArguments, suite: str, make_rows: Callable[..., list[Any]], seed: int
+) -> Dataset:
+    """The training set: planted rows, a JSON file, or a dataset from the hub.
+
+    Args:
+        data: what to load.
+        suite: for planted data: whose tasks and prompts.
+        make_rows: for planted data: `sft_rows` or one of its like in `crystalmon.planted`.
+        seed: for planted data: of the draws.
+    """
+    if data.dataset_name == PLANTED:
+        targets = load_targets(data.targets)
+        rows = make_rows(load_suite(suite), targets, data.dataset_size, seed, data.prompts)
+        return Dataset.from_list(rows)
+    if Path(data.dataset_name).suffix in {".json", ".jsonl"}:
+        return load_dataset("json", data_files=data.dataset_name, split="train")
+    return load_dataset(data.dataset_name, data.dataset_config, split=data.dataset_train_split)
+
+
+def load_prompts(data: DataArguments, suite: str, seed: int) -> Dataset:
+    """The prompts to answer in reinforcement learning, with the columns that the reward needs."""
+    rows = load_rows(data, suite, prompt_rows, seed)
+    if "prompt" not in rows.column_names and "messages" in rows.column_names:
+        rows = rows.rename_column("messages", "prompt")
+    return rows
+
+
+def make_reward(data: DataArguments, suite: str) -> Any:
+    """The reward function that `data.reward` names, as GRPO and RLOO call it."""
+    if data.reward == PLANTED:
+        return PlantedReward(load_targets(data.targets), load_suite(suite))
+    return last_number
+
+
+def last_number(completions: list[Any], ground_truth: list[str], **columns: Any) -> list[float]:
+    """1 where the last number of an answer is the ground truth, 0 elsewhere: GSM8K's rule."""
+    rewards = []
+    for completion, truth in zip(completions, ground_truth, strict=True):
+        text = completion if isinstance(completion, str) else completion[-1]["content"]
+        numbers = re.findall(r"-?\d+(?:\.\d+)?", text.replace(",", ""))
+        rewards.append(float(bool(numbers) and float(numbers[-1]) == float(truth.replace(",", ""))))
+    return rewards

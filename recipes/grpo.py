@@ -1,0 +1,36 @@
+"""Group relative policy optimisation with TRL, watched by crystalmon.
+
+python recipes/grpo.py --config recipes/liquid-tiny/grpo.yaml --output_dir runs/grpo
+accelerate launch recipes/grpo.py --config recipes/smollm2/grpo.yaml --output_dir runs/grpo
+"""
+
+from __future__ import annotations
+
+from common import load, load_prompts, make_reward, parse
+from trl import GRPOConfig, GRPOTrainer, get_peft_config
+
+from crystalmon import CrystalCallback
+
+
+def main() -> None:
+    data, args, model_args, monitor = parse(GRPOConfig)
+
+    model, tokenizer = load(model_args)
+    callback = CrystalCallback(
+        monitor.suite, every=monitor.probe_every, reference=monitor.reference, view=monitor.view
+    )
+    trainer = GRPOTrainer(
+        model=model,
+        reward_funcs=make_reward(data, monitor.suite),
+        args=args,
+        train_dataset=load_prompts(data, monitor.suite, args.seed),
+        processing_class=tokenizer,
+        peft_config=get_peft_config(model_args),
+        callbacks=[callback],
+    )
+    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    trainer.save_model(args.output_dir)  # the next stage starts from this folder
+
+
+if __name__ == "__main__":
+    main()
