@@ -5,7 +5,7 @@ reference prompt and on `seed_mass`, each of which must hold at successive probe
 rates have not been measured. It sees nothing but its reference and the observations so far, so
 replaying a stored run gives the same events.
 
-    liquid ──order ≥ 0.2──▶ nucleating ──order ≥ 0.8──▶ crystallized ──moves──▶ settling
+    liquid ──order ≥ 0.2──▶ nucleating ──order ≥ 0.8──▶ crystallized ◀─leaves─▶ settling
        ▲                        │                           │   order < 0.6        │
        └────────order < 0.2─────┴───────── melting ◀────────┴──────────────────────┘
 
@@ -44,9 +44,9 @@ SEED_CONFIRM = 3
 """Successive probes at which the same seed must be nearest before it is locked."""
 LEAK = 0.1
 """Fall of `seed_mass` below what the locked seed holds that counts as leaving its support."""
-MOVED = 0.01
-"""Jensen–Shannon divergence, in nats, of the pooled answers from their nearest approach to the
-seed that counts as settling."""
+AWAY = 1.1
+"""Times its nearest approach that the pooled answers' distance from the seed must be, and over
+the noise floor, to count as settling: on the way to the seed is not settling."""
 FORMAT_DROP = 0.5
 """Share of the first probe's coverage below which the format has drifted."""
 WARNING = 0.1
@@ -76,12 +76,13 @@ class Lock:
         seed: index into the reference's prompts.
         mass: the mass on the seed's support that counts as not leaking: what it held when it
             was locked, at most what the seed itself holds.
-        mean: [C] the answers, pooled over prompts, at their nearest to the seed since.
+        nearest: the smallest Jensen–Shannon divergence, in nats, of the answers, pooled over
+            prompts, from the seed since.
     """
 
     seed: int
     mass: float
-    mean: np.ndarray
+    nearest: float
 
 
 @dataclass(frozen=True)
@@ -343,33 +344,32 @@ def _seed_rule(base: _Base, state: PhaseState, view: _View) -> tuple[PhaseState,
 
 def _locked(base: _Base, state: PhaseState, view: _View, seed: int) -> PhaseState:
     own = float(base.q[seed, support(base.q[seed])].sum())
-    lock = Lock(seed=seed, mass=min(base.seed_mass(view, seed), own), mean=view.mean)
+    distance = float(js_divergence(view.mean, base.q[seed]))
+    lock = Lock(seed=seed, mass=min(base.seed_mass(view, seed), own), nearest=distance)
     phase = "crystallized" if state.phase == "settling" else state.phase
     return replace(state, phase=phase, lock=lock).rearm("support_leak")
 
 
 def _support_rule(base: _Base, state: PhaseState, view: _View) -> tuple[PhaseState, list[Event]]:
-    """crystallized → settling, and `support_leak`: does what moves stay inside the support.
-
-    Coming nearer to the seed is not settling, so that is measured from the nearest approach.
-    """
-    lock = state.lock
-    if lock is None or state.phase not in ("crystallized", "settling"):
+    """crystallized ↔ settling, and `support_leak`: what leaves the seed may leave its support."""
+    if state.lock is None or state.phase not in ("crystallized", "settling"):
         return state.streak("leak", False), []
-    seed = base.q[lock.seed]
-    if js_divergence(view.mean, seed) < js_divergence(lock.mean, seed):
-        lock = replace(lock, mean=view.mean)
-        state = replace(state, lock=lock)
+    lock = state.lock
     mass = base.seed_mass(view, lock.seed)
-    moved = float(js_divergence(view.mean, lock.mean))
-    state = state.streak("leak", lock.mass - mass > LEAK)
-    if lock.mass - mass < LEAK / 2:
+    distance = float(js_divergence(view.mean, base.q[lock.seed]))
+    fall = lock.mass - mass
+    state = state.streak("leak", fall > LEAK)
+    if fall < LEAK / 2:
         state = state.rearm("support_leak")
-    if moved > MOVED and lock.mass - mass <= LEAK:
+    floor = NOISE_FLOOR * base.scale[lock.seed]
+    if distance <= max(floor, lock.nearest):
+        lock = replace(lock, nearest=min(distance, lock.nearest))
+        state = replace(state, lock=lock, phase="crystallized")
+    elif distance > max(floor, AWAY * lock.nearest) and fall <= LEAK:
         state = replace(state, phase="settling")
     if state.streaks["leak"] < CONFIRM or "support_leak" in state.raised:
         return state, []
-    evidence = {"seed_mass": mass, "seed_mass_held": lock.mass, "moved": moved}
+    evidence = {"seed_mass": mass, "seed_mass_held": lock.mass, "distance": distance}
     message = f"mass on the seed's support fell from {lock.mass:.2f} to {mass:.2f}"
     return state.once("support_leak"), [_event("support_leak", view, evidence, message)]
 
