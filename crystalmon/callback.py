@@ -71,6 +71,7 @@ class CrystalCallback(TrainerCallback):
         self.failures = 0
         self._schedule: frozenset[int] = frozenset()
         self._last_step = -1
+        self._last_phase: str | None = None
         self._store: RunStore | None = None
         self._tracker = CompositeTracker({})
 
@@ -185,7 +186,8 @@ class CrystalCallback(TrainerCallback):
             self._tracker.log(record.step, tracker_metrics(record))
             for event in self.monitor.events:
                 self._tracker.event(event)
-            _announce(record, self.monitor.events)
+            _announce(record, self.monitor.events, self._last_phase)
+            self._last_phase = record.phase
 
     def _active_monitor(self) -> Monitor:
         if self.monitor is None:
@@ -236,16 +238,17 @@ def _history(folder: Path, step: int) -> list[ProbeRecord]:
     return [record for record in run.records if record.step <= step]
 
 
-def _announce(record: ProbeRecord, events: Iterable[Event]) -> None:
-    """One line per kind of event; the suite's own events carry their sentence."""
-    by_kind: dict[str, list[str]] = {}
+def _announce(record: ProbeRecord, events: Iterable[Event], phase_before: str | None) -> None:
+    """One line per kind of event, and one when the suite's phase is another."""
+    tasks: dict[str, list[str]] = {}
     for event in events:
-        if event.task is None:
-            _say(f"step {record.step}: {event.kind}: {event.message}")
-        else:
-            by_kind.setdefault(event.kind, []).append(event.task)
-    for kind, tasks in by_kind.items():
-        _say(f"step {record.step}: {kind} in {', '.join(tasks)}")
+        if event.task is not None:
+            tasks.setdefault(event.kind, []).append(event.task)
+    for kind, names in tasks.items():
+        _say(f"step {record.step}: {kind} in {', '.join(names)}")
+    if record.phase != phase_before:
+        order = record.metrics.get("order", float("nan"))
+        _say(f"step {record.step}: the suite is {record.phase} (order {order:.2f})")
 
 
 def _say(line: str) -> None:
