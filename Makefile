@@ -58,7 +58,7 @@ define make_environment
 	$(1)/bin/pip install --quiet -c constraints.txt $(TORCH)
 endef
 
-# torch comes first, by its exact version: a looser request fetches gigabytes of CUDA libraries.
+# torch comes first, by its exact version, so that nothing after it pulls in another build.
 # The second install takes SmolLM2's weights without the packages that would be compiled for it.
 .venv/installed: pyproject.toml constraints.txt Makefile
 	$(call make_environment,.venv)

@@ -13,7 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 import crystalmon
 from crystalmon.monitor import Monitor
 from crystalmon.records import PHASES, Event, ProbeRecord
-from crystalmon.reference import Reference, find_reference
+from crystalmon.reference import Reference, find_reference, model_name
 from crystalmon.store import FOLDER, RunStore, read_run
 from crystalmon.tasks import TaskSuite, load_suite
 from crystalmon.tokentree import VIEWS, View
@@ -30,7 +30,8 @@ class CrystalCallback(TrainerCallback):
     Records go to `<output_dir>/crystalmon` and to whatever `report_to` names among wandb,
     tensorboard and trackio, as `crystalmon/<metric>` and `crystalmon_tasks/<task>/<metric>` on
     the trainer's own step axis. Training is not touched: modes, random states and the tokenizer
-    are as before, and a probe that fails is logged and counted, never raised.
+    are as before, and a probe that fails is logged and counted, not raised. Mistakes of
+    configuration are raised when training begins.
 
     Args:
         suite: a bundled suite's name, the path of a suite file, or a `TaskSuite`.
@@ -56,6 +57,10 @@ class CrystalCallback(TrainerCallback):
         view: View = "raw",
         strict: bool = False,
     ) -> None:
+        if not isinstance(reference, str | Path | Reference):
+            raise TypeError(
+                f"reference must be a name, a path or a Reference, got {type(reference).__name__}."
+            )
         if every is not None and (not isinstance(every, int) or isinstance(every, bool)):
             raise TypeError(f"every must be an int or None, got {type(every).__name__}.")
         if every is not None and every < 1:
@@ -90,24 +95,28 @@ class CrystalCallback(TrainerCallback):
         """
         folder = Path(str(args.output_dir)) / FOLDER
         model = getattr(model, "policy", model)
-        history = _history(folder, state.global_step)
         is_main = state.is_world_process_zero
         if is_main:
             RunStore.check_writable(folder)
-        self.monitor = Monitor(
-            model,
-            processing_class,
-            self.suite,
-            self._reference_for(folder, state.global_step),
-            view=self.view,
-            progress=is_main and not args.disable_tqdm,
-        )
+        history = _history(folder, state.global_step)
+        try:
+            self.monitor = Monitor(
+                model,
+                processing_class,
+                self.suite,
+                self._reference_for(folder, state.global_step, model),
+                view=self.view,
+                progress=is_main and not args.disable_tqdm,
+            )
+        except RuntimeError:  # out of memory, a broken kernel: no fault of the configuration
+            self._failed("the base could not be scored, so this run is not monitored")
+            return
         self._schedule = probe_steps(state.max_steps, self.every)
         for record in history:
             self.monitor.replay(record)
         self._last_step = history[-1].step if history else -1
         if is_main:
-            self._open(folder, args, state)
+            self._open(self.monitor, folder, args, state)
         if state.global_step > self._last_step:
             self._probe(state)
 
@@ -119,39 +128,59 @@ class CrystalCallback(TrainerCallback):
         if last or state.global_step in self._schedule:
             self._probe(state)
 
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Probe where training stopped early: later the best checkpoint may be loaded over it."""
+        if control.should_training_stop:
+            self._probe(state)
+
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Probe the end if training stopped early; close the trackers."""
-        self._probe(state)
+        """Probe the end if no other event did; close the trackers."""
+        if not args.load_best_model_at_end:
+            self._probe(state)
         self._tracker.close()
         if self.failures:
-            logger.warning("crystalmon: %d probes failed; see the log above.", self.failures)
+            logger.warning("crystalmon: %d failures; see the log above.", self.failures)
 
-    def _reference_for(self, folder: Path, step: int) -> str | Path | Reference:
+    def _reference_for(self, folder: Path, step: int, model: Any) -> str | Path | Reference:
         """On resume, the base that this run started with: step 0 cannot be probed any more."""
-        if step == 0:
+        if step == 0 or str(self.reference) not in ("auto", "initial"):
             return self.reference
-        stored = find_reference(folder)
-        if stored is None and str(self.reference) == "initial":
-            raise FileNotFoundError(
-                f"{folder} holds no reference, and at step {step} the initial model is gone. "
-                "Name the base model: CrystalCallback(reference='<model id or path>')."
-            )
-        return self.reference if stored is None else stored
+        if (stored := find_reference(folder)) is not None:
+            return stored
+        if str(self.reference) == "auto" and find_reference(model_name(model)) is not None:
+            return self.reference
+        raise FileNotFoundError(
+            f"{folder} holds no reference, and at step {step} the initial model is gone. "
+            "Name the base model: CrystalCallback(reference='<model id or path>')."
+        )
 
-    def _open(self, folder: Path, args: TrainingArguments, state: TrainerState) -> None:
+    def _open(
+        self, monitor: Monitor, folder: Path, args: TrainingArguments, state: TrainerState
+    ) -> None:
         """Rank 0: the run folder with the reference in it, and the trackers."""
-        monitor = self._active_monitor()
         info = {
             "versions": _versions(),
-            "config": {"every": self.every, "view": self.view, "strict": self.strict},
+            "config": {
+                "every": self.every,
+                "reference": str(self.reference)
+                if isinstance(self.reference, str | Path)
+                else "given",
+                "view": self.view,
+                "strict": self.strict,
+            },
+            "method": monitor.method,
             "suite": self.suite.name,
             "suite_hash": self.suite.hash,
             "reference": monitor.reference.info.id,
             "reference_model": monitor.reference.info.model,
-            "model": str(getattr(monitor.model, "name_or_path", "")),
-            "trainer": type(args).__name__.removesuffix("Config").removesuffix("Arguments"),
+            "model": model_name(monitor.model),
+            "trainer": type(args)
+            .__name__.replace("TrainingArguments", "Trainer")
+            .removesuffix("Config"),
             "max_steps": state.max_steps,
         }
         resume_step = state.global_step if state.global_step > 0 else None
@@ -167,32 +196,33 @@ class CrystalCallback(TrainerCallback):
 
     def _probe(self, state: TrainerState) -> None:
         """Probe once per step; a failure is logged and counted, or raised if strict."""
-        if self.monitor is None or state.global_step <= self._last_step:
+        step = state.global_step
+        if self.monitor is None or step <= self._last_step:
             return
-        self._last_step = state.global_step
+        self._last_step = step
         try:
-            record = self.monitor.probe(state.global_step, state.epoch)
-            if self._store is not None:
-                self._store.append(record, self.monitor.events)
+            record = self.monitor.probe(step, state.epoch)
         except Exception:
-            if self.strict:
-                raise
-            self.failures += 1
-            logger.exception(
-                "crystalmon: probe at step %d failed; training goes on.", state.global_step
-            )
+            self._failed(f"probe at step {step} failed; training goes on")
             return
-        if self._store is not None:
-            self._tracker.log(record.step, tracker_metrics(record))
-            for event in self.monitor.events:
-                self._tracker.event(event)
-            _announce(record, self.monitor.events, self._last_phase)
-            self._last_phase = record.phase
+        if self._store is None:
+            return
+        try:
+            self._store.append(record, self.monitor.events)
+        except Exception:
+            self._failed(f"the probe at step {step} could not be stored; training goes on")
+        self._tracker.log(step, tracker_metrics(record))
+        for event in self.monitor.events:
+            self._tracker.event(event)
+        _announce(record, self.monitor.events, self._last_phase)
+        self._last_phase = record.phase
 
-    def _active_monitor(self) -> Monitor:
-        if self.monitor is None:
-            raise RuntimeError("the monitor exists only once training has begun.")
-        return self.monitor
+    def _failed(self, what: str) -> None:
+        """Within an except block: raise on if strict, else log and count."""
+        if self.strict:
+            raise
+        self.failures += 1
+        logger.exception("crystalmon: %s.", what)
 
 
 def probe_steps(max_steps: int, every: int | None = None) -> frozenset[int]:

@@ -102,7 +102,10 @@ def _run_probe(args: argparse.Namespace) -> None:
     suite = load_suite(args.suite)
     model, tokenizer = load_model(args.model, dtype=dtype)
     accelerator = torch.accelerator.current_accelerator()
-    model.to(args.device or accelerator or "cpu")
+    try:
+        model.to(args.device or accelerator or "cpu")
+    except RuntimeError as error:
+        raise ValueError(f"device must be usable here, got {args.device!r}: {error}") from error
     monitor = Monitor(model, tokenizer, suite, args.base, view=args.view, progress=not args.json)
     record = monitor.probe()
     if args.json:
@@ -187,7 +190,7 @@ def _run_suite_validate(args: argparse.Namespace) -> None:
     from crystalmon.tokentree import build_plan, describe_merges
 
     plan = build_plan(suite, load_tokenizer(args.model), args.view)
-    print(f"{args.model}: {len(plan.rows)} rows, {plan.num_tokens} tokens a probe")
+    print(f"{args.model}: {len(plan.rows)} rows, {plan.num_unique_tokens} tokens a probe")
     if plan.merges:
         print(f"warning: {describe_merges(plan.merges)}")
 

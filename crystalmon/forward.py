@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import logging
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,12 +25,17 @@ from torch.overrides import TorchFunctionMode
 
 from crystalmon.tokentree import ScoringPlan
 
+logger = logging.getLogger(__name__)
+
 Method = Literal["tree", "rows"]
 
 MAX_BATCH_TOKENS = {"cpu": 1024}
 DEFAULT_BATCH_TOKENS = 16_384
 MAX_BATCH_LOGITS = 2**25
 """Logits held at once, M · V: 128 MiB in float32."""
+
+MASKED_ATTENTION = ("sdpa", "eager")
+"""transformers' attention implementations that take any 4-D mask."""
 
 TREE_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}
 DEFAULT_TREE_TOLERANCE = 3e-2
@@ -83,13 +89,15 @@ def next_token_log_probs(
     device = next(model.parameters()).device
     head = output_head(model)
     limit = max_batch_tokens or MAX_BATCH_TOKENS.get(device.type, DEFAULT_BATCH_TOKENS)
-    max_outputs = max(1, MAX_BATCH_LOGITS // max(1, cast(Tensor, head.weight).shape[0]))
+    # a partitioned weight is empty, so its shape does not tell the vocabulary
+    vocabulary = getattr(head, "out_features", None) or cast(Tensor, head.weight).shape[0]
+    max_outputs = max(1, MAX_BATCH_LOGITS // max(1, int(vocabulary)))
     chosen = range(plan.num_prompts) if prompts is None else prompts
     build = _tree_sequences if method == "tree" else _row_sequences
     for batch in _batches(build(plan, chosen), limit, max_outputs):
         inputs = _inputs(model, batch, method, device)
         where = [(b, position) for b, sequence in enumerate(batch) for position in sequence.outputs]
-        with answer_positions(head, torch.tensor(where, device=device)):
+        with answer_positions(head, torch.tensor(where)):
             output = model(**inputs)
         logits = output.logits if hasattr(output, "logits") else output[0]
         rows = np.array([row for sequence in batch for row in sequence.rows])
@@ -102,20 +110,31 @@ def choose_method(model: nn.Module, plan: ScoringPlan) -> Method:
     Runs the prompt with the most unfinished answers, and the longest one (a sliding window may be
     shorter), both ways and compares probabilities.
     """
-    output_head(model)
+    head = output_head(model)
     counts = np.bincount(plan.row_prompt, minlength=plan.num_prompts)
     if counts.max() < 2 or not _accepts(model, "position_ids"):
         return "rows"
+    # a kernel that does not know the mask may fail on the device, where it cannot be caught
+    if getattr(model.config, "_attn_implementation", None) not in MASKED_ATTENTION:
+        return "rows"
     lengths = [len(row) for row in plan.rows[: plan.num_prompts]]
     prompts = {int(np.argmax(counts)), int(np.argmax(lengths))}
-    with undisturbed(model):
-        try:
+    dtypes: list[torch.dtype] = []
+    watch = head.register_forward_pre_hook(lambda _, inputs: dtypes.append(inputs[0].dtype))
+    try:
+        with undisturbed(model):
+            rows = _probabilities(model, plan, "rows", prompts)
             tree = _probabilities(model, plan, "tree", prompts)
-        except Exception:  # whatever a model does with a mask it does not know
-            return "rows"
-        rows = _probabilities(model, plan, "rows", prompts)
-    tolerance = TREE_TOLERANCE.get(next(model.parameters()).dtype, DEFAULT_TREE_TOLERANCE)
-    return "tree" if float((tree - rows).abs().max()) < tolerance else "rows"
+    except Exception as error:  # whatever a model does with a mask it does not know
+        logger.info("prompts are scored row by row: %s: %s", type(error).__name__, error)
+        return "rows"
+    finally:
+        watch.remove()
+    difference = float((tree - rows).abs().max())
+    if difference < TREE_TOLERANCE.get(dtypes[0], DEFAULT_TREE_TOLERANCE):
+        return "tree"
+    logger.info("prompts are scored row by row: as trees they differ by %.1e", difference)
+    return "rows"
 
 
 def _probabilities(
@@ -157,7 +176,8 @@ def answer_positions(head: nn.Module, where: Tensor) -> Iterator[None]:
     forward, replaced = head.forward, "forward" in vars(head)
 
     def project(hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        needed = hidden[where[:, 0], where[:, 1]].unsqueeze(0).float()
+        at = where.to(hidden.device)
+        needed = hidden[at[:, 0], at[:, 1]].unsqueeze(0).float()
         with torch.autocast(hidden.device.type, enabled=False), _Float32Linear():
             return forward(needed, *args, **kwargs)
 

@@ -35,8 +35,8 @@ from crystalmon.tokentree import View, build_plan, describe_merges
 logger = logging.getLogger(__name__)
 
 BOOTSTRAP_REPLICATES = 200
-NOT_NUCLEATING = ("order", "crystallinity", "crystal_fraction", "susceptibility", "seed")
-"""Metrics that a task with an already ordered reference, or the suite, does not average."""
+NUCLEATION_METRICS = ("order", "crystallinity", "crystal_fraction", "susceptibility")
+"""Suite-level means of these leave out tasks whose reference was already ordered."""
 
 
 class Monitor:
@@ -90,6 +90,7 @@ class Monitor:
         self._history: deque[dict[str, np.ndarray]] = deque(maxlen=2 * max(DISSIMILARITY_WINDOWS))
         self._spent = time.perf_counter() - self._started
         self.events: list[Event] = []
+        self._last_step = -1
 
     def probe(self, step: int = 0, epoch: float | None = None) -> ProbeRecord:
         """Score the whole suite once.
@@ -101,6 +102,11 @@ class Monitor:
         Returns:
             The record; the events that it raised are in `Monitor.events`.
         """
+        if step <= self._last_step:
+            raise ValueError(
+                f"step must be larger than that of the last probe ({self._last_step}), got {step}. "
+                "Make a new Monitor to start over."
+            )
         started = time.perf_counter()
         with self._bar(f"probe at step {step}") as bar:
             scores = score(
@@ -109,9 +115,8 @@ class Monitor:
         q, coverage = {}, {}
         for task, table in zip(self.suite, scores.log_choice, strict=True):
             q[task.name], coverage[task.name] = _normalised(table)
-        self._history.append(q)
         measured = self._measure(scores, q, coverage)
-        self.events = self._detect(
+        self.events = self._take(
             step, q, {name: task.metrics["coverage"] for name, task in measured.items()}
         )
         seconds = time.perf_counter() - started
@@ -122,8 +127,7 @@ class Monitor:
         """Take up a stored probe instead of scoring one: how a resumed run catches up."""
         q = {name: task.q for name, task in record.tasks.items()}
         coverage = {name: task.metrics["coverage"] for name, task in record.tasks.items()}
-        self._history.append(q)
-        return self._detect(record.step, q, coverage)
+        return self._take(record.step, q, coverage)
 
     def _observe(self, prompts: np.ndarray, log_p: Tensor, begins: Tensor) -> Mapping[str, Tensor]:
         # float64, since the divergence of near-equal distributions is a small difference
@@ -141,7 +145,7 @@ class Monitor:
         for task in self.suite:
             stop = start + len(task.prompts)
             per_prompt = {key: values[start:stop] for key, values in scores.observed.items()}
-            past = np.stack([probe[task.name] for probe in self._history])
+            past = np.stack([*(probe[task.name] for probe in self._history), q[task.name]])
             weights = bootstrap_weights(len(task.prompts), BOOTSTRAP_REPLICATES, rng)
             measured[task.name] = measure_task(
                 q[task.name],
@@ -152,12 +156,12 @@ class Monitor:
             start = stop
         return measured
 
-    def _detect(
+    def _take(
         self, step: int, q: Mapping[str, np.ndarray], coverage: Mapping[str, float]
     ) -> list[Event]:
-        """Phases see only finite answers; a probe with NaN is recorded and passed over."""
-        if not all(np.isfinite(values).all() for values in q.values()):
-            return []
+        """Remember a probe and let the detector see it, live or replayed."""
+        self._last_step = step
+        self._history.append(dict(q))
         return self.detector.update(step, q, coverage)
 
     def _record(
@@ -203,7 +207,7 @@ class Monitor:
         ci: dict[str, tuple[float, float]] = {}
         taking_part = self.detector.taking_part
         for key in next(iter(measured.values())).replicates:
-            names = taking_part if key in NOT_NUCLEATING else list(measured)
+            names = taking_part if key in NUCLEATION_METRICS else list(measured)
             if names:
                 metrics[key] = float(np.mean([measured[name].metrics[key] for name in names]))
                 replicates = np.mean([measured[name].replicates[key] for name in names], axis=0)

@@ -445,10 +445,14 @@ class SuiteDetector:
     def update(
         self, step: int, q: Mapping[str, np.ndarray], coverage: Mapping[str, float]
     ) -> list[Event]:
-        """Take one probe of every task; return its events, the suite's own last."""
+        """Take one probe of every task; return its events, the suite's own last.
+
+        A task with answers that are not finite is passed over at this probe.
+        """
         events: list[Event] = []
         for name, task in self.tasks.items():
-            events.extend(task.update(step, q[name], coverage=coverage.get(name)))
+            if np.isfinite(q[name]).all():
+                events.extend(task.update(step, q[name], coverage=coverage.get(name)))
         phases = [self.tasks[name].phase for name in self.taking_part]
         before, self.phase = self.phase, self._majority(phases)
         if self._started and before != self.phase:

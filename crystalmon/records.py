@@ -87,7 +87,8 @@ class ProbeRecord:
         epoch: the trainer's epoch, or None outside a trainer.
         time: Unix time at the probe's end, in seconds.
         seconds: wall time that this probe took.
-        share: the run's wall time spent on probing so far, as a fraction.
+        share: of the wall time since training began, or resumed, the fraction spent on probing,
+            the reference included.
         phase: the suite's phase.
         metrics: suite-level metrics, means over tasks.
         ci: 95% bootstrap intervals, by metric key.

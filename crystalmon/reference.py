@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -28,7 +28,7 @@ from crystalmon.forward import Method
 from crystalmon.models import load_model
 from crystalmon.scoring import score
 from crystalmon.tasks import TaskSuite
-from crystalmon.tokentree import ScoringPlan, View, build_plan
+from crystalmon.tokentree import ScoringPlan, build_plan
 
 Progress = Callable[[int], Any]
 
@@ -107,7 +107,9 @@ class Reference:
             shutil.copyfile(self._log_p, partial)
         os.replace(partial, folder / TENSOR_FILE)
         info = json.dumps(asdict(self.info), indent=2, ensure_ascii=False)
-        (folder / INFO_FILE).write_text(info + "\n", encoding="utf-8")
+        partial = folder / f"{INFO_FILE}.partial"
+        partial.write_text(info + "\n", encoding="utf-8")
+        os.replace(partial, folder / INFO_FILE)
 
 
 def make_reference(
@@ -142,7 +144,7 @@ def make_reference(
     stacked = torch.stack([row for row in log_p if row is not None])
     if stacked.isnan().any():
         raise ValueError(
-            f"the reference model's answers must be numbers, got NaN from {_name(model)}. "
+            f"the reference model's answers must be numbers, got NaN from {model_name(model)}. "
             "Check its weights and precision."
         )
     log_choice = dict(zip((task.name for task in suite), scores.log_choice, strict=True))
@@ -154,7 +156,7 @@ def make_reference(
         suite_hash=suite.hash,
         view=plan.view,
         plan=plan.fingerprint,
-        model=_name(model),
+        model=model_name(model),
         tokenizer=_tokenizer_name(tokenizer),
         vocab_size=stacked.shape[1],
         id=digest.hexdigest()[:16],
@@ -167,26 +169,37 @@ def load_reference(folder: Path) -> Reference:
 
     Raises:
         FileNotFoundError: if the folder holds no complete reference.
-        ValueError: if it was written by a newer version.
+        ValueError: if it is damaged, or was written by a newer version.
     """
     info_file = folder / INFO_FILE
     if not info_file.is_file():
         raise FileNotFoundError(f"{folder} holds no {INFO_FILE}. Name a reference or run folder.")
-    data = json.loads(info_file.read_text(encoding="utf-8"))
-    if data.get("schema_version", 0) > SCHEMA_VERSION:
-        raise ValueError(
-            f"{info_file}: schema version must be at most {SCHEMA_VERSION}, got "
-            f"{data['schema_version']}. Upgrade crystalmon."
-        )
-    info = ReferenceInfo(**data)
     file = folder / TENSOR_FILE
+    try:
+        data = json.loads(info_file.read_text(encoding="utf-8"))
+        version = int(data["schema_version"])
+        info = ReferenceInfo(**data) if version <= SCHEMA_VERSION else None
+        log_choice = _read_choices(file) if info is not None else {}
+    except (ValueError, TypeError, KeyError, OSError, SafetensorError) as error:
+        raise ValueError(
+            f"the reference in {folder} cannot be read ({type(error).__name__}: {error}). "
+            "Delete the folder and score the base again."
+        ) from error
+    if info is None:
+        raise ValueError(
+            f"{info_file}: schema version must be at most {SCHEMA_VERSION}, got {version}. "
+            "Upgrade crystalmon."
+        )
+    return Reference(info, log_choice, file)
+
+
+def _read_choices(file: Path) -> dict[str, np.ndarray]:
     with safe_open(str(file), framework="np") as tensors:
-        log_choice = {
+        return {
             key.removeprefix("log_choice/"): tensors.get_tensor(key)
             for key in tensors.keys()  # noqa: SIM118 (not a mapping)
             if key.startswith("log_choice/")
         }
-    return Reference(info, log_choice, file)
 
 
 def find_reference(path: str | Path) -> Path | None:
@@ -254,21 +267,23 @@ def resolve_reference(
     if isinstance(reference, Reference):
         found = reference
     elif str(reference) in ("auto", "initial"):
-        wanted = str(reference) == "auto" and _name(model)
-        folder = find_reference(_name(model)) if wanted else None
+        wanted = str(reference) == "auto" and model_name(model)
+        folder = find_reference(model_name(model)) if wanted else None
         if folder is None:
             return make_reference(model, tokenizer, suite, plan, method=method, progress=progress)
         found = load_reference(folder)
     elif (folder := find_reference(reference)) is not None:
         found = load_reference(folder)
     else:
-        found = _score_base(str(reference), suite, plan.view, progress)
+        found = _score_base(str(reference), suite, plan, next(model.parameters()).device, progress)
     check_reference(found, suite, plan, tokenizer)
     return found
 
 
-def _score_base(name: str, suite: TaskSuite, view: View, progress: Progress | None) -> Reference:
-    """Load a base model with its own tokenizer, score it, free it."""
+def _score_base(
+    name: str, suite: TaskSuite, plan: ScoringPlan, device: torch.device, progress: Progress | None
+) -> Reference:
+    """Load a base model with its own tokenizer, score it where the current model is, free it."""
     try:
         base, tokenizer = load_model(name)
     except FileNotFoundError as error:
@@ -276,14 +291,24 @@ def _score_base(name: str, suite: TaskSuite, view: View, progress: Progress | No
             f"reference {name!r} is neither 'auto', 'initial', a run or reference folder, nor a "
             f"model: {error}"
         ) from error
-    plan = build_plan(suite, tokenizer, view)
+    base.to(device)
+    if plan.view == "raw" or getattr(tokenizer, "chat_template", None):
+        plan = build_plan(suite, tokenizer, plan.view)
+    elif max(map(max, plan.rows)) >= base.get_input_embeddings().num_embeddings:
+        raise ReferenceMismatch(
+            f"reference {name!r} must know the tokens of the current chat template, which it has "
+            "neither a template nor the vocabulary for. Use view='raw'."
+        )
     made = make_reference(base, tokenizer, suite, plan, progress=progress)
     del base
     gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
     return made
 
 
-def _name(model: Any) -> str:
+def model_name(model: Any) -> str:
+    """Where a model was loaded from: a hub id, a folder, or nothing."""
     config = getattr(model, "config", None)
     return str(getattr(model, "name_or_path", "") or getattr(config, "_name_or_path", ""))
 

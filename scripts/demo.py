@@ -102,7 +102,7 @@ def report(folder: Path, outputs: Sequence[Path]) -> None:
     print("\n".join(compare_seeds(runs)))
     print(
         f"\nfigure: {figure}\n"
-        "look further:\n"
+        "look further (after `. .venv/bin/activate`):\n"
         f"  tensorboard --logdir {folder}\n"
         f"  wandb leet {folder}/wandb/latest-run\n"
         f"  crystalmon summary {' '.join(str(output) for output in outputs)}\n"
@@ -115,7 +115,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="SFT, DPO and GRPO on liquid-tiny, watched.")
     parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="replaced if there")
     folder = parser.parse_args().output
-    shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists() and any(folder.iterdir()) and not (folder / f"1-{STAGES[0]}").is_dir():
+        print(f"{folder} is not empty and no earlier demo. Name another --output.", file=sys.stderr)
+        return 2
+    if folder.exists():
+        shutil.rmtree(folder)
     folder.mkdir(parents=True)
 
     start, outputs, began = "liquid-tiny", [], time.perf_counter()

@@ -51,6 +51,7 @@ def make_trainer(output_dir, model, tokenizer, suite, callbacks, **options):
         model=model,
         args=SFTConfig(output_dir=str(output_dir), **{**settings, **options}),
         train_dataset=rows(suite),
+        eval_dataset=rows(suite, 8),
         processing_class=tokenizer,
         callbacks=callbacks,
     )
@@ -165,6 +166,68 @@ def test_early_stop_is_probed(tmp_path, model, tokenizer, suite):
     assert [record.step for record in read_run(tmp_path).records] == [0, 4]
 
 
+def test_stop_on_evaluation_is_probed_before_the_best_model_is_loaded(
+    tmp_path, model, tokenizer, suite
+):
+    class Stop(TrainerCallback):
+        def on_evaluate(self, args, state, control, **kwargs):
+            control.should_training_stop = state.global_step == 3
+
+    set_seed(0)
+    callback = CrystalCallback(suite, every=100)
+    options = {
+        "eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1,
+        "load_best_model_at_end": True, "metric_for_best_model": "loss", "greater_is_better": True,
+    }  # fmt: skip
+    trainer = make_trainer(tmp_path, model, tokenizer, suite, [callback, Stop()], **options)
+    trainer.train()
+    record = read_run(tmp_path).records[-1]
+    assert record.step == 3
+    assert trainer.state.best_global_step == 1
+    best = callback.monitor.probe(4)
+    assert best.metrics["free_energy"] < record.metrics["free_energy"] - 1e-3
+
+
+def test_resume_without_a_base_is_refused(tmp_path, model, tokenizer, suite):
+    args = TrainingArguments(output_dir=str(tmp_path), report_to="none", use_cpu=True)
+    state = TrainerState(max_steps=9, global_step=5)
+    with pytest.raises(FileNotFoundError, match="at step 5 the initial model is gone"):
+        CrystalCallback(suite).on_train_begin(args, state, TrainerControl(), model, tokenizer)
+    named = CrystalCallback(suite, reference=TINY)
+    named.on_train_begin(args, state, TrainerControl(), model, tokenizer)
+    assert named.monitor.reference.info.model == str(TINY)
+
+
+def test_base_that_cannot_be_scored_does_not_stop_training(
+    tmp_path, model, tokenizer, suite, monkeypatch, caplog
+):
+    def broken(*args, **kwargs):
+        raise torch.OutOfMemoryError("no memory left")
+
+    monkeypatch.setattr(crystalmon.callback, "Monitor", broken)
+    with caplog.at_level(logging.WARNING):
+        logs, _ = train(tmp_path, model, tokenizer, suite, [CrystalCallback(suite)])
+    assert len([row for row in logs if "loss" in row]) == 6
+    assert "the base could not be scored, so this run is not monitored" in caplog.text
+
+
+def test_full_disk_leaves_the_trackers_going(
+    tmp_path, model, tokenizer, suite, monkeypatch, caplog
+):
+    seen = []
+    monkeypatch.setattr(
+        crystalmon.callback.CompositeTracker, "log", lambda self, step, metrics: seen.append(step)
+    )
+
+    def full(self, record, events):
+        raise RunFolderError("No space left on device")
+
+    monkeypatch.setattr(crystalmon.callback.RunStore, "append", full)
+    train(tmp_path, model, tokenizer, suite, [CrystalCallback(suite, every=3)])
+    assert seen == [0, 3, 6]
+    assert "could not be stored; training goes on" in caplog.text
+
+
 def test_failing_probe_is_counted_and_training_goes_on(
     tmp_path, model, tokenizer, suite, monkeypatch, caplog
 ):
@@ -210,6 +273,11 @@ def test_tracker_gets_every_metric_at_every_probe(tmp_path, model, tokenizer, su
     [
         ({"every": 0}, ValueError, "every must be positive, got 0"),
         ({"every": 2.5}, TypeError, "every must be an int or None, got float"),
+        (
+            {"reference": None},
+            TypeError,
+            "reference must be a name, a path or a Reference, got None",
+        ),
         ({"view": "rare"}, ValueError, "view must be one of raw, chat, got 'rare'"),
         ({"suite": "nothing"}, FileNotFoundError, "suite 'nothing' is neither a bundled suite"),
     ],

@@ -101,6 +101,19 @@ def test_half_precision_gets_the_tree_too(plan, tokenizer):
     assert choose_method(model, plan) == "tree"
 
 
+def test_autocast_gets_the_tree_too(plan, tokenizer):
+    """Mixed precision keeps float32 weights and wraps the forward, as accelerate does."""
+    model = sharpened(qwen2, len(tokenizer))
+    model.forward = torch.autocast("cpu", dtype=torch.bfloat16)(model.forward)
+    assert choose_method(model, plan) == "tree"
+
+
+def test_attention_that_takes_no_mask_is_not_tried(plan, tokenizer, model):
+    model.config._attn_implementation = "flash_attention_2"
+    assert choose_method(model, plan) == "rows"
+    model.config._attn_implementation = "sdpa"
+
+
 @pytest.mark.parametrize("method", ["tree", "rows"])
 def test_every_row_comes_once(model, plan, method):
     with undisturbed(model):

@@ -111,6 +111,17 @@ def test_nan_is_recorded_as_nan(monitor, model):
     json.dumps(record.to_json(), allow_nan=False)
 
 
+def test_a_step_cannot_be_probed_twice(monitor):
+    monitor.probe(5)
+    with pytest.raises(ValueError, match=r"larger than that of the last probe \(5\), got 5"):
+        monitor.probe(5)
+
+
+def test_missing_tokenizer_is_one_sentence(model, suite):
+    with pytest.raises(TypeError, match="tokenizer must be a tokenizer or a processor, got None"):
+        Monitor(model, None, suite, "initial")
+
+
 def test_already_ordered_task_takes_no_part(model, tokenizer, suite):
     lone = Task("lone", ("Pick a coin side:",), (Choice("heads"), Choice("tails")))
     mixed = TaskSuite("mixed", (suite["color"], lone))

@@ -123,6 +123,17 @@ def test_newer_schema_is_refused(made, tmp_path):
         load_reference(tmp_path)
 
 
+def test_damaged_reference_is_one_sentence(made, tmp_path):
+    made.save(tmp_path)
+    whole = (tmp_path / "reference.safetensors").read_bytes()
+    (tmp_path / "reference.safetensors").write_bytes(whole[:50])
+    with pytest.raises(ValueError, match=r"cannot be read .* Delete the folder"):
+        load_reference(tmp_path)
+    (tmp_path / "reference.json").write_text("{")
+    with pytest.raises(ValueError, match=r"cannot be read .* Delete the folder"):
+        load_reference(tmp_path)
+
+
 def test_nan_model_is_no_base(model, tokenizer, suite, plan):
     with torch.no_grad():
         model.model.norm.weight.fill_(float("nan"))
