@@ -202,7 +202,7 @@ def _run_summary(args: argparse.Namespace) -> None:
     runs = [read_run(folder) for folder in args.run_folder]
     print(format_stage_table(stage_table(runs)))
     if args.figure is not None:
-        from crystalmon.report.figure import stage_figure
+        from crystalmon.report.stages import stage_figure
 
         stage_figure(runs).savefig(args.figure)
         print(f"figure: {args.figure}")

@@ -99,6 +99,11 @@ def mean_over_others(distances: np.ndarray) -> np.ndarray:
     return (distances.sum(axis=0) - np.diagonal(distances)) / (count - 1)
 
 
+def noise_floor(b: np.ndarray, seed: int) -> float:
+    """NOISE_FLOOR · mean over p ≠ seed of JS(b_p, b_seed): nearer than this counts as the same."""
+    return NOISE_FLOOR * float(mean_over_others(seed_distances(b, b))[seed])
+
+
 def nearest_seed(q: np.ndarray, b: np.ndarray) -> int:
     """The reference prompt k with the smallest mean over p ≠ k of JS(q_p, b_k)."""
     return int(np.argmin(mean_over_others(seed_distances(q, b))))

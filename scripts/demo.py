@@ -21,9 +21,9 @@ from pathlib import Path
 import numpy as np
 
 from crystalmon import Run, read_run
-from crystalmon.metrics import NOISE_FLOOR, js_divergence
+from crystalmon.metrics import js_divergence, noise_floor
 from crystalmon.planted import load_truth
-from crystalmon.report.figure import stage_figure
+from crystalmon.report.stages import stage_figure
 from crystalmon.report.summary import format_stage_table, stage_table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -70,9 +70,7 @@ def seed_is_right(base: np.ndarray, found: int | None, planted: int) -> bool:
     """
     if found is None:
         return False
-    distances = js_divergence(base, base[planted])
-    others = np.delete(distances, planted)
-    return bool(distances[found] < NOISE_FLOOR * others.mean())
+    return bool(js_divergence(base[found], base[planted]) < noise_floor(base, planted))
 
 
 def compare_seeds(runs: Sequence[Run]) -> list[str]:

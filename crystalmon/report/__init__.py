@@ -9,15 +9,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from crystalmon.report.figure import stage_figure, task_figure
+    from crystalmon.report.heatmaps import task_figure
+    from crystalmon.report.stages import stage_figure
     from crystalmon.report.summary import StageRow, format_stage_table, stage_table
 
 _HOME = {
     "StageRow": "summary",
     "format_stage_table": "summary",
-    "stage_figure": "figure",
+    "stage_figure": "stages",
     "stage_table": "summary",
-    "task_figure": "figure",
+    "task_figure": "heatmaps",
 }
 
 __all__ = ["StageRow", "format_stage_table", "stage_figure", "stage_table", "task_figure"]

@@ -1,8 +1,7 @@
-"""Figures over run folders: a chain of stages on one step axis, and tasks as they crystallize.
+"""A chain of stages on one step axis.
 
 Built on matplotlib's object-oriented interface, without pyplot: nothing global changes, and no
-display is needed. Colours are those of Okabe and Ito (2008), which colour-blind readers tell
-apart.
+display is needed.
 """
 
 from __future__ import annotations
@@ -12,32 +11,37 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.textpath import TextPath
 from matplotlib.ticker import MaxNLocator
 
 from crystalmon.records import EVENT_KINDS, PHASES, Event, ProbeRecord
-from crystalmon.report.summary import BASE, check_probed
+from crystalmon.report.style import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    LARGE,
+    ORANGE,
+    PHASE_COLOURS,
+    PURPLE,
+    SHADE,
+    SKY,
+    SMALL,
+    TEXT,
+    VERMILION,
+    WIDTH,
+    YELLOW,
+    text_inches,
+)
+from crystalmon.report.summary import check_probed
 from crystalmon.store import Run
 
-BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
-YELLOW, BLUE, VERMILION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
-GREY, SHADE = "#8A8A8A", "#F3F3F3"
-
-PHASE_COLOURS: dict[str, str] = dict(
-    zip(PHASES, (SKY, YELLOW, BLUE, GREEN, VERMILION, GREY), strict=True)
-)
-_COLOUR_MAP = "magma"
 _WHITE_TEXT = {BLUE, GREEN, VERMILION, GREY}
-
-_WIDTH, _LEFT, _RIGHT = 14.0, 0.95, 2.1
-_AXES_WIDTH = _WIDTH - _LEFT - _RIGHT
+_LEFT, _RIGHT = 0.95, 2.1
+_AXES_WIDTH = WIDTH - _LEFT - _RIGHT
 _BOTTOM, _GAP = 0.5, 0.14
 _ROW, _NAME_ROW = 0.21, 0.24
-_SMALL, _TEXT, _LARGE = 9.5, 10.5, 12.5
 
 
 @dataclass(frozen=True)
@@ -128,11 +132,11 @@ def _inches(stages: Sequence[_Stage], x: float) -> float:
 def _stacked_axes(heights: Mapping[str, float], top: float) -> tuple[Figure, dict[str, Axes]]:
     """Axes of the given heights in inches, one below the other, sharing x."""
     height = top + _BOTTOM + sum(heights.values()) + _GAP * len(heights)
-    figure = Figure(figsize=(_WIDTH, height), dpi=100, facecolor="white")
+    figure = Figure(figsize=(WIDTH, height), dpi=100, facecolor="white")
     axes: dict[str, Axes] = {}
     top = height - top
     for name, inches in heights.items():
-        box = (_LEFT / _WIDTH, (top - inches) / height, _AXES_WIDTH / _WIDTH, inches / height)
+        box = (_LEFT / WIDTH, (top - inches) / height, _AXES_WIDTH / WIDTH, inches / height)
         axes[name] = figure.add_axes(box, sharex=axes.get("phase"), label=name)
         # no gap below the events: their lines go on into the next panel
         top -= inches + (0.0 if name == "events" else _GAP)
@@ -148,10 +152,10 @@ def _draw_stages(ax: Axes, stages: Sequence[_Stage], *, last: bool) -> None:
             ax.axvline(stage.start, color=GREY, linewidth=0.8, zorder=1)
     ax.set_xlim(*_span(stages))
     ax.spines[["top", "right"]].set_visible(False)
-    ax.tick_params(labelsize=_SMALL, labelbottom=last, bottom=last)
+    ax.tick_params(labelsize=SMALL, labelbottom=last, bottom=last)
     if last:
         ax.xaxis.set_major_locator(MaxNLocator(nbins=12, integer=True, steps=[1, 2, 5, 10]))
-        ax.set_xlabel("optimizer steps, stages laid end to end", fontsize=_TEXT)
+        ax.set_xlabel("optimizer steps, stages laid end to end", fontsize=TEXT)
 
 
 def _stage_names(stages: Sequence[_Stage]) -> list[_Label]:
@@ -161,7 +165,7 @@ def _stage_names(stages: Sequence[_Stage]) -> list[_Label]:
     ends: list[float] = []
     labels: list[_Label] = []
     for stage in stages:
-        half = 0.55 * _text_inches(stage.run.name, _LARGE)
+        half = 0.55 * text_inches(stage.run.name, LARGE)
         middle = _inches(stages, 0.5 * (stage.start + stage.stop))
         middle = min(max(middle, half), max(_AXES_WIDTH - half, half))
         row = _free_row(ends, middle - half, middle + half + 0.1)
@@ -185,7 +189,7 @@ def _draw_stage_names(ax: Axes, labels: Sequence[_Label]) -> None:
             textcoords="offset points",
             ha=label.align,
             va="bottom",
-            fontsize=_LARGE,
+            fontsize=LARGE,
             fontweight="bold",
             annotation_clip=False,
         )
@@ -200,16 +204,16 @@ def _draw_phase_strip(ax: Axes, stages: Sequence[_Stage]) -> None:
                     (start, 0), stop - start, 1, facecolor=colour, edgecolor="white", label=phase
                 )
             )
-            if _text_inches(phase, _TEXT) + 0.1 < _inches(stages, stop) - _inches(stages, start):
+            if text_inches(phase, TEXT) + 0.1 < _inches(stages, stop) - _inches(stages, start):
                 text_colour = "white" if colour in _WHITE_TEXT else "black"
                 middle = 0.5 * (start + stop)
                 ax.text(
-                    middle, 0.5, phase, ha="center", va="center", color=text_colour, fontsize=_TEXT
+                    middle, 0.5, phase, ha="center", va="center", color=text_colour, fontsize=TEXT
                 )
     ax.set_ylim(0, 1)
     ax.set_yticks([])
     ax.spines[:].set_visible(False)
-    ax.set_ylabel("suite", fontsize=_TEXT, rotation=0, ha="right", va="center")
+    ax.set_ylabel("suite", fontsize=TEXT, rotation=0, ha="right", va="center")
 
 
 def _phase_blocks(stage: _Stage) -> list[tuple[float, float, str]]:
@@ -240,15 +244,11 @@ def _place_labels(stages: Sequence[_Stage], events: Iterable[tuple[_Stage, Event
     for stage, event in events:
         text = event.kind.replace("_", " ")
         x = stage.start + event.step
-        left, width = _inches(stages, x), _text_inches(text, _SMALL) + 0.12
+        left, width = _inches(stages, x), text_inches(text, SMALL) + 0.12
         align = "left" if left + width <= _AXES_WIDTH else "right"
         left = left if align == "left" else left - width
         labels.append(_Label(text, x, _free_row(ends, left, left + width), align))
     return labels
-
-
-def _text_inches(text: str, size: float) -> float:
-    return TextPath((0, 0), text, size=size).get_extents().width / 72 if text.strip() else 0.0
 
 
 def _draw_event_labels(ax: Axes, labels: Sequence[_Label], rows: int) -> None:
@@ -263,7 +263,7 @@ def _draw_event_labels(ax: Axes, labels: Sequence[_Label], rows: int) -> None:
             textcoords="offset points",
             ha=label.align,
             va="center",
-            fontsize=_SMALL,
+            fontsize=SMALL,
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.8},
         )
     ax.set_ylim(0, rows)
@@ -283,7 +283,7 @@ def _draw_order(ax: Axes, stages: Sequence[_Stage], events: Iterable[float]) -> 
     low, high = ax.get_ylim()
     ax.set_ylim(max(min(low, -0.04), -0.5), min(max(high, 1.04), 1.5))
     ax.axhline(0, color=GREY, linewidth=0.6, zorder=1)
-    ax.set_ylabel("suite mean", fontsize=_TEXT)
+    ax.set_ylabel("suite mean", fontsize=TEXT)
     _legend(ax, reverse=True)
 
 
@@ -347,7 +347,7 @@ def _legend(ax: Axes, *, reverse: bool = False) -> None:
         loc="upper left",
         bbox_to_anchor=(1.005, 1.04),
         frameon=False,
-        fontsize=_TEXT,
+        fontsize=TEXT,
         handlelength=1.5,
         borderaxespad=0.0,
         labelspacing=0.35,
@@ -373,7 +373,7 @@ def _draw_tasks_by_phase(ax: Axes, stages: Sequence[_Stage]) -> None:
     total = max(len(record.tasks) for stage in stages for record in stage.run.records)
     ax.set_ylim(0, max(total, 1))
     ax.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
-    ax.set_ylabel("tasks", fontsize=_TEXT)
+    ax.set_ylabel("tasks", fontsize=TEXT)
     _legend(ax)
 
 
@@ -399,11 +399,11 @@ def _draw_task_events(
             (1.005, row),
             xycoords=("axes fraction", "data"),
             va="center",
-            fontsize=_SMALL,
+            fontsize=SMALL,
             annotation_clip=False,
         )
     ax.spines[:].set_visible(False)
-    ax.set_ylabel("task\nevents", fontsize=_TEXT, rotation=0, ha="right", va="center")
+    ax.set_ylabel("task\nevents", fontsize=TEXT, rotation=0, ha="right", va="center")
 
 
 def _draw_energy(ax: Axes, stages: Sequence[_Stage]) -> None:
@@ -417,7 +417,7 @@ def _draw_energy(ax: Axes, stages: Sequence[_Stage]) -> None:
         )
         _line(ax, stage, "free_energy", "free energy", BLACK)
     ax.set_ylim(bottom=0)
-    ax.set_ylabel("KL from base [nats]", fontsize=_TEXT)
+    ax.set_ylabel("KL from base [nats]", fontsize=TEXT)
     _legend(ax, reverse=True)
 
 
@@ -425,131 +425,5 @@ def _draw_coverage(ax: Axes, stages: Sequence[_Stage]) -> None:
     for stage in stages:
         _line(ax, stage, "coverage", "coverage", VERMILION)
     ax.set_ylim(0, 1.04)
-    ax.set_ylabel("probability", fontsize=_TEXT)
+    ax.set_ylabel("probability", fontsize=TEXT)
     _legend(ax)
-
-
-def task_figure(
-    runs: Run | Sequence[Run],
-    names: Sequence[str] | None = None,
-    choices: Mapping[str, Sequence[str]] | None = None,
-) -> Figure:
-    """Tasks as they crystallize: each prompt's choice distribution, probe by probe.
-
-    One row a task, one column a probe; in each panel a line is a prompt and a column a choice.
-    A liquid task shows a different line for every prompt, a crystallized one the same line
-    throughout. Prompts keep their line: they are sorted by their likeliest choice at first.
-    A triangle marks the base prompt that is locked as the seed, in the first column the one that
-    is locked last.
-
-    Args:
-        runs: one run, shown at its first, middle and last probe; or the stages of a chain, shown
-            at the first probe and at the end of each stage.
-        names: the tasks; by default the first four.
-        choices: the choices' texts by task, to write below its panels.
-
-    Raises:
-        ValueError: if there is no run, one without a probe, or a task that was not probed.
-    """
-    runs = [runs] if isinstance(runs, Run) else list(runs)
-    check_probed(runs)
-    columns = _columns(runs)
-    names = _check_names(names, columns[0][1])
-    # a row holds room for its labels, the figure for its titles and the colour bar
-    figure = Figure(figsize=(_WIDTH, 0.75 + 2.35 * len(names)), dpi=100, facecolor="white")
-    figure.set_layout_engine("constrained", w_pad=0.06, h_pad=0.06)
-    grid = figure.subplots(len(names), len(columns), squeeze=False)
-    norm = PowerNorm(0.5, vmin=0.0, vmax=1.0)
-    for axes, name in zip(grid, names, strict=True):
-        ranks = _prompt_order(columns[0][1].tasks[name].q)
-        seeds = [record.tasks[name].seed for _, record in columns]
-        winner = next((seed for seed in reversed(seeds) if seed is not None), None)
-        for ax, (title, record) in zip(axes, columns, strict=True):
-            _draw_task(ax, record, name, ranks, norm)
-            _mark_seed(ax, winner if ax is axes[0] else record.tasks[name].seed, ranks)
-            _label_choices(ax, (choices or {}).get(name))
-            if ax in grid[0]:
-                ax.set_title(title, fontsize=_fitting(title, len(columns)), fontweight="bold")
-        axes[0].set_ylabel(f"{name}\nprompts", fontsize=_TEXT, labelpad=12)
-    figure.supxlabel(
-        "a line is a prompt, a column is a choice; "
-        "the triangle points at the seed, the base prompt whose answers win",
-        fontsize=_SMALL,
-    )
-    bar = figure.colorbar(
-        ScalarMappable(norm, _COLOUR_MAP),
-        ax=grid,
-        shrink=0.9,
-        aspect=40,
-        pad=0.01,
-        ticks=[0, 0.1, 0.3, 0.6, 1],
-    )
-    bar.set_label("probability of the choice", fontsize=_TEXT)
-    bar.ax.tick_params(labelsize=_SMALL)
-    return figure
-
-
-def _fitting(title: str, columns: int) -> float:
-    """The font size at which a title fits over its column."""
-    room = 0.8 * (_WIDTH - 1.5) / columns
-    return max(_LARGE * min(1.0, room / _text_inches(title, _LARGE)), 6.0)
-
-
-def _columns(runs: Sequence[Run]) -> list[tuple[str, ProbeRecord]]:
-    """(title, probe) of each column."""
-    if len(runs) > 1:
-        ends = [(f"after {run.name}", run.records[-1]) for run in runs]
-        return [(BASE, runs[0].records[0]), *ends]
-    records = runs[0].records
-    picked = sorted({0, len(records) // 2, len(records) - 1})
-    return [(f"step {records[index].step}", records[index]) for index in picked]
-
-
-def _check_names(names: Sequence[str] | None, record: ProbeRecord) -> list[str]:
-    known = list(record.tasks)
-    chosen = known[:4] if names is None else list(names)
-    unknown = [name for name in chosen if name not in known]
-    if unknown or not chosen:
-        raise ValueError(f"names must be among the probed tasks {known}, got {unknown or chosen}.")
-    return chosen
-
-
-def _prompt_order(q: np.ndarray) -> np.ndarray:
-    """Prompts by their likeliest choice, and among these by how likely it is."""
-    best = np.nan_to_num(q).argmax(axis=1)
-    return np.lexsort((-q[np.arange(len(q)), best], best))
-
-
-def _draw_task(
-    ax: Axes, record: ProbeRecord, name: str, ranks: np.ndarray, norm: PowerNorm
-) -> None:
-    task = record.tasks[name]
-    ax.imshow(task.q[ranks], aspect="auto", cmap=_COLOUR_MAP, norm=norm, interpolation="nearest")
-    colour = PHASE_COLOURS[task.phase]
-    ax.set_xlabel(task.phase, fontsize=_TEXT, labelpad=3)
-    ax.spines[:].set(edgecolor=colour, linewidth=2.5)
-    ax.tick_params(length=0, labelsize=_SMALL)
-    ax.set_yticks([])
-
-
-def _mark_seed(ax: Axes, seed: int | None, ranks: np.ndarray) -> None:
-    if seed is not None:
-        line = int(np.flatnonzero(ranks == seed)[0])
-        ax.plot(
-            -0.018,
-            line,
-            ">",
-            color=VERMILION,
-            markersize=8,
-            clip_on=False,
-            transform=ax.get_yaxis_transform(),
-        )
-
-
-def _label_choices(ax: Axes, texts: Sequence[str] | None) -> None:
-    """The choices' texts, if they fit side by side or upright; else none."""
-    if texts is None or len(texts) > 40:
-        ax.set_xticks([])
-        return
-    upright = sum(map(len, texts)) + len(texts) > 45
-    ax.set_xticks(range(len(texts)), texts, rotation=90 if upright else 0, fontsize=_SMALL)
