@@ -29,14 +29,15 @@ test:
 	$(MAKE) test-ppo
 	$(MAKE) pytest
 
+# One thread: the models of these tests are too small to share, and a busy machine slows two down.
 pytest: .venv/installed
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow"
 
 test-slow: .venv/installed
 	$(BIN)/python -m pytest -m slow
 
 test-ppo: .venv-ppo/installed
-	$(BIN_PPO)/python -m pytest tests/test_ppo.py
+	OMP_NUM_THREADS=1 $(BIN_PPO)/python -m pytest tests/test_ppo.py
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -14,7 +15,7 @@ import crystalmon
 from crystalmon.monitor import Monitor
 from crystalmon.records import PHASES, Event, ProbeRecord
 from crystalmon.reference import Reference, find_reference, model_name
-from crystalmon.store import FOLDER, RunStore, read_run
+from crystalmon.store import FOLDER, RUN_FILE, RunStore, read_run
 from crystalmon.tasks import TaskSuite, load_suite
 from crystalmon.tokentree import VIEWS, View
 from crystalmon.trackers import CompositeTracker, make_tracker
@@ -98,7 +99,7 @@ class CrystalCallback(TrainerCallback):
         is_main = state.is_world_process_zero
         if is_main:
             RunStore.check_writable(folder)
-        history = _history(folder, state.global_step)
+        history = self._history(folder, state.global_step)
         try:
             self.monitor = Monitor(
                 model,
@@ -108,7 +109,9 @@ class CrystalCallback(TrainerCallback):
                 view=self.view,
                 progress=is_main and not args.disable_tqdm,
             )
-        except RuntimeError:  # out of memory, a broken kernel: no fault of the configuration
+        except (ValueError, TypeError, OSError):
+            raise
+        except Exception:  # out of memory, a broken kernel: no fault of the configuration
             self._failed("the base could not be scored, so this run is not monitored")
             return
         self._schedule = probe_steps(state.max_steps, self.every)
@@ -157,6 +160,24 @@ class CrystalCallback(TrainerCallback):
             f"{folder} holds no reference, and at step {step} the initial model is gone. "
             "Name the base model: CrystalCallback(reference='<model id or path>')."
         )
+
+    def _history(self, folder: Path, step: int) -> list[ProbeRecord]:
+        """The records of a run that is being resumed from `step`.
+
+        Raises:
+            ValueError: if that run was monitored with another suite or view.
+        """
+        if step == 0 or not (folder / RUN_FILE).is_file():
+            return []
+        run = read_run(folder)
+        before = (run.info.get("suite_hash"), run.info.get("config", {}).get("view"))
+        if before != (self.suite.hash, self.view):
+            raise ValueError(
+                f"the run in {folder} must be resumed with its own suite and view, "
+                f"{run.info.get('suite')!r} and {before[1]!r}, got {self.suite.name!r} and "
+                f"{self.view!r}. Use those, or another output_dir."
+            )
+        return [record for record in run.records if record.step <= step]
 
     def _open(
         self, monitor: Monitor, folder: Path, args: TrainingArguments, state: TrainerState
@@ -257,17 +278,6 @@ def tracker_metrics(record: ProbeRecord) -> dict[str, float]:
     return scalars
 
 
-def _history(folder: Path, step: int) -> list[ProbeRecord]:
-    """The records of a run that is being resumed from `step`."""
-    if step == 0 or not folder.is_dir():
-        return []
-    try:
-        run = read_run(folder)
-    except FileNotFoundError:
-        return []
-    return [record for record in run.records if record.step <= step]
-
-
 def _announce(record: ProbeRecord, events: Iterable[Event], phase_before: str | None) -> None:
     """One line per kind of event, and one when the suite's phase is another."""
     tasks: dict[str, list[str]] = {}
@@ -276,13 +286,21 @@ def _announce(record: ProbeRecord, events: Iterable[Event], phase_before: str | 
             tasks.setdefault(event.kind, []).append(event.task)
     for kind, names in tasks.items():
         _say(f"step {record.step}: {kind} in {', '.join(names)}")
+    broken = [name for name, task in record.tasks.items() if not np.isfinite(task.q).all()]
+    if broken:
+        _say(f"step {record.step}: no finite answers in {', '.join(broken)}; their phases are held")
     if record.phase != phase_before:
-        order = record.metrics.get("order", float("nan"))
-        _say(f"step {record.step}: the suite is {record.phase} (order {order:.2f})")
+        order = record.metrics.get("order")
+        shown = "" if order is None else f" (order {order:.2f})"
+        _say(f"step {record.step}: the suite is {record.phase}{shown}")
 
 
 def _say(line: str) -> None:
-    tqdm.write(f"crystalmon | {line}")
+    """Print a line above the progress bar; a terminal that refuses it must not stop training."""
+    try:
+        tqdm.write(f"crystalmon | {line}")
+    except (OSError, ValueError):  # closed, full, or an encoding without the characters
+        logger.info("%s", line)
 
 
 def _versions() -> dict[str, str]:

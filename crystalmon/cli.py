@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 import crystalmon
@@ -18,6 +21,8 @@ from crystalmon.tasks import TaskSuite, list_suites, load_suite
 if TYPE_CHECKING:
     from crystalmon.records import ProbeRecord
 
+FIGURES = (".png", ".svg", ".pdf")
+
 USER_ERRORS = (OSError, ValueError, TypeError, ModuleNotFoundError)
 """What bad input raises anywhere in the package: printed as one sentence, exit status 2."""
 
@@ -25,6 +30,10 @@ USER_ERRORS = (OSError, ValueError, TypeError, ModuleNotFoundError)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     args = _parser().parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    warnings.showwarning = _say_warning
     try:
         args.run(args)
     except BrokenPipeError:
@@ -104,7 +113,7 @@ def _run_probe(args: argparse.Namespace) -> None:
     accelerator = torch.accelerator.current_accelerator()
     try:
         model.to(args.device or accelerator or "cpu")
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device must be usable here, got {args.device!r}: {error}") from error
     monitor = Monitor(model, tokenizer, suite, args.base, view=args.view, progress=not args.json)
     record = monitor.probe()
@@ -137,7 +146,7 @@ def print_record(
     columns = ["coverage", "entropy", "entropy_mixture", "liquidity"]
     if compare:
         columns += ["order", "crystallinity", "seed_mass", "free_energy"]
-    table = Table(title=title, title_justify="left")
+    table = Table(title=escape(title), title_justify="left")
     table.add_column("task")
     table.add_column("choices", justify="right")
     for column in columns:
@@ -148,7 +157,7 @@ def print_record(
         ranked = sorted(zip(found.q.mean(axis=0), task.choice_texts, strict=True), reverse=True)
         top = ", ".join(f"{text} {share:.0%}" for share, text in ranked[:3])
         cells = [f"{found.metrics[column]:.3f}" for column in columns]
-        table.add_row(task.name, str(len(task.choices)), *cells, top)
+        table.add_row(escape(task.name), str(len(task.choices)), *cells, escape(top))
     table.add_section()
     means = [
         f"{record.metrics[column]:.3f}" if column in record.metrics else "" for column in columns
@@ -199,6 +208,12 @@ def _run_summary(args: argparse.Namespace) -> None:
     from crystalmon.report.summary import format_stage_table, stage_table
     from crystalmon.store import read_run
 
+    if args.figure is not None and (
+        args.figure.suffix not in FIGURES or not args.figure.parent.is_dir()
+    ):
+        raise ValueError(
+            f"figure must be a {', '.join(FIGURES)} file in an existing folder, got {args.figure}."
+        )
     runs = [read_run(folder) for folder in args.run_folder]
     print(format_stage_table(stage_table(runs)))
     if args.figure is not None:
@@ -206,6 +221,10 @@ def _run_summary(args: argparse.Namespace) -> None:
 
         stage_figure(runs).savefig(args.figure)
         print(f"figure: {args.figure}")
+
+
+def _say_warning(message: Warning | str, *details: Any, **more: Any) -> None:
+    print(f"crystalmon: {message}", file=sys.stderr)
 
 
 def _console() -> Console:

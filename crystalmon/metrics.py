@@ -127,7 +127,7 @@ def linear_dissimilarity(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """
     total = left + right
     with np.errstate(divide="ignore", invalid="ignore"):
-        terms = np.where(total > 0, (left - right) ** 2 / total, 0.0)
+        terms = np.where(total == 0, 0.0, (left - right) ** 2 / total)
     return 0.5 * np.sum(terms, axis=-1)
 
 

@@ -46,7 +46,7 @@ def find_model(name: str | Path) -> ModelSource:
 
 
 def load_model(name: str | Path, **options: Any) -> tuple[Any, Any]:
-    """Load (model, tokenizer) by name.
+    """Load (model, tokenizer) by name; a GGUF file's weights as plain ones, fit for training.
 
     Args:
         name: see `find_model`.
@@ -59,7 +59,10 @@ def load_model(name: str | Path, **options: Any) -> tuple[Any, Any]:
 
     source = find_model(name)
     with _explained(name):
-        model = AutoModelForCausalLM.from_pretrained(source.path, **source.options, **options)
+        model: Any = AutoModelForCausalLM.from_pretrained(source.path, **source.options, **options)
+    if "gguf_file" in source.options:
+        # its weights are plain floats once loaded, but trainers refuse what is marked as quantized
+        model.hf_quantizer.remove_quantization_config(model)
     return model, load_tokenizer(name)
 
 

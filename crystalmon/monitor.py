@@ -30,7 +30,7 @@ from crystalmon.reference import Reference, resolve_reference
 from crystalmon.scoring import Scores, score
 from crystalmon.tasks import TaskSuite, load_suite
 from crystalmon.thermodynamics import vocabulary_observables
-from crystalmon.tokentree import View, build_plan, describe_merges
+from crystalmon.tokentree import ScoringPlan, View, build_plan, describe_merges
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +69,7 @@ class Monitor:
         self.model = model
         self.suite = load_suite(suite)
         self.plan = build_plan(self.suite, tokenizer, view)
+        _check_fit(model, self.plan)
         if self.plan.merges:
             logger.info(describe_merges(self.plan.merges))
         self.method: Method = choose_method(model, self.plan)
@@ -226,6 +227,29 @@ class Monitor:
             leave=False,
             delay=2.0,
             disable=not self._progress,
+        )
+
+
+def _check_fit(model: Any, plan: ScoringPlan) -> None:
+    """Refuse what the model cannot be run on: on a device that would be an abort, not an error.
+
+    Raises:
+        ValueError: if a prompt is longer than the context, or a token is not in the vocabulary.
+    """
+    config = model.config.get_text_config()
+    context = getattr(config, "max_position_embeddings", None)
+    longest = max(plan.rows, key=len)
+    if context is not None and len(longest) > context:
+        raise ValueError(
+            f"prompts must be at most {context} tokens long for this model, got one of "
+            f"{len(longest)}. Shorten the suite's longest prompt."
+        )
+    vocabulary = model.get_input_embeddings().num_embeddings
+    largest = max(int(plan.edge_token.max()), *map(max, plan.rows))
+    if largest >= vocabulary:
+        raise ValueError(
+            f"tokens must be below {vocabulary} for this model, got {largest}. "
+            "Use the tokenizer that belongs to it."
         )
 
 

@@ -169,13 +169,21 @@ def load_suite(name_or_path: str | Path | TaskSuite) -> TaskSuite:
                 f"({', '.join(list_suites())}) nor a file. Check the name or the path."
             )
     try:
-        return _parse_suite(yaml.load(path.read_text(encoding="utf-8"), _UniqueKeyLoader))
-    except yaml.YAMLError as error:
-        raise SuiteError(f"{path}: not valid YAML: {_one_line(error)}") from error
-    except UnicodeDecodeError as error:
-        raise SuiteError(f"{path}: must be UTF-8 text: {error}") from error
+        return _parse_suite(_read_yaml(path))
     except SuiteError as error:
         raise SuiteError(f"{path}: {error}") from error
+
+
+def _read_yaml(path: Path) -> Any:
+    """PyYAML raises far more than its own error on a malformed value; all of it is the file's."""
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), _UniqueKeyLoader)
+    except SuiteError:
+        raise
+    except UnicodeDecodeError as error:
+        raise SuiteError(f"must be UTF-8 text: {error}") from error
+    except (yaml.YAMLError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise SuiteError(f"not valid YAML: {_one_line(error)}") from error
 
 
 def _parse_suite(data: Any) -> TaskSuite:
@@ -239,6 +247,8 @@ def _check_list(place: str, data: Any) -> list[Any]:
 def _check_text(what: str, value: Any) -> None:
     if not isinstance(value, str) or not value.strip():
         raise SuiteError(f"{what} must be a non-blank string, got {value!r}. Quote or fill it.")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise SuiteError(f"{what} must be Unicode text, got {value!r}. Write the character itself.")
 
 
 def _check_tuple(what: str, value: Any) -> None:

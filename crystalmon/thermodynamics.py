@@ -80,7 +80,7 @@ def vocabulary_observables(log_p: Tensor, log_b: Tensor, begins: Tensor) -> dict
         [B] values by metric key.
     """
     shared = min(log_p.shape[-1], log_b.shape[-1])
-    outside = torch.zeros_like(log_p[..., 0])
+    outside = 0.0 * log_p.exp().sum(dim=-1)  # NaN stays NaN
     shared_p, shared_b = log_p[..., :shared], log_b[..., :shared]
     if shared < log_p.shape[-1]:
         outside = log_p[..., shared:].exp().sum(dim=-1)

@@ -94,9 +94,9 @@ def build_plan(suite: TaskSuite, tokenizer: Any, view: View = "raw") -> ScoringP
     """
     if view not in VIEWS:
         raise ValueError(f"view must be one of {', '.join(VIEWS)}, got {view!r}.")
-    if tokenizer is None:
+    if not callable(tokenizer):
         raise TypeError(
-            "tokenizer must be a tokenizer or a processor, got None. "
+            f"tokenizer must be a tokenizer or a processor, got {tokenizer!r}. "
             "Pass processing_class= to the trainer."
         )
     tokenizer = getattr(tokenizer, "tokenizer", tokenizer)

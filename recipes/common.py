@@ -74,9 +74,6 @@ def load(args: ModelConfig) -> tuple[Any, Any]:
     if (quantization := get_quantization_config(args)) is not None:
         options["quantization_config"] = quantization
     model, tokenizer = load_model(args.model_name_or_path or "liquid-tiny", **options)
-    if getattr(model, "quantization_method", None) == "gguf":
-        # its weights are plain floats once loaded, but trainers refuse what is marked as quantized
-        model.hf_quantizer.remove_quantization_config(model)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return model, tokenizer

@@ -30,7 +30,7 @@ def oracle_tables(model, tokenizer, suite):
                     row[owner[inner]] -= probability[path]
             rows.append(row)
         tables.append(np.array(rows))
-    torch.nn.Module.float(model)  # transformers refuses on what was a GGUF file
+    model.float()
     return tables
 
 
