@@ -34,6 +34,10 @@ DEFAULT_BATCH_TOKENS = 16_384
 MAX_BATCH_LOGITS = 2**25
 """Logits held at once, M · V: 128 MiB in float32."""
 
+HEAD_DTYPE = {"cpu": torch.float64}
+"""In what the output projection is computed, float32 elsewhere: many GPUs are slow in float64. A
+sum over the vocabulary's width rounds by 1e-5 in float32, which adds up along a path of tokens."""
+
 MASKED_ATTENTION = ("sdpa", "eager")
 """transformers' attention implementations that take any 4-D mask."""
 
@@ -72,9 +76,9 @@ def next_token_log_probs(
 ) -> Iterator[tuple[np.ndarray, Tensor]]:
     """Next-token log-probabilities after every row of a plan, in batches of similar length.
 
-    log p(v | row) = log_softmax(z)_v with the output projection in float32, whatever the model's
-    own precision; only the needed positions are projected. Sequences are padded on the right,
-    where a causal model cannot see it. Run it within `undisturbed(model)`.
+    log p(v | row) = log_softmax(z)_v with the output projection in float32 or better, whatever the
+    model's own precision; only the needed positions are projected. Sequences are padded on the
+    right, where a causal model cannot see it. Run it within `undisturbed(model)`.
 
     Args:
         model: a causal language model.
@@ -101,7 +105,8 @@ def next_token_log_probs(
             output = model(**inputs)
         logits = output.logits if hasattr(output, "logits") else output[0]
         rows = np.array([row for sequence in batch for row in sequence.rows])
-        yield rows, logits[0].float().log_softmax(dim=-1)
+        wide = logits[0] if logits.dtype == torch.float64 else logits[0].float()
+        yield rows, wide.log_softmax(dim=-1).float()
 
 
 def choose_method(model: nn.Module, plan: ScoringPlan) -> Method:
@@ -164,9 +169,9 @@ def output_head(model: nn.Module) -> nn.Module:
 
 @contextlib.contextmanager
 def answer_positions(head: nn.Module, where: Tensor) -> Iterator[None]:
-    """Within, the head projects the needed positions only, in float32: [B, T, D] → [1, M, V].
+    """Within, the head projects the needed positions only, in `HEAD_DTYPE`: [B, T, D] → [1, M, V].
 
-    The model's own forward still scales or soft-caps what the head returns, now in float32.
+    The model's own forward still scales or soft-caps what the head returns, in that dtype.
     Replacing `forward` keeps the module's hooks, on which sharded engines gather its weight.
 
     Args:
@@ -177,8 +182,9 @@ def answer_positions(head: nn.Module, where: Tensor) -> Iterator[None]:
 
     def project(hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         at = where.to(hidden.device)
-        needed = hidden[at[:, 0], at[:, 1]].unsqueeze(0).float()
-        with torch.autocast(hidden.device.type, enabled=False), _Float32Linear():
+        dtype = HEAD_DTYPE.get(hidden.device.type, torch.float32)
+        needed = hidden[at[:, 0], at[:, 1]].unsqueeze(0).to(dtype)
+        with torch.autocast(hidden.device.type, enabled=False), _LinearIn(dtype):
             return forward(needed, *args, **kwargs)
 
     head.forward = project
@@ -190,12 +196,16 @@ def answer_positions(head: nn.Module, where: Tensor) -> Iterator[None]:
             head.forward = forward
 
 
-class _Float32Linear(TorchFunctionMode):
-    """Computes every linear map in float32, whatever the dtype of its weight."""
+class _LinearIn(TorchFunctionMode):
+    """Computes every linear map in one dtype, whatever that of its weight."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self._dtype = dtype
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is nn.functional.linear:
-            args = [arg.float() if isinstance(arg, Tensor) else arg for arg in args]
+            args = [arg.to(self._dtype) if isinstance(arg, Tensor) else arg for arg in args]
         return func(*args, **(kwargs or {}))
 
 
