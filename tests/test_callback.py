@@ -198,6 +198,15 @@ def test_resume_without_a_base_is_refused(tmp_path, model, tokenizer, suite):
     assert named.monitor.reference.info.model == str(TINY)
 
 
+def test_resume_with_another_view_is_refused(tmp_path, model, tokenizer, suite):
+    train(tmp_path, model, tokenizer, suite, [CrystalCallback(suite, every=3)])
+    args = TrainingArguments(output_dir=str(tmp_path), report_to="none", use_cpu=True)
+    state = TrainerState(max_steps=9, global_step=3)
+    callback = CrystalCallback(suite, view="chat", reference=TINY)
+    with pytest.raises(ValueError, match="must be resumed with its own suite and view, 'three'"):
+        callback.on_train_begin(args, state, TrainerControl(), model, tokenizer)
+
+
 def test_base_that_cannot_be_scored_does_not_stop_training(
     tmp_path, model, tokenizer, suite, monkeypatch, caplog
 ):
