@@ -32,7 +32,7 @@ Method = Literal["tree", "rows"]
 MAX_BATCH_TOKENS = {"cpu": 1024}
 DEFAULT_BATCH_TOKENS = 16_384
 MAX_BATCH_LOGITS = 2**25
-"""Logits held at once, M · V: 128 MiB in float32."""
+"""Logits held at once, M · V: 128 MiB in float32, 256 MiB in float64."""
 
 HEAD_DTYPE = {"cpu": torch.float64}
 """In what the output projection is computed, float32 elsewhere: many GPUs are slow in float64. A
