@@ -94,12 +94,12 @@ def build_plan(suite: TaskSuite, tokenizer: Any, view: View = "raw") -> ScoringP
     """
     if view not in VIEWS:
         raise ValueError(f"view must be one of {', '.join(VIEWS)}, got {view!r}.")
+    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
     if not callable(tokenizer):
         raise TypeError(
             f"tokenizer must be a tokenizer or a processor, got {tokenizer!r}. "
             "Pass processing_class= to the trainer."
         )
-    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
     with _unchanged(tokenizer):
         layout = _Layout(rows=_prompt_rows(suite, tokenizer, view))
         prompt = 0
