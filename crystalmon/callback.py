@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+import weakref
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 import crystalmon
+from crystalmon.actions import Actions, actions_for, check_actions, take
+from crystalmon.console import announce, say
 from crystalmon.monitor import Monitor
+from crystalmon.ranks import current_ranks
 from crystalmon.records import PHASES, Event, ProbeRecord
 from crystalmon.reference import Reference, find_reference, model_name
+from crystalmon.schedule import probe_steps
 from crystalmon.store import FOLDER, RUN_FILE, RunStore, read_run
 from crystalmon.tasks import TaskSuite, load_suite
 from crystalmon.tokentree import VIEWS, View
-from crystalmon.trackers import CompositeTracker, make_tracker
+from crystalmon.trackers import CompositeTracker, make_tracker, sentence
 
 logger = logging.getLogger(__name__)
-
-DEFAULT_PROBES = 100
 
 
 class CrystalCallback(TrainerCallback):
@@ -34,6 +34,10 @@ class CrystalCallback(TrainerCallback):
     are as before, and a probe that fails is logged and counted, not raised. Mistakes of
     configuration are raised when training begins.
 
+    In a run of several processes the prompts are split among them, and rank 0 writes. A second
+    callback of the same trainer writes to `<output_dir>/crystalmon-<suite>`, under that name in
+    the trackers too.
+
     Args:
         suite: a bundled suite's name, the path of a suite file, or a `TaskSuite`.
         every: probe every so many steps; by default about 100 probes a run, dense at first.
@@ -43,9 +47,14 @@ class CrystalCallback(TrainerCallback):
             folder, or a model id or path.
         view: `raw` sends the prompts as text, `chat` through the chat template.
         strict: raise when a probe fails, instead of going on.
+        actions: what to do when a signal is raised, e.g. `{"nucleation_onset": "save",
+            "support_leak": ["alert", "stop"]}`. By kind of event: of the suite where the suite
+            raises it, else of any task; `<task>/<kind>` for one task. `save`, `stop` and
+            `evaluate` set the trainer's control, `alert` goes through W&B and trackio, and a
+            function is called with (event, state, control), on every rank.
 
     Raises:
-        ValueError: if `every` is not positive or `view` unknown.
+        ValueError: if `every` is not positive, or `view` or an action unknown.
         SuiteError: if the suite is faulty.
     """
 
@@ -57,6 +66,7 @@ class CrystalCallback(TrainerCallback):
         reference: str | Path | Reference = "auto",
         view: View = "raw",
         strict: bool = False,
+        actions: Actions | None = None,
     ) -> None:
         if not isinstance(reference, str | Path | Reference):
             raise TypeError(
@@ -73,11 +83,13 @@ class CrystalCallback(TrainerCallback):
         self.reference = reference
         self.view: View = view
         self.strict = strict
+        self.actions = check_actions(actions, (task.name for task in self.suite))
         self.monitor: Monitor | None = None
         self.failures = 0
         self._schedule: frozenset[int] = frozenset()
         self._last_step = -1
         self._last_phase: str | None = None
+        self._stopped_at: int | None = None
         self._store: RunStore | None = None
         self._tracker = CompositeTracker({})
 
@@ -94,20 +106,22 @@ class CrystalCallback(TrainerCallback):
 
         Mistakes of configuration raise here, before any training is spent.
         """
-        folder = Path(str(args.output_dir)) / FOLDER
-        model = getattr(model, "policy", model)
-        is_main = state.is_world_process_zero
-        if is_main:
-            RunStore.check_writable(folder)
-        history = self._history(folder, state.global_step)
+        model = _unwrapped(model)
+        ranks, step = current_ranks(), state.global_step
+        folder = _claim_folder(args, state, self.suite.name)
+        # what concerns the run folder happens on rank 0; its result, or its error, on every rank
+        history = ranks.on_main(lambda: self._history(folder, step))
+        reference = self.reference
+        if not isinstance(reference, Reference):
+            reference = ranks.on_main(lambda: self._reference_for(folder, step, model))
         try:
             self.monitor = Monitor(
                 model,
                 processing_class,
                 self.suite,
-                self._reference_for(folder, state.global_step, model),
+                reference,
                 view=self.view,
-                progress=is_main and not args.disable_tqdm,
+                progress=state.is_world_process_zero and not args.disable_tqdm,
             )
         except (ValueError, TypeError, OSError):
             raise
@@ -118,37 +132,41 @@ class CrystalCallback(TrainerCallback):
         for record in history:
             self.monitor.replay(record)
         self._last_step = history[-1].step if history else -1
-        if is_main:
-            self._open(self.monitor, folder, args, state)
+        self._last_phase = history[-1].phase if history else None
+        monitor = self.monitor
+        ranks.on_main(lambda: self._open(monitor, folder, args, state))
         if state.global_step > self._last_step:
-            self._probe(state)
+            self._probe(state, control)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Probe if this step is on the schedule, or the last."""
+        if self._stopped_at is not None and state.global_step > self._stopped_at:
+            logger.warning("crystalmon: this trainer does not stop when a callback asks it to.")
+            self._stopped_at = None
         last = state.global_step >= state.max_steps or control.should_training_stop
         if last or state.global_step in self._schedule:
-            self._probe(state)
+            self._probe(state, control)
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Probe where training stopped early: later the best checkpoint may be loaded over it."""
         if control.should_training_stop:
-            self._probe(state)
+            self._probe(state, control)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Probe the end if no other event did; close the trackers."""
         if not args.load_best_model_at_end:
-            self._probe(state)
+            self._probe(state, control)
         self._tracker.close()
         if self.failures:
             logger.warning("crystalmon: %d failures; see the log above.", self.failures)
 
-    def _reference_for(self, folder: Path, step: int, model: Any) -> str | Path | Reference:
+    def _reference_for(self, folder: Path, step: int, model: Any) -> Any:
         """On resume, the base that this run started with: step 0 cannot be probed any more."""
         if step == 0 or str(self.reference) not in ("auto", "initial"):
             return self.reference
@@ -165,8 +183,10 @@ class CrystalCallback(TrainerCallback):
         """The records of a run that is being resumed from `step`.
 
         Raises:
+            RunFolderError: if the folder cannot be written to.
             ValueError: if that run was monitored with another suite or view.
         """
+        RunStore.check_writable(folder)
         if step == 0 or not (folder / RUN_FILE).is_file():
             return []
         run = read_run(folder)
@@ -192,8 +212,14 @@ class CrystalCallback(TrainerCallback):
                 else "given",
                 "view": self.view,
                 "strict": self.strict,
+                "actions": {
+                    signal: [a if isinstance(a, str) else _function_name(a) for a in actions]
+                    for signal, actions in self.actions.items()
+                },
             },
-            "method": monitor.method,
+            "method": monitor.route.method,
+            "precision": monitor.route.precision,
+            "processes": monitor.ranks.size,
             "suite": self.suite.name,
             "suite_hash": self.suite.hash,
             "reference": monitor.reference.info.id,
@@ -208,14 +234,14 @@ class CrystalCallback(TrainerCallback):
         self._store = RunStore.open(folder, info, resume_step=resume_step)
         if state.global_step == 0 or find_reference(folder) is None:
             monitor.reference.save(self._store.reference_folder)
-        self._tracker = make_tracker(args.report_to or [], str(args.output_dir))
-        _say(
+        self._tracker = make_tracker(args.report_to or [], str(args.output_dir), folder.name)
+        say(
             f"{self.suite.name}: {len(self.suite)} tasks, {self.suite.num_prompts} prompts, "
             f"{len(self._schedule)} probes; base {monitor.reference.info.model or 'this model'}; "
             f"records in {folder}"
         )
 
-    def _probe(self, state: TrainerState) -> None:
+    def _probe(self, state: TrainerState, control: TrainerControl) -> None:
         """Probe once per step; a failure is logged and counted, or raised if strict."""
         step = state.global_step
         if self.monitor is None or step <= self._last_step:
@@ -226,17 +252,38 @@ class CrystalCallback(TrainerCallback):
         except Exception:
             self._failed(f"probe at step {step} failed; training goes on")
             return
-        if self._store is None:
-            return
-        try:
-            self._store.append(record, self.monitor.events)
-        except Exception:
-            self._failed(f"the probe at step {step} could not be stored; training goes on")
-        self._tracker.log(step, tracker_metrics(record))
-        for event in self.monitor.events:
-            self._tracker.event(event)
-        _announce(record, self.monitor.events, self._last_phase)
+        events = self.monitor.events
+        if self._store is not None:
+            self._write(self._store, record, events)
+        for event in events:
+            self._act(event, state, control)
         self._last_phase = record.phase
+
+    def _write(self, store: RunStore, record: ProbeRecord, events: list[Event]) -> None:
+        """Rank 0: one probe to the run folder, the trackers and the terminal."""
+        try:
+            store.append(record, events)
+        except Exception:
+            self._failed(f"the probe at step {record.step} could not be stored; training goes on")
+        self._tracker.log(record.step, tracker_metrics(record, store.folder.name))
+        for event in events:
+            self._tracker.event(event)
+        announce(record, events, self._last_phase)
+
+    def _act(self, event: Event, state: TrainerState, control: TrainerControl) -> None:
+        """Do what the user has asked for on such an event, on every rank alike."""
+        for action in actions_for(self.actions, event):
+            name = action if isinstance(action, str) else _function_name(action)
+            if self._store is not None:
+                say(f"{sentence(event)}: {name}")
+                if action == "alert":
+                    self._tracker.alert(f"crystalmon: {event.kind}", sentence(event))
+            if action == "stop":
+                self._stopped_at = state.global_step
+            try:
+                take(action, event, state, control)
+            except Exception:
+                self._failed(f"{name} failed on {event.kind}; training goes on")
 
     def _failed(self, what: str) -> None:
         """Within an except block: raise on if strict, else log and count."""
@@ -246,61 +293,49 @@ class CrystalCallback(TrainerCallback):
         logger.exception("crystalmon: %s.", what)
 
 
-def probe_steps(max_steps: int, every: int | None = None) -> frozenset[int]:
-    """The steps at which to probe.
+def tracker_metrics(record: ProbeRecord, name: str = FOLDER) -> dict[str, float]:
+    """One probe as flat scalars, under the names that trackers show.
 
     Args:
-        max_steps: length N of the run, in optimizer steps.
-        every: fixed interval, or None for the default: every step up to N = 100, beyond that
-            round(N · (i/100)²), i = 0 … 100, which is dense at first, where collapse happens.
-
-    Returns:
-        Steps that always include 0 and N.
+        record: the probe.
+        name: what the names begin with.
     """
-    if every is not None:
-        return frozenset({*range(0, max_steps, every), max_steps})
-    if max_steps <= DEFAULT_PROBES:
-        return frozenset(range(max_steps + 1))
-    shares = ((i / DEFAULT_PROBES) ** 2 for i in range(DEFAULT_PROBES + 1))
-    return frozenset(round(max_steps * share) for share in shares)
-
-
-def tracker_metrics(record: ProbeRecord) -> dict[str, float]:
-    """One probe as flat scalars, under the names that trackers show."""
-    scalars = {f"crystalmon/{key}": value for key, value in record.metrics.items()}
-    scalars["crystalmon/phase"] = float(PHASES.index(record.phase))
-    scalars["crystalmon/probe_seconds"] = record.seconds
-    scalars["crystalmon/probe_share"] = record.share
-    for name, task in record.tasks.items():
-        prefix = f"crystalmon_tasks/{name}"
+    scalars = {f"{name}/{key}": value for key, value in record.metrics.items()}
+    scalars[f"{name}/phase"] = float(PHASES.index(record.phase))
+    scalars[f"{name}/probe_seconds"] = record.seconds
+    scalars[f"{name}/probe_share"] = record.share
+    for task_name, task in record.tasks.items():
+        prefix = f"{name}_tasks/{task_name}"
         scalars |= {f"{prefix}/{key}": value for key, value in task.metrics.items()}
         scalars[f"{prefix}/phase"] = float(PHASES.index(task.phase))
     return scalars
 
 
-def _announce(record: ProbeRecord, events: Iterable[Event], phase_before: str | None) -> None:
-    """One line per kind of event, and one when the suite's phase is another."""
-    tasks: dict[str, list[str]] = {}
-    for event in events:
-        if event.task is not None:
-            tasks.setdefault(event.kind, []).append(event.task)
-    for kind, names in tasks.items():
-        _say(f"step {record.step}: {kind} in {', '.join(names)}")
-    broken = [name for name, task in record.tasks.items() if not np.isfinite(task.q).all()]
-    if broken:
-        _say(f"step {record.step}: no finite answers in {', '.join(broken)}; their phases are held")
-    if record.phase != phase_before:
-        order = record.metrics.get("order")
-        shown = "" if order is None else f" (order {order:.2f})"
-        _say(f"step {record.step}: the suite is {record.phase}{shown}")
+def _unwrapped(model: Any) -> Any:
+    """The language model itself, from within PPO's, an engine's or the compiler's wrapper."""
+    for inner in ("_orig_mod", "module", "policy"):
+        model = getattr(model, inner, model)
+    return model
 
 
-def _say(line: str) -> None:
-    """Print a line above the progress bar; a terminal that refuses it must not stop training."""
-    try:
-        tqdm.write(f"crystalmon | {line}")
-    except (OSError, ValueError):  # closed, full, or an encoding without the characters
-        logger.info("%s", line)
+def _function_name(function: Any) -> str:
+    return getattr(function, "__qualname__", repr(function))
+
+
+_claims: list[tuple[weakref.ref[TrainerState], Path]] = []
+"""The run folders that callbacks have taken, by the state of the training that they belong to."""
+
+
+def _claim_folder(args: TrainingArguments, state: TrainerState, suite: str) -> Path:
+    """`crystalmon` in the output folder; for a further callback of this training, another name."""
+    output = Path(str(args.output_dir))
+    _claims[:] = [claim for claim in _claims if claim[0]() is not None]
+    taken = {folder for owner, folder in _claims if owner() is state}
+    names = [FOLDER, f"{FOLDER}-{suite}"]
+    names += [f"{FOLDER}-{suite}-{number}" for number in range(2, len(taken) + 2)]
+    folder = next(output / name for name in names if output / name not in taken)
+    _claims.append((weakref.ref(state), folder))
+    return folder
 
 
 def _versions() -> dict[str, str]:

@@ -1,9 +1,7 @@
 """Forward passes for scoring: next-token log-probabilities at the positions that a plan needs.
 
-Two ways to the same numbers. **tree**: a prompt and all unfinished answers after it are one
-sequence, in which each token sees only its ancestors (a 4-D attention mask and position ids), so
-that the prompt is computed once. **rows**: every unfinished answer is a sequence of its own; it
-costs the prompt again each time and works with any causal model.
+A plan's sequences go through the model in rounds, one batch per rank and round, so that every
+rank runs the same number of forward passes. How they are run, the route, is found out by trying.
 
 Axes: B sequences of a batch, T tokens, M positions needed, D hidden size, V vocabulary.
 """
@@ -13,82 +11,114 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
-import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
+from crystalmon.isolation import (
+    MASKED_ATTENTION,
+    answer_positions,
+    float32_layers,
+    masked_attention,
+    undisturbed,
+)
+from crystalmon.ranks import ONE, RankError, Ranks, describe
+from crystalmon.sequences import (
+    Method,
+    TokenSequence,
+    ancestors,
+    batches_of,
+    padded,
+    sequences_of,
+)
 from crystalmon.tokentree import ScoringPlan
 
 logger = logging.getLogger(__name__)
 
-Method = Literal["tree", "rows"]
+Consumer = Callable[[np.ndarray, Tensor], Any]
+"""Takes (row indices [M], log_p [M, V] float32 on the model's device)."""
 
 MAX_BATCH_TOKENS = {"cpu": 1024}
 DEFAULT_BATCH_TOKENS = 16_384
 MAX_BATCH_LOGITS = 2**25
 """Logits held at once, M · V: 128 MiB in float32, 256 MiB in float64."""
 
-HEAD_DTYPE = {"cpu": torch.float64}
-"""In what the output projection is computed, float32 elsewhere: many GPUs are slow in float64. A
-sum over the vocabulary's width rounds by 1e-5 in float32, which adds up along a path of tokens."""
-
-MASKED_ATTENTION = ("sdpa", "eager")
-"""transformers' attention implementations that take any 4-D mask."""
-
-TREE_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}
-DEFAULT_TREE_TOLERANCE = 3e-2
-"""Largest difference in a probability between tree and rows at which they count as equal. In
-half precision the two round differently; a model that ignores the mask is off by far more."""
+ROUTE_TOLERANCE = 1e-4
+"""Largest difference in a probability between tree and rows, both in float32, at which they count
+as equal. A model that ignores the mask is off by far more."""
+HALF_TOLERANCE = 3e-2
+"""The same between a model's own half precision and float32, which round differently."""
 
 
 @dataclass(frozen=True)
-class TokenSequence:
-    """One sequence to run.
+class Route:
+    """How a model is run.
 
     Args:
-        tokens: T token ids.
-        parents: T positions, the token before each one; −1 at the start. A chain for a row.
-        depths: T distances from the start: the position ids.
-        outputs: positions whose next-token distribution is needed.
-        rows: the plan's row at each of these positions.
+        method: `tree` or `rows`; see `sequences`.
+        precision: `float32`, the layers computed in float32 whatever the weights' own precision,
+            by an attention kernel that can; or `model`, just as the model computes.
     """
 
-    tokens: tuple[int, ...]
-    parents: tuple[int, ...]
-    depths: tuple[int, ...]
-    outputs: tuple[int, ...]
-    rows: tuple[int, ...]
+    method: Method = "rows"
+    precision: Literal["float32", "model"] = "model"
+
+    def __str__(self) -> str:
+        return f"{self.method}, {self.precision}"
+
+    @contextlib.contextmanager
+    def taken(self, model: nn.Module) -> Iterator[None]:
+        """Within, the model's layers are computed in this route's precision."""
+        if self.precision == "model":
+            yield
+            return
+        with masked_attention(model), float32_layers():
+            yield
 
 
-def next_token_log_probs(
+_BEST_LAST = (
+    Route("rows", "model"),
+    Route("tree", "model"),
+    Route("rows", "float32"),
+    Route("tree", "float32"),
+)
+
+
+def score_rows(
     model: nn.Module,
     plan: ScoringPlan,
-    method: Method,
+    route: Route,
+    consume: Consumer,
     *,
+    ranks: Ranks = ONE,
     max_batch_tokens: int | None = None,
     prompts: Iterable[int] | None = None,
-) -> Iterator[tuple[np.ndarray, Tensor]]:
+) -> int:
     """Next-token log-probabilities after every row of a plan, in batches of similar length.
 
     log p(v | row) = log_softmax(z)_v with the output projection in float32 or better, whatever the
-    model's own precision; only the needed positions are projected. Sequences are padded on the
-    right, where a causal model cannot see it. Run it within `undisturbed(model)`.
+    model's own precision; only the needed positions are projected. Out of memory, on any rank, the
+    limit is halved on all of them and the round tried again. Run it within `undisturbed(model)`.
 
     Args:
         model: a causal language model.
         plan: what to score.
-        method: `tree` or `rows`; see `choose_method`.
+        route: how; see `choose_route`.
+        consume: called with each batch that falls to this rank; twice with the same rows if the
+            first time has run out of memory.
+        ranks: the processes to split the batches among.
         max_batch_tokens: padded tokens per forward pass; chosen by device if None.
         prompts: only the rows of these prompts.
 
-    Yields:
-        (row indices [M], log_p [M, V] float32 on the model's device).
+    Returns:
+        The limit of padded tokens that memory has held.
+
+    Raises:
+        RankError: if another rank has failed.
     """
     device = next(model.parameters()).device
     head = output_head(model)
@@ -97,56 +127,148 @@ def next_token_log_probs(
     vocabulary = getattr(head, "out_features", None) or cast(Tensor, head.weight).shape[0]
     max_outputs = max(1, MAX_BATCH_LOGITS // max(1, int(vocabulary)))
     chosen = range(plan.num_prompts) if prompts is None else prompts
-    build = _tree_sequences if method == "tree" else _row_sequences
-    for batch in _batches(build(plan, chosen), limit, max_outputs):
-        inputs = _inputs(model, batch, method, device)
-        where = [(b, position) for b, sequence in enumerate(batch) for position in sequence.outputs]
-        with answer_positions(head, torch.tensor(where)):
-            output = model(**inputs)
-        logits = output.logits if hasattr(output, "logits") else output[0]
-        rows = np.array([row for sequence in batch for row in sequence.rows])
-        wide = logits[0] if logits.dtype == torch.float64 else logits[0].float()
-        yield rows, wide.log_softmax(dim=-1).float()
+    sequences = sequences_of(plan, route.method, chosen)
+    width = max((len(sequence.tokens) for sequence in sequences), default=0)
+    tokens = sum(len(sequence.tokens) for sequence in sequences)
+    limit = min(limit, max(width, -(-tokens // ranks.size)))
+
+    def attempt(batch: Sequence[TokenSequence], counts: bool) -> Exception | None:
+        try:
+            with route.taken(model):
+                rows, log_p = _next_token_log_probs(model, head, batch, route, device)
+            if counts:
+                consume(rows, log_p)
+        except Exception as error:
+            return error
+        return None
+
+    queue = list(batches_of(sequences, limit, max_outputs))
+    while queue:
+        batches, rest = queue[: ranks.size], queue[ranks.size :]
+        # a rank without a batch of its own runs the last one again, for nothing
+        failure = attempt(batches[min(ranks.rank, len(batches) - 1)], ranks.rank < len(batches))
+        if not _out_of_memory_somewhere(failure, ranks):
+            queue = rest
+            continue
+        if max(map(len, batches)) < 2:
+            raise failure or RankError("another rank has no memory left for a single prompt")
+        largest = max(len(batch) * max(len(s.tokens) for s in batch) for batch in batches)
+        limit, max_outputs = min(limit, largest) // 2, max(1, max_outputs // 2)
+        logger.warning("crystalmon: out of memory; going on with %d tokens a batch.", limit)
+        failure = None  # it holds on to the tensors of the pass that failed
+        _free(device)
+        left = [sequence for batch in batches + rest for sequence in batch]
+        queue = list(batches_of(left, limit, max_outputs))
+    return limit
 
 
-def choose_method(model: nn.Module, plan: ScoringPlan) -> Method:
-    """`tree` if the model honours the mask, found out by trying; else `rows`.
+def _out_of_memory_somewhere(failure: Exception | None, ranks: Ranks) -> bool:
+    """Whether any rank has run out of memory in this round; any other failure is raised."""
+    memory = failure is not None and out_of_memory(failure)
+    if failure is not None and not memory and ranks.size == 1:
+        raise failure
+    told = ranks.gather((memory, describe(failure)))
+    if failure is not None and not memory:
+        raise failure
+    for rank, (rank_memory, text) in enumerate(told):
+        if text and not rank_memory:
+            raise RankError(f"rank {rank} failed: {text}")
+    return any(rank_memory for rank_memory, _ in told)
 
-    Runs the prompt with the most unfinished answers, and the longest one (a sliding window may be
-    shorter), both ways and compares probabilities.
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether an error says that a device or the machine has no memory left."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and any(sign in text for sign in _NO_MEMORY)
+
+
+_NO_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+
+
+def _free(device: torch.device) -> None:
+    """Give cached blocks back, in which a smaller batch may not fit."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def _next_token_log_probs(
+    model: nn.Module,
+    head: nn.Module,
+    batch: Sequence[TokenSequence],
+    route: Route,
+    device: torch.device,
+) -> tuple[np.ndarray, Tensor]:
+    """One forward pass: (row indices [M], log_p [M, V] float32)."""
+    where = [(b, position) for b, sequence in enumerate(batch) for position in sequence.outputs]
+    with answer_positions(head, torch.tensor(where)):
+        output = model(**_inputs(model, batch, route, device))
+    logits = output.logits if hasattr(output, "logits") else output[0]
+    rows = np.array([row for sequence in batch for row in sequence.rows])
+    wide = logits[0] if logits.dtype == torch.float64 else logits[0].float()
+    return rows, wide.log_softmax(dim=-1).float()
+
+
+def choose_route(model: nn.Module, plan: ScoringPlan, ranks: Ranks = ONE) -> Route:
+    """The best route that gives a model's own numbers, found out by trying.
+
+    In float32 if the model runs so, and its answers are its own up to their rounding; as trees if
+    it then honours the mask. What is tried: the prompt with the most unfinished answers, and the
+    longest one (a sliding window may be shorter).
+
+    Raises:
+        TypeError: if the model has no language-modelling head.
     """
-    head = output_head(model)
+    output_head(model)
     counts = np.bincount(plan.row_prompt, minlength=plan.num_prompts)
-    if counts.max() < 2 or not _accepts(model, "position_ids"):
-        return "rows"
-    # a kernel that does not know the mask may fail on the device, where it cannot be caught
-    if getattr(model.config, "_attn_implementation", None) not in MASKED_ATTENTION:
-        return "rows"
     lengths = [len(row) for row in plan.rows[: plan.num_prompts]]
     prompts = {int(np.argmax(counts)), int(np.argmax(lengths))}
-    dtypes: list[torch.dtype] = []
-    watch = head.register_forward_pre_hook(lambda _, inputs: dtypes.append(inputs[0].dtype))
+    with undisturbed(model):
+        own = Route("rows", "model")
+        truth = _probabilities(model, plan, own, prompts)
+        route, found = _better(
+            model, plan, prompts, own, truth, Route("rows", "float32"), HALF_TOLERANCE
+        )
+        may_be_tree = counts.max() > 1 and _accepts(model, "position_ids")
+        # a kernel that does not know the mask may fail on the device, where it cannot be caught
+        if may_be_tree and (route.precision == "float32" or not _unmasked(model)):
+            tree = Route("tree", route.precision)
+            tolerance = ROUTE_TOLERANCE if route.precision == "float32" else HALF_TOLERANCE
+            route, _ = _better(model, plan, prompts, route, found, tree, tolerance)
+    return min(ranks.gather(route), key=_BEST_LAST.index)
+
+
+def _better(
+    model: nn.Module,
+    plan: ScoringPlan,
+    prompts: set[int],
+    route: Route,
+    truth: Tensor,
+    candidate: Route,
+    tolerance: float,
+) -> tuple[Route, Tensor]:
+    """The candidate and its answers, if they are those of `route` within the tolerance."""
     try:
-        with undisturbed(model):
-            rows = _probabilities(model, plan, "rows", prompts)
-            tree = _probabilities(model, plan, "tree", prompts)
-    except Exception as error:  # whatever a model does with a mask it does not know
-        logger.info("prompts are scored row by row: %s: %s", type(error).__name__, error)
-        return "rows"
-    finally:
-        watch.remove()
-    difference = float((tree - rows).abs().max())
-    if difference < TREE_TOLERANCE.get(dtypes[0], DEFAULT_TREE_TOLERANCE):
-        return "tree"
-    logger.info("prompts are scored row by row: as trees they differ by %.1e", difference)
-    return "rows"
+        found = _probabilities(model, plan, candidate, prompts)
+    except Exception as error:  # whatever a model does with what it does not know
+        logger.info("not run as %s: %s: %s", candidate, type(error).__name__, error)
+        return route, truth
+    difference = float((found - truth).abs().max())
+    if difference < tolerance or found.isnan().any():
+        return candidate, found
+    logger.info("not run as %s: it differs by %.1e", candidate, difference)
+    return route, truth
 
 
-def _probabilities(
-    model: nn.Module, plan: ScoringPlan, method: Method, prompts: set[int]
-) -> Tensor:
+def _unmasked(model: Any) -> bool:
+    return getattr(model.config, "_attn_implementation", None) not in MASKED_ATTENTION
+
+
+def _probabilities(model: nn.Module, plan: ScoringPlan, route: Route, prompts: set[int]) -> Tensor:
     """[M, V] probabilities after the rows of some prompts, in the order of the rows."""
-    parts = list(next_token_log_probs(model, plan, method, prompts=prompts))
+    parts: list[tuple[np.ndarray, Tensor]] = []
+    score_rows(model, plan, route, lambda *part: parts.append(part), prompts=prompts)
     order = np.argsort(np.concatenate([rows for rows, _ in parts]))
     return torch.cat([log_p for _, log_p in parts])[torch.from_numpy(order)].exp()
 
@@ -167,166 +289,23 @@ def output_head(model: nn.Module) -> nn.Module:
     return head
 
 
-@contextlib.contextmanager
-def answer_positions(head: nn.Module, where: Tensor) -> Iterator[None]:
-    """Within, the head projects the needed positions only, in `HEAD_DTYPE`: [B, T, D] → [1, M, V].
-
-    The model's own forward still scales or soft-caps what the head returns, in that dtype.
-    Replacing `forward` keeps the module's hooks, on which sharded engines gather its weight.
-
-    Args:
-        head: the output projection.
-        where: [M, 2] (sequence, position) pairs.
-    """
-    forward, replaced = head.forward, "forward" in vars(head)
-
-    def project(hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        at = where.to(hidden.device)
-        dtype = HEAD_DTYPE.get(hidden.device.type, torch.float32)
-        needed = hidden[at[:, 0], at[:, 1]].unsqueeze(0).to(dtype)
-        with torch.autocast(hidden.device.type, enabled=False), _LinearIn(dtype):
-            return forward(needed, *args, **kwargs)
-
-    head.forward = project
-    try:
-        yield
-    finally:
-        del head.forward
-        if replaced:
-            head.forward = forward
-
-
-class _LinearIn(TorchFunctionMode):
-    """Computes every linear map in one dtype, whatever that of its weight."""
-
-    def __init__(self, dtype: torch.dtype) -> None:
-        super().__init__()
-        self._dtype = dtype
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is nn.functional.linear:
-            args = [arg.to(self._dtype) if isinstance(arg, Tensor) else arg for arg in args]
-        return func(*args, **(kwargs or {}))
-
-
-@contextlib.contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; afterwards everything is as it was.
-
-    Restores each module's own train/eval flag and the random states of Python, NumPy, torch and
-    its devices, also when the body raises.
-    """
-    modes = [(module, module.training) for module in model.modules()]
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    accelerator = torch.accelerator.current_accelerator()
-    devices = range(torch.accelerator.device_count()) if accelerator else []
-    device_type = accelerator.type if accelerator else "cuda"
-    model.eval()
-    try:
-        with torch.random.fork_rng(devices, device_type=device_type), torch.no_grad():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)
-
-
-def _row_sequences(plan: ScoringPlan, prompts: Iterable[int]) -> list[TokenSequence]:
-    chosen = set(prompts)
-    return [
-        TokenSequence(
-            tokens=tokens,
-            parents=tuple(range(-1, len(tokens) - 1)),
-            depths=tuple(range(len(tokens))),
-            outputs=(len(tokens) - 1,),
-            rows=(row,),
-        )
-        for row, tokens in enumerate(plan.rows)
-        if plan.row_prompt[row] in chosen
-    ]
-
-
-def _tree_sequences(plan: ScoringPlan, prompts: Iterable[int]) -> list[TokenSequence]:
-    members: dict[int, list[int]] = {prompt: [prompt] for prompt in prompts}
-    for row in range(plan.num_prompts, len(plan.rows)):
-        if plan.row_prompt[row] in members:
-            members[int(plan.row_prompt[row])].append(row)
-    return [_tree_sequence(plan, rows) for rows in members.values()]
-
-
-def _tree_sequence(plan: ScoringPlan, rows: Sequence[int]) -> TokenSequence:
-    """One prompt's tokens and, after them, the last token of each further row."""
-    prompt = plan.rows[rows[0]]
-    place = {row: len(prompt) - 1 + index for index, row in enumerate(rows)}
-    further = rows[1:]
-    return TokenSequence(
-        tokens=(*prompt, *(plan.rows[row][-1] for row in further)),
-        parents=(
-            *range(-1, len(prompt) - 1),
-            *(place[int(plan.row_parent[row])] for row in further),
-        ),
-        depths=(*range(len(prompt)), *(len(plan.rows[row]) - 1 for row in further)),
-        outputs=tuple(place.values()),
-        rows=tuple(rows),
-    )
-
-
-def _batches(
-    sequences: Sequence[TokenSequence], limit: int, max_outputs: int
-) -> Iterator[list[TokenSequence]]:
-    """Longest first, at most `limit` padded tokens and `max_outputs` positions each."""
-    batch: list[TokenSequence] = []
-    outputs = 0
-    for sequence in sorted(sequences, key=lambda s: -len(s.tokens)):
-        full = batch and (
-            (len(batch) + 1) * len(batch[0].tokens) > limit
-            or outputs + len(sequence.outputs) > max_outputs
-        )
-        if full:
-            yield batch
-            batch, outputs = [], 0
-        batch.append(sequence)
-        outputs += len(sequence.outputs)
-    if batch:
-        yield batch
-
-
 def _inputs(
-    model: nn.Module, batch: Sequence[TokenSequence], method: Method, device: torch.device
+    model: nn.Module, batch: Sequence[TokenSequence], route: Route, device: torch.device
 ) -> dict[str, Any]:
-    """Padded token ids and, for trees, the ancestor mask and position ids.
-
-    Rows are padded with repetitions of their last token: with no padding token in sight no mask
-    is needed, and the model keeps its fastest attention.
-    """
-    width = len(batch[0].tokens)
-    tokens = np.array([_pad(sequence.tokens, width) for sequence in batch])
+    """Padded token ids and, for trees, the ancestor mask and position ids."""
+    tokens, depths = padded(batch)
     inputs: dict[str, Any] = {"input_ids": torch.from_numpy(tokens).to(device)}
     if _accepts(model, "use_cache"):
         inputs["use_cache"] = False
-    if method == "tree":
-        depths = np.array([_pad(sequence.depths, width) for sequence in batch])
+    if route.method == "tree":
         inputs["position_ids"] = torch.from_numpy(depths).to(device)
-        allowed = torch.from_numpy(np.stack([_ancestors(s, width) for s in batch])).to(device)
-        dtype = next(model.parameters()).dtype
-        blocked = torch.finfo(dtype).min
+        allowed = torch.from_numpy(ancestors(batch)).to(device)
+        own = next(model.parameters()).dtype
+        half = own in (torch.float16, torch.bfloat16)
+        dtype = torch.float32 if route.precision == "float32" and half else own
         mask = torch.zeros(allowed.shape, dtype=dtype, device=device)
-        inputs["attention_mask"] = mask.masked_fill(~allowed, blocked).unsqueeze(1)
+        inputs["attention_mask"] = mask.masked_fill(~allowed, torch.finfo(dtype).min).unsqueeze(1)
     return inputs
-
-
-def _ancestors(sequence: TokenSequence, width: int) -> np.ndarray:
-    """[T, T] bool: which tokens each token sees, its ancestors and itself."""
-    allowed = np.eye(width, dtype=bool)
-    for position, parent in enumerate(sequence.parents):
-        if parent >= 0:
-            allowed[position] |= allowed[parent]
-    return allowed
-
-
-def _pad(values: tuple[int, ...], length: int) -> tuple[int, ...]:
-    return values + values[-1:] * (length - len(values))
 
 
 def _accepts(model: nn.Module, name: str) -> bool:

@@ -76,6 +76,22 @@ def load_tokenizer(name: str | Path) -> Any:
 
 
 @contextlib.contextmanager
+def whole_models() -> Iterator[None]:
+    """Within, transformers loads whole models, also in a run whose own model is partitioned.
+
+    Under ZeRO-3 it would otherwise partition what this rank loads among all of them.
+    """
+    from transformers.integrations import deepspeed
+
+    before = deepspeed._hf_deepspeed_config_weak_ref
+    deepspeed._hf_deepspeed_config_weak_ref = None
+    try:
+        yield
+    finally:
+        deepspeed._hf_deepspeed_config_weak_ref = before
+
+
+@contextlib.contextmanager
 def _explained(name: str | Path) -> Iterator[None]:
     try:
         yield

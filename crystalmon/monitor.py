@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from crystalmon.forward import Method, choose_method
+from crystalmon.forward import Route, choose_route
 from crystalmon.metrics import (
     DISSIMILARITY_WINDOWS,
     TaskMeasurement,
@@ -25,6 +25,7 @@ from crystalmon.metrics import (
     round_significant,
 )
 from crystalmon.phases import SuiteDetector
+from crystalmon.ranks import ONE, Ranks, current_ranks
 from crystalmon.records import PHASES, Event, ProbeRecord, TaskRecord
 from crystalmon.reference import Reference, resolve_reference
 from crystalmon.scoring import Scores, score
@@ -50,6 +51,9 @@ class Monitor:
         view: `raw` or `chat`.
         progress: show a progress bar while scoring.
 
+    In a run of several processes every rank makes a monitor and probes at the same steps: the
+    prompts are split among them, and each has the whole record.
+
     Raises:
         TypeError: if the model has no language-modelling head.
         ValueError: for a faulty suite or a reference that does not fit; the message says which.
@@ -72,7 +76,9 @@ class Monitor:
         _check_fit(model, self.plan)
         if self.plan.merges:
             logger.info(describe_merges(self.plan.merges))
-        self.method: Method = choose_method(model, self.plan)
+        self.ranks = probing_ranks(model)
+        self.route: Route = choose_route(model, self.plan, self.ranks)
+        self._batch_tokens: int | None = None
         self._progress = progress
         with self._bar("reference") as bar:
             self.reference = resolve_reference(
@@ -81,7 +87,8 @@ class Monitor:
                 tokenizer,
                 self.suite,
                 self.plan,
-                method=self.method,
+                route=self.route,
+                ranks=self.ranks,
                 progress=bar.update,
             )
         self._base_q = {
@@ -111,8 +118,15 @@ class Monitor:
         started = time.perf_counter()
         with self._bar(f"probe at step {step}") as bar:
             scores = score(
-                self.model, self.plan, self._observe, method=self.method, progress=bar.update
+                self.model,
+                self.plan,
+                self._observe,
+                route=self.route,
+                ranks=self.ranks,
+                max_batch_tokens=self._batch_tokens,
+                progress=bar.update,
             )
+        self._batch_tokens = scores.batch_tokens
         q, coverage = {}, {}
         for task, table in zip(self.suite, scores.log_choice, strict=True):
             q[task.name], coverage[task.name] = _normalised(table)
@@ -228,6 +242,14 @@ class Monitor:
             delay=2.0,
             disable=not self._progress,
         )
+
+
+def probing_ranks(model: Any) -> Ranks:
+    """The ranks among which prompts may be split.
+
+    Under tensor parallelism they hold parts of the same matrices and must all run the same ones.
+    """
+    return ONE if (getattr(model, "_tp_size", None) or 1) > 1 else current_ranks()
 
 
 def _check_fit(model: Any, plan: ScoringPlan) -> None:

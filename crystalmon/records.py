@@ -30,6 +30,9 @@ EVENT_KINDS = (
     "early_warning",
 )
 
+SUITE_EVENT_KINDS = ("nucleation_onset", "nucleation_complete", "melting")
+"""The kinds that the suite raises too; the others come from single tasks only."""
+
 Interval = tuple[float, float]
 
 

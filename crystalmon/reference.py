@@ -7,13 +7,13 @@ No second model stays in memory. On disk a reference is a folder with `reference
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import hashlib
 import json
 import os
-import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from crystalmon.forward import Method
-from crystalmon.models import load_model
+from crystalmon.forward import Route
+from crystalmon.models import load_model, whole_models
+from crystalmon.ranks import ONE, Ranks
 from crystalmon.scoring import score
 from crystalmon.tasks import TaskSuite
 from crystalmon.tokentree import ScoringPlan, build_plan
@@ -87,9 +88,16 @@ class Reference:
         )
 
     @property
-    def in_memory(self) -> bool:
-        """Whether it was made just now, rather than read from a folder."""
-        return isinstance(self._log_p, Tensor)
+    def shape(self) -> tuple[int, ...]:
+        """(N, V): of the full-vocabulary part."""
+        rows = self._rows
+        return tuple(rows.shape if isinstance(rows, Tensor) else rows.get_shape())
+
+    def in_memory(self) -> Reference:
+        """The same reference with nothing left on disk, so that it can be sent."""
+        if isinstance(self._rows, Tensor):
+            return self
+        return Reference(self.info, self.log_choice, self._rows[:])
 
     def log_p(self, prompts: np.ndarray, device: torch.device) -> Tensor:
         """[len(prompts), V] float32 log-probabilities after those prompts (suite order)."""
@@ -118,7 +126,8 @@ def make_reference(
     suite: TaskSuite,
     plan: ScoringPlan,
     *,
-    method: Method | None = None,
+    route: Route | None = None,
+    ranks: Ranks = ONE,
     progress: Progress | None = None,
 ) -> Reference:
     """Score a suite with the model as it is now and keep all of it.
@@ -128,21 +137,18 @@ def make_reference(
         tokenizer: for its name only; the plan holds its tokens.
         suite: the suite that the plan was built from.
         plan: what to score.
-        method, progress: see `scoring.score`.
+        route, ranks, progress: see `scoring.score`.
 
     Raises:
         ValueError: if an answer is NaN: a broken model is no base to compare with.
     """
-    log_p: list[Tensor | None] = [None] * plan.num_prompts
 
-    def keep(prompts: np.ndarray, batch: Tensor, begins: Tensor) -> dict[str, Tensor]:
-        for index, row in zip(prompts, batch.cpu(), strict=True):
-            log_p[index] = row
-        return {}
+    def keep(prompts: np.ndarray, log_p: Tensor, begins: Tensor) -> dict[str, Tensor]:
+        return {"log_p": log_p}
 
-    scores = score(model, plan, keep, method=method, progress=progress)
-    stacked = torch.stack([row for row in log_p if row is not None])
-    if stacked.isnan().any():
+    scores = score(model, plan, keep, route=route, ranks=ranks, progress=progress)
+    log_p = torch.from_numpy(scores.observed["log_p"])
+    if log_p.isnan().any():
         raise ValueError(
             f"the reference model's answers must be numbers, got NaN from {model_name(model)}. "
             "Check its weights and precision."
@@ -158,10 +164,10 @@ def make_reference(
         plan=plan.fingerprint,
         model=model_name(model),
         tokenizer=_tokenizer_name(tokenizer),
-        vocab_size=stacked.shape[1],
+        vocab_size=log_p.shape[1],
         id=digest.hexdigest()[:16],
     )
-    return Reference(info, log_choice, stacked)
+    return Reference(info, log_choice, log_p)
 
 
 def load_reference(folder: Path) -> Reference:
@@ -206,12 +212,13 @@ def find_reference(path: str | Path) -> Path | None:
     """The reference folder that belongs to a path, or None.
 
     Looks at the path itself, `<path>/reference` (a run folder), `<path>/crystalmon/reference` (a
-    model's or output folder) and, for `checkpoint-N`, the same one level up.
+    model's or output folder) and, for a model that was saved within an output folder
+    (`checkpoint-N`, or a merged one), the same one level up.
     """
     path = Path(path)
     places = [path, path / "reference", path / "crystalmon" / "reference"]
-    if re.fullmatch(r"checkpoint-\d+", path.name):
-        places.append(path.parent / "crystalmon" / "reference")
+    if path.is_dir():
+        places.append(path.resolve().parent / "crystalmon" / "reference")
     return next((place for place in places if (place / INFO_FILE).is_file()), None)
 
 
@@ -239,6 +246,14 @@ def check_reference(
             f"reference must be of tokenizer {_tokenizer_name(tokenizer)!r}, got one made with "
             f"{info.tokenizer!r}, which tokenizes suite {suite.name!r} differently. {advice}"
         )
+    shapes = dict(zip((task.name for task in suite), plan.shapes, strict=True))
+    found = {name: table.shape for name, table in reference.log_choice.items()}
+    if found != shapes or reference.shape != (plan.num_prompts, info.vocab_size):
+        raise ValueError(
+            f"reference {info.id} must hold {plan.num_prompts} prompts of {len(shapes)} tasks, got "
+            f"{reference.shape[0]} of {len(found)}: its file is damaged. "
+            "Delete the folder and score the base again."
+        )
 
 
 def resolve_reference(
@@ -248,17 +263,19 @@ def resolve_reference(
     suite: TaskSuite,
     plan: ScoringPlan,
     *,
-    method: Method | None = None,
+    route: Route | None = None,
+    ranks: Ranks = ONE,
     progress: Progress | None = None,
 ) -> Reference:
     """The base to compare with, from what the user asked for.
 
     Args:
         reference: a `Reference`; `auto` (the one that came with the model's folder, else this
-            model now); `initial` (this model now); a run or reference folder; or a model id or
-            path, which is loaded, scored and freed.
+            model now, without its adapters: what a LoRA run has trained before is not the base);
+            `initial` (this model now); a run or reference folder; or a model id or path, which is
+            loaded by rank 0, scored and freed.
         model, tokenizer, suite, plan: what is being monitored.
-        method, progress: see `scoring.score`.
+        route, ranks, progress: see `scoring.score`.
 
     Raises:
         ReferenceMismatch: if it was made with another suite, view or tokenizer.
@@ -267,17 +284,51 @@ def resolve_reference(
     if isinstance(reference, Reference):
         found = reference
     elif str(reference) in ("auto", "initial"):
-        wanted = str(reference) == "auto" and model_name(model)
-        folder = find_reference(model_name(model)) if wanted else None
+        auto = str(reference) == "auto"
+        folder = ranks.on_main(lambda: find_reference(model_name(model)) if auto else None)
         if folder is None:
-            return make_reference(model, tokenizer, suite, plan, method=method, progress=progress)
-        found = load_reference(folder)
-    elif (folder := find_reference(reference)) is not None:
-        found = load_reference(folder)
+            with without_adapters(model) if auto else contextlib.nullcontext():
+                return make_reference(
+                    model, tokenizer, suite, plan, route=route, ranks=ranks, progress=progress
+                )
+        found = _load_everywhere(folder, ranks)
+    elif (folder := ranks.on_main(lambda: find_reference(reference))) is not None:
+        found = _load_everywhere(folder, ranks)
     else:
-        found = _score_base(str(reference), suite, plan, next(model.parameters()).device, progress)
+        device = next(model.parameters()).device
+        found = ranks.on_main(lambda: _score_base(str(reference), suite, plan, device, progress))
     check_reference(found, suite, plan, tokenizer)
     return found
+
+
+@contextlib.contextmanager
+def without_adapters(model: nn.Module) -> Iterator[None]:
+    """Within, PEFT's layers compute what the layers under them do.
+
+    PEFT's own way also switches which weights require a gradient; this one touches a flag only.
+    """
+    layers = [module for module in model.modules() if hasattr(module, "_disable_adapters")]
+    before = [layer._disable_adapters for layer in layers]
+    try:
+        for layer in layers:
+            layer._disable_adapters = True  # type: ignore[assignment]
+        yield
+    finally:
+        for layer, disabled in zip(layers, before, strict=True):
+            layer._disable_adapters = disabled  # type: ignore[assignment]
+
+
+def _load_everywhere(folder: Path, ranks: Ranks) -> Reference:
+    """Each rank maps the folder, or gets rank 0's copy if some rank cannot see it."""
+    if ranks.size == 1:
+        return load_reference(folder)
+    try:
+        loaded = load_reference(folder)
+    except (OSError, ValueError):
+        loaded = None
+    if all(ranks.gather(loaded is not None)) and loaded is not None:
+        return loaded
+    return ranks.on_main(lambda: load_reference(folder).in_memory())
 
 
 def _score_base(
@@ -285,7 +336,8 @@ def _score_base(
 ) -> Reference:
     """Load a base model with its own tokenizer, score it where the current model is, free it."""
     try:
-        base, tokenizer = load_model(name)
+        with whole_models():
+            base, tokenizer = load_model(name)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"reference {name!r} is neither 'auto', 'initial', a run or reference folder, nor a "

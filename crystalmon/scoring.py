@@ -13,11 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from crystalmon.forward import Method, choose_method, next_token_log_probs, undisturbed
+from crystalmon.forward import Route, choose_route, score_rows
+from crystalmon.isolation import undisturbed
+from crystalmon.ranks import ONE, Ranks
 from crystalmon.tokentree import ScoringPlan
 
 Observer = Callable[[np.ndarray, Tensor, Tensor], Mapping[str, Tensor]]
-"""(prompt indices [b], log_p [b, V], first tokens of choices [b, V] bool) → [b] values by key."""
+"""(prompt indices [b], log_p [b, V], first tokens of choices [b, V] bool) → [b, …] by key."""
+
+MAX_OBSERVED = 2**23
+"""Log-probabilities that an observer gets at once, b · V: its temporaries are a few times that."""
 
 
 @dataclass(frozen=True)
@@ -26,11 +31,13 @@ class Scores:
 
     Args:
         log_choice: per task [P, C], the log-probability that the completion is the choice.
-        observed: [N] values by key, one per prompt in suite order, from the observer.
+        observed: [N, …] values by key, one per prompt in suite order, from the observer.
+        batch_tokens: the padded tokens per forward pass that memory has held.
     """
 
     log_choice: tuple[np.ndarray, ...]
     observed: Mapping[str, np.ndarray]
+    batch_tokens: int
 
 
 def score(
@@ -38,7 +45,8 @@ def score(
     plan: ScoringPlan,
     observe: Observer | None = None,
     *,
-    method: Method | None = None,
+    route: Route | None = None,
+    ranks: Ranks = ONE,
     max_batch_tokens: int | None = None,
     progress: Callable[[int], Any] | None = None,
 ) -> Scores:
@@ -48,34 +56,67 @@ def score(
         model: a causal language model that returns logits; its mode, RNG states and
             configuration are left as they were.
         plan: what to score.
-        observe: called once per batch with the prompts' full next-token log-probabilities.
-        method: how to run it, `tree` or `rows`; found out by `forward.choose_method` if None.
+        observe: called with the prompts' full next-token log-probabilities, a few at a time.
+        route: how to run it; found out by `forward.choose_route` if None.
+        ranks: the processes to split the prompts among; each of them gets the whole result.
         max_batch_tokens: padded tokens per forward pass; chosen by device if None.
         progress: called with the number of rows done after each batch.
 
     Raises:
         TypeError: if the model has no language-modelling head.
+        RankError: if another rank has failed.
     """
-    method = method or choose_method(model, plan)
-    edge_log_p = np.full(len(plan.edge_row), np.nan)
-    observed: dict[str, np.ndarray] = {}
+    route = route or choose_route(model, plan, ranks)
+    edge_log_p: dict[int, float] = {}
+    observed: dict[str, dict[int, np.ndarray]] = {}
+
+    def look(
+        observe: Observer, rows: np.ndarray, log_p: Tensor, position: Tensor, token: Tensor
+    ) -> None:
+        prompts = np.flatnonzero(rows < plan.num_prompts)
+        step = max(1, MAX_OBSERVED // log_p.shape[1])
+        for part in (prompts[start : start + step] for start in range(0, len(prompts), step)):
+            keep = torch.from_numpy(part).to(log_p.device)
+            begins = _first_tokens(log_p.shape, position, token, keep)
+            for key, column in observe(rows[part], log_p[keep], begins).items():
+                found = zip(rows[part].tolist(), column.cpu().numpy(), strict=True)
+                observed.setdefault(key, {}).update(found)
+
+    def consume(rows: np.ndarray, log_p: Tensor) -> None:
+        edges, position, token = _edges_of(plan, rows, log_p.device)
+        values = log_p[position, token].double().cpu().numpy()
+        edge_log_p.update(zip(edges.tolist(), values.tolist(), strict=True))
+        if observe is not None:
+            look(observe, rows, log_p, position, token)
+        if progress is not None:
+            progress(len(rows))
+
     with undisturbed(model):
-        for rows, log_p in next_token_log_probs(
-            model, plan, method, max_batch_tokens=max_batch_tokens
-        ):
-            edges, position, token = _edges_of(plan, rows, log_p.device)
-            edge_log_p[edges] = log_p[position, token].double().cpu().numpy()
-            prompts = np.flatnonzero(rows < plan.num_prompts)
-            if observe is not None and len(prompts):
-                begins = torch.zeros_like(log_p, dtype=torch.bool)
-                begins[position, token] = True
-                keep = torch.from_numpy(prompts).to(log_p.device)
-                for key, value in observe(rows[prompts], log_p[keep], begins[keep]).items():
-                    column = observed.setdefault(key, np.full(plan.num_prompts, np.nan))
-                    column[rows[prompts]] = value.double().cpu().numpy()
-            if progress is not None:
-                progress(len(rows))
-    return Scores(_add_up(plan, edge_log_p), observed)
+        fitted = score_rows(
+            model, plan, route, consume, ranks=ranks, max_batch_tokens=max_batch_tokens
+        )
+    for other_edges, other_observed in ranks.gather((edge_log_p, observed)):
+        edge_log_p |= other_edges
+        for key, found in other_observed.items():
+            observed.setdefault(key, {}).update(found)
+    return Scores(
+        _add_up(plan, np.array([edge_log_p[edge] for edge in range(len(plan.edge_row))])),
+        {
+            key: np.stack([found[prompt] for prompt in range(plan.num_prompts)])
+            for key, found in observed.items()
+        },
+        fitted,
+    )
+
+
+def _first_tokens(shape: torch.Size, position: Tensor, token: Tensor, keep: Tensor) -> Tensor:
+    """[b, V] bool: the tokens that begin a choice, at the batch's positions to keep."""
+    place = torch.full((shape[0],), -1, device=keep.device)
+    place[keep] = torch.arange(len(keep), device=keep.device)
+    mine = place[position] >= 0
+    begins = torch.zeros((len(keep), shape[1]), dtype=torch.bool, device=keep.device)
+    begins[place[position[mine]], token[mine]] = True
+    return begins
 
 
 def _edges_of(

@@ -20,8 +20,8 @@ logger = logging.getLogger(__name__)
 STEP_KEY = "train/global_step"
 """The key under which transformers logs the step to wandb and trackio."""
 
-METRIC_GLOBS = ("crystalmon/*", "crystalmon_tasks/*")
-TENSORBOARD_FOLDER = "crystalmon"
+DEFAULT_NAME = "crystalmon"
+"""What the names of metrics begin with; another callback of the same trainer has another one."""
 
 
 class Tracker(Protocol):
@@ -38,6 +38,10 @@ class Tracker(Protocol):
 
     def event(self, event: Event) -> None:
         """Log one event."""
+        ...
+
+    def alert(self, title: str, text: str) -> None:
+        """Alert whoever watches, where the tracker can."""
         ...
 
     def close(self) -> None:
@@ -72,6 +76,10 @@ class CompositeTracker:
         """Log one event everywhere."""
         self._each(lambda tracker: tracker.event(event))
 
+    def alert(self, title: str, text: str) -> None:
+        """Alert through every tracker that can."""
+        self._each(lambda tracker: tracker.alert(title, text))
+
     def close(self) -> None:
         """Close every tracker."""
         self._each(lambda tracker: tracker.close())
@@ -100,9 +108,13 @@ class WandbTracker:
     No `step=` is passed: wandb's own step counts log calls and must not go back, so the trainer's
     step goes in as the metric that transformers plots against. Events are sentences in the run's
     summary.
+
+    Args:
+        name: what the metrics' names begin with.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = DEFAULT_NAME) -> None:
+        self._name = name
         self._run_id: str | None = None
         self._sentences: list[str] = []
 
@@ -110,14 +122,19 @@ class WandbTracker:
         """Log one probe."""
         run = self._active_run()
         run.log({**metrics, STEP_KEY: step})
-        if "crystalmon/phase" in metrics:
-            run.summary["crystalmon/phase_name"] = PHASES[int(metrics["crystalmon/phase"])]
+        phase = metrics.get(f"{self._name}/phase")
+        if phase is not None:
+            run.summary[f"{self._name}/phase_name"] = PHASES[int(phase)]
 
     def event(self, event: Event) -> None:
-        """Add the event's sentence to `crystalmon/events` in the run's summary."""
+        """Add the event's sentence to `<name>/events` in the run's summary."""
         run = self._active_run()
         self._sentences.append(sentence(event))
-        run.summary["crystalmon/events"] = list(self._sentences)
+        run.summary[f"{self._name}/events"] = list(self._sentences)
+
+    def alert(self, title: str, text: str) -> None:
+        """Send a W&B alert, which reaches the user by mail or chat."""
+        self._active_run().alert(title=title, text=text)
 
     def close(self) -> None:
         """Do nothing: the run is the trainer's."""
@@ -130,7 +147,7 @@ class WandbTracker:
         if run is None:
             raise RuntimeError("wandb has no active run. Call wandb.init() before training")
         if run.id != self._run_id:
-            for glob in METRIC_GLOBS:
+            for glob in (f"{self._name}/*", f"{self._name}_tasks/*"):
                 run.define_metric(glob, step_metric=STEP_KEY)
             self._run_id = run.id
             self._sentences = []
@@ -153,12 +170,18 @@ class TrackioTracker:
         # the text carries the step: trackio's own one counts log calls
         trackio.alert(title=event.kind, text=sentence(event), level=trackio.AlertLevel.INFO)
 
+    def alert(self, title: str, text: str) -> None:
+        """Raise an alert of the middle level."""
+        import trackio
+
+        trackio.alert(title=title, text=text, level=trackio.AlertLevel.WARN)
+
     def close(self) -> None:
         """Do nothing: the run is the trainer's."""
 
 
 class TensorBoardTracker:
-    """Writes its own event file, in the subfolder `crystalmon` of the trainer's.
+    """Writes its own event file, in a subfolder of the trainer's.
 
     The trainer's writer is out of reach, and TensorBoard shows one event file a folder at a time:
     a second file beside the first would shadow it. In a subfolder it is a run of its own, named
@@ -166,10 +189,11 @@ class TensorBoardTracker:
 
     Args:
         output_dir: the trainer's output folder.
+        name: the subfolder's name.
     """
 
-    def __init__(self, output_dir: str) -> None:
-        self._output_dir = output_dir
+    def __init__(self, output_dir: str, name: str = DEFAULT_NAME) -> None:
+        self._output_dir, self._name = output_dir, name
         self._writer: Any = None
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -180,11 +204,14 @@ class TensorBoardTracker:
         writer.flush()
 
     def event(self, event: Event) -> None:
-        """Add the event's sentence as text under `crystalmon_events/<kind>`, and write it out."""
+        """Add the event's sentence as text under `<name>_events/<kind>`, and write it out."""
         writer = self._open(event.step)
         place = f"/{event.task}" if event.task is not None else ""
-        writer.add_text(f"crystalmon_events/{event.kind}{place}", sentence(event), event.step)
+        writer.add_text(f"{self._name}_events/{event.kind}{place}", sentence(event), event.step)
         writer.flush()
+
+    def alert(self, title: str, text: str) -> None:
+        """Do nothing: TensorBoard has no alerts, and shows every event as text."""
 
     def close(self) -> None:
         """Close the event file."""
@@ -196,31 +223,31 @@ class TensorBoardTracker:
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter
 
-            folder = tensorboard_folder(self._output_dir)
+            folder = tensorboard_folder(self._output_dir, self._name)
             # purge_step: in a folder that a resumed run shares, later steps are superseded
             self._writer = SummaryWriter(str(folder), purge_step=step)
         return self._writer
 
 
-def tensorboard_folder(output_dir: str) -> Path:
+def tensorboard_folder(output_dir: str, name: str = DEFAULT_NAME) -> Path:
     """Where the TensorBoard tracker writes: beside what transformers' own writer writes.
 
-    That is the subfolder `crystalmon` of `TENSORBOARD_LOGGING_DIR` if that is set, else of the
+    That is the subfolder `name` of `TENSORBOARD_LOGGING_DIR` if that is set, else of the
     folder below `<output_dir>/runs` with the newest event file of this process, else of
     `<output_dir>/runs`.
     """
     chosen = os.environ.get("TENSORBOARD_LOGGING_DIR")
     if chosen:
-        return Path(chosen).expanduser() / TENSORBOARD_FOLDER
+        return Path(chosen).expanduser() / name
     runs = Path(output_dir) / "runs"
     # events.out.tfevents.<time>.<host>.<pid>.<count>
     mine = [
         file
         for file in runs.rglob(f"events.out.tfevents.*.{os.getpid()}.*")
-        if file.parent.name != TENSORBOARD_FOLDER
+        if not file.parent.name.startswith(DEFAULT_NAME)
     ]
     newest = max(mine, key=lambda file: file.stat().st_mtime_ns, default=None)
-    return (runs if newest is None else newest.parent) / TENSORBOARD_FOLDER
+    return (runs if newest is None else newest.parent) / name
 
 
 def sentence(event: Event) -> str:
@@ -229,17 +256,20 @@ def sentence(event: Event) -> str:
     return f"step {event.step}: {event.kind} ({place}): {event.message}"
 
 
-def make_tracker(report_to: Sequence[str], output_dir: str) -> CompositeTracker:
+def make_tracker(
+    report_to: Sequence[str], output_dir: str, name: str = DEFAULT_NAME
+) -> CompositeTracker:
     """The trackers that a trainer reports to.
 
     Args:
         report_to: the trainer's `report_to`; names other than wandb, tensorboard and trackio
             are passed over.
         output_dir: the trainer's output folder.
+        name: what the names of metrics begin with.
     """
     factories: dict[str, Callable[[], Tracker]] = {
-        "wandb": WandbTracker,
-        "tensorboard": lambda: TensorBoardTracker(output_dir),
+        "wandb": lambda: WandbTracker(name),
+        "tensorboard": lambda: TensorBoardTracker(output_dir, name),
         "trackio": TrackioTracker,
     }
-    return CompositeTracker({name: make() for name, make in factories.items() if name in report_to})
+    return CompositeTracker({kind: make() for kind, make in factories.items() if kind in report_to})

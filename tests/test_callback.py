@@ -22,9 +22,9 @@ from trl import SFTConfig, SFTTrainer
 
 import crystalmon.callback
 from crystalmon import CrystalCallback, read_run
-from crystalmon.callback import probe_steps
 from crystalmon.models import ASSETS_DIR
 from crystalmon.reference import ReferenceMismatch
+from crystalmon.schedule import probe_steps
 from crystalmon.store import RunFolderError
 
 TINY = ASSETS_DIR / "liquid-tiny"

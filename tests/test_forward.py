@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -15,8 +17,11 @@ from transformers import (
     Qwen2Config,
     Qwen2ForCausalLM,
 )
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from crystalmon.forward import choose_method, next_token_log_probs, undisturbed
+from crystalmon.forward import Route, choose_route, score_rows
+from crystalmon.isolation import undisturbed
 from crystalmon.scoring import score
 from crystalmon.tokentree import build_plan
 
@@ -63,8 +68,8 @@ def sharpened(make, vocabulary):
 @pytest.mark.parametrize("make", [gpt2, gemma2, qwen2])
 def test_tree_equals_rows(make, plan, tokenizer):
     model = sharpened(make, len(tokenizer))
-    assert choose_method(model, plan) == "tree"
-    tree, rows = score(model, plan, method="tree"), score(model, plan, method="rows")
+    assert choose_route(model, plan).method == "tree"
+    tree, rows = score(model, plan, route=Route("tree")), score(model, plan, route=Route("rows"))
     for a, b in zip(tree.log_choice, rows.log_choice, strict=True):
         np.testing.assert_allclose(np.exp(a), np.exp(b), atol=1e-6)
 
@@ -76,12 +81,12 @@ def test_sliding_window_shorter_than_the_prompts_falls_back(plan, tokenizer):
         )
 
     model = sharpened(narrow, len(tokenizer))
-    assert choose_method(model, plan) == "rows"
+    assert choose_route(model, plan).method == "rows"
 
 
 def test_state_space_model_is_run_in_rows(plan, tokenizer):
     model = sharpened(mamba, len(tokenizer))
-    assert choose_method(model, plan) == "rows"
+    assert choose_route(model, plan).method == "rows"
     assert all(np.isfinite(table).all() for table in score(model, plan).log_choice)
 
 
@@ -91,33 +96,100 @@ def test_model_that_ignores_the_mask_is_found_out(plan, tokenizer, model):
     def deaf(input_ids=None, attention_mask=None, position_ids=None, **kwargs):
         return forward(input_ids=input_ids, **kwargs)
 
-    assert choose_method(model, plan) == "tree"
+    assert choose_route(model, plan).method == "tree"
     model.forward = deaf
-    assert choose_method(model, plan) == "rows"
+    assert choose_route(model, plan).method == "rows"
 
 
 def test_half_precision_gets_the_tree_too(plan, tokenizer):
     model = sharpened(qwen2, len(tokenizer)).bfloat16()
-    assert choose_method(model, plan) == "tree"
+    assert choose_route(model, plan).method == "tree"
 
 
 def test_autocast_gets_the_tree_too(plan, tokenizer):
     """Mixed precision keeps float32 weights and wraps the forward, as accelerate does."""
     model = sharpened(qwen2, len(tokenizer))
     model.forward = torch.autocast("cpu", dtype=torch.bfloat16)(model.forward)
-    assert choose_method(model, plan) == "tree"
+    assert choose_route(model, plan).method == "tree"
 
 
-def test_attention_that_takes_no_mask_is_not_tried(plan, tokenizer, model):
-    model.config._attn_implementation = "flash_attention_2"
-    assert choose_method(model, plan) == "rows"
-    model.config._attn_implementation = "sdpa"
+def test_attention_that_takes_no_mask_is_left_for_sdpa(plan, tokenizer):
+    """As flash attention does: half precision only, and no mask but the causal one."""
+    seen = []
+
+    def fast(module, query, key, value, attention_mask, **options):
+        seen.append(query.dtype)
+        if query.dtype != torch.bfloat16:
+            raise RuntimeError("only half precision")
+        return sdpa_attention_forward(module, query, key, value, None, **options)
+
+    ALL_ATTENTION_FUNCTIONS.register("fast", fast)
+    model = sharpened(qwen2, len(tokenizer)).bfloat16()
+    model.config._attn_implementation_internal = "fast"
+    assert choose_route(model, plan) == Route("tree", "float32")
+    assert seen == [torch.bfloat16] * len(seen)
+    assert model.config._attn_implementation == "fast"
+    seen.clear()
+    exact = score(model, plan).log_choice
+    model.config._attn_implementation_internal = "sdpa"
+    for a, b in zip(exact, score(model, plan).log_choice, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("make", [gpt2, gemma2, qwen2])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_half_precision_layers_are_exact(make, plan, tokenizer, autocast):
+    model = sharpened(make, len(tokenizer)).bfloat16()
+    wide = copy.deepcopy(model).double()
+    if autocast:
+        model.forward = torch.autocast("cpu", dtype=torch.bfloat16)(model.forward)
+    route = choose_route(model, plan)
+    assert route == Route("tree", "float32")
+    exact, found = score(wide, plan).log_choice, score(model, plan, route=route).log_choice
+    naive = score(model, plan, route=Route("rows", "model")).log_choice
+    error = max(np.abs(np.exp(a) - np.exp(b)).max() for a, b in zip(exact, found, strict=True))
+    rough = max(np.abs(np.exp(a) - np.exp(b)).max() for a, b in zip(exact, naive, strict=True))
+    assert error < 1e-6 < rough
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("x"), MemoryError()])
+def test_out_of_memory_halves_the_batch(model, plan, error, caplog):
+    whole = score(model, plan, max_batch_tokens=400)
+    forward, sizes = model.forward, []
+
+    def small(input_ids, **options):
+        if input_ids.numel() > 120:
+            raise error
+        sizes.append(input_ids.numel())
+        return forward(input_ids, **options)
+
+    route = choose_route(model, plan)
+    model.forward = small
+    halved = score(model, plan, route=route, max_batch_tokens=400)
+    assert "going on with 96 tokens a batch" in caplog.text
+    assert halved.batch_tokens == 96
+    assert max(sizes) <= 96
+    for a, b in zip(whole.log_choice, halved.log_choice, strict=True):
+        np.testing.assert_allclose(np.exp(a), np.exp(b), atol=1e-6)
+
+
+def test_out_of_memory_for_a_single_prompt_is_an_error(model, plan):
+    def never(input_ids, **options):
+        raise torch.OutOfMemoryError("nothing left")
+
+    model.forward = never
+    with pytest.raises(torch.OutOfMemoryError, match="nothing left"):
+        score(model, plan, route=Route("rows"))
 
 
 @pytest.mark.parametrize("method", ["tree", "rows"])
 def test_every_row_comes_once(model, plan, method):
+    parts = []
     with undisturbed(model):
-        parts = list(next_token_log_probs(model, plan, method, max_batch_tokens=100))
+        score_rows(
+            model, plan, Route(method), lambda *part: parts.append(part), max_batch_tokens=100
+        )
     rows = np.concatenate([rows for rows, _ in parts])
     assert sorted(rows) == list(range(len(plan.rows)))
     for _, log_p in parts:

@@ -21,8 +21,9 @@ PACKAGE = Path(crystalmon.__file__).parent
 
 LAYERS = (
     ("records",),
-    ("tasks", "metrics", "thermodynamics", "tokentree", "models", "planted"),
-    ("phases", "kinetics", "forward"),
+    ("tasks", "metrics", "thermodynamics", "tokentree", "models", "planted", "ranks", "schedule"),
+    ("phases", "kinetics", "isolation", "sequences", "console", "actions"),
+    ("forward",),
     ("scoring",),
     ("reference", "store", "trackers"),
     ("monitor",),

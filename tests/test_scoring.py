@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 
 import numpy as np
@@ -92,7 +93,7 @@ def test_permuting_choices_permutes_answers(tiny):
 
 
 def test_bf16_logits_are_not_rounded(tiny):
-    """The head of a bf16 model works in float32: its log-probabilities are not on a bf16 grid."""
+    """A bf16 model is computed in float32: its log-probabilities are those of its float64 copy."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(tiny[1]), hidden_size=32, intermediate_size=64, num_hidden_layers=1,
@@ -101,6 +102,7 @@ def test_bf16_logits_are_not_rounded(tiny):
     model = LlamaForCausalLM(config).bfloat16()
     with torch.no_grad():
         model.get_output_embeddings().weight.mul_(30)
+    wide = copy.deepcopy(model).double()
     plan = build_plan(NUMBERS, tiny[1])
     seen = []
 
@@ -115,8 +117,8 @@ def test_bf16_logits_are_not_rounded(tiny):
         for row in rows:
             with torch.no_grad():
                 ids = torch.tensor([plan.rows[row]])
-                hidden.append(model.model(input_ids=ids).last_hidden_state[0, -1])
-        exact = (torch.stack(hidden).double() @ model.lm_head.weight.double().T).log_softmax(-1)
+                hidden.append(wide.model(input_ids=ids).last_hidden_state[0, -1])
+        exact = (torch.stack(hidden) @ wide.lm_head.weight.T).log_softmax(-1)
         naive = model.lm_head(torch.stack(hidden)).float().log_softmax(-1)
         found = log_p.double().sort(dim=0).values
         assert (found - exact.sort(dim=0).values).abs().max() < 1e-4

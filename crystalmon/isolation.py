@@ -1,0 +1,209 @@
+"""Running a model that is being trained without a trace, and in more precision than it trains in.
+
+`undisturbed` puts back all that a forward pass may change. `float32_layers` and
+`answer_positions` decide what the numbers are: half-precision weights are multiplied in float32,
+one weight at a time, so that no second copy of the model is ever held.
+
+Axes: B sequences, T tokens, M positions needed, D hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.overrides import TorchFunctionMode
+
+HEAD_DTYPE = {"cpu": torch.float64}
+"""In what the output projection is computed, float32 elsewhere: many GPUs are slow in float64. A
+sum over the vocabulary's width rounds by 1e-5 in float32, which adds up along a path of tokens."""
+
+MASKED_ATTENTION = ("sdpa", "eager")
+"""transformers' attention implementations that take any 4-D mask, in any precision."""
+
+_HALF = (torch.float16, torch.bfloat16)
+_WIDE = (torch.float32, torch.float64)
+_LEFT_ALONE = ("__get__", "__set__", "__setitem__")
+
+
+@contextlib.contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients or compilation; afterwards everything is as it was.
+
+    Restores each module's own train/eval flag, the random states of Python, NumPy, torch and its
+    devices, the precision of float32 products, and what fully sharded modules hold, also when the
+    body raises.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    accelerator = torch.accelerator.current_accelerator()
+    devices = range(torch.accelerator.device_count()) if accelerator else []
+    device_type = accelerator.type if accelerator else "cuda"
+    model.eval()
+    try:
+        with (
+            torch.random.fork_rng(devices, device_type=device_type),
+            torch.no_grad(),
+            torch.compiler.set_stance("force_eager"),
+            _full_float32(),
+        ):
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+            # the root of a sharded model stays whole after a forward pass until a backward one
+            if isinstance(module, FSDPModule):
+                module.reshard()
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
+
+
+@contextlib.contextmanager
+def _full_float32() -> Iterator[None]:
+    """Without TF32 and its like, which cut a float32 product to ten bits."""
+    try:
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
+    except RuntimeError:  # set through torch's newer interface, which refuses the older one
+        yield
+        return
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@contextlib.contextmanager
+def masked_attention(model: nn.Module) -> Iterator[None]:
+    """Within, attention is computed by a kernel that takes a mask and float32: `sdpa`.
+
+    The likes of flash attention take neither. The choice lies in the configurations, which are
+    put back.
+    """
+    found: list[Any] = [getattr(module, "config", None) for module in model.modules()]
+    configs = {id(config): config for config in found}
+    before = [
+        (config, config._attn_implementation)
+        for config in configs.values()
+        if getattr(config, "_attn_implementation", None) not in (None, *MASKED_ATTENTION)
+    ]
+    try:
+        for config, _ in before:
+            config._attn_implementation_internal = "sdpa"
+        yield
+    finally:
+        for config, implementation in before:
+            config._attn_implementation_internal = implementation
+
+
+class float32_layers(TorchFunctionMode):
+    """Within, what half-precision weights are multiplied with is float32, and so is the result.
+
+    A function of both half and single precision takes the former's tensors as single; a lookup in
+    a half-precision table gives single; what is single is not cast back. Weights are converted one
+    at a time, when they are used, and autocast is off. Nothing of the model is changed.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call `func` with its half-precision tensors widened, if it has wide ones too."""
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if name in _LEFT_ALONE or (name.endswith("_") and not name.endswith("__")):
+            return func(*args, **kwargs)
+        if func is Tensor.to and args[0].dtype in _WIDE and _asks_for_half(args, kwargs):
+            return args[0]
+        if func is nn.functional.embedding:
+            found = func(*args, **kwargs)
+            return found.float() if found.dtype in _HALF else found
+        widest = _widest(args, kwargs)
+        if widest is None:
+            return func(*args, **kwargs)
+        wide_args = [_widened(value, widest) for value in args]
+        wide_kwargs = {key: _widened(value, widest) for key, value in kwargs.items()}
+        device = _device_type(args, kwargs)
+        if device is None or not torch.is_autocast_enabled(device):
+            return func(*wide_args, **wide_kwargs)
+        with torch.autocast(device, enabled=False):
+            return func(*wide_args, **wide_kwargs)
+
+
+def _tensors(args: Any, kwargs: dict[str, Any]) -> Iterator[Tensor]:
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from (item for item in value if isinstance(item, Tensor))
+
+
+def _asks_for_half(args: Any, kwargs: dict[str, Any]) -> bool:
+    return any(value in _HALF for value in (*args[1:], *kwargs.values()) if not _is_tensor(value))
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, Tensor)
+
+
+def _widest(args: Any, kwargs: dict[str, Any]) -> torch.dtype | None:
+    """The widest floating dtype among the arguments, or None if none is over half precision."""
+    found = {tensor.dtype for tensor in _tensors(args, kwargs)} & set(_WIDE)
+    return max(found, key=_WIDE.index) if found else None
+
+
+def _widened(value: Any, dtype: torch.dtype) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(dtype) if value.dtype in _HALF else value
+    if isinstance(value, list | tuple) and any(isinstance(item, Tensor) for item in value):
+        return type(value)(_widened(item, dtype) for item in value)
+    return value
+
+
+def _device_type(args: Any, kwargs: dict[str, Any]) -> str | None:
+    return next((tensor.device.type for tensor in _tensors(args, kwargs)), None)
+
+
+@contextlib.contextmanager
+def answer_positions(head: nn.Module, where: Tensor) -> Iterator[None]:
+    """Within, the head projects the needed positions only, in `HEAD_DTYPE`: [B, T, D] → [1, M, V].
+
+    The model's own forward still scales or soft-caps what the head returns, in that dtype.
+    Replacing `forward` keeps the module's hooks, on which sharded engines gather its weight.
+
+    Args:
+        head: the output projection.
+        where: [M, 2] (sequence, position) pairs.
+    """
+
+    def project(forward: Callable[..., Tensor], hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+        at = where.to(hidden.device)
+        dtype = HEAD_DTYPE.get(hidden.device.type, torch.float32)
+        needed = hidden[at[:, 0], at[:, 1]].unsqueeze(0).to(dtype)
+        with torch.autocast(hidden.device.type, enabled=False), _LinearIn(dtype):
+            return forward(needed, *args, **kwargs)
+
+    forward, replaced = head.forward, "forward" in vars(head)
+    head.forward = lambda hidden, *args, **kwargs: project(forward, hidden, *args, **kwargs)
+    try:
+        yield
+    finally:
+        del head.forward
+        if replaced:
+            head.forward = forward
+
+
+class _LinearIn(TorchFunctionMode):
+    """Computes every linear map in one dtype, whatever that of its weight."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self._dtype = dtype
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is nn.functional.linear:
+            args = [arg.to(self._dtype) if isinstance(arg, Tensor) else arg for arg in args]
+        return func(*args, **(kwargs or {}))

@@ -1,0 +1,102 @@
+"""The processes of one training run: which one this is, and what they tell each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch.distributed as dist
+
+T = TypeVar("T")
+
+
+class RankError(RuntimeError):
+    """Another process of the run failed; the message says which, and with what."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The processes among which a probe's work is split.
+
+    Every method is collective: all ranks call it, in the same order. With one process they cost
+    nothing.
+
+    Args:
+        rank: this process, from 0.
+        size: the number of processes.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that writes."""
+        return self.rank == 0
+
+    def gather(self, value: T) -> list[T]:
+        """Every rank's value, in the order of the ranks, on every rank."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def broadcast(self, value: T) -> T:
+        """Rank 0's value, on every rank."""
+        if self.size == 1:
+            return value
+        box: list[Any] = [value if self.is_main else None]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def on_main(self, work: Callable[[], T]) -> T:
+        """Do something on rank 0 only and give every rank its result.
+
+        Raises:
+            RankError: on the other ranks, if the work raises on rank 0, which raises its own.
+        """
+        if self.size == 1:
+            return work()
+        result, failure = None, None
+        if self.is_main:
+            try:
+                result = work()
+            except Exception as error:
+                failure = error
+        told = self.broadcast((result, describe(failure)))
+        if failure is not None:
+            raise failure
+        if told[1]:
+            raise RankError(f"rank 0 failed: {told[1]}")
+        return told[0]  # type: ignore[return-value]
+
+    def settle(self, failure: Exception | None) -> None:
+        """Raise on every rank if any of them has failed: none may go on and wait for it.
+
+        Raises:
+            RankError: on the ranks that have not failed themselves.
+        """
+        told = self.gather(describe(failure))
+        if failure is not None:
+            raise failure
+        for rank, text in enumerate(told):
+            if text:
+                raise RankError(f"rank {rank} failed: {text}")
+
+
+ONE = Ranks()
+"""A process on its own."""
+
+
+def describe(failure: Exception | None) -> str:
+    """An error as one line, or nothing."""
+    return "" if failure is None else f"{type(failure).__name__}: {failure}"
+
+
+def current_ranks() -> Ranks:
+    """The processes of torch's default group, or this one alone if there is none."""
+    if not dist.is_available() or not dist.is_initialized():
+        return ONE
+    return Ranks(dist.get_rank(), dist.get_world_size())
