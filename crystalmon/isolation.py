@@ -102,16 +102,22 @@ def masked_attention(model: nn.Module) -> Iterator[None]:
             config._attn_implementation_internal = implementation
 
 
-class float32_layers(TorchFunctionMode):
-    """Within, what half-precision weights are multiplied with is float32, and so is the result.
+class _Widening(TorchFunctionMode):
+    """Within, a function of floats of different widths takes the narrow ones as the widest.
 
-    A function of both half and single precision takes the former's tensors as single; a lookup in
-    a half-precision table gives single; what is single is not cast back. Weights are converted one
-    at a time, when they are used, and autocast is off. Nothing of the model is changed.
+    A lookup in a half-precision table gives single precision, so that what follows is single; what
+    is wide is not cast back to half; autocast is off. Tensors are converted one at a time, when
+    they are used. Nothing of the model is changed.
+
+    Args:
+        narrow: the dtypes to convert.
     """
 
+    def __init__(self, narrow: tuple[torch.dtype, ...]) -> None:
+        super().__init__()
+        self._narrow = narrow
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Call `func` with its half-precision tensors widened, if it has wide ones too."""
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
         if name in _LEFT_ALONE or (name.endswith("_") and not name.endswith("__")):
@@ -124,13 +130,30 @@ class float32_layers(TorchFunctionMode):
         widest = _widest(args, kwargs)
         if widest is None:
             return func(*args, **kwargs)
-        wide_args = [_widened(value, widest) for value in args]
-        wide_kwargs = {key: _widened(value, widest) for key, value in kwargs.items()}
-        device = _device_type(args, kwargs)
-        if device is None or not torch.is_autocast_enabled(device):
-            return func(*wide_args, **wide_kwargs)
+        args = [self._widened(value, widest) for value in args]
+        kwargs = {key: self._widened(value, widest) for key, value in kwargs.items()}
+        device = next(_tensors(args, kwargs)).device.type
+        if not torch.is_autocast_enabled(device):
+            return func(*args, **kwargs)
         with torch.autocast(device, enabled=False):
-            return func(*wide_args, **wide_kwargs)
+            return func(*args, **kwargs)
+
+    def _widened(self, value: Any, dtype: torch.dtype) -> Any:
+        if isinstance(value, Tensor):
+            return value.to(dtype) if value.dtype in self._narrow else value
+        if isinstance(value, list | tuple) and any(isinstance(item, Tensor) for item in value):
+            return type(value)(self._widened(item, dtype) for item in value)
+        return value
+
+
+def float32_layers() -> _Widening:
+    """Within, what half-precision weights are multiplied with is float32, and so is the result."""
+    return _Widening(_HALF)
+
+
+def _asks_for_half(args: Any, kwargs: dict[str, Any]) -> bool:
+    given = (*args[1:], *kwargs.values())
+    return any(isinstance(value, torch.dtype) and value in _HALF for value in given)
 
 
 def _tensors(args: Any, kwargs: dict[str, Any]) -> Iterator[Tensor]:
@@ -141,30 +164,10 @@ def _tensors(args: Any, kwargs: dict[str, Any]) -> Iterator[Tensor]:
             yield from (item for item in value if isinstance(item, Tensor))
 
 
-def _asks_for_half(args: Any, kwargs: dict[str, Any]) -> bool:
-    return any(value in _HALF for value in (*args[1:], *kwargs.values()) if not _is_tensor(value))
-
-
-def _is_tensor(value: Any) -> bool:
-    return isinstance(value, Tensor)
-
-
 def _widest(args: Any, kwargs: dict[str, Any]) -> torch.dtype | None:
     """The widest floating dtype among the arguments, or None if none is over half precision."""
     found = {tensor.dtype for tensor in _tensors(args, kwargs)} & set(_WIDE)
     return max(found, key=_WIDE.index) if found else None
-
-
-def _widened(value: Any, dtype: torch.dtype) -> Any:
-    if isinstance(value, Tensor):
-        return value.to(dtype) if value.dtype in _HALF else value
-    if isinstance(value, list | tuple) and any(isinstance(item, Tensor) for item in value):
-        return type(value)(_widened(item, dtype) for item in value)
-    return value
-
-
-def _device_type(args: Any, kwargs: dict[str, Any]) -> str | None:
-    return next((tensor.device.type for tensor in _tensors(args, kwargs)), None)
 
 
 @contextlib.contextmanager
@@ -183,7 +186,7 @@ def answer_positions(head: nn.Module, where: Tensor) -> Iterator[None]:
         at = where.to(hidden.device)
         dtype = HEAD_DTYPE.get(hidden.device.type, torch.float32)
         needed = hidden[at[:, 0], at[:, 1]].unsqueeze(0).to(dtype)
-        with torch.autocast(hidden.device.type, enabled=False), _LinearIn(dtype):
+        with torch.autocast(hidden.device.type, enabled=False), _Widening((*_HALF, torch.float32)):
             return forward(needed, *args, **kwargs)
 
     forward, replaced = head.forward, "forward" in vars(head)
@@ -194,16 +197,3 @@ def answer_positions(head: nn.Module, where: Tensor) -> Iterator[None]:
         del head.forward
         if replaced:
             head.forward = forward
-
-
-class _LinearIn(TorchFunctionMode):
-    """Computes every linear map in one dtype, whatever that of its weight."""
-
-    def __init__(self, dtype: torch.dtype) -> None:
-        super().__init__()
-        self._dtype = dtype
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is nn.functional.linear:
-            args = [arg.to(self._dtype) if isinstance(arg, Tensor) else arg for arg in args]
-        return func(*args, **(kwargs or {}))

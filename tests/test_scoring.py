@@ -119,7 +119,7 @@ def test_bf16_logits_are_not_rounded(tiny):
                 ids = torch.tensor([plan.rows[row]])
                 hidden.append(wide.model(input_ids=ids).last_hidden_state[0, -1])
         exact = (torch.stack(hidden) @ wide.lm_head.weight.T).log_softmax(-1)
-        naive = model.lm_head(torch.stack(hidden)).float().log_softmax(-1)
+        naive = model.lm_head(torch.stack(hidden).bfloat16()).float().log_softmax(-1)
         found = log_p.double().sort(dim=0).values
         assert (found - exact.sort(dim=0).values).abs().max() < 1e-4
         assert (naive.double() - exact).abs().max() > 1e-2
