@@ -31,6 +31,8 @@ def check_actions(actions: Actions | None, tasks: Iterable[str]) -> dict[str, tu
         ValueError: for an unknown kind of event, task or action.
         TypeError: for an action that is neither a name nor a function.
     """
+    if actions is not None and not isinstance(actions, Mapping):
+        raise TypeError(f"actions must be a mapping, got {type(actions).__name__}.")
     names = tuple(tasks)
     checked: dict[str, tuple[Action, ...]] = {}
     for signal, given in (actions or {}).items():

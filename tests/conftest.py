@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 
 # before anything imports a hub client, a tracker or torch
@@ -30,7 +31,7 @@ def tokenizer(_tiny):
 @pytest.fixture
 def model(_tiny):
     """A fresh `liquid-tiny` in training mode, free to be changed."""
-    fresh = type(_tiny[0])(_tiny[0].config)
+    fresh = type(_tiny[0])(copy.deepcopy(_tiny[0].config))
     fresh.load_state_dict(_tiny[0].state_dict())
     fresh.name_or_path = ""
     return fresh.train()

@@ -10,6 +10,7 @@ import math
 import pytest
 import torch
 from datasets import Dataset
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import (
     AutoModel,
     TrainerCallback,
@@ -23,6 +24,7 @@ from trl import SFTConfig, SFTTrainer
 import crystalmon.callback
 from crystalmon import CrystalCallback, read_run
 from crystalmon.models import ASSETS_DIR
+from crystalmon.monitor import Monitor
 from crystalmon.reference import ReferenceMismatch
 from crystalmon.schedule import probe_steps
 from crystalmon.store import RunFolderError
@@ -186,6 +188,88 @@ def test_stop_on_evaluation_is_probed_before_the_best_model_is_loaded(
     assert trainer.state.best_global_step == 1
     best = callback.monitor.probe(4)
     assert best.metrics["free_energy"] < record.metrics["free_energy"] - 1e-3
+
+
+def test_checkpoints_and_models_saved_within_a_run_keep_its_base(tmp_path, model, tokenizer, suite):
+    options = {"save_strategy": "steps", "save_steps": 3}
+    train(tmp_path / "sft", model, tokenizer, suite, [CrystalCallback(suite)], **options)
+    base = read_run(tmp_path / "sft").info["reference"]
+    merged = tmp_path / "sft" / "merged"
+    model.save_pretrained(merged)
+    tokenizer.save_pretrained(merged)
+    for number, folder in enumerate([tmp_path / "sft" / "checkpoint-3", merged]):
+        callback = CrystalCallback(suite, every=3)
+        set_seed(0)
+        make_trainer(tmp_path / str(number), str(folder), tokenizer, suite, [callback]).train()
+        run = read_run(tmp_path / str(number))
+        assert run.info["reference"] == base
+        assert run.records[0].metrics["free_energy"] > 1e-3
+
+
+def test_adapters_are_compared_with_the_model_under_them(tmp_path, model, tokenizer, suite):
+    """SFT with LoRA, then DPO's way: the trained adapter on its base, and more training."""
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    lora = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
+    first = get_peft_model(model, lora)
+    train(tmp_path / "sft", first, tokenizer, suite, [CrystalCallback(suite, every=3)])
+    first.save_pretrained(tmp_path / "adapter")
+    fresh = type(model)(model.config)
+    fresh.load_state_dict(start)
+    second = PeftModel.from_pretrained(fresh, tmp_path / "adapter", is_trainable=True)
+    frozen = [parameter.requires_grad for parameter in second.parameters()]
+    monitors = [Monitor(second, tokenizer, suite, kind) for kind in ("auto", "initial")]
+    assert [parameter.requires_grad for parameter in second.parameters()] == frozen
+    one = read_run(tmp_path / "sft")
+    assert monitors[0].reference.info.id == one.info["reference"]
+    auto, initial = (monitor.probe(0).metrics["free_energy"] for monitor in monitors)
+    assert auto == pytest.approx(one.records[-1].metrics["free_energy"], rel=1e-3)
+    assert initial == 0.0
+
+
+def test_two_callbacks_have_a_folder_and_names_of_their_own(
+    tmp_path, model, tokenizer, suite, monkeypatch
+):
+    seen = []
+    monkeypatch.setattr(
+        crystalmon.callback.CompositeTracker,
+        "log",
+        lambda self, step, metrics: seen.extend(metrics),
+    )
+    callbacks = [CrystalCallback(suite, every=3), CrystalCallback("liquid-tiny", every=3)]
+    train(tmp_path, model, tokenizer, suite, callbacks)
+    one, two = read_run(tmp_path), read_run(tmp_path / "crystalmon-liquid-tiny")
+    assert (one.info["suite"], two.info["suite"]) == ("three", "liquid-tiny")
+    assert [len(run.records) for run in (one, two)] == [3, 3]
+    assert {"crystalmon/order", "crystalmon-liquid-tiny/order"} <= set(seen)
+    # another training in the same process starts over with the first name
+    again = [CrystalCallback(suite, every=3)]
+    train(tmp_path / "again", model, tokenizer, suite, again)
+    assert (tmp_path / "again" / "crystalmon" / "run.json").is_file()
+
+
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+def test_compiled_training_is_watched_and_the_same(tmp_path, model, tokenizer, suite):
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    options = {"torch_compile": True, "torch_compile_backend": "aot_eager"}
+    results = []
+    for callbacks in ([], [CrystalCallback(suite, every=2, strict=True)]):
+        model.load_state_dict(start)
+        out = tmp_path / str(len(callbacks))
+        results.append(train(out, model, tokenizer, suite, callbacks, **options))
+    (plain_logs, plain), (logs, weights) = results
+    assert logs == plain_logs
+    assert all(torch.equal(plain[name], weights[name]) for name in plain)
+    assert len(read_run(tmp_path / "1").records) == 4
+
+
+def test_grown_vocabulary_is_compared_on_the_shared_part(tmp_path, model, tokenizer, suite):
+    train(tmp_path / "sft", model, tokenizer, suite, [CrystalCallback(suite, every=3)])
+    model.resize_token_embeddings(800, mean_resizing=False)
+    callback = CrystalCallback(suite, every=3, reference=tmp_path / "sft", strict=True)
+    train(tmp_path / "grown", model, tokenizer, suite, [callback])
+    first = read_run(tmp_path / "grown").records[0].metrics
+    assert 0 < first["free_energy"] < 5
+    assert first["vocabulary_outside"] > 0
 
 
 def test_resume_without_a_base_is_refused(tmp_path, model, tokenizer, suite):

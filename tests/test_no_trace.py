@@ -1,0 +1,68 @@
+"""Training does not notice the callback: every trainer, and two processes on every engine.
+
+The whole table is `scripts/no_trace/check.py`; here are its cells without the interrupted runs.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import set_seed
+
+SCRIPTS = Path(__file__).resolve().parents[1] / "scripts" / "no_trace"
+
+# what the trainers of TRL and the engines warn about is not this package's
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture
+def scripts(monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    return importlib.import_module("train"), importlib.import_module("check")
+
+
+def run(train, monkeypatch, folder, *arguments):
+    monkeypatch.setattr(sys, "argv", ["train.py", str(folder), *arguments])
+    args = train.parse()
+    set_seed(0)
+    logs, weights = train.train(args)
+    return json.dumps(logs), {name: value.clone() for name, value in weights.items()}
+
+
+@pytest.mark.parametrize("lora", [[], ["--lora"]], ids=["full", "lora"])
+@pytest.mark.parametrize("trainer", ["trainer", "sft", "dpo", "kto", "grpo", "rloo"])
+def test_training_is_bit_identical(scripts, monkeypatch, tmp_path, trainer, lora):
+    arguments = ["--trainer", trainer, *lora, "--steps", "4"]
+    bare_logs, bare = run(scripts[0], monkeypatch, tmp_path / "bare", *arguments)
+    logs, weights = run(scripts[0], monkeypatch, tmp_path / "run", *arguments, "--callback")
+    assert bare_logs == logs
+    assert "loss" in logs
+    assert bare.keys() == weights.keys()
+    assert all(torch.equal(bare[name], weights[name]) for name in bare)
+    moved = scripts[1].read_run(tmp_path / "run").records
+    assert [record.step for record in moved] == [0, 1, 2, 3, 4]
+    assert moved[-1].metrics["free_energy"] > 0
+
+
+@pytest.mark.parametrize("engine", ["ddp", "zero2", "zero3", "fsdp2"])
+def test_two_processes_give_the_record_of_one(scripts, tmp_path, engine):
+    if engine.startswith("zero") and importlib.util.find_spec("deepspeed") is None:
+        pytest.skip("needs deepspeed: run make test")
+    outcome = scripts[1].check_engine(engine, "full", tmp_path, sys.executable)
+    assert outcome.ok, outcome.cells
+
+
+def test_killed_and_resumed_run_is_the_uninterrupted_one(scripts, tmp_path):
+    _, check = scripts
+    arguments = ["--callback", "--two", "--save-steps", "2"]
+    check.train(tmp_path / "whole", arguments)
+    check.kill_at_random(tmp_path / "cut", arguments, sys.executable)
+    check.train(tmp_path / "cut", [*arguments, "--resume", "--restore-states"])
+    for name in ("crystalmon", "crystalmon-liquid-tiny"):
+        verdict = check.same_runs(tmp_path / "whole" / name, tmp_path / "cut" / name, name)
+        assert verdict.startswith("yes"), verdict
