@@ -93,9 +93,11 @@ def whole_models() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _explained(name: str | Path) -> Iterator[None]:
+    from huggingface_hub.errors import HFValidationError
+
     try:
         yield
-    except OSError as error:
+    except (OSError, HFValidationError) as error:  # the latter: a path that is no folder
         raise FileNotFoundError(
             f"model {str(name)!r} cannot be loaded: {' '.join(str(error).split())[:200]}"
         ) from error

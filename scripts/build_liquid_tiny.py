@@ -586,6 +586,15 @@ def write_suite(worlds: Sequence[World], path: Path) -> None:
     path.write_text(header + text)
 
 
+def make_portable(config: Path) -> None:
+    """Write the tokenizer's configuration so that transformers before 5.0 can read it too."""
+    data = json.loads(config.read_text(encoding="utf-8"))
+    data["tokenizer_class"] = "PreTrainedTokenizerFast"
+    data["additional_special_tokens"] = data.pop("extra_special_tokens")
+    text = json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False)
+    config.write_text(text + "\n", encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--steps", type=int, default=500)
@@ -634,6 +643,7 @@ def main() -> None:
     means = check(model, tokenizer, worlds)
     model.save_pretrained(args.model)
     tokenizer.save_pretrained(args.model)
+    make_portable(args.model / "tokenizer_config.json")
     size = sum(path.stat().st_size for path in args.model.iterdir() if path.is_file())
     summary = {
         "parameters": model.num_parameters(),

@@ -120,7 +120,7 @@ def train(args: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, tor
     else:
         trainer.train(resume_from_checkpoint=last)
     logs = [
-        {key: value for key, value in row.items() if not any(t in key for t in TIMINGS)}
+        {k: v for k, v in row.items() if k != "eps" and not any(t in k for t in TIMINGS)}
         for row in trainer.state.log_history
     ]
     trained = getattr(trainer, "model_wrapped", trainer.model)
