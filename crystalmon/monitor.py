@@ -92,7 +92,8 @@ class Monitor:
                 progress=bar.update,
             )
         self._base_q = {
-            task.name: _normalised(self.reference.log_choice[task.name])[0] for task in self.suite
+            task.name: answer_distributions(self.reference.log_choice[task.name])[0]
+            for task in self.suite
         }
         self.detector = SuiteDetector(self._base_q)
         self._history: deque[dict[str, np.ndarray]] = deque(maxlen=2 * max(DISSIMILARITY_WINDOWS))
@@ -129,7 +130,7 @@ class Monitor:
         self._batch_tokens = scores.batch_tokens
         q, coverage = {}, {}
         for task, table in zip(self.suite, scores.log_choice, strict=True):
-            q[task.name], coverage[task.name] = _normalised(table)
+            q[task.name], coverage[task.name] = answer_distributions(table)
         measured = self._measure(scores, q, coverage)
         self.events = self._take(
             step, q, {name: task.metrics["coverage"] for name, task in measured.items()}
@@ -275,7 +276,7 @@ def _check_fit(model: Any, plan: ScoringPlan) -> None:
         )
 
 
-def _normalised(log_choice: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def answer_distributions(log_choice: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """[P, C] log-probabilities → (q [P, C] renormalised, to 8 digits; coverage [P])."""
     coverage = np.minimum(np.exp(log_choice).sum(axis=1), 1.0)
     top = log_choice.max(axis=1, keepdims=True)

@@ -47,6 +47,7 @@ class RunStore:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._waiting: dict[Path, list[Mapping[str, Any]]] = {}
 
     @property
     def folder(self) -> Path:
@@ -100,14 +101,34 @@ class RunStore:
     def append(self, record: ProbeRecord, events: Sequence[Event]) -> None:
         """Write one probe and its events as whole lines, on disk before this returns.
 
+        What cannot be written, as when the disk is full, waits for the next call.
+
         Raises:
-            RunFolderError: if they cannot be written, as when the disk is full. The lines before
-                are untouched, and a later line starts on its own.
+            RunFolderError: if something cannot be written. The lines before are untouched, and a
+                later line starts on its own.
         """
-        record_line, event_lines = record.to_json(), [event.to_json() for event in events]
+        self._wait(RECORDS_FILE, record.to_json())
+        for event in events:
+            self._wait(EVENTS_FILE, event.to_json())
         with _explained(self._folder, f"take the probe at step {record.step}"):
-            _append_lines(self._folder / RECORDS_FILE, [record_line])
-            _append_lines(self._folder / EVENTS_FILE, event_lines)
+            self._write()
+
+    def close(self) -> None:
+        """Try once more to write what still waits.
+
+        Raises:
+            RunFolderError: if it cannot be written now either: those probes are lost.
+        """
+        with _explained(self._folder, "take the last probes"):
+            self._write()
+
+    def _wait(self, name: str, line: Mapping[str, Any]) -> None:
+        self._waiting.setdefault(self._folder / name, []).append(line)
+
+    def _write(self) -> None:
+        for file, lines in list(self._waiting.items()):
+            _append_lines(file, lines)
+            del self._waiting[file]
 
 
 @dataclass(frozen=True)

@@ -326,7 +326,7 @@ def test_full_disk_leaves_the_trackers_going(
     monkeypatch.setattr(crystalmon.callback.RunStore, "append", full)
     train(tmp_path, model, tokenizer, suite, [CrystalCallback(suite, every=3)])
     assert seen == [0, 3, 6]
-    assert "could not be stored; training goes on" in caplog.text
+    assert "could not be stored and waits for the next one; training goes on" in caplog.text
 
 
 def test_failing_probe_is_counted_and_training_goes_on(

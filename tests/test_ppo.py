@@ -1,4 +1,4 @@
-"""The PPO recipe, in the environment that has TRL 1.12: `make test-ppo`."""
+"""The PPO recipe, in the environment that has TRL 1.12: `make test-oldest`."""
 
 import importlib.util
 import os
@@ -10,7 +10,7 @@ from test_recipes import HAS_PPO, RECIPES, ROOT, run_recipe
 from crystalmon import load_suite, read_run
 from crystalmon.planted import PlantedReward, load_targets
 
-pytestmark = pytest.mark.skipif(not HAS_PPO, reason="needs TRL 1.12: run make test-ppo")
+pytestmark = pytest.mark.skipif(not HAS_PPO, reason="needs TRL 1.12: run make test-oldest")
 
 
 @pytest.fixture

@@ -219,7 +219,7 @@ def full_disk_after(monkeypatch: pytest.MonkeyPatch, room: int) -> None:
 
 
 @pytest.mark.parametrize("truncates", [True, False])
-def test_a_full_disk_tears_no_later_line(
+def test_a_full_disk_tears_no_line_and_loses_none(
     folder: Path, monkeypatch: pytest.MonkeyPatch, truncates: bool
 ) -> None:
     store = write(folder, range(2))
@@ -230,10 +230,15 @@ def test_a_full_disk_tears_no_later_line(
             patch.setattr(Path, "open", lambda *a, **k: Untruncatable(real(*a, **k)))
         with pytest.raises(RunFolderError, match="take the probe at step 2: No space left"):
             store.append(make_record(2), [make_event(2)])
+        with pytest.raises(RunFolderError, match="take the last probes: No space left"):
+            store.close()
     store.append(make_record(3), [])
+    store.close()
     with warnings.catch_warnings():
         warnings.simplefilter("error" if truncates else "ignore")
-        assert [record.step for record in read_run(folder).records] == [0, 1, 3]
+        run = read_run(folder)
+    assert [record.step for record in run.records] == [0, 1, 2, 3]
+    assert [event.step for event in run.events] == [1, 2]
 
 
 class Untruncatable:

@@ -2,7 +2,7 @@
 
 python scripts/no_trace/check.py                         # all cells, about ten minutes
 python scripts/no_trace/check.py --only sft-full zero3   # some of them
-python scripts/no_trace/check.py --ppo-python .venv-ppo/bin/python
+python scripts/no_trace/check.py --ppo-python .venv-oldest/bin/python
 
 For every trainer, liquid-tiny trains for a few steps with dropout on: without the callback, with
 it, and with it but killed (SIGKILL) at a random moment and resumed. Compared are the final weights
