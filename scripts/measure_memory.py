@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -82,12 +83,13 @@ def train(name: str, watched: bool, out: Path) -> None:
     model, tokenizer = load_model(name, dtype=torch.float32)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     names = SFTConfig.__dataclass_fields__
-    off = next(k for k in ("activation_checkpointing", "gradient_checkpointing") if k in names)
+    kinds = ("activation_checkpointing", "gradient_checkpointing")
+    off: dict[str, Any] = {next(kind for kind in kinds if kind in names): False}
     trainer = SFTTrainer(
         model=model,
         args=SFTConfig(
             output_dir=str(out), max_steps=STEPS, per_device_train_batch_size=8, bf16=False,
-            save_strategy="no", report_to="none", disable_tqdm=True, **{off: False},
+            save_strategy="no", report_to="none", disable_tqdm=True, **off,
         ),
         train_dataset=Dataset.from_list(sft_rows(suite, targets, 64, 0)),
         processing_class=tokenizer,
