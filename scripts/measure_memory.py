@@ -91,7 +91,7 @@ def train(name: str, watched: bool, out: Path) -> None:
             output_dir=str(out), max_steps=STEPS, per_device_train_batch_size=8, bf16=False,
             save_strategy="no", report_to="none", disable_tqdm=True, **off,
         ),
-        train_dataset=Dataset.from_list(sft_rows(suite, targets, 64, 0)),
+        train_dataset=Dataset.from_list(sft_rows(suite, targets, 64, 0, "suite")),
         processing_class=tokenizer,
         callbacks=[CrystalCallback(suite, every=2, strict=True)] if watched else [],
     )  # fmt: skip
