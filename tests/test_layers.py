@@ -24,9 +24,11 @@ LAYERS = (
     ("tasks", "metrics", "thermodynamics", "tokentree", "models", "planted"),
     ("phases", "kinetics", "forward"),
     ("scoring",),
-    ("reference", "store", "trackers"),
+    ("reference", "store"),
+    ("report",),
+    ("trackers",),
     ("monitor",),
-    ("callback", "scan", "report", "experiments"),
+    ("callback", "scan", "watch", "experiments"),
     ("cli",),
 )
 SIDEWAYS = {("tokentree", "tasks"), ("planted", "tasks"), ("planted", "metrics")}
@@ -42,6 +44,7 @@ WITHOUT_TORCH = (
     "kinetics",
     "store",
     "report",
+    "watch",
 )
 HEAVY = ("torch", "transformers", "trl", "accelerate", "datasets", "peft", "safetensors")
 LEVEL = {unit: level for level, units in enumerate(LAYERS) for unit in units}

@@ -22,6 +22,13 @@ def caveats(lanes: Sequence[Lane], *, texts_known: bool) -> list[str]:
     """
     runs = [run for lane in lanes for run in lane.runs]
     said = [sentence for run in runs for sentence in _of_run(run)]
+    costly = [run for run in runs if run.records and run.records[-1].share > COSTLY]
+    if costly:
+        shares = ", ".join(f"{run.records[-1].share:.0%} of {run.name}" for run in costly)
+        said.append(
+            f"Probing took {shares}. The share shrinks as training steps grow; to probe less "
+            "often, pass every= to the callback."
+        )
     if not texts_known:
         said.append(
             "The words of the prompts and choices are not in these runs, so they are numbered. "
@@ -70,11 +77,6 @@ def _of_run(run: Run) -> list[str]:
         said.append(
             f"In {run.name} the base answered alike from the start in {', '.join(ordered)}: these "
             "tasks had nothing to lose and take no part in the phases."
-        )
-    if last.share > COSTLY:
-        said.append(
-            f"In {run.name} probing took {last.share:.0%} of the time. Probe less often, with "
-            "every=, if that is too much."
         )
     if run.superseded:
         said.append(

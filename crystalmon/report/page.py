@@ -114,9 +114,7 @@ def render(title: str, payload: Mapping[str, Any] | None, *, live: bool = False)
     page = _asset("page.html")
     # one pass from left to right: what is put in is never searched for further marks
     pieces = page.split("%%")
-    return "".join(
-        parts[piece] if index % 2 else piece for index, piece in enumerate(pieces)
-    )
+    return "".join(parts[piece] if index % 2 else piece for index, piece in enumerate(pieces))
 
 
 def script_json(value: Any) -> str:

@@ -114,8 +114,11 @@ function showTick() {
   tasks.forEach((task, index) => {
     const card = $("cards").children[index];
     const canvases = card.querySelectorAll("canvas");
-    lanes.forEach((lane, at) => { if (lane.frames.length) paint(canvases[at], slice(lane, task, now[at]), orders[at][index], task.choices.length, ramp); });
-    const lane = lanes.find((one) => one.frames.length);
+    lanes.forEach((lane, at) => {
+      canvases[at].hidden = !probes(lane, task);
+      if (!canvases[at].hidden) paint(canvases[at], slice(lane, task, now[at]), orders[at][index], task.choices.length, ramp);
+    });
+    const lane = lanes.find((one) => probes(one, task));
     const phase = lane && lane.tasks[task.name].phase[lane.frames[now[lanes.indexOf(lane)]]];
     card.querySelector(".swatch").style.background = known(phase) ? phaseColour(phase) : "transparent";
     card.setAttribute("aria-label", `${task.name}${known(phase) ? ", " + phaseName(phase) : ""}`);
@@ -128,7 +131,7 @@ function drawDetail() {
   if (!task) return fill($("detail"));
   const strip = el("canvas", { "aria-hidden": "true", width: 256, height: 1 });
   strip.getContext("2d").putImageData(new ImageData(rampTable(), 256, 1), 0, 0);
-  const maps = lanes.map((lane, index) => el("div", {},
+  const maps = lanes.map((lane, index) => !probes(lane, task) ? null : el("div", {},
     comparing() ? el("p", { class: "lane-name" }, lane.name) : null,
     el("div", { id: `chart-map-${index}`, class: "chart", role: "img" }),
     el("div", { id: `chart-answers-${index}`, class: "chart", role: "img" })));
@@ -155,7 +158,7 @@ function moveDetail(now) {
   const xaxis = axis({ tickvals: vals, ticktext: vals.map((c) => ticksText[c]), tickangle: upright && sparse === 1 ? -90 : 0, showgrid: false, fixedrange: true, range: [-0.5, width - 0.5] });
   const bottom = upright && sparse === 1 ? 20 + 6.6 * Math.max(...ticksText.map((t) => t.length)) : 26;
   lanes.forEach((lane, index) => {
-    if (!lane.frames.length) return;
+    if (!probes(lane, task)) return;
     const values = slice(lane, task, now[index]), order = orders[index][state.task];
     const z = order.map((p) => Array.from(values.subarray(p * width, (p + 1) * width), (v) => v / 255));
     const hover = order.map((p) => task.choices.map((choice, c) => `${plain(clip(task.prompts[p], 90))}<br><b>${plain(choice)}</b> ${(100 * probability(values[p * width + c])).toFixed(1)}%`));
@@ -174,9 +177,9 @@ function moveDetail(now) {
     });
     const bars = [];
     const base = history(lane, task.name).base;
-    const add = (name, y, colour, pattern) => bars.push({ type: "bar", name, x: task.choices.map((_, c) => c), y, marker: { color: colour, pattern: pattern ? { shape: pattern, size: 5, solidity: 0.35, fgcolor: css("--card") } : undefined }, customdata: task.choices.map(plain), hovertemplate: `${name} %{y:.1%}<extra></extra>` });
+    const add = (name, y, colour) => bars.push({ type: "bar", name, x: task.choices.map((_, c) => c), y, marker: { color: colour }, customdata: task.choices.map(plain), hovertemplate: `${name} %{y:.1%}<extra></extra>` });
     if (base) add("base", pooled(base, task), shown("#8A8A8A"));
-    if (base && seed) add("seed", pooled(base.subarray(seed.seed * width, (seed.seed + 1) * width), task), shown("#E69F00"), "/");
+    if (base && seed) add("seed", pooled(base.subarray(seed.seed * width, (seed.seed + 1) * width), task), shown("#E69F00"));
     add("now", means, shown("#0072B2"));
     const below = $(`chart-answers-${index}`);
     below.style.height = "220px";

@@ -74,7 +74,7 @@ function eventMarks() {
   const shapes = [], annotations = [];
   let row = 0, before = -Infinity;
   const stop = Math.max(...state.data.lanes.map((lane) => last(lane.runs).stop));
-  suiteEvents().forEach((event, index) => {
+  suiteEvents().map((event, index) => ({ ...event, index })).sort((a, b) => a.x - b.x).forEach(({ index, ...event }) => {
     row = (event.x - before) / stop < (narrow() ? 0.07 : 0.025) ? (row + 1) % 3 : 0;
     before = event.x;
     const colour = comparing() ? laneColour(event.lane) : css("--ink");
@@ -86,6 +86,14 @@ function eventMarks() {
 
 function places(lane) {
   return lane.x.map((_, index) => plain(place(lane, index)));
+}
+
+// The charts over training share their left edge, so that a step stands above itself.
+const ROOM = () => (narrow() ? 11 : 18);
+function edge() {
+  const names = state.data.tasks.map((task) => task.name).concat(comparing() ? state.data.lanes.map((lane) => lane.name) : ["suite"]);
+  const longest = Math.max(...names.map((name) => Math.min(name.length, ROOM())));
+  return Math.max(narrow() ? 40 : 56, 16 + 7 * longest);
 }
 
 // One line per stage with gaps between, as band and curve.
@@ -155,7 +163,7 @@ function drawPhases() {
     rows.push({ lane, index, suite: true, label: comparing() ? lane.name : "suite", phases: lane.phase, height: 1.7 });
     if (detailed)
       for (const task of tasks)
-        rows.push({ lane, index, task: task.name, label: task.name, phases: lane.tasks[task.name].phase, height: 1 });
+        if (probes(lane, task)) rows.push({ lane, index, task: task.name, label: task.name, phases: lane.tasks[task.name].phase, height: 1 });
   });
   let y = 0;
   for (const row of rows) {
@@ -164,6 +172,9 @@ function drawPhases() {
     y -= row.height / 2 + (row.suite ? 0.15 : 0);
   }
   const present = new Set();
+  const stop = Math.max(...lanes.map((lane) => last(lane.runs).stop));
+  const pixels = (block) => ((block.to - block.from) / stop) * ($("chart-phases").clientWidth - edge() - 16);
+  const label = (block) => (pixels(block) > 14 + 7.4 * phaseName(block.phase).length ? `<b>${phaseName(block.phase)}</b>` : "");
   const byPhase = state.data.phases.map(() => ({ x: [], base: [], y: [], width: [], text: [], hover: [] }));
   const marks = {};
   for (const row of rows) {
@@ -172,7 +183,7 @@ function drawPhases() {
       present.add(block.phase);
       into.base.push(block.from); into.x.push(block.to - block.from); into.y.push(row.y);
       into.width.push(row.height * (row.suite ? 0.92 : 0.8));
-      into.text.push(row.suite ? `<b>${phaseName(block.phase)}</b>` : "");
+      into.text.push(row.suite ? label(block) : "");
       into.hover.push(`${plain(row.label)}: ${phaseName(block.phase)}<br>${plain(run.name)}, steps ${Math.round(block.from - run.start)} to ${Math.round(block.to - run.start)}`);
     }
     if (row.task === undefined) continue;
@@ -185,20 +196,19 @@ function drawPhases() {
   }
   const traces = byPhase.map((one, index) => ({
     type: "bar", orientation: "h", x: one.x, base: one.base, y: one.y, width: one.width,
-    text: one.text, textposition: "inside", insidetextanchor: "middle", textangle: 0, constraintext: "inside",
+    text: one.text, textposition: "inside", insidetextanchor: "middle", textangle: 0, constraintext: "none",
     insidetextfont: { color: textOn(phaseColour(index)), size: 12 },
     marker: { color: phaseColour(index), line: { width: 0 } }, customdata: one.hover, hovertemplate: "%{customdata}<extra></extra>",
   })).filter((trace) => trace.x.length);
   for (const [kind, one] of Object.entries(marks))
     traces.push({ type: "scatter", mode: "markers", x: one.x, y: one.y, marker: { symbol: SYMBOLS[kind][0], size: 8, color: "#14181d", line: { color: "#fff", width: 1.2 } }, customdata: one.text, hovertemplate: "%{customdata}<extra></extra>" });
-  const room = narrow() ? 11 : 18, marked = stageMarks(true);
-  const left = Math.min(150, 14 + 7 * Math.max(...rows.map((row) => Math.min(row.label.length, room))));
+  const room = ROOM(), marked = stageMarks(true);
   const height = 64 + -y * (detailed ? 15 : 22);
   const node = $("chart-phases");
   node.style.height = `${height}px`;
   node.setAttribute("aria-label", lanes.map((lane) => `${lane.name}: ${blocks(lane, lane.phase).map((b) => phaseName(b.phase)).join(", then ")}`).join(". "));
   plot("chart-phases", traces, {
-    height, barmode: "overlay", hovermode: "closest", margin: { l: Math.max(left, narrow() ? 40 : 56), t: marked.annotations.length ? 24 : 8, b: 42 },
+    height, barmode: "overlay", hovermode: "closest", margin: { l: edge(), t: marked.annotations.length ? 24 : 8, b: 42 },
     xaxis: stepAxis({}), yaxis: axis({ range: [y, 0.1], showgrid: false, fixedrange: true, tickvals: rows.map((r) => r.y), ticktext: rows.map((r) => (r.suite ? `<b>${plain(clip(r.label, room))}</b>` : plain(clip(r.label, room)))) }),
     ...marked,
   });
@@ -258,7 +268,7 @@ function drawSignals() {
   const height = narrow() ? 300 : 360;
   chart.style.height = `${height}px`;
   chart.setAttribute("aria-label", "Along training: " + there.map((signal) => `${labelOf(signal)} ends at ${fixed(last(lane.series[signal.key].v) * scaleOf(lane, signal), 2)}`).join(", "));
-  plot(chart, traces, { height, margin: { t: flags.annotations.length ? 30 + 19 * Math.max(0, ...flags.annotations.map((a) => (a.yshift - 1) / 19)) : 10 }, xaxis: stepAxis({ hoverformat: ".0f" }), yaxis: axis({ tickformat: ".1f", rangemode: "normal", fixedrange: true, autorangeoptions: { include: [0, 1.02] } }), shapes: [...stages.shapes, ...flags.shapes], annotations: [...stages.annotations, ...flags.annotations] });
+  plot(chart, traces, { height, margin: { l: edge(), t: flags.annotations.length ? 30 + 19 * Math.max(0, ...flags.annotations.map((a) => (a.yshift - 1) / 19)) : 10 }, xaxis: stepAxis({ hoverformat: ".0f" }), yaxis: axis({ tickformat: ".1f", rangemode: "normal", fixedrange: true, autorangeoptions: { include: [0, 1.02] } }), shapes: [...stages.shapes, ...flags.shapes], annotations: [...stages.annotations, ...flags.annotations] });
 }
 
 // Runs side by side: one small chart a signal, one line a run.
@@ -307,5 +317,5 @@ function drawDrift() {
 function drawCost() {
   const traces = state.data.lanes.flatMap((lane, index) => curve(lane, { v: lane.seconds }, { name: comparing() ? clip(lane.name, 30) : "seconds", colour: comparing() ? laneColour(index) : css("--accent"), width: 1.6, unit: " s" }));
   $("chart-cost").style.height = "170px";
-  plot("chart-cost", traces, { height: 170, xaxis: stepAxis({}), yaxis: axis({ rangemode: "tozero", title: { text: "s per probe" }, fixedrange: true, nticks: 4 }), ...stageMarks(false) });
+  plot("chart-cost", traces, { height: 170, margin: { l: edge() }, xaxis: stepAxis({}), yaxis: axis({ rangemode: "tozero", title: { text: "s per probe" }, fixedrange: true, nticks: 4 }), ...stageMarks(false) });
 }

@@ -90,10 +90,8 @@ const phaseName = (index) => state.data.phases[index].name;
 const comparing = () => state.data.lanes.length > 1;
 const narrow = () => window.innerWidth < 760;
 
-function stageOf(lane, x) {
-  for (let i = lane.runs.length - 1; i > 0; i--) if (x >= lane.runs[i].start) return i;
-  return 0;
-}
+// Runs that are compared need not have the same tasks.
+const probes = (lane, task) => lane.tasks[task.name].phase.some(known);
 function place(lane, index) {
   const run = lane.runs[lane.stage[index]];
   return (lane.runs.length > 1 ? `${run.name}, ` : "") + `step ${lane.step[index]}`;

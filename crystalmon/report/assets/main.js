@@ -18,7 +18,8 @@ function draw() {
 }
 
 function show(data) {
-  state.data = data;
+  const probed = data.lanes.filter((lane) => lane.x.length);
+  state.data = { ...data, lanes: probed.length ? probed : data.lanes };
   draw();
   document.documentElement.dataset.ready = "true";
 }

@@ -14,7 +14,6 @@ function drawHead() {
 
 function drawNow() {
   fill($("now"), ...state.data.lanes.map((lane, index) => {
-    if (!lane.x.length) return el("div", { class: "lane" }, el("p", { class: "lane-name" }, lane.name), el("p", {}, "No probe yet."));
     const at = lane.x.length - 1, phase = lane.phase[at];
     const value = (key) => (lane.series[key] ? lane.series[key].v[at] : null);
     const tile = (number, unit, name, words) => el("div", { class: "tile" }, el("b", {}, number, unit ? el("small", {}, ` ${unit}`) : null), el("span", { class: "name" }, name), el("span", {}, words));
@@ -59,17 +58,20 @@ function drawHappened() {
 }
 
 function drawWon() {
-  const lanes = state.data.lanes.filter((lane) => lane.frames.length);
-  $("won-section").hidden = !lanes.length;
-  fill($("won"), ...lanes.flatMap((lane) => state.data.tasks.map((task) => {
-    const width = task.choices.length;
-    const means = pooled(slice(lane, task, lane.frames.length - 1), task);
-    const top = means.indexOf(Math.max(...means)), base = history(lane, task.name).base;
-    const before = base && width ? pooled(base, task)[top] : null;
-    return el("div", { class: "won", title: `${task.name}: ${task.choices[top]} ${percent(means[top])}, in the base ${percent(before)}` },
-      el("div", { class: "row" }, el("span", { class: "task" }, comparing() ? `${task.name} (${lane.name})` : task.name), el("span", { class: "top" }, `${task.choices[top]} ${percent(means[top])}`)),
-      el("div", { class: "bar" }, el("i", { style: { width: `${100 * means[top]}%` } }), known(before) ? el("u", { style: { left: `${100 * before}%` } }) : null));
-  })));
+  const { lanes, tasks } = state.data;
+  fill($("won"), ...tasks.map((task) => {
+    const lines = lanes.map((lane, index) => {
+      if (!probes(lane, task)) return null;
+      const means = pooled(slice(lane, task, lane.frames.length - 1), task);
+      const top = means.indexOf(Math.max(...means)), base = history(lane, task.name).base;
+      const before = base ? pooled(base, task)[top] : null;
+      const colour = comparing() ? laneColour(index) : css("--accent");
+      return el("div", { title: `${comparing() ? lane.name + ", " : ""}${task.name}: ${task.choices[top]} ${percent(means[top])}, in the base ${percent(before)}` },
+        el("div", { class: "row" }, comparing() ? swatch(colour) : el("span", { class: "task" }, task.name), el("b", { class: "top" }, task.choices[top]), el("span", { class: "share" }, percent(means[top]))),
+        el("div", { class: "bar" }, el("i", { style: { width: `${100 * means[top]}%`, background: colour } }), known(before) ? el("u", { style: { left: `${100 * before}%` } }) : null));
+    });
+    return el("div", { class: "won" }, comparing() ? el("div", { class: "task" }, task.name) : null, ...lines.filter(Boolean));
+  }));
 }
 
 function drawSeeds() {
@@ -79,14 +81,16 @@ function drawSeeds() {
     const seeds = lane.tasks[task.name].seed, seed = last(seeds.filter(known));
     const events = lane.events.filter((event) => event.task === task.name);
     const seedless = events.find((event) => event.kind === "seedless_collapse");
-    const locked = last(events.filter((event) => event.kind === "seed_locked" || event.kind === "recrystallization"));
+    const since = seeds.length - [...seeds].reverse().findIndex((one) => known(one) && one !== seed);
+    const from = since > seeds.length ? 0 : since, start = known(seed) ? seeds.indexOf(seed, from) : -1;
+    const locked = events.find((event) => event.kind !== "early_warning" && event.x >= (start < 0 ? 0 : lane.x[start]) && ["seed_locked", "recrystallization"].includes(event.kind));
     if (!known(seed) && !seedless) continue;
     const p = known(seed) ? locked && locked.p : seedless.p;
     tested ||= known(p);
     const width = task.choices.length, base = history(lane, task.name).base;
     const answers = known(seed) && base ? pooled(base.subarray(seed * width, (seed + 1) * width), task).map((value, c) => [value, task.choices[c]]).sort((a, b) => b[0] - a[0]).slice(0, 3).map(([value, text]) => `${text} ${percent(value)}`).join(", ") : MISSING;
     const event = known(seed) ? locked : seedless;
-    rows.push([...(comparing() ? [lane.name] : []), { text: task.name, cls: "task" }, { text: known(seed) ? task.prompts[seed] : "seedless: no base wording answers like this", cls: "quote" }, answers, { num: event ? (lane.runs.length > 1 ? `${lane.runs[event.run].name} ` : "") + event.step : "from the start" }, { num: known(p) ? (p < 0.001 ? "< 0.001" : p.toFixed(3)) : MISSING }]);
+    rows.push([...(comparing() ? [lane.name] : []), { text: task.name, cls: "task" }, { text: known(seed) ? task.prompts[seed] : "seedless: no base wording answers like this", cls: "quote" }, { text: answers, cls: "answers" }, { num: event ? (lane.runs.length > 1 ? `${lane.runs[event.run].name} ` : "") + event.step : "from the start" }, { num: known(p) ? (p < 0.001 ? "< 0.001" : p.toFixed(3)) : MISSING }]);
   }
   $("seeds-section").hidden = !rows.length;
   const head = [...(comparing() ? ["run"] : []), "task", "winning wording", "its answers in the base", { num: "locked at step" }, { num: "p" }];
