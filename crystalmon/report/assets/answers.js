@@ -93,6 +93,7 @@ function play() {
   if (state.tick >= allTicks.length - 1) state.tick = 0;
   $("play").textContent = "Pause";
   state.follow = false;
+  showTick();
   const pause = Math.max(50, Math.min(250, 8000 / allTicks.length));
   playing = setInterval(() => {
     state.tick = Math.min(state.tick + 1, allTicks.length - 1);

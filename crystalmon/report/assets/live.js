@@ -20,7 +20,7 @@ function follow() {
       light.classList.remove("lost");
       if (news) {
         mark = news.mark;
-        if (news.payload) { show(news.payload); $("message").hidden = true; }
+        if (news.payload) show(news.payload);
         else say(news.message);
         const lane = news.payload && news.payload.lanes[0];
         light.textContent = lane && lane.x.length ? `live, ${place(lane, lane.x.length - 1)}` : "live";
