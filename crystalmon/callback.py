@@ -196,6 +196,10 @@ class CrystalCallback(TrainerCallback):
             "method": monitor.method,
             "suite": self.suite.name,
             "suite_hash": self.suite.hash,
+            "suite_texts": {
+                task.name: {"prompts": list(task.prompts), "choices": list(task.choice_texts)}
+                for task in self.suite
+            },
             "reference": monitor.reference.info.id,
             "reference_model": monitor.reference.info.model,
             "model": model_name(monitor.model),
@@ -233,6 +237,7 @@ class CrystalCallback(TrainerCallback):
         except Exception:
             self._failed(f"the probe at step {step} could not be stored; training goes on")
         self._tracker.log(step, tracker_metrics(record))
+        self._tracker.show(record, self.suite)
         for event in self.monitor.events:
             self._tracker.event(event)
         _announce(record, self.monitor.events, self._last_phase)

@@ -55,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_summary(commands)
     _add_report(commands)
     _add_watch(commands)
+    _add_workspace(commands)
     return parser
 
 
@@ -114,6 +115,15 @@ def _add_watch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     watch.add_argument("--port", type=int, default=8421, help="on this machine only; 0: any")
     watch.add_argument("--terminal", action="store_true", help="a view in this terminal instead")
     watch.set_defaults(run=_run_watch)
+
+
+def _add_workspace(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    workspace = commands.add_parser("workspace", help="build a W&B workspace with the panels")
+    workspace.add_argument("project", help="<entity>/<project>")
+    workspace.add_argument(
+        "--dry-run", action="store_true", help="build and check it, save nothing"
+    )
+    workspace.set_defaults(run=_run_workspace)
 
 
 def _add_runs(command: argparse.ArgumentParser) -> None:
@@ -272,6 +282,19 @@ def _run_watch(args: argparse.Namespace) -> None:
         watch_terminal(feed)
     else:
         serve(feed, args.port)
+
+
+def _run_workspace(args: argparse.Namespace) -> None:
+    from crystalmon.workspace import build_workspace, describe_workspace
+
+    entity, _, project = args.project.partition("/")
+    if not entity or not project or "/" in project:
+        raise ValueError(f"project must be <entity>/<project>, got {args.project!r}.")
+    workspace = build_workspace(entity, project)
+    print("\n".join(describe_workspace(workspace)))
+    if not args.dry_run:
+        workspace.save()
+        print(f"workspace: {workspace.url}")
 
 
 def _say_warning(message: Warning | str, *details: Any, **more: Any) -> None:

@@ -1,4 +1,4 @@
-"""wandb, TensorBoard and trackio behind one small protocol.
+"""wandb, TensorBoard, trackio and others behind one small protocol.
 
 A tracker joins the run that transformers' own reporters have begun, on the trainer's step axis.
 Its library is imported on first use, so that a library that is missing is that tracker's failure
@@ -9,18 +9,32 @@ from __future__ import annotations
 
 import logging
 import os
+import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from crystalmon.records import PHASES, Event
+from crystalmon.panels import (
+    ANSWERS_KEY,
+    DISTRIBUTIONS_KEY,
+    MEDIA_PREFIX,
+    SECTIONS,
+    SUITE_PREFIX,
+    SUMMARIES,
+)
+from crystalmon.records import PHASES, Event, ProbeRecord
+from crystalmon.report.snapshot import Pace, Snapshot
+from crystalmon.scalar_trackers import SCALAR_TRACKERS, ScalarTracker
+from crystalmon.tasks import TaskSuite
 
 logger = logging.getLogger(__name__)
 
 STEP_KEY = "train/global_step"
 """The key under which transformers logs the step to wandb and trackio."""
 
-METRIC_GLOBS = ("crystalmon/*", "crystalmon_tasks/*")
+METRIC_GLOBS = ("crystalmon/*", "crystalmon_tasks/*", f"{MEDIA_PREFIX}/*")
 TENSORBOARD_FOLDER = "crystalmon"
 
 
@@ -34,6 +48,10 @@ class Tracker(Protocol):
             step: optimizer steps done.
             metrics: by the name to show, prefix included. Non-finite values are allowed.
         """
+        ...
+
+    def show(self, snapshot: Snapshot) -> None:
+        """Show one probe's answers, as far as this tracker has pictures and tables."""
         ...
 
     def event(self, event: Event) -> None:
@@ -58,6 +76,8 @@ class CompositeTracker:
     def __init__(self, trackers: Mapping[str, Tracker]) -> None:
         self._trackers = dict(trackers)
         self._reported: set[str] = set()
+        self._pace = Pace()
+        self._waiting: Snapshot | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -68,12 +88,28 @@ class CompositeTracker:
         """Log one probe everywhere."""
         self._each(lambda tracker: tracker.log(step, metrics))
 
+    def show(self, record: ProbeRecord, suite: TaskSuite) -> None:
+        """Show one probe's answers everywhere, at a modest rate; the last one always."""
+        snapshot = Snapshot(record, {task.name: task.choice_texts for task in suite})
+        if self._pace.is_due(record.phase):
+            self._show(snapshot)
+        else:
+            self._waiting = snapshot
+
+    def _show(self, snapshot: Snapshot) -> None:
+        self._waiting = None
+        began = time.monotonic()
+        self._each(lambda tracker: tracker.show(snapshot))
+        self._pace.took(time.monotonic() - began)
+
     def event(self, event: Event) -> None:
         """Log one event everywhere."""
         self._each(lambda tracker: tracker.event(event))
 
     def close(self) -> None:
-        """Close every tracker."""
+        """Show the last probe, if it was not, and close every tracker."""
+        if self._waiting is not None:
+            self._show(self._waiting)
         self._each(lambda tracker: tracker.close())
 
     def _each(self, action: Callable[[Tracker], None]) -> None:
@@ -99,10 +135,15 @@ class WandbTracker:
 
     No `step=` is passed: wandb's own step counts log calls and must not go back, so the trainer's
     step goes in as the metric that transformers plots against. Events are sentences in the run's
-    summary.
+    summary, and those of the whole suite are alerts.
+
+    Args:
+        output_dir: the trainer's output folder: at the end the report of the run in it becomes an
+            artifact. None for no report.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, output_dir: str | None = None) -> None:
+        self._output_dir = output_dir
         self._run_id: str | None = None
         self._sentences: list[str] = []
 
@@ -113,14 +154,43 @@ class WandbTracker:
         if "crystalmon/phase" in metrics:
             run.summary["crystalmon/phase_name"] = PHASES[int(metrics["crystalmon/phase"])]
 
+    def show(self, snapshot: Snapshot) -> None:
+        """Log the answers as an image and as a table."""
+        import wandb
+
+        picture = wandb.Image(snapshot.image, caption=f"step {snapshot.record.step}")
+        table = wandb.Table(columns=list(snapshot.columns), data=snapshot.rows)
+        self._active_run().log(
+            {
+                ANSWERS_KEY: picture,
+                DISTRIBUTIONS_KEY: table,
+                STEP_KEY: snapshot.record.step,
+            }
+        )
+
     def event(self, event: Event) -> None:
-        """Add the event's sentence to `crystalmon/events` in the run's summary."""
+        """Add the event's sentence to the run's summary; alert if it is of the whole suite."""
         run = self._active_run()
         self._sentences.append(sentence(event))
         run.summary["crystalmon/events"] = list(self._sentences)
+        if event.task is None:
+            run.alert(title=f"crystalmon: {event.kind}", text=sentence(event))
 
     def close(self) -> None:
-        """Do nothing: the run is the trainer's."""
+        """Keep the report as an artifact; the run itself is the trainer's."""
+        import wandb
+
+        from crystalmon.report.page import write_report
+        from crystalmon.store import FOLDER, RUN_FILE
+
+        folder = None if self._output_dir is None else Path(self._output_dir) / FOLDER
+        if wandb.run is None or folder is None or not (folder / RUN_FILE).is_file():
+            return
+        with tempfile.TemporaryDirectory() as place:
+            page = write_report([folder], Path(place) / "report.html")
+            artifact = wandb.Artifact(f"crystalmon-report-{wandb.run.id}", type="report")
+            artifact.add_file(str(page), name=page.name)
+            wandb.run.log_artifact(artifact)
 
     def _active_run(self) -> Any:
         """The active run; on meeting it first, tell it which metric the step is."""
@@ -132,13 +202,15 @@ class WandbTracker:
         if run.id != self._run_id:
             for glob in METRIC_GLOBS:
                 run.define_metric(glob, step_metric=STEP_KEY)
+            for key, summary in SUMMARIES.items():
+                run.define_metric(f"{SUITE_PREFIX}/{key}", step_metric=STEP_KEY, summary=summary)
             self._run_id = run.id
             self._sentences = []
         return run
 
 
 class TrackioTracker:
-    """Logs into the active trackio run; events are its alerts."""
+    """Logs into the active trackio run; events are its alerts, louder for the whole suite."""
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Log one probe."""
@@ -146,12 +218,30 @@ class TrackioTracker:
 
         trackio.log({**metrics, STEP_KEY: step})
 
-    def event(self, event: Event) -> None:
-        """Raise the event as an alert of the lowest level."""
+    def show(self, snapshot: Snapshot) -> None:
+        """Log the answers as an image and as a table."""
         import trackio
 
+        caption = f"step {snapshot.record.step}"
+        trackio.log(
+            {
+                ANSWERS_KEY: trackio.Image(snapshot.image, caption=caption),
+                DISTRIBUTIONS_KEY: trackio.Table(columns=snapshot.columns, data=snapshot.rows),
+                STEP_KEY: snapshot.record.step,
+            }
+        )
+
+    def event(self, event: Event) -> None:
+        """Raise the event as an alert: a note for a task, a warning for the suite."""
+        import trackio
+
+        levels = trackio.AlertLevel
         # the text carries the step: trackio's own one counts log calls
-        trackio.alert(title=event.kind, text=sentence(event), level=trackio.AlertLevel.INFO)
+        trackio.alert(
+            title=event.kind,
+            text=sentence(event),
+            level=levels.WARN if event.task is None else levels.INFO,
+        )
 
     def close(self) -> None:
         """Do nothing: the run is the trainer's."""
@@ -179,6 +269,12 @@ class TensorBoardTracker:
             writer.add_scalar(key, value, step)
         writer.flush()
 
+    def show(self, snapshot: Snapshot) -> None:
+        """Add the answers as an image, and write it out."""
+        writer = self._open(snapshot.record.step)
+        writer.add_image(ANSWERS_KEY, snapshot.image, snapshot.record.step, dataformats="HWC")
+        writer.flush()
+
     def event(self, event: Event) -> None:
         """Add the event's sentence as text under `crystalmon_events/<kind>`, and write it out."""
         writer = self._open(event.step)
@@ -199,6 +295,7 @@ class TensorBoardTracker:
             folder = tensorboard_folder(self._output_dir)
             # purge_step: in a folder that a resumed run shares, later steps are superseded
             self._writer = SummaryWriter(str(folder), purge_step=step)
+            self._writer.add_custom_scalars(tensorboard_layout())
         return self._writer
 
 
@@ -223,6 +320,17 @@ def tensorboard_folder(output_dir: str) -> Path:
     return (runs if newest is None else newest.parent) / TENSORBOARD_FOLDER
 
 
+def tensorboard_layout() -> dict[str, dict[str, list[Any]]]:
+    """The layout of TensorBoard's tab for custom scalars: sections, charts, names of curves."""
+    return {
+        section: {
+            panel.title: ["Multiline", [panel.pattern] if panel.pattern else panel.names]
+            for panel in panels
+        }
+        for section, panels in SECTIONS.items()
+    }
+
+
 def sentence(event: Event) -> str:
     """An event as one line of text."""
     place = "suite" if event.task is None else event.task
@@ -233,13 +341,22 @@ def make_tracker(report_to: Sequence[str], output_dir: str) -> CompositeTracker:
     """The trackers that a trainer reports to.
 
     Args:
-        report_to: the trainer's `report_to`; names other than wandb, tensorboard and trackio
-            are passed over.
+        report_to: the trainer's `report_to`; names that no tracker here covers are logged and
+            passed over.
         output_dir: the trainer's output folder.
     """
     factories: dict[str, Callable[[], Tracker]] = {
-        "wandb": WandbTracker,
+        "wandb": lambda: WandbTracker(output_dir),
         "tensorboard": lambda: TensorBoardTracker(output_dir),
         "trackio": TrackioTracker,
+        **{name: partial(ScalarTracker, name) for name in SCALAR_TRACKERS},
     }
+    for name in report_to:
+        if name not in factories and name != "none":
+            logger.warning(
+                "crystalmon does not log to %s. The run folder has every probe: "
+                "crystalmon report %s",
+                name,
+                output_dir,
+            )
     return CompositeTracker({name: make() for name, make in factories.items() if name in report_to})

@@ -20,13 +20,13 @@ import crystalmon
 PACKAGE = Path(crystalmon.__file__).parent
 
 LAYERS = (
-    ("records",),
+    ("records", "panels"),
     ("tasks", "metrics", "thermodynamics", "tokentree", "models", "planted"),
     ("phases", "kinetics", "forward"),
     ("scoring",),
-    ("reference", "store"),
+    ("reference", "store", "scalar_trackers"),
     ("report",),
-    ("trackers",),
+    ("trackers", "workspace"),
     ("monitor",),
     ("callback", "scan", "watch", "experiments"),
     ("cli",),

@@ -239,9 +239,7 @@ def ask(address: str, path: str, host: str | None = None) -> tuple[int, bytes]:
     return int(head.split()[1]), body
 
 
-def test_the_server_answers_this_machine_only(
-    tmp_path: Path, watching: Callable[[], str]
-) -> None:
+def test_the_server_answers_this_machine_only(tmp_path: Path, watching: Callable[[], str]) -> None:
     make_run(tmp_path / "run", [0, 1])
     status, body = ask(watching(), "/data?since=")
     data = json.loads(body)

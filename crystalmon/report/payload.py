@@ -59,7 +59,7 @@ def build_payload(
     """
     runs = [run for lane in lanes for run in lane.runs]
     texts, known = task_texts(runs, suite)
-    payload = {
+    return {
         "version": crystalmon.__version__,
         "phases": [
             {"name": name, "colour": PHASE_COLOURS[name], "words": PHASE_WORDS[name]}
@@ -70,7 +70,6 @@ def build_payload(
         "kinetics": [row for run in runs for row in _kinetics(run, kinetics)],
         "caveats": [*notes, *caveats(lanes, texts_known=known)],
     }
-    return json_value(payload)
 
 
 def _task(name: str, text: TaskTexts) -> dict[str, Any]:
@@ -87,7 +86,7 @@ def _lane(lane: Lane, texts: Mapping[str, TaskTexts]) -> dict[str, Any]:
                 "start": start,
                 "stop": stop,
                 "probes": len(run.records),
-                "info": {key: run.info[key] for key in INFO_KEYS if key in run.info},
+                "info": json_value({key: run.info[key] for key in INFO_KEYS if key in run.info}),
             }
             for run, start, stop in zip(lane.runs, lane.starts[:-1], lane.starts[1:], strict=True)
         ],
@@ -162,14 +161,14 @@ def _event(lane: Lane, index: int, event: Event) -> dict[str, Any]:
         "x": lane.starts[index] + event.step,
         "task": event.task,
         "message": event.message,
-        "p": p_value if isinstance(p_value, int | float) else None,
+        "p": p_value if isinstance(p_value, int | float) and math.isfinite(p_value) else None,
     }
 
 
 def _kinetics(run: Run, kinetics: Kinetics | None) -> list[dict[str, Any]]:
     if kinetics is None or not run.records:
         return []
-    return [{"run": run.name, **row} for row in kinetics(run)]
+    return [json_value({"run": run.name, **row}) for row in kinetics(run)]
 
 
 def base_liquidity(lane: Lane) -> float | None:
