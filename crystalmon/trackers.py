@@ -159,7 +159,7 @@ class WandbTracker:
         import wandb
 
         picture = wandb.Image(snapshot.image, caption=f"step {snapshot.record.step}")
-        table = wandb.Table(columns=list(snapshot.columns), data=snapshot.rows)
+        table = wandb.Table(columns=list(snapshot.columns), data=list(snapshot.rows))
         self._active_run().log(
             {
                 ANSWERS_KEY: picture,

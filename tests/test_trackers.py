@@ -286,11 +286,11 @@ def test_wandb_gets_pictures_tables_alerts_and_the_report(wandb: Any, tmp_path: 
     history = wandb_history(records)
     assert [row["train/global_step"] for row in history] == [5, 5]
     (offline,) = tmp_path.glob("wandb/offline-run-*")
-    picture, table = (history[1][f"crystalmon_media/{k}"] for k in ("answers", "distributions"))
-    assert (picture["_type"], picture["caption"]) == ("image-file", "step 5")
-    assert (offline / "files" / picture["path"]).stat().st_size > 1000
-    assert table["_type"] == "table-file"
-    content = json.loads((offline / "files" / table["path"]).read_text())
+    media = {k.removeprefix("crystalmon_media/"): value for k, value in history[1].items()}
+    assert (media["answers/_type"], media["answers/caption"]) == ("image-file", "step 5")
+    assert (offline / "files" / media["answers/path"]).stat().st_size > 1000
+    assert media["distributions/_type"] == "table-file"
+    content = json.loads((offline / "files" / media["distributions/path"]).read_text())
     assert content["columns"] == ["step", "task", "phase", "choice", "share"]
     assert len(content["data"]) == 9
     assert content["data"][0][:4] == [5, "coin", "liquid", "heads"]
@@ -314,9 +314,9 @@ def test_wandb_gets_pictures_tables_alerts_and_the_report(wandb: Any, tmp_path: 
 def logged_artifact(record: Any) -> Any:
     if record.WhichOneof("record_type") == "artifact":
         return record.artifact
-    if record.WhichOneof("record_type") == "request":
-        if record.request.WhichOneof("request_type") == "log_artifact":
-            return record.request.log_artifact.artifact
+    request = record.request if record.WhichOneof("record_type") == "request" else None
+    if request is not None and request.WhichOneof("request_type") == "log_artifact":
+        return request.log_artifact.artifact
     return None
 
 
