@@ -24,7 +24,15 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from crystalmon.records import SCHEMA_VERSION, Event, ProbeRecord, json_value, number_value
+from crystalmon.records import (
+    SCHEMA_VERSION,
+    SHOWN_METRICS,
+    Event,
+    ProbeRecord,
+    json_value,
+    number_value,
+)
+from crystalmon.sketch import curve_svg, number, table_html
 
 FOLDER = "crystalmon"
 RUN_FILE = "run.json"
@@ -153,6 +161,29 @@ class Run:
         ends = [_holder(record, task, "ci").get(key, missing) for record in self.records]
         array = np.array(ends, dtype=np.float64).reshape(-1, 2)
         return array[:, 0], array[:, 1]
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: where the run stands, each main metric as a curve, its events."""
+        if not self.records:
+            return table_html(f"{self.name}: no probe yet", [], [])
+        last = self.records[-1]
+        keys = [key for key in SHOWN_METRICS if key in last.metrics]
+        rows = [
+            [
+                key.replace("_", " "),
+                curve_svg(self.series(key)[1].tolist()),
+                number(self.records[0].metrics.get(key)),
+                number(last.metrics[key]),
+            ]
+            for key in keys
+        ]
+        title = f"{self.name}: {last.phase} at step {last.step}, {len(self.records)} probes"
+        curves = table_html(title, ["metric", "", "first", "last"], rows)
+        suite = [event for event in self.events if event.task is None]
+        if not suite:
+            return curves
+        told = [[str(e.step), e.kind.replace("_", " "), e.message] for e in suite]
+        return curves + table_html("what happened", ["step", "event", ""], told)
 
     def _steps(self) -> np.ndarray:
         return np.array([record.step for record in self.records], dtype=np.int64)

@@ -20,6 +20,7 @@ import crystalmon
 PACKAGE = Path(crystalmon.__file__).parent
 
 LAYERS = (
+    ("sketch",),
     ("records", "panels"),
     ("tasks", "metrics", "thermodynamics", "tokentree", "models", "planted"),
     ("phases", "kinetics", "forward"),
