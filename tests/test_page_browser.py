@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +20,7 @@ from fake_runs import make_event, make_record, planted_chain
 from test_page import EVIL, evil_run, make_run
 
 from crystalmon.report import report_html, write_report
-from crystalmon.store import FOLDER, Run, RunStore
+from crystalmon.store import FOLDER, Run, RunStore, read_run
 from crystalmon.watch import RunFeed, make_server
 
 CHARTS = ("phases", "signals", "map-0", "answers-0", "energy", "coverage", "cost")
@@ -248,3 +252,42 @@ def test_the_server_answers_this_machine_only(tmp_path: Path, watching: Callable
     assert ask(watching(), "/")[0] == 200
     assert ask(watching(), "/etc/passwd")[0] == 404
     assert ask(watching(), "/data?since=", host="evil.example:80")[0] == 403
+
+
+@pytest.mark.slow
+def test_a_watcher_keeps_up_with_a_training(
+    browser: Any, tmp_path: Path, watching: Callable[[], str]
+) -> None:
+    pytest.importorskip("trl")
+    command = [sys.executable, "recipes/sft.py", "--config", "recipes/liquid-tiny/sft.yaml"]
+    command += ["--model_name_or_path", "liquid-tiny", "--output_dir", str(tmp_path / "run")]
+    root = Path(__file__).resolve().parents[1]
+    log = (tmp_path / "log").open("w")
+    training = subprocess.Popen(
+        [*command, "--report_to", "none", "--disable_tqdm", "true"],
+        cwd=root,
+        env={"OMP_NUM_THREADS": "1", **os.environ},
+        stdout=log,
+        stderr=log,
+    )
+    visit = Visit(browser)
+    visit.page.goto(watching())
+    seen: dict[int, float] = {}
+    script = "document.getElementById('live').textContent"
+    while training.poll() is None or time.time() - max(seen.values(), default=0) < SECONDS:
+        step = str(visit.page.evaluate(script)).rpartition("step ")[2]
+        if step.isdigit():
+            seen.setdefault(int(step), time.time())
+        time.sleep(0.02)
+    log.close()
+    assert training.returncode == 0, (tmp_path / "log").read_text()[-2000:]
+    run = read_run(tmp_path / "run")
+    # a probe is seen when it, or a later one, is shown
+    delays = [
+        min(at for step, at in seen.items() if step >= record.step) - record.time
+        for record in run.records
+    ]
+    print(f"{len(delays)} probes, seen after at most {max(delays):.2f} s")
+    assert max(delays) < SECONDS
+    assert visit.said == []
+    visit.close()

@@ -1,6 +1,6 @@
 // A live page asks its own server whether something new has been written.
 
-const EVERY = 1000;
+const EVERY = 500;
 
 async function ask(mark) {
   const answer = await fetch(`data?since=${encodeURIComponent(mark)}`, { cache: "no-store" });
