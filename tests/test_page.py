@@ -18,7 +18,7 @@ from crystalmon.cli import main
 from crystalmon.records import SCHEMA_VERSION
 from crystalmon.report import report_html, write_report
 from crystalmon.report.frames import MAX_FRAMES, base_answers, encode, pick_frames
-from crystalmon.report.lanes import make_lanes
+from crystalmon.report.lanes import lane_names, make_lanes
 from crystalmon.report.payload import base_liquidity, build_payload
 from crystalmon.report.texts import task_texts
 from crystalmon.store import Run, RunReader, RunStore
@@ -62,6 +62,13 @@ def test_a_run_continues_the_run_that_its_model_comes_from(tmp_path: Path) -> No
     assert [lane.name for lane in make_lanes([first, third])] == ["sft → dpo"]
     assert len(make_lanes([first, other], "chain")) == 1
     assert len(make_lanes([first, second], "compare")) == 2
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / folder / "sft", [0]) for folder in "ab"]
+    assert lane_names(make_lanes(runs)) == ["a/sft", "b/sft"]
+    assert "<title>a/sft · b/sft</title>" in report_html(runs)
+    assert lane_names(make_lanes(runs[:1])) == ["sft"]
 
 
 def test_lanes_refuse_nonsense() -> None:

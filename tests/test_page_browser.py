@@ -18,9 +18,11 @@ import pytest
 from browser import DESKTOP, PHONE, Visit, chromium
 from fake_runs import make_event, make_record, planted_chain
 from test_page import EVIL, evil_run, make_run
+from test_trackers import snapshot
 
 from crystalmon.report import report_html, write_report
 from crystalmon.store import FOLDER, Run, RunStore, read_run
+from crystalmon.trackers import TensorBoardTracker
 from crystalmon.watch import RunFeed, make_server
 
 CHARTS = ("phases", "signals", "map-0", "answers-0", "energy", "coverage", "cost")
@@ -291,3 +293,41 @@ def test_a_watcher_keeps_up_with_a_training(
     assert max(delays) < SECONDS
     assert visit.said == []
     visit.close()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_tensorboard_itself_shows_the_layout_and_the_pictures(browser: Any, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    tracker = TensorBoardTracker(str(tmp_path))
+    for step in range(5):
+        tracker.log(step, {"crystalmon/order": step / 5})
+    tracker.show(snapshot())
+    tracker.close()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(tmp_path)]
+    board = subprocess.Popen(
+        [*command, "--host", "127.0.0.1", "--port", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        began = time.monotonic()
+        while time.monotonic() - began < 60:
+            with socket.socket() as link:
+                if link.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.5)
+        for tab, text in (
+            ("custom_scalars", "Do the wordings still answer differently?"),
+            ("images", "crystalmon_media/answers"),
+        ):
+            page = browser.new_page()
+            page.goto(f"http://127.0.0.1:{port}/#{tab}")
+            page.get_by_text(text).first.wait_for(timeout=30_000)
+            page.close()
+    finally:
+        board.kill()
+        board.wait()

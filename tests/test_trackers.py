@@ -99,7 +99,10 @@ def test_a_failing_tracker_neither_silences_the_others_nor_repeats_itself(
     assert "could not log to broken (OSError: no network)" in caplog.text
 
 
-def test_answers_are_shown_at_a_modest_rate_and_at_the_end() -> None:
+def test_answers_are_shown_at_a_modest_rate_and_at_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("crystalmon.report.snapshot.time.monotonic", lambda: 0.0)
     recorder, suite = Recorder(), TaskSuite("one", load_suite("liquid-tiny").tasks[:1])
     composite = CompositeTracker({"x": recorder})
     composite.close()
@@ -423,6 +426,11 @@ def test_tensorboard_gets_pictures(tmp_path: Path, trainers_writer: Any) -> None
     tracker.close()
     height, width, _ = snapshot().image.shape
     assert (image.step, image.height, image.width) == (5, height, width)
+
+
+def test_a_choice_without_a_glyph_is_no_warning() -> None:
+    record = make_record(0, tasks={"硬币": make_task()})
+    assert Snapshot(record, {"硬币": ("正面", "反面", "边")}).image.std() > 0
 
 
 @backend

@@ -92,6 +92,15 @@ def make_lanes(runs: Sequence[Run], layout: Layout = "auto") -> tuple[Lane, ...]
     return tuple(_lay_out(chain) for chain in chains)
 
 
+def lane_names(lanes: Sequence[Lane]) -> list[str]:
+    """The lanes' names, told apart by the folder above where two are the same."""
+    names = [lane.name for lane in lanes]
+    if len(set(names)) == len(names):
+        return names
+    above = [lane.runs[0].folder.resolve().parent.parent.name for lane in lanes]
+    return [f"{folder}/{name}" for folder, name in zip(above, names, strict=True)]
+
+
 def _lay_out(chain: Sequence[Run]) -> Lane:
     lengths = [max(run.records[-1].step if run.records else 0, 1) for run in chain]
     starts = np.concatenate([[0], np.cumsum(lengths)])

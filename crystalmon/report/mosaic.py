@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -61,7 +62,10 @@ def mosaic_image(
 ) -> np.ndarray:
     """The figure as pixels [height, width, 3], uint8."""
     canvas = FigureCanvasAgg(mosaic_figure(record, choices))
-    canvas.draw()
+    with warnings.catch_warnings():
+        # a choice in a script that matplotlib's own font lacks is drawn as boxes
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        canvas.draw()
     return np.asarray(canvas.buffer_rgba())[:, :, :3].copy()
 
 

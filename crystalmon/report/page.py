@@ -13,7 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from crystalmon.report.lanes import Layout, make_lanes
+from crystalmon.report.lanes import Layout, lane_names, make_lanes
 from crystalmon.report.payload import Kinetics, build_payload
 from crystalmon.store import Run, read_run
 from crystalmon.tasks import TaskSuite
@@ -46,7 +46,7 @@ def report_html(
     """
     lanes = make_lanes(runs, layout)
     payload = build_payload(lanes, suite=suite, notes=notes, kinetics=kinetics)
-    return render(" · ".join(lane.name for lane in lanes), payload)
+    return render(" · ".join(lane_names(lanes)), payload)
 
 
 def write_report(

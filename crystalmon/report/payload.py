@@ -12,7 +12,7 @@ import crystalmon
 from crystalmon.records import PHASES, Event, ProbeRecord, json_value
 from crystalmon.report.caveats import caveats
 from crystalmon.report.frames import base_answers, encode, encode_history, pick_frames
-from crystalmon.report.lanes import Lane
+from crystalmon.report.lanes import Lane, lane_names
 from crystalmon.report.palette import PHASE_COLOURS, PHASE_WORDS
 from crystalmon.report.texts import TaskTexts, task_texts
 from crystalmon.store import Run
@@ -66,7 +66,9 @@ def build_payload(
             for name in PHASES
         ],
         "tasks": [_task(name, text) for name, text in texts.items()],
-        "lanes": [_lane(lane, texts) for lane in lanes],
+        "lanes": [
+            _lane(lane, name, texts) for lane, name in zip(lanes, lane_names(lanes), strict=True)
+        ],
         "kinetics": [row for run in runs for row in _kinetics(run, kinetics)],
         "caveats": [*notes, *caveats(lanes, texts_known=known)],
     }
@@ -76,10 +78,10 @@ def _task(name: str, text: TaskTexts) -> dict[str, Any]:
     return {"name": name, "prompts": list(text.prompts), "choices": list(text.choices)}
 
 
-def _lane(lane: Lane, texts: Mapping[str, TaskTexts]) -> dict[str, Any]:
+def _lane(lane: Lane, name: str, texts: Mapping[str, TaskTexts]) -> dict[str, Any]:
     records, frames = lane.records, pick_frames(lane)
     return {
-        "name": lane.name,
+        "name": name,
         "runs": [
             {
                 "name": run.name,
@@ -100,10 +102,10 @@ def _lane(lane: Lane, texts: Mapping[str, TaskTexts]) -> dict[str, Any]:
         "series": {key: _series(records, key) for key in SUITE_KEYS},
         "base_liquidity": base_liquidity(lane),
         "events": [_event(lane, index, event) for index, event in lane.events],
-        "tasks": {name: _task_history(records, name) for name in texts},
+        "tasks": {task: _task_history(records, task) for task in texts},
         "frames": frames,
         "history": {
-            name: encode_history(lane, frames, name, _shape(text)) for name, text in texts.items()
+            task: encode_history(lane, frames, task, _shape(text)) for task, text in texts.items()
         },
         "base": _base(lane, texts),
         "base_is_first_probe": not any(base_answers(run) for run in lane.runs[:1]),
