@@ -24,7 +24,12 @@ from crystalmon.report.texts import task_texts
 from crystalmon.store import Run, RunReader, RunStore
 from crystalmon.tasks import load_suite
 
-EVIL = ("<img src=x onerror=alert(1)>", "</script><script>alert(2)</script>", "<!--", "%%data%%")
+EVIL = (
+    "<img src=x onerror=alert(1)>",
+    "</script><script>alert(2)</script>",
+    "<b>a</b>&lt;<!--",
+    "%%data%%",
+)
 
 
 def payload_of(page: str) -> Any:

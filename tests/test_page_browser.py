@@ -164,6 +164,7 @@ def test_a_name_stays_text(browser: Any, tmp_path: Path) -> None:
     ticks = page.locator("#chart-phases .ytick, #chart-answers-0 .xtick").all_text_contents()
     assert any("<img" in tick for tick in ticks)
     assert any("</sc" in tick for tick in ticks)
+    assert any("<b>a</b>&lt;" in tick for tick in ticks)
     page.locator("#chart-map-0").hover()
     page.wait_for_timeout(200)
     assert visit.said == []
