@@ -90,7 +90,7 @@ function drawSeeds() {
     const width = task.choices.length, base = history(lane, task.name).base;
     const answers = known(seed) && base ? pooled(base.subarray(seed * width, (seed + 1) * width), task).map((value, c) => [value, task.choices[c]]).sort((a, b) => b[0] - a[0]).slice(0, 3).map(([value, text]) => `${text} ${percent(value)}`).join(", ") : MISSING;
     const event = known(seed) ? locked : seedless;
-    rows.push([...(comparing() ? [lane.name] : []), { text: task.name, cls: "task" }, { text: known(seed) ? task.prompts[seed] : "seedless: no base wording answers like this", cls: "quote" }, { text: answers, cls: "answers" }, { num: event ? (lane.runs.length > 1 ? `${lane.runs[event.run].name} ` : "") + event.step : "from the start" }, { num: known(p) ? (p < 0.001 ? "< 0.001" : p.toFixed(3)) : MISSING }]);
+    rows.push([...(comparing() ? [{ text: lane.name, cls: "task" }] : []), { text: task.name, cls: "task" }, { text: known(seed) ? task.prompts[seed] : "seedless: no base wording answers like this", cls: "quote" }, { text: answers, cls: "answers" }, { num: event ? (lane.runs.length > 1 ? `${lane.runs[event.run].name} ` : "") + event.step : "from the start" }, { num: known(p) ? (p < 0.001 ? "< 0.001" : p.toFixed(3)) : MISSING }]);
   }
   $("seeds-section").hidden = !rows.length;
   const head = [...(comparing() ? ["run"] : []), "task", "winning wording", "its answers in the base", { num: "locked at step" }, { num: "p" }];
