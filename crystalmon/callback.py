@@ -227,6 +227,10 @@ class CrystalCallback(TrainerCallback):
             "processes": monitor.ranks.size,
             "suite": self.suite.name,
             "suite_hash": self.suite.hash,
+            "suite_texts": {
+                task.name: {"prompts": list(task.prompts), "choices": list(task.choice_texts)}
+                for task in self.suite
+            },
             "reference": monitor.reference.info.id,
             "reference_model": monitor.reference.info.model,
             "model": model_name(monitor.model),
@@ -274,6 +278,7 @@ class CrystalCallback(TrainerCallback):
                 "training goes on"
             )
         self._tracker.log(record.step, tracker_metrics(record, store.folder.name))
+        self._tracker.show(record, self.suite)
         for event in events:
             self._tracker.event(event)
         announce(record, events, self._last_phase)
@@ -284,7 +289,8 @@ class CrystalCallback(TrainerCallback):
             name = action if isinstance(action, str) else _function_name(action)
             if self._store is not None:
                 say(f"{sentence(event)}: {name}")
-                if action == "alert":
+                # what happens to the whole suite the trackers alert of by themselves
+                if action == "alert" and event.task is not None:
                     self._tracker.alert(f"crystalmon: {event.kind}", sentence(event))
             if action == "stop":
                 self._stopped_at = state.global_step

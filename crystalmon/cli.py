@@ -53,6 +53,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_probe(commands)
     _add_suite(commands)
     _add_summary(commands)
+    _add_report(commands)
+    _add_watch(commands)
+    _add_workspace(commands)
     return parser
 
 
@@ -95,6 +98,45 @@ def _add_summary(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     summary.add_argument("run_folder", nargs="+", help="output or run folders, in order")
     summary.add_argument("--figure", type=Path, help="also draw it, as PNG, SVG or PDF")
     summary.set_defaults(run=_run_summary)
+
+
+def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    report = commands.add_parser("report", help="one HTML page of one or more runs")
+    _add_runs(report)
+    report.add_argument(
+        "-o", "--output", type=Path, default=Path("report.html"), help="default: report.html"
+    )
+    report.set_defaults(run=_run_report)
+
+
+def _add_watch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    watch = commands.add_parser("watch", help="the same page, live while training writes")
+    _add_runs(watch)
+    watch.add_argument("--port", type=int, default=8421, help="on this machine only; 0: any")
+    watch.add_argument("--terminal", action="store_true", help="a view in this terminal instead")
+    watch.set_defaults(run=_run_watch)
+
+
+def _add_workspace(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    workspace = commands.add_parser("workspace", help="build a W&B workspace with the panels")
+    workspace.add_argument("project", help="<entity>/<project>")
+    workspace.add_argument(
+        "--dry-run", action="store_true", help="build and check it, save nothing"
+    )
+    workspace.set_defaults(run=_run_workspace)
+
+
+def _add_runs(command: argparse.ArgumentParser) -> None:
+    command.add_argument("run_folder", nargs="+", help="output or run folders, in order")
+    layout = command.add_mutually_exclusive_group()
+    layout.add_argument(
+        "--chain", dest="layout", action="store_const", const="chain", help="as stages of one chain"
+    )
+    layout.add_argument(
+        "--compare", dest="layout", action="store_const", const="compare", help="side by side"
+    )
+    command.add_argument("--suite", help="the runs' suite file, for the words of its prompts")
+    command.set_defaults(layout="auto")
 
 
 def _run_probe(args: argparse.Namespace) -> None:
@@ -221,6 +263,38 @@ def _run_summary(args: argparse.Namespace) -> None:
 
         stage_figure(runs).savefig(args.figure)
         print(f"figure: {args.figure}")
+
+
+def _run_report(args: argparse.Namespace) -> None:
+    from crystalmon.report.page import write_report
+
+    suite = None if args.suite is None else load_suite(args.suite)
+    file = write_report(args.run_folder, args.output, layout=args.layout, suite=suite)
+    print(f"report: {file} ({file.stat().st_size / 1e6:.1f} MB)")
+
+
+def _run_watch(args: argparse.Namespace) -> None:
+    from crystalmon.watch import RunFeed, serve, watch_terminal
+
+    suite = None if args.suite is None else load_suite(args.suite)
+    feed = RunFeed(args.run_folder, args.layout, suite)
+    if args.terminal:
+        watch_terminal(feed)
+    else:
+        serve(feed, args.port)
+
+
+def _run_workspace(args: argparse.Namespace) -> None:
+    from crystalmon.workspace import build_workspace, describe_workspace
+
+    entity, _, project = args.project.partition("/")
+    if not entity or not project or "/" in project:
+        raise ValueError(f"project must be <entity>/<project>, got {args.project!r}.")
+    workspace = build_workspace(entity, project)
+    print("\n".join(describe_workspace(workspace)))
+    if not args.dry_run:
+        workspace.save()
+        print(f"workspace: {workspace.url}")
 
 
 def _say_warning(message: Warning | str, *details: Any, **more: Any) -> None:

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from crystalmon.sketch import number, table_html
+
 SCHEMA_VERSION = 1
 
 PHASES = ("liquid", "nucleating", "crystallized", "settling", "melting", "ordered")
@@ -32,6 +34,9 @@ EVENT_KINDS = (
 
 SUITE_EVENT_KINDS = ("nucleation_onset", "nucleation_complete", "melting")
 """The kinds that the suite raises too; the others come from single tasks only."""
+
+SHOWN_METRICS = ("order", "crystallinity", "seed_mass", "liquidity", "free_energy", "coverage")
+"""The metrics that a short view shows."""
 
 Interval = tuple[float, float]
 
@@ -72,7 +77,8 @@ class TaskRecord:
     def from_json(cls, data: Mapping[str, Any]) -> TaskRecord:
         """Inverse of `to_json`."""
         return cls(
-            q=np.array(number_value(data["q"]), dtype=np.float64),
+            # numpy reads the names of non-finite numbers itself, and much faster
+            q=np.array(data["q"], dtype=np.float64),
             metrics=number_value(data["metrics"]),
             ci={key: tuple(value) for key, value in number_value(data["ci"]).items()},
             phase=data["phase"],
@@ -107,6 +113,17 @@ class ProbeRecord:
     metrics: Mapping[str, float]
     ci: Mapping[str, Interval]
     tasks: Mapping[str, TaskRecord] = field(repr=False)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the tasks' phases and main metrics."""
+        keys = [key for key in SHOWN_METRICS if key in self.metrics]
+        rows = [
+            [name, task.phase, *(number(task.metrics.get(key)) for key in keys)]
+            for name, task in self.tasks.items()
+        ]
+        rows.append(["suite", self.phase, *(number(self.metrics[key]) for key in keys)])
+        head = ["task", "phase", *(key.replace("_", " ") for key in keys)]
+        return table_html(f"step {self.step}: {self.phase}", head, rows)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dict, one line of `records.jsonl`."""

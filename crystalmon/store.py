@@ -24,7 +24,15 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from crystalmon.records import SCHEMA_VERSION, Event, ProbeRecord, json_value, number_value
+from crystalmon.records import (
+    SCHEMA_VERSION,
+    SHOWN_METRICS,
+    Event,
+    ProbeRecord,
+    json_value,
+    number_value,
+)
+from crystalmon.sketch import curve_svg, number, table_html
 
 FOLDER = "crystalmon"
 RUN_FILE = "run.json"
@@ -175,6 +183,29 @@ class Run:
         array = np.array(ends, dtype=np.float64).reshape(-1, 2)
         return array[:, 0], array[:, 1]
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: where the run stands, each main metric as a curve, its events."""
+        if not self.records:
+            return table_html(f"{self.name}: no probe yet", [], [])
+        last = self.records[-1]
+        keys = [key for key in SHOWN_METRICS if key in last.metrics]
+        rows = [
+            [
+                key.replace("_", " "),
+                curve_svg(self.series(key)[1].tolist()),
+                number(self.records[0].metrics.get(key)),
+                number(last.metrics[key]),
+            ]
+            for key in keys
+        ]
+        title = f"{self.name}: {last.phase} at step {last.step}, {len(self.records)} probes"
+        curves = table_html(title, ["metric", "", "first", "last"], rows)
+        suite = [event for event in self.events if event.task is None]
+        if not suite:
+            return curves
+        told = [[str(e.step), e.kind.replace("_", " "), e.message] for e in suite]
+        return curves + table_html("what happened", ["step", "event", ""], told)
+
     def _steps(self) -> np.ndarray:
         return np.array([record.step for record in self.records], dtype=np.int64)
 
@@ -200,48 +231,107 @@ def read_run(path: str | Path) -> Run:
         FileNotFoundError: if there is no run; the message says what is missing.
         ValueError: if `run.json` is damaged, or a newer crystalmon wrote it.
     """
-    folder = _find_folder(Path(path))
-    info = _read_info(folder / RUN_FILE)
-    records: dict[int, ProbeRecord] = {}
-    read = 0
-    for record in _surviving(folder / RECORDS_FILE, ProbeRecord.from_json):
-        if isinstance(record, ProbeRecord):
-            records[record.step] = record
-            read += 1
-        else:
-            records = {step: kept for step, kept in records.items() if step <= record}
-    events = _read_events(folder / EVENTS_FILE)
-    ordered = tuple(records[step] for step in sorted(records))
-    return Run(folder, info, ordered, events, superseded=read - len(records))
+    return RunReader(path).read()
 
 
-def _read_events(file: Path) -> tuple[Event, ...]:
-    events: dict[tuple[int, str, str | None], Event] = {}
-    for event in _surviving(file, Event.from_json):
-        if isinstance(event, Event):
-            events[event.step, event.kind, event.task] = event
-        else:
-            events = {key: kept for key, kept in events.items() if kept.step <= event}
-    return tuple(sorted(events.values(), key=lambda event: event.step))
+class RunReader:
+    """Reads a run while it grows: each `read` parses only what was written since the last.
+
+    Args:
+        path: an output folder, or the `crystalmon` folder in it.
+
+    Raises:
+        FileNotFoundError: if there is no run; the message says what is missing.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.folder = _find_folder(Path(path))
+        self._forget()
+
+    def _forget(self) -> None:
+        self._files = (
+            _LineFile(self.folder / RECORDS_FILE),
+            _LineFile(self.folder / EVENTS_FILE),
+        )
+        self._records: dict[int, ProbeRecord] = {}
+        self._events: dict[tuple[int, str, str | None], Event] = {}
+        self._read = 0
+
+    def read(self, *, growing: bool = False) -> Run:
+        """The run as it is now.
+
+        Args:
+            growing: leave a last line without its end for the next call: it is being written.
+        """
+        info = _read_info(self.folder / RUN_FILE)
+        if any(file.was_replaced() for file in self._files):
+            self._forget()
+        records, events = self._files
+        for record in records.new(ProbeRecord.from_json, growing):
+            if isinstance(record, ProbeRecord):
+                self._records[record.step] = record
+                self._read += 1
+            else:
+                self._records = {s: kept for s, kept in self._records.items() if s <= record}
+        for event in events.new(Event.from_json, growing):
+            if isinstance(event, Event):
+                self._events[event.step, event.kind, event.task] = event
+            else:
+                self._events = {k: kept for k, kept in self._events.items() if kept.step <= event}
+        return Run(
+            self.folder,
+            info,
+            records=tuple(self._records[step] for step in sorted(self._records)),
+            events=tuple(sorted(self._events.values(), key=lambda event: event.step)),
+            superseded=self._read - len(self._records),
+        )
 
 
-def _surviving(file: Path, parse: Callable[[Mapping[str, Any]], _Line]) -> Iterator[_Line | int]:
-    """The lines of a file in order; for a resume marker, its step."""
-    if not file.exists():
-        return
-    # bytes and split: a message may hold characters that text mode takes for line ends
-    for number, line in enumerate(file.read_bytes().split(b"\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            data = json.loads(line)
-            yield int(data[RESUME_KEY]) if RESUME_KEY in data else parse(data)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            warnings.warn(
-                f"{file}, line {number} cannot be read and is left out "
-                f"({type(error).__name__}: {error}).",
-                stacklevel=4,
-            )
+class _LineFile:
+    """A file of JSON lines, and how far it has been read."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._position = 0
+        self._line = 0
+        self._inode = 0
+
+    def was_replaced(self) -> bool:
+        """Whether what has been read is no longer this file's beginning."""
+        if self._position == 0:
+            return False
+        if not self._file.exists():
+            return True
+        status = self._file.stat()
+        return status.st_size < self._position or status.st_ino != self._inode
+
+    def new(
+        self, parse: Callable[[Mapping[str, Any]], _Line], growing: bool
+    ) -> Iterator[_Line | int]:
+        """The new lines in order; for a resume marker, its step."""
+        if not self._file.exists():
+            return
+        with self._file.open("rb") as handle:
+            handle.seek(self._position)
+            block = handle.read()
+            self._inode = os.fstat(handle.fileno()).st_ino
+        if growing:
+            block = block[: block.rfind(b"\n") + 1]
+        self._position += len(block)
+        # bytes and split: a message may hold characters that text mode takes for line ends
+        for line in block.removesuffix(b"\n").split(b"\n"):
+            self._line += 1
+            if not line.strip():
+                continue
+            try:
+                data = json.loads(line)
+                yield int(data[RESUME_KEY]) if RESUME_KEY in data else parse(data)
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
+                warnings.warn(
+                    f"{self._file}, line {self._line} cannot be read and is left out "
+                    f"({type(error).__name__}: {error}).",
+                    stacklevel=4,
+                )
 
 
 def _find_folder(path: Path) -> Path:

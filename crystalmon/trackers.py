@@ -1,4 +1,4 @@
-"""wandb, TensorBoard and trackio behind one small protocol.
+"""wandb, TensorBoard, trackio and others behind one small protocol.
 
 A tracker joins the run that transformers' own reporters have begun, on the trainer's step axis.
 Its library is imported on first use, so that a library that is missing is that tracker's failure
@@ -9,18 +9,25 @@ from __future__ import annotations
 
 import logging
 import os
+import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from crystalmon.records import PHASES, Event
+from crystalmon.panels import ANSWERS, DISTRIBUTIONS, SECTIONS, SUITE_PREFIX, SUMMARIES
+from crystalmon.records import PHASES, Event, ProbeRecord
+from crystalmon.report.snapshot import Pace, Snapshot
+from crystalmon.scalar_trackers import SCALAR_TRACKERS, ScalarTracker
+from crystalmon.tasks import TaskSuite
 
 logger = logging.getLogger(__name__)
 
 STEP_KEY = "train/global_step"
 """The key under which transformers logs the step to wandb and trackio."""
 
-DEFAULT_NAME = "crystalmon"
+DEFAULT_NAME = SUITE_PREFIX
 """What the names of metrics begin with; another callback of the same trainer has another one."""
 
 
@@ -34,6 +41,10 @@ class Tracker(Protocol):
             step: optimizer steps done.
             metrics: by the name to show, prefix included. Non-finite values are allowed.
         """
+        ...
+
+    def show(self, snapshot: Snapshot) -> None:
+        """Show one probe's answers, as far as this tracker has pictures and tables."""
         ...
 
     def event(self, event: Event) -> None:
@@ -62,6 +73,8 @@ class CompositeTracker:
     def __init__(self, trackers: Mapping[str, Tracker]) -> None:
         self._trackers = dict(trackers)
         self._reported: set[str] = set()
+        self._pace = Pace()
+        self._waiting: Snapshot | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -72,6 +85,20 @@ class CompositeTracker:
         """Log one probe everywhere."""
         self._each(lambda tracker: tracker.log(step, metrics))
 
+    def show(self, record: ProbeRecord, suite: TaskSuite) -> None:
+        """Show one probe's answers everywhere, at a modest rate; the last one always."""
+        snapshot = Snapshot(record, {task.name: task.choice_texts for task in suite})
+        if self._pace.is_due(record.phase):
+            self._show(snapshot)
+        else:
+            self._waiting = snapshot
+
+    def _show(self, snapshot: Snapshot) -> None:
+        self._waiting = None
+        began = time.monotonic()
+        self._each(lambda tracker: tracker.show(snapshot))
+        self._pace.took(time.monotonic() - began)
+
     def event(self, event: Event) -> None:
         """Log one event everywhere."""
         self._each(lambda tracker: tracker.event(event))
@@ -81,7 +108,9 @@ class CompositeTracker:
         self._each(lambda tracker: tracker.alert(title, text))
 
     def close(self) -> None:
-        """Close every tracker."""
+        """Show the last probe, if it was not, and close every tracker."""
+        if self._waiting is not None:
+            self._show(self._waiting)
         self._each(lambda tracker: tracker.close())
 
     def _each(self, action: Callable[[Tracker], None]) -> None:
@@ -107,14 +136,16 @@ class WandbTracker:
 
     No `step=` is passed: wandb's own step counts log calls and must not go back, so the trainer's
     step goes in as the metric that transformers plots against. Events are sentences in the run's
-    summary.
+    summary, and those of the whole suite are alerts.
 
     Args:
+        folder: the run folder: at the end the report of the run in it becomes an artifact. None for
+            no report.
         name: what the metrics' names begin with.
     """
 
-    def __init__(self, name: str = DEFAULT_NAME) -> None:
-        self._name = name
+    def __init__(self, folder: Path | None = None, name: str = DEFAULT_NAME) -> None:
+        self._folder, self._name = folder, name
         self._run_id: str | None = None
         self._sentences: list[str] = []
 
@@ -126,18 +157,47 @@ class WandbTracker:
         if phase is not None:
             run.summary[f"{self._name}/phase_name"] = PHASES[int(phase)]
 
+    def show(self, snapshot: Snapshot) -> None:
+        """Log the answers as an image and as a table."""
+        import wandb
+
+        picture = wandb.Image(snapshot.image, caption=f"step {snapshot.record.step}")
+        table = wandb.Table(columns=list(snapshot.columns), data=list(snapshot.rows))
+        self._active_run().log(
+            {
+                f"{self._name}{ANSWERS}": picture,
+                f"{self._name}{DISTRIBUTIONS}": table,
+                STEP_KEY: snapshot.record.step,
+            }
+        )
+
     def event(self, event: Event) -> None:
-        """Add the event's sentence to `<name>/events` in the run's summary."""
+        """Add the event's sentence to the run's summary; alert if it is of the whole suite."""
         run = self._active_run()
         self._sentences.append(sentence(event))
         run.summary[f"{self._name}/events"] = list(self._sentences)
+        if event.task is None:
+            self.alert(f"crystalmon: {event.kind}", sentence(event))
 
     def alert(self, title: str, text: str) -> None:
         """Send a W&B alert, which reaches the user by mail or chat."""
         self._active_run().alert(title=title, text=text)
 
     def close(self) -> None:
-        """Do nothing: the run is the trainer's."""
+        """Keep the report as an artifact; the run itself is the trainer's."""
+        import wandb
+
+        from crystalmon.report.page import write_report
+        from crystalmon.store import RUN_FILE
+
+        folder = self._folder
+        if wandb.run is None or folder is None or not (folder / RUN_FILE).is_file():
+            return
+        with tempfile.TemporaryDirectory() as place:
+            page = write_report([folder], Path(place) / "report.html")
+            artifact = wandb.Artifact(f"{self._name}-report-{wandb.run.id}", type="report")
+            artifact.add_file(str(page), name=page.name)
+            wandb.run.log_artifact(artifact)
 
     def _active_run(self) -> Any:
         """The active run; on meeting it first, tell it which metric the step is."""
@@ -147,15 +207,24 @@ class WandbTracker:
         if run is None:
             raise RuntimeError("wandb has no active run. Call wandb.init() before training")
         if run.id != self._run_id:
-            for glob in (f"{self._name}/*", f"{self._name}_tasks/*"):
-                run.define_metric(glob, step_metric=STEP_KEY)
+            for glob in ("/*", "_tasks/*", "_media/*"):
+                run.define_metric(f"{self._name}{glob}", step_metric=STEP_KEY)
+            for key, summary in SUMMARIES.items():
+                run.define_metric(f"{self._name}/{key}", step_metric=STEP_KEY, summary=summary)
             self._run_id = run.id
             self._sentences = []
         return run
 
 
 class TrackioTracker:
-    """Logs into the active trackio run; events are its alerts."""
+    """Logs into the active trackio run; events are its alerts, louder for the whole suite.
+
+    Args:
+        name: what the metrics' names begin with.
+    """
+
+    def __init__(self, name: str = DEFAULT_NAME) -> None:
+        self._name = name
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Log one probe."""
@@ -163,12 +232,32 @@ class TrackioTracker:
 
         trackio.log({**metrics, STEP_KEY: step})
 
-    def event(self, event: Event) -> None:
-        """Raise the event as an alert of the lowest level."""
+    def show(self, snapshot: Snapshot) -> None:
+        """Log the answers as an image and as a table."""
         import trackio
 
+        caption = f"step {snapshot.record.step}"
+        trackio.log(
+            {
+                f"{self._name}{ANSWERS}": trackio.Image(snapshot.image, caption=caption),
+                f"{self._name}{DISTRIBUTIONS}": trackio.Table(
+                    columns=snapshot.columns, data=snapshot.rows
+                ),
+                STEP_KEY: snapshot.record.step,
+            }
+        )
+
+    def event(self, event: Event) -> None:
+        """Raise the event as an alert: a note for a task, a warning for the suite."""
+        import trackio
+
+        levels = trackio.AlertLevel
         # the text carries the step: trackio's own one counts log calls
-        trackio.alert(title=event.kind, text=sentence(event), level=trackio.AlertLevel.INFO)
+        trackio.alert(
+            title=event.kind,
+            text=sentence(event),
+            level=levels.WARN if event.task is None else levels.INFO,
+        )
 
     def alert(self, title: str, text: str) -> None:
         """Raise an alert of the middle level."""
@@ -203,6 +292,14 @@ class TensorBoardTracker:
             writer.add_scalar(key, value, step)
         writer.flush()
 
+    def show(self, snapshot: Snapshot) -> None:
+        """Add the answers as an image, and write it out."""
+        writer = self._open(snapshot.record.step)
+        writer.add_image(
+            f"{self._name}{ANSWERS}", snapshot.image, snapshot.record.step, dataformats="HWC"
+        )
+        writer.flush()
+
     def event(self, event: Event) -> None:
         """Add the event's sentence as text under `<name>_events/<kind>`, and write it out."""
         writer = self._open(event.step)
@@ -226,6 +323,7 @@ class TensorBoardTracker:
             folder = tensorboard_folder(self._output_dir, self._name)
             # purge_step: in a folder that a resumed run shares, later steps are superseded
             self._writer = SummaryWriter(str(folder), purge_step=step)
+            self._writer.add_custom_scalars(tensorboard_layout(self._name))
         return self._writer
 
 
@@ -250,6 +348,14 @@ def tensorboard_folder(output_dir: str, name: str = DEFAULT_NAME) -> Path:
     return (runs if newest is None else newest.parent) / name
 
 
+def tensorboard_layout(name: str = DEFAULT_NAME) -> dict[str, dict[str, list[Any]]]:
+    """The layout of TensorBoard's tab for custom scalars: sections, charts, names of curves."""
+    return {
+        section: {panel.title: ["Multiline", panel.curves(name)] for panel in panels}
+        for section, panels in SECTIONS.items()
+    }
+
+
 def sentence(event: Event) -> str:
     """An event as one line of text."""
     place = "suite" if event.task is None else event.task
@@ -262,14 +368,23 @@ def make_tracker(
     """The trackers that a trainer reports to.
 
     Args:
-        report_to: the trainer's `report_to`; names other than wandb, tensorboard and trackio
-            are passed over.
+        report_to: the trainer's `report_to`; names that no tracker here covers are logged and
+            passed over.
         output_dir: the trainer's output folder.
         name: what the names of metrics begin with.
     """
     factories: dict[str, Callable[[], Tracker]] = {
-        "wandb": lambda: WandbTracker(name),
+        "wandb": lambda: WandbTracker(Path(output_dir) / name, name),
         "tensorboard": lambda: TensorBoardTracker(output_dir, name),
-        "trackio": TrackioTracker,
+        "trackio": lambda: TrackioTracker(name),
+        **{kind: partial(ScalarTracker, kind) for kind in SCALAR_TRACKERS},
     }
+    for kind in report_to:
+        if kind not in factories and kind != "none":
+            logger.warning(
+                "crystalmon does not log to %s. The run folder has every probe: "
+                "crystalmon report %s",
+                kind,
+                output_dir,
+            )
     return CompositeTracker({kind: make() for kind, make in factories.items() if kind in report_to})

@@ -2,7 +2,7 @@
 
 Each stage is a recipe, started as a user would start it, from the folder of the stage before. The
 pretrained model stays the base throughout. At the end: a table by stage, the seeds found against
-the planted ones, a figure, and where to look next. Ends with status 1 if a stage fails.
+the planted ones, a figure, a report, and where to look next. Ends with status 1 if a stage fails.
 
     python scripts/demo.py
 """
@@ -23,6 +23,7 @@ import numpy as np
 from crystalmon import Run, read_run
 from crystalmon.metrics import js_divergence, noise_floor
 from crystalmon.planted import load_truth
+from crystalmon.report.page import write_report
 from crystalmon.report.stages import stage_figure
 from crystalmon.report.summary import format_stage_table, stage_table
 
@@ -96,10 +97,11 @@ def report(folder: Path, outputs: Sequence[Path]) -> None:
     runs = [read_run(output) for output in outputs]
     figure = folder / "stages.png"
     stage_figure(runs).savefig(figure)
+    page = write_report(outputs, folder / "report.html")
     print(f"\n{format_stage_table(stage_table(runs))}\n")
     print("\n".join(compare_seeds(runs)))
     print(
-        f"\nfigure: {figure}\n"
+        f"\nfigure: {figure}\nreport: {page} (open it in a browser)\n"
         "look further (after `. .venv/bin/activate`):\n"
         f"  tensorboard --logdir {folder}\n"
         f"  wandb leet {folder}/wandb/latest-run\n"

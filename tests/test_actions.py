@@ -68,7 +68,11 @@ def test_a_run_saves_alerts_and_stops(tmp_path, model, tokenizer, suite, monkeyp
     def note(event, state, control):
         seen.append((event.kind, state.global_step, control.should_save))
 
-    actions = {"nucleation_onset": ["save", "alert", note], "nucleation_complete": "stop"}
+    actions = {
+        "nucleation_onset": ["save", note],
+        "coin/nucleation_onset": "alert",
+        "nucleation_complete": "stop",
+    }
     set_seed(0)
     trainer = make_trainer(
         tmp_path, model, tokenizer, suite, [CrystalCallback(suite, every=1, actions=actions)],
@@ -84,8 +88,8 @@ def test_a_run_saves_alerts_and_stops(tmp_path, model, tokenizer, suite, monkeyp
     assert seen == [("nucleation_onset", onset, True)]
     ((title, text),) = alerts
     assert title == "crystalmon: nucleation_onset"
-    assert text.startswith(f"step {onset}: nucleation_onset (suite): ")
-    assert run.info["config"]["actions"]["nucleation_onset"][:2] == ["save", "alert"]
+    assert ": nucleation_onset (coin): " in text
+    assert run.info["config"]["actions"]["nucleation_onset"][0] == "save"
     assert ": save\n" in capsys.readouterr().out
 
 

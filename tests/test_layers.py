@@ -20,14 +20,17 @@ import crystalmon
 PACKAGE = Path(crystalmon.__file__).parent
 
 LAYERS = (
-    ("records",),
+    ("sketch",),
+    ("records", "panels"),
     ("tasks", "metrics", "thermodynamics", "tokentree", "models", "planted", "ranks", "schedule"),
     ("phases", "kinetics", "isolation", "sequences", "console", "actions"),
     ("forward",),
     ("scoring",),
-    ("reference", "store", "trackers"),
+    ("reference", "store", "scalar_trackers"),
+    ("report",),
+    ("trackers", "workspace"),
     ("monitor",),
-    ("callback", "scan", "report", "experiments"),
+    ("callback", "scan", "watch", "experiments"),
     ("cli",),
 )
 SIDEWAYS = {("tokentree", "tasks"), ("planted", "tasks"), ("planted", "metrics")}
@@ -43,6 +46,7 @@ WITHOUT_TORCH = (
     "kinetics",
     "store",
     "report",
+    "watch",
 )
 HEAVY = ("torch", "transformers", "trl", "accelerate", "datasets", "peft", "safetensors")
 LEVEL = {unit: level for level, units in enumerate(LAYERS) for unit in units}

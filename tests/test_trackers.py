@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import math
 import os
+import random
 import subprocess
 import sys
 import types
@@ -13,11 +15,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from fake_runs import make_event
+from fake_runs import make_event, make_record, make_task
 from readback import read_tensorboard, read_wandb, wandb_history, wandb_summary
 
+from crystalmon.panels import SECTIONS, SUMMARIES
 from crystalmon.records import PHASES, Event
+from crystalmon.report.snapshot import Pace, Snapshot
+from crystalmon.scalar_trackers import SCALAR_TRACKERS, ScalarTracker
+from crystalmon.store import RunStore
+from crystalmon.tasks import TaskSuite, load_suite
 from crystalmon.trackers import (
     CompositeTracker,
     TensorBoardTracker,
@@ -33,6 +41,19 @@ METRICS = {
     "crystalmon_tasks/coin flip/order": math.nan,
     "crystalmon_tasks/dice/order": math.inf,
 }
+EVIL = "<img src=x onerror=alert(1)>"
+
+
+def snapshot(step: int = 5) -> Snapshot:
+    tasks = {"coin": make_task(1), EVIL: make_task(2), "$a_$": make_task(3)}
+    return Snapshot(make_record(step, tasks=tasks), {"coin": ("heads", "tails", "edge")})
+
+
+def random_states() -> list[Any]:
+    state: Any = np.random.get_state()
+    return [random.getstate(), state[1].tolist(), state[2]]
+
+
 # none of them is ours: the backends' own code on recent Pythons
 backend = pytest.mark.filterwarnings("ignore")
 
@@ -46,6 +67,9 @@ class Recorder:
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         self._call(f"log {step} {dict(metrics)}")
+
+    def show(self, snapshot: Snapshot) -> None:
+        self._call(f"show {snapshot.record.step}")
 
     def event(self, event: Event) -> None:
         self._call(f"event {event.kind}")
@@ -75,6 +99,81 @@ def test_a_failing_tracker_neither_silences_the_others_nor_repeats_itself(
     assert "could not log to broken (OSError: no network)" in caplog.text
 
 
+def test_answers_are_shown_at_a_modest_rate_and_at_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("crystalmon.report.snapshot.time.monotonic", lambda: 0.0)
+    recorder, suite = Recorder(), TaskSuite("one", load_suite("liquid-tiny").tasks[:1])
+    composite = CompositeTracker({"x": recorder})
+    composite.close()
+    for step in range(1001):
+        composite.show(make_record(step, phase="liquid" if step < 33 else "nucleating"), suite)
+    composite.close()
+    shown = [int(call.split()[1]) for call in recorder.calls if call.startswith("show")]
+    assert shown[:6] == [0, 10, 20, 30, 33, 43]
+    assert shown[-1] == 1000
+    assert len(shown) < 30
+    assert recorder.calls[-1] == "close"
+
+
+def test_dear_pictures_become_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("crystalmon.report.snapshot.time.monotonic", lambda: now)
+    pace = Pace(every=1, patience=50)
+    shown = []
+    for probe in range(100):
+        now = float(probe)
+        if pace.is_due("liquid"):
+            shown.append(probe)
+            pace.took(0.5)
+    assert shown == [0, 25, 50, 75]
+
+
+@pytest.mark.parametrize("name", SCALAR_TRACKERS)
+def test_other_trackers_get_the_finite_scalars(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    got: dict[str, float] = {}
+    steps: list[int] = []
+
+    def take(metrics: Mapping[str, float], step: int) -> None:
+        got.update(metrics)
+        steps.append(step)
+
+    def scalar(title: str, series: str, value: float, iteration: int) -> None:
+        take({f"{title}/{series}": value}, iteration)
+
+    active: list[Any] = [None]
+    experiment = types.SimpleNamespace(
+        log_metrics=take, get_logger=lambda: types.SimpleNamespace(report_scalar=scalar)
+    )
+    fake: Any = types.SimpleNamespace(
+        active_run=lambda: active[0],
+        get_run=lambda: active[0],
+        get_running_experiment=lambda: active[0],
+        Task=types.SimpleNamespace(current_task=lambda: active[0]),
+        log_metrics=take,
+        log=take,
+    )
+    monkeypatch.setitem(sys.modules, SCALAR_TRACKERS[name][0], fake)
+    tracker = ScalarTracker(name)
+    with pytest.raises(RuntimeError, match="before"):
+        tracker.log(0, METRICS)
+    active[0] = experiment
+    tracker.log(7, {**METRICS, "crystalmon_tasks/<a>,b/order": 0.5})
+    tracker.show(snapshot())
+    tracker.event(make_event(7))
+    tracker.close()
+    is_mlflow = SCALAR_TRACKERS[name][0] == "mlflow"
+    odd = "crystalmon_tasks/_a__b/order" if is_mlflow else "crystalmon_tasks/<a>,b/order"
+    assert got == {"crystalmon/order": 0.25, "crystalmon/phase": 1.0, odd: 0.5}
+    assert set(steps) == {7}
+
+
+def test_a_tracker_that_is_not_covered_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    assert make_tracker(["flyte", "none"], "out").names == ()
+    assert "crystalmon does not log to flyte" in caplog.text
+    assert len(caplog.records) == 1
+
+
 def test_each_failing_tracker_is_reported(caplog: pytest.LogCaptureFixture) -> None:
     composite = CompositeTracker({name: Recorder(ValueError(name)) for name in ("one", "two")})
     for step in range(3):
@@ -93,7 +192,7 @@ def test_a_keyboard_interrupt_is_not_a_failing_tracker() -> None:
 
 def test_report_to_picks_the_trackers(tmp_path: Path) -> None:
     picked = make_tracker(["trackio", "mlflow", "tensorboard", "none"], str(tmp_path))
-    assert picked.names == ("tensorboard", "trackio")
+    assert picked.names == ("tensorboard", "trackio", "mlflow")
     assert make_tracker([], str(tmp_path)).names == ()
     assert make_tracker(["wandb"], str(tmp_path)).names == ("wandb",)
 
@@ -170,11 +269,68 @@ def test_wandb_gets_the_metrics_on_the_trainers_step_axis(wandb: Any, tmp_path: 
     ]
 
 
+@backend
+def test_wandb_gets_pictures_tables_alerts_and_the_report(wandb: Any, tmp_path: Path) -> None:
+    output = tmp_path / "output"
+    store = RunStore.open(output / "crystalmon", {}, resume_step=None)
+    store.append(make_record(0), [])
+    wandb.init(project="p")
+    before = random_states()
+    tracker = WandbTracker(output / "crystalmon")
+    tracker.log(5, METRICS)
+    tracker.show(snapshot())
+    tracker.event(make_event(5))
+    tracker.event(make_event(6, kind="melting", task=None))
+    tracker.close()
+    assert random_states() == before
+    wandb.run.finish()
+    wandb.teardown()
+    records = read_wandb(tmp_path)
+    history = wandb_history(records)
+    assert [row["train/global_step"] for row in history] == [5, 5]
+    (offline,) = tmp_path.glob("wandb/offline-run-*")
+    media = {k.removeprefix("crystalmon_media/"): value for k, value in history[1].items()}
+    assert (media["answers/_type"], media["answers/caption"]) == ("image-file", "step 5")
+    assert (offline / "files" / media["answers/path"]).stat().st_size > 1000
+    assert media["distributions/_type"] == "table-file"
+    content = json.loads((offline / "files" / media["distributions/path"]).read_text())
+    assert content["columns"] == ["step", "task", "phase", "choice", "share"]
+    assert len(content["data"]) == 9
+    assert content["data"][0][:4] == [5, "coin", "liquid", "heads"]
+    assert sum(line[4] for line in content["data"][:3]) == pytest.approx(1, abs=1e-5)
+    assert content["data"][3][1] == EVIL
+    alerts = [r.alert for r in records if r.WhichOneof("record_type") == "alert"]
+    assert [alert.title for alert in alerts] == ["crystalmon: melting"]
+    assert alerts[0].text.startswith("step 6: melting (suite)")
+    artifacts = [artifact for artifact in map(logged_artifact, records) if artifact is not None]
+    (artifact,) = (artifact for artifact in artifacts if artifact.type == "report")
+    assert [entry.path for entry in artifact.manifest.contents] == ["report.html"]
+    kept = {
+        r.metric.name: r.metric.summary
+        for r in records
+        if r.WhichOneof("record_type") == "metric" and r.metric.name
+    }
+    assert kept["crystalmon/order"].max
+    assert kept["crystalmon/coverage"].min
+
+
+def logged_artifact(record: Any) -> Any:
+    if record.WhichOneof("record_type") == "artifact":
+        return record.artifact
+    request = record.request if record.WhichOneof("record_type") == "request" else None
+    if request is not None and request.WhichOneof("request_type") == "log_artifact":
+        return request.log_artifact.artifact
+    return None
+
+
 class FakeWandbRun:
     def __init__(self, name: str) -> None:
         self.id = name
         self.summary: dict[str, Any] = {}
         self.calls: list[tuple[Any, ...]] = []
+
+    def alert(self, title: str, text: str) -> None:
+        self.calls.append(("alert", title, text))
 
     def log(self, row: Mapping[str, Any], **options: Any) -> None:
         self.calls.append(("log", dict(row), options))
@@ -195,11 +351,14 @@ def test_wandb_is_told_of_the_step_once_a_run_and_never_passed_a_step(
     first, fake.run = fake.run, FakeWandbRun("two")
     tracker.event(make_event(7))
     defined = [call[1] for call in first.calls if call[0] == "define"]
-    assert defined == ["crystalmon/*", "crystalmon_tasks/*"]
+    assert defined == [
+        *("crystalmon/*", "crystalmon_tasks/*", "crystalmon_media/*"),
+        *(f"crystalmon/{key}" for key in SUMMARIES),
+    ]
     assert [call for call in first.calls if call[0] == "log"] == [
         ("log", {"crystalmon/order": 0.5, "train/global_step": step}, {}) for step in (0, 3)
     ]
-    assert len(fake.run.calls) == 2
+    assert len(fake.run.calls) == len(defined)
     assert len(fake.run.summary["crystalmon/events"]) == 1
 
 
@@ -240,6 +399,11 @@ def test_tensorboard_gets_the_metrics_beside_the_trainers_own(
     trainers_writer.close()
     tracker.close()
     assert set(events.Tags()["scalars"]) == set(METRICS)
+    layout_pb2: Any = importlib.import_module("tensorboard.plugins.custom_scalar.layout_pb2")
+    (config,) = events.Tensors("custom_scalars__config__")
+    layout = layout_pb2.Layout.FromString(config.tensor_proto.string_val[0])
+    assert [category.title for category in layout.category] == list(SECTIONS)
+    assert layout.category[0].chart[0].multiline.tag[0] == "crystalmon/order"
     order = [(scalar.step, scalar.value) for scalar in events.Scalars("crystalmon/order")]
     assert order == [(0, 0.25), (5, 0.25)]
     assert math.isnan(events.Scalars("crystalmon_tasks/coin flip/order")[1].value)
@@ -250,6 +414,23 @@ def test_tensorboard_gets_the_metrics_beside_the_trainers_own(
     assert "crystalmon_events/nucleation_onset/text_summary" in events.Tags()["tensors"]
     loss = read_tensorboard(folder.parent)
     assert loss.Tags()["scalars"] == ["train/loss"]
+
+
+@backend
+def test_tensorboard_gets_pictures(tmp_path: Path, trainers_writer: Any) -> None:
+    trainers_writer.close()
+    tracker = TensorBoardTracker(str(tmp_path))
+    tracker.show(snapshot())
+    folder = tmp_path / "runs" / "Jan01_host" / "crystalmon"
+    (image,) = read_tensorboard(folder).Images("crystalmon_media/answers")
+    tracker.close()
+    height, width, _ = snapshot().image.shape
+    assert (image.step, image.height, image.width) == (5, height, width)
+
+
+def test_a_choice_without_a_glyph_is_no_warning() -> None:
+    record = make_record(0, tasks={"硬币": make_task()})
+    assert Snapshot(record, {"硬币": ("正面", "反面", "边")}).image.std() > 0
 
 
 @backend
@@ -309,14 +490,16 @@ sys.path.insert(0, {tests!r})
 import trackio
 from fake_runs import make_event
 from readback import read_tensorboard, read_wandb, wandb_history, wandb_summary
-from test_trackers import METRICS
+from test_trackers import METRICS, snapshot
 from crystalmon.trackers import TrackioTracker
 trackio.init(project="p", name="r", embed=False, auto_log_cpu=False, auto_log_gpu=False)
 tracker = TrackioTracker()
 tracker.log(0, METRICS)
 trackio.log({{"train/loss": 1.0, "train/global_step": 5}})
 tracker.log(5, {{**METRICS, "crystalmon/order": 0.5}})
+tracker.show(snapshot())
 tracker.event(make_event(5))
+tracker.event(make_event(6, "melting", None))
 tracker.close()
 trackio.finish()
 from trackio.sqlite_storage import SQLiteStorage
@@ -337,14 +520,22 @@ def test_trackio_gets_the_metrics_on_the_trainers_step_axis(tmp_path: Path) -> N
     )
     assert done.returncode == 0, done.stderr
     rows, alerts = json.loads(done.stdout.split("READ BACK ")[1])
-    assert [row["train/global_step"] for row in rows] == [0, 5, 5]
+    assert [row["train/global_step"] for row in rows] == [0, 5, 5, 5]
     ours = [row for row in rows if "crystalmon/order" in row]
     assert [row["crystalmon/order"] for row in ours] == [0.25, 0.5]
     assert all(set(METRICS) <= set(row) for row in ours)
     assert math.isnan(ours[0]["crystalmon_tasks/coin flip/order"])
     assert ours[0]["crystalmon_tasks/dice/order"] == math.inf
-    (alert,) = alerts
+    alert, loud = sorted(alerts, key=lambda alert: alert["level"])
     assert (alert["title"], alert["level"]) == ("nucleation_onset", "info")
+    assert (loud["title"], loud["level"]) == ("melting", "warn")
+    media = rows[-1]
+    assert media["crystalmon_media/answers"]["caption"] == "step 5"
+    (picture,) = tmp_path.rglob("*.png")
+    assert picture.stat().st_size > 1000
+    table = media["crystalmon_media/distributions"]["_value"]
+    assert table[0]["choice"] == "heads"
+    assert table[3]["task"] == EVIL
     assert alert["text"].startswith("step 5: nucleation_onset (coin): order passed 0.2")
     assert any(tmp_path.glob("*.db"))
 

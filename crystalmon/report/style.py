@@ -1,21 +1,41 @@
-"""What the figures share: colours, sizes, and how wide a text is.
-
-Colours are those of Okabe and Ito (2008), which colour-blind readers tell apart.
-"""
+"""What the matplotlib figures share: colours, sizes, and how wide a text is."""
 
 from __future__ import annotations
 
 from matplotlib.textpath import TextPath
 
-from crystalmon.records import PHASES
-
-BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
-YELLOW, BLUE, VERMILION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
-GREY, SHADE = "#8A8A8A", "#F3F3F3"
-
-PHASE_COLOURS: dict[str, str] = dict(
-    zip(PHASES, (SKY, YELLOW, BLUE, GREEN, VERMILION, GREY), strict=True)
+from crystalmon.report.palette import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PHASE_COLOURS,
+    PURPLE,
+    SHADE,
+    SKY,
+    VERMILION,
+    YELLOW,
 )
+
+__all__ = [
+    "BLACK",
+    "BLUE",
+    "GREEN",
+    "GREY",
+    "LARGE",
+    "ORANGE",
+    "PHASE_COLOURS",
+    "PURPLE",
+    "SHADE",
+    "SKY",
+    "SMALL",
+    "TEXT",
+    "VERMILION",
+    "WIDTH",
+    "YELLOW",
+    "text_inches",
+]
 
 WIDTH = 14.0
 """Of every figure, in inches."""

@@ -1,0 +1,321 @@
+// Curves along training: phases, signals, distance from the base, cost.
+
+const drawn = new Map();
+
+function plot(id, traces, layout) {
+  const node = typeof id === "string" ? $(id) : id;
+  const small = narrow();
+  const base = {
+    autosize: true, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+    font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: css("--soft") },
+    margin: { l: small ? 40 : 56, r: small ? 8 : 16, t: 10, b: 40 },
+    showlegend: false, hovermode: "x unified", dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom",
+    hoverlabel: { bgcolor: css("--card"), bordercolor: css("--line"), font: { color: css("--ink"), size: 12 } },
+  };
+  const merged = { ...base, ...layout, margin: { ...base.margin, ...(layout.margin || {}) } };
+  drawn.set(node.id, true);
+  return Plotly.react(node, traces, merged, { displayModeBar: false, responsive: true, doubleClick: "reset" });
+}
+
+function axis(extra) {
+  return {
+    gridcolor: css("--grid"), linecolor: css("--line"), zeroline: false, automargin: false,
+    tickfont: { color: css("--soft") }, ticks: "", ...extra,
+  };
+}
+
+// The step axis of a chain: each stage counts its own steps, so ticks are written per stage.
+function stepAxis(extra) {
+  const lanes = state.data.lanes;
+  const stop = Math.max(...lanes.map((lane) => last(lane.runs).stop));
+  const pad = stop * 0.006;
+  const common = { range: [-pad, stop + pad], fixedrange: false, showgrid: false };
+  if (comparing() || lanes[0].runs.length === 1)
+    return axis({ ...common, title: { text: "step", standoff: 6 }, ...extra });
+  const values = [], texts = [];
+  const each = Math.max(1, Math.round((narrow() ? 6 : 12) / lanes[0].runs.length));
+  for (const run of lanes[0].runs) {
+    const length = run.stop - run.start;
+    const raw = length / each, power = 10 ** Math.floor(Math.log10(raw));
+    const unit = Math.max(1, [1, 2, 5, 10].map((k) => k * power).find((k) => k >= raw));
+    for (let s = 0; s < length - unit * 0.4 || s === 0; s += unit) {
+      values.push(run.start + s);
+      texts.push(String(Math.round(s)));
+    }
+  }
+  return axis({ ...common, tickvals: values, ticktext: texts, title: { text: "step within each stage", standoff: 6 }, ...extra });
+}
+
+// Where one stage ends and the next begins, with names at the top.
+function stageMarks(named) {
+  const shapes = [], annotations = [];
+  if (comparing()) return { shapes, annotations };
+  const lane = state.data.lanes[0];
+  if (lane.runs.length < 2) return { shapes, annotations };
+  const room = Math.max(6, Math.floor((narrow() ? 46 : 130) / lane.runs.length));
+  lane.runs.forEach((run, index) => {
+    if (index)
+      shapes.push({ type: "line", x0: run.start, x1: run.start, yref: "paper", y0: 0, y1: 1, line: { color: css("--soft"), width: 1 }, layer: "below" });
+    if (named)
+      annotations.push({ x: (run.start + run.stop) / 2, y: 1, yref: "paper", yanchor: "bottom", showarrow: false, text: `<b>${plain(clip(run.name, room))}</b>`, font: { color: css("--ink"), size: 12 } });
+  });
+  return { shapes, annotations };
+}
+
+function suiteEvents() {
+  const found = [];
+  state.data.lanes.forEach((lane, index) =>
+    lane.events.filter((event) => event.task === null).forEach((event) => found.push({ ...event, lane: index })));
+  return found;
+}
+
+// Numbered flags; the numbers are explained in the list "What happened, when".
+function eventMarks() {
+  const shapes = [], annotations = [];
+  let row = 0, before = -Infinity;
+  const stop = Math.max(...state.data.lanes.map((lane) => last(lane.runs).stop));
+  suiteEvents().map((event, index) => ({ ...event, index })).sort((a, b) => a.x - b.x).forEach(({ index, ...event }) => {
+    row = (event.x - before) / stop < (narrow() ? 0.07 : 0.025) ? (row + 1) % 3 : 0;
+    before = event.x;
+    const colour = comparing() ? laneColour(event.lane) : css("--ink");
+    shapes.push({ type: "line", x0: event.x, x1: event.x, yref: "paper", y0: 0, y1: 1, line: { color: colour, width: 1, dash: "4px,3px" }, opacity: 0.75 });
+    annotations.push({ x: event.x, y: 1, yref: "paper", yanchor: "bottom", yshift: 1 + 19 * row, showarrow: false, text: `<b>${index + 1}</b>`, font: { size: 11, color: comparing() ? textOn(colour) : css("--card") }, bgcolor: colour, borderpad: 3 });
+  });
+  return { shapes, annotations };
+}
+
+function places(lane) {
+  return lane.x.map((_, index) => plain(place(lane, index)));
+}
+
+// The charts over training share their left edge, so that a step stands above itself.
+const ROOM = () => (narrow() ? 11 : 18);
+function edge() {
+  const names = state.data.tasks.map((task) => task.name).concat(comparing() ? state.data.lanes.map((lane) => lane.name) : ["suite"]);
+  const longest = Math.max(...names.map((name) => Math.min(name.length, ROOM())));
+  return Math.max(narrow() ? 40 : 56, 16 + 7 * longest);
+}
+
+// One line per stage with gaps between, as band and curve.
+function curve(lane, series, options) {
+  const { name, colour, dash = "solid", width = 2, scale = 1, unit = "", digits = 3 } = options;
+  const xs = [], ys = [], lows = [], highs = [], text = [];
+  const where = places(lane);
+  lane.x.forEach((x, index) => {
+    if (index && lane.stage[index] !== lane.stage[index - 1])
+      for (const list of [xs, ys, lows, highs, text]) list.push(null);
+    xs.push(x);
+    const of = (list) => (known(list[index]) ? list[index] * scale : null);
+    ys.push(of(series.v));
+    lows.push(series.lo ? of(series.lo) : null);
+    highs.push(series.hi ? of(series.hi) : null);
+    text.push(where[index]);
+  });
+  const traces = [];
+  if (series.lo)
+    for (const part of pieces(xs, lows, highs))
+      traces.push({ x: [...part.x, ...part.x.slice().reverse()], y: [...part.high, ...part.low.reverse()], type: "scatter", mode: "none", fill: "toself", fillcolor: rgba(colour, 0.16), hoverinfo: "skip" });
+  traces.push({ x: xs, y: ys, type: "scatter", mode: lane.x.length <= 24 ? "lines+markers" : "lines", connectgaps: false, marker: { size: 5 }, line: { color: colour, width, dash }, customdata: text, name: plain(name), hovertemplate: `${plain(name)} %{y:.${digits}f}${unit}<extra></extra>` });
+  return traces;
+}
+
+function pieces(xs, lows, highs) {
+  const parts = [];
+  let part = null;
+  xs.forEach((x, index) => {
+    if (x === null || !known(lows[index]) || !known(highs[index])) { part = null; return; }
+    if (!part) parts.push((part = { x: [], low: [], high: [] }));
+    part.x.push(x); part.low.push(lows[index]); part.high.push(highs[index]);
+  });
+  return parts.filter((one) => one.x.length > 1);
+}
+
+// --- phases ----------------------------------------------------------------------------------
+
+const SYMBOLS = {
+  seed_locked: ["diamond", "seed locked"], seedless_collapse: ["x", "collapse without a seed"],
+  support_leak: ["triangle-up", "answers leave the seed’s"], recrystallization: ["star", "another seed takes over"],
+  format_drift: ["square", "format drifts"],
+};
+
+function blocks(lane, phases) {
+  const found = [];
+  lane.x.forEach((x, index) => {
+    const run = lane.runs[lane.stage[index]];
+    const first = index === 0 || lane.stage[index] !== lane.stage[index - 1];
+    const final = index === lane.x.length - 1 || lane.stage[index] !== lane.stage[index + 1];
+    const from = first ? run.start : (lane.x[index - 1] + x) / 2;
+    const to = final ? run.stop : (x + lane.x[index + 1]) / 2;
+    const phase = phases[index];
+    if (phase === null || phase === undefined) return;
+    const open = last(found);
+    if (open && open.phase === phase && open.stage === lane.stage[index] && open.to === from) open.to = to;
+    else found.push({ from, to, phase, stage: lane.stage[index] });
+  });
+  return found;
+}
+
+function drawPhases() {
+  const { lanes, tasks } = state.data;
+  const detailed = lanes.length <= 3;
+  const rows = [];
+  lanes.forEach((lane, index) => {
+    rows.push({ lane, index, suite: true, label: comparing() ? lane.name : "suite", phases: lane.phase, height: 1.7 });
+    if (detailed)
+      for (const task of tasks)
+        if (probes(lane, task)) rows.push({ lane, index, task: task.name, label: task.name, phases: lane.tasks[task.name].phase, height: 1 });
+  });
+  let y = 0;
+  for (const row of rows) {
+    y -= row.height / 2 + (row.suite && y < 0 ? 0.8 : 0);
+    row.y = y;
+    y -= row.height / 2 + (row.suite ? 0.15 : 0);
+  }
+  const present = new Set();
+  const stop = Math.max(...lanes.map((lane) => last(lane.runs).stop));
+  const pixels = (block) => ((block.to - block.from) / stop) * ($("chart-phases").clientWidth - edge() - 16);
+  const label = (block) => (pixels(block) > 14 + 7.4 * phaseName(block.phase).length ? `<b>${phaseName(block.phase)}</b>` : "");
+  const byPhase = state.data.phases.map(() => ({ x: [], base: [], y: [], width: [], text: [], hover: [] }));
+  const marks = {};
+  for (const row of rows) {
+    for (const block of blocks(row.lane, row.phases)) {
+      const into = byPhase[block.phase], run = row.lane.runs[block.stage];
+      present.add(block.phase);
+      into.base.push(block.from); into.x.push(block.to - block.from); into.y.push(row.y);
+      into.width.push(row.height * (row.suite ? 0.92 : 0.8));
+      into.text.push(row.suite ? label(block) : "");
+      into.hover.push(`${plain(row.label)}: ${phaseName(block.phase)}<br>${plain(run.name)}, steps ${Math.round(block.from - run.start)} to ${Math.round(block.to - run.start)}`);
+    }
+    if (row.task === undefined) continue;
+    for (const event of row.lane.events)
+      if (event.task === row.task && SYMBOLS[event.kind]) {
+        const into = (marks[event.kind] ||= { x: [], y: [], text: [] });
+        into.x.push(event.x); into.y.push(row.y);
+        into.text.push(`step ${event.step}, ${plain(event.task)}<br>${plain(clip(event.message, 90))}`);
+      }
+  }
+  const traces = byPhase.map((one, index) => ({
+    type: "bar", orientation: "h", x: one.x, base: one.base, y: one.y, width: one.width,
+    text: one.text, textposition: "inside", insidetextanchor: "middle", textangle: 0, constraintext: "none",
+    insidetextfont: { color: textOn(phaseColour(index)), size: 12 },
+    marker: { color: phaseColour(index), line: { width: 0 } }, customdata: one.hover, hovertemplate: "%{customdata}<extra></extra>",
+  })).filter((trace) => trace.x.length);
+  for (const [kind, one] of Object.entries(marks))
+    traces.push({ type: "scatter", mode: "markers", x: one.x, y: one.y, marker: { symbol: SYMBOLS[kind][0], size: 8, color: "#14181d", line: { color: "#fff", width: 1.2 } }, customdata: one.text, hovertemplate: "%{customdata}<extra></extra>" });
+  const room = ROOM(), marked = stageMarks(true);
+  const height = 64 + -y * (detailed ? 15 : 22);
+  const node = $("chart-phases");
+  node.style.height = `${height}px`;
+  node.setAttribute("aria-label", lanes.map((lane) => `${lane.name}: ${blocks(lane, lane.phase).map((b) => phaseName(b.phase)).join(", then ")}`).join(". "));
+  plot("chart-phases", traces, {
+    height, barmode: "overlay", hovermode: "closest", margin: { l: edge(), t: marked.annotations.length ? 24 : 8, b: 42 },
+    xaxis: stepAxis({}), yaxis: axis({ range: [y, 0.1], showgrid: false, fixedrange: true, tickvals: rows.map((r) => r.y), ticktext: rows.map((r) => (r.suite ? `<b>${plain(clip(r.label, room))}</b>` : plain(clip(r.label, room)))) }),
+    ...marked,
+  });
+  const names = [...present].sort().map((index) => el("span", {}, swatch(phaseColour(index)), phaseName(index)));
+  const glyphs = { diamond: "◆", x: "✕", "triangle-up": "▲", star: "★", square: "■" };
+  const symbols = Object.keys(marks).map((kind) => el("span", {}, `${glyphs[SYMBOLS[kind][0]]} ${SYMBOLS[kind][1]}`));
+  fill($("phase-legend"), ...names, ...symbols);
+}
+
+// --- signals ---------------------------------------------------------------------------------
+
+const SIGNALS = [
+  { key: "order", words: "0: as different as in the base, 1: all alike", width: 3 },
+  { key: "crystallinity", words: "nearness to the winning wording’s answers", dash: "dash" },
+  { key: "seed_mass", words: "share of answers that stay on the winner’s", dash: "dot" },
+  { key: "liquidity", words: "variety between wordings, 1 = the base’s", dash: "dashdot", relative: true },
+];
+const DRIFT = [
+  { key: "free_energy", words: "distance from the base over all words (KL)", unit: "nats" },
+  { key: "coverage", words: "probability that falls on a listed answer" },
+];
+
+const scaleOf = (lane, signal) => (signal.relative ? 1 / (lane.base_liquidity || NaN) : 1);
+const labelOf = (signal) => (signal.relative ? "liquidity / base" : spoken(signal.key));
+
+function key(signal, colour, value, redraw) {
+  const dash = { dash: "7 4", dot: "2 4", dashdot: "7 3 2 3" }[signal.dash] || "";
+  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  svg.setAttribute("width", 26); svg.setAttribute("height", 8); svg.setAttribute("aria-hidden", "true");
+  const line = document.createElementNS("http://www.w3.org/2000/svg", "line");
+  for (const [name, to] of Object.entries({ x1: 0, x2: 26, y1: 4, y2: 4, stroke: colour, "stroke-width": signal.width || 2.4, "stroke-dasharray": dash }))
+    line.setAttribute(name, to);
+  svg.append(line);
+  return el("button", { type: "button", class: "key", "data-key": signal.key, "aria-pressed": String(!state.hidden.has(signal.key)), onclick: () => {
+    state.hidden.has(signal.key) ? state.hidden.delete(signal.key) : state.hidden.add(signal.key);
+    redraw();
+    const again = document.querySelector(`.key[data-key="${signal.key}"]`);
+    if (again) again.focus();
+  } }, svg, el("span", {}, labelOf(signal) + " ", el("b", {}, value), el("small", {}, signal.words)));
+}
+
+function drawSignals() {
+  if (comparing()) return drawFacets($("signals"), SIGNALS, "signals");
+  const lane = state.data.lanes[0];
+  const there = SIGNALS.filter((signal) => lane.series[signal.key] && (!signal.relative || known(lane.base_liquidity)));
+  let chart = $("chart-signals");
+  if (!chart) {
+    fill($("signals"), el("div", { class: "keys" }), (chart = el("div", { id: "chart-signals", class: "chart", role: "img" })));
+  }
+  fill($("signals").firstChild, ...there.map((signal) => {
+    const value = last(lane.series[signal.key].v);
+    return key(signal, shown(COLOUR[signal.key]), fixed(known(value) ? value * scaleOf(lane, signal) : null, 2), drawSignals);
+  }));
+  const visible = there.filter((signal) => !state.hidden.has(signal.key)).reverse();
+  const traces = visible.flatMap((signal) => curve(lane, lane.series[signal.key], { name: labelOf(signal), colour: shown(COLOUR[signal.key]), dash: signal.dash, width: signal.width, scale: scaleOf(lane, signal) }));
+  const flags = eventMarks(), stages = stageMarks(false);
+  const height = narrow() ? 300 : 360;
+  chart.style.height = `${height}px`;
+  chart.setAttribute("aria-label", "Along training: " + there.map((signal) => `${labelOf(signal)} ends at ${fixed(last(lane.series[signal.key].v) * scaleOf(lane, signal), 2)}`).join(", "));
+  plot(chart, traces, { height, margin: { l: edge(), t: flags.annotations.length ? 30 + 19 * Math.max(0, ...flags.annotations.map((a) => (a.yshift - 1) / 19)) : 10 }, xaxis: stepAxis({ hoverformat: ".0f" }), yaxis: axis({ tickformat: ".1f", rangemode: "normal", fixedrange: true, autorangeoptions: { include: [0, 1.02] } }), shapes: [...stages.shapes, ...flags.shapes], annotations: [...stages.annotations, ...flags.annotations] });
+}
+
+// Runs side by side: one small chart a signal, one line a run.
+function drawFacets(home, signals, name) {
+  const { lanes } = state.data;
+  const there = signals.filter((signal) => lanes.some((lane) => lane.series[signal.key]));
+  if (!$(`chart-${name}-0`) || home.querySelectorAll(".facet").length !== there.length)
+    fill(home, el("div", { class: "legend" }), el("div", { class: "facets" }, ...there.map((signal, index) =>
+      el("div", { class: "facet" }, el("h3", {}, labelOf(signal) + " ", el("small", {}, signal.words)), el("div", { id: `chart-${name}-${index}`, class: "chart", role: "img", "aria-label": `${labelOf(signal)} of each run along training` })))));
+  fill(home.firstChild, ...lanes.map((lane, index) => el("span", {}, swatch(laneColour(index)), lane.name)));
+  there.forEach((signal, index) => {
+    const traces = lanes.flatMap((lane, at) => (lane.series[signal.key] ? curve(lane, lane.series[signal.key], { name: clip(lane.name, 30), colour: laneColour(at), dash: DASHES[at % DASHES.length], width: 2.4, scale: scaleOf(lane, signal) }) : []));
+    const flags = index === 0 && name === "signals" ? eventMarks() : { shapes: [], annotations: [] };
+    $(`chart-${name}-${index}`).style.height = "240px";
+    plot(`chart-${name}-${index}`, traces, { height: 240, margin: { t: flags.annotations.length ? 46 : 10 }, xaxis: stepAxis({}), yaxis: axis({ fixedrange: true, rangemode: "tozero" }), ...flags });
+  });
+}
+
+// --- distance from the base, and cost ----------------------------------------------------------
+
+function drawDrift() {
+  if (comparing()) return drawFacets($("drift"), DRIFT, "drift");
+  const lane = state.data.lanes[0], { series } = lane;
+  if (!$("chart-energy"))
+    fill($("drift"), el("div", { class: "facets" },
+      el("div", { class: "facet" }, el("h3", {}, "free energy ", el("small", {}, "KL from the base over the whole vocabulary, in nats, and its two parts")), el("div", { class: "legend" }), el("div", { id: "chart-energy", class: "chart", role: "img", "aria-label": "Free energy and its two parts along training" })),
+      el("div", { class: "facet" }, el("h3", {}, "coverage ", el("small", {}, "probability that falls on a listed answer")), el("div", { class: "legend" }, el("span", {}, "lower: other words and formats take over")), el("div", { id: "chart-coverage", class: "chart", role: "img", "aria-label": "Coverage along training" }))));
+  fill($("drift").querySelector(".legend"),
+    el("span", {}, swatch(shown(COLOUR.free_energy)), "total"), el("span", {}, swatch(shown(COLOUR.choice)), "which answer"), el("span", {}, swatch(shown(COLOUR.format)), "everything else"));
+  const traces = [];
+  const choice = series.free_energy_choice, format = series.free_energy_format;
+  if (choice && format)
+    lane.runs.forEach((run, stage) => {
+      const at = lane.x.map((_, i) => i).filter((i) => lane.stage[i] === stage);
+      const area = (values, colour, name) => ({ x: at.map((i) => lane.x[i]), y: values, type: "scatter", mode: "lines", line: { width: 0 }, stackgroup: `stage${stage}`, fillcolor: rgba(colour, 0.55), name, hovertemplate: `${name} %{y:.3f}<extra></extra>` });
+      traces.push(area(at.map((i) => choice.v[i]), shown(COLOUR.choice), "which answer"), area(at.map((i) => format.v[i]), shown(COLOUR.format), "everything else"));
+    });
+  if (series.free_energy) traces.push(...curve(lane, series.free_energy, { name: "total", colour: shown(COLOUR.free_energy), width: 2 }));
+  const stages = stageMarks(true);
+  const top = stages.annotations.length ? 24 : 10;
+  for (const id of ["chart-energy", "chart-coverage"]) $(id).style.height = "250px";
+  plot("chart-energy", traces, { height: 250, margin: { t: top }, xaxis: stepAxis({}), yaxis: axis({ rangemode: "tozero", fixedrange: true }), ...stages });
+  plot("chart-coverage", series.coverage ? curve(lane, series.coverage, { name: "coverage", colour: shown(COLOUR.coverage), width: 2.4 }) : [], { height: 250, margin: { t: top }, xaxis: stepAxis({}), yaxis: axis({ range: [0, 1.04], tickformat: ".0%", fixedrange: true }), ...stages });
+}
+
+function drawCost() {
+  const traces = state.data.lanes.flatMap((lane, index) => curve(lane, { v: lane.seconds }, { name: comparing() ? clip(lane.name, 30) : "seconds", colour: comparing() ? laneColour(index) : css("--accent"), width: 1.6, unit: " s" }));
+  $("chart-cost").style.height = "170px";
+  plot("chart-cost", traces, { height: 170, margin: { l: edge() }, xaxis: stepAxis({}), yaxis: axis({ rangemode: "tozero", title: { text: "s per probe" }, fixedrange: true, nticks: 4 }), ...stageMarks(false) });
+}

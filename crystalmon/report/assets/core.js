@@ -1,0 +1,109 @@
+// What all parts of the page share: the state, the theme, small helpers.
+// Text enters the document through text nodes only, so no name in a run can become markup.
+
+const state = { data: null, tick: 0, task: 0, hidden: new Set(), theme: "light", follow: true };
+
+const $ = (id) => document.getElementById(id);
+
+function el(tag, attributes, ...children) {
+  const node = document.createElement(tag);
+  for (const [key, value] of Object.entries(attributes || {})) {
+    if (key === "style") Object.assign(node.style, value);
+    else if (key.startsWith("on")) node.addEventListener(key.slice(2), value);
+    else if (value !== null && value !== undefined) node.setAttribute(key, value);
+  }
+  node.append(...children.filter((child) => child !== null && child !== undefined));
+  return node;
+}
+
+function fill(node, ...children) {
+  node.replaceChildren(...children.filter((child) => child !== null && child !== undefined));
+}
+
+// Plotly reads some tags in labels: with these escaped it shows every text as it is.
+const plain = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+const clip = (text, length) => (text.length > length ? text.slice(0, length - 1) + "…" : text);
+const spoken = (kind) => kind.replace(/_/g, " ");
+
+const MISSING = "–";
+const known = (value) => typeof value === "number" && Number.isFinite(value);
+const fixed = (value, digits) => (known(value) ? value.toFixed(digits).replace("-", "−") : MISSING);
+const percent = (value) => (known(value) ? `${Math.round(100 * value)}%` : MISSING);
+const last = (list) => list[list.length - 1];
+
+function bytes(text) {
+  const raw = atob(text);
+  const out = new Uint8Array(raw.length);
+  for (let i = 0; i < raw.length; i++) out[i] = raw.charCodeAt(i);
+  return out;
+}
+const probability = (byte) => (byte / 255) ** 2;
+
+// Colours. The base palette is that of Okabe and Ito; on dark ground the deep ones are lifted.
+const COLOUR = {
+  order: "#0072B2", crystallinity: "#CC79A7", seed_mass: "#E69F00", liquidity: "#56B4E9",
+  free_energy: "#000000", choice: "#009E73", format: "#F0E442", coverage: "#D55E00",
+};
+const LIFTED = {
+  "#0072B2": "#4C9FE0", "#56B4E9": "#A5D8F6", "#000000": "#E9EDF2", "#009E73": "#2CB98D",
+  "#8A8A8A": "#9AA0A6", "#D55E00": "#F07A2B",
+};
+const LANE_COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#8A8A8A"];
+const DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot"];
+const shown = (colour) => (state.theme === "dark" && LIFTED[colour]) || colour;
+const laneColour = (index) => shown(LANE_COLOURS[index % LANE_COLOURS.length]);
+const phaseColour = (index) => shown(state.data.phases[index].colour);
+const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+
+function rgba(hex, alpha) {
+  const [r, g, b] = [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16));
+  return `rgba(${r},${g},${b},${alpha})`;
+}
+// Black or white, whichever contrasts more by the WCAG's relative luminance.
+function textOn(hex) {
+  const [r, g, b] = [1, 3, 5].map((i) => (parseInt(hex.slice(i, i + 2), 16) / 255) ** 2.2);
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b > 0.18 ? "#14181d" : "#fff";
+}
+
+// From no probability to certainty; one hue, so that only lightness carries meaning.
+const RAMP = {
+  light: [[0, "#F4F7FA"], [0.3, "#B9DCF2"], [0.6, "#3F93CC"], [0.85, "#0A5590"], [1, "#062F57"]],
+  dark: [[0, "#12171E"], [0.3, "#143D5E"], [0.6, "#2B81BD"], [0.85, "#8CCBF3"], [1, "#EDF8FF"]],
+};
+function rampTable() {
+  const stops = RAMP[state.theme];
+  const table = new Uint8ClampedArray(256 * 4);
+  const parts = (hex) => [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16));
+  for (let i = 0; i < 256; i++) {
+    const t = i / 255;
+    let k = 0;
+    while (k < stops.length - 2 && t > stops[k + 1][0]) k++;
+    const w = (t - stops[k][0]) / (stops[k + 1][0] - stops[k][0]);
+    const a = parts(stops[k][1]), b = parts(stops[k + 1][1]);
+    for (let c = 0; c < 3; c++) table[4 * i + c] = a[c] + w * (b[c] - a[c]);
+    table[4 * i + 3] = 255;
+  }
+  return table;
+}
+
+const swatch = (colour) => el("span", { class: "swatch", style: { background: colour }, "aria-hidden": "true" });
+const phaseName = (index) => state.data.phases[index].name;
+const comparing = () => state.data.lanes.length > 1;
+const narrow = () => window.innerWidth < 760;
+
+// Runs that are compared need not have the same tasks.
+const probes = (lane, task) => lane.tasks[task.name].phase.some(known);
+function place(lane, index) {
+  const run = lane.runs[lane.stage[index]];
+  return (lane.runs.length > 1 ? `${run.name}, ` : "") + `step ${lane.step[index]}`;
+}
+function table(head, rows) {
+  const numeric = (cell) => cell && cell.num !== undefined;
+  const cellOf = (tag, cell) =>
+    cell instanceof Node ? el(tag, {}, cell)
+      : numeric(cell) ? el(tag, { class: "num" }, cell.num)
+      : el(tag, cell && cell.cls ? { class: cell.cls } : {}, String((cell && cell.text) ?? cell));
+  return el("table", {},
+    el("thead", {}, el("tr", {}, ...head.map((cell) => cellOf("th", cell)))),
+    el("tbody", {}, ...rows.map((row) => el("tr", {}, ...row.map((cell) => cellOf("td", cell))))));
+}

@@ -1,0 +1,124 @@
+// The parts that are words: what is now, what happened, tables.
+
+function drawHead() {
+  const { lanes } = state.data;
+  $("title").textContent = lanes.map((lane) => lane.name).join("  ·  ");
+  const first = lanes[0].runs[0].info, end = (text) => String(text).split(/[\\/]/).filter(Boolean).pop() || "";
+  const parts = [];
+  if (first.suite) parts.push(`suite ${first.suite}`);
+  if (first.model) parts.push(`from ${end(first.model)}`);
+  if (first.reference_model) parts.push(`compared with ${end(first.reference_model)}`);
+  $("subtitle").textContent = parts.join(" · ");
+  document.title = `${lanes.map((lane) => lane.name).join(" · ")} – crystalmon`;
+}
+
+function drawNow() {
+  fill($("now"), ...state.data.lanes.map((lane, index) => {
+    const at = lane.x.length - 1, phase = lane.phase[at];
+    const value = (key) => (lane.series[key] ? lane.series[key].v[at] : null);
+    const tile = (number, unit, name, words) => el("div", { class: "tile" }, el("b", {}, number, unit ? el("small", {}, ` ${unit}`) : null), el("span", { class: "name" }, name), el("span", {}, words));
+    return el("div", { class: "lane" },
+      el("p", { class: "lane-name" }, comparing() ? swatch(laneColour(index)) : null, comparing() ? ` ${lane.name}, ` : "", `at ${place(lane, at)}`),
+      el("div", { class: "phase-now" }, el("span", { class: "phase-word" }, swatch(phaseColour(phase)), phaseName(phase)), el("p", {}, state.data.phases[phase].words)),
+      el("div", { class: "tiles" },
+        tile(percent(value("order")), "", "order", "of the variety between wordings is gone"),
+        tile(percent(value("seed_mass")), "", "seed mass", "of answers stay on the winning wording’s"),
+        tile(fixed(value("free_energy"), 2), "nats", "free energy", "away from the base model"),
+        tile(percent(value("coverage")), "", "coverage", "of probability is on listed answers")));
+  }));
+}
+
+function drawHappened() {
+  const { lanes, tasks } = state.data, items = [];
+  let number = 0;
+  lanes.forEach((lane) => {
+    const groups = new Map();
+    for (const event of lane.events) if (event.task !== null && event.kind !== "early_warning") {
+      const id = `${event.run} ${event.kind}`;
+      if (!groups.has(id)) groups.set(id, { ...event, tasks: new Set(), to: event.step });
+      groups.get(id).tasks.add(event.task);
+      groups.get(id).to = event.step;
+    }
+    const rows = lane.events.filter((event) => event.task === null).map((event) => ({ x: event.x, event, n: ++number }));
+    for (const group of groups.values()) if (!["nucleation_onset", "nucleation_complete"].includes(group.kind)) rows.push({ x: group.x, group });
+    rows.sort((a, b) => a.x - b.x || (a.n ? -1 : 1));
+    const run = (index) => (lane.runs.length > 1 || comparing() ? `${lane.runs[index].name} ` : "");
+    for (const { event, group, n } of rows) {
+      if (event) items.push(el("li", {}, el("span", { class: "n" }, String(n)), el("span", {}, el("span", { class: "when" }, `${run(event.run)}step ${event.step} `), event.message)));
+      else {
+        const names = [...group.tasks];
+        const who = names.length === 1 ? names[0] : names.length === tasks.length ? `all ${names.length} tasks` : names.length <= 3 ? names.join(", ") : `${names.length} of ${tasks.length} tasks`;
+        const when = group.to > group.step ? `steps ${group.step} to ${group.to} ` : `step ${group.step} `;
+        items.push(el("li", {}, el("span", { class: "n none" }, "·"), el("span", {}, el("span", { class: "when" }, run(group.run) + when), `${spoken(group.kind)} in ${who}`)));
+      }
+    }
+  });
+  fill($("happened"), el("h2", {}, "What happened, when"), items.length ? el("ol", { class: "events" }, ...items.slice(0, 14)) : el("p", { class: "lead" }, "Nothing so far: no phase has changed."),
+    items.length > 14 ? el("p", { class: "soft" }, `and ${items.length - 14} more, in the table at the end`) : null);
+}
+
+function drawWon() {
+  const { lanes, tasks } = state.data;
+  fill($("won"), ...tasks.map((task) => {
+    const lines = lanes.map((lane, index) => {
+      if (!probes(lane, task)) return null;
+      const means = pooled(slice(lane, task, lane.frames.length - 1), task);
+      const top = means.indexOf(Math.max(...means)), base = history(lane, task.name).base;
+      const before = base ? pooled(base, task)[top] : null;
+      const colour = comparing() ? laneColour(index) : css("--accent");
+      return el("div", { title: `${comparing() ? lane.name + ", " : ""}${task.name}: ${task.choices[top]} ${percent(means[top])}, in the base ${percent(before)}` },
+        el("div", { class: "row" }, comparing() ? swatch(colour) : el("span", { class: "task" }, task.name), el("b", { class: "top" }, task.choices[top]), el("span", { class: "share" }, percent(means[top]))),
+        el("div", { class: "bar" }, el("i", { style: { width: `${100 * means[top]}%`, background: colour } }), known(before) ? el("u", { style: { left: `${100 * before}%` } }) : null));
+    });
+    return el("div", { class: "won" }, comparing() ? el("div", { class: "task" }, task.name) : null, ...lines.filter(Boolean));
+  }));
+}
+
+function drawSeeds() {
+  const { lanes, tasks } = state.data, rows = [];
+  let tested = false;
+  for (const lane of lanes) for (const task of tasks) {
+    const seeds = lane.tasks[task.name].seed, seed = last(seeds.filter(known));
+    const events = lane.events.filter((event) => event.task === task.name);
+    const seedless = events.find((event) => event.kind === "seedless_collapse");
+    const since = seeds.length - [...seeds].reverse().findIndex((one) => known(one) && one !== seed);
+    const from = since > seeds.length ? 0 : since, start = known(seed) ? seeds.indexOf(seed, from) : -1;
+    const locked = events.find((event) => event.kind !== "early_warning" && event.x >= (start < 0 ? 0 : lane.x[start]) && ["seed_locked", "recrystallization"].includes(event.kind));
+    if (!known(seed) && !seedless) continue;
+    const p = known(seed) ? locked && locked.p : seedless.p;
+    tested ||= known(p);
+    const width = task.choices.length, base = history(lane, task.name).base;
+    const answers = known(seed) && base ? pooled(base.subarray(seed * width, (seed + 1) * width), task).map((value, c) => [value, task.choices[c]]).sort((a, b) => b[0] - a[0]).slice(0, 3).map(([value, text]) => `${text} ${percent(value)}`).join(", ") : MISSING;
+    const event = known(seed) ? locked : seedless;
+    rows.push([...(comparing() ? [{ text: lane.name, cls: "task" }] : []), { text: task.name, cls: "task" }, { text: known(seed) ? task.prompts[seed] : "seedless: no base wording answers like this", cls: "quote" }, { text: answers, cls: "answers" }, { num: event ? (lane.runs.length > 1 ? `${lane.runs[event.run].name} ` : "") + event.step : "from the start" }, { num: known(p) ? (p < 0.001 ? "< 0.001" : p.toFixed(3)) : MISSING }]);
+  }
+  $("seeds-section").hidden = !rows.length;
+  const head = [...(comparing() ? ["run"] : []), "task", "winning wording", "its answers in the base", { num: "locked at step" }, { num: "p" }];
+  const keep = (row) => (tested ? row : row.slice(0, -1));
+  fill($("seeds"), table(keep(head), rows.map(keep)));
+}
+
+function drawKinetics() {
+  const rows = state.data.kinetics;
+  $("kinetics-section").hidden = !rows.length;
+  fill($("kinetics"), table(["run", "task", "verdict", ""], rows.map((row) => [row.run, row.task ?? "suite", row.verdict ?? MISSING, row.text ?? ""])));
+}
+
+function drawWords() {
+  const { lanes } = state.data;
+  const cost = lanes.flatMap((lane) => lane.runs.map((run, stage) => {
+    const at = lane.x.map((_, i) => i).filter((i) => lane.stage[i] === stage);
+    if (!at.length) return null;
+    const seconds = at.reduce((sum, i) => sum + (lane.seconds[i] || 0), 0);
+    return `${run.name}: ${at.length} probes took ${seconds.toFixed(1)} s, ${known(lane.share[last(at)]) ? (100 * lane.share[last(at)]).toFixed(1) : MISSING}% of the run`;
+  })).filter(Boolean);
+  $("cost-words").textContent = cost.join("; ") + ".";
+  fill($("caveats"), ...state.data.caveats.map((text) => el("li", {}, text)));
+  const all = lanes.flatMap((lane) => lane.events.map((event) => [lane.runs[event.run].name, { num: String(event.step) }, { text: event.task ?? "suite", cls: "task" }, spoken(event.kind), event.message]));
+  $("all-events").hidden = !all.length;
+  $("all-events").querySelector("summary").textContent = `All ${all.length} events`;
+  fill($("all-events").querySelector("div"), table(["run", { num: "step" }, "task", "event", "in words"], all));
+  const settings = lanes.flatMap((lane) => lane.runs.flatMap((run) => Object.entries(run.info).map(([key, value]) => [run.name, key, typeof value === "object" && value !== null ? Object.entries(value).map(([k, v]) => `${k} ${v}`).join(", ") : String(value)])));
+  fill($("settings").querySelector("div"), table(["run", "", ""], settings));
+  $("footer").textContent = `crystalmon ${state.data.version}. The physics words are names for entropies and divergences of probability distributions; no claim beyond that is made.`;
+}

@@ -1,0 +1,86 @@
+"""What the runs at hand cannot tell, in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from crystalmon.report.frames import MAX_FRAMES
+from crystalmon.report.lanes import Lane
+from crystalmon.store import Run
+
+LOW_COVERAGE = 0.8
+COSTLY = 0.05
+FEW_PROBES = 5
+
+
+def caveats(lanes: Sequence[Lane], *, texts_known: bool) -> list[str]:
+    """Sentences on the limits of what the page shows, the most pressing first.
+
+    Args:
+        lanes: what the page shows.
+        texts_known: whether the prompts' and choices' own words were found.
+    """
+    runs = [run for lane in lanes for run in lane.runs]
+    said = [sentence for run in runs for sentence in _of_run(run)]
+    costly = [run for run in runs if run.records and run.records[-1].share > COSTLY]
+    if costly:
+        shares = ", ".join(f"{run.records[-1].share:.0%} of {run.name}" for run in costly)
+        said.append(
+            f"Probing took {shares}. The share shrinks as training steps grow; to probe less "
+            "often, pass every= to the callback."
+        )
+    if not texts_known:
+        said.append(
+            "The words of the prompts and choices are not in these runs, so they are numbered. "
+            "Name the suite file with --suite to see them."
+        )
+    if any(len(lane.records) > MAX_FRAMES for lane in lanes):
+        said.append(
+            f"The heatmaps show {MAX_FRAMES} of the probes: the first and last of each run, the "
+            "changes of phase, and an even sample of the rest. The curves show every probe."
+        )
+    said += [
+        "The bands are 95% bootstrap intervals over the suite's prompts. They say how much the "
+        "choice of prompts matters, not how much another random seed of the training would.",
+        "Each stage of a chain has a detector of its own, so a stage begins in the phase that its "
+        "first probe shows. Events are pointers: read them together with the curves.",
+        "Only answers to the suite's closed questions are measured. What the model does "
+        "elsewhere, and why it changed, is not.",
+    ]
+    return said
+
+
+def _of_run(run: Run) -> list[str]:
+    count = len(run.records)
+    if count == 0:
+        return [f"{run.name} has no probe yet, so there is nothing of it to see."]
+    said: list[str] = []
+    last = run.records[-1]
+    if count == 1:
+        said.append(f"{run.name} has one probe: a state, and no change that could be seen.")
+    elif count < FEW_PROBES:
+        said.append(f"{run.name} has {count} probes, too few to tell a step from a slope.")
+    end = run.info.get("max_steps")
+    if isinstance(end, int) and last.step < end:
+        said.append(
+            f"{run.name} has been probed up to step {last.step} of {end}: it still runs, or was "
+            "stopped early."
+        )
+    coverage = last.metrics.get("coverage")
+    if coverage is not None and coverage < LOW_COVERAGE:
+        said.append(
+            f"In {run.name} the listed answers hold {coverage:.0%} of the probability at the end. "
+            "The rest goes to other text, and the heatmaps do not show it."
+        )
+    ordered = [name for name, task in last.tasks.items() if task.phase == "ordered"]
+    if ordered:
+        said.append(
+            f"In {run.name} the base answered alike from the start in {', '.join(ordered)}: these "
+            "tasks had nothing to lose and take no part in the phases."
+        )
+    if run.superseded:
+        said.append(
+            f"{run.name} was resumed: {run.superseded} probes on file were done again, and only "
+            "the later ones are shown."
+        )
+    return said

@@ -1,0 +1,125 @@
+"""Which runs follow each other and which stand side by side.
+
+A **lane** is a chain of runs on one step axis: each run's own step s lies at the lane's position
+start + s. Runs that do not continue one another are lanes of their own, to be compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+
+from crystalmon.records import Event, ProbeRecord
+from crystalmon.store import Run
+
+Layout = Literal["auto", "chain", "compare"]
+LAYOUTS: tuple[str, ...] = get_args(Layout)
+
+
+@dataclass(frozen=True)
+class Lane:
+    """A chain of runs on one step axis.
+
+    Args:
+        runs: the stages, in the order of training.
+        starts: [R + 1] where each run begins on the axis, and where the last one ends.
+    """
+
+    runs: tuple[Run, ...]
+    starts: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """The stages' names, joined by arrows."""
+        return " → ".join(run.name for run in self.runs)
+
+    @property
+    def records(self) -> tuple[ProbeRecord, ...]:
+        """All probes, stage after stage."""
+        return tuple(record for run in self.runs for record in run.records)
+
+    @property
+    def positions(self) -> np.ndarray:
+        """[S] where each probe lies on the axis."""
+        steps = [
+            start + record.step
+            for run, start in zip(self.runs, self.starts[:-1], strict=True)
+            for record in run.records
+        ]
+        return np.array(steps, dtype=np.int64)
+
+    @property
+    def stages(self) -> np.ndarray:
+        """[S] the index of the run that each probe belongs to."""
+        counts = [len(run.records) for run in self.runs]
+        return np.repeat(np.arange(len(self.runs)), counts)
+
+    @property
+    def events(self) -> tuple[tuple[int, Event], ...]:
+        """(index of the run, event), by position."""
+        return tuple((index, event) for index, run in enumerate(self.runs) for event in run.events)
+
+
+def make_lanes(runs: Sequence[Run], layout: Layout = "auto") -> tuple[Lane, ...]:
+    """Group runs into lanes.
+
+    Args:
+        runs: in the order of training.
+        layout: `chain` puts all runs into one lane and `compare` each into its own; `auto` lets
+            a run continue the lane at whose end stands the run that its model was trained in.
+
+    Raises:
+        ValueError: if the layout is unknown, or there is no run.
+    """
+    if layout not in LAYOUTS:
+        raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}.")
+    if not runs:
+        raise ValueError("runs must hold at least one run, got none.")
+    chains: list[list[Run]] = []
+    for run in runs:
+        if layout == "chain":
+            chain = chains[0] if chains else None
+        else:
+            chain = None if layout == "compare" else _chain_before(run, chains)
+        if chain is None:
+            chains.append([run])
+        else:
+            chain.append(run)
+    return tuple(_lay_out(chain) for chain in chains)
+
+
+def lane_names(lanes: Sequence[Lane]) -> list[str]:
+    """The lanes' names, told apart by the folder above where two are the same."""
+    names = [lane.name for lane in lanes]
+    if len(set(names)) == len(names):
+        return names
+    above = [lane.runs[0].folder.resolve().parent.parent.name for lane in lanes]
+    return [f"{folder}/{name}" for folder, name in zip(above, names, strict=True)]
+
+
+def _lay_out(chain: Sequence[Run]) -> Lane:
+    lengths = [max(run.records[-1].step if run.records else 0, 1) for run in chain]
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    return Lane(tuple(chain), tuple(int(start) for start in starts))
+
+
+def _chain_before(run: Run, chains: Sequence[list[Run]]) -> list[Run] | None:
+    """The chain whose last run's output folder, or a checkpoint in it, is this run's model."""
+    model = run.info.get("model")
+    if not isinstance(model, str) or not model:
+        return None
+    path = Path(model)
+    candidates = (path, path.parent) if path.name.startswith("checkpoint-") else (path,)
+    for chain in chains:
+        output = chain[-1].folder.resolve().parent
+        for candidate in candidates:
+            # the path may be relative to the folder that training was started in
+            tail = candidate.parts[-2:] if len(candidate.parts) > 1 else candidate.parts
+            same = candidate.resolve() == output
+            if same or (not candidate.is_absolute() and output.parts[-len(tail) :] == tail):
+                return chain
+    return None

@@ -1,0 +1,280 @@
+"""The page: what is in it, and that no name, gap or damage breaks it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_runs import make_event, make_record, make_task, planted_chain
+
+from crystalmon.cli import main
+from crystalmon.records import SCHEMA_VERSION
+from crystalmon.report import report_html, write_report
+from crystalmon.report.frames import MAX_FRAMES, base_answers, encode, pick_frames
+from crystalmon.report.lanes import lane_names, make_lanes
+from crystalmon.report.payload import base_liquidity, build_payload
+from crystalmon.report.texts import task_texts
+from crystalmon.store import Run, RunReader, RunStore
+from crystalmon.tasks import load_suite
+
+EVIL = (
+    "<img src=x onerror=alert(1)>",
+    "</script><script>alert(2)</script>",
+    "<b>a</b>&lt;<!--",
+    "%%data%%",
+)
+
+
+def payload_of(page: str) -> Any:
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
+    assert found is not None
+    return json.loads(found[1])
+
+
+def make_run(folder: Path, steps: list[int], **info: Any) -> Run:
+    store = RunStore.open(folder / "crystalmon", info, resume_step=None)
+    for step in steps:
+        store.append(make_record(step), [make_event(step)] if step == 2 else [])
+    return RunReader(folder).read()
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
+    stages = [("sft", list(np.linspace(0, 1, 10)), 10), ("dpo", [1.0, 1.05], 20)]
+    return planted_chain(tmp_path_factory.mktemp("chain"), stages, tasks=3)
+
+
+# --- lanes -----------------------------------------------------------------------------------
+
+
+def test_a_run_continues_the_run_that_its_model_comes_from(tmp_path: Path) -> None:
+    first = make_run(tmp_path / "a" / "sft", [0, 4], model="tiny")
+    second = make_run(tmp_path / "a" / "dpo", [0, 2], model=str(first.folder.parent))
+    third = make_run(tmp_path / "b" / "dpo", [0], model="a/sft/checkpoint-4")
+    other = make_run(tmp_path / "b" / "sft", [0], model="tiny")
+    lanes = make_lanes([first, second, other])
+    assert [lane.name for lane in lanes] == ["sft → dpo", "sft"]
+    assert lanes[0].starts == (0, 4, 6)
+    assert lanes[0].positions.tolist() == [0, 4, 4, 6]
+    assert lanes[0].stages.tolist() == [0, 0, 1, 1]
+    assert [lane.name for lane in make_lanes([first, third])] == ["sft → dpo"]
+    assert len(make_lanes([first, other], "chain")) == 1
+    assert len(make_lanes([first, second], "compare")) == 2
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / folder / "sft", [0]) for folder in "ab"]
+    assert lane_names(make_lanes(runs)) == ["a/sft", "b/sft"]
+    assert "<title>a/sft · b/sft</title>" in report_html(runs)
+    assert lane_names(make_lanes(runs[:1])) == ["sft"]
+
+
+def test_lanes_refuse_nonsense() -> None:
+    with pytest.raises(ValueError, match="layout must be one of auto, chain, compare, got 'x'"):
+        make_lanes([], "x")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="runs must hold at least one run"):
+        make_lanes([])
+
+
+# --- frames ----------------------------------------------------------------------------------
+
+
+def test_frames_keep_the_ends_and_the_changes_of_phase(chain: list[Run]) -> None:
+    (lane,) = make_lanes(chain, "chain")
+    assert pick_frames(lane) == list(range(12))
+    picked = pick_frames(lane, limit=8)
+    assert len(picked) <= 8
+    phases = [record.phase for record in lane.records]
+    changes = [i for i in range(1, 12) if phases[i] != phases[i - 1]]
+    assert {0, 9, 10, 11, *changes} <= set(picked)
+
+
+def test_a_byte_tells_a_probability_to_half_a_percent() -> None:
+    q = np.array([[0.0, 1.0, 0.5, 0.001, np.nan]])
+    read = (np.frombuffer(base64.b64decode(encode(q)), np.uint8) / 255) ** 2
+    np.testing.assert_allclose(read, [0.0, 1.0, 0.5, 0.001, 0.0], atol=0.004)
+    assert abs(read[3] - 0.001) < 0.0002
+
+
+def test_the_base_is_read_without_the_safetensors_library(tmp_path: Path) -> None:
+    save_file = pytest.importorskip("safetensors.numpy").save_file
+    run = make_run(tmp_path / "x", [0])
+    assert base_answers(run) == {}
+    b = np.random.default_rng(0).dirichlet(np.ones(3), size=4)
+    (run.folder / "reference").mkdir()
+    file = run.folder / "reference" / "reference.safetensors"
+    save_file({"log_choice/coin": np.log(b * 0.7), "log_p": np.zeros((4, 9), np.float32)}, file)
+    np.testing.assert_allclose(base_answers(run)["coin"], b)
+    payload = build_payload(make_lanes([run]))
+    assert payload["lanes"][0]["base"]["coin"] == encode(b)
+    for damage in (b"", b"\xff" * 40, file.read_bytes()[:100]):
+        file.write_bytes(damage)
+        assert base_answers(run) == {}
+
+
+# --- payload ---------------------------------------------------------------------------------
+
+
+def test_the_payload_holds_the_curves(chain: list[Run]) -> None:
+    lane = build_payload(make_lanes(chain, "chain"))["lanes"][0]
+    order = lane["series"]["order"]
+    low, _ = chain[0].intervals("order")
+    np.testing.assert_allclose(order["v"][:10], chain[0].series("order")[1], rtol=1e-3)
+    np.testing.assert_allclose(order["lo"][:10], low, rtol=1e-3, atol=1e-4)
+    assert lane["series"]["entropy"] is None
+    assert lane["x"] == [*range(0, 100, 10), 90, 110]
+    suite = [event for event in lane["events"] if event["task"] is None]
+    assert [event["x"] for event in suite] == [e.step for e in chain[0].events if e.task is None]
+
+
+def test_the_base_liquidity_is_that_of_the_first_probe(chain: list[Run]) -> None:
+    (lane,) = make_lanes(chain, "chain")
+    found = base_liquidity(lane)
+    assert found is not None
+    assert found == pytest.approx(chain[0].records[0].metrics["liquidity"], rel=0.05)
+
+
+def test_p_values_and_kinetics_are_shown_when_there_are_any(chain: list[Run]) -> None:
+    run = replace(
+        chain[0], events=(replace(make_event(10, "seed_locked"), evidence={"p_value": 0.004}),)
+    )
+    row = {"task": None, "verdict": "abrupt", "text": "3 steps wide"}
+    payload = build_payload(make_lanes([run]), kinetics=lambda run: [row])
+    assert payload["lanes"][0]["events"][0]["p"] == 0.004
+    assert payload["kinetics"] == [{"run": "sft", **row}]
+    assert build_payload(make_lanes([run]))["kinetics"] == []
+
+
+def test_the_words_come_from_the_bundled_suite_only_if_it_is_the_same(tmp_path: Path) -> None:
+    suite = load_suite("liquid-tiny")
+    coin = suite["coin"]
+    q = np.full((len(coin.prompts), len(coin.choices)), 0.5)
+    record = make_record(0, tasks={"coin": replace(make_task(), q=q)})
+    for known, digest in ((True, suite.hash), (False, "another")):
+        info = {"suite": "liquid-tiny", "suite_hash": digest}
+        run = Run(tmp_path, info, (record,), ())
+        texts, found = task_texts([run])
+        assert found is known
+        assert (texts["coin"].choices == coin.choice_texts) is known
+    kept = {"coin": {"prompts": list(coin.prompts), "choices": ["H", "T"]}}
+    texts, found = task_texts([Run(tmp_path, {"suite_texts": kept}, (record,), ())])
+    assert found
+    assert texts["coin"].choices == ("H", "T")
+    texts, found = task_texts([Run(tmp_path, {}, (record,), ())], suite)
+    assert found
+
+
+def test_what_the_run_cannot_tell_is_said(chain: list[Run]) -> None:
+    costly = replace(chain[0].records[0], share=0.5, metrics={"coverage": 0.4})
+    run = Run(Path("x/crystalmon"), {"max_steps": 9}, (costly,), (), superseded=3)
+    said = " ".join(build_payload(make_lanes([run]), notes=["a torn line"])["caveats"])
+    for part in ("a torn line", "one probe", "step 0 of 9", "hold 40%", "3 probes on file", "50%"):
+        assert part in said
+    many = tuple(replace(chain[0].records[0], step=step) for step in range(MAX_FRAMES + 1))
+    said = " ".join(build_payload(make_lanes([replace(run, records=many)]))["caveats"])
+    assert f"show {MAX_FRAMES} of the probes" in said
+
+
+# --- the page --------------------------------------------------------------------------------
+
+
+def evil_run(folder: Path) -> Run:
+    """Every name in it tries to be markup."""
+    texts = {EVIL[0]: {"prompts": [*EVIL[:3], "&amp;"], "choices": list(EVIL[1:])}}
+    store = RunStore.open(
+        folder / "crystalmon",
+        {"suite": EVIL[1], "model": EVIL[0], "suite_texts": texts},
+        resume_step=None,
+    )
+    for step in range(3):
+        tasks = {EVIL[0]: make_task(step, locked=1)}
+        event = replace(make_event(step, task=EVIL[0]), message=EVIL[1], kind="seed_locked")
+        store.append(make_record(step, tasks=tasks), [event, replace(event, task=None)])
+    return RunReader(folder).read()
+
+
+def test_no_name_ends_the_script_or_becomes_markup(tmp_path: Path) -> None:
+    run = evil_run(tmp_path / "<b>run&")
+    page = report_html([run])
+    data = payload_of(page)
+    assert data["tasks"][0]["name"] == EVIL[0]
+    assert data["tasks"][0]["choices"] == list(EVIL[1:])
+    assert page.count("</script>") == payload_free(page).count("</script>") == 3
+    assert "<title>&lt;b&gt;run&amp;</title>" in page
+    assert "<img" not in page
+
+
+def payload_free(page: str) -> str:
+    return re.sub(r'(id="data">).*?(</script>)', r"\1\2", page, flags=re.DOTALL)
+
+
+def test_the_page_needs_nothing_else(chain: list[Run]) -> None:
+    page = report_html(chain)
+    assert "connect-src 'none'" in page
+    assert not re.search(r'<(?:script|link|img)[^>]+(?:src|href)="(?!data:)', page)
+
+
+def test_the_file_appears_whole_or_not_at_all(chain: list[Run], tmp_path: Path) -> None:
+    folders = [run.folder for run in chain]
+    assert write_report(folders, tmp_path / "r.html").read_text().startswith("<!doctype html>")
+    assert [file.name for file in tmp_path.iterdir()] == ["r.html"]
+    with pytest.raises(FileNotFoundError, match="output must be a file in an existing folder"):
+        write_report(folders, tmp_path / "no" / "r.html")
+
+
+@pytest.mark.parametrize("steps", [[], [0], [0, 7]])
+def test_few_probes_make_a_page(tmp_path: Path, steps: list[int]) -> None:
+    make_run(tmp_path / "few", steps)
+    data = payload_of(write_report([tmp_path / "few"], tmp_path / "r.html").read_text())
+    assert data["lanes"][0]["step"] == steps
+    assert "few has" in data["caveats"][0]
+
+
+def test_damage_is_said_on_the_page(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "torn", [0, 1])
+    with (run.folder / "records.jsonl").open("a") as file:
+        file.write('{"step": 2, "ta')
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data = payload_of(write_report([tmp_path / "torn"], tmp_path / "r.html").read_text())
+    assert "line 3 cannot be read" in data["caveats"][0]
+    assert data["lanes"][0]["step"] == [0, 1]
+
+
+def test_bad_folders_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    newer = make_run(tmp_path / "newer", [0]).folder / "run.json"
+    newer.write_text(json.dumps({"schema_version": SCHEMA_VERSION + 1}))
+    broken = make_run(tmp_path / "broken", [0]).folder / "run.json"
+    broken.write_text("")
+    cases = {
+        "none": "there is no such folder",
+        "empty": "run.json is missing",
+        "newer": "Upgrade crystalmon",
+        "broken": "must be JSON with a schema_version",
+    }
+    for name, sentence in cases.items():
+        assert main(["report", str(tmp_path / name), "-o", str(tmp_path / "r.html")]) == 2
+        said = capsys.readouterr().err
+        assert sentence in said
+        assert "Traceback" not in said
+    assert not (tmp_path / "r.html").exists()
+
+
+def test_the_command_writes_a_page(
+    chain: list[Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "r.html"
+    folders = [str(run.folder) for run in chain]
+    assert main(["report", *folders, "-o", str(output), "--chain"]) == 0
+    assert f"report: {output} (" in capsys.readouterr().out
+    assert len(payload_of(output.read_text())["lanes"]) == 1
+    assert main(["report", *folders, "-o", str(output), "--compare"]) == 0
+    assert len(payload_of(output.read_text())["lanes"]) == 2

@@ -1,0 +1,334 @@
+"""The page in a browser: it draws, moves, stays quiet, and follows a run that grows."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from browser import DESKTOP, PHONE, Visit, chromium
+from fake_runs import make_event, make_record, planted_chain
+from test_page import EVIL, evil_run, make_run
+from test_trackers import snapshot
+
+from crystalmon.report import report_html, write_report
+from crystalmon.store import FOLDER, Run, RunStore, read_run
+from crystalmon.trackers import TensorBoardTracker
+from crystalmon.watch import RunFeed, make_server
+
+CHARTS = ("phases", "signals", "map-0", "answers-0", "energy", "coverage", "cost")
+SECONDS = 3.0
+"""How soon a watcher shows a new probe."""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
+    stages = [("sft", list(np.linspace(0, 1, 12)), 10), ("dpo", [1.0, 1.02, 1.05], 10)]
+    return planted_chain(tmp_path_factory.mktemp("chain"), stages, tasks=4)
+
+
+@pytest.fixture(scope="module")
+def report(chain: list[Run], tmp_path_factory: pytest.TempPathFactory) -> str:
+    file = tmp_path_factory.mktemp("page") / "report.html"
+    return write_report([run.folder for run in chain], file, layout="chain").as_uri()
+
+
+def drawn_charts(page: Any) -> set[str]:
+    """The charts with a plotted mark in them."""
+    script = """() => [...document.querySelectorAll('.chart')].filter((node) =>
+      node.querySelector('.main-svg .trace, .main-svg .hm image, .main-svg .barlayer path'))
+      .map((node) => node.id.replace('chart-', ''))"""
+    return set(page.evaluate(script))
+
+
+def shown_map(page: Any) -> list[list[float]]:
+    return page.evaluate("() => document.getElementById('chart-map-0').data[0].z")
+
+
+@pytest.mark.parametrize(("size", "dark"), [(DESKTOP, False), (PHONE, True)])
+def test_every_chart_is_drawn_and_nothing_is_asked_for(
+    browser: Any, report: str, size: tuple[int, int], dark: bool
+) -> None:
+    visit = Visit(browser, size, dark=dark)
+    page = visit.open(report)
+    assert drawn_charts(page) == set(CHARTS)
+    assert page.locator(".task-card").count() == 4
+    assert page.evaluate("document.documentElement.scrollWidth") == size[0]
+    assert page.evaluate("document.documentElement.dataset.theme") == ("dark" if dark else "light")
+    before = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    page.locator("#theme").click()
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") != before
+    assert drawn_charts(page) == set(CHARTS)
+    assert visit.said == []
+    assert [url for url in visit.asked if not url.startswith(("file:", "data:", "blob:"))] == []
+    visit.close()
+
+
+def test_the_slider_moves_the_heatmaps(browser: Any, report: str, chain: list[Run]) -> None:
+    visit = Visit(browser)
+    page = visit.open(report)
+    slider = page.locator("#slider")
+    canvas = "() => document.querySelector('.task-card canvas').toDataURL()"
+    last, last_card = shown_map(page), page.evaluate(canvas)
+    slider.focus()
+    page.keyboard.press("Home")
+    assert "sft, step 0: liquid" in page.locator("#tick-label").inner_text()
+    assert "step 0, liquid" in slider.get_attribute("aria-valuetext")
+    assert page.evaluate(canvas) != last_card
+    q = chain[0].records[0].tasks["task-0"].q
+    rows = {tuple(row) for row in np.round((np.array(shown_map(page)) ** 2), 2).tolist()}
+    assert len(rows) > 8
+    assert np.sort(np.array(shown_map(page)) ** 2, axis=None) == pytest.approx(
+        np.sort(q, axis=None), abs=0.004
+    )
+    for _ in range(11):
+        page.keyboard.press("ArrowRight")
+    assert "sft, step 110" in page.locator("#tick-label").inner_text()
+    page.keyboard.press("End")
+    assert shown_map(page) == last
+    page.locator("#play").click()
+    assert int(slider.input_value()) < 5
+    visit.wait("document.getElementById('slider').value > 5")
+    page.locator("#play").click()
+    assert page.locator("#play").inner_text() == "Play"
+    assert visit.said == []
+    visit.close()
+
+
+def test_the_keyboard_reaches_and_works_everything(browser: Any, report: str) -> None:
+    visit = Visit(browser)
+    page = visit.open(report)
+    reached: set[str] = set()
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        reached.add(
+            page.evaluate(
+                "(document.activeElement.id || document.activeElement.className "
+                "|| document.activeElement.tagName)"
+            )
+        )
+    assert {"skip", "theme", "key", "play", "slider", "task-card", "SUMMARY"} <= reached
+    page.locator(".task-card").nth(0).focus()
+    page.keyboard.press("ArrowRight")
+    assert page.locator("#detail h3").inner_text() == "task-1"
+    assert page.locator(".task-card").nth(1).get_attribute("aria-pressed") == "true"
+    curves = "document.getElementById('chart-signals').data.filter((t) => t.name).length"
+    before = page.evaluate(curves)
+    page.locator(".key").first.focus()
+    page.keyboard.press("Enter")
+    assert page.evaluate(curves) == before - 1
+    assert visit.said == []
+    visit.close()
+
+
+def test_runs_stand_side_by_side(browser: Any, chain: list[Run], tmp_path: Path) -> None:
+    file = tmp_path / "two.html"
+    file.write_text(report_html([chain[0], chain[1]], layout="compare"), encoding="utf-8")
+    visit = Visit(browser)
+    page = visit.open(file.as_uri())
+    assert {"map-0", "map-1", "signals-0", "signals-3", "drift-0"} <= drawn_charts(page)
+    page.locator("#slider").focus()
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowRight")
+    assert page.locator("#tick-label").inner_text().split("\n") == ["step 10", "step 10"]
+    assert visit.said == []
+    visit.close()
+
+
+def test_a_name_stays_text(browser: Any, tmp_path: Path) -> None:
+    file = tmp_path / "evil.html"
+    file.write_text(report_html([evil_run(tmp_path / "run")]), encoding="utf-8")
+    visit = Visit(browser)
+    page = visit.open(file.as_uri())
+    page.wait_for_timeout(300)
+    page.locator("#all-events summary").click()
+    assert visit.said == []
+    assert page.locator("main img, body > img").count() == 0
+    assert page.locator("#detail h3").inner_text() == EVIL[0]
+    assert EVIL[1] in page.locator("#all-events").inner_text()
+    ticks = page.locator("#chart-phases .ytick, #chart-answers-0 .xtick").all_text_contents()
+    assert any("<img" in tick for tick in ticks)
+    assert any("</sc" in tick for tick in ticks)
+    assert any("<b>a</b>&lt;" in tick for tick in ticks)
+    page.locator("#chart-map-0").hover()
+    page.wait_for_timeout(200)
+    assert visit.said == []
+    assert page.locator("main img").count() == 0
+    visit.close()
+
+
+@pytest.mark.parametrize("steps", [[], [0]])
+def test_few_probes_are_a_right_page(browser: Any, tmp_path: Path, steps: list[int]) -> None:
+    file = tmp_path / "few.html"
+    file.write_text(report_html([make_run(tmp_path / "few", steps)]), encoding="utf-8")
+    visit = Visit(browser)
+    page = visit.open(file.as_uri())
+    text = page.locator("main").inner_text()
+    if steps:
+        assert "one probe: a state, and no change" in text
+        assert {"map-0", "answers-0"} <= drawn_charts(page)
+    else:
+        assert "There is no probe in this run yet" in text
+        assert page.locator("#body section:visible").count() == 1
+    assert visit.said == []
+    visit.close()
+
+
+# --- watch -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def watching(tmp_path: Path) -> Iterator[Callable[[], str]]:
+    """Serves the run in tmp_path/run; returns the address."""
+    server = make_server(RunFeed([tmp_path / "run"]), 0)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    yield lambda: f"http://127.0.0.1:{server.server_address[1]}/"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_watcher_waits_for_the_run_and_shows_each_probe_at_once(
+    browser: Any, tmp_path: Path, watching: Callable[[], str]
+) -> None:
+    visit = Visit(browser)
+    page = visit.page
+    page.goto(watching())
+    page.wait_for_selector("#message:not([hidden])")
+    assert "Waiting for a run in" in page.locator("#message").inner_text()
+    store = RunStore.open(tmp_path / "run" / FOLDER, {}, resume_step=None)
+    visit.wait("document.body.innerText.includes('no probe in this run yet')")
+    for step in (0, 1, 2):
+        store.append(make_record(step), [make_event(step, task=None)] if step else [])
+        visit.wait(f"document.getElementById('live').textContent.endsWith('step {step}')", SECONDS)
+        assert page.evaluate("document.getElementById('slider').value") == str(step)
+    assert page.locator("#happened .n").count() == 2
+    # the reader looks at an earlier step: news do not take it away
+    page.locator("#slider").focus()
+    page.keyboard.press("Home")
+    store.append(make_record(3), [])
+    visit.wait("document.getElementById('live').textContent.endsWith('step 3')")
+    assert page.evaluate("document.getElementById('slider').value") == "0"
+    assert visit.said == []
+    assert {url.split("/")[2] for url in visit.asked if url.startswith("http")} == {
+        watching().split("/")[2]
+    }
+    visit.close()
+
+
+def ask(address: str, path: str, host: str | None = None) -> tuple[int, bytes]:
+    port = int(address.rstrip("/").rsplit(":", 1)[1])
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as link:
+        link.sendall(
+            f"GET {path} HTTP/1.1\r\nHost: {host or f'127.0.0.1:{port}'}\r\n"
+            "Connection: close\r\n\r\n".encode()
+        )
+        answer = b""
+        while part := link.recv(65536):
+            answer += part
+    head, _, body = answer.partition(b"\r\n\r\n")
+    return int(head.split()[1]), body
+
+
+def test_the_server_answers_this_machine_only(tmp_path: Path, watching: Callable[[], str]) -> None:
+    make_run(tmp_path / "run", [0, 1])
+    status, body = ask(watching(), "/data?since=")
+    data = json.loads(body)
+    assert (status, data["payload"]["lanes"][0]["step"]) == (200, [0, 1])
+    assert ask(watching(), f"/data?since={data['mark']}")[0] == 204
+    assert ask(watching(), "/")[0] == 200
+    assert ask(watching(), "/etc/passwd")[0] == 404
+    assert ask(watching(), "/data?since=", host="evil.example:80")[0] == 403
+
+
+@pytest.mark.slow
+def test_a_watcher_keeps_up_with_a_training(
+    browser: Any, tmp_path: Path, watching: Callable[[], str]
+) -> None:
+    pytest.importorskip("trl")
+    command = [sys.executable, "recipes/sft.py", "--config", "recipes/liquid-tiny/sft.yaml"]
+    command += ["--model_name_or_path", "liquid-tiny", "--output_dir", str(tmp_path / "run")]
+    root = Path(__file__).resolve().parents[1]
+    log = (tmp_path / "log").open("w")
+    training = subprocess.Popen(
+        [*command, "--report_to", "none", "--disable_tqdm", "true"],
+        cwd=root,
+        env={"OMP_NUM_THREADS": "1", **os.environ},
+        stdout=log,
+        stderr=log,
+    )
+    visit = Visit(browser)
+    visit.page.goto(watching())
+    seen: dict[int, float] = {}
+    script = "document.getElementById('live').textContent"
+    while training.poll() is None or time.time() - max(seen.values(), default=0) < SECONDS:
+        step = str(visit.page.evaluate(script)).rpartition("step ")[2]
+        if step.isdigit():
+            seen.setdefault(int(step), time.time())
+        time.sleep(0.02)
+    log.close()
+    assert training.returncode == 0, (tmp_path / "log").read_text()[-2000:]
+    run = read_run(tmp_path / "run")
+    # a probe is seen when it, or a later one, is shown
+    delays = [
+        min(at for step, at in seen.items() if step >= record.step) - record.time
+        for record in run.records
+    ]
+    print(f"{len(delays)} probes, seen after at most {max(delays):.2f} s")
+    assert max(delays) < SECONDS
+    assert visit.said == []
+    visit.close()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_tensorboard_itself_shows_the_layout_and_the_pictures(browser: Any, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    tracker = TensorBoardTracker(str(tmp_path))
+    for step in range(5):
+        tracker.log(step, {"crystalmon/order": step / 5})
+    tracker.show(snapshot())
+    tracker.close()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(tmp_path)]
+    board = subprocess.Popen(
+        [*command, "--host", "127.0.0.1", "--port", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        began = time.monotonic()
+        while time.monotonic() - began < 60:
+            with socket.socket() as link:
+                if link.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.5)
+        for tab, text in (
+            ("custom_scalars", "Do the wordings still answer differently?"),
+            ("images", "crystalmon_media/answers"),
+        ):
+            page = browser.new_page()
+            page.goto(f"http://127.0.0.1:{port}/#{tab}")
+            page.get_by_text(text).first.wait_for(timeout=30_000)
+            page.close()
+    finally:
+        board.kill()
+        board.wait()
