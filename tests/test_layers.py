@@ -22,6 +22,7 @@ PACKAGE = Path(crystalmon.__file__).parent
 LAYERS = (
     ("records",),
     ("tasks", "metrics", "thermodynamics", "tokentree", "models", "planted"),
+    ("seeds", "scenarios"),
     ("phases", "kinetics", "forward"),
     ("scoring",),
     ("reference", "store", "trackers"),
@@ -38,6 +39,8 @@ WITHOUT_TORCH = (
     "metrics",
     "tokentree",
     "planted",
+    "seeds",
+    "scenarios",
     "phases",
     "kinetics",
     "store",

@@ -26,11 +26,11 @@ from crystalmon.metrics import (
     uniform_weights,
 )
 from crystalmon.phases import (
+    Base,
     Observation,
     PhaseDetector,
     PhaseState,
     SuiteDetector,
-    _Base,
     advance,
 )
 from crystalmon.records import EVENT_KINDS, PHASES, Event, TaskRecord
@@ -581,7 +581,7 @@ def test_a_detector_that_caught_up_goes_on_as_if_it_had_never_stopped():
 
 def test_advance_is_a_pure_function():
     base, path, coverage = eventful(2)
-    frozen = _Base.of(base)
+    frozen = Base.of(base)
     state = PhaseState()
     for index, q in enumerate(path):
         observation = Observation(EVERY * index, q, float(coverage[index]))
