@@ -8,8 +8,11 @@ the square root, or the probability itself) a collapse with shares g_p and limit
 
 a bilinear fit over all prompts: the common share starts as 1 − slope of φ(q) on φ(b) within each
 choice, then limit and shares are solved for in turn. The coordinates that leave the smallest
-residual are taken. This is the construction of this project; it reduces to linear regression when
-all shares are equal, and to the pooled answers when the collapse is complete.
+residual are taken. With t held at a candidate instead, the residual says how well that candidate
+explains what is seen, and its ratio to the free one whether any does: an extrapolation along a
+path that is none of the three misses, and then so do all candidates. This is the construction of
+this project; it reduces to linear regression when all shares are equal, and to the pooled answers
+when the collapse is complete.
 
 Axes: P prompts, C choices, R resamples of the prompts. Divergences are in nats.
 """
@@ -37,6 +40,10 @@ SHARE_RANGE = (0.03, 1.03)
 """A prompt's share of the way: below, nothing can be extrapolated; above, only noise."""
 SWEEPS = 5
 """Rounds of solving for limit and shares in turn."""
+SHORTLIST = 12
+"""Candidates, by distance from the limit, whose own paths are fitted."""
+RESOLVED = 0.02
+"""Noise floors below which a residual counts as none."""
 POWERS = (0.0, 0.5, 1.0)
 """φ(x) = x^power, the logarithm for 0."""
 
@@ -110,15 +117,18 @@ class Limit:
 
 @dataclass(frozen=True)
 class SeedEstimate:
-    """The candidate nearest to the limit, and how sure that is.
+    """The candidate that explains the answers best, and how sure that is.
 
     Args:
         candidate: index into the base's prompts.
         distance: JS(limit, candidate).
         floor: the candidate's noise floor.
-        nearest_low: 5% quantile over resamples of the smallest distance / floor.
-        agreement: share of the resamples whose nearest candidate is this one or a twin.
-        margin: distance of the nearest candidate that is no twin, less `distance`.
+        excess: the residual of paths that end at the candidate, over that of paths with a free
+            end or `RESOLVED` noise floors, whichever is larger.
+        agreement: share of the resamples that the candidate, or a twin, explains best.
+        margin: residual of the best candidate that is no twin, less this one's.
+        nearest_low: 5% quantile over resamples of the limit's smallest distance from a
+            candidate, in noise floors.
         p_value: see `Candidates.chance`.
         limit: what was extrapolated.
     """
@@ -126,9 +136,10 @@ class SeedEstimate:
     candidate: int
     distance: float
     floor: float
-    nearest_low: float
+    excess: float
     agreement: float
     margin: float
+    nearest_low: float
     p_value: float
     limit: Limit
 
@@ -137,21 +148,45 @@ def estimate_seed(candidates: Candidates, q: np.ndarray) -> SeedEstimate:
     """Extrapolate answers q [P, C] and compare the limit with every candidate."""
     limit = extrapolate(candidates.b, q, candidates.resamples)
     distances = js_divergence(limit.rows[:, None, :], candidates.b)
-    winner = int(np.argmin(distances[0]))
-    twins = candidates.twins(winner)
-    relative = distances / np.maximum(candidates.floors, 1e-12)
-    others = distances[0][~twins]
+    listed = np.argsort(distances[0], kind="stable")[:SHORTLIST]
+    misfits = candidate_misfits(candidates.b, q, listed, limit.power)
+    totals = candidates.resamples @ misfits.T
+    best = int(np.argmin(totals[0]))
+    winner = int(listed[best])
+    floor = float(candidates.floors[winner])
+    twins = candidates.twins(winner)[listed]
+    others = totals[0][~twins]
     distance = float(distances[0, winner])
+    relative = distances / np.maximum(candidates.floors, 1e-12)
     return SeedEstimate(
         candidate=winner,
         distance=distance,
-        floor=float(candidates.floors[winner]),
+        floor=floor,
+        excess=float(totals[0, best] / max(limit.residual, RESOLVED * floor, 1e-12)),
+        agreement=float(np.mean(twins[np.argmin(totals, axis=1)])),
+        margin=float(others.min() - totals[0, best]) if len(others) else float("inf"),
         nearest_low=float(np.percentile(relative.min(axis=1), 5)),
-        agreement=float(np.mean(twins[np.argmin(distances, axis=1)])),
-        margin=float(others.min() - distance) if len(others) else float("inf"),
         p_value=candidates.chance(distance),
         limit=limit,
     )
+
+
+def candidate_misfits(b: np.ndarray, q: np.ndarray, listed: np.ndarray, power: float) -> np.ndarray:
+    """[K, P] JS(answers, answers fitted by a path of prompt p to candidate k), in nats.
+
+    Args:
+        b: [P, C] the base's answers.
+        q: [P, C] the answers now.
+        listed: [K] indices of the candidates.
+        power: of the coordinates.
+    """
+    weight = _choice_weights(b, q, power)
+    start, now = _coordinates(b, power, weight), _coordinates(q, power, weight)
+    rows = []
+    for k in listed:
+        part = _solve_shares(start, now, start[k], weight)[:, None]
+        rows.append(_probabilities((1 - part) * start + part * start[k], power))
+    return js_divergence(q, np.stack(rows))
 
 
 def extrapolate(
@@ -170,8 +205,7 @@ def extrapolate(
 
 
 def _fit(b: np.ndarray, q: np.ndarray, resamples: np.ndarray, power: float) -> Limit:
-    weight = q.mean(axis=0) + b.mean(axis=0)
-    weight = weight / weight.sum() if power == 0 else np.full(len(weight), 1.0 / len(weight))
+    weight = _choice_weights(b, q, power)
     start, now = _coordinates(b, power, weight), _coordinates(q, power, weight)
     share = np.full(len(b), _common_share(start, now, weight))
     end = _solve_limit(start, now, share, resamples[:1])[0]
@@ -182,6 +216,14 @@ def _fit(b: np.ndarray, q: np.ndarray, resamples: np.ndarray, power: float) -> L
     part = share[:, None]
     fitted = _probabilities((1 - part) * start + part * end, power)
     return Limit(rows, float(share.mean()), float(js_divergence(q, fitted).mean()), power)
+
+
+def _choice_weights(b: np.ndarray, q: np.ndarray, power: float) -> np.ndarray:
+    """[C] weights of the choices, summing to 1: the logarithm of a rare one counts for little."""
+    if power:
+        return np.full(b.shape[1], 1.0 / b.shape[1])
+    weight = q.mean(axis=0) + b.mean(axis=0)
+    return weight / weight.sum()
 
 
 def _coordinates(rows: np.ndarray, power: float, weight: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ MELT = 0.6
 """`order` below which a crystallized task is melting."""
 CONFIRM = 2
 """Successive probes that must agree before an event is raised."""
-WARNING = 0.1
+WARNING = 0.11
 """`order` that must have been passed beyond doubt for an early warning."""
 WARNING_SIGMAS = 3.0
 """Doubt: so many standard deviations of `order` between probes."""
@@ -31,7 +31,7 @@ def phase_at(value: float) -> str:
 
 
 def warning_rule(base: Base, state: PhaseState, view: View) -> Outcome:
-    """`early_warning`: still liquid, order has risen three probes running and passed 0.1 for sure.
+    """`early_warning`: still liquid, order has risen three probes running and passed 0.11 for sure.
 
     For sure: by `WARNING_SIGMAS` of its noise, and not by the doing of a few prompts alone. From
     the onset on, it would warn of what is there.

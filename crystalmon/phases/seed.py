@@ -23,6 +23,9 @@ SEED_CONFIRM = 3
 REACH = 1.25
 """Noise floors within which the limit must lie of a candidate for it to be the seed, and
 beyond which it must lie of all, in 95% of the resamples, to be seedless."""
+EXCESS = 3.0
+"""Times the residual of a free limit that a candidate's own may be for it to be the seed, however
+far the limit misses it, and must be for all to be seedless."""
 AGREEMENT = 0.8
 """Share of the resamples of prompts that must name the same seed, or a twin of it."""
 REST = 0.05
@@ -36,7 +39,7 @@ SEEDLESS = -1
 
 def seed_rule(base: Base, state: PhaseState, view: View) -> Outcome:
     """`seed_locked`, `seedless_collapse`, `recrystallization`."""
-    if state.phase == "liquid" or view.order < ONSET or not _is_ripe(state, view):
+    if state.phase in ("liquid", "melting") or view.order < ONSET or not _is_ripe(state, view):
         return replace(state.streak("seed", False), candidate=None, limit=None), []
     estimate = base.estimate(view)
     verdict = _verdict(base, state, estimate)
@@ -79,10 +82,11 @@ def _verdict(base: Base, state: PhaseState, estimate: SeedEstimate) -> int | Non
 
     A locked seed yields only to what is within the noise floor itself.
     """
+    explained = state.lock is None and estimate.excess <= EXCESS
     reach = REACH if state.lock is None else 1.0
-    if estimate.distance <= reach * estimate.floor and estimate.agreement >= AGREEMENT:
-        return estimate.candidate
-    return SEEDLESS if estimate.nearest_low > REACH else None
+    if estimate.distance <= reach * estimate.floor or explained:
+        return estimate.candidate if estimate.agreement >= AGREEMENT else None
+    return SEEDLESS if estimate.nearest_low > REACH and estimate.excess > EXCESS else None
 
 
 def _same(base: Base, one: int, other: int | None) -> bool:
@@ -119,6 +123,7 @@ def _evidence(estimate: SeedEstimate) -> Mapping[str, Any]:
         "margin": estimate.margin if np.isfinite(estimate.margin) else None,
         "p_value": estimate.p_value,
         "agreement": estimate.agreement,
+        "excess": estimate.excess,
         "share": estimate.limit.share,
     }
 

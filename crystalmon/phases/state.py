@@ -110,8 +110,9 @@ class PhaseState:
         """With one more probe in the window, and what it adds to the noise while liquid."""
         steps, orders = (*self.steps, view.step)[-WINDOW:], (*self.orders, view.order)[-WINDOW:]
         jumps, noise = self.jumps, self.noise
-        if self.phase == "liquid" and len(orders) >= 3:
-            jump = (orders[-1] - 2 * orders[-2] + orders[-3]) ** 2 / 6
+        if self.phase == "liquid" and len(orders) >= 5:
+            # two probes late, so that an onset is not taken for noise before it is confirmed
+            jump = (orders[-3] - 2 * orders[-4] + orders[-5]) ** 2 / 6
             jumps = min(jumps + 1, 2 * WINDOW)
             noise += (jump - noise) / jumps
         coverage = view.coverage if self.coverage is None else self.coverage
