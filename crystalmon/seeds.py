@@ -126,10 +126,13 @@ class SeedEstimate:
         excess: the residual of paths that end at the candidate, over that of paths with a free
             end or `RESOLVED` noise floors, whichever is larger.
         agreement: share of the resamples that the candidate, or a twin, explains best.
-        margin: residual of the best candidate that is no twin, less this one's.
+        contrast: residual of the best candidate that is no twin, over this one's.
         nearest_low: 5% quantile over resamples of the limit's smallest distance from a
             candidate, in noise floors.
         p_value: see `Candidates.chance`.
+        pooled_candidate: the candidate nearest to the answers pooled over prompts.
+        pooled_distance: JS(pooled answers, that candidate).
+        pooled: [C] the pooled answers.
         limit: what was extrapolated.
     """
 
@@ -138,9 +141,12 @@ class SeedEstimate:
     floor: float
     excess: float
     agreement: float
-    margin: float
+    contrast: float
     nearest_low: float
     p_value: float
+    pooled_candidate: int
+    pooled_distance: float
+    pooled: np.ndarray = field(repr=False)
     limit: Limit
 
 
@@ -158,15 +164,20 @@ def estimate_seed(candidates: Candidates, q: np.ndarray) -> SeedEstimate:
     others = totals[0][~twins]
     distance = float(distances[0, winner])
     relative = distances / np.maximum(candidates.floors, 1e-12)
+    pooled = q.mean(axis=0)
+    from_pooled = js_divergence(pooled, candidates.b)
     return SeedEstimate(
         candidate=winner,
         distance=distance,
         floor=floor,
         excess=float(totals[0, best] / max(limit.residual, RESOLVED * floor, 1e-12)),
         agreement=float(np.mean(twins[np.argmin(totals, axis=1)])),
-        margin=float(others.min() - totals[0, best]) if len(others) else float("inf"),
+        contrast=float(others.min() / max(totals[0, best], 1e-12)) if len(others) else 1e12,
         nearest_low=float(np.percentile(relative.min(axis=1), 5)),
         p_value=candidates.chance(distance),
+        pooled_candidate=int(np.argmin(from_pooled)),
+        pooled_distance=float(from_pooled.min()),
+        pooled=pooled,
         limit=limit,
     )
 

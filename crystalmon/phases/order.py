@@ -11,6 +11,9 @@ from crystalmon.records import Event
 
 ONSET = 0.2
 """`order` from which a task is nucleating."""
+LIQUID = 0.15
+"""`order` under which a nucleating or melting task is liquid again: lower than the onset, so that
+what rests at the onset does not cross it back and forth."""
 COMPLETE = 0.8
 """`order` from which it is crystallized."""
 MELT = 0.6
@@ -59,7 +62,7 @@ def nucleation_rule(base: Base, state: PhaseState, view: View) -> Outcome:
     events: list[Event] = []
     state = state.streak("onset", view.order >= ONSET)
     state = state.streak("complete", view.order >= COMPLETE)
-    state = state.streak("liquid", view.order < ONSET)
+    state = state.streak("liquid", view.order < LIQUID)
     if state.phase == "liquid" and state.streaks["onset"] >= CONFIRM:
         low, high, crossing = back_date(state)
         evidence = {

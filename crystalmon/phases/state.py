@@ -66,7 +66,7 @@ class PhaseState:
         streaks: by rule, the number of successive probes at which its condition has held.
         candidate: the verdict on the seed held for `streaks["seed"]` probes: an index, −1 for
             none of the candidates, None for no verdict.
-        limit: [C] where the collapse led at the last probe, if it was extrapolated then.
+        ends: where the collapse led at the latest probes at which it was judged, [C] each.
         coverage: of the first probe that has one.
         raised: rules that have raised their event and not been re-armed since.
     """
@@ -79,7 +79,7 @@ class PhaseState:
     noise: float = 0.0
     streaks: Mapping[str, int] = field(default_factory=dict)
     candidate: int | None = None
-    limit: tuple[float, ...] | None = None
+    ends: tuple[tuple[float, ...], ...] = ()
     coverage: float | None = None
     raised: frozenset[str] = frozenset()
 

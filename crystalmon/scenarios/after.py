@@ -12,11 +12,12 @@ LEAKED = 0.12
 """Mass that has left the seed's support when a leak is true."""
 
 
-def _ramp(rng: np.random.Generator, held_out: bool) -> np.ndarray:
-    """Shares of the way from 0 to 1 and a rest there."""
+def _ramp(rng: np.random.Generator, held_out: bool, prompts: int) -> np.ndarray:
+    """[S, P] shares of the way from 0 to 1 and a rest there, alike for all prompts."""
     length, rest = int(rng.integers(1, 10)), 12
     rise = np.arange(1, length + 1) / length
-    return np.concatenate([rise**0.5 if held_out else rise, np.ones(rest)])
+    shares = np.concatenate([rise**0.5 if held_out else rise, np.ones(rest)])
+    return np.tile(shares[:, None], prompts)
 
 
 def _draft(
@@ -40,7 +41,7 @@ def melting(rng: np.random.Generator, base: np.ndarray, held_out: bool) -> Draft
     if held_out or rng.random() < 0.3:
         goal = base[rng.permutation(len(base))]
     path, end = draw_path(rng, held_out), rng.uniform(0.7, 1.0)
-    after = [path(before[-1], goal, np.full(len(base), end * g)) for g in _ramp(rng, held_out)]
+    after = path(before[-1], goal, end * _ramp(rng, held_out, len(base)))
     clean = np.concatenate([before, after])
     values = orders(clean, base)
     melted = first((np.arange(len(clean)) >= len(before)) & (values < TRUE_MELT))
@@ -59,9 +60,7 @@ def takeover(rng: np.random.Generator, base: np.ndarray, held_out: bool) -> Draf
     second = int(rng.choice(far))
     before = crystal(rng, base, seed)
     path = draw_path(rng, held_out)
-    after = [
-        path(before[-1], base[second], np.full(len(base), 0.985 * g)) for g in _ramp(rng, held_out)
-    ]
+    after = path(before[-1], base[second], 0.985 * _ramp(rng, held_out, len(base)))
     clean = np.concatenate([before, after])
     if orders(clean, base)[len(before) - 4 :].min() < 0.85:
         return None
@@ -81,7 +80,7 @@ def leak(rng: np.random.Generator, base: np.ndarray, held_out: bool) -> Draft | 
     goal = (1 - gone) * there + gone * outside / outside.sum()
     goal = (goal + 1e-6) / (goal + 1e-6).sum()
     path = draw_path(rng, held_out)
-    after = [path(before[-1], goal, np.full(len(base), g)) for g in _ramp(rng, held_out)]
+    after = path(before[-1], goal, _ramp(rng, held_out, len(base)))
     clean = np.concatenate([before, after])
     mass = clean[:, :, inside].sum(axis=2).mean(axis=1)
     held = min(mass[len(before) - 1], there[inside].sum())
@@ -106,7 +105,7 @@ def settling(rng: np.random.Generator, base: np.ndarray, held_out: bool) -> Draf
     if not is_distinct(base, goal, seed) or not _alone(base, goal, seed):
         return None
     path = draw_path(rng, held_out)
-    after = [path(before[-1], goal, np.full(len(base), g)) for g in _ramp(rng, held_out)]
+    after = path(before[-1], goal, _ramp(rng, held_out, len(base)))
     clean = np.concatenate([before, after])
     mass = clean[:, :, inside].sum(axis=2).mean(axis=1)
     if mass[len(before) :].min() < min(mass[len(before) - 1], base[seed][inside].sum()) - 0.06:

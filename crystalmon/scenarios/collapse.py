@@ -19,7 +19,7 @@ from crystalmon.scenarios.truth import TRUE_ONSET, first, orders
 
 LONELY = 3.0
 """A seedless target is at least so many noise floors from every base prompt."""
-PARTIAL_ORDER = (0.35, 0.75)
+PARTIAL_ORDER = (0.35, 0.85)
 """Noise-free `order` at which a partial collapse comes to rest."""
 
 
@@ -99,7 +99,7 @@ def collapse(
     if partial:
         rates = np.exp(rng.uniform(0, 0.2) * rng.standard_normal(prompts))
         extent = np.clip(rng.uniform(0.2, 0.9) * rates, 0, 0.98)
-    clean = np.stack([path(base, target, extent * row) for row in shares])
+    clean = path(base, target, extent * shares)
     values = orders(clean, base)
     onset = first(values >= TRUE_ONSET)
     if onset is None or values[onset:].min() < TRUE_ONSET or not 3 <= onset <= probes - 14:
@@ -129,7 +129,7 @@ def crystal(rng: np.random.Generator, base: np.ndarray, seed: int) -> np.ndarray
     quiet, rise, hold = int(rng.integers(4, 9)), int(rng.integers(1, 7)), int(rng.integers(7, 12))
     shares = np.concatenate([np.zeros(quiet), np.arange(1, rise + 1) / rise, np.ones(hold)])
     extent = rng.uniform(0.97, 1.0)
-    return np.stack([path(base, base[seed], np.full(len(base), extent * g)) for g in shares])
+    return path(base, base[seed], np.tile(extent * shares[:, None], len(base)))
 
 
 def is_distinct(base: np.ndarray, row: np.ndarray, seed: int, floors: float = 2.0) -> bool:

@@ -75,9 +75,9 @@ def near_miss(rng: np.random.Generator, base: np.ndarray, held_out: bool) -> Dra
     low, high = 0.0, 1.0
     for _ in range(20):
         middle = (low + high) / 2
-        found = orders(path(base, target, np.full(len(base), middle))[None], base)[0]
+        found = orders(path(base, target, np.full((1, len(base)), middle)), base)[0]
         low, high = (middle, high) if found < goal else (low, middle)
-    clean = np.stack([path(base, target, np.full(len(base), low * g)) for g in ramp])
+    clean = path(base, target, np.tile(low * ramp[:, None], len(base)))
     coverage = np.full(len(clean), rng.uniform(0.4, 0.95))
     return Draft(clean=clean, coverage=coverage, phase="liquid")
 
@@ -98,12 +98,11 @@ def format_drift(rng: np.random.Generator, base: np.ndarray, held_out: bool) -> 
 
 def ordered_base(rng: np.random.Generator, base: np.ndarray, held_out: bool) -> Draft | None:
     """A base that answers every prompt alike, whatever it then learns."""
-    probes = int(rng.integers(36, 52))
     row = base[rng.integers(len(base))]
     start = softmax(np.log(row) + 0.01 * rng.standard_normal(base.shape))
     path, ramp = draw_path(rng, False), _ramp(rng)[:, 0, 0]
-    moves = [path(start, base[0], np.full(len(base), g)) for g in ramp]
-    clean = np.stack([start, *moves[:probes]])
+    moves = path(start, base[0], np.tile(ramp[:, None], len(base)))
+    clean = np.concatenate([start[None], moves])
     return Draft(clean, np.full(len(clean), 0.8), phase="ordered")
 
 
