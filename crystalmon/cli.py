@@ -53,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_probe(commands)
     _add_suite(commands)
     _add_summary(commands)
+    _add_detect(commands)
     return parser
 
 
@@ -95,6 +96,13 @@ def _add_summary(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     summary.add_argument("run_folder", nargs="+", help="output or run folders, in order")
     summary.add_argument("--figure", type=Path, help="also draw it, as PNG, SVG or PDF")
     summary.set_defaults(run=_run_summary)
+
+
+def _add_detect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    detect = commands.add_parser("detect", help="replay a stored run through the phase detector")
+    detect.add_argument("run_folder", help="an output or run folder")
+    detect.add_argument("--json", action="store_true", help="print all of it as one JSON line")
+    detect.set_defaults(run=_run_detect)
 
 
 def _run_probe(args: argparse.Namespace) -> None:
@@ -221,6 +229,17 @@ def _run_summary(args: argparse.Namespace) -> None:
 
         stage_figure(runs).savefig(args.figure)
         print(f"figure: {args.figure}")
+
+
+def _run_detect(args: argparse.Namespace) -> None:
+    from crystalmon.detect import detect_run, format_detection
+    from crystalmon.store import read_run
+
+    found = detect_run(read_run(args.run_folder))
+    if args.json:
+        print(json.dumps(found.to_json(), allow_nan=False, ensure_ascii=False))
+    else:
+        print(format_detection(found))
 
 
 def _say_warning(message: Warning | str, *details: Any, **more: Any) -> None:

@@ -27,7 +27,7 @@ LAYERS = (
     ("scoring",),
     ("reference", "store", "trackers"),
     ("monitor",),
-    ("callback", "scan", "report", "experiments"),
+    ("callback", "scan", "report", "experiments", "detect"),
     ("cli",),
 )
 SIDEWAYS = {("tokentree", "tasks"), ("planted", "tasks"), ("planted", "metrics")}
