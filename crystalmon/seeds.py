@@ -38,7 +38,7 @@ RESAMPLES = 40
 """Bootstrap resamples of the prompts behind every estimate."""
 SHARE_RANGE = (0.03, 1.03)
 """A prompt's share of the way: below, nothing can be extrapolated; above, only noise."""
-SWEEPS = 5
+SWEEPS = 3
 """Rounds of solving for limit and shares in turn."""
 SHORTLIST = 12
 """Candidates, by distance from the limit, whose own paths are fitted."""
@@ -193,11 +193,9 @@ def candidate_misfits(b: np.ndarray, q: np.ndarray, listed: np.ndarray, power: f
     """
     weight = _choice_weights(b, q, power)
     start, now = _coordinates(b, power, weight), _coordinates(q, power, weight)
-    rows = []
-    for k in listed:
-        part = _solve_shares(start, now, start[k], weight)[:, None]
-        rows.append(_probabilities((1 - part) * start + part * start[k], power))
-    return js_divergence(q, np.stack(rows))
+    ends = start[listed]
+    part = _solve_shares(start, now, ends, weight)[..., None]
+    return js_divergence(q, _probabilities((1 - part) * start + part * ends[:, None], power))
 
 
 def extrapolate(
@@ -272,13 +270,15 @@ def _solve_limit(
 def _solve_shares(
     start: np.ndarray, now: np.ndarray, end: np.ndarray, weight: np.ndarray
 ) -> np.ndarray:
-    """[P] least squares for g given the limit, drawn towards the common share.
+    """[…, P] least squares for g given the limit [… , C], drawn towards the common share.
 
     A prompt that starts near the limit says nothing about its own share.
     """
-    way = end - start
-    length = np.sum(weight * way * way, axis=1)
-    gone = np.sum(weight * (now - start) * way, axis=1)
-    common = gone.sum() / max(float(length.sum()), 1e-300)
-    pull = 0.1 * length.mean() + 1e-300
+    way = end[..., None, :] - start
+    length = (way * way) @ weight
+    gone = (way * (now - start)) @ weight
+    common = gone.sum(axis=-1, keepdims=True) / np.maximum(
+        length.sum(axis=-1, keepdims=True), 1e-300
+    )
+    pull = 0.1 * length.mean(axis=-1, keepdims=True) + 1e-300
     return np.clip((gone + pull * common) / (length + pull), *SHARE_RANGE)

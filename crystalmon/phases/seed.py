@@ -1,7 +1,7 @@
 """The rules on the seed: which base prompt has won, that none has, that another takes over.
 
 The collapse is extrapolated to its end (`crystalmon.seeds`) and the end compared with the base's
-prompts. Judgement waits until the collapse is complete or has come to rest: before, it is early
+prompts. Judgement waits until the collapse is at its end or has come to rest: before, it is early
 for a verdict, and a verdict that has to be taken back is a false event.
 """
 
@@ -35,6 +35,9 @@ BEYOND_PARTIAL = 2.5
 EXCESS = 3.0
 """Times the residual of a free limit that a candidate's own may be for it to be the seed, however
 far the limit misses it, and must be for all to be seedless."""
+APART = 3.0
+"""Noise floors that two seeds must be apart for the one to take over from the other: where base
+prompts crowd together, as with two choices, settling passes many of them."""
 LOOSE_EXCESS = 8.0
 """The same where one candidate stands out: its residual is under that of any other by…"""
 CONTRAST = 1.5
@@ -43,10 +46,14 @@ TELLING = 4
 """Choices from which a residual can tell candidates apart: among fewer any of them explains all."""
 AGREEMENT = 0.8
 """Share of the resamples of prompts that must name the same seed, or a twin of it."""
+AGREEMENT_PARTIAL = 0.95
+"""The same of a partial collapse."""
 NEARLY = 0.9
 """`order` from which the pooled answers are the end, and nothing is extrapolated."""
+DONE = 0.97
+"""`order` from which there is no way left to wait for."""
 REST = 0.05
-"""Range of `order` over `REST_PROBES` probes within which a partial collapse has come to rest."""
+"""Range of `order` over `REST_PROBES` probes within which a collapse has come to rest."""
 REST_PROBES = 5
 SEEDLESS = -1
 """The verdict that no candidate is the seed."""
@@ -71,7 +78,8 @@ def seed_rule(base: Base, state: PhaseState, view: View) -> Outcome:
         return _seedless(state, view, estimate)
     if state.lock is None:
         return _first_lock(base, state, view, estimate, verdict)
-    if _same(base, verdict, state.lock.seed):
+    between = base.candidates.between[verdict, state.lock.seed]
+    if between <= APART * base.candidates.floors[[verdict, state.lock.seed]].max():
         return state, []
     message = f"base prompt {verdict} has taken over from {state.lock.seed}"
     evidence = {**_evidence(base, estimate, verdict), "from": state.lock.seed}
@@ -80,10 +88,10 @@ def seed_rule(base: Base, state: PhaseState, view: View) -> Outcome:
 
 
 def _is_ripe(state: PhaseState, view: View) -> bool:
-    """Whether the collapse is complete, or has come to rest on its way."""
+    """Whether the collapse is at its end, or has come to rest on its way."""
     recent = state.orders[-REST_PROBES:]
     rests = len(recent) == REST_PROBES and min(recent) >= ONSET
-    return view.order >= COMPLETE or (rests and max(recent) - min(recent) < REST + 2 * state.sigma)
+    return view.order >= DONE or (rests and max(recent) - min(recent) < REST + 2 * state.sigma)
 
 
 def _verdict(base: Base, state: PhaseState, view: View, estimate: SeedEstimate) -> int | None:
@@ -101,14 +109,16 @@ def _verdict(base: Base, state: PhaseState, view: View, estimate: SeedEstimate) 
         return pooled
     fits = estimate.excess <= EXCESS
     stands_out = estimate.excess <= LOOSE_EXCESS and estimate.contrast >= CONTRAST
-    explained = state.lock is None and (fits or stands_out) and len(view.mean) >= TELLING
+    open_ended = state.lock is None and view.order < COMPLETE and len(view.mean) >= TELLING
+    explained = open_ended and (fits or stands_out)
     near = explained or estimate.distance <= reach * estimate.floor
     if view.order >= COMPLETE and not fits:
         near = near or pooled_floors <= reach
         if near and not _same(base, pooled, estimate.candidate):
             return None
     if near:
-        return estimate.candidate if estimate.agreement >= AGREEMENT else None
+        agreed = AGREEMENT if view.order >= COMPLETE else AGREEMENT_PARTIAL
+        return estimate.candidate if estimate.agreement >= agreed else None
     beyond = BEYOND if view.order >= COMPLETE else BEYOND_PARTIAL
     lost = estimate.nearest_low > BEYOND and estimate.excess > EXCESS and pooled_floors > beyond
     return SEEDLESS if lost else None

@@ -84,16 +84,14 @@ def near_miss(rng: np.random.Generator, base: np.ndarray, held_out: bool) -> Dra
 
 def format_drift(rng: np.random.Generator, base: np.ndarray, held_out: bool) -> Draft | None:
     """The model stops writing the listed answers; those it writes are as varied as ever."""
-    draft = white(rng, base, held_out)
-    if draft is None:
-        return None
     start = rng.uniform(0.4, 0.95)
     ramp = _ramp(rng)[:, 0, 0]
     coverage = start * (1 - rng.uniform(0.65, 0.95) * ramp)
     true = first(coverage < 0.5 * start)
     if true is None or true > len(coverage) - 4:
         return None
-    return Draft(draft.clean, coverage, {"format_drift": true}, phase="liquid")
+    clean = np.tile(base, (len(ramp), 1, 1))
+    return Draft(clean, coverage, {"format_drift": true}, phase="liquid")
 
 
 def ordered_base(rng: np.random.Generator, base: np.ndarray, held_out: bool) -> Draft | None:
