@@ -172,9 +172,7 @@ def _place(event: Mapping[str, Any]) -> tuple[int, str, str]:
     return event["step"], event["kind"], event["task"] or ""
 
 
-def _task(
-    run: Run, name: str, detector: SuiteDetector, events: Sequence[Event]
-) -> TaskDetection:
+def _task(run: Run, name: str, detector: SuiteDetector, events: Sequence[Event]) -> TaskDetection:
     locks = [
         event
         for event in events
@@ -207,7 +205,7 @@ def _coexistence(
 
 
 def _crystallinity(q: np.ndarray, b: np.ndarray, seed: int) -> np.ndarray:
-    """Each prompt's own, the seed's left out: 1 − JS(q_p, b_k) / mean over p ≠ k of JS(b_p, b_k)."""
+    """1 − JS(q_p, b_k) / mean over p ≠ k of JS(b_p, b_k), of every prompt but the seed's own."""
     others = np.arange(len(q)) != seed
     before = js_divergence(b[others], b[seed])
     return 1.0 - js_divergence(q[others], b[seed]) / max(float(before.mean()), 1e-12)
@@ -233,7 +231,9 @@ def format_detection(found: Detection) -> str:
 
 
 def _event_line(event: Event) -> str:
-    numbers = {key: value for key, value in event.evidence.items() if isinstance(value, int | float)}
+    numbers = {
+        key: value for key, value in event.evidence.items() if isinstance(value, int | float)
+    }
     shown = ", ".join(f"{key} {value:.3g}" for key, value in numbers.items())
     where = "suite" if event.task is None else event.task
     return f"  step {event.step:>6}  {where:<12} {event.kind:<19} {event.message} [{shown}]"

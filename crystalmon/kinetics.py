@@ -129,9 +129,7 @@ def classify_transition(steps: np.ndarray, order: np.ndarray) -> Transition:
     sizes = {"linear": 2, "sigmoid": 4, "step": 3}
     count = len(steps)
     bic = {
-        name: float(
-            count * np.log(max(loss / count, RESOLUTION**2)) + sizes[name] * np.log(count)
-        )
+        name: float(count * np.log(max(loss / count, RESOLUTION**2)) + sizes[name] * np.log(count))
         for name, loss in losses.items()
     }
     model = min(bic, key=lambda name: bic[name])
@@ -275,7 +273,9 @@ def _two_components(
     return likelihood, (means[0], means[1], variances[0], variances[1], shares[1])
 
 
-def _log_normal(x: np.ndarray, mean: np.ndarray | float, variance: np.ndarray | float) -> np.ndarray:
+def _log_normal(
+    x: np.ndarray, mean: np.ndarray | float, variance: np.ndarray | float
+) -> np.ndarray:
     return -0.5 * (np.log(2 * np.pi * variance) + (x - mean) ** 2 / variance)
 
 
@@ -341,7 +341,7 @@ def _search(
         kept_points.append(mesh)
         kept_losses.append(losses)
         at = np.unravel_index(int(np.argmin(losses)), [len(axis) for axis in axes])
-        axes = [_zoom(axis, place) for axis, place in zip(axes, at, strict=True)]
+        axes = [_zoom(axis, int(place)) for axis, place in zip(axes, at, strict=True)]
     points, losses = np.concatenate(kept_points, axis=1), np.concatenate(kept_losses)
     best = int(np.argmin(losses))
     least = float(losses[best])

@@ -153,6 +153,7 @@ class Monitor:
                 self._base_q[task.name],
                 {"coverage": coverage[task.name], **per_prompt, **dissimilarities(past)},
                 weights,
+                self.detector.tasks[task.name].seed,
             )
             start = stop
         return measured

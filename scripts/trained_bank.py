@@ -261,7 +261,7 @@ def prepare_environment() -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Train planted runs of liquid-tiny.")
     parser.add_argument("--count", type=int, default=sum(times for _, times in PLANS))
     prepare_environment()
     began = time.perf_counter()

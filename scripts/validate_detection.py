@@ -172,7 +172,9 @@ def _report_warnings(
     report: Report, name: str, positives: Sequence[Outcome], nulls: Sequence[Outcome]
 ) -> None:
     slow = [o for o in positives if o.scenario.tempo == "gradual"]
-    report.line(f"{name}/warned", "gradual ones with an early warning", [o.lead is not None for o in slow])
+    report.line(
+        f"{name}/warned", "gradual ones with an early warning", [o.lead is not None for o in slow]
+    )
     leads = [o.lead for o in slow if o.lead is not None]
     if leads:
         report.number(f"{name}/lead", "median lead of the warning, probes", float(np.median(leads)))
@@ -201,7 +203,10 @@ def _area(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
 
 
 def _report_kinds(report: Report, name: str, outcomes: Sequence[Outcome]) -> None:
-    print(f"\n  {'kind':<30}{'runs':>6}{'false events':>30}{'onsets':>9}{'p90':>5}{'verdict on seed':>30}")
+    print(
+        f"\n  {'kind':<30}{'runs':>6}{'false events':>30}{'onsets':>9}{'p90':>5}"
+        f"{'verdict on seed':>30}"
+    )
     by_kind: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
         by_kind.setdefault(outcome.scenario.kind, []).append(outcome)
@@ -226,7 +231,10 @@ def _report_rivals(
     positives: Sequence[Outcome],
     seeded: Sequence[Outcome],
 ) -> None:
-    print(f"\n  {'onset, by method':<24}{'nulls with an alarm':>32}{'onsets within 2 probes':>34}{'|delay| p90':>12}")
+    print(
+        f"\n  {'onset, by method':<24}{'nulls with an alarm':>32}{'onsets within 2 probes':>34}"
+        f"{'|delay| p90':>12}"
+    )
     rows: list[tuple[str, list[bool], np.ndarray]] = [
         (
             "this detector",
@@ -243,7 +251,9 @@ def _report_rivals(
         tail = np.quantile(np.abs(delays), 0.9)
         print(f"  {method:<24}{shown(share(alarms)):>32}{shown(share(timely)):>34}{tail:>12.0f}")
     report.line(
-        f"{name}/method/nearest", "seed, baseline: nearest prompt", [o.nearest_right for o in seeded]
+        f"{name}/method/nearest",
+        "seed, baseline: nearest prompt",
+        [o.nearest_right for o in seeded],
     )
 
 

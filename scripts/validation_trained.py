@@ -191,14 +191,20 @@ def _later_lines(histories: list[TaskHistory]) -> Iterator[Line]:
         [h.raised("recrystallization", h.cut) for h in taken],
     )
     leaked = [h for h in locked if h.kind == "leak" and _leaks(h)]
-    yield "support_leak found, a seed held before", "support_leak", "≥95", [
-        h.raised("support_leak", h.cut) for h in leaked
-    ]
+    yield (
+        "support_leak found, a seed held before",
+        "support_leak",
+        "≥95",
+        [h.raised("support_leak", h.cut) for h in leaked],
+    )
     calm = [h for h in locked if h.kind.startswith("settling") and not _leaks(h)]
     for kind in ("support_leak", "melting", "recrystallization"):
-        yield f"false {kind} in DPO and GRPO", f"calm/{kind}", "", [
-            h.raised(kind, h.cut) for h in calm
-        ]
+        yield (
+            f"false {kind} in DPO and GRPO",
+            f"calm/{kind}",
+            "",
+            [h.raised(kind, h.cut) for h in calm],
+        )
 
 
 def _sinks(history: TaskHistory) -> bool:

@@ -71,7 +71,9 @@ def _candidate(
         return name, pool[name]
     prompts = int(rng.choice([6, 8, 12, 16, 24, 24, 48]))
     choices = int(rng.choice([2, 3, 4, 6, 8, 10, 12, 26, 100]))
-    family = str(rng.choice(["dirichlet", "tilted", "clustered", "planted"], p=[0.3, 0.3, 0.1, 0.3]))
+    family = str(
+        rng.choice(["dirichlet", "tilted", "clustered", "planted"], p=[0.3, 0.3, 0.1, 0.3])
+    )
     if family == "planted":
         return family, planted_base(rng)
     make = {"dirichlet": dirichlet_base, "tilted": tilted_base, "clustered": clustered_base}
