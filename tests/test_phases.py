@@ -668,6 +668,35 @@ def test_whatever_happens_the_detector_stays_within_its_contract(moves, seed):
             json.dumps(event.to_json(), allow_nan=False)
 
 
+@st.composite
+def any_history(draw):
+    """(base, history) of any distributions, zeros and single answers among them."""
+    prompts, choices = draw(st.integers(1, 4)), draw(st.integers(2, 4))
+    weights = st.lists(st.integers(0, 5), min_size=choices, max_size=choices).filter(any)
+    table = st.lists(weights, min_size=prompts, max_size=prompts)
+    rows = [np.array(draw(table), dtype=float) for _ in range(draw(st.integers(2, 12)))]
+    rows = [row / row.sum(axis=1, keepdims=True) for row in rows]
+    times = draw(st.lists(st.integers(1, 4), min_size=len(rows), max_size=len(rows)))
+    return rows[0], [row for row, count in zip(rows, times, strict=True) for _ in range(count)]
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(any_history())
+def test_any_distributions_are_taken_and_a_replay_equals_the_live_run(found):
+    base, path = found
+    live, events = watch(base, path)
+    again, repeated = watch(base, path)
+    assert same_events(events, repeated)
+    assert live.state == again.state
+    assert live.phase in PHASES
+    assert live.seed is None or 0 <= live.seed < len(base)
+    for event in events:
+        assert event.kind in EVENT_KINDS
+        json.dumps(event.to_json(), allow_nan=False)
+    with pytest.raises(ValueError, match="q must be finite, got NaN or infinity"):
+        live.update(10**6, np.full_like(base, np.nan))
+
+
 # --- what is refused -------------------------------------------------------------------------
 
 
@@ -728,6 +757,16 @@ def test_lists_and_rounded_rows_are_accepted():
 
 
 # --- the suite -------------------------------------------------------------------------------
+
+
+def test_the_suites_onset_is_back_dated_to_that_of_its_half():
+    early, late = [0, 0.3, 0.3, 0.3, 0.3, 0.3], [0, 0, 0, 0.1, 0.3, 0.3]
+    _, _, own, everything = watch_suite({"a": early, "b": late, "c": [0] * 6, "d": late})
+    (onset,) = own
+    theirs = next(e for e in everything if e.task == "b" and e.kind == "nucleation_onset")
+    assert onset.step == 50
+    assert onset.evidence["onset_interval"] == theirs.evidence["onset_interval"] == [30, 40]
+    assert onset.evidence["onset_step"] == pytest.approx(35)
 
 
 def watch_suite(columns: dict[str, list[float]], ordered: int = 0):
