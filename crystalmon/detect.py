@@ -254,8 +254,7 @@ def _kinetics_lines(found: Detection) -> list[str]:
     if signals.points:
         lines.append(
             f"  slowing down before the onset: τ of the variance {signals.variance_tau:.2f}, of "
-            f"the autocorrelation {signals.autocorrelation_tau:.2f} (no better than chance as a "
-            "warning in validation)"
+            f"the autocorrelation {signals.autocorrelation_tau:.2f} (a weak sign: see README)"
         )
     return lines
 

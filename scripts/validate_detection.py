@@ -205,7 +205,7 @@ def _area(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
 def _report_kinds(report: Report, name: str, outcomes: Sequence[Outcome]) -> None:
     print(
         f"\n  {'kind':<30}{'runs':>6}{'false events':>30}{'onsets':>9}{'p90':>5}"
-        f"{'verdict on seed':>30}"
+        f"  {'seed named rightly':>30}"
     )
     by_kind: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
@@ -221,7 +221,7 @@ def _report_kinds(report: Report, name: str, outcomes: Sequence[Outcome]) -> Non
             report.data[f"{name}/kind/{kind}/seed"] = share(judge_seed)
         wrong = share(_false(some))
         report.data[f"{name}/kind/{kind}/false"] = wrong
-        print(f"  {kind:<30}{len(some):>6}{shown(wrong):>30}{onsets:>9}{tail:>5}{seeds:>30}")
+        print(f"  {kind:<30}{len(some):>6}{shown(wrong):>30}{onsets:>9}{tail:>5}  {seeds:>30}")
 
 
 def _report_rivals(
