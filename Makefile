@@ -19,10 +19,14 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 BIN := .venv/bin
 BIN_OLDEST := .venv-oldest/bin
 
-.PHONY: demo test test-slow test-oldest no-trace pytest lint format install clean
+.PHONY: demo validate test test-slow test-oldest no-trace pytest lint format install clean
 
 demo: .venv/installed
 	$(BIN)/python scripts/demo.py
+
+# The phase detector's error rates; the first call also trains 46 runs, which takes some 20 minutes.
+validate: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/validate_detection.py
 
 # One after the other, the largest suite last: its summary is the closing line.
 test:

@@ -12,7 +12,9 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 import crystalmon
 from crystalmon.actions import Actions, actions_for, check_actions, take
 from crystalmon.console import announce, say
+from crystalmon.lineage import INHERITED_KEY, inherited_states, states_of, to_info
 from crystalmon.monitor import Monitor
+from crystalmon.phases import PhaseState
 from crystalmon.ranks import current_ranks
 from crystalmon.records import PHASES, Event, ProbeRecord
 from crystalmon.reference import Reference, find_reference, model_name
@@ -128,12 +130,13 @@ class CrystalCallback(TrainerCallback):
         except Exception:  # out of memory, a broken kernel: no fault of the configuration
             self._failed("the base could not be scored, so this run is not monitored")
             return
+        monitor = self.monitor
+        monitor.inherit(ranks.on_main(lambda: self._inherited(folder, step, monitor)))
         self._schedule = probe_steps(state.max_steps, self.every)
         for record in history:
             self.monitor.replay(record)
         self._last_step = history[-1].step if history else -1
         self._last_phase = history[-1].phase if history else None
-        monitor = self.monitor
         ranks.on_main(lambda: self._open(monitor, folder, args, state))
         if state.global_step > self._last_step:
             self._probe(state, control)
@@ -204,6 +207,16 @@ class CrystalCallback(TrainerCallback):
             )
         return [record for record in run.records if record.step <= step]
 
+    def _inherited(self, folder: Path, step: int, monitor: Monitor) -> dict[str, PhaseState]:
+        """What the run that the model came from hands on; on resume, what this one started with."""
+        if step > 0 and (folder / RUN_FILE).is_file():
+            return states_of(read_run(folder).info)
+        origin = model_name(monitor.model)
+        found = find_reference(origin)
+        if found is None or found.parent.resolve() == folder.resolve():
+            return {}
+        return inherited_states(found.parent, origin, monitor.reference.info.id, monitor.base_q)
+
     def _open(
         self, monitor: Monitor, folder: Path, args: TrainingArguments, state: TrainerState
     ) -> None:
@@ -234,6 +247,7 @@ class CrystalCallback(TrainerCallback):
             "reference": monitor.reference.info.id,
             "reference_model": monitor.reference.info.model,
             "model": model_name(monitor.model),
+            INHERITED_KEY: to_info(monitor.inherited),
             "trainer": type(args)
             .__name__.replace("TrainingArguments", "Trainer")
             .removesuffix("Config"),

@@ -56,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_report(commands)
     _add_watch(commands)
     _add_workspace(commands)
+    _add_detect(commands)
     return parser
 
 
@@ -137,6 +138,13 @@ def _add_runs(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--suite", help="the runs' suite file, for the words of its prompts")
     command.set_defaults(layout="auto")
+
+
+def _add_detect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    detect = commands.add_parser("detect", help="replay a stored run through the phase detector")
+    detect.add_argument("run_folder", help="an output or run folder")
+    detect.add_argument("--json", action="store_true", help="print all of it as one JSON line")
+    detect.set_defaults(run=_run_detect)
 
 
 def _run_probe(args: argparse.Namespace) -> None:
@@ -295,6 +303,17 @@ def _run_workspace(args: argparse.Namespace) -> None:
     if not args.dry_run:
         workspace.save()
         print(f"workspace: {workspace.url}")
+
+
+def _run_detect(args: argparse.Namespace) -> None:
+    from crystalmon.detect import detect_run, format_detection
+    from crystalmon.store import read_run
+
+    found = detect_run(read_run(args.run_folder))
+    if args.json:
+        print(json.dumps(found.to_json(), allow_nan=False, ensure_ascii=False))
+    else:
+        print(format_detection(found))
 
 
 def _say_warning(message: Warning | str, *details: Any, **more: Any) -> None:

@@ -168,6 +168,7 @@ def measure_task(
     b: np.ndarray,
     per_prompt: Mapping[str, np.ndarray],
     weights: np.ndarray,
+    seed: int | None = None,
 ) -> TaskMeasurement:
     """Every metric of one task, with its bootstrap over prompts.
 
@@ -177,6 +178,8 @@ def measure_task(
         per_prompt: [P] values by key that are averaged over prompts as they are (`coverage`,
             `free_energy`, …). A prompt with NaN makes the mean NaN.
         weights: [R, P] bootstrap weights, rows summing to 1.
+        seed: the reference prompt that metrics of the seed refer to: the one that a detector
+            holds; the nearest one if None.
 
     Returns:
         Keys of spec section 3; the seed is held fixed over the replicates, and current and
@@ -184,7 +187,7 @@ def measure_task(
     """
     uniform = uniform_weights(len(q))
     stacked = np.concatenate([uniform[None, :], weights])
-    seed = nearest_seed(q, b)
+    seed = nearest_seed(q, b) if seed is None else seed
     values = {key: _mean(stacked, value) for key, value in per_prompt.items()}
     values["entropy"] = stacked @ entropy(q)
     values["entropy_mixture"] = entropy_mixture(q, stacked)
@@ -283,3 +286,19 @@ def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     """numerator / denominator, NaN where the denominator is nothing but rounding error."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(denominator < RESOLUTION, np.nan, numerator / denominator)
+
+
+def answer_distributions(log_choice: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Log-probabilities of choices as what is stored and detected on.
+
+    Args:
+        log_choice: [P, C], of each choice after each prompt.
+
+    Returns:
+        q [P, C], renormalised, to 8 significant digits; coverage [P], the choices' total.
+    """
+    coverage = np.minimum(np.exp(log_choice).sum(axis=1), 1.0)
+    top = log_choice.max(axis=1, keepdims=True)
+    with np.errstate(invalid="ignore"):
+        q = np.exp(log_choice - top)
+    return round_significant(q / q.sum(axis=1, keepdims=True)), coverage

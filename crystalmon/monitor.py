@@ -18,13 +18,13 @@ from crystalmon.forward import Route, choose_route
 from crystalmon.metrics import (
     DISSIMILARITY_WINDOWS,
     TaskMeasurement,
+    answer_distributions,
     bootstrap_interval,
     bootstrap_weights,
     dissimilarities,
     measure_task,
-    round_significant,
 )
-from crystalmon.phases import SuiteDetector
+from crystalmon.phases import PhaseState, SuiteDetector
 from crystalmon.ranks import ONE, Ranks, current_ranks
 from crystalmon.records import PHASES, Event, ProbeRecord, TaskRecord
 from crystalmon.reference import Reference, resolve_reference
@@ -91,11 +91,12 @@ class Monitor:
                 ranks=self.ranks,
                 progress=bar.update,
             )
-        self._base_q = {
+        self.base_q = {
             task.name: answer_distributions(self.reference.log_choice[task.name])[0]
             for task in self.suite
         }
-        self.detector = SuiteDetector(self._base_q)
+        self.inherited: dict[str, PhaseState] = {}
+        self.detector = SuiteDetector(self.base_q)
         self._history: deque[dict[str, np.ndarray]] = deque(maxlen=2 * max(DISSIMILARITY_WINDOWS))
         self._spent = time.perf_counter() - self._started
         self.events: list[Event] = []
@@ -139,6 +140,11 @@ class Monitor:
         self._spent += seconds
         return self._record(step, epoch, seconds, q, measured)
 
+    def inherit(self, states: Mapping[str, PhaseState]) -> None:
+        """Take over, before the first probe, what the run that the model came from has found."""
+        self.inherited = dict(states)
+        self.detector = SuiteDetector(self.base_q, states)
+
     def replay(self, record: ProbeRecord) -> list[Event]:
         """Take up a stored probe instead of scoring one: how a resumed run catches up."""
         q = {name: task.q for name, task in record.tasks.items()}
@@ -165,9 +171,10 @@ class Monitor:
             weights = bootstrap_weights(len(task.prompts), BOOTSTRAP_REPLICATES, rng)
             measured[task.name] = measure_task(
                 q[task.name],
-                self._base_q[task.name],
+                self.base_q[task.name],
                 {"coverage": coverage[task.name], **per_prompt, **dissimilarities(past)},
                 weights,
+                self.detector.tasks[task.name].seed,
             )
             start = stop
         return measured
@@ -274,12 +281,3 @@ def _check_fit(model: Any, plan: ScoringPlan) -> None:
             f"tokens must be below {vocabulary} for this model, got {largest}. "
             "Use the tokenizer that belongs to it."
         )
-
-
-def answer_distributions(log_choice: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """[P, C] log-probabilities → (q [P, C] renormalised, to 8 digits; coverage [P])."""
-    coverage = np.minimum(np.exp(log_choice).sum(axis=1), 1.0)
-    top = log_choice.max(axis=1, keepdims=True)
-    with np.errstate(invalid="ignore"):
-        q = np.exp(log_choice - top)
-    return round_significant(q / q.sum(axis=1, keepdims=True)), coverage

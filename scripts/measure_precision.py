@@ -23,8 +23,8 @@ from rich.table import Table
 
 from crystalmon import Task, TaskSuite, load_suite
 from crystalmon.forward import Route, choose_route
+from crystalmon.metrics import answer_distributions
 from crystalmon.models import load_model
-from crystalmon.monitor import answer_distributions
 from crystalmon.scoring import score
 from crystalmon.tokentree import build_plan
 

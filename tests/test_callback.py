@@ -22,9 +22,11 @@ from transformers import (
 from trl import SFTConfig, SFTTrainer
 
 import crystalmon.callback
-from crystalmon import CrystalCallback, read_run
+from crystalmon import CrystalCallback, load_suite, read_run
+from crystalmon.detect import detect_run
 from crystalmon.models import ASSETS_DIR
 from crystalmon.monitor import Monitor
+from crystalmon.planted import load_targets, sft_rows
 from crystalmon.reference import ReferenceMismatch
 from crystalmon.schedule import probe_steps
 from crystalmon.store import RunFolderError
@@ -43,7 +45,7 @@ def rows(suite, count=64):
     )
 
 
-def make_trainer(output_dir, model, tokenizer, suite, callbacks, **options):
+def make_trainer(output_dir, model, tokenizer, suite, callbacks, data=None, **options):
     settings = {
         "max_steps": 6, "per_device_train_batch_size": 8, "learning_rate": 2e-3,
         "logging_steps": 1, "report_to": "none", "save_strategy": "no", "seed": 3,
@@ -56,7 +58,7 @@ def make_trainer(output_dir, model, tokenizer, suite, callbacks, **options):
     return SFTTrainer(
         model=model,
         args=SFTConfig(output_dir=str(output_dir), **{**settings, **options}),
-        train_dataset=rows(suite),
+        train_dataset=rows(suite) if data is None else data,
         eval_dataset=rows(suite, 8),
         processing_class=tokenizer,
         callbacks=callbacks,
@@ -137,6 +139,32 @@ def test_next_stage_keeps_the_pretrained_base(tmp_path, model, tokenizer, suite)
     assert two.info["reference"] == one.info["reference"]
     last, start = one.records[-1].metrics, two.records[0].metrics
     assert start["free_energy"] == pytest.approx(last["free_energy"], rel=1e-3)
+
+
+def test_next_stage_keeps_the_seeds_that_have_won(tmp_path, model, tokenizer, suite):
+    targets = {
+        name: q
+        for name, q in load_targets("liquid-tiny").items()
+        if name in ("coin", "number", "color")
+    }
+    data = Dataset.from_list(sft_rows(load_suite("liquid-tiny"), targets, 640, 0))
+    options = {"max_steps": 50, "learning_rate": 2e-3, "data": data}
+    callback = CrystalCallback(suite, every=2)
+    set_seed(0)
+    trainer = make_trainer(tmp_path / "sft", model, tokenizer, suite, [callback], **options)
+    trainer.train()
+    trainer.save_model(str(tmp_path / "sft"))
+    won = {name: task.seed for name, task in callback.monitor.detector.tasks.items()}
+    assert any(seed is not None for seed in won.values())
+    again = CrystalCallback(suite, every=1)
+    make_trainer(
+        tmp_path / "next", str(tmp_path / "sft"), tokenizer, suite, [again], max_steps=2
+    ).train()
+    run = read_run(tmp_path / "next")
+    assert {name: task.seed for name, task in run.records[0].tasks.items()} == won
+    kept = run.info["inherited"]
+    assert {name: kept[name]["lock"] and kept[name]["lock"]["seed"] for name in kept} == won
+    assert detect_run(run).repeats_live
 
 
 def test_resumed_run_goes_on_where_it_was(tmp_path, model, tokenizer, suite):

@@ -1,7 +1,8 @@
 """The detector against planted truths, rule by rule, and replayed.
 
 The sequences are simulated here: a base of prompts, a path to somewhere else, and a little noise
-on the logits. They show that each rule does what it says; they do not measure its error rates.
+on the logits. They show that each rule does what it says; its error rates are measured by
+`scripts/validate_detection.py`, and held to by test_scenarios.py on small banks.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ from crystalmon.metrics import (
     uniform_weights,
 )
 from crystalmon.phases import (
+    Base,
     Observation,
     PhaseDetector,
     PhaseState,
     SuiteDetector,
-    _Base,
     advance,
 )
 from crystalmon.records import EVENT_KINDS, PHASES, Event, TaskRecord
@@ -137,7 +138,8 @@ def test_a_collapse_onto_a_seed_without_noise(dynamics, seed):
     onset = next(event for event in events if event.kind == "nucleation_onset")
     truth = true_onset(base, path)
     assert onset.step == truth + EVERY  # the second probe confirms
-    assert onset.evidence["onset_interval"] == [truth - EVERY, truth]
+    low, high = onset.evidence["onset_interval"]
+    assert low < truth <= high <= low + 3 * EVERY
     assert truth - EVERY <= onset.evidence["onset_step"] <= truth
     assert detector.seed == events[-1].evidence["candidate"] == k
     assert detector.phase in ("crystallized", "settling")
@@ -170,9 +172,9 @@ def test_two_choices_and_many(choices):
 
 
 def test_a_collapse_at_once_raises_onset_and_completion_together():
-    detector, events = watch(BASE, [BASE, BASE] + [np.tile(BASE[5], (PROMPTS, 1))] * 3)
+    detector, events = watch(BASE, [BASE, BASE] + [np.tile(BASE[5], (PROMPTS, 1))] * 4)
     assert kinds(events) == [*UP, "seed_locked"]
-    assert [event.step for event in events] == [30, 30, 40]
+    assert [event.step for event in events] == [30, 30, 50]
     assert events[0].evidence["onset_interval"] == [10, 20]
     assert detector.seed == 5
 
@@ -409,7 +411,8 @@ def test_onset_is_back_dated_by_interpolation():
         # a run that starts late has no onset to report
         ([0.3, 0.3, 0.3], [], "nucleating"),
         ([0.9, 0.9], [], "crystallized"),
-        ([0.9, 0.9, 0.9], ["seed_locked"], "crystallized"),
+        ([0.9] * 6, [], "crystallized"),
+        ([0.9] * 7, ["seed_locked"], "crystallized"),
         ([0.9, 0.5, 0.5], ["melting"], "melting"),
     ],
     ids=str,
@@ -431,13 +434,13 @@ def test_more_liquid_than_the_reference_is_liquid():
 @pytest.mark.parametrize(
     ("values", "steps"),
     [
-        ([0, 0.04, 0.08, 0.12], [30]),
-        ([0, 0.04, 0.08, 0.12, 0.14, 0.16], [30]),  # once
-        ([0, 0.03, 0.06, 0.09], []),  # not yet 0.1
+        ([0, 0.04, 0.08, 0.13], [30]),
+        ([0, 0.04, 0.08, 0.13, 0.14, 0.16], [30]),  # once
+        ([0, 0.04, 0.08, 0.12], []),  # over 0.11, but by less than its noise may be
         ([0, 0.06, 0.05, 0.12, 0.13], []),  # did not rise all the time
         ([0.05, 0.08, 0.12], []),  # two rises only
         ([0, 0.15, 0.15, 0.15], []),  # a plateau
-        ([0, 0.04, 0.08, 0.12, 0.3, 0.3, 0.0, 0.0, 0.05, 0.1, 0.15], [30, 100]),  # again
+        ([0, 0.04, 0.08, 0.13, 0.3, 0.3, 0, 0, 0.05, 0.1, 0.15], [30]),  # too noisy by now
         ([0, 0.05, 0.1, 0.21], []),  # at the onset itself it warns of nothing
         ([0, 0.1, 0.3, 0.4], []),
     ],
@@ -511,7 +514,7 @@ def test_every_event_says_where_and_why():
     outside = np.where(support(BASE[2]), 0.0, 1.0) + 1e-3
     there = np.tile(BASE[2], (PROMPTS, 1))
     path = [
-        *(at_order(BASE, 2, value) for value in (0, 0.04, 0.08, 0.12, 0.3, 0.6)),
+        *(at_order(BASE, 2, value) for value in (0, 0.04, 0.08, 0.13, 0.3, 0.6)),
         *[there] * 4,
         *[mixture(there, outside / outside.sum(), 0.3)] * 3,
         *[np.tile(BASE[9], (PROMPTS, 1))] * 4,
@@ -581,7 +584,7 @@ def test_a_detector_that_caught_up_goes_on_as_if_it_had_never_stopped():
 
 def test_advance_is_a_pure_function():
     base, path, coverage = eventful(2)
-    frozen = _Base.of(base)
+    frozen = Base.of(base)
     state = PhaseState()
     for index, q in enumerate(path):
         observation = Observation(EVERY * index, q, float(coverage[index]))
@@ -665,6 +668,35 @@ def test_whatever_happens_the_detector_stays_within_its_contract(moves, seed):
             json.dumps(event.to_json(), allow_nan=False)
 
 
+@st.composite
+def any_history(draw):
+    """(base, history) of any distributions, zeros and single answers among them."""
+    prompts, choices = draw(st.integers(1, 4)), draw(st.integers(2, 4))
+    weights = st.lists(st.integers(0, 5), min_size=choices, max_size=choices).filter(any)
+    table = st.lists(weights, min_size=prompts, max_size=prompts)
+    rows = [np.array(draw(table), dtype=float) for _ in range(draw(st.integers(2, 12)))]
+    rows = [row / row.sum(axis=1, keepdims=True) for row in rows]
+    times = draw(st.lists(st.integers(1, 4), min_size=len(rows), max_size=len(rows)))
+    return rows[0], [row for row, count in zip(rows, times, strict=True) for _ in range(count)]
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(any_history())
+def test_any_distributions_are_taken_and_a_replay_equals_the_live_run(found):
+    base, path = found
+    live, events = watch(base, path)
+    again, repeated = watch(base, path)
+    assert same_events(events, repeated)
+    assert live.state == again.state
+    assert live.phase in PHASES
+    assert live.seed is None or 0 <= live.seed < len(base)
+    for event in events:
+        assert event.kind in EVENT_KINDS
+        json.dumps(event.to_json(), allow_nan=False)
+    with pytest.raises(ValueError, match="q must be finite, got NaN or infinity"):
+        live.update(10**6, np.full_like(base, np.nan))
+
+
 # --- what is refused -------------------------------------------------------------------------
 
 
@@ -725,6 +757,16 @@ def test_lists_and_rounded_rows_are_accepted():
 
 
 # --- the suite -------------------------------------------------------------------------------
+
+
+def test_the_suites_onset_is_back_dated_to_that_of_its_half():
+    early, late = [0, 0.3, 0.3, 0.3, 0.3, 0.3], [0, 0, 0, 0.1, 0.3, 0.3]
+    _, _, own, everything = watch_suite({"a": early, "b": late, "c": [0] * 6, "d": late})
+    (onset,) = own
+    theirs = next(e for e in everything if e.task == "b" and e.kind == "nucleation_onset")
+    assert onset.step == 50
+    assert onset.evidence["onset_interval"] == theirs.evidence["onset_interval"] == [30, 40]
+    assert onset.evidence["onset_step"] == pytest.approx(35)
 
 
 def watch_suite(columns: dict[str, list[float]], ordered: int = 0):

@@ -1,0 +1,254 @@
+"""Replay a stored run through the phase detector, and say what happened in it.
+
+The detector is a pure function of the reference and the stored answers, so a replay with the same
+version of crystalmon repeats the live events. With another version it is how an old run is seen
+with new eyes. Nothing here needs torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from crystalmon.kinetics import (
+    Avrami,
+    Coexistence,
+    Transition,
+    WarningSignals,
+    classify_transition,
+    coexistence,
+    fit_avrami,
+    warning_signals,
+)
+from crystalmon.lineage import show, states_of
+from crystalmon.metrics import answer_distributions, js_divergence
+from crystalmon.phases import SuiteDetector
+from crystalmon.records import Event, ProbeRecord, json_value
+from crystalmon.store import REFERENCE_FOLDER, Run
+
+TENSOR_FILE = "reference.safetensors"
+
+
+@dataclass(frozen=True)
+class TaskDetection:
+    """What a replay found in one task.
+
+    Args:
+        phase: at the last probe.
+        seed: the locked seed, an index into the reference's prompts, or None.
+        p_value: of the seed, when it was locked; see `seeds.Candidates.chance`.
+        margin: how many times worse than the seed the next candidate explained the answers then.
+        transition: abrupt or gradual, from the task's `order`.
+    """
+
+    phase: str
+    seed: int | None
+    p_value: float | None
+    margin: float | None
+    transition: Transition
+
+
+@dataclass(frozen=True)
+class Detection:
+    """What a replay found in a run.
+
+    Args:
+        name: of the run.
+        probes: number of them.
+        phases: (step, phase) of the suite, at the first probe and wherever it changed.
+        events: as the replay raised them.
+        repeats_live: whether they are the stored ones.
+        tasks: by name.
+        transition: abrupt or gradual, from the suite's `order`.
+        avrami: the JMAK fit of the suite's `crystal_fraction`, or None.
+        coexistence: of the prompts' own crystallinity, over all tasks, at the suite's midpoint;
+            None if no seed is locked or there is no midpoint.
+        warning: slowing down of the suite's `order` before its onset.
+    """
+
+    name: str
+    probes: int
+    phases: tuple[tuple[int, str], ...]
+    events: tuple[Event, ...]
+    repeats_live: bool
+    tasks: Mapping[str, TaskDetection] = field(repr=False)
+    transition: Transition
+    avrami: Avrami | None
+    coexistence: Coexistence | None
+    warning: WarningSignals
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-ready dict."""
+        data = asdict(self)
+        data["events"] = [event.to_json() for event in self.events]
+        return json_value(data)
+
+
+def reference_answers(folder: Path, records: Sequence[ProbeRecord]) -> dict[str, np.ndarray]:
+    """By task, [P, C] the base's answers, as the live detector had them.
+
+    Args:
+        folder: the run folder.
+        records: of the run; their first tells which tasks there are.
+
+    Raises:
+        FileNotFoundError: if the run folder holds no reference.
+        ValueError: if its reference cannot be read, or lacks a task.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    file = folder / REFERENCE_FOLDER / TENSOR_FILE
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"no reference in {folder}: {file} is missing. Copy the reference folder of the run's "
+            "first stage there."
+        )
+    try:
+        with safe_open(str(file), framework="np") as tensors:
+            return {
+                name: answer_distributions(tensors.get_tensor(f"log_choice/{name}"))[0]
+                for name in records[0].tasks
+            }
+    except SafetensorError as error:
+        raise ValueError(
+            f"the reference {file} must be readable and of the run's suite, got {error}. Score "
+            "the base again."
+        ) from error
+
+
+def detect_run(run: Run) -> Detection:
+    """Replay a run: its phases, events, seeds and kinetics.
+
+    Raises:
+        ValueError: if the run has no probes.
+        FileNotFoundError: if its reference is gone.
+    """
+    if not run.records:
+        raise ValueError(f"the run {run.folder} must have probes, got none. Train it first.")
+    base = reference_answers(run.folder, run.records)
+    detector = SuiteDetector(base, states_of(run.info))
+    events: list[Event] = []
+    phases: list[tuple[int, str]] = []
+    for record in run.records:
+        events += show(detector, record)
+        if not phases or phases[-1][1] != detector.phase:
+            phases.append((record.step, detector.phase))
+    steps, order = run.series("order")
+    whole = classify_transition(steps, order)
+    onset = next((e.step for e in events if e.task is None and e.kind == "nucleation_onset"), None)
+    before = order if onset is None else order[steps < onset]
+    stored = sorted((event.to_json() for event in run.events), key=_place)
+    return Detection(
+        name=run.name,
+        probes=len(run.records),
+        phases=tuple(phases),
+        events=tuple(events),
+        repeats_live=stored == sorted((event.to_json() for event in events), key=_place),
+        tasks={name: _task(run, name, detector, events) for name in base},
+        transition=whole,
+        avrami=fit_avrami(*run.series("crystal_fraction")),
+        coexistence=_coexistence(run, base, detector, whole.midpoint),
+        warning=warning_signals(before),
+    )
+
+
+def _place(event: Mapping[str, Any]) -> tuple[int, str, str]:
+    return event["step"], event["kind"], event["task"] or ""
+
+
+def _task(run: Run, name: str, detector: SuiteDetector, events: Sequence[Event]) -> TaskDetection:
+    locks = [
+        event
+        for event in events
+        if event.task == name and event.kind in ("seed_locked", "recrystallization")
+    ]
+    seed = detector.tasks[name].seed
+    evidence = locks[-1].evidence if locks and seed is not None else {}
+    return TaskDetection(
+        phase=detector.tasks[name].phase,
+        seed=seed,
+        p_value=evidence.get("p_value"),
+        margin=evidence.get("margin"),
+        transition=classify_transition(*run.series("order", name)),
+    )
+
+
+def _coexistence(
+    run: Run, base: Mapping[str, np.ndarray], detector: SuiteDetector, midpoint: float | None
+) -> Coexistence | None:
+    """Of all prompts of all tasks with a seed, at the probe nearest to the midpoint."""
+    if midpoint is None:
+        return None
+    record = min(run.records, key=lambda record: abs(record.step - midpoint))
+    values = [
+        _crystallinity(record.tasks[name].q, base[name], task.seed)
+        for name, task in detector.tasks.items()
+        if task.seed is not None
+    ]
+    return coexistence(np.concatenate(values)) if values else None
+
+
+def _crystallinity(q: np.ndarray, b: np.ndarray, seed: int) -> np.ndarray:
+    """1 − JS(q_p, b_k) / mean over p ≠ k of JS(b_p, b_k), of every prompt but the seed's own."""
+    others = np.arange(len(q)) != seed
+    before = js_divergence(b[others], b[seed])
+    return 1.0 - js_divergence(q[others], b[seed]) / max(float(before.mean()), 1e-12)
+
+
+def format_detection(found: Detection) -> str:
+    """The replay in words: phases, events with their evidence, kinetics, seeds."""
+    course = " → ".join(f"{phase} ({step})" for step, phase in found.phases)
+    lines = [f"{found.name}: {found.probes} probes", f"suite: {course}", "", "events"]
+    lines += [_event_line(event) for event in found.events] or ["  none"]
+    same = "the same as those" if found.repeats_live else "not the same as those"
+    lines += [f"  ({same} stored while training)", "", "kinetics", *_kinetics_lines(found), ""]
+    lines.append(f"{'task':<14}{'phase':<14}{'seed':>5}{'p':>8}{'margin':>8}   transition")
+    for name, task in found.tasks.items():
+        seed = "–" if task.seed is None else str(task.seed)
+        chance = "" if task.p_value is None else f"{task.p_value:.3f}"
+        margin = "" if task.margin is None else f"{min(task.margin, 999):.1f}"
+        lines.append(
+            f"{name:<14}{task.phase:<14}{seed:>5}{chance:>8}{margin:>8}   "
+            f"{_transition(task.transition)}"
+        )
+    return "\n".join(lines)
+
+
+def _event_line(event: Event) -> str:
+    numbers = {
+        key: value for key, value in event.evidence.items() if isinstance(value, int | float)
+    }
+    shown = ", ".join(f"{key} {value:.3g}" for key, value in numbers.items())
+    where = "suite" if event.task is None else event.task
+    return f"  step {event.step:>6}  {where:<12} {event.kind:<19} {event.message} [{shown}]"
+
+
+def _kinetics_lines(found: Detection) -> list[str]:
+    lines = [f"  order: {_transition(found.transition)}"]
+    if (avrami := found.avrami) is not None:
+        low, high = avrami.exponent_interval
+        lines.append(
+            f"  crystal fraction: Avrami exponent {avrami.exponent:.2f} [{low:.2f}, {high:.2f}], "
+            f"start at step {avrami.start:.0f}, rate {avrami.rate:.3g} per step"
+        )
+    if (parts := found.coexistence) is not None:
+        kind = "two groups" if parts.bimodal else "one group"
+        lines.append(f"  prompts at the midpoint: {kind} (BIC gain {parts.bic_gain:.1f})")
+    signals = found.warning
+    if signals.points:
+        lines.append(
+            f"  slowing down before the onset: τ of the variance {signals.variance_tau:.2f}, of "
+            f"the autocorrelation {signals.autocorrelation_tau:.2f} (a weak sign: see README)"
+        )
+    return lines
+
+
+def _transition(found: Transition) -> str:
+    if found.width is None or found.width_interval is None:
+        return found.verdict
+    low, high = found.width_interval
+    return f"{found.verdict}, 10–90% in {found.width:.3g} steps [{low:.3g}, {high:.3g}]"

@@ -1,0 +1,130 @@
+"""One task's detector: the rules in their order, and the state they hand on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from crystalmon.phases.order import melting_rule, nucleation_rule, phase_at, warning_rule
+from crystalmon.phases.seed import seed_rule
+from crystalmon.phases.state import Base, Observation, PhaseState, Rule
+from crystalmon.phases.support import format_rule, support_rule
+from crystalmon.records import Event
+
+RULES: tuple[Rule, ...] = (
+    warning_rule,
+    nucleation_rule,
+    melting_rule,
+    seed_rule,
+    support_rule,
+    format_rule,
+)
+"""Each takes the state that the one before it left."""
+
+
+class PhaseDetector:
+    """Detects the phases of one task, probe by probe.
+
+    Args:
+        reference_q: [P, C] choice distributions of the frozen base model.
+        task: the task's name, for its events.
+        state: what it remembers from before, such as a seed that an earlier stage has locked.
+
+    Raises:
+        ValueError: if `reference_q` is not [P, C] on the simplex.
+    """
+
+    def __init__(
+        self, reference_q: Any, task: str | None = None, state: PhaseState | None = None
+    ) -> None:
+        self._base = Base.of(check_simplex("reference_q", reference_q))
+        self._task = task
+        phase = "ordered" if self._base.ordered else "liquid"
+        self._state = replace(PhaseState() if state is None else state, phase=phase)
+
+    @property
+    def phase(self) -> str:
+        """The task's phase; `ordered` if the reference had too little liquidity to lose."""
+        return self._state.phase
+
+    @property
+    def seed(self) -> int | None:
+        """The locked seed, an index into the reference's prompts, or None."""
+        return self._state.seed
+
+    @property
+    def state(self) -> PhaseState:
+        """All that it remembers, frozen."""
+        return self._state
+
+    def update(self, step: int, q: Any, *, coverage: float | None = None) -> list[Event]:
+        """Take one probe; return the events it raises.
+
+        Args:
+            step: the training step, larger than the last one.
+            q: [P, C] choice distributions, the shape of the reference.
+            coverage: mean total probability of the choices; without it no `format_drift`.
+
+        Raises:
+            ValueError: if `q` is not on the simplex, has another shape, or `step` goes back.
+        """
+        q = check_simplex("q", q)
+        if q.shape != self._base.q.shape:
+            raise ValueError(
+                f"q must be of the reference's shape {self._base.q.shape}, got {q.shape}."
+            )
+        if self._state.steps and step <= self._state.steps[-1]:
+            raise ValueError(
+                f"step must be larger than the last one ({self._state.steps[-1]}), got {step}. "
+                "Replay a run in the order of its steps."
+            )
+        self._state, events = advance(self._base, self._state, Observation(step, q, coverage))
+        return [replace(event, task=self._task) for event in events]
+
+
+def advance(
+    base: Base, state: PhaseState, observation: Observation
+) -> tuple[PhaseState, list[Event]]:
+    """One step of the detector: a pure function.
+
+    Args:
+        base: the reference, from `Base.of`.
+        state: after the last probe; `PhaseState()` before the first.
+        observation: this probe, on the simplex and of the reference's shape.
+
+    Returns:
+        The state after it, and the events that it raised, without a task's name.
+    """
+    view = base.look(observation)
+    first = not state.steps
+    state = state.seen(view)
+    if base.ordered:
+        return format_rule(base, replace(state, phase="ordered"), view)
+    if first:
+        state = replace(state, phase=phase_at(view.order))
+    events: list[Event] = []
+    for rule in RULES:
+        state, raised = rule(base, state, view)
+        events.extend(raised)
+    return state, events
+
+
+def check_simplex(what: str, values: Any) -> np.ndarray:
+    """A float64 copy of [P, C] values, proved to be distributions.
+
+    Raises:
+        ValueError: if the shape is another, a value is not finite or negative, or a row does not
+            sum to 1 within 2e-5.
+    """
+    array = np.array(values, dtype=np.float64)  # a copy: the caller may change its own
+    if array.ndim != 2 or 0 in array.shape:
+        raise ValueError(f"{what} must be of shape [P, C], got shape {array.shape}.")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{what} must be finite, got NaN or infinity. Leave such a probe out.")
+    off = (array < 0).any(axis=1) | (np.abs(array.sum(axis=1) - 1.0) > 2e-5)
+    if off.any():
+        row = array[off][0].tolist()
+        raise ValueError(f"{what} must have rows on the simplex, got {row} first. Normalise it.")
+    return array

@@ -1,0 +1,200 @@
+"""What a detector observes and remembers of one task, and its reference as the rules need it.
+
+Axes: P prompts, C choices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from crystalmon.metrics import is_ordered, order, support
+from crystalmon.records import Event
+from crystalmon.seeds import Candidates, SeedEstimate, estimate_seed
+
+WINDOW = 12
+"""Probes that the detector remembers the order of."""
+LEAST_NOISE = 0.005
+"""Standard deviation that `order` is taken to have between probes, at the least."""
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One probe of one task.
+
+    Args:
+        step: the training step.
+        q: [P, C] choice distributions.
+        coverage: mean total probability of the choices, or None if not known.
+    """
+
+    step: int
+    q: np.ndarray
+    coverage: float | None = None
+
+
+@dataclass(frozen=True)
+class Lock:
+    """A seed that has won, and how near the answers have come to it.
+
+    Args:
+        seed: index into the reference's prompts.
+        mass: the mass on the seed's support that counts as not leaking: the most that it has
+            held while the answers were at the seed, at most what the seed itself holds.
+        nearest: the smallest Jensen–Shannon divergence, in nats, of the answers, pooled over
+            prompts, from the seed since.
+    """
+
+    seed: int
+    mass: float
+    nearest: float
+
+
+@dataclass(frozen=True)
+class PhaseState:
+    """All that the detector remembers of one task.
+
+    Args:
+        phase: one of `records.PHASES`.
+        lock: the locked seed, or None.
+        steps, orders: the latest probes' steps and orders, oldest first, at most `WINDOW`.
+        jumps: number of second differences of `order` seen while liquid.
+        noise: their mean square / 6, the variance of what does not last from probe to probe.
+        streaks: by rule, the number of successive probes at which its condition has held.
+        candidate: the verdict on the seed held for `streaks["seed"]` probes: an index, −1 for
+            none of the candidates, None for no verdict.
+        ends: where the collapse led at the latest probes at which it was judged, [C] each.
+        coverage: of the first probe that has one.
+        raised: rules that have raised their event and not been re-armed since.
+    """
+
+    phase: str = "liquid"
+    lock: Lock | None = None
+    steps: tuple[int, ...] = ()
+    orders: tuple[float, ...] = ()
+    jumps: int = 0
+    noise: float = 0.0
+    streaks: Mapping[str, int] = field(default_factory=dict)
+    candidate: int | None = None
+    ends: tuple[tuple[float, ...], ...] = ()
+    coverage: float | None = None
+    raised: frozenset[str] = frozenset()
+
+    @property
+    def seed(self) -> int | None:
+        """The locked seed, or None."""
+        return None if self.lock is None else self.lock.seed
+
+    @property
+    def sigma(self) -> float:
+        """Standard deviation of `order` between probes, as far as it has shown itself."""
+        return max(self.noise**0.5, LEAST_NOISE)
+
+    def streak(self, rule: str, holds: bool) -> PhaseState:
+        """Count one more probe for `rule`, or start over."""
+        count = self.streaks.get(rule, 0) + 1 if holds else 0
+        return replace(self, streaks={**self.streaks, rule: count})
+
+    def once(self, rule: str) -> PhaseState:
+        """Mark `rule` as raised."""
+        return replace(self, raised=self.raised | {rule})
+
+    def rearm(self, rule: str) -> PhaseState:
+        """Let `rule` raise again."""
+        return replace(self, raised=self.raised - {rule})
+
+    def seen(self, view: View) -> PhaseState:
+        """With one more probe in the window, and what it adds to the noise while liquid."""
+        steps, orders = (*self.steps, view.step)[-WINDOW:], (*self.orders, view.order)[-WINDOW:]
+        jumps, noise = self.jumps, self.noise
+        if self.phase == "liquid" and len(orders) >= 5:
+            # two probes late, so that an onset is not taken for noise before it is confirmed
+            jump = (orders[-3] - 2 * orders[-4] + orders[-5]) ** 2 / 6
+            jumps = min(jumps + 1, 2 * WINDOW)
+            noise += (jump - noise) / jumps
+        coverage = view.coverage if self.coverage is None else self.coverage
+        return replace(
+            self, steps=steps, orders=orders, jumps=jumps, noise=noise, coverage=coverage
+        )
+
+
+@dataclass(frozen=True)
+class View:
+    """One observation, seen against the reference.
+
+    Args:
+        step, q, coverage: of the observation.
+        order: of `q` against the reference.
+        mean: [C] the answers pooled over prompts.
+    """
+
+    step: int
+    q: np.ndarray = field(repr=False)
+    coverage: float | None
+    order: float
+    mean: np.ndarray = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Base:
+    """A reference with what the rules need of it, computed once; make one with `Base.of`.
+
+    Args:
+        q: [P, C] the reference's answers.
+        ordered: whether it has too little liquidity to lose.
+        candidates: it as a set of possible seeds.
+        supports: [P, C] mask of every base prompt's support.
+    """
+
+    q: np.ndarray = field(repr=False)
+    ordered: bool
+    candidates: Candidates = field(repr=False)
+    supports: np.ndarray = field(repr=False)
+
+    @classmethod
+    def of(cls, q: np.ndarray) -> Base:
+        """From the reference's answers [P, C], on the simplex."""
+        return cls(
+            q=q,
+            ordered=min(q.shape) < 2 or is_ordered(q),
+            candidates=Candidates.of(q),
+            supports=np.stack([support(row) for row in q]),
+        )
+
+    def look(self, observation: Observation) -> View:
+        """The observation as the rules see it."""
+        q = observation.q
+        value = float(order(q, self.q, self.candidates.resamples[0])) if not self.ordered else 0.0
+        return View(observation.step, q, observation.coverage, value, q.mean(axis=0))
+
+    def order_interval(self, view: View) -> tuple[float, float]:
+        """90% bootstrap interval of the order over prompts, centred on its value.
+
+        Whether it is the prompts' common fate or that of a few.
+        """
+        values = order(view.q, self.q, self.candidates.resamples[1:])
+        values = values[np.isfinite(values)]
+        if not len(values):
+            return (-np.inf, np.inf)
+        low, high = np.percentile(values, [5.0, 95.0]) - values.mean() + view.order
+        return (float(low), float(high))
+
+    def estimate(self, view: View) -> SeedEstimate:
+        """Where the collapse leads."""
+        return estimate_seed(self.candidates, view.q)
+
+    def seed_mass(self, view: View, seed: int) -> float:
+        """The pooled answers' mass on a seed's support."""
+        return float(view.mean[self.supports[seed]].sum())
+
+
+Outcome = tuple[PhaseState, list[Event]]
+Rule = Callable[[Base, PhaseState, View], Outcome]
+
+
+def make_event(kind: str, view: View, evidence: Mapping[str, Any], message: str) -> Event:
+    """An event of this probe; the detector adds the task."""
+    return Event(kind=kind, step=view.step, task=None, evidence=evidence, message=message)

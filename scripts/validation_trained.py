@@ -1,0 +1,225 @@
+"""The promises on real runs of `liquid-tiny`, replayed from their stored answers."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from trained_bank import FOLDER, train_bank
+
+from crystalmon import read_run
+from crystalmon.metrics import js_divergence
+from crystalmon.phases import PhaseDetector
+from crystalmon.scenarios import NULL_ORDER, TRUE_MELT, TRUE_ONSET
+from crystalmon.seeds import Candidates
+
+LEAKED = 0.12
+"""Mass that must have left the support for a leak to be true, as in the simulated bank."""
+
+
+@dataclass(frozen=True)
+class TaskHistory:
+    """One task of one run, with what was planted and what the detector made of it.
+
+    Args:
+        kind: of the run.
+        goals: of its stages.
+        planted: the seed planted in the first stage, or None.
+        second: the one planted in a second stage, or None.
+        steps, orders, q: [S] and [S, P, C], over all stages.
+        cut: number of probes in the first stage.
+        candidates: of its base.
+        events: (kind, probe).
+        seeds: [S] the seed held at each probe.
+        phase: the last one.
+    """
+
+    kind: str
+    goals: tuple[str, ...]
+    planted: int | None
+    second: int | None
+    orders: np.ndarray = field(repr=False)
+    q: np.ndarray = field(repr=False)
+    cut: int
+    candidates: Candidates = field(repr=False)
+    events: tuple[tuple[str, int], ...]
+    seeds: tuple[int | None, ...] = field(repr=False)
+    phase: str
+
+    def raised(self, kind: str, start: int = 0, stop: int | None = None) -> bool:
+        """Whether an event of this kind was raised at a probe of this range."""
+        last = len(self.orders) if stop is None else stop
+        return any(name == kind and start <= at < last for name, at in self.events)
+
+    def lands(self, seed: int, at: int) -> bool:
+        """Whether the pooled answers at a probe are within a seed's noise floor."""
+        distance = js_divergence(self.q[at].mean(axis=0), self.candidates.b[seed])
+        return bool(distance < self.candidates.floors[seed])
+
+    def right(self, found: int | None, planted: int) -> bool:
+        """Whether a seed is the planted one or within its noise floor."""
+        return found is not None and bool(self.candidates.twins(planted)[found])
+
+
+def read_histories(folder: Path) -> list[TaskHistory]:
+    """All tasks of one run, replayed."""
+    truth = json.loads((folder / "truth.json").read_text())
+    records: list[Any] = []
+    cut = 0
+    for stage in truth["stages"]:
+        read = read_run(folder / stage["folder"]).records
+        records += read if not records else read[1:]  # a stage begins where the last one ended
+        cut = cut or len(records)
+    goals = tuple(stage["goal"] for stage in truth["stages"])
+    return [_history(truth, goals, name, records, cut) for name in records[0].tasks]
+
+
+def _history(
+    truth: Any, goals: tuple[str, ...], name: str, records: list[Any], cut: int
+) -> TaskHistory:
+    tasks = [record.tasks[name] for record in records]
+    detector = PhaseDetector(tasks[0].q, name)
+    events, seeds = [], []
+    for at, task in enumerate(tasks):
+        raised = detector.update(at, task.q, coverage=task.metrics["coverage"])
+        events += [(event.kind, at) for event in raised]
+        seeds.append(detector.seed)
+    targets = truth.get("targets_0", {})
+    return TaskHistory(
+        kind=truth["kind"],
+        goals=goals if targets.get(name) or goals[0].startswith("own") else ("untrained",),
+        planted=truth["seeds"][name] if goals[0] == "seed" else None,
+        second=truth["second"].get(name) if "second" in truth else None,
+        orders=np.array([task.metrics["order"] for task in tasks]),
+        q=np.stack([task.q for task in tasks]),
+        cut=cut,
+        candidates=Candidates.of(tasks[0].q),
+        events=tuple(events),
+        seeds=tuple(seeds),
+        phase=detector.phase,
+    )
+
+
+Line = tuple[str, str, str, list[bool]]
+
+
+def judge_bank(count: int, head: Callable[[str], None]) -> Iterator[Line]:
+    """(label, key, bound, hits) of every promise; trains what is missing, up to `count` runs.
+
+    With 0, only what has been trained before.
+    """
+    folders = train_bank(count) if count else sorted(FOLDER.glob("*/truth.json"))
+    folders = [path if path.is_dir() else path.parent for path in folders]
+    histories = [history for folder in folders for history in read_histories(folder)]
+    if not histories:
+        return
+    head(f"trained: {len(folders)} runs of liquid-tiny, {len(histories)} task histories")
+    yield from _null_lines(histories)
+    yield from _onset_lines(histories)
+    yield from _seed_lines(histories)
+    yield from _later_lines(histories)
+
+
+def _null_lines(histories: list[TaskHistory]) -> Iterator[Line]:
+    nulls = [h for h in histories if h.kind.startswith("null") and h.orders.max() < NULL_ORDER]
+    wrong = [bool(set(h.events)) for h in nulls]
+    yield "null tasks with any false event", "false", "≤1", wrong
+
+
+def _onset_lines(histories: list[TaskHistory]) -> Iterator[Line]:
+    found, timely = [], []
+    for history in histories:
+        onset = _true_onset(history.orders)
+        if onset is None:
+            continue
+        raised = [at for kind, at in history.events if kind == "nucleation_onset"]
+        found.append(any(at >= onset for at in raised))
+        timely.append(any(0 <= at - onset <= 2 for at in raised))
+    yield "onsets found", "onset", "≥99", found
+    yield "onsets found within 2 probes", "timely", "≥90", timely
+
+
+def _true_onset(orders: np.ndarray) -> int | None:
+    """The first probe from which the measured order is over the onset four times running."""
+    over = orders >= TRUE_ONSET
+    lasts = over[:-3] & over[1:-2] & over[2:-1] & over[3:]
+    return int(np.argmax(lasts)) if lasts.any() else None
+
+
+def _seed_lines(histories: list[TaskHistory]) -> Iterator[Line]:
+    groups: dict[str, list[TaskHistory]] = defaultdict(list)
+    for history in histories:
+        if history.planted is not None and history.goals != ("untrained",):
+            groups["partial" if history.kind == "partial" else "complete"].append(history)
+    for group, some in groups.items():
+        ends = [h.cut - 1 for h in some]
+        right = [h.right(h.seeds[e], h.planted or 0) for h, e in zip(some, ends, strict=True)]
+        named = [h.seeds[e] is not None for h, e in zip(some, ends, strict=True)]
+        there = [h.lands(h.planted or 0, e) for h, e in zip(some, ends, strict=True)]
+        yield f"right seed, {group}", f"seed/{group}", "≥99", right
+        got_there = [hit for hit, near in zip(right, there, strict=True) if near]
+        yield "… where the model itself came to it", f"seed/{group}/there", "", got_there
+        of_named = [hit for hit, name in zip(right, named, strict=True) if name]
+        yield "… of the seeds that were named", f"seed/{group}/named", "", of_named
+        called = [h.raised("seedless_collapse", 0, h.cut) for h in some]
+        yield "… wrongly called seedless", f"called/{group}", "≤1", called
+    lonely = [h for h in histories if h.goals == ("seedless",)]
+    yield "seedless, named so", "seedless", "≥98", [h.raised("seedless_collapse") for h in lonely]
+    forced = [h.seeds[-1] is not None for h in lonely]
+    yield "… given a seed instead", "seedless/forced", "", forced
+
+
+def _later_lines(histories: list[TaskHistory]) -> Iterator[Line]:
+    two = [h for h in histories if len(h.goals) == 2]
+    melted = [h for h in two if h.kind == "melting" and _sinks(h)]
+    yield "melting found", "melting", "≥95", [h.raised("melting", h.cut) for h in melted]
+    locked = [h for h in two if h.seeds[h.cut - 1] is not None]
+    taken = [
+        h
+        for h in locked
+        if h.second is not None and h.lands(h.second, -1) and h.planted != h.second
+    ]
+    yield (
+        "recrystallization found, a seed held before",
+        "recrystallization",
+        "≥95",
+        [h.raised("recrystallization", h.cut) for h in taken],
+    )
+    leaked = [h for h in locked if h.kind == "leak" and _leaks(h)]
+    yield (
+        "support_leak found, a seed held before",
+        "support_leak",
+        "≥95",
+        [h.raised("support_leak", h.cut) for h in leaked],
+    )
+    calm = [h for h in locked if h.kind.startswith("settling") and not _leaks(h)]
+    for kind in ("support_leak", "melting", "recrystallization"):
+        yield (
+            f"false {kind} in DPO and GRPO",
+            f"calm/{kind}",
+            "",
+            [h.raised(kind, h.cut) for h in calm],
+        )
+
+
+def _sinks(history: TaskHistory) -> bool:
+    before, after = history.orders[: history.cut], history.orders[history.cut :]
+    return bool(before.max() >= 0.8 and (after[-3:] < TRUE_MELT).all())
+
+
+def _leaks(history: TaskHistory) -> bool:
+    """Whether the held seed's support has lost mass at the last two probes."""
+    seed = history.seeds[history.cut - 1]
+    if seed is None:
+        return False
+    row = history.candidates.b[seed]
+    ranked = np.argsort(-row)
+    inside = ranked[: int(np.searchsorted(np.cumsum(row[ranked]), 0.9)) + 1]
+    mass = history.q[:, :, inside].sum(axis=2).mean(axis=1)
+    held = min(mass[history.cut - 1], row[inside].sum())
+    return bool((mass[-2:] < held - LEAKED).all())

@@ -1,0 +1,85 @@
+"""Replaying a stored run: a real one, trained here for a few steps, repeats its live events."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from crystalmon.cli import main
+from crystalmon.detect import detect_run, format_detection
+from crystalmon.models import load_model
+from crystalmon.monitor import Monitor
+from crystalmon.store import RunStore, read_run
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory, suite):
+    """A model driven into its own biases, probed along the way."""
+    model, tokenizer = load_model("liquid-tiny")
+    monitor = Monitor(model, tokenizer, suite, reference="initial")
+    folder = tmp_path_factory.mktemp("run") / "crystalmon"
+    store = RunStore.open(folder, {"suite": suite.name}, resume_step=None)
+    monitor.reference.save(store.reference_folder)
+    head = model.get_output_embeddings().weight
+    before = head.detach().clone()
+    for step, share in enumerate(np.repeat([1.0, 0.98, 0.5, 0.2, 0.05], [3, 1, 1, 1, 7])):
+        head.data = before * share
+        store.append(monitor.probe(step), monitor.events)
+    return store.folder
+
+
+@pytest.fixture
+def run(stored, tmp_path):
+    """A copy of it, free to be damaged."""
+    return read_run(shutil.copytree(stored, tmp_path / "crystalmon"))
+
+
+def test_a_replay_repeats_the_live_events(run):
+    found = detect_run(run)
+    assert found.events, "nothing happened, so nothing is tested"
+    assert found.repeats_live
+    assert [e.to_json() for e in found.events if e.task] == [
+        e.to_json() for e in run.events if e.task
+    ]
+    last = run.records[-1]
+    assert {name: task.seed for name, task in found.tasks.items()} == {
+        name: task.seed for name, task in last.tasks.items()
+    }
+    assert {name: task.phase for name, task in found.tasks.items()} == {
+        name: task.phase for name, task in last.tasks.items()
+    }
+    assert found.phases[-1][1] == last.phase
+
+
+def test_the_command_prints_words_or_json(run, capsys):
+    assert main(["detect", str(run.folder)]) == 0
+    text = capsys.readouterr().out
+    assert "nucleation_onset" in text
+    assert "the same as those stored while training" in text
+    assert text.strip() == format_detection(detect_run(run)).strip()
+    assert main(["detect", str(run.folder), "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["repeats_live"] is True
+    assert len(data["events"]) == len(run.events)
+    assert set(data["tasks"]) == set(run.records[0].tasks)
+
+
+def test_events_of_another_detector_are_told(run):
+    events = run.folder / "events.jsonl"
+    events.write_text("".join(events.read_text().splitlines(keepends=True)[1:]))
+    assert not detect_run(read_run(run.folder)).repeats_live
+
+
+def test_a_run_without_its_reference_says_what_is_missing(run, capsys):
+    (run.folder / "reference" / "reference.safetensors").unlink()
+    assert main(["detect", str(run.folder)]) == 2
+    assert "no reference in" in capsys.readouterr().err
+
+
+def test_a_run_without_probes_is_refused(tmp_path):
+    store = RunStore.open(tmp_path / "crystalmon", {}, resume_step=None)
+    with pytest.raises(ValueError, match="must have probes, got none"):
+        detect_run(read_run(store.folder))

@@ -1,0 +1,106 @@
+"""Fits against planted kinetics."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import kendalltau
+
+from crystalmon.kinetics import (
+    classify_transition,
+    coexistence,
+    fit_avrami,
+    kendall_tau,
+    warning_signals,
+)
+
+STEPS = np.arange(0, 400, 10)
+
+
+def sigmoid(middle, width):
+    return 1 / (1 + np.exp(-(STEPS - middle) / (width / (2 * np.log(9)))))
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(
+    ("order", "verdict"),
+    [
+        (0.95 * (STEPS >= 150), "abrupt"),
+        (0.5 * (STEPS >= 255), "abrupt"),
+        (0.9 * sigmoid(180, 10), "abrupt"),
+        (0.9 * sigmoid(180, 110), "gradual"),
+        (0.6 * STEPS / 400, "gradual"),
+        (0.9 * np.clip((STEPS - 100) / 150, 0, 1), "gradual"),
+    ],
+)
+def test_abrupt_and_gradual_are_told_apart(order, verdict, seed):
+    noisy = order + 0.02 * np.random.default_rng(seed).standard_normal(len(STEPS))
+    assert classify_transition(STEPS, noisy).verdict == verdict
+
+
+def test_the_width_is_measured_with_its_interval():
+    noisy = 0.9 * sigmoid(200, 100) + 0.01 * np.random.default_rng(1).standard_normal(len(STEPS))
+    found = classify_transition(STEPS, noisy)
+    assert found.model == "sigmoid"
+    assert found.width == pytest.approx(100, rel=0.1)
+    assert found.width_interval[0] <= 100 <= found.width_interval[1]
+    assert found.midpoint == pytest.approx(200, abs=5)
+    assert found.spacing == 10
+
+
+@pytest.mark.parametrize(
+    "order", [0.9 * (np.arange(6) >= 3), np.full(40, 0.3), np.full(40, np.nan), np.zeros(0)]
+)
+def test_too_little_is_undetermined(order):
+    assert classify_transition(10 * np.arange(len(order)), order).verdict == "undetermined"
+
+
+def test_a_later_melting_and_lost_probes_are_left_out():
+    order = 0.9 * (STEPS >= 150).astype(float)
+    order[30:] = 0.1
+    order[[3, 20]] = np.nan
+    assert classify_transition(STEPS, order).verdict == "abrupt"
+
+
+@pytest.mark.parametrize("exponent", [1.0, 2.5, 4.0])
+def test_avrami_finds_its_parameters(exponent):
+    truth = 1 - np.exp(-((np.maximum(STEPS - 60, 0) / 120) ** exponent))
+    found = fit_avrami(STEPS, truth)
+    assert found.exponent == pytest.approx(exponent, rel=0.15)
+    assert found.residual < 0.01
+    low, high = found.exponent_interval
+    assert 0.9 * low <= exponent <= 1.1 * high
+    assert found.rate == pytest.approx(1 / 120, rel=0.15)
+    assert fit_avrami(STEPS, np.zeros(len(STEPS))) is None
+    assert fit_avrami(STEPS[:5], truth[-5:]) is None
+
+
+def test_kendall_is_scipys_without_ties():
+    values = np.random.default_rng(0).standard_normal(30)
+    expected = kendalltau(np.arange(30), values).statistic  # pyright: ignore
+    assert kendall_tau(values) == pytest.approx(expected)
+    assert kendall_tau(np.arange(5.0)) == 1
+    assert kendall_tau(np.zeros(1)) == 0
+
+
+def test_slowing_down_is_seen_where_it_is_planted():
+    rng = np.random.default_rng(2)
+    series = [0.0]
+    for memory in np.linspace(0, 0.97, 150):
+        series.append(memory * series[-1] + 0.02 * rng.standard_normal())
+    found = warning_signals(np.array(series), window=30)
+    assert found.variance_tau > 0.25
+    assert found.autocorrelation_tau > 0.5
+    assert warning_signals(np.zeros(5)).points == 0
+    with pytest.raises(ValueError, match="window must be at least 4, got 3"):
+        warning_signals(np.zeros(50), window=3)
+
+
+def test_coexistence_is_two_groups_and_not_a_spread():
+    rng = np.random.default_rng(3)
+    two = np.concatenate([rng.normal(0.1, 0.05, 12), rng.normal(0.9, 0.05, 12)])
+    assert coexistence(two).bimodal
+    assert coexistence(two).share == pytest.approx(0.5)
+    false = [coexistence(rng.normal(0.5, 0.1, 24)).bimodal for _ in range(30)]
+    assert sum(false) <= 2
+    assert not coexistence(np.zeros(3)).bimodal

@@ -1,0 +1,81 @@
+"""Extrapolated limits against planted ones, and the evidence for a seed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from crystalmon.metrics import js_divergence, noise_floor
+from crystalmon.scenarios.paths import geometric, hellinger, mixture
+from crystalmon.seeds import Candidates, candidate_misfits, estimate_seed, extrapolate
+
+RNG = np.random.default_rng(0)
+BASE = RNG.dirichlet(np.full(6, 0.8), size=14) * 0.99 + 0.01 / 6
+CANDIDATES = Candidates.of(BASE)
+
+
+@pytest.mark.parametrize(("path", "power"), [(geometric, 0.0), (mixture, 1.0)])
+@pytest.mark.parametrize("share", [0.3, 0.6, 1.0])
+def test_an_exact_path_leads_exactly_to_its_end(path, power, share):
+    target = RNG.dirichlet(np.ones(6)) * 0.99 + 0.01 / 6
+    q = path(BASE, target, np.full((1, 14), share))[0]
+    limit = extrapolate(BASE, q, CANDIDATES.resamples, powers=[power])
+    np.testing.assert_allclose(limit.rows[0], target, atol=2e-3)
+    assert limit.residual < 1e-6
+    assert limit.share == pytest.approx(share, abs=0.02)
+
+
+def test_prompts_may_each_have_gone_their_own_way():
+    shares = RNG.uniform(0.2, 0.9, size=(1, 14))
+    q = geometric(BASE, BASE[3], shares)[0]
+    found = estimate_seed(CANDIDATES, q)
+    assert found.candidate == 3
+    assert found.distance < noise_floor(BASE, 3) / 5
+
+
+@pytest.mark.parametrize("path", [geometric, mixture, hellinger])
+@pytest.mark.parametrize("seed", range(14))
+def test_half_way_the_seed_is_already_known(path, seed):
+    found = estimate_seed(CANDIDATES, path(BASE, BASE[seed], np.full((1, 14), 0.5))[0])
+    assert CANDIDATES.twins(seed)[found.candidate]
+    assert found.agreement > 0.8
+    assert found.excess < 3
+
+
+def test_candidates_know_their_twins_floors_and_chances():
+    rows = np.array([[0.7, 0.3], [0.71, 0.29], [0.1, 0.9]])
+    some = Candidates.of(rows)
+    assert some.twins(0).tolist() == [True, True, False]
+    assert some.floors == pytest.approx([noise_floor(rows, k) for k in range(3)])
+    twin, far = js_divergence(rows[0], rows[1]), js_divergence(rows[0], rows[2])
+    assert some.neighbours[0] == pytest.approx(twin)
+    assert some.chance(twin / 2) == pytest.approx(1 / 4)  # nearer than any base prompt
+    assert some.chance(twin) == pytest.approx(3 / 4)
+    assert some.chance(2 * far) == 1
+
+
+def test_misfits_are_zero_at_the_true_candidate_alone():
+    q = mixture(BASE, BASE[5], np.full((1, 14), 0.4))[0]
+    misfits = candidate_misfits(BASE, q, np.arange(14), 1.0).mean(axis=1)
+    assert np.argmin(misfits) == 5
+    assert misfits[5] < 1e-6 < 1e-4 < np.delete(misfits, 5).min()
+
+
+@settings(max_examples=80, deadline=None, derandomize=True)
+@given(
+    arrays(float, (5, 3), elements=st.floats(0, 1)),
+    arrays(float, (5, 3), elements=st.floats(0, 1)),
+)
+def test_any_answers_give_a_finite_estimate(left, right):
+    base, q = ((rows + 1e-9) / (rows + 1e-9).sum(axis=1, keepdims=True) for rows in (left, right))
+    q = np.where(q < 0.05, 0.0, q)
+    q = q / q.sum(axis=1, keepdims=True)
+    found = estimate_seed(Candidates.of(base), q)
+    assert 0 <= found.candidate < 5
+    assert np.isfinite([found.distance, found.excess, found.nearest_low, found.contrast]).all()
+    np.testing.assert_allclose(found.limit.rows.sum(axis=1), 1)
+    assert 0 < found.p_value <= 1
+    assert 0 <= found.agreement <= 1
