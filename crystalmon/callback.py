@@ -17,7 +17,13 @@ from crystalmon.monitor import Monitor
 from crystalmon.phases import PhaseState
 from crystalmon.ranks import current_ranks
 from crystalmon.records import PHASES, Event, ProbeRecord
-from crystalmon.reference import Reference, find_reference, model_name
+from crystalmon.reference import (
+    INFO_FILE,
+    REFERENCE_FOLDER,
+    Reference,
+    find_reference,
+    model_name,
+)
 from crystalmon.schedule import probe_steps
 from crystalmon.store import FOLDER, RUN_FILE, RunStore, read_run
 from crystalmon.tasks import TaskSuite, load_suite
@@ -86,12 +92,17 @@ class CrystalCallback(TrainerCallback):
         self.view: View = view
         self.strict = strict
         self.actions = check_actions(actions, (task.name for task in self.suite))
+        self._start_over()
+
+    def _start_over(self) -> None:
+        """Forget an earlier training, of which this one may share the callback."""
         self.monitor: Monitor | None = None
         self.failures = 0
         self._schedule: frozenset[int] = frozenset()
         self._last_step = -1
         self._last_phase: str | None = None
         self._stopped_at: int | None = None
+        self._untaken: list[Event] = []
         self._store: RunStore | None = None
         self._tracker = CompositeTracker({})
 
@@ -108,6 +119,7 @@ class CrystalCallback(TrainerCallback):
 
         Mistakes of configuration raise here, before any training is spent.
         """
+        self._start_over()
         model = _unwrapped(model)
         ranks, step = current_ranks(), state.global_step
         folder = _claim_folder(args, state, self.suite.name)
@@ -139,7 +151,8 @@ class CrystalCallback(TrainerCallback):
         self._last_phase = history[-1].phase if history else None
         ranks.on_main(lambda: self._open(monitor, folder, args, state))
         if state.global_step > self._last_step:
-            self._probe(state, control)
+            # the trainer clears its control before the first step: act on this probe after it
+            self._probe(state)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -148,40 +161,53 @@ class CrystalCallback(TrainerCallback):
         if self._stopped_at is not None and state.global_step > self._stopped_at:
             logger.warning("crystalmon: this trainer does not stop when a callback asks it to.")
             self._stopped_at = None
+        self._act(state, control)
         last = state.global_step >= state.max_steps or control.should_training_stop
         if last or state.global_step in self._schedule:
-            self._probe(state, control)
+            self._probe(state)
+            self._act(state, control)
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Probe where training stopped early: later the best checkpoint may be loaded over it."""
         if control.should_training_stop:
-            self._probe(state, control)
+            self._probe(state)
+            self._act(state, control)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Probe the end if no other event did; close the trackers."""
-        if not args.load_best_model_at_end:
-            self._probe(state, control)
-        self._tracker.close()
-        if self._store is not None:
-            try:
-                self._store.close()
-            except Exception:
-                self._failed("the last probes could not be stored")
+        try:
+            if not args.load_best_model_at_end:
+                self._probe(state)
+                self._act(state, control)
+        finally:
+            self._close()
         if self.failures:
             logger.warning("crystalmon: %d failures; see the log above.", self.failures)
+
+    def _close(self) -> None:
+        """The run folder first: a tracker may take the report of it."""
+        try:
+            if self._store is not None:
+                self._store.close()
+        except Exception:
+            self._failed("the last probes could not be stored")
+        finally:
+            self._tracker.close()
 
     def _reference_for(self, folder: Path, step: int, model: Any) -> Any:
         """On resume, the base that this run started with: step 0 cannot be probed any more."""
         if step == 0 or str(self.reference) not in ("auto", "initial"):
             return self.reference
-        if (stored := find_reference(folder)) is not None:
-            return stored
-        if str(self.reference) == "auto" and find_reference(model_name(model)) is not None:
-            return self.reference
+        if (folder / REFERENCE_FOLDER / INFO_FILE).is_file():
+            return folder / REFERENCE_FOLDER
+        if str(self.reference) == "auto":
+            found = find_reference(model_name(model), self.suite, self.view)
+            if found is not None:
+                return found
         raise FileNotFoundError(
             f"{folder} holds no reference, and at step {step} the initial model is gone. "
             "Name the base model: CrystalCallback(reference='<model id or path>')."
@@ -212,7 +238,7 @@ class CrystalCallback(TrainerCallback):
         if step > 0 and (folder / RUN_FILE).is_file():
             return states_of(read_run(folder).info)
         origin = model_name(monitor.model)
-        found = find_reference(origin)
+        found = find_reference(origin, self.suite, self.view)
         if found is None or found.parent.resolve() == folder.resolve():
             return {}
         return inherited_states(found.parent, origin, monitor.reference.info.id, monitor.base_q)
@@ -255,8 +281,9 @@ class CrystalCallback(TrainerCallback):
         }
         resume_step = state.global_step if state.global_step > 0 else None
         self._store = RunStore.open(folder, info, resume_step=resume_step)
-        if state.global_step == 0 or find_reference(folder) is None:
-            monitor.reference.save(self._store.reference_folder)
+        stored = self._store.reference_folder
+        if state.global_step == 0 or not (stored / INFO_FILE).is_file():
+            monitor.reference.save(stored)
         self._tracker = make_tracker(args.report_to or [], str(args.output_dir), folder.name)
         say(
             f"{self.suite.name}: {len(self.suite)} tasks, {self.suite.num_prompts} prompts, "
@@ -264,7 +291,7 @@ class CrystalCallback(TrainerCallback):
             f"records in {folder}"
         )
 
-    def _probe(self, state: TrainerState, control: TrainerControl) -> None:
+    def _probe(self, state: TrainerState) -> None:
         """Probe once per step; a failure is logged and counted, or raised if strict."""
         step = state.global_step
         if self.monitor is None or step <= self._last_step:
@@ -278,8 +305,7 @@ class CrystalCallback(TrainerCallback):
         events = self.monitor.events
         if self._store is not None:
             self._write(self._store, record, events)
-        for event in events:
-            self._act(event, state, control)
+        self._untaken += events
         self._last_phase = record.phase
 
     def _write(self, store: RunStore, record: ProbeRecord, events: list[Event]) -> None:
@@ -297,9 +323,10 @@ class CrystalCallback(TrainerCallback):
             self._tracker.event(event)
         announce(record, events, self._last_phase)
 
-    def _act(self, event: Event, state: TrainerState, control: TrainerControl) -> None:
-        """Do what the user has asked for on such an event, on every rank alike."""
-        for action in actions_for(self.actions, event):
+    def _act(self, state: TrainerState, control: TrainerControl) -> None:
+        """Do what the user has asked for on the latest events, on every rank alike."""
+        events, self._untaken = self._untaken, []
+        for event, action in ((e, a) for e in events for a in actions_for(self.actions, e)):
             name = action if isinstance(action, str) else _function_name(action)
             if self._store is not None:
                 say(f"{sentence(event)}: {name}")

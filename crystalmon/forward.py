@@ -80,14 +80,6 @@ class Route:
             yield
 
 
-_BEST_LAST = (
-    Route("rows", "model"),
-    Route("tree", "model"),
-    Route("rows", "float32"),
-    Route("tree", "float32"),
-)
-
-
 def score_rows(
     model: nn.Module,
     plan: ScoringPlan,
@@ -95,6 +87,7 @@ def score_rows(
     consume: Consumer,
     *,
     ranks: Ranks = ONE,
+    split: bool = True,
     max_batch_tokens: int | None = None,
     prompts: Iterable[int] | None = None,
 ) -> int:
@@ -110,7 +103,8 @@ def score_rows(
         route: how; see `choose_route`.
         consume: called with each batch that falls to this rank; twice with the same rows if the
             first time has run out of memory.
-        ranks: the processes to split the batches among.
+        ranks: the processes that score together.
+        split: give each rank its share of the batches; else each of them runs all.
         max_batch_tokens: padded tokens per forward pass; chosen by device if None.
         prompts: only the rows of these prompts.
 
@@ -130,7 +124,8 @@ def score_rows(
     sequences = sequences_of(plan, route.method, chosen)
     width = max((len(sequence.tokens) for sequence in sequences), default=0)
     tokens = sum(len(sequence.tokens) for sequence in sequences)
-    limit = min(limit, max(width, -(-tokens // ranks.size)))
+    share = ranks if split else ONE
+    limit = min(limit, max(width, -(-tokens // share.size)))
 
     def attempt(batch: Sequence[TokenSequence], counts: bool) -> Exception | None:
         try:
@@ -144,9 +139,9 @@ def score_rows(
 
     queue = list(batches_of(sequences, limit, max_outputs))
     while queue:
-        batches, rest = queue[: ranks.size], queue[ranks.size :]
+        batches, rest = queue[: share.size], queue[share.size :]
         # a rank without a batch of its own runs the last one again, for nothing
-        failure = attempt(batches[min(ranks.rank, len(batches) - 1)], ranks.rank < len(batches))
+        failure = attempt(batches[min(share.rank, len(batches) - 1)], share.rank < len(batches))
         if not _out_of_memory_somewhere(failure, ranks):
             queue = rest
             continue
@@ -224,38 +219,38 @@ def choose_route(model: nn.Module, plan: ScoringPlan, ranks: Ranks = ONE) -> Rou
     counts = np.bincount(plan.row_prompt, minlength=plan.num_prompts)
     lengths = [len(row) for row in plan.rows[: plan.num_prompts]]
     prompts = {int(np.argmax(counts)), int(np.argmax(lengths))}
+
+    def answers(route: Route) -> Tensor:
+        return _probabilities(model, plan, route, prompts, ranks)
+
     with undisturbed(model):
-        own = Route("rows", "model")
-        truth = _probabilities(model, plan, own, prompts)
-        route, found = _better(
-            model, plan, prompts, own, truth, Route("rows", "float32"), HALF_TOLERANCE
-        )
-        may_be_tree = counts.max() > 1 and _accepts(model, "position_ids")
+        route, truth = Route("rows", "model"), answers(Route("rows", "model"))
+        route, truth = _better(route, truth, Route("rows", "float32"), answers, ranks)
         # a kernel that does not know the mask may fail on the device, where it cannot be caught
-        if may_be_tree and (route.precision == "float32" or not _unmasked(model)):
-            tree = Route("tree", route.precision)
-            tolerance = ROUTE_TOLERANCE if route.precision == "float32" else HALF_TOLERANCE
-            route, _ = _better(model, plan, prompts, route, found, tree, tolerance)
-    return min(ranks.gather(route), key=_BEST_LAST.index)
+        masked = route.precision == "float32" or not _unmasked(model)
+        if masked and counts.max() > 1 and _accepts(model, "position_ids"):
+            route, _ = _better(route, truth, Route("tree", route.precision), answers, ranks)
+    return route
 
 
 def _better(
-    model: nn.Module,
-    plan: ScoringPlan,
-    prompts: set[int],
     route: Route,
     truth: Tensor,
     candidate: Route,
-    tolerance: float,
+    answers: Callable[[Route], Tensor],
+    ranks: Ranks,
 ) -> tuple[Route, Tensor]:
-    """The candidate and its answers, if they are those of `route` within the tolerance."""
+    """The candidate and its answers, if on every rank they are those of `route`."""
+    exact = route.precision == candidate.precision == "float32"
+    tolerance = ROUTE_TOLERANCE if exact else HALF_TOLERANCE
     try:
-        found = _probabilities(model, plan, candidate, prompts)
+        found = answers(candidate)
     except Exception as error:  # whatever a model does with what it does not know
         logger.info("not run as %s: %s: %s", candidate, type(error).__name__, error)
         return route, truth
-    difference = float((found - truth).abs().max())
-    if difference < tolerance or found.isnan().any():
+    difference = float((found - truth).nan_to_num().abs().max())
+    same = difference < tolerance and torch.equal(found.isnan(), truth.isnan())
+    if ranks.all(same):
         return candidate, found
     logger.info("not run as %s: it differs by %.1e", candidate, difference)
     return route, truth
@@ -265,10 +260,16 @@ def _unmasked(model: Any) -> bool:
     return getattr(model.config, "_attn_implementation", None) not in MASKED_ATTENTION
 
 
-def _probabilities(model: nn.Module, plan: ScoringPlan, route: Route, prompts: set[int]) -> Tensor:
+def _probabilities(
+    model: nn.Module, plan: ScoringPlan, route: Route, prompts: set[int], ranks: Ranks
+) -> Tensor:
     """[M, V] probabilities after the rows of some prompts, in the order of the rows."""
     parts: list[tuple[np.ndarray, Tensor]] = []
-    score_rows(model, plan, route, lambda *part: parts.append(part), prompts=prompts)
+
+    def keep(rows: np.ndarray, log_p: Tensor) -> None:
+        parts.append((rows, log_p))
+
+    score_rows(model, plan, route, keep, ranks=ranks, split=False, prompts=prompts)
     order = np.argsort(np.concatenate([rows for rows, _ in parts]))
     return torch.cat([log_p for _, log_p in parts])[torch.from_numpy(order)].exp()
 

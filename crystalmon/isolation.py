@@ -30,25 +30,22 @@ MASKED_ATTENTION = ("sdpa", "eager")
 _HALF = (torch.float16, torch.bfloat16)
 _WIDE = (torch.float32, torch.float64)
 _LEFT_ALONE = ("__get__", "__set__", "__setitem__")
+_CASTS = ("to", "half", "bfloat16")
 
 
 @contextlib.contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients or compilation; afterwards everything is as it was.
 
-    Restores each module's own train/eval flag, the random states of Python, NumPy, torch and its
-    devices, the precision of float32 products, and what fully sharded modules hold, also when the
-    body raises.
+    Restores each module's own train/eval flag, the random states, the precision of float32
+    products, and what fully sharded modules hold, also when the body raises.
     """
     modes = [(module, module.training) for module in model.modules()]
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    accelerator = torch.accelerator.current_accelerator()
-    devices = range(torch.accelerator.device_count()) if accelerator else []
-    device_type = accelerator.type if accelerator else "cuda"
-    model.eval()
     try:
+        for module, _ in modes:
+            module.training = False  # eval() may do more, such as merging adapters
         with (
-            torch.random.fork_rng(devices, device_type=device_type),
+            same_random_states(),
             torch.no_grad(),
             torch.compiler.set_stance("force_eager"),
             _full_float32(),
@@ -60,23 +57,45 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
             # the root of a sharded model stays whole after a forward pass until a backward one
             if isinstance(module, FSDPModule):
                 module.reshard()
+
+
+@contextlib.contextmanager
+def same_random_states() -> Iterator[None]:
+    """Afterwards, the random states of Python, NumPy, torch and its devices are as before."""
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    accelerator = torch.accelerator.current_accelerator()
+    devices = range(torch.accelerator.device_count()) if accelerator else []
+    device_type = accelerator.type if accelerator else "cuda"
+    try:
+        with torch.random.fork_rng(devices, device_type=device_type):
+            yield
+    finally:
         random.setstate(python_state)
         np.random.set_state(numpy_state)
 
 
 @contextlib.contextmanager
 def _full_float32() -> Iterator[None]:
-    """Without TF32 and its like, which cut a float32 product to ten bits."""
+    """Without TF32 and its like, which cut a float32 product to ten bits.
+
+    torch has two interfaces for it, and refuses the older one where the newer was used.
+    """
     try:
-        before = torch.get_float32_matmul_precision()
+        before, newer = torch.get_float32_matmul_precision(), []
         torch.set_float32_matmul_precision("highest")
-    except RuntimeError:  # set through torch's newer interface, which refuses the older one
-        yield
-        return
+    except RuntimeError:
+        backends: Any = torch.backends
+        places = (backends, backends.cuda.matmul, backends.mkldnn.matmul)
+        before, newer = None, [(place, place.fp32_precision) for place in places]
+        for place in places:
+            place.fp32_precision = "ieee"
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        if before is not None:
+            torch.set_float32_matmul_precision(before)
+        for place, precision in newer:
+            place.fp32_precision = precision
 
 
 @contextlib.contextmanager
@@ -122,8 +141,9 @@ class _Widening(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name in _LEFT_ALONE or (name.endswith("_") and not name.endswith("__")):
             return func(*args, **kwargs)
-        if func is Tensor.to and args[0].dtype in _WIDE and _asks_for_half(args, kwargs):
-            return args[0]
+        if name in _CASTS and args[0].dtype in _WIDE:
+            args, kwargs = _kept_wide(name, args, kwargs)
+            return args[0] if len(args) == 1 and not kwargs else Tensor.to(*args, **kwargs)
         if func is nn.functional.embedding:
             found = func(*args, **kwargs)
             return found.float() if found.dtype in _HALF else found
@@ -151,9 +171,18 @@ def float32_layers() -> _Widening:
     return _Widening(_HALF)
 
 
-def _asks_for_half(args: Any, kwargs: dict[str, Any]) -> bool:
-    given = (*args[1:], *kwargs.values())
-    return any(isinstance(value, torch.dtype) and value in _HALF for value in given)
+def _kept_wide(name: str, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The arguments of `Tensor.to` that cast as asked, but not to half precision."""
+    if name in ("half", "bfloat16"):
+        return args[:1], {}
+    own = args[0].dtype
+
+    def keep(value: Any) -> Any:
+        if isinstance(value, Tensor):  # `x.to(other)`: where that lies, and as what
+            return value.device if value.dtype in _HALF else value
+        return own if isinstance(value, torch.dtype) and value in _HALF else value
+
+    return (args[0], *map(keep, args[1:])), {key: keep(value) for key, value in kwargs.items()}
 
 
 def _tensors(args: Any, kwargs: dict[str, Any]) -> Iterator[Tensor]:

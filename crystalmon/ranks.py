@@ -11,6 +11,10 @@ import torch.distributed as dist
 T = TypeVar("T")
 
 
+CONFIGURATION_ERRORS = (ValueError, TypeError, OSError)
+"""What a user's mistake raises, here and in the libraries that load models."""
+
+
 class RankError(RuntimeError):
     """Another process of the run failed; the message says which, and with what."""
 
@@ -55,7 +59,8 @@ class Ranks:
         """Do something on rank 0 only and give every rank its result.
 
         Raises:
-            RankError: on the other ranks, if the work raises on rank 0, which raises its own.
+            Exception: what the work raises on rank 0; on the others, a mistake of configuration
+                (`ValueError`, `TypeError`, `OSError`) as such too, and else a `RankError`.
         """
         if self.size == 1:
             return work()
@@ -65,25 +70,31 @@ class Ranks:
                 result = work()
             except Exception as error:
                 failure = error
-        told = self.broadcast((result, describe(failure)))
+        kind = next((k for k in CONFIGURATION_ERRORS if isinstance(failure, k)), RankError)
+        result, told, kind = self.broadcast((result, describe(failure), kind))
         if failure is not None:
             raise failure
-        if told[1]:
-            raise RankError(f"rank 0 failed: {told[1]}")
-        return told[0]  # type: ignore[return-value]
+        if told:
+            raise kind(f"rank 0 failed: {told}")
+        return result  # type: ignore[return-value]
 
-    def settle(self, failure: Exception | None) -> None:
-        """Raise on every rank if any of them has failed: none may go on and wait for it.
+    def all(self, flag: bool) -> bool:
+        """Whether it holds on every rank."""
+        return all(self.gather(flag))
 
-        Raises:
-            RankError: on the ranks that have not failed themselves.
+    def merge(self, values: dict[int, T], at_once: int) -> dict[int, T]:
+        """Every rank's entries, on every rank, so many of each at a time.
+
+        What is gathered at once lies in the memory of a GPU where those speak through NCCL.
         """
-        told = self.gather(describe(failure))
-        if failure is not None:
-            raise failure
-        for rank, text in enumerate(told):
-            if text:
-                raise RankError(f"rank {rank} failed: {text}")
+        if self.size == 1:
+            return values
+        keys, merged = sorted(values), dict(values)
+        rounds = max(self.gather(-(-len(keys) // at_once)))
+        for start in range(0, rounds * at_once, at_once):
+            for part in self.gather({key: values[key] for key in keys[start : start + at_once]}):
+                merged |= part
+        return merged
 
 
 ONE = Ranks()

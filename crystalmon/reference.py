@@ -25,6 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from crystalmon.forward import Route
+from crystalmon.isolation import same_random_states
 from crystalmon.models import load_model, whole_models
 from crystalmon.ranks import ONE, Ranks
 from crystalmon.scoring import score
@@ -34,6 +35,7 @@ from crystalmon.tokentree import ScoringPlan, build_plan
 Progress = Callable[[int], Any]
 
 SCHEMA_VERSION = 1
+RUN_FOLDER, REFERENCE_FOLDER = "crystalmon", "reference"
 TENSOR_FILE = "reference.safetensors"
 INFO_FILE = "reference.json"
 
@@ -92,6 +94,11 @@ class Reference:
         """(N, V): of the full-vocabulary part."""
         rows = self._rows
         return tuple(rows.shape if isinstance(rows, Tensor) else rows.get_shape())
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether it was read from a folder, rather than made just now."""
+        return not isinstance(self._rows, Tensor)
 
     def in_memory(self) -> Reference:
         """The same reference with nothing left on disk, so that it can be sent."""
@@ -208,18 +215,36 @@ def _read_choices(file: Path) -> dict[str, np.ndarray]:
         }
 
 
-def find_reference(path: str | Path) -> Path | None:
+def find_reference(
+    path: str | Path, suite: TaskSuite | None = None, view: str | None = None
+) -> Path | None:
     """The reference folder that belongs to a path, or None.
 
-    Looks at the path itself, `<path>/reference` (a run folder), `<path>/crystalmon/reference` (a
+    Looks at the path itself, `<path>/reference` (a run folder), `<path>/crystalmon*/reference` (a
     model's or output folder) and, for a model that was saved within an output folder
     (`checkpoint-N`, or a merged one), the same one level up.
+
+    Args:
+        path: a reference, run, model or output folder.
+        suite, view: of several, the one made with these is preferred: a run may have been watched
+            with two suites.
     """
     path = Path(path)
-    places = [path, path / "reference", path / "crystalmon" / "reference"]
+    places = [path, path / REFERENCE_FOLDER]
     if path.is_dir():
-        places.append(path.resolve().parent / "crystalmon" / "reference")
-    return next((place for place in places if (place / INFO_FILE).is_file()), None)
+        for folder in (path, path.resolve().parent):
+            places += sorted(folder.glob(f"{RUN_FOLDER}*/{REFERENCE_FOLDER}"))
+    found = [place for place in places if (place / INFO_FILE).is_file()]
+    fitting = (place for place in found if _is_of(place, suite, view))
+    return next(fitting, found[0] if found else None)
+
+
+def _is_of(folder: Path, suite: TaskSuite | None, view: str | None) -> bool:
+    try:
+        info = json.loads((folder / INFO_FILE).read_text(encoding="utf-8"))
+        return suite is not None and (info["suite_hash"], info["view"]) == (suite.hash, view)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def check_reference(
@@ -285,14 +310,16 @@ def resolve_reference(
         found = reference
     elif str(reference) in ("auto", "initial"):
         auto = str(reference) == "auto"
-        folder = ranks.on_main(lambda: find_reference(model_name(model)) if auto else None)
+        folder = ranks.on_main(
+            lambda: find_reference(model_name(model), suite, plan.view) if auto else None
+        )
         if folder is None:
             with without_adapters(model) if auto else contextlib.nullcontext():
                 return make_reference(
                     model, tokenizer, suite, plan, route=route, ranks=ranks, progress=progress
                 )
         found = _load_everywhere(folder, ranks)
-    elif (folder := ranks.on_main(lambda: find_reference(reference))) is not None:
+    elif (folder := ranks.on_main(lambda: find_reference(reference, suite, plan.view))) is not None:
         found = _load_everywhere(folder, ranks)
     else:
         device = next(model.parameters()).device
@@ -326,7 +353,7 @@ def _load_everywhere(folder: Path, ranks: Ranks) -> Reference:
         loaded = load_reference(folder)
     except (OSError, ValueError):
         loaded = None
-    if all(ranks.gather(loaded is not None)) and loaded is not None:
+    if ranks.all(loaded is not None) and loaded is not None:
         return loaded
     return ranks.on_main(lambda: load_reference(folder).in_memory())
 
@@ -335,14 +362,15 @@ def _score_base(
     name: str, suite: TaskSuite, plan: ScoringPlan, device: torch.device, progress: Progress | None
 ) -> Reference:
     """Load a base model with its own tokenizer, score it where the current model is, free it."""
-    try:
-        with whole_models():
-            base, tokenizer = load_model(name)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"reference {name!r} is neither 'auto', 'initial', a run or reference folder, nor a "
-            f"model: {error}"
-        ) from error
+    with same_random_states():  # what a checkpoint lacks is drawn at random
+        try:
+            with whole_models():
+                base, tokenizer = load_model(name)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"reference {name!r} is neither 'auto', 'initial', a run or reference folder, nor "
+                f"a model: {error}"
+            ) from error
     base.to(device)
     if plan.view == "raw" or getattr(tokenizer, "chat_template", None):
         plan = build_plan(suite, tokenizer, plan.view)
@@ -351,12 +379,13 @@ def _score_base(
             f"reference {name!r} must know the tokens of the current chat template, which it has "
             "neither a template nor the vocabulary for. Use view='raw'."
         )
-    made = make_reference(base, tokenizer, suite, plan, progress=progress)
-    del base
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-    return made
+    try:
+        return make_reference(base, tokenizer, suite, plan, progress=progress)
+    finally:
+        del base
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
 
 
 def model_name(model: Any) -> str:

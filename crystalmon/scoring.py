@@ -24,6 +24,9 @@ Observer = Callable[[np.ndarray, Tensor, Tensor], Mapping[str, Tensor]]
 MAX_OBSERVED = 2**23
 """Log-probabilities that an observer gets at once, b · V: its temporaries are a few times that."""
 
+MAX_GATHERED = 2**22
+"""Values that ranks send each other at once."""
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -95,10 +98,10 @@ def score(
         fitted = score_rows(
             model, plan, route, consume, ranks=ranks, max_batch_tokens=max_batch_tokens
         )
-    for other_edges, other_observed in ranks.gather((edge_log_p, observed)):
-        edge_log_p |= other_edges
-        for key, found in other_observed.items():
-            observed.setdefault(key, {}).update(found)
+    edge_log_p = ranks.merge(edge_log_p, len(plan.edge_row))
+    for key in [*observed]:
+        largest = max(map(np.size, observed[key].values()), default=1)
+        observed[key] = ranks.merge(observed[key], max(1, MAX_GATHERED // max(1, largest)))
     return Scores(
         _add_up(plan, np.array([edge_log_p[edge] for edge in range(len(plan.edge_row))])),
         {

@@ -17,7 +17,7 @@ import json
 import os
 import uuid
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -55,7 +55,7 @@ class RunStore:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._waiting: dict[Path, list[Mapping[str, Any]]] = {}
+        self._waiting: dict[Path, list[bytes]] = {}
 
     @property
     def folder(self) -> Path:
@@ -103,7 +103,7 @@ class RunStore:
             if any(file.exists() and file.stat().st_size > 0 for file in files):
                 step = FRESH_START if resume_step is None else resume_step
                 for file in files:
-                    _append_lines(file, [{RESUME_KEY: step}])
+                    _append(file, _as_line({RESUME_KEY: step}))
         return cls(folder)
 
     def append(self, record: ProbeRecord, events: Sequence[Event]) -> None:
@@ -115,9 +115,10 @@ class RunStore:
             RunFolderError: if something cannot be written. The lines before are untouched, and a
                 later line starts on its own.
         """
-        self._wait(RECORDS_FILE, record.to_json())
-        for event in events:
-            self._wait(EVENTS_FILE, event.to_json())
+        lines = [(RECORDS_FILE, record.to_json())]
+        lines += [(EVENTS_FILE, event.to_json()) for event in events]
+        for name, block in [(name, _as_line(line)) for name, line in lines]:
+            self._waiting.setdefault(self._folder / name, []).append(block)
         with _explained(self._folder, f"take the probe at step {record.step}"):
             self._write()
 
@@ -130,12 +131,9 @@ class RunStore:
         with _explained(self._folder, "take the last probes"):
             self._write()
 
-    def _wait(self, name: str, line: Mapping[str, Any]) -> None:
-        self._waiting.setdefault(self._folder / name, []).append(line)
-
     def _write(self) -> None:
         for file, lines in list(self._waiting.items()):
-            _append_lines(file, lines)
+            _append(file, b"".join(lines))
             del self._waiting[file]
 
 
@@ -160,8 +158,11 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The name of the output folder that the run folder lies in."""
-        return self.folder.resolve().parent.name
+        """The output folder's name, and the run folder's own if it is a second callback's."""
+        folder = self.folder.resolve()
+        return (
+            folder.parent.name if folder.name == FOLDER else f"{folder.parent.name}/{folder.name}"
+        )
 
     def series(self, key: str, task: str | None = None) -> tuple[np.ndarray, np.ndarray]:
         """One metric over the run.
@@ -369,9 +370,12 @@ def _dumps(data: Mapping[str, Any], indent: int | None = None) -> str:
     return json.dumps(json_value(data), allow_nan=False, ensure_ascii=False, indent=indent)
 
 
-def _append_lines(file: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+def _as_line(data: Mapping[str, Any]) -> bytes:
+    return _dumps(data).encode() + b"\n"
+
+
+def _append(file: Path, block: bytes) -> None:
     """Append whole lines and sync them; on an error, take back what had been written."""
-    block = b"".join(_dumps(line).encode() + b"\n" for line in lines)
     with file.open("a+b", buffering=0) as handle:
         size = handle.seek(0, os.SEEK_END)
         if size > 0 and block:
