@@ -36,11 +36,14 @@ def check_actions(actions: Actions | None, tasks: Iterable[str]) -> dict[str, tu
     names = tuple(tasks)
     checked: dict[str, tuple[Action, ...]] = {}
     for signal, given in (actions or {}).items():
-        task, _, kind = str(signal).rpartition("/")
+        task, slash, kind = str(signal).rpartition("/")
         if kind not in EVENT_KINDS:
             raise ValueError(f"actions must be for {', '.join(EVENT_KINDS)}, got {signal!r}.")
-        if task and task not in names:
-            raise ValueError(f"actions must be for tasks of the suite, got {task!r} in {signal!r}.")
+        if slash and task not in names:
+            raise ValueError(
+                f"actions must be for tasks of the suite, got {task!r} in {signal!r}. "
+                f"Name one of {', '.join(names)}."
+            )
         one = isinstance(given, str) or not isinstance(given, Sequence)
         checked[signal] = (cast(Action, given),) if one else tuple(cast(Sequence[Action], given))
         for action in checked[signal]:

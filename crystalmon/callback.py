@@ -22,10 +22,11 @@ from crystalmon.reference import (
     REFERENCE_FOLDER,
     Reference,
     find_reference,
+    load_reference,
     model_name,
 )
 from crystalmon.schedule import probe_steps
-from crystalmon.store import FOLDER, RUN_FILE, RunStore, read_run
+from crystalmon.store import FOLDER, RUN_FILE, RunStore, explained, read_run
 from crystalmon.tasks import TaskSuite, load_suite
 from crystalmon.tokentree import VIEWS, View
 from crystalmon.trackers import CompositeTracker, make_tracker, sentence
@@ -92,6 +93,7 @@ class CrystalCallback(TrainerCallback):
         self.view: View = view
         self.strict = strict
         self.actions = check_actions(actions, (task.name for task in self.suite))
+        self._training: weakref.ref[TrainerState] | None = None
         self._start_over()
 
     def _start_over(self) -> None:
@@ -119,7 +121,11 @@ class CrystalCallback(TrainerCallback):
 
         Mistakes of configuration raise here, before any training is spent.
         """
+        if self._training is not None and self._training() is state:
+            logger.warning("crystalmon: one callback is attached twice; it counts once.")
+            return
         self._start_over()
+        self._training = weakref.ref(state)
         model = _unwrapped(model)
         ranks, step = current_ranks(), state.global_step
         folder = _claim_folder(args, state, self.suite.name)
@@ -280,10 +286,20 @@ class CrystalCallback(TrainerCallback):
             "max_steps": state.max_steps,
         }
         resume_step = state.global_step if state.global_step > 0 else None
+        stored = folder / REFERENCE_FOLDER
+        if resume_step is None or not (stored / INFO_FILE).is_file():
+            # before the run's own files: what is there stays whole if this fails
+            with explained(folder, "take the base's answers"):
+                monitor.reference.save(stored)
+        elif load_reference(stored).info.id != monitor.reference.info.id:
+            raise ValueError(
+                f"the run in {folder} must be resumed with its own base, "
+                f"{load_reference(stored).info.model!r}, got {self.reference!r}. Leave out "
+                "reference=, or choose another output_dir."
+            )
+        if resume_step is None and (folder / RUN_FILE).is_file():
+            say(f"the earlier run in {folder} is superseded; its lines stay on file")
         self._store = RunStore.open(folder, info, resume_step=resume_step)
-        stored = self._store.reference_folder
-        if state.global_step == 0 or not (stored / INFO_FILE).is_file():
-            monitor.reference.save(stored)
         self._tracker = make_tracker(args.report_to or [], str(args.output_dir), folder.name)
         say(
             f"{self.suite.name}: {len(self.suite)} tasks, {self.suite.num_prompts} prompts, "
@@ -297,10 +313,12 @@ class CrystalCallback(TrainerCallback):
         if self.monitor is None or step <= self._last_step:
             return
         self._last_step = step
+        record = None
         try:
             record = self.monitor.probe(step, state.epoch)
         except Exception:
             self._failed(f"probe at step {step} failed; training goes on")
+        if not self.monitor.ranks.all(record is not None) or record is None:
             return
         events = self.monitor.events
         if self._store is not None:

@@ -45,7 +45,8 @@ Consumer = Callable[[np.ndarray, Tensor], Any]
 MAX_BATCH_TOKENS = {"cpu": 1024}
 DEFAULT_BATCH_TOKENS = 16_384
 MAX_BATCH_LOGITS = 2**25
-"""Logits held at once, M · V: 128 MiB in float32, 256 MiB in float64."""
+"""Logits in a batch, M · V: 128 MiB in float32, 256 MiB in float64; a few such tensors are held at
+once while their softmax is taken."""
 
 ROUTE_TOLERANCE = 1e-4
 """Largest difference in a probability between tree and rows, both in float32, at which they count

@@ -37,10 +37,11 @@ _CASTS = ("to", "half", "bfloat16")
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients or compilation; afterwards everything is as it was.
 
-    Restores each module's own train/eval flag, the random states, the precision of float32
-    products, and what fully sharded modules hold, also when the body raises.
+    Restores each module's own train/eval flag and cached lengths, the random states, the precision
+    of float32 products, and what fully sharded modules hold, also when the body raises.
     """
     modes = [(module, module.training) for module in model.modules()]
+    caches = [(module, *_cached(module)) for module, _ in modes if _buffers_not_saved(module)]
     try:
         for module, _ in modes:
             module.training = False  # eval() may do more, such as merging adapters
@@ -52,11 +53,25 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         ):
             yield
     finally:
+        for module, buffers, values in caches:
+            module._buffers.update(buffers)
+            vars(module).update(values)
         for module, training in modes:
             module.training = training
             # the root of a sharded model stays whole after a forward pass until a backward one
             if isinstance(module, FSDPModule):
                 module.reshard()
+
+
+def _buffers_not_saved(module: nn.Module) -> set[str]:
+    return getattr(module, "_non_persistent_buffers_set", set())
+
+
+def _cached(module: nn.Module) -> tuple[dict[str, Tensor | None], dict[str, Any]]:
+    """What a module keeps of the lengths that it has seen, such as the base of dynamic RoPE."""
+    buffers = {name: module._buffers.get(name) for name in _buffers_not_saved(module)}
+    plain = (int, float, str, type(None), Tensor)
+    return buffers, {key: v for key, v in vars(module).items() if isinstance(v, plain)}
 
 
 @contextlib.contextmanager
@@ -76,25 +91,24 @@ def same_random_states() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _full_float32() -> Iterator[None]:
-    """Without TF32 and its like, which cut a float32 product to ten bits.
-
-    torch has two interfaces for it, and refuses the older one where the newer was used.
-    """
-    try:
-        before, newer = torch.get_float32_matmul_precision(), []
+    """Without TF32 and its like, which cut a float32 product to ten bits."""
+    backends: Any = torch.backends
+    places = (backends.cuda.matmul, backends.mkldnn.matmul)
+    if not all(hasattr(place, "fp32_precision") for place in places):  # torch before 2.9
+        old = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("highest")
-    except RuntimeError:
-        backends: Any = torch.backends
-        places = (backends, backends.cuda.matmul, backends.mkldnn.matmul)
-        before, newer = None, [(place, place.fp32_precision) for place in places]
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(old)
+        return
+    before = [place.fp32_precision for place in places]
+    try:
         for place in places:
             place.fp32_precision = "ieee"
-    try:
         yield
     finally:
-        if before is not None:
-            torch.set_float32_matmul_precision(before)
-        for place, precision in newer:
+        for place, precision in zip(places, before, strict=True):
             place.fp32_precision = precision
 
 

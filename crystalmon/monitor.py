@@ -27,7 +27,7 @@ from crystalmon.metrics import (
 from crystalmon.phases import PhaseState, SuiteDetector
 from crystalmon.ranks import ONE, Ranks, current_ranks
 from crystalmon.records import PHASES, Event, ProbeRecord, TaskRecord
-from crystalmon.reference import Reference, resolve_reference
+from crystalmon.reference import Reference, resolve_reference, vocabulary_size
 from crystalmon.scoring import Scores, score
 from crystalmon.tasks import TaskSuite, load_suite
 from crystalmon.thermodynamics import vocabulary_observables
@@ -264,8 +264,17 @@ def _check_fit(model: Any, plan: ScoringPlan) -> None:
     """Refuse what the model cannot be run on: on a device that would be an abort, not an error.
 
     Raises:
-        ValueError: if a prompt is longer than the context, or a token is not in the vocabulary.
+        ValueError: for adapters that learn a prompt, if a prompt is longer than the context, or if
+            a token is not in the vocabulary.
     """
+    adapters = getattr(model, "peft_config", None) or {}
+    learned = [a for a in dict(adapters).values() if getattr(a, "is_prompt_learning", False)]
+    if learned:
+        kind = learned[0].peft_type.value
+        raise ValueError(
+            f"adapters must leave the prompt as it is, got {kind}, which puts learned tokens before "
+            "it. Use LoRA or its like, or train without the callback."
+        )
     config = model.config.get_text_config()
     context = getattr(config, "max_position_embeddings", None)
     longest = max(plan.rows, key=len)
@@ -274,7 +283,7 @@ def _check_fit(model: Any, plan: ScoringPlan) -> None:
             f"prompts must be at most {context} tokens long for this model, got one of "
             f"{len(longest)}. Shorten the suite's longest prompt."
         )
-    vocabulary = model.get_input_embeddings().num_embeddings
+    vocabulary = vocabulary_size(model)
     largest = max(int(plan.edge_token.max()), *map(max, plan.rows))
     if largest >= vocabulary:
         raise ValueError(

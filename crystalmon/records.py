@@ -6,6 +6,7 @@ Everything here is plain data. Reading a run needs numpy and nothing else.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -41,6 +42,16 @@ SHOWN_METRICS = ("order", "crystallinity", "seed_mass", "liquidity", "free_energ
 Interval = tuple[float, float]
 
 
+def _check_phase(phase: object) -> None:
+    if phase not in PHASES:
+        raise ValueError(f"phase must be one of {', '.join(PHASES)}, got {phase!r}.")
+
+
+def _check_step(step: object) -> None:
+    if not 0 <= operator.index(step) < 2**63:  # type: ignore[arg-type]
+        raise ValueError(f"step must be a whole number from 0, got {step!r}.")
+
+
 @dataclass(frozen=True)
 class TaskRecord:
     """What one probe found on one task.
@@ -61,6 +72,10 @@ class TaskRecord:
     phase: str
     seed: int | None
     view: str
+
+    def __post_init__(self) -> None:
+        """Refuse what is no phase."""
+        _check_phase(self.phase)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dict; see `json_value` for non-finite numbers."""
@@ -113,6 +128,11 @@ class ProbeRecord:
     metrics: Mapping[str, float]
     ci: Mapping[str, Interval]
     tasks: Mapping[str, TaskRecord] = field(repr=False)
+
+    def __post_init__(self) -> None:
+        """Refuse what is no step or no phase."""
+        _check_step(self.step)
+        _check_phase(self.phase)
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the tasks' phases and main metrics."""

@@ -111,20 +111,28 @@ class Reference:
         return torch.stack([self._rows[int(i)] for i in prompts]).to(device)
 
     def save(self, folder: Path) -> None:
-        """Write the reference; the info file last, so that a folder that has it is complete."""
+        """Write the reference; one that is there stays whole until this one is."""
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / INFO_FILE).unlink(missing_ok=True)
+        file = folder / TENSOR_FILE
+        if isinstance(self._log_p, Path) and file.exists() and file.samefile(self._log_p):
+            return
         partial = folder / f"{TENSOR_FILE}.partial"
-        if isinstance(self._log_p, Tensor):
-            tensors = {f"log_choice/{k}": torch.from_numpy(v) for k, v in self.log_choice.items()}
-            save_file({"log_p": self._log_p, **tensors}, str(partial))
-        else:
-            shutil.copyfile(self._log_p, partial)
-        os.replace(partial, folder / TENSOR_FILE)
-        info = json.dumps(asdict(self.info), indent=2, ensure_ascii=False)
-        partial = folder / f"{INFO_FILE}.partial"
-        partial.write_text(info + "\n", encoding="utf-8")
-        os.replace(partial, folder / INFO_FILE)
+        info = folder / f"{INFO_FILE}.partial"
+        try:
+            if isinstance(self._log_p, Tensor):
+                tables = {
+                    f"log_choice/{k}": torch.from_numpy(v) for k, v in self.log_choice.items()
+                }
+                save_file({"log_p": self._log_p, **tables}, str(partial))
+            else:
+                shutil.copyfile(self._log_p, partial)
+            text = json.dumps(asdict(self.info), indent=2, ensure_ascii=False)
+            info.write_text(text + "\n", encoding="utf-8")
+            os.replace(partial, file)
+            os.replace(info, folder / INFO_FILE)
+        finally:
+            partial.unlink(missing_ok=True)
+            info.unlink(missing_ok=True)
 
 
 def make_reference(
@@ -161,9 +169,6 @@ def make_reference(
             "Check its weights and precision."
         )
     log_choice = dict(zip((task.name for task in suite), scores.log_choice, strict=True))
-    digest = hashlib.sha256(plan.fingerprint.encode())
-    for table in log_choice.values():
-        digest.update(np.ascontiguousarray(table).tobytes())
     info = ReferenceInfo(
         suite=suite.name,
         suite_hash=suite.hash,
@@ -172,9 +177,16 @@ def make_reference(
         model=model_name(model),
         tokenizer=_tokenizer_name(tokenizer),
         vocab_size=log_p.shape[1],
-        id=digest.hexdigest()[:16],
+        id=_digest(plan.fingerprint, log_choice),
     )
     return Reference(info, log_choice, log_p)
+
+
+def _digest(plan: str, log_choice: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256(plan.encode())
+    for table in log_choice.values():
+        digest.update(np.ascontiguousarray(table).tobytes())
+    return digest.hexdigest()[:16]
 
 
 def load_reference(folder: Path) -> Reference:
@@ -192,27 +204,34 @@ def load_reference(folder: Path) -> Reference:
         data = json.loads(info_file.read_text(encoding="utf-8"))
         version = int(data["schema_version"])
         info = ReferenceInfo(**data) if version <= SCHEMA_VERSION else None
-        log_choice = _read_choices(file) if info is not None else {}
+        found = None if info is None else _read(info, file)
     except (ValueError, TypeError, KeyError, OSError, SafetensorError) as error:
         raise ValueError(
             f"the reference in {folder} cannot be read ({type(error).__name__}: {error}). "
             "Delete the folder and score the base again."
         ) from error
-    if info is None:
+    if found is None:
         raise ValueError(
             f"{info_file}: schema version must be at most {SCHEMA_VERSION}, got {version}. "
             "Upgrade crystalmon."
         )
-    return Reference(info, log_choice, file)
+    return found
 
 
-def _read_choices(file: Path) -> dict[str, np.ndarray]:
+def _read(info: ReferenceInfo, file: Path) -> Reference:
     with safe_open(str(file), framework="np") as tensors:
-        return {
+        tables = {
             key.removeprefix("log_choice/"): tensors.get_tensor(key)
             for key in tensors.keys()  # noqa: SIM118 (not a mapping)
             if key.startswith("log_choice/")
         }
+    reference = Reference(info, tables, file)
+    if reference.log_p(np.array([0]), _CPU).isnan().any():
+        raise ValueError("its answers are not numbers")
+    return reference
+
+
+_CPU = torch.device("cpu")
 
 
 def find_reference(
@@ -229,6 +248,8 @@ def find_reference(
         suite, view: of several, the one made with these is preferred: a run may have been watched
             with two suites.
     """
+    if not str(path):  # the name of a model that was made, not loaded
+        return None
     path = Path(path)
     places = [path, path / REFERENCE_FOLDER]
     if path.is_dir():
@@ -272,12 +293,16 @@ def check_reference(
             f"{info.tokenizer!r}, which tokenizes suite {suite.name!r} differently. {advice}"
         )
     shapes = dict(zip((task.name for task in suite), plan.shapes, strict=True))
-    found = {name: table.shape for name, table in reference.log_choice.items()}
-    if found != shapes or reference.shape != (plan.num_prompts, info.vocab_size):
+    tables = {name: reference.log_choice[name] for name in shapes if name in reference.log_choice}
+    whole = (
+        {name: table.shape for name, table in reference.log_choice.items()} == shapes
+        and reference.shape == (plan.num_prompts, info.vocab_size)
+        and _digest(plan.fingerprint, tables) == info.id
+    )
+    if not whole:
         raise ValueError(
-            f"reference {info.id} must hold {plan.num_prompts} prompts of {len(shapes)} tasks, got "
-            f"{reference.shape[0]} of {len(found)}: its file is damaged. "
-            "Delete the folder and score the base again."
+            f"reference {info.id} must hold the answers that it was made with, got others: its "
+            "file is damaged. Delete the folder and score the base again."
         )
 
 
@@ -335,6 +360,9 @@ def without_adapters(model: nn.Module) -> Iterator[None]:
     PEFT's own way also switches which weights require a gradient; this one touches a flag only.
     """
     layers = [module for module in model.modules() if hasattr(module, "_disable_adapters")]
+    if any(getattr(layer, "merged", False) for layer in layers):
+        yield  # PEFT would take them out of the weights, and that rounds: merged is merged
+        return
     before = [layer._disable_adapters for layer in layers]
     try:
         for layer in layers:
@@ -353,7 +381,8 @@ def _load_everywhere(folder: Path, ranks: Ranks) -> Reference:
         loaded = load_reference(folder)
     except (OSError, ValueError):
         loaded = None
-    if ranks.all(loaded is not None) and loaded is not None:
+    ids = set(ranks.gather("" if loaded is None else loaded.info.id))
+    if loaded is not None and len(ids) == 1:
         return loaded
     return ranks.on_main(lambda: load_reference(folder).in_memory())
 
@@ -374,7 +403,7 @@ def _score_base(
     base.to(device)
     if plan.view == "raw" or getattr(tokenizer, "chat_template", None):
         plan = build_plan(suite, tokenizer, plan.view)
-    elif max(map(max, plan.rows)) >= base.get_input_embeddings().num_embeddings:
+    elif max(map(max, plan.rows)) >= vocabulary_size(base):
         raise ReferenceMismatch(
             f"reference {name!r} must know the tokens of the current chat template, which it has "
             "neither a template nor the vocabulary for. Use view='raw'."
@@ -386,6 +415,13 @@ def _score_base(
         gc.collect()
         if device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def vocabulary_size(model: Any) -> int:
+    """The number of tokens that a model can take."""
+    embedding = model.get_input_embeddings()
+    size = getattr(embedding, "num_embeddings", None)  # PEFT may wrap it
+    return int(size if size is not None else model.config.get_text_config().vocab_size)
 
 
 def model_name(model: Any) -> str:

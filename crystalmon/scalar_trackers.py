@@ -27,7 +27,7 @@ def _mlflow(mlflow: Any, step: int, metrics: dict[str, float]) -> None:
 def _comet(comet: Any, step: int, metrics: dict[str, float]) -> None:
     experiment = comet.get_running_experiment()
     if experiment is None:
-        raise RuntimeError("comet_ml has no running experiment. Call comet_ml.start() before")
+        raise RuntimeError("comet_ml has no experiment. Call comet_ml.start() before training")
     experiment.log_metrics(metrics, step=step)
 
 

@@ -74,7 +74,7 @@ class RunStore:
         Raises:
             RunFolderError: if the folder cannot be created, or nothing can be written there.
         """
-        with _explained(folder, "be written to"):
+        with explained(folder, "be written to"):
             folder.mkdir(parents=True, exist_ok=True)
             for name in (RECORDS_FILE, EVENTS_FILE):
                 if (folder / name).exists():
@@ -98,7 +98,7 @@ class RunStore:
         cls.check_writable(folder)
         text = _dumps({**info, "schema_version": SCHEMA_VERSION}, indent=2)
         files = (folder / RECORDS_FILE, folder / EVENTS_FILE)
-        with _explained(folder, "be written to"):
+        with explained(folder, "be written to"):
             _write_whole(folder / RUN_FILE, text.encode() + b"\n")
             if any(file.exists() and file.stat().st_size > 0 for file in files):
                 step = FRESH_START if resume_step is None else resume_step
@@ -119,7 +119,7 @@ class RunStore:
         lines += [(EVENTS_FILE, event.to_json()) for event in events]
         for name, block in [(name, _as_line(line)) for name, line in lines]:
             self._waiting.setdefault(self._folder / name, []).append(block)
-        with _explained(self._folder, f"take the probe at step {record.step}"):
+        with explained(self._folder, f"take the probe at step {record.step}"):
             self._write()
 
     def close(self) -> None:
@@ -128,7 +128,7 @@ class RunStore:
         Raises:
             RunFolderError: if it cannot be written now either: those probes are lost.
         """
-        with _explained(self._folder, "take the last probes"):
+        with explained(self._folder, "take the last probes"):
             self._write()
 
     def _write(self) -> None:
@@ -327,7 +327,7 @@ class _LineFile:
             try:
                 data = json.loads(line)
                 yield int(data[RESUME_KEY]) if RESUME_KEY in data else parse(data)
-            except (ValueError, TypeError, KeyError, AttributeError) as error:
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
                 warnings.warn(
                     f"{self._file}, line {self._line} cannot be read and is left out "
                     f"({type(error).__name__}: {error}).",
@@ -423,7 +423,7 @@ _ADVICE = {
 
 
 @contextlib.contextmanager
-def _explained(folder: Path, purpose: str) -> Iterator[None]:
+def explained(folder: Path, purpose: str) -> Iterator[None]:
     """Turn an OSError into one sentence: which folder, why, what to do."""
     try:
         yield

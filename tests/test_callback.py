@@ -308,6 +308,47 @@ def test_grown_vocabulary_is_compared_on_the_shared_part(tmp_path, model, tokeni
     assert first["vocabulary_outside"] > 0
 
 
+def test_resume_with_another_base_is_refused(tmp_path, model, tokenizer, suite):
+    train(tmp_path, model, tokenizer, suite, [CrystalCallback(suite, every=3)])
+    with torch.no_grad():
+        model.model.norm.weight.mul_(2)
+    args = TrainingArguments(output_dir=str(tmp_path), report_to="none", use_cpu=True)
+    state = TrainerState(max_steps=9, global_step=3)
+    other = make_other_base(tmp_path / "base", model, tokenizer, suite)
+    callback = CrystalCallback(suite, reference=other)
+    with pytest.raises(ValueError, match="must be resumed with its own base"):
+        callback.on_train_begin(args, state, TrainerControl(), model, tokenizer)
+    assert len(read_run(tmp_path).records) == 3
+
+
+def make_other_base(folder, model, tokenizer, suite):
+    reference = Monitor(model, tokenizer, suite, "initial").reference
+    reference.save(folder)
+    return folder
+
+
+def test_a_callback_attached_twice_counts_once(tmp_path, model, tokenizer, suite, caplog):
+    callback = CrystalCallback(suite, every=3)
+    train(tmp_path, model, tokenizer, suite, [callback, callback])
+    assert [record.step for record in read_run(tmp_path).records] == [0, 3, 6]
+    assert not (tmp_path / "crystalmon-three").exists()
+    assert "attached twice" in caplog.text
+
+
+def test_a_failed_second_training_leaves_the_first_run_alone(
+    tmp_path, model, tokenizer, suite, monkeypatch
+):
+    callback = CrystalCallback(suite, every=3)
+    train(tmp_path / "a", model, tokenizer, suite, [callback])
+
+    def broken(*args, **kwargs):
+        raise RuntimeError("no memory left")
+
+    monkeypatch.setattr(crystalmon.callback, "Monitor", broken)
+    train(tmp_path / "b", model, tokenizer, suite, [callback], max_steps=9)
+    assert [record.step for record in read_run(tmp_path / "a").records] == [0, 3, 6]
+
+
 def test_resume_without_a_base_is_refused(tmp_path, model, tokenizer, suite):
     args = TrainingArguments(output_dir=str(tmp_path), report_to="none", use_cpu=True)
     state = TrainerState(max_steps=9, global_step=5)

@@ -201,3 +201,54 @@ def test_tree_computes_each_prompt_once(plan):
     assert plan.num_unique_tokens < plan.num_tokens
     sizes = [len(row) for row in plan.rows[: plan.num_prompts]]
     assert plan.num_unique_tokens == sum(sizes) + len(plan.rows) - plan.num_prompts
+
+
+def test_lengths_that_a_model_has_seen_are_kept(plan, tokenizer):
+    """Dynamic RoPE remembers the longest sequence; a short probe must not make it forget."""
+    rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        **SMALL,
+        **HEADS,
+        max_position_embeddings=64,
+        rope_parameters=rope,
+    )
+    model = Qwen2ForCausalLM(config).eval()
+    long = torch.arange(120).unsqueeze(0)
+    model(long)
+    rotary = model.model.rotary_emb
+    before = (rotary.inv_freq.clone(), rotary.max_seq_len_cached)
+    score(model, plan)
+    assert torch.equal(rotary.inv_freq, before[0])
+    assert rotary.max_seq_len_cached == before[1] == 120
+
+
+def test_a_route_that_gives_nan_is_not_taken(plan, tokenizer):
+    model = sharpened(qwen2, len(tokenizer))
+    forward = model.forward
+
+    def nan_under_a_mask(*args, attention_mask=None, **options):
+        output = forward(*args, attention_mask=attention_mask, **options)
+        if attention_mask is not None:
+            output.logits = output.logits * float("nan")
+        return output
+
+    model.forward = nan_under_a_mask
+    assert choose_route(model, plan).method == "rows"
+
+
+@pytest.mark.parametrize("precision", ["tf32", "none", "ieee"])
+def test_tf32_is_off_within_and_back_afterwards(model, precision):
+    places = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+    if not all(hasattr(place, "fp32_precision") for place in places):
+        pytest.skip("torch before 2.9")
+    before = [place.fp32_precision for place in places]
+    try:
+        for place in places:
+            place.fp32_precision = precision
+        with undisturbed(model):
+            assert [place.fp32_precision for place in places] == ["ieee", "ieee"]
+        assert [place.fp32_precision for place in places] == [precision, precision]
+    finally:
+        for place, value in zip(places, before, strict=True):
+            place.fp32_precision = value

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, PromptTuningConfig, get_peft_model
 
 import crystalmon
 from crystalmon.metrics import liquidity, uniform_weights
@@ -152,3 +153,14 @@ def test_public_names():
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = crystalmon.nothing
     assert (ASSETS_DIR / "liquid-tiny").is_dir()
+
+
+def test_adapters_that_learn_a_prompt_are_refused(model, tokenizer, suite):
+    config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5)
+    with pytest.raises(ValueError, match="must leave the prompt as it is, got PROMPT_TUNING"):
+        Monitor(get_peft_model(model, config), tokenizer, suite)
+
+
+def test_trained_tokens_can_be_monitored(model, tokenizer, suite):
+    lora = LoraConfig(r=2, target_modules="all-linear", trainable_token_indices=[3])
+    assert Monitor(get_peft_model(model, lora), tokenizer, suite).probe().metrics["order"] == 0.0

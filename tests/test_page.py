@@ -18,6 +18,7 @@ from crystalmon.cli import main
 from crystalmon.records import SCHEMA_VERSION
 from crystalmon.report import report_html, write_report
 from crystalmon.report.frames import MAX_FRAMES, base_answers, encode, pick_frames
+from crystalmon.report.kinetics import kinetics_rows
 from crystalmon.report.lanes import lane_names, make_lanes
 from crystalmon.report.payload import base_liquidity, build_payload
 from crystalmon.report.texts import task_texts
@@ -149,7 +150,8 @@ def test_p_values_and_kinetics_are_shown_when_there_are_any(chain: list[Run]) ->
     payload = build_payload(make_lanes([run]), kinetics=lambda run: [row])
     assert payload["lanes"][0]["events"][0]["p"] == 0.004
     assert payload["kinetics"] == [{"run": "sft", **row}]
-    assert build_payload(make_lanes([run]))["kinetics"] == []
+    assert build_payload(make_lanes([run]))["kinetics"][0]["task"] is None
+    assert kinetics_rows(replace(run, records=run.records[:1])) == []
 
 
 def test_the_words_come_from_the_bundled_suite_only_if_it_is_the_same(tmp_path: Path) -> None:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
 from crystalmon.models import ASSETS_DIR
 from crystalmon.reference import (
+    Reference,
     ReferenceMismatch,
+    check_reference,
     find_reference,
     load_reference,
     make_reference,
     resolve_reference,
+    without_adapters,
 )
 from crystalmon.tasks import TaskSuite, load_suite
 from crystalmon.tokentree import build_plan
@@ -140,3 +145,56 @@ def test_nan_model_is_no_base(model, tokenizer, suite, plan):
         model.model.norm.weight.fill_(float("nan"))
     with pytest.raises(ValueError, match="answers must be numbers, got NaN"):
         make_reference(model, tokenizer, suite, plan)
+
+
+def test_a_reference_is_whole_until_the_next_one_is(made, tmp_path, monkeypatch):
+    made.save(tmp_path)
+    stored = load_reference(tmp_path)
+    stored.save(tmp_path)  # onto itself
+
+    def full(source, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("crystalmon.reference.shutil.copyfile", full)
+    made.save(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="No space"):
+        load_reference(tmp_path / "elsewhere").save(tmp_path)
+    assert load_reference(tmp_path).info == made.info
+    assert {file.name for file in tmp_path.iterdir() if file.is_file()} == {
+        "reference.json",
+        "reference.safetensors",
+    }
+
+
+def test_a_nameless_model_has_no_folder(made, tmp_path, monkeypatch):
+    made.save(tmp_path / "crystalmon" / "reference")
+    monkeypatch.chdir(tmp_path)
+    assert find_reference("") is None
+    assert find_reference(".") is not None
+
+
+def test_of_several_references_the_fitting_one_is_found(made, tmp_path, suite):
+    made.save(tmp_path / "crystalmon" / "reference")
+    own = made.info
+    other = Reference(replace(own, suite_hash="0" * 16), made.log_choice, made._log_p)
+    other.save(tmp_path / "crystalmon-a" / "reference")
+    made.save(tmp_path / "crystalmon-b" / "reference")
+    (tmp_path / "crystalmon" / "reference" / "reference.json").unlink()
+    assert find_reference(tmp_path, suite, own.view).parent.name == "crystalmon-b"
+    assert find_reference(tmp_path).parent.name == "crystalmon-a"
+
+
+def test_a_changed_answer_is_damage(made, tmp_path, suite, plan, tokenizer):
+    table = made.log_choice["coin"].copy()
+    table[0] = table[0][::-1]
+    changed = Reference(made.info, {**made.log_choice, "coin": table}, made._log_p)
+    with pytest.raises(ValueError, match="its file is damaged"):
+        check_reference(changed, suite, plan, tokenizer)
+
+
+def test_merged_adapters_stay_merged(tokenizer, model, suite):
+    lora = get_peft_model(model, LoraConfig(r=2, target_modules="all-linear"))
+    lora.merge_adapter()
+    with without_adapters(lora):
+        lora(torch.tensor([[1, 2]]))
+    assert all(layer.merged for layer in lora.modules() if hasattr(layer, "merge"))

@@ -118,8 +118,9 @@ def _chain_before(run: Run, chains: Sequence[list[Run]]) -> list[Run] | None:
         output = chain[-1].folder.resolve().parent
         for candidate in candidates:
             # the path may be relative to the folder that training was started in
-            tail = candidate.parts[-2:] if len(candidate.parts) > 1 else candidate.parts
-            same = candidate.resolve() == output
-            if same or (not candidate.is_absolute() and output.parts[-len(tail) :] == tail):
+            # a single name may as well be a hub id
+            tail = candidate.parts[-2:]
+            relative = not candidate.is_absolute() and len(tail) == 2
+            if candidate.resolve() == output or (relative and output.parts[-2:] == tail):
                 return chain
     return None

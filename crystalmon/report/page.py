@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from crystalmon.report.lanes import Layout, lane_names, make_lanes
-from crystalmon.report.payload import Kinetics, build_payload
+from crystalmon.report.payload import build_payload
 from crystalmon.store import Run, read_run
 from crystalmon.tasks import TaskSuite
 
@@ -29,7 +29,6 @@ def report_html(
     layout: Layout = "auto",
     suite: TaskSuite | None = None,
     notes: Sequence[str] = (),
-    kinetics: Kinetics | None = None,
 ) -> str:
     """The report as one HTML document.
 
@@ -39,13 +38,12 @@ def report_html(
         suite: the runs' suite, for the words of its prompts and choices, where neither the runs
             nor the bundled suites tell them.
         notes: further sentences on what the runs cannot tell.
-        kinetics: rows on the kinetics of a run; see `crystalmon.report.payload.Kinetics`.
 
     Raises:
         ValueError: if there is no run, or the layout is unknown.
     """
     lanes = make_lanes(runs, layout)
-    payload = build_payload(lanes, suite=suite, notes=notes, kinetics=kinetics)
+    payload = build_payload(lanes, suite=suite, notes=notes)
     return render(" · ".join(lane_names(lanes)), payload)
 
 

@@ -12,6 +12,7 @@ import crystalmon
 from crystalmon.records import PHASES, Event, ProbeRecord, json_value
 from crystalmon.report.caveats import caveats
 from crystalmon.report.frames import base_answers, encode, encode_history, pick_frames
+from crystalmon.report.kinetics import kinetics_rows
 from crystalmon.report.lanes import Lane, lane_names
 from crystalmon.report.palette import PHASE_COLOURS, PHASE_WORDS
 from crystalmon.report.texts import TaskTexts, task_texts
@@ -31,8 +32,6 @@ SUITE_KEYS = (
 )
 TASK_KEYS = ("order", "crystallinity", "seed_mass", "free_energy", "coverage")
 INFO_KEYS = ("suite", "model", "reference_model", "trainer", "max_steps", "method", "versions")
-P_VALUES = ("p_value", "p", "seed_p_value")
-"""Under which keys an event's evidence may hold the p-value of a seed."""
 
 Kinetics = Callable[[Run], Sequence[Mapping[str, Any]]]
 """Rows on how fast a run's transition was: `{"task", "verdict", "text"}`, task None for the suite.
@@ -44,7 +43,7 @@ def build_payload(
     *,
     suite: TaskSuite | None = None,
     notes: Iterable[str] = (),
-    kinetics: Kinetics | None = None,
+    kinetics: Kinetics = kinetics_rows,
 ) -> dict[str, Any]:
     """Everything that the page draws.
 
@@ -155,7 +154,7 @@ def _task_history(records: Sequence[ProbeRecord], name: str) -> dict[str, Any]:
 
 
 def _event(lane: Lane, index: int, event: Event) -> dict[str, Any]:
-    p_value = next((event.evidence[key] for key in P_VALUES if key in event.evidence), None)
+    p_value = event.evidence.get("p_value")
     return {
         "kind": event.kind,
         "run": index,
@@ -167,9 +166,7 @@ def _event(lane: Lane, index: int, event: Event) -> dict[str, Any]:
     }
 
 
-def _kinetics(run: Run, kinetics: Kinetics | None) -> list[dict[str, Any]]:
-    if kinetics is None or not run.records:
-        return []
+def _kinetics(run: Run, kinetics: Kinetics) -> list[dict[str, Any]]:
     return [json_value({"run": run.name, **row}) for row in kinetics(run)]
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import functools
 import json
+import logging
+import sys
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -12,6 +14,8 @@ from urllib.parse import parse_qs, urlsplit
 
 from crystalmon.report.page import render
 from crystalmon.watch.feed import RunFeed
+
+logger = logging.getLogger(__name__)
 
 ADDRESS = "127.0.0.1"
 LOCAL_NAMES = (ADDRESS, "localhost")
@@ -29,7 +33,10 @@ class _Server(ThreadingHTTPServer):
         super().__init__((ADDRESS, port), _Handler)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing: a browser that goes away in the middle of an answer is no error."""
+        """Say nothing of a browser that goes away in the middle of an answer; log anything else."""
+        error = sys.exception()
+        if not isinstance(error, ConnectionError):
+            logger.error("crystalmon: the page could not be served.", exc_info=error)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -71,7 +78,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Keep the terminal quiet: the page asks every second."""
+        """Keep the terminal quiet: the page asks twice a second."""
 
 
 @functools.cache

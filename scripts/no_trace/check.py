@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +38,7 @@ from crystalmon import Monitor, read_run
 from crystalmon.store import Run
 
 sys.path.insert(0, str(Path(__file__).parent))
-from train import ENGINES, PROBED, TRAINERS, load, lora_config
+from train import ENGINES, PROBED, STEPS, TRAINERS, load, lora_config
 
 TRAIN = Path(__file__).with_name("train.py")
 SAME_RECORD = 1e-6
@@ -71,6 +72,8 @@ def main() -> None:
     chosen = [n for n in names if not args.only or any(n.startswith(o) for o in args.only)]
     if args.ppo_python is None:
         chosen = [name for name in chosen if not name.startswith("ppo")]
+    if not chosen:
+        sys.exit(f"--only must begin some of {', '.join(names)} (PPO needs --ppo-python).")
     outcomes, started = [], time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         for number, name in enumerate(chosen, start=1):
@@ -138,7 +141,9 @@ def train(
         raise RuntimeError(f"{arguments} failed:\n{printed[-3000:]}")
 
 
-def start(out: Path, arguments: list[str], processes: int, python: str) -> subprocess.Popen[str]:
+def start(
+    out: Path, arguments: list[str], processes: int, python: str, output: int = subprocess.PIPE
+) -> subprocess.Popen[str]:
     """Start one call of train.py."""
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     command = [python, *(launcher if processes > 1 else []), str(TRAIN), str(out), *arguments]
@@ -147,22 +152,35 @@ def start(out: Path, arguments: list[str], processes: int, python: str) -> subpr
         "HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "TRL_EXPERIMENTAL_SILENCE": "1",
     }  # fmt: skip
     return subprocess.Popen(
-        command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        command, env=environment, text=True, stdout=output, stderr=subprocess.STDOUT
     )
 
 
 def kill_at_random(out: Path, arguments: list[str], python: str) -> int:
-    """Start a run and kill it at a random moment after its first checkpoint; the last step seen."""
-    process = start(out, arguments, 1, python)
-    while process.poll() is None and not list(out.glob("checkpoint-*/trainer_state.json")):
-        time.sleep(0.01)
-    time.sleep(random.Random(str(out.name)).uniform(0.0, 0.8))
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    for checkpoint in out.glob("checkpoint-*"):  # one that was being written
-        if not (checkpoint / "trainer_state.json").is_file():
-            shutil.rmtree(checkpoint)
-    return read_run(out).records[-1].step
+    """Start a run and kill it at a random moment after its first checkpoint; the last step seen.
+
+    Raises:
+        RuntimeError: if it has come to its end each time before it could be killed.
+    """
+    draw = random.Random()
+    for longest in (0.8, 0.4, 0.1, 0.0):
+        shutil.rmtree(out, ignore_errors=True)
+        process = start(out, arguments, 1, python, output=subprocess.DEVNULL)
+        while process.poll() is None and not list(out.glob("checkpoint-*/trainer_state.json")):
+            time.sleep(0.01)
+        time.sleep(draw.uniform(0.0, longest))
+        process.send_signal(signal.SIGKILL)
+        if process.wait() != -signal.SIGKILL or not (out / "crystalmon" / "run.json").is_file():
+            continue
+        for checkpoint in out.glob("checkpoint-*"):  # one that was being written
+            if not (checkpoint / "trainer_state.json").is_file():
+                shutil.rmtree(checkpoint)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a torn line
+            step = read_run(out).records[-1].step
+        if step < STEPS:
+            return step
+    raise RuntimeError(f"{arguments} ended before it could be killed. Train more steps.")
 
 
 def same_weights(one: Path, two: Path) -> str:
@@ -198,7 +216,7 @@ def contents(run: Run) -> str:
 
 def same_record(folder: Path, kind: str) -> str:
     """The last record of a run against one process that has the final weights."""
-    model, tokenizer = load(kind == "lora")
+    model, tokenizer = load()
     if kind == "lora":
         from peft import get_peft_model
 

@@ -87,7 +87,7 @@ def callbacks_of(args: argparse.Namespace) -> list[Any]:
     return [CrystalCallback(suite, every=1, strict=True) for suite in suites]
 
 
-def load(lora: bool) -> tuple[Any, Any]:
+def load() -> tuple[Any, Any]:
     model, tokenizer = load_model("liquid-tiny")
     model.config.attention_dropout = DROPOUT
     for layer in model.model.layers:
@@ -101,7 +101,7 @@ def lora_config() -> LoraConfig:
 
 def train(args: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, torch.Tensor]]:
     """Through the trainer itself."""
-    model, tokenizer = load(args.lora)
+    model, tokenizer = load()
     settings: dict[str, Any] = {
         "output_dir": str(args.out), "max_steps": args.steps, "logging_steps": 1, "seed": 1,
         "per_device_train_batch_size": 8, "learning_rate": 1e-3, "report_to": "none",
@@ -233,7 +233,7 @@ def train_sharded(args: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[
 
     torch.distributed.init_process_group("gloo")
     rank, size = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    model, tokenizer = load(lora=False)
+    model, tokenizer = load()
     if args.lora:
         model = get_peft_model(model, lora_config())
     inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model

@@ -1,0 +1,132 @@
+"""Two processes: what one cannot do, both must hear of, and neither may wait for."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from crystalmon.ranks import ONE, RankError
+
+HEAD = """
+import sys, torch, torch.distributed as dist
+from crystalmon import Monitor, load_suite
+from crystalmon.models import load_model
+from crystalmon.ranks import current_ranks
+
+dist.init_process_group("gloo")
+ranks = current_ranks()
+model, tokenizer = load_model("liquid-tiny")
+suite = load_suite("liquid-tiny")
+forward = model.forward
+
+def outcome(work):
+    try:
+        told = work()
+    except Exception as error:
+        told = f"{type(error).__name__}: {error}"
+    sys.stdout.write(f"rank {ranks.rank}: {told}\\n")
+    sys.stdout.flush()
+"""
+
+
+def two_processes(tmp_path: Path, body: str) -> list[str]:
+    """What each rank has said, in the order of the ranks."""
+    script = tmp_path / "script.py"
+    script.write_text(HEAD + textwrap.dedent(body) + "\ndist.destroy_process_group()\n")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    done = subprocess.run(
+        [*launcher, "--nproc-per-node=2", str(script)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    said = sorted(line for line in done.stdout.splitlines() if line.startswith("rank "))
+    assert len(said) == 2, done.stdout + done.stderr
+    return said
+
+
+def test_out_of_memory_on_one_rank_halves_the_batch_of_both(tmp_path):
+    said = two_processes(
+        tmp_path,
+        """
+        before = Monitor(model, tokenizer, suite).probe(0)
+        monitor = Monitor(model, tokenizer, suite)
+        sizes = []
+        def small(input_ids, **options):
+            if ranks.rank == 1 and input_ids.numel() > 300:
+                raise torch.OutOfMemoryError("no memory")
+            sizes.append(input_ids.numel())
+            return forward(input_ids=input_ids, **options)
+        model.forward = small
+        def work():
+            after = monitor.probe(0)
+            same = abs(after.metrics["entropy"] - before.metrics["entropy"]) < 1e-6
+            return f"{same} {sizes[-1] <= 300} {len(sizes)}"
+        outcome(work)
+        """,
+    )
+    first, second = (line.split(": ")[1].split() for line in said)
+    assert first[:2] == ["True", "True"]
+    # passes that failed are not counted on the rank where they did
+    assert second[0] == "True"
+    assert int(first[2]) > int(second[2])
+
+
+@pytest.mark.parametrize("when", ["choosing", "probing"])
+def test_an_error_on_one_rank_is_both_ranks(tmp_path, when):
+    said = two_processes(
+        tmp_path,
+        f"""
+        def broken(**options):
+            if ranks.rank == 1:
+                raise RuntimeError("a broken kernel")
+            return forward(**options)
+        def work():
+            if "{when}" == "choosing":
+                model.forward = broken
+            monitor = Monitor(model, tokenizer, suite)
+            model.forward = broken
+            monitor.probe(0)
+        outcome(work)
+        """,
+    )
+    assert said == [
+        "rank 0: RankError: rank 1 failed: RuntimeError: a broken kernel",
+        "rank 1: RuntimeError: a broken kernel",
+    ]
+
+
+def test_a_mistake_is_one_on_every_rank_and_a_base_by_name_is_loaded_once(tmp_path):
+    said = two_processes(
+        tmp_path,
+        """
+        import crystalmon.reference as reference
+        loads = []
+        load = reference.load_model
+        reference.load_model = lambda name: (loads.append(name), load(name))[1]
+        def work():
+            named = Monitor(model, tokenizer, suite, "liquid-tiny").probe(0)
+            text = f"{len(loads)} {named.metrics['free_energy'] < 1e-9} "
+            try:
+                Monitor(model, tokenizer, suite, "nothing/there")
+            except OSError as error:  # a FileNotFoundError on rank 0
+                return text + str("nothing/there" in str(error))
+        outcome(work)
+        """,
+    )
+    assert said == ["rank 0: 1 True True", "rank 1: 0 True True"]
+
+
+def test_one_process_needs_nobody():
+    assert ONE.gather(3) == [3]
+    assert ONE.broadcast(3) == ONE.on_main(lambda: 3) == 3
+    assert ONE.merge({1: 2}, 1) == {1: 2}
+    assert ONE.is_main
+    assert issubclass(RankError, RuntimeError)
