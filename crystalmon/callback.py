@@ -291,6 +291,7 @@ class CrystalCallback(TrainerCallback):
             # before the run's own files: what is there stays whole if this fails
             with explained(folder, "take the base's answers"):
                 monitor.reference.save(stored)
+            monitor.reference = load_reference(stored)  # on disk they need no memory
         elif load_reference(stored).info.id != monitor.reference.info.id:
             raise ValueError(
                 f"the run in {folder} must be resumed with its own base, "

@@ -272,8 +272,8 @@ def _check_fit(model: Any, plan: ScoringPlan) -> None:
     if learned:
         kind = learned[0].peft_type.value
         raise ValueError(
-            f"adapters must leave the prompt as it is, got {kind}, which puts learned tokens before "
-            "it. Use LoRA or its like, or train without the callback."
+            f"adapters must leave the prompt as it is, got {kind}, which puts learned tokens "
+            "before it. Use LoRA or its like, or train without the callback."
         )
     config = model.config.get_text_config()
     context = getattr(config, "max_position_embeddings", None)
