@@ -42,8 +42,8 @@ def caveats(lanes: Sequence[Lane], *, texts_known: bool) -> list[str]:
     said += [
         "The bands are 95% bootstrap intervals over the suite's prompts. They say how much the "
         "choice of prompts matters, not how much another random seed of the training would.",
-        "Each stage of a chain takes over the seeds of the one before, and begins in the phase that "
-        "its first probe shows. Events are pointers: read them together with the curves.",
+        "Each stage of a chain takes over the seeds of the one before, and begins in the phase "
+        "that its first probe shows. Events are pointers: read them together with the curves.",
         "Only answers to the suite's closed questions are measured. What the model does "
         "elsewhere, and why it changed, is not.",
     ]
