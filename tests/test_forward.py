@@ -206,13 +206,10 @@ def test_tree_computes_each_prompt_once(plan):
 def test_lengths_that_a_model_has_seen_are_kept(plan, tokenizer):
     """Dynamic RoPE remembers the longest sequence; a short probe must not make it forget."""
     rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
-    config = Qwen2Config(
-        vocab_size=len(tokenizer),
-        **SMALL,
-        **HEADS,
-        max_position_embeddings=64,
-        rope_parameters=rope,
-    )
+    # transformers before 5.0 has it under the other name
+    name = "rope_parameters" if hasattr(Qwen2Config(), "rope_parameters") else "rope_scaling"
+    size = {"vocab_size": len(tokenizer), "max_position_embeddings": 64}
+    config = Qwen2Config(**size, **SMALL, **HEADS, **{name: rope})
     model = Qwen2ForCausalLM(config).eval()
     long = torch.arange(120).unsqueeze(0)
     model(long)
