@@ -327,7 +327,9 @@ def test_tensorboard_itself_shows_the_layout_and_the_pictures(browser: Any, tmp_
         ):
             page = browser.new_page()
             page.goto(f"http://127.0.0.1:{port}/#{tab}")
-            page.get_by_text(text).first.wait_for(timeout=30_000)
+            found = page.get_by_text(text).first
+            found.wait_for(timeout=30_000)
+            assert found.is_visible(), text
             page.close()
     finally:
         board.kill()
