@@ -14,8 +14,8 @@ MOST_PROBES = 100
 def kinetics_rows(run: Run) -> list[dict[str, Any]]:
     """`{"task", "verdict", "text"}`, of the suite with task None, then of each task.
 
-    A run whose suite hardly rises has none; a long one points to `crystalmon detect`, which takes its
-    time: a page must not.
+    A run whose suite hardly rises has none; a long one points to `crystalmon detect`, which takes
+    its time: a page must not.
     """
     steps, order = run.series("order")
     if not len(order) or not order.max() - order.min() >= LEAST_RISE:
