@@ -12,7 +12,7 @@ import contextlib
 import inspect
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -32,6 +32,7 @@ from crystalmon.sequences import (
     TokenSequence,
     ancestors,
     batches_of,
+    pack_size,
     padded,
     sequences_of,
 )
@@ -63,10 +64,12 @@ class Route:
         method: `tree` or `rows`; see `sequences`.
         precision: `float32`, the layers computed in float32 whatever the weights' own precision,
             by an attention kernel that can; or `model`, just as the model computes.
+        pack: tokens of a packed tree, at most; a single prompt's tree may be larger.
     """
 
     method: Method = "rows"
     precision: Literal["float32", "model"] = "model"
+    pack: int = 256
 
     def __str__(self) -> str:
         return f"{self.method}, {self.precision}"
@@ -115,47 +118,95 @@ def score_rows(
     Raises:
         RankError: if another rank has failed.
     """
-    device = next(model.parameters()).device
     head = output_head(model)
-    limit = max_batch_tokens or MAX_BATCH_TOKENS.get(device.type, DEFAULT_BATCH_TOKENS)
-    # a partitioned weight is empty, so its shape does not tell the vocabulary
-    vocabulary = getattr(head, "out_features", None) or cast(Tensor, head.weight).shape[0]
-    max_outputs = max(1, MAX_BATCH_LOGITS // max(1, int(vocabulary)))
+    limits = _limits(model, head, route, max_batch_tokens)
     chosen = range(plan.num_prompts) if prompts is None else prompts
-    sequences = sequences_of(plan, route.method, chosen)
-    width = max((len(sequence.tokens) for sequence in sequences), default=0)
-    tokens = sum(len(sequence.tokens) for sequence in sequences)
+    left = np.flatnonzero(np.isin(plan.row_prompt, list(chosen))).tolist()
     share = ranks if split else ONE
-    limit = min(limit, max(width, -(-tokens // share.size)))
-
-    def attempt(batch: Sequence[TokenSequence], counts: bool) -> Exception | None:
-        try:
-            with route.taken(model):
-                rows, log_p = _next_token_log_probs(model, head, batch, route, device)
-            if counts:
-                consume(rows, log_p)
-        except Exception as error:
-            return error
-        return None
-
-    queue = list(batches_of(sequences, limit, max_outputs))
+    queue = _batches(plan, route.method, left, limits, share.size)
     while queue:
         batches, rest = queue[: share.size], queue[share.size :]
         # a rank without a batch of its own runs the last one again, for nothing
-        failure = attempt(batches[min(share.rank, len(batches) - 1)], share.rank < len(batches))
+        batch = batches[min(share.rank, len(batches) - 1)]
+        counts = share.rank < len(batches)
+        failure = _attempt(model, head, batch, route, consume if counts else None)
         if not _out_of_memory_somewhere(failure, ranks):
             queue = rest
             continue
-        if max(map(len, batches)) < 2:
+        if not any(_divisible(plan, batch) for batch in batches):
             raise failure or RankError("another rank has no memory left for a single prompt")
-        largest = max(len(batch) * max(len(s.tokens) for s in batch) for batch in batches)
-        limit, max_outputs = min(limit, largest) // 2, max(1, max_outputs // 2)
-        logger.warning("crystalmon: out of memory; going on with %d tokens a batch.", limit)
         failure = None  # it holds on to the tensors of the pass that failed
-        _free(device)
-        left = [sequence for batch in batches + rest for sequence in batch]
-        queue = list(batches_of(left, limit, max_outputs))
-    return limit
+        _free(model)
+        limits = limits.halved(max(len(batch) * len(batch[0].tokens) for batch in batches))
+        logger.warning("crystalmon: out of memory; going on with %d tokens a batch.", limits.tokens)
+        left = [row for batch in batches + rest for sequence in batch for row in sequence.rows]
+        queue = _batches(plan, route.method, left, limits, share.size)
+    return limits.tokens
+
+
+@dataclass(frozen=True)
+class _Limits:
+    """How much goes into a forward pass.
+
+    Args:
+        tokens: of a batch, padding included.
+        outputs: positions of a batch that are projected.
+        pack: tokens of a packed tree.
+    """
+
+    tokens: int
+    outputs: int
+    pack: int
+
+    def halved(self, failed: int) -> _Limits:
+        """After a batch of so many tokens was too large."""
+        tokens = min(self.tokens, failed) // 2
+        return _Limits(tokens, max(1, self.outputs // 2), min(self.pack, tokens))
+
+
+def _limits(
+    model: nn.Module, head: nn.Module, route: Route, max_batch_tokens: int | None
+) -> _Limits:
+    device = next(model.parameters()).device
+    tokens = max_batch_tokens or MAX_BATCH_TOKENS.get(device.type, DEFAULT_BATCH_TOKENS)
+    # a partitioned weight is empty, so its shape does not tell the vocabulary
+    vocabulary = getattr(head, "out_features", None) or cast(Tensor, head.weight).shape[0]
+    outputs = max(1, MAX_BATCH_LOGITS // max(1, int(vocabulary)))
+    return _Limits(tokens, outputs, min(route.pack, tokens))
+
+
+def _batches(
+    plan: ScoringPlan, method: Method, rows: Sequence[int], limits: _Limits, size: int
+) -> list[list[TokenSequence]]:
+    """The batches of some rows; small enough that each of so many ranks has a share."""
+    sequences = sequences_of(plan, method, rows, limits.pack, limits.outputs)
+    width = max((len(sequence.tokens) for sequence in sequences), default=0)
+    tokens = sum(len(sequence.tokens) for sequence in sequences)
+    largest = min(limits.tokens, max(width, -(-tokens // size)))
+    return list(batches_of(sequences, largest, limits.outputs))
+
+
+def _divisible(plan: ScoringPlan, batch: Sequence[TokenSequence]) -> bool:
+    """Whether a batch could be made smaller: a prompt's tree stays whole."""
+    return len(batch) > 1 or int(np.sum(plan.row_parent[list(batch[0].rows)] < 0)) > 1
+
+
+def _attempt(
+    model: nn.Module,
+    head: nn.Module,
+    batch: Sequence[TokenSequence],
+    route: Route,
+    consume: Consumer | None,
+) -> Exception | None:
+    """Run a batch and hand it on; what went wrong is for all ranks to hear first."""
+    try:
+        with route.taken(model):
+            rows, log_p = _next_token_log_probs(model, head, batch, route)
+        if consume is not None:
+            consume(rows, log_p)
+    except Exception as error:
+        return error
+    return None
 
 
 def _out_of_memory_somewhere(failure: Exception | None, ranks: Ranks) -> bool:
@@ -183,9 +234,9 @@ def out_of_memory(error: Exception) -> bool:
 _NO_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
-def _free(device: torch.device) -> None:
+def _free(model: nn.Module) -> None:
     """Give cached blocks back, in which a smaller batch may not fit."""
-    if device.type == "cuda":
+    if next(model.parameters()).is_cuda:
         torch.cuda.empty_cache()
 
 
@@ -194,12 +245,11 @@ def _next_token_log_probs(
     head: nn.Module,
     batch: Sequence[TokenSequence],
     route: Route,
-    device: torch.device,
 ) -> tuple[np.ndarray, Tensor]:
     """One forward pass: (row indices [M], log_p [M, V] float32)."""
     where = [(b, position) for b, sequence in enumerate(batch) for position in sequence.outputs]
     with answer_positions(head, torch.tensor(where)):
-        output = model(**_inputs(model, batch, route, device))
+        output = model(**_inputs(model, batch, route))
     logits = output.logits if hasattr(output, "logits") else output[0]
     rows = np.array([row for sequence in batch for row in sequence.rows])
     wide = logits[0] if logits.dtype == torch.float64 else logits[0].float()
@@ -209,17 +259,15 @@ def _next_token_log_probs(
 def choose_route(model: nn.Module, plan: ScoringPlan, ranks: Ranks = ONE) -> Route:
     """The best route that gives a model's own numbers, found out by trying.
 
-    In float32 if the model runs so, and its answers are its own up to their rounding; as trees if
-    it then honours the mask. What is tried: the prompt with the most unfinished answers, and the
-    longest one (a sliding window may be shorter).
+    In float32 if the model runs so, and its answers are its own up to their rounding; as trees,
+    packed to cost least, if it then honours the mask. Some prompts are tried, the longest among
+    them.
 
     Raises:
         TypeError: if the model has no language-modelling head.
     """
-    output_head(model)
-    counts = np.bincount(plan.row_prompt, minlength=plan.num_prompts)
-    lengths = [len(row) for row in plan.rows[: plan.num_prompts]]
-    prompts = {int(np.argmax(counts)), int(np.argmax(lengths))}
+    head = output_head(model)
+    prompts = _telling_prompts(plan)
 
     def answers(route: Route) -> Tensor:
         return _probabilities(model, plan, route, prompts, ranks)
@@ -229,9 +277,23 @@ def choose_route(model: nn.Module, plan: ScoringPlan, ranks: Ranks = ONE) -> Rou
         route, truth = _better(route, truth, Route("rows", "float32"), answers, ranks)
         # a kernel that does not know the mask may fail on the device, where it cannot be caught
         masked = route.precision == "float32" or not _unmasked(model)
-        if masked and counts.max() > 1 and _accepts(model, "position_ids"):
+        if masked and _accepts(model, "position_ids"):
             route, _ = _better(route, truth, Route("tree", route.precision), answers, ranks)
+    if route.method == "tree":
+        width = getattr(head, "in_features", None) or cast(Tensor, head.weight).shape[-1]
+        route = replace(route, pack=pack_size(plan, max(1, int(width))))
     return route
+
+
+def _telling_prompts(plan: ScoringPlan) -> set[int]:
+    """The longest prompt, the one with the most unfinished answers, and a few beside them.
+
+    A sliding window may be shorter than the longest; what is packed with others must not see them.
+    """
+    counts = np.bincount(plan.row_prompt, minlength=plan.num_prompts)
+    lengths = [len(row) for row in plan.rows[: plan.num_prompts]]
+    some = np.linspace(0, plan.num_prompts - 1, num=6, dtype=int)
+    return {int(np.argmax(counts)), int(np.argmax(lengths)), *some.tolist()}
 
 
 def _better(
@@ -291,10 +353,9 @@ def output_head(model: nn.Module) -> nn.Module:
     return head
 
 
-def _inputs(
-    model: nn.Module, batch: Sequence[TokenSequence], route: Route, device: torch.device
-) -> dict[str, Any]:
+def _inputs(model: nn.Module, batch: Sequence[TokenSequence], route: Route) -> dict[str, Any]:
     """Padded token ids and, for trees, the ancestor mask and position ids."""
+    device = next(model.parameters()).device
     tokens, depths = padded(batch)
     inputs: dict[str, Any] = {"input_ids": torch.from_numpy(tokens).to(device)}
     if _accepts(model, "use_cache"):

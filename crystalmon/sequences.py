@@ -1,7 +1,9 @@
-"""What a forward pass takes: the rows of a plan as sequences, alone or as trees, in batches.
+"""What a forward pass takes: the rows of a plan as sequences, alone or packed as trees, in batches.
 
-**tree**: a prompt and all unfinished answers after it are one sequence, in which each token sees
-only its ancestors (a 4-D attention mask and position ids), so that the prompt is computed once.
+**tree**: prompts and the unfinished answers after them are packed into sequences that are prefix
+trees: each token sees only its ancestors (a 4-D attention mask and position ids), so that what
+rows have in common is computed once, and nothing is padded. Prompts are packed in the order of
+their tokens, those that begin alike side by side; a prompt's rows are all in one pack.
 **rows**: every unfinished answer is a sequence of its own; it costs the prompt again each time and
 works with any causal model.
 
@@ -17,8 +19,12 @@ from typing import Literal
 import numpy as np
 
 from crystalmon.tokentree import ScoringPlan
+from crystalmon.trie import Trie
 
 Method = Literal["tree", "rows"]
+
+PACK_SIZES = (128, 256, 512, 1024)
+"""Tokens of a packed tree, among which `pack_size` chooses. A pack's mask is their square."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +33,7 @@ class TokenSequence:
 
     Args:
         tokens: T token ids.
-        parents: T positions, the token before each one; −1 at the start. A chain for a row.
+        parents: T positions, the token before each one; −1 at a start. A chain for a row.
         depths: T distances from the start: the position ids.
         outputs: positions whose next-token distribution is needed.
         rows: the plan's row at each of these positions.
@@ -40,9 +46,44 @@ class TokenSequence:
     rows: tuple[int, ...]
 
 
-def sequences_of(plan: ScoringPlan, method: Method, prompts: Iterable[int]) -> list[TokenSequence]:
-    """The sequences that score some of a plan's prompts."""
-    return (_trees if method == "tree" else _rows)(plan, prompts)
+def sequences_of(
+    plan: ScoringPlan,
+    method: Method,
+    rows: Iterable[int],
+    max_tokens: int,
+    max_outputs: int,
+) -> list[TokenSequence]:
+    """The sequences that score some rows of a plan.
+
+    Args:
+        plan: whose rows they are.
+        method: `tree` or `rows`.
+        rows: which ones; as trees, with each prompt all rows after it.
+        max_tokens, max_outputs: of a pack, unless a single prompt's tree is larger.
+    """
+    if method == "rows":
+        return [_chain(plan, row) for row in rows]
+    return list(_packs(plan, rows, max_tokens, max_outputs))
+
+
+def pack_size(plan: ScoringPlan, width: int) -> int:
+    """The size of packs, of `PACK_SIZES`, at which a plan costs least.
+
+    Small packs compute more often what they have in common, in large ones attention weighs more:
+    of T tokens it costs T / (6 · width) of all else in a layer of a transformer, whose matrices
+    hold 12 · width² weights.
+
+    Args:
+        plan: what to score.
+        width: the model's hidden size.
+    """
+
+    def cost(size: int) -> float:
+        packs = sequences_of(plan, "tree", range(len(plan.rows)), size, size)
+        lengths = np.array([len(pack.tokens) for pack in packs])
+        return float(np.sum(lengths * (1 + lengths / (6 * width))))
+
+    return min(PACK_SIZES, key=cost)
 
 
 def batches_of(
@@ -90,43 +131,42 @@ def ancestors(batch: Sequence[TokenSequence]) -> np.ndarray:
     return allowed
 
 
-def _rows(plan: ScoringPlan, prompts: Iterable[int]) -> list[TokenSequence]:
-    chosen = set(prompts)
-    return [
-        TokenSequence(
-            tokens=tokens,
-            parents=tuple(range(-1, len(tokens) - 1)),
-            depths=tuple(range(len(tokens))),
-            outputs=(len(tokens) - 1,),
-            rows=(row,),
-        )
-        for row, tokens in enumerate(plan.rows)
-        if plan.row_prompt[row] in chosen
-    ]
-
-
-def _trees(plan: ScoringPlan, prompts: Iterable[int]) -> list[TokenSequence]:
-    members: dict[int, list[int]] = {prompt: [prompt] for prompt in prompts}
-    for row in range(plan.num_prompts, len(plan.rows)):
-        if plan.row_prompt[row] in members:
-            members[int(plan.row_prompt[row])].append(row)
-    return [_tree(plan, rows) for rows in members.values()]
-
-
-def _tree(plan: ScoringPlan, rows: Sequence[int]) -> TokenSequence:
-    """One prompt's tokens and, after them, the last token of each further row."""
-    prompt = plan.rows[rows[0]]
-    place = {row: len(prompt) - 1 + index for index, row in enumerate(rows)}
-    further = rows[1:]
+def _chain(plan: ScoringPlan, row: int) -> TokenSequence:
+    tokens = plan.rows[row]
+    length = len(tokens)
     return TokenSequence(
-        tokens=(*prompt, *(plan.rows[row][-1] for row in further)),
-        parents=(
-            *range(-1, len(prompt) - 1),
-            *(place[int(plan.row_parent[row])] for row in further),
-        ),
-        depths=(*range(len(prompt)), *(len(plan.rows[row]) - 1 for row in further)),
-        outputs=tuple(place.values()),
-        rows=tuple(rows),
+        tokens, tuple(range(-1, length - 1)), tuple(range(length)), (length - 1,), (row,)
+    )
+
+
+def _packs(
+    plan: ScoringPlan, rows: Iterable[int], max_tokens: int, max_outputs: int
+) -> Iterator[TokenSequence]:
+    """Trees of as many prompts as fit, prompts that begin alike side by side."""
+    members: dict[int, list[int]] = {}
+    for row in sorted(rows):  # a prompt comes before the rows after it
+        members.setdefault(int(plan.row_prompt[row]), []).append(row)
+    trie, place = Trie(), dict[int, int]()
+    for prompt in sorted(members, key=lambda prompt: plan.rows[prompt]):
+        own = members[prompt]
+        tokens = len(trie) + trie.missing(plan.rows[prompt]) + len(own) - 1
+        if place and (tokens > max_tokens or len(place) + len(own) > max_outputs):
+            yield _packed(trie, place)
+            trie, place = Trie(), {}
+        place[prompt] = trie.add(plan.rows[prompt])
+        for row in own[1:]:
+            place[row] = trie.add(plan.rows[row][-1:], after=place[int(plan.row_parent[row])])
+    if place:
+        yield _packed(trie, place)
+
+
+def _packed(trie: Trie, place: dict[int, int]) -> TokenSequence:
+    return TokenSequence(
+        tuple(trie.tokens),
+        tuple(trie.parents),
+        tuple(trie.depths),
+        tuple(place.values()),
+        tuple(place),
     )
 
 

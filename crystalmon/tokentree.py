@@ -25,6 +25,7 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from crystalmon.tasks import Task, TaskSuite
+from crystalmon.trie import Trie
 
 View = Literal["raw", "chat"]
 VIEWS = ("raw", "chat")
@@ -75,8 +76,11 @@ class ScoringPlan:
 
     @property
     def num_unique_tokens(self) -> int:
-        """Tokens over the prompts' own trees: each prompt once, one more per further row."""
-        return sum(map(len, self.rows[: self.num_prompts])) + len(self.rows) - self.num_prompts
+        """Tokens over the prefix tree of all rows: what they have in common counts once."""
+        trie = Trie()
+        for row in self.rows:
+            trie.add(row)
+        return len(trie)
 
 
 def build_plan(suite: TaskSuite, tokenizer: Any, view: View = "raw") -> ScoringPlan:

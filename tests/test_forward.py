@@ -126,7 +126,7 @@ def test_attention_that_takes_no_mask_is_left_for_sdpa(plan, tokenizer):
     ALL_ATTENTION_FUNCTIONS.register("fast", fast)
     model = sharpened(qwen2, len(tokenizer)).bfloat16()
     model.config._attn_implementation_internal = "fast"
-    assert choose_route(model, plan) == Route("tree", "float32")
+    assert str(choose_route(model, plan)) == "tree, float32"
     assert seen == [torch.bfloat16] * len(seen)
     assert model.config._attn_implementation == "fast"
     seen.clear()
@@ -144,7 +144,7 @@ def test_half_precision_layers_are_exact(make, plan, tokenizer, autocast):
     if autocast:
         model.forward = torch.autocast("cpu", dtype=torch.bfloat16)(model.forward)
     route = choose_route(model, plan)
-    assert route == Route("tree", "float32")
+    assert str(route) == "tree, float32"
     exact, found = score(wide, plan).log_choice, score(model, plan, route=route).log_choice
     naive = score(model, plan, route=Route("rows", "model")).log_choice
     error = max(np.abs(np.exp(a) - np.exp(b)).max() for a, b in zip(exact, found, strict=True))
@@ -167,9 +167,8 @@ def test_out_of_memory_halves_the_batch(model, plan, error, caplog):
     route = choose_route(model, plan)
     model.forward = small
     halved = score(model, plan, route=route, max_batch_tokens=400)
-    assert "going on with 96 tokens a batch" in caplog.text
-    assert halved.batch_tokens == 96
-    assert max(sizes) <= 96
+    assert "out of memory; going on with" in caplog.text
+    assert max(sizes) <= halved.batch_tokens <= 120
     for a, b in zip(whole.log_choice, halved.log_choice, strict=True):
         np.testing.assert_allclose(np.exp(a), np.exp(b), atol=1e-6)
 
@@ -197,10 +196,12 @@ def test_every_row_comes_once(model, plan, method):
         torch.testing.assert_close(log_p.exp().sum(-1), torch.ones(len(log_p)))
 
 
-def test_tree_computes_each_prompt_once(plan):
-    assert plan.num_unique_tokens < plan.num_tokens
-    sizes = [len(row) for row in plan.rows[: plan.num_prompts]]
-    assert plan.num_unique_tokens == sum(sizes) + len(plan.rows) - plan.num_prompts
+@pytest.mark.parametrize("pack", [1, 30, 100, 10_000])
+def test_packs_of_any_size_give_the_same(model, plan, pack):
+    rows, packed = Route("rows", "float32"), Route("tree", "float32", pack)
+    whole, found = score(model, plan, route=rows), score(model, plan, route=packed)
+    for a, b in zip(whole.log_choice, found.log_choice, strict=True):
+        np.testing.assert_allclose(np.exp(a), np.exp(b), atol=1e-6)
 
 
 def test_lengths_that_a_model_has_seen_are_kept(plan, tokenizer):

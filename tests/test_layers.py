@@ -21,7 +21,7 @@ PACKAGE = Path(crystalmon.__file__).parent
 
 LAYERS = (
     ("sketch",),
-    ("records", "panels"),
+    ("records", "panels", "trie"),
     ("tasks", "metrics", "thermodynamics", "tokentree", "models", "planted", "ranks", "schedule"),
     ("seeds", "scenarios", "isolation", "sequences", "console", "actions"),
     ("phases", "kinetics", "forward"),

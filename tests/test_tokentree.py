@@ -91,11 +91,7 @@ def check_layout(plan: ScoringPlan) -> None:
         assert plan.row_prompt[parent] == prompt
         assert plan.rows[row][:-1] == plan.rows[parent]
         assert plan.rows[row][: len(plan.rows[prompt])] == plan.rows[prompt]
-    starts = {
-        (prompt, row[:length])
-        for prompt, row in zip(plan.row_prompt.tolist(), plan.rows, strict=True)
-        for length in range(1, len(row) + 1)
-    }
+    starts = {row[:length] for row in plan.rows for length in range(1, len(row) + 1)}
     assert plan.num_unique_tokens == len(starts)
     prompt_of = [prompt for prompt, _ in enumerate_cells(plan)]
     for edge, parent in enumerate(plan.edge_parent):
