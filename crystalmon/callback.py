@@ -14,19 +14,19 @@ from crystalmon.actions import Actions, actions_for, check_actions, take
 from crystalmon.console import announce, say
 from crystalmon.lineage import INHERITED_KEY, inherited_states, states_of, to_info
 from crystalmon.monitor import Monitor
+from crystalmon.names import DEFAULT_NAME, REFERENCE_FOLDER
 from crystalmon.phases import PhaseState
 from crystalmon.ranks import current_ranks
 from crystalmon.records import PHASES, Event, ProbeRecord
 from crystalmon.reference import (
     INFO_FILE,
-    REFERENCE_FOLDER,
     Reference,
     find_reference,
     load_reference,
     model_name,
 )
 from crystalmon.schedule import probe_steps
-from crystalmon.store import FOLDER, RUN_FILE, RunStore, explained, read_run
+from crystalmon.store import RUN_FILE, RunStore, explained, read_run
 from crystalmon.tasks import TaskSuite, load_suite
 from crystalmon.tokentree import VIEWS, View
 from crystalmon.trackers import CompositeTracker, make_tracker, sentence
@@ -367,7 +367,7 @@ class CrystalCallback(TrainerCallback):
         logger.exception("crystalmon: %s.", what)
 
 
-def tracker_metrics(record: ProbeRecord, name: str = FOLDER) -> dict[str, float]:
+def tracker_metrics(record: ProbeRecord, name: str = DEFAULT_NAME) -> dict[str, float]:
     """One probe as flat scalars, under the names that trackers show.
 
     Args:
@@ -405,8 +405,8 @@ def _claim_folder(args: TrainingArguments, state: TrainerState, suite: str) -> P
     output = Path(str(args.output_dir))
     _claims[:] = [claim for claim in _claims if claim[0]() is not None]
     taken = {folder for owner, folder in _claims if owner() is state}
-    names = [FOLDER, f"{FOLDER}-{suite}"]
-    names += [f"{FOLDER}-{suite}-{number}" for number in range(2, len(taken) + 2)]
+    names = [DEFAULT_NAME, f"{DEFAULT_NAME}-{suite}"]
+    names += [f"{DEFAULT_NAME}-{suite}-{number}" for number in range(2, len(taken) + 2)]
     folder = next(output / name for name in names if output / name not in taken)
     _claims.append((weakref.ref(state), folder))
     return folder

@@ -26,9 +26,10 @@ from crystalmon.kinetics import (
 )
 from crystalmon.lineage import show, states_of
 from crystalmon.metrics import answer_distributions, js_divergence
+from crystalmon.names import REFERENCE_FOLDER
 from crystalmon.phases import SuiteDetector
 from crystalmon.records import Event, ProbeRecord, json_value
-from crystalmon.store import REFERENCE_FOLDER, Run
+from crystalmon.store import Run
 
 TENSOR_FILE = "reference.safetensors"
 

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from crystalmon.forward import Route
 from crystalmon.isolation import same_random_states
 from crystalmon.models import load_model, whole_models
+from crystalmon.names import DEFAULT_NAME, REFERENCE_FOLDER
 from crystalmon.ranks import ONE, Ranks
 from crystalmon.scoring import score
 from crystalmon.tasks import TaskSuite
@@ -35,7 +36,6 @@ from crystalmon.tokentree import ScoringPlan, build_plan
 Progress = Callable[[int], Any]
 
 SCHEMA_VERSION = 1
-RUN_FOLDER, REFERENCE_FOLDER = "crystalmon", "reference"
 TENSOR_FILE = "reference.safetensors"
 INFO_FILE = "reference.json"
 
@@ -254,7 +254,7 @@ def find_reference(
     places = [path, path / REFERENCE_FOLDER]
     if path.is_dir():
         for folder in (path, path.resolve().parent):
-            places += sorted(folder.glob(f"{RUN_FOLDER}*/{REFERENCE_FOLDER}"))
+            places += sorted(folder.glob(f"{DEFAULT_NAME}*/{REFERENCE_FOLDER}"))
     found = [place for place in places if (place / INFO_FILE).is_file()]
     fitting = (place for place in found if _is_of(place, suite, view))
     return next(fitting, found[0] if found else None)

@@ -16,19 +16,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from crystalmon.panels import ANSWERS, DISTRIBUTIONS, SECTIONS, SUITE_PREFIX, SUMMARIES
+from crystalmon.names import DEFAULT_NAME, STEP_KEY
+from crystalmon.panels import ANSWERS, DISTRIBUTIONS, SECTIONS, SUMMARIES
 from crystalmon.records import PHASES, Event, ProbeRecord
 from crystalmon.report.snapshot import Pace, Snapshot
 from crystalmon.scalar_trackers import SCALAR_TRACKERS, ScalarTracker
 from crystalmon.tasks import TaskSuite
 
 logger = logging.getLogger(__name__)
-
-STEP_KEY = "train/global_step"
-"""The key under which transformers logs the step to wandb and trackio."""
-
-DEFAULT_NAME = SUITE_PREFIX
-"""What the names of metrics begin with; another callback of the same trainer has another one."""
 
 
 class Tracker(Protocol):

@@ -14,8 +14,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from crystalmon.names import REFERENCE_FOLDER
 from crystalmon.report.lanes import Lane
-from crystalmon.store import REFERENCE_FOLDER, Run
+from crystalmon.store import Run
 
 MAX_FRAMES = 160
 _REFERENCE_FILE = "reference.safetensors"
