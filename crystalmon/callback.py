@@ -9,15 +9,15 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-import crystalmon
-from crystalmon.actions import Actions, actions_for, check_actions, take
+from crystalmon.actions import Actions, action_name, actions_for, check_actions, take
+from crystalmon.claims import claim_folder
 from crystalmon.console import announce, say
-from crystalmon.lineage import INHERITED_KEY, inherited_states, states_of, to_info
+from crystalmon.lineage import inherited_states, states_of
 from crystalmon.monitor import Monitor
-from crystalmon.names import DEFAULT_NAME, REFERENCE_FOLDER
+from crystalmon.names import REFERENCE_FOLDER
 from crystalmon.phases import PhaseState
 from crystalmon.ranks import current_ranks
-from crystalmon.records import PHASES, Event, ProbeRecord
+from crystalmon.records import Event, ProbeRecord
 from crystalmon.reference import (
     INFO_FILE,
     Reference,
@@ -25,6 +25,8 @@ from crystalmon.reference import (
     load_reference,
     model_name,
 )
+from crystalmon.run_info import run_info
+from crystalmon.scalars import tracker_metrics
 from crystalmon.schedule import probe_steps
 from crystalmon.store import RUN_FILE, RunStore, explained, read_run
 from crystalmon.tasks import TaskSuite, load_suite
@@ -128,7 +130,7 @@ class CrystalCallback(TrainerCallback):
         self._training = weakref.ref(state)
         model = _unwrapped(model)
         ranks, step = current_ranks(), state.global_step
-        folder = _claim_folder(args, state, self.suite.name)
+        folder = claim_folder(Path(str(args.output_dir)), state, self.suite.name)
         # what concerns the run folder happens on rank 0; its result, or its error, on every rank
         history = ranks.on_main(lambda: self._history(folder, step))
         reference = self.reference
@@ -253,38 +255,7 @@ class CrystalCallback(TrainerCallback):
         self, monitor: Monitor, folder: Path, args: TrainingArguments, state: TrainerState
     ) -> None:
         """Rank 0: the run folder with the reference in it, and the trackers."""
-        info = {
-            "versions": _versions(),
-            "config": {
-                "every": self.every,
-                "reference": str(self.reference)
-                if isinstance(self.reference, str | Path)
-                else "given",
-                "view": self.view,
-                "strict": self.strict,
-                "actions": {
-                    signal: [a if isinstance(a, str) else _function_name(a) for a in actions]
-                    for signal, actions in self.actions.items()
-                },
-            },
-            "method": monitor.route.method,
-            "precision": monitor.route.precision,
-            "processes": monitor.ranks.size,
-            "suite": self.suite.name,
-            "suite_hash": self.suite.hash,
-            "suite_texts": {
-                task.name: {"prompts": list(task.prompts), "choices": list(task.choice_texts)}
-                for task in self.suite
-            },
-            "reference": monitor.reference.info.id,
-            "reference_model": monitor.reference.info.model,
-            "model": model_name(monitor.model),
-            INHERITED_KEY: to_info(monitor.inherited),
-            "trainer": type(args)
-            .__name__.replace("TrainingArguments", "Trainer")
-            .removesuffix("Config"),
-            "max_steps": state.max_steps,
-        }
+        info = run_info(monitor, self._config(), _trainer_name(args), state.max_steps)
         resume_step = state.global_step if state.global_step > 0 else None
         stored = folder / REFERENCE_FOLDER
         if resume_step is None or not (stored / INFO_FILE).is_file():
@@ -307,6 +278,20 @@ class CrystalCallback(TrainerCallback):
             f"{len(self._schedule)} probes; base {monitor.reference.info.model or 'this model'}; "
             f"records in {folder}"
         )
+
+    def _config(self) -> dict[str, Any]:
+        """The arguments as `run.json` keeps them."""
+        named = isinstance(self.reference, str | Path)
+        return {
+            "every": self.every,
+            "reference": str(self.reference) if named else "given",
+            "view": self.view,
+            "strict": self.strict,
+            "actions": {
+                signal: [action_name(action) for action in actions]
+                for signal, actions in self.actions.items()
+            },
+        }
 
     def _probe(self, state: TrainerState) -> None:
         """Probe once per step; a failure is logged and counted, or raised if strict."""
@@ -346,7 +331,7 @@ class CrystalCallback(TrainerCallback):
         """Do what the user has asked for on the latest events, on every rank alike."""
         events, self._untaken = self._untaken, []
         for event, action in ((e, a) for e in events for a in actions_for(self.actions, e)):
-            name = action if isinstance(action, str) else _function_name(action)
+            name = action_name(action)
             if self._store is not None:
                 say(f"{sentence(event)}: {name}")
                 # what happens to the whole suite the trackers alert of by themselves
@@ -367,24 +352,6 @@ class CrystalCallback(TrainerCallback):
         logger.exception("crystalmon: %s.", what)
 
 
-def tracker_metrics(record: ProbeRecord, name: str = DEFAULT_NAME) -> dict[str, float]:
-    """One probe as flat scalars, under the names that trackers show.
-
-    Args:
-        record: the probe.
-        name: what the names begin with.
-    """
-    scalars = {f"{name}/{key}": value for key, value in record.metrics.items()}
-    scalars[f"{name}/phase"] = float(PHASES.index(record.phase))
-    scalars[f"{name}/probe_seconds"] = record.seconds
-    scalars[f"{name}/probe_share"] = record.share
-    for task_name, task in record.tasks.items():
-        prefix = f"{name}_tasks/{task_name}"
-        scalars |= {f"{prefix}/{key}": value for key, value in task.metrics.items()}
-        scalars[f"{prefix}/phase"] = float(PHASES.index(task.phase))
-    return scalars
-
-
 def _unwrapped(model: Any) -> Any:
     """The language model itself, from within PPO's, an engine's or the compiler's wrapper."""
     for inner in ("_orig_mod", "module", "policy"):
@@ -392,33 +359,7 @@ def _unwrapped(model: Any) -> Any:
     return model
 
 
-def _function_name(function: Any) -> str:
-    return getattr(function, "__qualname__", repr(function))
-
-
-_claims: list[tuple[weakref.ref[TrainerState], Path]] = []
-"""The run folders that callbacks have taken, by the state of the training that they belong to."""
-
-
-def _claim_folder(args: TrainingArguments, state: TrainerState, suite: str) -> Path:
-    """`crystalmon` in the output folder; for a further callback of this training, another name."""
-    output = Path(str(args.output_dir))
-    _claims[:] = [claim for claim in _claims if claim[0]() is not None]
-    taken = {folder for owner, folder in _claims if owner() is state}
-    names = [DEFAULT_NAME, f"{DEFAULT_NAME}-{suite}"]
-    names += [f"{DEFAULT_NAME}-{suite}-{number}" for number in range(2, len(taken) + 2)]
-    folder = next(output / name for name in names if output / name not in taken)
-    _claims.append((weakref.ref(state), folder))
-    return folder
-
-
-def _versions() -> dict[str, str]:
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {"crystalmon": crystalmon.__version__}
-    for name in ("torch", "transformers", "trl", "accelerate", "peft"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+def _trainer_name(args: TrainingArguments) -> str:
+    """As its arguments' class tells: `SFTConfig` → `SFT`, `TrainingArguments` → `Trainer`."""
+    name = type(args).__name__
+    return name.replace("TrainingArguments", "Trainer").removesuffix("Config")

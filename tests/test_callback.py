@@ -28,6 +28,7 @@ from crystalmon.models import ASSETS_DIR
 from crystalmon.monitor import Monitor
 from crystalmon.planted import load_targets, sft_rows
 from crystalmon.reference import ReferenceMismatch
+from crystalmon.scalars import tracker_metrics
 from crystalmon.schedule import probe_steps
 from crystalmon.store import RunFolderError
 
@@ -432,7 +433,7 @@ def test_tracker_gets_every_metric_at_every_probe(tmp_path, model, tokenizer, su
     accumulator = EventAccumulator(str(folder))
     accumulator.Reload()
     for record in read_run(tmp_path).records:
-        for key, value in crystalmon.callback.tracker_metrics(record).items():
+        for key, value in tracker_metrics(record).items():
             points = {e.step: e.value for e in accumulator.Scalars(key)}
             found = points[record.step]
             assert found == pytest.approx(value, rel=1e-5) or (math.isnan(value)), key
