@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import weakref
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from crystalmon.reference import (
     load_reference,
     model_name,
 )
+from crystalmon.report.page import write_report
+from crystalmon.report.snapshot import Snapshot
 from crystalmon.run_info import run_info
 from crystalmon.scalars import tracker_metrics
 from crystalmon.schedule import probe_steps
@@ -272,7 +275,12 @@ class CrystalCallback(TrainerCallback):
         if resume_step is None and (folder / RUN_FILE).is_file():
             say(f"the earlier run in {folder} is superseded; its lines stay on file")
         self._store = RunStore.open(folder, info, resume_step=resume_step)
-        self._tracker = make_tracker(args.report_to or [], str(args.output_dir), folder.name)
+        self._tracker = make_tracker(
+            args.report_to or [],
+            str(args.output_dir),
+            folder.name,
+            partial(write_report, [folder]),
+        )
         say(
             f"{self.suite.name}: {len(self.suite)} tasks, {self.suite.num_prompts} prompts, "
             f"{len(self._schedule)} probes; base {monitor.reference.info.model or 'this model'}; "
@@ -322,7 +330,8 @@ class CrystalCallback(TrainerCallback):
                 "training goes on"
             )
         self._tracker.log(record.step, tracker_metrics(record, store.folder.name))
-        self._tracker.show(record, self.suite)
+        choices = {task.name: task.choice_texts for task in self.suite}
+        self._tracker.show(Snapshot(record, choices))
         for event in events:
             self._tracker.event(event)
         announce(record, events, self._last_phase)

@@ -20,7 +20,7 @@ import crystalmon
 PACKAGE = Path(crystalmon.__file__).parent
 
 LAYERS = (
-    ("sketch", "names"),
+    ("sketch", "names", "pace"),
     ("records", "panels"),
     ("tasks", "metrics", "thermodynamics", "tokentree", "models", "planted", "ranks", "schedule"),
     ("seeds", "scenarios", "isolation", "sequences", "console", "actions", "scalars", "claims"),
