@@ -7,7 +7,10 @@ DEFAULT_NAME = "crystalmon"
 callback of the same trainer has a longer one that begins with it."""
 
 REFERENCE_FOLDER = "reference"
-"""Within the run folder: the frozen base's answers."""
+TENSOR_FILE = "reference.safetensors"
+CHOICE_PREFIX = "log_choice/"
+"""Within the run folder: the frozen base's answers, a file in it, and in that the log-probabilities
+of a task's choices, before the task's name."""
 
 STEP_KEY = "train/global_step"
 """The key under which transformers logs the step to wandb and trackio."""

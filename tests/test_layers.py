@@ -24,7 +24,7 @@ LAYERS = (
     ("records", "panels"),
     ("tasks", "metrics", "thermodynamics", "tokentree", "models", "planted", "ranks", "schedule"),
     ("seeds", "scenarios", "isolation", "sequences", "console", "actions", "scalars", "claims"),
-    ("phases", "kinetics", "forward"),
+    ("phases", "kinetics", "forward", "base_answers"),
     ("scoring",),
     ("reference", "store", "scalar_trackers"),
     ("report", "lineage"),
@@ -48,6 +48,7 @@ WITHOUT_TORCH = (
     "phases",
     "kinetics",
     "store",
+    "base_answers",
     "report",
     "watch",
 )
