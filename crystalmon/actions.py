@@ -64,6 +64,11 @@ def actions_for(actions: Mapping[str, tuple[Action, ...]], event: Event) -> tupl
     return tuple(found)
 
 
+def action_name(action: Action) -> str:
+    """What an action is called in `run.json` and in the terminal."""
+    return action if isinstance(action, str) else getattr(action, "__qualname__", repr(action))
+
+
 def take(action: Action, event: Event, state: Any, control: Any) -> None:
     """Set the control's flag, or call the user's function; an alert is the trackers' to raise."""
     if callable(action):

@@ -4,29 +4,36 @@ from __future__ import annotations
 
 import logging
 import weakref
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-import crystalmon
-from crystalmon.actions import Actions, actions_for, check_actions, take
+from crystalmon.actions import Actions, action_name, actions_for, check_actions, take
+from crystalmon.budget import Budget
+from crystalmon.claims import claim_folder
 from crystalmon.console import announce, say
-from crystalmon.lineage import INHERITED_KEY, inherited_states, states_of, to_info
+from crystalmon.lineage import inherited_states, states_of
 from crystalmon.monitor import Monitor
+from crystalmon.names import REFERENCE_FOLDER
 from crystalmon.phases import PhaseState
 from crystalmon.ranks import current_ranks
-from crystalmon.records import PHASES, Event, ProbeRecord
+from crystalmon.records import Event, ProbeRecord
 from crystalmon.reference import (
     INFO_FILE,
-    REFERENCE_FOLDER,
     Reference,
     find_reference,
     load_reference,
     model_name,
 )
-from crystalmon.schedule import probe_steps
-from crystalmon.store import FOLDER, RUN_FILE, RunStore, explained, read_run
+from crystalmon.report.page import write_report
+from crystalmon.report.snapshot import Snapshot
+from crystalmon.run_info import run_info
+from crystalmon.scalars import tracker_metrics
+from crystalmon.schedule import Schedule, probe_steps
+from crystalmon.store import RUN_FILE, RunStore, explained, read_run
 from crystalmon.tasks import TaskSuite, load_suite
 from crystalmon.tokentree import VIEWS, View
 from crystalmon.trackers import CompositeTracker, make_tracker, sentence
@@ -61,9 +68,15 @@ class CrystalCallback(TrainerCallback):
             raises it, else of any task; `<task>/<kind>` for one task. `save`, `stop` and
             `evaluate` set the trainer's control, `alert` goes through W&B and trackio, and a
             function is called with (event, state, control), on every rank.
+        max_overhead: the largest share of the run's wall time to spend on monitoring, such as
+            0.01. Scheduled probes then wait until they are affordable, and while the model is
+            changing any step may be probed for what was saved; see `budget.Budget`. A run too
+            short to earn its first probe back gets no other. Since time decides, two such runs
+            do not probe the same steps.
 
     Raises:
-        ValueError: if `every` is not positive, or `view` or an action unknown.
+        ValueError: if `every` is not positive, `max_overhead` not within (0, 1], or `view` or an
+            action unknown.
         SuiteError: if the suite is faulty.
     """
 
@@ -76,6 +89,7 @@ class CrystalCallback(TrainerCallback):
         view: View = "raw",
         strict: bool = False,
         actions: Actions | None = None,
+        max_overhead: float | None = None,
     ) -> None:
         if not isinstance(reference, str | Path | Reference):
             raise TypeError(
@@ -93,6 +107,7 @@ class CrystalCallback(TrainerCallback):
         self.view: View = view
         self.strict = strict
         self.actions = check_actions(actions, (task.name for task in self.suite))
+        self.max_overhead = _checked_share(max_overhead)
         self._training: weakref.ref[TrainerState] | None = None
         self._start_over()
 
@@ -100,7 +115,7 @@ class CrystalCallback(TrainerCallback):
         """Forget an earlier training, of which this one may share the callback."""
         self.monitor: Monitor | None = None
         self.failures = 0
-        self._schedule: frozenset[int] = frozenset()
+        self._schedule = Schedule()
         self._last_step = -1
         self._last_phase: str | None = None
         self._stopped_at: int | None = None
@@ -126,9 +141,20 @@ class CrystalCallback(TrainerCallback):
             return
         self._start_over()
         self._training = weakref.ref(state)
-        model = _unwrapped(model)
+        budget = Budget(self.max_overhead) if self.max_overhead is not None else None
+        self._schedule = Schedule(probe_steps(state.max_steps, self.every), budget)
+        with self._counted(probe=False):
+            self._begin(args, state, _unwrapped(model), processing_class)
+        if self.monitor is not None and state.global_step > self._last_step:
+            # the trainer clears its control before the first step: act on this probe after it
+            self._probe(state)
+
+    def _begin(
+        self, args: TrainingArguments, state: TrainerState, model: Any, processing_class: Any
+    ) -> None:
+        """All that comes before the first probe."""
         ranks, step = current_ranks(), state.global_step
-        folder = _claim_folder(args, state, self.suite.name)
+        folder = claim_folder(Path(str(args.output_dir)), state, self.suite.name)
         # what concerns the run folder happens on rank 0; its result, or its error, on every rank
         history = ranks.on_main(lambda: self._history(folder, step))
         reference = self.reference
@@ -150,15 +176,11 @@ class CrystalCallback(TrainerCallback):
             return
         monitor = self.monitor
         monitor.inherit(ranks.on_main(lambda: self._inherited(folder, step, monitor)))
-        self._schedule = probe_steps(state.max_steps, self.every)
         for record in history:
             self.monitor.replay(record)
         self._last_step = history[-1].step if history else -1
         self._last_phase = history[-1].phase if history else None
         ranks.on_main(lambda: self._open(monitor, folder, args, state))
-        if state.global_step > self._last_step:
-            # the trainer clears its control before the first step: act on this probe after it
-            self._probe(state)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -169,7 +191,7 @@ class CrystalCallback(TrainerCallback):
             self._stopped_at = None
         self._act(state, control)
         last = state.global_step >= state.max_steps or control.should_training_stop
-        if last or state.global_step in self._schedule:
+        if self._wanted(state.global_step, last):
             self._probe(state)
             self._act(state, control)
 
@@ -177,7 +199,7 @@ class CrystalCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Probe where training stopped early: later the best checkpoint may be loaded over it."""
-        if control.should_training_stop:
+        if control.should_training_stop and self._wanted(state.global_step, last=True):
             self._probe(state)
             self._act(state, control)
 
@@ -186,13 +208,35 @@ class CrystalCallback(TrainerCallback):
     ) -> None:
         """Probe the end if no other event did; close the trackers."""
         try:
-            if not args.load_best_model_at_end:
+            if not args.load_best_model_at_end and self._wanted(state.global_step, last=True):
                 self._probe(state)
                 self._act(state, control)
         finally:
             self._close()
         if self.failures:
             logger.warning("crystalmon: %d failures; see the log above.", self.failures)
+        if self._store is None or self._schedule.budget is None:
+            return
+        if self._last_step < state.global_step:
+            say(
+                f"the last probe is that of step {self._last_step}: another one would have taken "
+                f"over {self.max_overhead:.2%} of the time"
+            )
+
+    def _wanted(self, step: int, last: bool = False) -> bool:
+        """Whether to probe now: by the schedule on every rank, by the clock of rank 0."""
+        if self.monitor is None or step <= self._last_step:
+            return False
+        if not self._schedule.asks(step, last):
+            return False
+        if self._schedule.budget is None:
+            return True
+        return self.monitor.ranks.on_main(lambda: self._schedule.affords(last))
+
+    def _counted(self, probe: bool = True) -> AbstractContextManager[None]:
+        """Within, time counts as spent on monitoring, where there is a budget."""
+        budget = self._schedule.budget
+        return nullcontext() if budget is None else budget.spending(probe)
 
     def _close(self) -> None:
         """The run folder first: a tracker may take the report of it."""
@@ -253,38 +297,7 @@ class CrystalCallback(TrainerCallback):
         self, monitor: Monitor, folder: Path, args: TrainingArguments, state: TrainerState
     ) -> None:
         """Rank 0: the run folder with the reference in it, and the trackers."""
-        info = {
-            "versions": _versions(),
-            "config": {
-                "every": self.every,
-                "reference": str(self.reference)
-                if isinstance(self.reference, str | Path)
-                else "given",
-                "view": self.view,
-                "strict": self.strict,
-                "actions": {
-                    signal: [a if isinstance(a, str) else _function_name(a) for a in actions]
-                    for signal, actions in self.actions.items()
-                },
-            },
-            "method": monitor.route.method,
-            "precision": monitor.route.precision,
-            "processes": monitor.ranks.size,
-            "suite": self.suite.name,
-            "suite_hash": self.suite.hash,
-            "suite_texts": {
-                task.name: {"prompts": list(task.prompts), "choices": list(task.choice_texts)}
-                for task in self.suite
-            },
-            "reference": monitor.reference.info.id,
-            "reference_model": monitor.reference.info.model,
-            "model": model_name(monitor.model),
-            INHERITED_KEY: to_info(monitor.inherited),
-            "trainer": type(args)
-            .__name__.replace("TrainingArguments", "Trainer")
-            .removesuffix("Config"),
-            "max_steps": state.max_steps,
-        }
+        info = run_info(monitor, self._config(), _trainer_name(args), state.max_steps)
         resume_step = state.global_step if state.global_step > 0 else None
         stored = folder / REFERENCE_FOLDER
         if resume_step is None or not (stored / INFO_FILE).is_file():
@@ -301,27 +314,52 @@ class CrystalCallback(TrainerCallback):
         if resume_step is None and (folder / RUN_FILE).is_file():
             say(f"the earlier run in {folder} is superseded; its lines stay on file")
         self._store = RunStore.open(folder, info, resume_step=resume_step)
-        self._tracker = make_tracker(args.report_to or [], str(args.output_dir), folder.name)
+        self._tracker = make_tracker(
+            args.report_to or [],
+            str(args.output_dir),
+            folder.name,
+            partial(write_report, [folder]),
+        )
+        limit = "" if self.max_overhead is None else f" or {self.max_overhead:.2%} of the time"
         say(
             f"{self.suite.name}: {len(self.suite)} tasks, {self.suite.num_prompts} prompts, "
-            f"{len(self._schedule)} probes; base {monitor.reference.info.model or 'this model'}; "
-            f"records in {folder}"
+            f"{len(self._schedule.steps)} probes{limit}; "
+            f"base {monitor.reference.info.model or 'this model'}; records in {folder}"
         )
 
+    def _config(self) -> dict[str, Any]:
+        """The arguments as `run.json` keeps them."""
+        named = isinstance(self.reference, str | Path)
+        return {
+            "every": self.every,
+            "max_overhead": self.max_overhead,
+            "reference": str(self.reference) if named else "given",
+            "view": self.view,
+            "strict": self.strict,
+            "actions": {
+                signal: [action_name(action) for action in actions]
+                for signal, actions in self.actions.items()
+            },
+        }
+
     def _probe(self, state: TrainerState) -> None:
-        """Probe once per step; a failure is logged and counted, or raised if strict."""
-        step = state.global_step
-        if self.monitor is None or step <= self._last_step:
-            return
-        self._last_step = step
+        """Probe this step; a failure is logged and counted, or raised if strict."""
+        if self.monitor is not None:
+            with self._counted():
+                self._probe_with(self.monitor, state)
+
+    def _probe_with(self, monitor: Monitor, state: TrainerState) -> None:
+        self._last_step = step = state.global_step
+        self._schedule.taken()
         record = None
         try:
-            record = self.monitor.probe(step, state.epoch)
+            record = monitor.probe(step, state.epoch)
         except Exception:
             self._failed(f"probe at step {step} failed; training goes on")
-        if not self.monitor.ranks.all(record is not None) or record is None:
+        if not monitor.ranks.all(record is not None) or record is None:
             return
-        events = self.monitor.events
+        events = monitor.events
+        self._schedule.probed(record, events)
         if self._store is not None:
             self._write(self._store, record, events)
         self._untaken += events
@@ -337,7 +375,8 @@ class CrystalCallback(TrainerCallback):
                 "training goes on"
             )
         self._tracker.log(record.step, tracker_metrics(record, store.folder.name))
-        self._tracker.show(record, self.suite)
+        choices = {task.name: task.choice_texts for task in self.suite}
+        self._tracker.show(Snapshot(record, choices))
         for event in events:
             self._tracker.event(event)
         announce(record, events, self._last_phase)
@@ -346,7 +385,7 @@ class CrystalCallback(TrainerCallback):
         """Do what the user has asked for on the latest events, on every rank alike."""
         events, self._untaken = self._untaken, []
         for event, action in ((e, a) for e in events for a in actions_for(self.actions, e)):
-            name = action if isinstance(action, str) else _function_name(action)
+            name = action_name(action)
             if self._store is not None:
                 say(f"{sentence(event)}: {name}")
                 # what happens to the whole suite the trackers alert of by themselves
@@ -367,24 +406,6 @@ class CrystalCallback(TrainerCallback):
         logger.exception("crystalmon: %s.", what)
 
 
-def tracker_metrics(record: ProbeRecord, name: str = FOLDER) -> dict[str, float]:
-    """One probe as flat scalars, under the names that trackers show.
-
-    Args:
-        record: the probe.
-        name: what the names begin with.
-    """
-    scalars = {f"{name}/{key}": value for key, value in record.metrics.items()}
-    scalars[f"{name}/phase"] = float(PHASES.index(record.phase))
-    scalars[f"{name}/probe_seconds"] = record.seconds
-    scalars[f"{name}/probe_share"] = record.share
-    for task_name, task in record.tasks.items():
-        prefix = f"{name}_tasks/{task_name}"
-        scalars |= {f"{prefix}/{key}": value for key, value in task.metrics.items()}
-        scalars[f"{prefix}/phase"] = float(PHASES.index(task.phase))
-    return scalars
-
-
 def _unwrapped(model: Any) -> Any:
     """The language model itself, from within PPO's, an engine's or the compiler's wrapper."""
     for inner in ("_orig_mod", "module", "policy"):
@@ -392,33 +413,21 @@ def _unwrapped(model: Any) -> Any:
     return model
 
 
-def _function_name(function: Any) -> str:
-    return getattr(function, "__qualname__", repr(function))
+def _trainer_name(args: TrainingArguments) -> str:
+    """As its arguments' class tells: `SFTConfig` → `SFT`, `TrainingArguments` → `Trainer`."""
+    name = type(args).__name__
+    return name.replace("TrainingArguments", "Trainer").removesuffix("Config")
 
 
-_claims: list[tuple[weakref.ref[TrainerState], Path]] = []
-"""The run folders that callbacks have taken, by the state of the training that they belong to."""
-
-
-def _claim_folder(args: TrainingArguments, state: TrainerState, suite: str) -> Path:
-    """`crystalmon` in the output folder; for a further callback of this training, another name."""
-    output = Path(str(args.output_dir))
-    _claims[:] = [claim for claim in _claims if claim[0]() is not None]
-    taken = {folder for owner, folder in _claims if owner() is state}
-    names = [FOLDER, f"{FOLDER}-{suite}"]
-    names += [f"{FOLDER}-{suite}-{number}" for number in range(2, len(taken) + 2)]
-    folder = next(output / name for name in names if output / name not in taken)
-    _claims.append((weakref.ref(state), folder))
-    return folder
-
-
-def _versions() -> dict[str, str]:
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {"crystalmon": crystalmon.__version__}
-    for name in ("torch", "transformers", "trl", "accelerate", "peft"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+def _checked_share(max_overhead: float | None) -> float | None:
+    if max_overhead is None:
+        return None
+    if not isinstance(max_overhead, int | float) or isinstance(max_overhead, bool):
+        raise TypeError(
+            f"max_overhead must be a number or None, got {type(max_overhead).__name__}."
+        )
+    if not 0 < max_overhead <= 1:
+        raise ValueError(
+            f"max_overhead must be within (0, 1], got {max_overhead}. 0.01 is 1% of the time."
+        )
+    return float(max_overhead)

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from crystalmon.base_answers import read_base_answers
 from crystalmon.kinetics import (
     Avrami,
     Coexistence,
@@ -25,12 +25,10 @@ from crystalmon.kinetics import (
     warning_signals,
 )
 from crystalmon.lineage import show, states_of
-from crystalmon.metrics import answer_distributions, js_divergence
+from crystalmon.metrics import js_divergence
 from crystalmon.phases import SuiteDetector
-from crystalmon.records import Event, ProbeRecord, json_value
-from crystalmon.store import REFERENCE_FOLDER, Run
-
-TENSOR_FILE = "reference.safetensors"
+from crystalmon.records import Event, json_value
+from crystalmon.store import Run
 
 
 @dataclass(frozen=True)
@@ -88,48 +86,16 @@ class Detection:
         return json_value(data)
 
 
-def reference_answers(folder: Path, records: Sequence[ProbeRecord]) -> dict[str, np.ndarray]:
-    """By task, [P, C] the base's answers, as the live detector had them.
-
-    Args:
-        folder: the run folder.
-        records: of the run; their first tells which tasks there are.
-
-    Raises:
-        FileNotFoundError: if the run folder holds no reference.
-        ValueError: if its reference cannot be read, or lacks a task.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    file = folder / REFERENCE_FOLDER / TENSOR_FILE
-    if not file.is_file():
-        raise FileNotFoundError(
-            f"no reference in {folder}: {file} is missing. Copy the reference folder of the run's "
-            "first stage there."
-        )
-    try:
-        with safe_open(str(file), framework="np") as tensors:
-            return {
-                name: answer_distributions(tensors.get_tensor(f"log_choice/{name}"))[0]
-                for name in records[0].tasks
-            }
-    except SafetensorError as error:
-        raise ValueError(
-            f"the reference {file} must be readable and of the run's suite, got {error}. Score "
-            "the base again."
-        ) from error
-
-
 def detect_run(run: Run) -> Detection:
     """Replay a run: its phases, events, seeds and kinetics.
 
     Raises:
-        ValueError: if the run has no probes.
+        ValueError: if the run has no probes, or its reference is damaged or of another suite.
         FileNotFoundError: if its reference is gone.
     """
     if not run.records:
         raise ValueError(f"the run {run.folder} must have probes, got none. Train it first.")
-    base = reference_answers(run.folder, run.records)
+    base = _base_of(run)
     detector = SuiteDetector(base, states_of(run.info))
     events: list[Event] = []
     phases: list[tuple[int, str]] = []
@@ -154,6 +120,18 @@ def detect_run(run: Run) -> Detection:
         coexistence=_coexistence(run, base, detector, whole.midpoint),
         warning=warning_signals(before),
     )
+
+
+def _base_of(run: Run) -> dict[str, np.ndarray]:
+    """By task of the run, in its order, the base's answers [P, C]."""
+    found, tasks = read_base_answers(run.folder), run.records[0].tasks
+    missing = [name for name in tasks if name not in found]
+    if missing:
+        raise ValueError(
+            f"the reference in {run.folder} must hold every task of the run, got none for "
+            f"{', '.join(missing)}. Score the base again."
+        )
+    return {name: found[name] for name in tasks}
 
 
 def _place(event: Mapping[str, Any]) -> tuple[int, str, str]:

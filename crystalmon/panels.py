@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SUITE_PREFIX = "crystalmon"
-MEDIA_PREFIX = f"{SUITE_PREFIX}_media"
+from crystalmon.names import DEFAULT_NAME
+
+MEDIA_PREFIX = f"{DEFAULT_NAME}_media"
 ANSWERS, DISTRIBUTIONS = "_media/answers", "_media/distributions"
 """The names of the picture and the table, after the run's own prefix."""
-ANSWERS_KEY, DISTRIBUTIONS_KEY = f"{SUITE_PREFIX}{ANSWERS}", f"{SUITE_PREFIX}{DISTRIBUTIONS}"
+ANSWERS_KEY, DISTRIBUTIONS_KEY = f"{DEFAULT_NAME}{ANSWERS}", f"{DEFAULT_NAME}{DISTRIBUTIONS}"
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Panel:
     keys: tuple[str, ...] = ()
     task_key: str | None = None
 
-    def curves(self, prefix: str = SUITE_PREFIX) -> list[str]:
+    def curves(self, prefix: str = DEFAULT_NAME) -> list[str]:
         """The curves' full names, or the one expression that finds them, in a run of that name."""
         if self.task_key is not None:
             return [f"^{prefix}_tasks/.*/{self.task_key}$"]

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from crystalmon.forward import Route
 from crystalmon.isolation import same_random_states
 from crystalmon.models import load_model, whole_models
+from crystalmon.names import CHOICE_PREFIX, DEFAULT_NAME, REFERENCE_FOLDER, TENSOR_FILE
 from crystalmon.ranks import ONE, Ranks
 from crystalmon.scoring import score
 from crystalmon.tasks import TaskSuite
@@ -35,8 +36,6 @@ from crystalmon.tokentree import ScoringPlan, build_plan
 Progress = Callable[[int], Any]
 
 SCHEMA_VERSION = 1
-RUN_FOLDER, REFERENCE_FOLDER = "crystalmon", "reference"
-TENSOR_FILE = "reference.safetensors"
 INFO_FILE = "reference.json"
 
 
@@ -121,7 +120,7 @@ class Reference:
         try:
             if isinstance(self._log_p, Tensor):
                 tables = {
-                    f"log_choice/{k}": torch.from_numpy(v) for k, v in self.log_choice.items()
+                    f"{CHOICE_PREFIX}{k}": torch.from_numpy(v) for k, v in self.log_choice.items()
                 }
                 save_file({"log_p": self._log_p, **tables}, str(partial))
             else:
@@ -221,9 +220,9 @@ def load_reference(folder: Path) -> Reference:
 def _read(info: ReferenceInfo, file: Path) -> Reference:
     with safe_open(str(file), framework="np") as tensors:
         tables = {
-            key.removeprefix("log_choice/"): tensors.get_tensor(key)
+            key.removeprefix(CHOICE_PREFIX): tensors.get_tensor(key)
             for key in tensors.keys()  # noqa: SIM118 (not a mapping)
-            if key.startswith("log_choice/")
+            if key.startswith(CHOICE_PREFIX)
         }
     reference = Reference(info, tables, file)
     if reference.log_p(np.array([0]), _CPU).isnan().any():
@@ -254,7 +253,7 @@ def find_reference(
     places = [path, path / REFERENCE_FOLDER]
     if path.is_dir():
         for folder in (path, path.resolve().parent):
-            places += sorted(folder.glob(f"{RUN_FOLDER}*/{REFERENCE_FOLDER}"))
+            places += sorted(folder.glob(f"{DEFAULT_NAME}*/{REFERENCE_FOLDER}"))
     found = [place for place in places if (place / INFO_FILE).is_file()]
     fitting = (place for place in found if _is_of(place, suite, view))
     return next(fitting, found[0] if found else None)

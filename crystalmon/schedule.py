@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
+from crystalmon.budget import Budget
+from crystalmon.records import Event, ProbeRecord
+
 DEFAULT_PROBES = 100
+
+MOVED = 0.02
+"""A change of `order` from one probe to the next from which a model counts as moving."""
 
 
 def probe_steps(max_steps: int, every: int | None = None) -> frozenset[int]:
@@ -22,3 +31,43 @@ def probe_steps(max_steps: int, every: int | None = None) -> frozenset[int]:
         return frozenset(range(max_steps + 1))
     shares = ((i / DEFAULT_PROBES) ** 2 for i in range(DEFAULT_PROBES + 1))
     return frozenset(round(max_steps * share) for share in shares)
+
+
+class Schedule:
+    """When to probe: at given steps, as far as a budget allows.
+
+    With a budget, a step's probe waits until it is affordable, and while the model is moving
+    every step asks for one. Moving is: the last probe raised an event, found the suite nucleating,
+    or its `order` at least `MOVED` from that of the one before.
+
+    Args:
+        steps: at which to probe.
+        budget: to keep to, or None.
+    """
+
+    def __init__(self, steps: frozenset[int] = frozenset(), budget: Budget | None = None) -> None:
+        self.steps = steps
+        self.budget = budget
+        self._due = False
+        self._moving = False
+        self._order = math.nan
+
+    def asks(self, step: int, last: bool = False) -> bool:
+        """Whether this step should be probed, were it free. The same on every rank."""
+        self._due = self._due or last or step in self.steps
+        return self._due or (self.budget is not None and self._moving)
+
+    def affords(self, last: bool = False) -> bool:
+        """Whether a probe now keeps to the budget. Clocks differ: rank 0's is the one to ask."""
+        return self.budget is None or self.budget.affords(moving=self._moving, last=last)
+
+    def taken(self) -> None:
+        """Take note that a probe begins; one that fails is not tried again."""
+        self._due = False
+
+    def probed(self, record: ProbeRecord, events: Sequence[Event]) -> None:
+        """Take note of what a probe found."""
+        order = record.metrics.get("order", math.nan)
+        changed = abs(order - self._order) >= MOVED
+        self._order = order
+        self._moving = changed or bool(events) or record.phase == "nucleating"

@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from crystalmon.names import DEFAULT_NAME, REFERENCE_FOLDER
 from crystalmon.records import (
     SCHEMA_VERSION,
     SHOWN_METRICS,
@@ -34,11 +35,9 @@ from crystalmon.records import (
 )
 from crystalmon.sketch import curve_svg, number, table_html
 
-FOLDER = "crystalmon"
 RUN_FILE = "run.json"
 RECORDS_FILE = "records.jsonl"
 EVENTS_FILE = "events.jsonl"
-REFERENCE_FOLDER = "reference"
 RESUME_KEY = "resume"
 FRESH_START = -1
 """The marker's step when training begins anew in an old folder: every earlier line is past it."""
@@ -161,7 +160,9 @@ class Run:
         """The output folder's name, and the run folder's own if it is a second callback's."""
         folder = self.folder.resolve()
         return (
-            folder.parent.name if folder.name == FOLDER else f"{folder.parent.name}/{folder.name}"
+            folder.parent.name
+            if folder.name == DEFAULT_NAME
+            else f"{folder.parent.name}/{folder.name}"
         )
 
     def series(self, key: str, task: str | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -336,12 +337,12 @@ class _LineFile:
 
 
 def _find_folder(path: Path) -> Path:
-    for folder in (path, path / FOLDER):
+    for folder in (path, path / DEFAULT_NAME):
         if (folder / RUN_FILE).is_file():
             return folder
     if not path.exists():
         raise FileNotFoundError(f"no crystalmon run in {path}: there is no such folder.")
-    found = path / FOLDER if (path / FOLDER).is_dir() else path
+    found = path / DEFAULT_NAME if (path / DEFAULT_NAME).is_dir() else path
     missing = f"{found / RUN_FILE} is missing" if found.is_dir() else "it is not a folder"
     raise FileNotFoundError(
         f"no crystalmon run in {path}: {missing}. "

@@ -14,21 +14,22 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from crystalmon.panels import ANSWERS, DISTRIBUTIONS, SECTIONS, SUITE_PREFIX, SUMMARIES
-from crystalmon.records import PHASES, Event, ProbeRecord
-from crystalmon.report.snapshot import Pace, Snapshot
+from crystalmon.names import DEFAULT_NAME, STEP_KEY
+from crystalmon.pace import Pace
+from crystalmon.panels import ANSWERS, DISTRIBUTIONS, SECTIONS, SUMMARIES
+from crystalmon.records import PHASES, Event
 from crystalmon.scalar_trackers import SCALAR_TRACKERS, ScalarTracker
-from crystalmon.tasks import TaskSuite
+
+if TYPE_CHECKING:
+    from crystalmon.report.snapshot import Snapshot
 
 logger = logging.getLogger(__name__)
 
-STEP_KEY = "train/global_step"
-"""The key under which transformers logs the step to wandb and trackio."""
 
-DEFAULT_NAME = SUITE_PREFIX
-"""What the names of metrics begin with; another callback of the same trainer has another one."""
+WriteReport = Callable[[Path], Path]
+"""Writes the report of the run to an HTML file, and returns the file."""
 
 
 class Tracker(Protocol):
@@ -85,10 +86,9 @@ class CompositeTracker:
         """Log one probe everywhere."""
         self._each(lambda tracker: tracker.log(step, metrics))
 
-    def show(self, record: ProbeRecord, suite: TaskSuite) -> None:
+    def show(self, snapshot: Snapshot) -> None:
         """Show one probe's answers everywhere, at a modest rate; the last one always."""
-        snapshot = Snapshot(record, {task.name: task.choice_texts for task in suite})
-        if self._pace.is_due(record.phase):
+        if self._pace.is_due(snapshot.record.phase):
             self._show(snapshot)
         else:
             self._waiting = snapshot
@@ -139,13 +139,12 @@ class WandbTracker:
     summary, and those of the whole suite are alerts.
 
     Args:
-        folder: the run folder: at the end the report of the run in it becomes an artifact. None for
-            no report.
         name: what the metrics' names begin with.
+        write_report: makes the page that becomes an artifact at the end. None for no report.
     """
 
-    def __init__(self, folder: Path | None = None, name: str = DEFAULT_NAME) -> None:
-        self._folder, self._name = folder, name
+    def __init__(self, name: str = DEFAULT_NAME, write_report: WriteReport | None = None) -> None:
+        self._name, self._write_report = name, write_report
         self._run_id: str | None = None
         self._sentences: list[str] = []
 
@@ -187,14 +186,10 @@ class WandbTracker:
         """Keep the report as an artifact; the run itself is the trainer's."""
         import wandb
 
-        from crystalmon.report.page import write_report
-        from crystalmon.store import RUN_FILE
-
-        folder = self._folder
-        if wandb.run is None or folder is None or not (folder / RUN_FILE).is_file():
+        if wandb.run is None or self._write_report is None:
             return
         with tempfile.TemporaryDirectory() as place:
-            page = write_report([folder], Path(place) / "report.html")
+            page = self._write_report(Path(place) / "report.html")
             artifact = wandb.Artifact(f"{self._name}-report-{wandb.run.id}", type="report")
             artifact.add_file(str(page), name=page.name)
             wandb.run.log_artifact(artifact)
@@ -363,7 +358,10 @@ def sentence(event: Event) -> str:
 
 
 def make_tracker(
-    report_to: Sequence[str], output_dir: str, name: str = DEFAULT_NAME
+    report_to: Sequence[str],
+    output_dir: str,
+    name: str = DEFAULT_NAME,
+    write_report: WriteReport | None = None,
 ) -> CompositeTracker:
     """The trackers that a trainer reports to.
 
@@ -372,9 +370,10 @@ def make_tracker(
             passed over.
         output_dir: the trainer's output folder.
         name: what the names of metrics begin with.
+        write_report: makes the page for the trackers that keep one.
     """
     factories: dict[str, Callable[[], Tracker]] = {
-        "wandb": lambda: WandbTracker(Path(output_dir) / name, name),
+        "wandb": lambda: WandbTracker(name, write_report),
         "tensorboard": lambda: TensorBoardTracker(output_dir, name),
         "trackio": lambda: TrackioTracker(name),
         **{kind: partial(ScalarTracker, kind) for kind in SCALAR_TRACKERS},

@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from crystalmon.names import DEFAULT_NAME, STEP_KEY
 from crystalmon.panels import ANSWERS_KEY, DISTRIBUTIONS_KEY, MEDIA_PREFIX, SECTIONS, Panel
-
-STEP_KEY = "train/global_step"
-VIEW_NAME = "crystalmon"
 
 
 def build_workspace(entity: str, project: str) -> Any:
@@ -52,7 +50,7 @@ def build_workspace(entity: str, project: str) -> Any:
     return workspaces.Workspace(
         entity=entity,
         project=project,
-        name=VIEW_NAME,
+        name=DEFAULT_NAME,
         sections=sections,
         settings=workspaces.WorkspaceSettings(x_axis=STEP_KEY),
     )

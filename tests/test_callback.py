@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
 import math
@@ -28,7 +27,7 @@ from crystalmon.models import ASSETS_DIR
 from crystalmon.monitor import Monitor
 from crystalmon.planted import load_targets, sft_rows
 from crystalmon.reference import ReferenceMismatch
-from crystalmon.schedule import probe_steps
+from crystalmon.scalars import tracker_metrics
 from crystalmon.store import RunFolderError
 
 TINY = ASSETS_DIR / "liquid-tiny"
@@ -432,7 +431,7 @@ def test_tracker_gets_every_metric_at_every_probe(tmp_path, model, tokenizer, su
     accumulator = EventAccumulator(str(folder))
     accumulator.Reload()
     for record in read_run(tmp_path).records:
-        for key, value in crystalmon.callback.tracker_metrics(record).items():
+        for key, value in tracker_metrics(record).items():
             points = {e.step: e.value for e in accumulator.Scalars(key)}
             found = points[record.step]
             assert found == pytest.approx(value, rel=1e-5) or (math.isnan(value)), key
@@ -478,21 +477,6 @@ def test_headless_model_is_refused(tmp_path, tokenizer, suite):
         callback.on_train_begin(
             args, TrainerState(max_steps=1), TrainerControl(), headless, tokenizer
         )
-
-
-@pytest.mark.parametrize("length", [1, 7, 100, 101, 1000, 54321])
-def test_default_schedule(length):
-    steps = sorted(probe_steps(length))
-    assert steps[0] == 0
-    assert steps[-1] == length
-    assert len(steps) <= 101
-    assert len(steps) >= min(length, 75)
-    gaps = [b - a for a, b in itertools.pairwise(steps)]
-    assert gaps[0] <= gaps[-1]
-
-
-def test_fixed_schedule():
-    assert sorted(probe_steps(10, every=4)) == [0, 4, 8, 10]
 
 
 def test_run_json_is_readable(tmp_path, model, tokenizer, suite):

@@ -79,6 +79,21 @@ def test_a_run_without_its_reference_says_what_is_missing(run, capsys):
     assert "no reference in" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("damage", [b"", b"\xff" * 40, b"\x02" + b"\0" * 7 + b"[]"])
+def test_a_damaged_reference_is_one_sentence(run, capsys, damage):
+    (run.folder / "reference" / "reference.safetensors").write_bytes(damage)
+    assert main(["detect", str(run.folder)]) == 2
+    assert "must be readable, got" in capsys.readouterr().err
+
+
+def test_a_reference_of_another_suite_is_refused(run):
+    file = run.folder / "reference" / "reference.safetensors"
+    name = f"log_choice/{next(iter(run.records[0].tasks))}".encode()
+    file.write_bytes(file.read_bytes().replace(name, name[:-1] + b"#", 1))
+    with pytest.raises(ValueError, match="must hold every task of the run, got none for"):
+        detect_run(run)
+
+
 def test_a_run_without_probes_is_refused(tmp_path):
     store = RunStore.open(tmp_path / "crystalmon", {}, resume_step=None)
     with pytest.raises(ValueError, match="must have probes, got none"):

@@ -20,16 +20,17 @@ import crystalmon
 PACKAGE = Path(crystalmon.__file__).parent
 
 LAYERS = (
-    ("sketch",),
+    ("sketch", "names", "pace", "budget"),
     ("records", "panels", "trie"),
     ("tasks", "metrics", "thermodynamics", "tokentree", "models", "planted", "ranks", "schedule"),
-    ("seeds", "scenarios", "isolation", "sequences", "console", "actions"),
-    ("phases", "kinetics", "forward"),
+    ("seeds", "scenarios", "isolation", "sequences", "console", "actions", "scalars", "claims"),
+    ("phases", "kinetics", "forward", "base_answers"),
     ("scoring",),
     ("reference", "store", "scalar_trackers"),
     ("report", "lineage"),
     ("trackers", "workspace"),
     ("monitor",),
+    ("run_info",),
     ("callback", "scan", "watch", "experiments", "detect"),
     ("cli",),
 )
@@ -47,6 +48,7 @@ WITHOUT_TORCH = (
     "phases",
     "kinetics",
     "store",
+    "base_answers",
     "report",
     "watch",
 )

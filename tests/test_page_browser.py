@@ -20,8 +20,9 @@ from fake_runs import make_event, make_record, planted_chain
 from test_page import EVIL, evil_run, make_run
 from test_trackers import snapshot
 
+from crystalmon.names import DEFAULT_NAME
 from crystalmon.report import report_html, write_report
-from crystalmon.store import FOLDER, Run, RunStore, read_run
+from crystalmon.store import Run, RunStore, read_run
 from crystalmon.trackers import TensorBoardTracker
 from crystalmon.watch import RunFeed, make_server
 
@@ -212,7 +213,7 @@ def test_a_watcher_waits_for_the_run_and_shows_each_probe_at_once(
     page.goto(watching())
     page.wait_for_selector("#message:not([hidden])")
     assert "Waiting for a run in" in page.locator("#message").inner_text()
-    store = RunStore.open(tmp_path / "run" / FOLDER, {}, resume_step=None)
+    store = RunStore.open(tmp_path / "run" / DEFAULT_NAME, {}, resume_step=None)
     visit.wait("document.body.innerText.includes('no probe in this run yet')")
     for step in (0, 1, 2):
         store.append(make_record(step), [make_event(step, task=None)] if step else [])

@@ -20,7 +20,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
 from crystalmon.report import StageRow, format_stage_table, stage_figure, stage_table, task_figure
-from crystalmon.report.style import PHASE_COLOURS
+from crystalmon.report.palette import PHASE_COLOURS
 from crystalmon.store import Run
 
 

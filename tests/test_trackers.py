@@ -12,6 +12,7 @@ import subprocess
 import sys
 import types
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,13 @@ import pytest
 from fake_runs import make_event, make_record, make_task
 from readback import read_tensorboard, read_wandb, wandb_history, wandb_summary
 
+from crystalmon.pace import Pace
 from crystalmon.panels import SECTIONS, SUMMARIES
 from crystalmon.records import PHASES, Event
-from crystalmon.report.snapshot import Pace, Snapshot
+from crystalmon.report.page import write_report
+from crystalmon.report.snapshot import Snapshot
 from crystalmon.scalar_trackers import SCALAR_TRACKERS, ScalarTracker
 from crystalmon.store import RunStore
-from crystalmon.tasks import TaskSuite, load_suite
 from crystalmon.trackers import (
     CompositeTracker,
     TensorBoardTracker,
@@ -102,12 +104,13 @@ def test_a_failing_tracker_neither_silences_the_others_nor_repeats_itself(
 def test_answers_are_shown_at_a_modest_rate_and_at_the_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("crystalmon.report.snapshot.time.monotonic", lambda: 0.0)
-    recorder, suite = Recorder(), TaskSuite("one", load_suite("liquid-tiny").tasks[:1])
+    monkeypatch.setattr("crystalmon.pace.time.monotonic", lambda: 0.0)
+    recorder = Recorder()
     composite = CompositeTracker({"x": recorder})
     composite.close()
     for step in range(1001):
-        composite.show(make_record(step, phase="liquid" if step < 33 else "nucleating"), suite)
+        record = make_record(step, phase="liquid" if step < 33 else "nucleating")
+        composite.show(Snapshot(record, {}))
     composite.close()
     shown = [int(call.split()[1]) for call in recorder.calls if call.startswith("show")]
     assert shown[:6] == [0, 10, 20, 30, 33, 43]
@@ -118,7 +121,7 @@ def test_answers_are_shown_at_a_modest_rate_and_at_the_end(
 
 def test_dear_pictures_become_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr("crystalmon.report.snapshot.time.monotonic", lambda: now)
+    monkeypatch.setattr("crystalmon.pace.time.monotonic", lambda: now)
     pace = Pace(every=1, patience=50)
     shown = []
     for probe in range(100):
@@ -276,7 +279,7 @@ def test_wandb_gets_pictures_tables_alerts_and_the_report(wandb: Any, tmp_path: 
     store.append(make_record(0), [])
     wandb.init(project="p")
     before = random_states()
-    tracker = WandbTracker(output / "crystalmon")
+    tracker = WandbTracker(write_report=partial(write_report, [output / "crystalmon"]))
     tracker.log(5, METRICS)
     tracker.show(snapshot())
     tracker.event(make_event(5))

@@ -18,8 +18,9 @@ from rich.console import Console
 from test_page import make_run
 
 from crystalmon.cli import main
+from crystalmon.names import DEFAULT_NAME
 from crystalmon.records import SCHEMA_VERSION
-from crystalmon.store import FOLDER, RunStore
+from crystalmon.store import RunStore
 from crystalmon.watch import RunFeed, make_server
 from crystalmon.watch.terminal import sparkline, view
 
@@ -37,7 +38,7 @@ def test_the_feed_waits_then_follows(tmp_path: Path) -> None:
     assert waiting.message.startswith(f"Waiting for a run in {tmp_path / 'run'}")
     assert feed.payload(waiting) is None
     assert feed.news() is waiting
-    store = RunStore.open(tmp_path / "run" / FOLDER, {}, resume_step=None)
+    store = RunStore.open(tmp_path / "run" / DEFAULT_NAME, {}, resume_step=None)
     assert feed.news().mark != waiting.mark
     for step in range(3):
         store.append(make_record(step), [make_event(step)])
@@ -72,7 +73,7 @@ def test_a_run_that_begins_anew_or_resumes_is_read_anew(tmp_path: Path) -> None:
     make_run(tmp_path / "run", [0, 1, 2])
     feed = RunFeed([tmp_path / "run"])
     assert len(feed.news().runs[0].records) == 3
-    store = RunStore.open(tmp_path / "run" / FOLDER, {}, resume_step=1)
+    store = RunStore.open(tmp_path / "run" / DEFAULT_NAME, {}, resume_step=1)
     store.append(make_record(2, phase="melting"), [])
     run = feed.news().runs[0]
     assert [(r.step, r.phase) for r in run.records][-1] == (2, "melting")
@@ -96,7 +97,7 @@ def test_the_terminal_shows_phase_curves_tasks_and_events(tmp_path: Path) -> Non
     feed = RunFeed([tmp_path / "run"])
     assert "Waiting for a run" in shown(feed)
     store = RunStore.open(
-        tmp_path / "run" / FOLDER, {"max_steps": 50, "suite": "x"}, resume_step=None
+        tmp_path / "run" / DEFAULT_NAME, {"max_steps": 50, "suite": "x"}, resume_step=None
     )
     assert "no probe yet" in shown(feed)
     tasks = {"coin": make_task(1), "[red]x": make_task(2, phase="crystallized")}

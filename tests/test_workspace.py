@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from crystalmon.cli import main
+from crystalmon.names import STEP_KEY
 from crystalmon.panels import SECTIONS
-from crystalmon.workspace import STEP_KEY, build_workspace, describe_workspace
+from crystalmon.workspace import build_workspace, describe_workspace
 
 # its models use what its version of pydantic has deprecated
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -9,15 +9,12 @@ from typing import Literal
 from crystalmon.planted.targets import Targets, load_truth, normalised, support
 from crystalmon.tasks import Task, TaskSuite
 
-PromptSource = Literal["heldout", "suite"]
+Prompts = Literal["heldout", "suite"] | Mapping[str, Sequence[str]]
+"""Held-out wordings, the suite's own, or by task."""
 
 
 def sft_rows(
-    suite: TaskSuite,
-    targets: Targets,
-    size: int,
-    seed: int,
-    prompts: PromptSource | Mapping[str, Sequence[str]] = "heldout",
+    suite: TaskSuite, targets: Targets, size: int, seed: int, prompts: Prompts = "heldout"
 ) -> list[dict[str, str]]:
     """Prompt-completion rows whose answers are drawn from each task's target.
 
@@ -36,10 +33,9 @@ def sft_rows(
     Raises:
         ValueError: if a size is not positive, or suite, targets and prompts do not fit.
     """
-    rng = random.Random(seed)
     return [
         {"prompt": prompt, "completion": f" {_draw(rng, targets[task.name])}"}
-        for task, prompt in _draw_prompts(rng, suite, targets, size, prompts)
+        for rng, task, prompt in _draw_prompts(suite, targets, size, seed, prompts)
     ]
 
 
@@ -48,7 +44,7 @@ def preference_rows(
     targets: Targets,
     size: int,
     seed: int,
-    prompts: PromptSource | Mapping[str, Sequence[str]] = "heldout",
+    prompts: Prompts = "heldout",
     inside: float = 0.2,
 ) -> list[dict[str, str]]:
     """Preferences that keep answers inside each target's 90% support.
@@ -74,9 +70,8 @@ def preference_rows(
     """
     if not 0 <= inside <= 1:
         raise ValueError(f"inside must be in [0, 1], got {inside!r}. Give a share of the rows.")
-    rng = random.Random(seed)
     rows = []
-    for task, prompt in _draw_prompts(rng, suite, targets, size, prompts):
+    for rng, task, prompt in _draw_prompts(suite, targets, size, seed, prompts):
         kept = _restricted(targets[task.name])
         chosen = _draw(rng, kept)
         others = [choice.text for choice in task.choices if choice.text != chosen]
@@ -97,7 +92,7 @@ def feedback_rows(
     targets: Targets,
     size: int,
     seed: int,
-    prompts: PromptSource | Mapping[str, Sequence[str]] = "heldout",
+    prompts: Prompts = "heldout",
     inside: float = 0.2,
 ) -> list[dict[str, str | bool]]:
     """The preferences of `preference_rows`, one answer a row with its label, for KTO.
@@ -129,11 +124,7 @@ def feedback_rows(
 
 
 def prompt_rows(
-    suite: TaskSuite,
-    targets: Targets,
-    size: int,
-    seed: int,
-    prompts: PromptSource | Mapping[str, Sequence[str]] = "heldout",
+    suite: TaskSuite, targets: Targets, size: int, seed: int, prompts: Prompts = "heldout"
 ) -> list[dict[str, str]]:
     """Prompts with their task's name, for GRPO, RLOO and PPO with `PlantedReward`.
 
@@ -150,21 +141,20 @@ def prompt_rows(
     Raises:
         ValueError: see `sft_rows`.
     """
-    rng = random.Random(seed)
     return [
         {"prompt": prompt, "task": task.name}
-        for task, prompt in _draw_prompts(rng, suite, targets, size, prompts)
+        for rng, task, prompt in _draw_prompts(suite, targets, size, seed, prompts)
     ]
 
 
 def _draw_prompts(
-    rng: random.Random,
-    suite: TaskSuite,
-    targets: Targets,
-    size: int,
-    prompts: PromptSource | Mapping[str, Sequence[str]],
-) -> Iterator[tuple[Task, str]]:
-    """Yield `size` pairs of task and prompt; every task once per round, in random order."""
+    suite: TaskSuite, targets: Targets, size: int, seed: int, prompts: Prompts
+) -> Iterator[tuple[random.Random, Task, str]]:
+    """Yield `size` times a task and a prompt; every task once per round, in random order.
+
+    With them comes the one generator of random numbers, for what else is drawn of the row.
+    """
+    rng = random.Random(seed)
     if size < 1:
         raise ValueError(f"size must be positive, got {size!r}. Ask for at least one row.")
     pool = _prompt_pool(suite, prompts)
@@ -178,12 +168,10 @@ def _draw_prompts(
     for start in range(0, size, len(tasks)):
         order = rng.sample(tasks, len(tasks))
         for task in order[: size - start]:
-            yield task, rng.choice(pool[task.name])
+            yield rng, task, rng.choice(pool[task.name])
 
 
-def _prompt_pool(
-    suite: TaskSuite, prompts: PromptSource | Mapping[str, Sequence[str]]
-) -> Mapping[str, Sequence[str]]:
+def _prompt_pool(suite: TaskSuite, prompts: Prompts) -> Mapping[str, Sequence[str]]:
     if isinstance(prompts, Mapping):
         return prompts
     if prompts == "suite":

@@ -8,18 +8,15 @@ so that rare answers keep their detail and the largest error is 0.4 percentage p
 from __future__ import annotations
 
 import base64
-import json
-import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
+from crystalmon.base_answers import read_base_answers
 from crystalmon.report.lanes import Lane
-from crystalmon.store import REFERENCE_FOLDER, Run
+from crystalmon.store import Run
 
 MAX_FRAMES = 160
-_REFERENCE_FILE = "reference.safetensors"
-_CHOICE_PREFIX = "log_choice/"
 
 
 def pick_frames(lane: Lane, limit: int = MAX_FRAMES) -> list[int]:
@@ -67,40 +64,8 @@ def encode_history(lane: Lane, frames: Sequence[int], task: str, shape: tuple[in
 
 
 def base_answers(run: Run) -> dict[str, np.ndarray]:
-    """The frozen base's choice distributions [P, C] by task, as the run folder keeps them.
-
-    Read without the safetensors library, which the report does not need for anything else. A
-    reference that is missing or damaged gives no entry.
-    """
-    file = run.folder / REFERENCE_FOLDER / _REFERENCE_FILE
-    answers: dict[str, np.ndarray] = {}
+    """The frozen base's answers [P, C] by task; none if they are missing or damaged."""
     try:
-        with file.open("rb") as handle:
-            (size,) = struct.unpack("<Q", handle.read(8))
-            if size > file.stat().st_size:
-                return {}
-            header = json.loads(handle.read(size))
-            for name, entry in header.items():
-                if name.startswith(_CHOICE_PREFIX):
-                    handle.seek(8 + size + entry["data_offsets"][0])
-                    log_q = _read_tensor(handle.read(_length(entry)), entry)
-                    answers[name.removeprefix(_CHOICE_PREFIX)] = _softmax(log_q)
-    except (OSError, ValueError, KeyError, TypeError, struct.error):
+        return read_base_answers(run.folder)
+    except (OSError, ValueError):
         return {}
-    return answers
-
-
-def _length(entry: Mapping[str, list[int]]) -> int:
-    begin, end = entry["data_offsets"]
-    return end - begin
-
-
-def _read_tensor(data: bytes, entry: Mapping[str, list[int]]) -> np.ndarray:
-    kinds = {"F64": "<f8", "F32": "<f4"}
-    return np.frombuffer(data, dtype=kinds[str(entry["dtype"])]).reshape(entry["shape"])
-
-
-def _softmax(log_q: np.ndarray) -> np.ndarray:
-    with np.errstate(all="ignore"):
-        shifted = np.exp(log_q - log_q.max(axis=1, keepdims=True))
-        return shifted / shifted.sum(axis=1, keepdims=True)

@@ -11,15 +11,11 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
 from crystalmon.records import ProbeRecord
-from crystalmon.report.style import (
-    LARGE,
+from crystalmon.report.palette import (
     PHASE_COLOURS,
-    SMALL,
-    TEXT,
     VERMILION,
-    WIDTH,
-    text_inches,
 )
+from crystalmon.report.style import LARGE, SMALL, TEXT, WIDTH, text_inches
 from crystalmon.report.summary import BASE, check_probed
 from crystalmon.store import Run
 

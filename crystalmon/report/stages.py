@@ -16,24 +16,20 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from crystalmon.records import EVENT_KINDS, PHASES, Event, ProbeRecord
-from crystalmon.report.style import (
+from crystalmon.report.palette import (
     BLACK,
     BLUE,
     GREEN,
     GREY,
-    LARGE,
     ORANGE,
     PHASE_COLOURS,
     PURPLE,
     SHADE,
     SKY,
-    SMALL,
-    TEXT,
     VERMILION,
-    WIDTH,
     YELLOW,
-    text_inches,
 )
+from crystalmon.report.style import LARGE, SMALL, TEXT, WIDTH, text_inches
 from crystalmon.report.summary import check_probed
 from crystalmon.store import Run
 

@@ -1,41 +1,8 @@
-"""What the matplotlib figures share: colours, sizes, and how wide a text is."""
+"""What the matplotlib figures share beside the palette: sizes, and how wide a text is."""
 
 from __future__ import annotations
 
 from matplotlib.textpath import TextPath
-
-from crystalmon.report.palette import (
-    BLACK,
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    PHASE_COLOURS,
-    PURPLE,
-    SHADE,
-    SKY,
-    VERMILION,
-    YELLOW,
-)
-
-__all__ = [
-    "BLACK",
-    "BLUE",
-    "GREEN",
-    "GREY",
-    "LARGE",
-    "ORANGE",
-    "PHASE_COLOURS",
-    "PURPLE",
-    "SHADE",
-    "SKY",
-    "SMALL",
-    "TEXT",
-    "VERMILION",
-    "WIDTH",
-    "YELLOW",
-    "text_inches",
-]
 
 WIDTH = 14.0
 """Of every figure, in inches."""

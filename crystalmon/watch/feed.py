@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from crystalmon.names import DEFAULT_NAME
 from crystalmon.report.lanes import Layout, make_lanes
 from crystalmon.report.payload import build_payload
-from crystalmon.store import EVENTS_FILE, FOLDER, RECORDS_FILE, RUN_FILE, Run, RunReader
+from crystalmon.store import EVENTS_FILE, RECORDS_FILE, RUN_FILE, Run, RunReader
 from crystalmon.tasks import TaskSuite
 
 _FILES = (RUN_FILE, RECORDS_FILE, EVENTS_FILE)
@@ -81,7 +82,7 @@ class RunFeed:
         """Sizes and times of all files, as one text."""
         marks: list[str] = []
         for path in self._paths:
-            for folder in (path, path / FOLDER):
+            for folder in (path, path / DEFAULT_NAME):
                 for name in _FILES:
                     try:
                         status = (folder / name).stat()

@@ -1,0 +1,16 @@
+"""What a monitored run is called on disk and in trackers: each name is spelt here alone."""
+
+from __future__ import annotations
+
+DEFAULT_NAME = "crystalmon"
+"""Of the run folder within an output folder, and what the names of its metrics begin with. Another
+callback of the same trainer has a longer one that begins with it."""
+
+REFERENCE_FOLDER = "reference"
+TENSOR_FILE = "reference.safetensors"
+CHOICE_PREFIX = "log_choice/"
+"""Within the run folder: the frozen base's answers, a file in it, and in that the log-probabilities
+of a task's choices, before the task's name."""
+
+STEP_KEY = "train/global_step"
+"""The key under which transformers logs the step to wandb and trackio."""

@@ -1,0 +1,41 @@
+"""How often trackers get pictures: drawing and sending them must not cost the training much."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+
+@dataclass
+class Pace:
+    """Decides which probes are shown: the first, changes of phase, and ever fewer of the rest.
+
+    Args:
+        every: at first, so many probes from one to the next; the distance grows by a fifth of
+            the probes done, so that 1,000 probes make about 20 pictures.
+        patience: pictures take at most about 1 / patience of the time, the first one apart.
+    """
+
+    every: int = 10
+    patience: float = 50.0
+    _probes: int = 0
+    _next: int = 0
+    _phase: str | None = None
+    _cost: float = 0.0
+    _since: float = -math.inf
+
+    def is_due(self, phase: str) -> bool:
+        """Count one more probe; whether it is to be shown."""
+        index, self._probes = self._probes, self._probes + 1
+        rested = time.monotonic() - self._since >= self.patience * self._cost
+        due = index >= self._next or phase != self._phase
+        if not (due and rested):
+            return False
+        self._next = index + max(self.every, index // 5)
+        self._phase = phase
+        return True
+
+    def took(self, seconds: float) -> None:
+        """Note what the last picture cost."""
+        self._cost, self._since = seconds, time.monotonic()

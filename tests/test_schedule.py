@@ -1,0 +1,144 @@
+"""When to probe: the default schedule, a fixed one, and the budget that both keep to."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from crystalmon.budget import SAVED_PROBES, Budget
+from crystalmon.callback import CrystalCallback
+from crystalmon.records import ProbeRecord
+from crystalmon.schedule import Schedule, probe_steps
+
+
+class Clock:
+    """Seconds that pass when told to."""
+
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+def simulate(share, step_seconds, probe_seconds, steps, *, start=0.0, moving=(), every=1):
+    """Run a schedule; the steps probed and the share of time that it took."""
+    clock = Clock()
+    budget = Budget(share, clock)
+    schedule = Schedule(probe_steps(steps, every), budget)
+    with budget.spending(probe=False):
+        clock.now += start
+    probed, order = [], 0.0
+
+    def probe(step):
+        nonlocal order
+        schedule.taken()
+        with budget.spending():
+            clock.now += probe_seconds
+        order += 0.1 if step in moving else 0.0
+        schedule.probed(record(step, order), [])
+        probed.append(step)
+
+    probe(0)
+    for step in range(1, steps + 1):
+        clock.now += step_seconds
+        last = step == steps
+        if schedule.asks(step, last) and schedule.affords(last):
+            probe(step)
+    return probed, budget.spent / budget.elapsed
+
+
+def record(step, order):
+    return ProbeRecord(
+        step=step,
+        epoch=None,
+        time=0.0,
+        seconds=0.0,
+        share=0.0,
+        phase="liquid",
+        metrics={"order": order},
+        ci={},
+        tasks={},
+    )
+
+
+@pytest.mark.parametrize("length", [1, 7, 100, 101, 1000, 54321])
+def test_default_schedule(length):
+    steps = sorted(probe_steps(length))
+    assert steps[0] == 0
+    assert steps[-1] == length
+    assert len(steps) <= 101
+    assert len(steps) >= min(length, 75)
+    gaps = [b - a for a, b in itertools.pairwise(steps)]
+    assert gaps[0] <= gaps[-1]
+
+
+def test_fixed_schedule():
+    assert sorted(probe_steps(10, every=4)) == [0, 4, 8, 10]
+
+
+@pytest.mark.parametrize("share", [0.01, 0.05, 0.3])
+@pytest.mark.parametrize("start", [0.0, 3.0])
+def test_budget_holds_and_is_used(share, start):
+    probed, spent = simulate(share, 1.0, 2.0, 5000, start=start)
+    assert spent <= share
+    assert spent > 0.8 * share
+    assert probed[0] == 0
+    assert probed[-1] == 5000
+
+
+def test_cheap_probes_follow_the_schedule_once_the_first_is_earned_back():
+    probed, _ = simulate(0.5, 1.0, 0.001, 40, every=5)
+    assert probed == list(range(0, 41, 5))
+
+
+def test_a_run_too_short_for_its_budget_gets_its_first_probe_only():
+    probed, _ = simulate(0.01, 1.0, 2.0, 50)
+    assert probed == [0]
+
+
+def test_what_was_saved_is_spent_where_the_model_moves():
+    moving = range(2500, 2600)
+    probed, spent = simulate(0.02, 1.0, 2.0, 5000, moving=moving, every=100)
+    around = [step for step in probed if 2500 <= step < 2600]
+    assert len(around) > SAVED_PROBES
+    assert around[1] - around[0] == 1
+    calm, _ = simulate(0.02, 1.0, 2.0, 5000, every=100)
+    assert len([step for step in calm if 2500 <= step < 2600]) == 1
+    assert spent <= 0.02
+
+
+def test_a_failed_probe_is_not_tried_again_until_the_next_is_due():
+    schedule = Schedule(frozenset({0, 5}))
+    assert schedule.asks(0)
+    schedule.taken()
+    assert not schedule.asks(1)
+    assert schedule.asks(5)
+
+
+def test_time_is_counted_when_a_probe_raises():
+    clock = Clock()
+    budget = Budget(0.5, clock)
+
+    def fail():
+        with budget.spending():
+            clock.now += 4.0
+            raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError, match="no"):
+        fail()
+    assert budget.spent == 4.0
+    assert not budget.affords(last=True)
+
+
+@pytest.mark.parametrize("share", [0, -0.1, 1.5, float("nan")])
+def test_a_share_is_within_0_and_1(share):
+    with pytest.raises(ValueError, match=r"max_overhead must be within \(0, 1\], got"):
+        CrystalCallback(max_overhead=share)
+
+
+@pytest.mark.parametrize("share", ["0.01", True])
+def test_a_share_is_a_number(share):
+    with pytest.raises(TypeError, match="max_overhead must be a number or None"):
+        CrystalCallback(max_overhead=share)
