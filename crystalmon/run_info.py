@@ -31,6 +31,7 @@ def run_info(
         "config": dict(config),
         "method": monitor.route.method,
         "precision": monitor.route.precision,
+        "pack": monitor.route.pack if monitor.route.method == "tree" else None,
         "processes": monitor.ranks.size,
         "suite": suite.name,
         "suite_hash": suite.hash,

@@ -49,12 +49,16 @@ class MonitorArguments:
         probe_every: probe every so many steps; by default about 100 probes, dense at first.
         reference: `auto`, `initial`, a run or reference folder, or a model.
         view: `raw` or `chat`.
+        max_overhead: the largest share of the run's time to spend on probing.
     """
 
     suite: str = field(default="randomness", metadata={"help": "a bundled suite or a YAML file"})
     probe_every: int | None = field(default=None, metadata={"help": "probe every so many steps"})
     reference: str = field(default="auto", metadata={"help": "the base model to compare with"})
     view: Literal["raw", "chat"] = field(default="raw", metadata={"help": "how prompts are sent"})
+    max_overhead: float | None = field(
+        default=None, metadata={"help": "largest share of the run's time to spend on probing"}
+    )
 
 
 def parse(

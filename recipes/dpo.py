@@ -21,7 +21,11 @@ def main() -> None:
     if isinstance(rows[0]["chosen"], list):  # whole conversations: TRL takes the prompt from them
         rows = rows.select_columns(["chosen", "rejected"])
     callback = CrystalCallback(
-        monitor.suite, every=monitor.probe_every, reference=monitor.reference, view=monitor.view
+        monitor.suite,
+        every=monitor.probe_every,
+        reference=monitor.reference,
+        view=monitor.view,
+        max_overhead=monitor.max_overhead,
     )
     trainer = DPOTrainer(
         model=model,

@@ -17,7 +17,11 @@ def main() -> None:
 
     model, tokenizer = load(model_args)
     callback = CrystalCallback(
-        monitor.suite, every=monitor.probe_every, reference=monitor.reference, view=monitor.view
+        monitor.suite,
+        every=monitor.probe_every,
+        reference=monitor.reference,
+        view=monitor.view,
+        max_overhead=monitor.max_overhead,
     )
     trainer = GRPOTrainer(
         model=model,

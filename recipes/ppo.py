@@ -77,7 +77,11 @@ def main() -> None:
     reward = PlantedReward(load_targets(data.targets), load_suite(monitor.suite))
     tasks = dict(zip(rows["prompt"], rows["task"], strict=True))
     callback = CrystalCallback(
-        monitor.suite, every=monitor.probe_every, reference=monitor.reference, view=monitor.view
+        monitor.suite,
+        every=monitor.probe_every,
+        reference=monitor.reference,
+        view=monitor.view,
+        max_overhead=monitor.max_overhead,
     )
     trainer = PPOTrainer(
         args=args,

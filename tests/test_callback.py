@@ -22,6 +22,7 @@ from trl import SFTConfig, SFTTrainer
 
 import crystalmon.callback
 from crystalmon import CrystalCallback, load_suite, read_run
+from crystalmon.budget import Budget
 from crystalmon.detect import detect_run
 from crystalmon.models import ASSETS_DIR
 from crystalmon.monitor import Monitor
@@ -477,6 +478,24 @@ def test_headless_model_is_refused(tmp_path, tokenizer, suite):
         callback.on_train_begin(
             args, TrainerState(max_steps=1), TrainerControl(), headless, tokenizer
         )
+
+
+@pytest.mark.parametrize(
+    ("affordable", "steps"),
+    [(lambda last: True, [0, 2, 4, 5]), (lambda last: last, [0, 5]), (lambda last: False, [0])],
+)
+def test_a_budget_decides_which_scheduled_steps_are_probed(
+    tmp_path, model, tokenizer, suite, capsys, monkeypatch, affordable, steps
+):
+    monkeypatch.setattr(Budget, "affords", lambda self, moving, last: affordable(last))
+    monkeypatch.setattr("crystalmon.schedule.MOVED", float("inf"))
+    callback = CrystalCallback(suite, every=2, max_overhead=0.02)
+    train(tmp_path, model, tokenizer, suite, [callback], max_steps=5)
+    run = read_run(tmp_path / "crystalmon")
+    assert [record.step for record in run.records] == steps
+    assert run.info["config"]["max_overhead"] == 0.02
+    said = "the last probe is that of step 0: another one would have taken over 2.00%"
+    assert (said in capsys.readouterr().out) == (steps == [0])
 
 
 def test_run_json_is_readable(tmp_path, model, tokenizer, suite):
