@@ -1,25 +1,22 @@
 """How a transition went: abrupt or gradual, how fast, forewarned or not, all at once or by parts.
 
-Fits on a finished history, or on the run so far, of `order` [S] and `crystal_fraction` [S]
-against the training step [S]. Every fit is a least-squares search over a grid that is refined
-about its best point, so there is nothing to start badly from. Intervals are profile intervals:
-the parameters whose residual sum of squares is within the factor 1 + χ²₁(0.95) / (S − k) of the
-least one.
+Read from a finished history, or from the run so far, of `order` [S] and `crystal_fraction` [S]
+against the training step [S]. The least-squares fits and their intervals are those of
+`crystalmon.fits`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+
+from crystalmon.fits import RESOLUTION, fit_sigmoid, linear_loss, search, step_loss
 
 LEAST_POINTS = 8
 """Probes below which nothing is said."""
 LEAST_RISE = 0.2
 """Rise of `order` below which there is no transition to speak of."""
-RESOLUTION = 0.005
-"""Standard deviation that `order` is taken to have at the least: a perfect fit is not infinite."""
 ABRUPT_PROBES = 3.0
 """A transition whose width is no more than so many probes, one more at the interval's upper end,
 is abrupt: faster than the probes resolve."""
@@ -27,8 +24,6 @@ GRADUAL_PROBES = 5.0
 """One of at least so many probes, two fewer at the lower end, is gradual."""
 DECISIVE_BIC = 6.0
 """Difference of BIC from which one model is preferred to another (Raftery 1995: strong)."""
-_CHI2 = 3.841458820694124
-_TEN_TO_NINETY = 2 * np.log(9.0)
 
 
 @dataclass(frozen=True)
@@ -123,9 +118,9 @@ def classify_transition(steps: np.ndarray, order: np.ndarray) -> Transition:
     steps, order = _until_melting(steps, order)
     if len(steps) < LEAST_POINTS or np.max(order) - np.min(order[: len(order) // 2]) < LEAST_RISE:
         return Transition("undetermined")
-    sigmoid = _fit_sigmoid(steps, order)
-    losses = {"linear": _fit_linear(steps, order), "sigmoid": sigmoid[0]}
-    losses["step"] = _fit_step(steps, order)
+    sigmoid = fit_sigmoid(steps, order)
+    losses = {"linear": linear_loss(steps, order), "sigmoid": sigmoid.loss}
+    losses["step"] = step_loss(order)
     sizes = {"linear": 2, "sigmoid": 4, "step": 3}
     count = len(steps)
     bic = {
@@ -133,7 +128,7 @@ def classify_transition(steps: np.ndarray, order: np.ndarray) -> Transition:
         for name, loss in losses.items()
     }
     model = min(bic, key=lambda name: bic[name])
-    _, middle, width, interval = sigmoid
+    middle, width, interval = sigmoid.midpoint, sigmoid.width, sigmoid.width_interval
     near = np.argsort(np.abs(steps - middle), kind="stable")[:6]
     spacing = float(np.median(np.diff(np.sort(steps[near]))))
     verdict = _verdict(model, width / spacing, interval[0] / spacing, interval[1] / spacing)
@@ -172,10 +167,11 @@ def fit_avrami(steps: np.ndarray, fraction: np.ndarray) -> Avrami | None:
     ]
 
     def loss(start: np.ndarray, scale: np.ndarray, power: np.ndarray) -> np.ndarray:
-        age = np.maximum(steps - start[:, None], 0.0) / scale[:, None]
-        return np.sum((1 - np.exp(-(age ** power[:, None])) - fraction) ** 2, axis=1)
+        age = np.maximum((steps - start[:, None]) / scale[:, None], 1e-300)
+        grown = 1 - np.exp(-np.exp(power[:, None] * np.log(age)))  # half the time of a power
+        return np.sum((grown - fraction) ** 2, axis=1)
 
-    best, intervals, least = _search(loss, axes, len(steps))
+    best, intervals, least = search(loss, axes, len(steps))
     start, scale, power = best
     ends = intervals[1]
     return Avrami(
@@ -291,68 +287,3 @@ def _until_melting(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, n
     fallen = (values < 0.75 * highest) & (highest > 2 * LEAST_RISE)
     stop = int(np.argmax(fallen)) if fallen.any() else len(values)
     return steps[:stop], values[:stop]
-
-
-def _fit_linear(steps: np.ndarray, order: np.ndarray) -> float:
-    time = steps - steps.mean()
-    centred = order - order.mean()
-    slope = time @ centred / (time @ time)
-    return float(np.sum((centred - slope * time) ** 2))
-
-
-def _fit_step(steps: np.ndarray, order: np.ndarray) -> float:
-    """Least sum of squares over all places of one step between two levels."""
-    count = np.arange(1, len(order))
-    left, square = np.cumsum(order)[:-1], np.sum(order**2)
-    right = order.sum() - left
-    return float(np.min(square - left**2 / count - right**2 / (len(order) - count)))
-
-
-def _fit_sigmoid(
-    steps: np.ndarray, order: np.ndarray
-) -> tuple[float, float, float, tuple[float, float]]:
-    """(RSS, midpoint, 10–90% width, its interval) of a + c / (1 + exp(−(s − m) / w))."""
-    span, spacing = steps[-1] - steps[0], float(np.min(np.diff(steps)))
-    centred = order - order.mean()
-
-    def loss(middle: np.ndarray, width: np.ndarray) -> np.ndarray:
-        z = (steps - middle[:, None]) / (width[:, None] / _TEN_TO_NINETY)
-        shape = 1 / (1 + np.exp(-np.clip(z, -60, 60)))
-        shape = shape - shape.mean(axis=1, keepdims=True)
-        gain = np.maximum(shape @ centred, 0) / np.maximum(np.sum(shape**2, axis=1), 1e-12)
-        return np.sum((centred - gain[:, None] * shape) ** 2, axis=1)
-
-    axes = [
-        np.linspace(steps[0], steps[-1], 4 * len(steps)),
-        np.geomspace(0.2 * spacing, 2 * span, 30),
-    ]
-    best, intervals, least = _search(loss, axes, len(steps))
-    return least, best[0], best[1], intervals[1]
-
-
-def _search(
-    loss: Callable[..., np.ndarray], axes: list[np.ndarray], count: int
-) -> tuple[list[float], list[tuple[float, float]], float]:
-    """Least squares on a grid, refined twice about its best point, with profile intervals."""
-    kept_points, kept_losses = [], []
-    for _ in range(3):
-        mesh = np.stack([axis.ravel() for axis in np.meshgrid(*axes, indexing="ij")])
-        losses = loss(*mesh)
-        kept_points.append(mesh)
-        kept_losses.append(losses)
-        at = np.unravel_index(int(np.argmin(losses)), [len(axis) for axis in axes])
-        axes = [_zoom(axis, int(place)) for axis, place in zip(axes, at, strict=True)]
-    points, losses = np.concatenate(kept_points, axis=1), np.concatenate(kept_losses)
-    best = int(np.argmin(losses))
-    least = float(losses[best])
-    floor = max(least, count * RESOLUTION**2)
-    allowed = least + floor * _CHI2 / max(count - len(axes) - 1, 1)
-    inside = points[:, losses <= allowed]
-    intervals = [(float(row.min()), float(row.max())) for row in inside]
-    return [float(value) for value in points[:, best]], intervals, least
-
-
-def _zoom(axis: np.ndarray, place: int) -> np.ndarray:
-    """A finer axis about its best place, wide enough to hold the interval's ends."""
-    low, high = axis[max(place - 2, 0)], axis[min(place + 2, len(axis) - 1)]
-    return np.linspace(low, high, 17)

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -103,16 +104,29 @@ class Limit:
     """Where a collapse leads.
 
     Args:
-        rows: [1 + R, C] the extrapolated end, of all prompts first and then of every resample.
-        share: mean share of the way that the prompts have gone.
+        end: [C] the extrapolated end.
         residual: mean over prompts of JS(answers, fitted answers).
         power: of the coordinates that fitted best.
+        shares: [P] of the way that the prompts have gone.
+        start, now: [P, C] the base's answers and those now, in these coordinates.
     """
 
-    rows: np.ndarray = field(repr=False)
-    share: float
+    end: np.ndarray = field(repr=False)
     residual: float
     power: float
+    shares: np.ndarray = field(repr=False)
+    start: np.ndarray = field(repr=False)
+    now: np.ndarray = field(repr=False)
+
+    @property
+    def share(self) -> float:
+        """Mean share of the way that the prompts have gone."""
+        return float(self.shares.mean())
+
+    def resampled(self, resamples: np.ndarray) -> np.ndarray:
+        """[R, C] the end by the prompts as weighted in each of the resamples [R, P]."""
+        ends = _solve_limit(self.start, self.now, self.shares, resamples)
+        return _probabilities(ends, self.power)
 
 
 @dataclass(frozen=True)
@@ -127,13 +141,12 @@ class SeedEstimate:
             end or `RESOLVED` noise floors, whichever is larger.
         agreement: share of the resamples that the candidate, or a twin, explains best.
         contrast: residual of the best candidate that is no twin, over this one's.
-        nearest_low: 5% quantile over resamples of the limit's smallest distance from a
-            candidate, in noise floors.
         p_value: see `Candidates.chance`.
         pooled_candidate: the candidate nearest to the answers pooled over prompts.
         pooled_distance: JS(pooled answers, that candidate).
         pooled: [C] the pooled answers.
         limit: what was extrapolated.
+        among: all candidates.
     """
 
     candidate: int
@@ -142,19 +155,30 @@ class SeedEstimate:
     excess: float
     agreement: float
     contrast: float
-    nearest_low: float
     p_value: float
     pooled_candidate: int
     pooled_distance: float
     pooled: np.ndarray = field(repr=False)
     limit: Limit
+    among: Candidates = field(repr=False)
+
+    @cached_property
+    def nearest_low(self) -> float:
+        """In noise floors: 5% quantile over resamples of the end's distance from the nearest.
+
+        Only what may be seedless needs it, and it is much of the work.
+        """
+        ends = self.limit.resampled(self.among.resamples)
+        distances = js_divergence(ends[:, None, :], self.among.b)
+        relative = distances / np.maximum(self.among.floors, 1e-12)
+        return float(np.percentile(relative.min(axis=1), 5))
 
 
 def estimate_seed(candidates: Candidates, q: np.ndarray) -> SeedEstimate:
     """Extrapolate answers q [P, C] and compare the limit with every candidate."""
-    limit = extrapolate(candidates.b, q, candidates.resamples)
-    distances = js_divergence(limit.rows[:, None, :], candidates.b)
-    listed = np.argsort(distances[0], kind="stable")[:SHORTLIST]
+    limit = extrapolate(candidates.b, q)
+    distances = js_divergence(limit.end, candidates.b)
+    listed = np.argsort(distances, kind="stable")[:SHORTLIST]
     misfits = candidate_misfits(candidates.b, q, listed, limit.power)
     totals = candidates.resamples @ misfits.T
     best = int(np.argmin(totals[0]))
@@ -162,8 +186,7 @@ def estimate_seed(candidates: Candidates, q: np.ndarray) -> SeedEstimate:
     floor = float(candidates.floors[winner])
     twins = candidates.twins(winner)[listed]
     others = totals[0][~twins]
-    distance = float(distances[0, winner])
-    relative = distances / np.maximum(candidates.floors, 1e-12)
+    distance = float(distances[winner])
     pooled = q.mean(axis=0)
     from_pooled = js_divergence(pooled, candidates.b)
     return SeedEstimate(
@@ -173,12 +196,12 @@ def estimate_seed(candidates: Candidates, q: np.ndarray) -> SeedEstimate:
         excess=float(totals[0, best] / max(limit.residual, RESOLVED * floor, 1e-12)),
         agreement=float(np.mean(twins[np.argmin(totals, axis=1)])),
         contrast=float(others.min() / max(totals[0, best], 1e-12)) if len(others) else 1e12,
-        nearest_low=float(np.percentile(relative.min(axis=1), 5)),
         p_value=candidates.chance(distance),
         pooled_candidate=int(np.argmin(from_pooled)),
         pooled_distance=float(from_pooled.min()),
         pooled=pooled,
         limit=limit,
+        among=candidates,
     )
 
 
@@ -198,33 +221,31 @@ def candidate_misfits(b: np.ndarray, q: np.ndarray, listed: np.ndarray, power: f
     return js_divergence(q, _probabilities((1 - part) * start + part * ends[:, None], power))
 
 
-def extrapolate(
-    b: np.ndarray, q: np.ndarray, resamples: np.ndarray, powers: Sequence[float] = POWERS
-) -> Limit:
+def extrapolate(b: np.ndarray, q: np.ndarray, powers: Sequence[float] = POWERS) -> Limit:
     """The common end of the paths from b [P, C] through q [P, C]; see the module's formula.
 
     Args:
         b: the base's answers.
         q: the answers now.
-        resamples: [1 + R, P] weights of the prompts, rows summing to 1.
         powers: the coordinates to try.
     """
-    fits = [_fit(b, q, resamples, power) for power in powers]
+    fits = [_fit(b, q, power) for power in powers]
     return min(fits, key=lambda fit: fit.residual)
 
 
-def _fit(b: np.ndarray, q: np.ndarray, resamples: np.ndarray, power: float) -> Limit:
+def _fit(b: np.ndarray, q: np.ndarray, power: float) -> Limit:
+    alike = np.full((1, len(b)), 1.0 / len(b))
     weight = _choice_weights(b, q, power)
     start, now = _coordinates(b, power, weight), _coordinates(q, power, weight)
     share = np.full(len(b), _common_share(start, now, weight))
-    end = _solve_limit(start, now, share, resamples[:1])[0]
+    end = _solve_limit(start, now, share, alike)[0]
     for _ in range(SWEEPS):
         share = _solve_shares(start, now, end, weight)
-        end = _solve_limit(start, now, share, resamples[:1])[0]
-    rows = _probabilities(_solve_limit(start, now, share, resamples), power)
+        end = _solve_limit(start, now, share, alike)[0]
     part = share[:, None]
     fitted = _probabilities((1 - part) * start + part * end, power)
-    return Limit(rows, float(share.mean()), float(js_divergence(q, fitted).mean()), power)
+    residual = float(js_divergence(q, fitted).mean())
+    return Limit(_probabilities(end, power), residual, power, share, start, now)
 
 
 def _choice_weights(b: np.ndarray, q: np.ndarray, power: float) -> np.ndarray:

@@ -154,6 +154,16 @@ def test_p_values_and_kinetics_are_shown_when_there_are_any(chain: list[Run]) ->
     assert kinetics_rows(replace(run, records=run.records[:1])) == []
 
 
+def test_a_long_run_is_fitted_too(chain: list[Run]) -> None:
+    rise = np.where(np.arange(300) < 120, 0.1, 0.9)
+    records = tuple(
+        replace(chain[0].records[0], step=step, metrics={"order": value}, tasks={})
+        for step, value in enumerate(rise.tolist())
+    )
+    (row,) = kinetics_rows(replace(chain[0], records=records))
+    assert row["verdict"] == "abrupt"
+
+
 def test_the_words_come_from_the_bundled_suite_only_if_it_is_the_same(tmp_path: Path) -> None:
     suite = load_suite("liquid-tiny")
     coin = suite["coin"]

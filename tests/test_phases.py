@@ -34,7 +34,9 @@ from crystalmon.phases import (
     SuiteDetector,
     advance,
 )
+from crystalmon.phases import seed as rules
 from crystalmon.records import EVENT_KINDS, PHASES, Event, TaskRecord
+from crystalmon.scenarios import make_scenario
 
 PROMPTS, CHOICES = 16, 8
 SEEDS = range(8)
@@ -858,3 +860,28 @@ def test_the_suites_events_come_last_and_tasks_are_named():
     up = [0, 0.3, 0.3]
     _, _, _, everything = watch_suite({"a": up, "b": up})
     assert [event.task for event in everything] == ["a", "b", None]
+
+
+@pytest.mark.parametrize("kind", ["collapse, abrupt", "takeover", "leak", "melting"])
+def test_a_locked_seed_is_passed_over_only_where_that_changes_nothing(kind, monkeypatch):
+    scenario, spared = make_scenario(kind, 3), []
+    short = rules._rests_on
+
+    def counted(*arguments):
+        spared.append(short(*arguments))
+        return spared[-1]
+
+    monkeypatch.setattr(rules, "_rests_on", counted)
+    fast = _course(scenario)
+    monkeypatch.setattr(rules, "_rests_on", lambda *_: False)
+    assert any(spared)
+    assert fast == _course(scenario)
+
+
+def _course(scenario):
+    """Every event and the whole state, probe by probe."""
+    detector = PhaseDetector(scenario.base)
+    return [
+        (detector.update(step, q), detector.state)
+        for step, q in zip(scenario.steps.tolist(), scenario.q, strict=True)
+    ]

@@ -22,8 +22,8 @@ CANDIDATES = Candidates.of(BASE)
 def test_an_exact_path_leads_exactly_to_its_end(path, power, share):
     target = RNG.dirichlet(np.ones(6)) * 0.99 + 0.01 / 6
     q = path(BASE, target, np.full((1, 14), share))[0]
-    limit = extrapolate(BASE, q, CANDIDATES.resamples, powers=[power])
-    np.testing.assert_allclose(limit.rows[0], target, atol=2e-3)
+    limit = extrapolate(BASE, q, powers=[power])
+    np.testing.assert_allclose(limit.end, target, atol=2e-3)
     assert limit.residual < 1e-6
     assert limit.share == pytest.approx(share, abs=0.02)
 
@@ -76,6 +76,6 @@ def test_any_answers_give_a_finite_estimate(left, right):
     found = estimate_seed(Candidates.of(base), q)
     assert 0 <= found.candidate < 5
     assert np.isfinite([found.distance, found.excess, found.nearest_low, found.contrast]).all()
-    np.testing.assert_allclose(found.limit.rows.sum(axis=1), 1)
+    np.testing.assert_allclose(found.limit.end.sum(), 1)
     assert 0 < found.p_value <= 1
     assert 0 <= found.agreement <= 1

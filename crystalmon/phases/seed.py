@@ -63,16 +63,16 @@ def seed_rule(base: Base, state: PhaseState, view: View) -> Outcome:
     """`seed_locked`, `seedless_collapse`, `recrystallization`."""
     if state.phase in ("liquid", "melting") or view.order < ONSET or not _is_ripe(state, view):
         return replace(state.streak("seed", False), candidate=None, ends=()), []
+    if state.lock is not None and _rests_on(base, state.lock.seed, view):
+        return _judged(base, state, state.lock.seed, view.mean), []  # spares the extrapolation
     estimate = base.estimate(view)
-    end = estimate.pooled if view.order >= NEARLY else estimate.limit.rows[0]
-    ends = (*state.ends, tuple(end.tolist()))[-SEEDLESS_CONFIRM:]
     verdict = _verdict(base, state, view, estimate)
-    state = replace(state, ends=ends)
-    if verdict is None or not _same(base, verdict, state.candidate):
-        state = replace(state.streak("seed", False), candidate=verdict)
-    state = state.streak("seed", verdict is not None)
+    end = estimate.pooled if view.order >= NEARLY else estimate.limit.end
+    state = _judged(base, state, verdict, end)
     confirm = SEEDLESS_CONFIRM if verdict == SEEDLESS else SEED_CONFIRM
-    if verdict is None or state.streaks["seed"] < confirm or not _is_still(ends, confirm, estimate):
+    if verdict is None or state.streaks["seed"] < confirm:
+        return state, []
+    if not _is_still(state.ends, confirm, estimate):
         return state, []
     if verdict == SEEDLESS:
         return _seedless(state, view, estimate)
@@ -85,6 +85,23 @@ def seed_rule(base: Base, state: PhaseState, view: View) -> Outcome:
     evidence = {**_evidence(base, estimate, verdict), "from": state.lock.seed}
     event = make_event("recrystallization", view, evidence, message)
     return _locked(base, state, view, verdict), [event]
+
+
+def _rests_on(base: Base, seed: int, view: View) -> bool:
+    """Whether the pooled answers are the end and within the noise floor of a locked seed."""
+    if view.order < NEARLY:
+        return False
+    distances = js_divergence(view.mean, base.candidates.b)
+    floor = max(float(base.candidates.floors[seed]), 1e-12)
+    return int(np.argmin(distances)) == seed and float(distances[seed]) / floor <= 1.0
+
+
+def _judged(base: Base, state: PhaseState, verdict: int | None, end: np.ndarray) -> PhaseState:
+    """The state with one more verdict, and the end that it was passed on."""
+    state = replace(state, ends=(*state.ends, tuple(end.tolist()))[-SEEDLESS_CONFIRM:])
+    if verdict is None or not _same(base, verdict, state.candidate):
+        state = replace(state.streak("seed", False), candidate=verdict)
+    return state.streak("seed", verdict is not None)
 
 
 def _is_ripe(state: PhaseState, view: View) -> bool:
@@ -120,7 +137,7 @@ def _verdict(base: Base, state: PhaseState, view: View, estimate: SeedEstimate) 
         agreed = AGREEMENT if view.order >= COMPLETE else AGREEMENT_PARTIAL
         return estimate.candidate if estimate.agreement >= agreed else None
     beyond = BEYOND if view.order >= COMPLETE else BEYOND_PARTIAL
-    lost = estimate.nearest_low > BEYOND and estimate.excess > EXCESS and pooled_floors > beyond
+    lost = estimate.excess > EXCESS and pooled_floors > beyond and estimate.nearest_low > BEYOND
     return SEEDLESS if lost else None
 
 
@@ -177,7 +194,7 @@ def _seedless(state: PhaseState, view: View, estimate: SeedEstimate) -> Outcome:
 def _evidence(base: Base, estimate: SeedEstimate, seed: int) -> dict[str, Any]:
     """What speaks for a seed: its distance from the end by whichever estimate is nearer."""
     distances = js_divergence(
-        np.stack([estimate.pooled, estimate.limit.rows[0]]), base.candidates.b[seed]
+        np.stack([estimate.pooled, estimate.limit.end]), base.candidates.b[seed]
     )
     distance = float(distances.min())
     chance = base.candidates.chance(distance)

@@ -7,22 +7,15 @@ from typing import Any
 from crystalmon.kinetics import LEAST_RISE, Transition, classify_transition, fit_avrami
 from crystalmon.store import Run
 
-MOST_PROBES = 100
-"""Probes up to which a page fits each task: the fits' cost grows with more than their square."""
-
 
 def kinetics_rows(run: Run) -> list[dict[str, Any]]:
     """`{"task", "verdict", "text"}`, of the suite with task None, then of each task.
 
-    A run whose suite hardly rises has none; a long one points to `crystalmon detect`, which takes
-    its time: a page must not.
+    A run whose suite hardly rises has none.
     """
     steps, order = run.series("order")
     if not len(order) or not order.max() - order.min() >= LEAST_RISE:
         return []
-    if len(order) > MOST_PROBES:
-        text = f"of {len(order)} probes: `crystalmon detect {run.name}` fits them, in minutes"
-        return [{"task": None, "verdict": "not fitted here", "text": text}]
     rows = [_row(None, classify_transition(steps, order))]
     avrami = fit_avrami(*run.series("crystal_fraction"))
     if avrami is not None:
