@@ -287,7 +287,7 @@ def _run_watch(args: argparse.Namespace) -> None:
     suite = None if args.suite is None else load_suite(args.suite)
     feed = RunFeed(args.run_folder, args.layout, suite)
     if args.terminal:
-        watch_terminal(feed)
+        watch_terminal(feed, _console())
     else:
         serve(feed, args.port)
 
@@ -300,7 +300,9 @@ def _run_workspace(args: argparse.Namespace) -> None:
         raise ValueError(f"project must be <entity>/<project>, got {args.project!r}.")
     workspace = build_workspace(entity, project)
     print("\n".join(describe_workspace(workspace)))
-    if not args.dry_run:
+    if args.dry_run:
+        print("checked, nothing saved")
+    else:
         workspace.save()
         print(f"workspace: {workspace.url}")
 

@@ -27,8 +27,16 @@ from crystalmon.kinetics import (
 from crystalmon.lineage import show, states_of
 from crystalmon.metrics import js_divergence
 from crystalmon.phases import SuiteDetector
+from crystalmon.phases.seed import CONTRAST
 from crystalmon.records import Event, json_value
 from crystalmon.store import Run
+
+_LEGEND = (
+    "p: share of base prompts that lie as near to another one as the answers to the seed; if it is",
+    "large, many answer alike, and which of them has won is not settled",
+    "margin: how many times worse the next base prompt explains the answers: 1 no worse, from "
+    f"{CONTRAST:g} the seed stands out",
+)
 
 
 @dataclass(frozen=True)
@@ -193,7 +201,7 @@ def format_detection(found: Detection) -> str:
             f"{name:<14}{task.phase:<14}{seed:>5}{chance:>8}{margin:>8}   "
             f"{_transition(task.transition)}"
         )
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *_LEGEND])
 
 
 def _event_line(event: Event) -> str:

@@ -59,6 +59,7 @@ def test_the_command_prints_words_or_json(run, capsys):
     text = capsys.readouterr().out
     assert "nucleation_onset" in text
     assert "the same as those stored while training" in text
+    assert "margin: how many times worse the next base prompt explains the answers" in text
     assert text.strip() == format_detection(detect_run(run)).strip()
     assert main(["detect", str(run.folder), "--json"]) == 0
     data = json.loads(capsys.readouterr().out)

@@ -501,6 +501,11 @@ def test_format_drift_is_raised_once_until_the_coverage_is_back():
     assert events[0].message == "the choices' total probability fell from 0.80 to 0.30"
 
 
+def test_format_drift_of_a_small_coverage_keeps_its_figures():
+    _, events = watch(BASE, [BASE] * 4, coverage=[0.0041, 0.0041, 0.00123, 0.00123])
+    assert events[0].message == "the choices' total probability fell from 0.0041 to 0.0012"
+
+
 def test_format_drift_needs_a_coverage():
     detector = PhaseDetector(BASE)
     for step in range(5):

@@ -153,6 +153,28 @@ def test_an_interrupt_ends_the_server_cleanly(tmp_path: Path) -> None:
     assert err == ""
 
 
+def test_a_pipe_gets_the_view_once_per_probe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = RunStore.open(tmp_path / "run" / DEFAULT_NAME, {"max_steps": 9}, resume_step=None)
+    printed: list[str] = []
+
+    def write_or_end(seconds: float) -> None:
+        printed.append(capsys.readouterr().out)
+        if len(printed) == 5:
+            raise KeyboardInterrupt
+        if len(printed) in (1, 3):
+            store.append(make_record(len(printed)), [make_event(len(printed))])
+
+    monkeypatch.setattr("crystalmon.watch.terminal.time.sleep", write_or_end)
+    assert main(["watch", str(tmp_path / "run"), "--terminal"]) == 0
+    assert "no probe yet" in printed[0]
+    assert printed[1].startswith("run  step 1 of 9  liquid")
+    assert printed[3].startswith("run  step 3 of 9  liquid")
+    assert printed[2] == printed[4] == ""
+    assert "\x1b" not in "".join(printed), "no colours or cursor movements"
+
+
 def test_an_interrupt_ends_the_terminal_view_cleanly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -35,7 +35,9 @@ def test_the_workspace_has_the_panels_and_passes_its_schema() -> None:
 def test_the_command_checks_without_saving(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("wandb_workspaces")
     assert main(["workspace", "team/runs", "--dry-run"]) == 0
-    assert "Distance from the base" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "Distance from the base" in said
+    assert said.endswith("\nchecked, nothing saved\n")
     assert main(["workspace", "runs", "--dry-run"]) == 2
     assert "project must be <entity>/<project>, got 'runs'" in capsys.readouterr().err
 

@@ -54,5 +54,6 @@ def format_rule(base: Base, state: PhaseState, view: View) -> Outcome:
     if state.streaks["format"] < CONFIRM or "format_drift" in state.raised:
         return state, []
     evidence = {"coverage": now, "first_coverage": before}
-    message = f"the choices' total probability fell from {before:.2f} to {now:.2f}"
+    digits = ".2f" if now >= 0.01 else ".2g"  # a small one would be rounded to 0.00
+    message = f"the choices' total probability fell from {before:{digits}} to {now:{digits}}"
     return state.once("format_drift"), [make_event("format_drift", view, evidence, message)]

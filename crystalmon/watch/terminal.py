@@ -26,19 +26,38 @@ _CURVE_WIDTH = 40
 
 
 def watch_terminal(feed: RunFeed, console: Console | None = None) -> None:
-    """Show a live view until Ctrl-C."""
+    """Show a live view until Ctrl-C; in a pipe or file, the view once per new probe."""
     console = console or Console()
     try:
-        with Live(console=console, auto_refresh=False, vertical_overflow="ellipsis") as live:
-            shown = None
-            while True:
-                news = feed.news()
-                if news.mark != shown:
-                    live.update(view(news), refresh=True)
-                    shown = news.mark
-                time.sleep(REFRESH_SECONDS)
+        if console.is_terminal:
+            _show_live(feed, console)
+        else:
+            _print_each(feed, console)
     except KeyboardInterrupt:
         console.print("stopped watching; the training is not affected")
+
+
+def _show_live(feed: RunFeed, console: Console) -> None:
+    with Live(console=console, auto_refresh=False, vertical_overflow="ellipsis") as live:
+        shown = None
+        while True:
+            news = feed.news()
+            if news.mark != shown:
+                live.update(view(news), refresh=True)
+                shown = news.mark
+            time.sleep(REFRESH_SECONDS)
+
+
+def _print_each(feed: RunFeed, console: Console) -> None:
+    shown = None
+    while True:
+        news = feed.news()
+        # a probe's events are on file a moment after it: if they come late, they show once more
+        new = news.message, [(len(run.records), len(run.events)) for run in news.runs]
+        if new != shown:
+            console.print(view(news))
+            shown = new
+        time.sleep(REFRESH_SECONDS)
 
 
 def view(news: News) -> RenderableType:
