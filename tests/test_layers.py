@@ -25,7 +25,7 @@ LAYERS = (
     ("tasks", "metrics", "thermodynamics", "tokentree", "models", "planted", "ranks", "schedule"),
     ("seeds", "scenarios", "isolation", "sequences", "console", "actions"),
     ("phases", "kinetics", "forward"),
-    ("scoring",),
+    ("scoring", "cost"),
     ("reference", "store", "scalar_trackers"),
     ("report", "lineage"),
     ("trackers", "workspace"),
