@@ -51,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=crystalmon.__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_probe(commands)
+    _add_cost(commands)
     _add_suite(commands)
     _add_summary(commands)
     _add_report(commands)
@@ -76,6 +77,21 @@ def _add_probe(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     probe.add_argument("--json", action="store_true", help="print the record as one JSON line")
     probe.set_defaults(run=_run_probe)
+
+
+def _add_cost(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    cost = commands.add_parser("cost", help="what monitoring will cost, without loading weights")
+    cost.add_argument(
+        "model", help="liquid-tiny, smollm2-135m, a .gguf file, a folder, or a hub id"
+    )
+    cost.add_argument("--suite", default="randomness", help="a bundled suite or a YAML file")
+    cost.add_argument("--view", default="raw", choices=("raw", "chat"))
+    cost.add_argument("--steps", type=int, help="optimizer steps of the run")
+    cost.add_argument("--every", type=int, help="probe at this interval; default: the callback's")
+    cost.add_argument("--tokens-per-step", type=int, help="trained on, over all devices")
+    cost.add_argument("--rate", help="what the machine achieves: 1e13 (FLOP/s) or 2e4tokens/s")
+    cost.add_argument("--json", action="store_true", help="print it as one JSON line")
+    cost.set_defaults(run=_run_cost)
 
 
 def _add_suite(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -214,6 +230,26 @@ def print_record(
     ]
     table.add_row("mean", "", *means, f"probe took {record.seconds:.1f} s")
     (console or _console()).print(table)
+
+
+def _run_cost(args: argparse.Namespace) -> None:
+    from crystalmon.cost import estimate_cost, format_cost, parse_rate
+    from crystalmon.models import load_config, load_tokenizer
+    from crystalmon.tokentree import build_plan
+
+    rate = None if args.rate is None else parse_rate(args.rate)
+    suite = load_suite(args.suite)
+    config = load_config(args.model)
+    plan = build_plan(suite, load_tokenizer(args.model), args.view)
+    cost = estimate_cost(
+        config,
+        plan,
+        steps=args.steps,
+        every=args.every,
+        tokens_per_step=args.tokens_per_step,
+        rate=rate,
+    )
+    print(json.dumps(cost.to_json(), allow_nan=False) if args.json else format_cost(cost))
 
 
 def _run_suite_list(args: argparse.Namespace) -> None:

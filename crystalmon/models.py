@@ -75,6 +75,33 @@ def load_tokenizer(name: str | Path) -> Any:
         return AutoTokenizer.from_pretrained(source.path, **source.options)
 
 
+def load_config(name: str | Path) -> Any:
+    """Load the configuration of a model by name, without its weights; see `load_model`."""
+    from transformers import AutoConfig
+
+    source = find_model(name)
+    with _explained(name):
+        return AutoConfig.from_pretrained(source.path, **source.options)
+
+
+def empty_model(config: Any) -> Any:
+    """A configuration's causal language model on the meta device: shapes without storage.
+
+    Raises:
+        TypeError: if transformers knows no causal language model for it.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    if type(config) not in AutoModelForCausalLM._model_mapping.keys():  # noqa: SIM118
+        raise TypeError(
+            f"model must have a language-modelling head, got {type(config).__name__}. "
+            "Name a causal language model."
+        )
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config)
+
+
 @contextlib.contextmanager
 def whole_models() -> Iterator[None]:
     """Within, transformers loads whole models, also in a run whose own model is partitioned.

@@ -25,7 +25,7 @@ LAYERS = (
     ("tasks", "metrics", "thermodynamics", "tokentree", "models", "planted", "ranks", "schedule"),
     ("seeds", "scenarios", "fits", "isolation", "sequences", "console", "actions"),
     ("phases", "kinetics", "forward", "base_answers", "scalars", "claims"),
-    ("scoring",),
+    ("scoring", "cost"),
     ("reference", "store", "scalar_trackers"),
     ("report", "lineage"),
     ("trackers", "workspace"),

@@ -1,0 +1,320 @@
+"""What monitoring a run will cost, from the model's configuration and tokenizer alone.
+
+No weights are loaded: parameters are counted on a model without storage. What comes out is
+arithmetic, not a measurement; how many FLOP/s a machine achieves is for the caller to say.
+
+Axes: N prompts, P and C prompts and choices of a task, V vocabulary, D hidden size.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import takewhile
+from typing import Any, Literal, cast
+
+from torch import Tensor, nn
+
+from crystalmon.forward import MAX_BATCH_LOGITS, output_head
+from crystalmon.models import empty_model
+from crystalmon.schedule import probe_steps
+from crystalmon.tokentree import ScoringPlan, TokenPath
+
+EXAMPLE_RATES = (1e12, 1e13, 1e14)
+"""FLOP/s at which seconds are named where no rate is given: examples, not any machine's."""
+
+_UNITS = {"": "FLOP/s", "flop/s": "FLOP/s", "flops": "FLOP/s", "tokens/s": "tokens/s"}
+_BYTES = {"log_p": 4, "log_choice": 8}  # float32 and float64; see reference.py
+
+
+@dataclass(frozen=True)
+class Rate:
+    """How fast a machine runs the model.
+
+    Args:
+        value: positive and finite.
+        unit: achieved FLOP/s, or tokens/s of a forward pass.
+    """
+
+    value: float
+    unit: Literal["FLOP/s", "tokens/s"] = "FLOP/s"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.value < math.inf:
+            raise ValueError(
+                f"rate must be positive and finite, got {self.value!r}. "
+                "Give what the machine achieves, e.g. 1e13 or 2e4tokens/s."
+            )
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """What a model multiplies by.
+
+    Args:
+        layer_parameters: those used for each token, without embeddings and output projection; of
+            a mixture of experts, the experts that a token is sent to.
+        hidden, vocabulary: D and V of the output projection.
+        attention_width: layers × heads × head size.
+    """
+
+    layer_parameters: int
+    hidden: int
+    vocabulary: int
+    attention_width: int
+
+    @property
+    def head_parameters(self) -> int:
+        """D · V."""
+        return self.hidden * self.vocabulary
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a run's probes cost.
+
+    Args:
+        prompts, rows: N, and the positions whose next-token distribution is needed.
+        unique_tokens: tokens of the suite as one prefix tree; `row_tokens`: with every row run
+            from its start, as for a model that does not honour the mask of a tree.
+        size: the model's.
+        probe_flops: of one probe over the unique tokens.
+        reference_bytes: on disk; `logits_bytes`: of one batch in float32, twice that on a CPU.
+        rate, seconds: of one probe at this rate, None without one.
+        steps, every, tokens_per_step: the run, None where not given.
+        probes: over the run, None without `steps`.
+        training_flops: of the whole run without its probes.
+        share: probes' part of all FLOPs.
+    """
+
+    prompts: int
+    rows: int
+    unique_tokens: int
+    row_tokens: int
+    size: ModelSize
+    probe_flops: int
+    reference_bytes: int
+    logits_bytes: int
+    rate: Rate | None = None
+    seconds: float | None = None
+    steps: int | None = None
+    every: int | None = None
+    tokens_per_step: int | None = None
+    probes: int | None = None
+    training_flops: int | None = None
+    share: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields as plain values."""
+        return asdict(self)
+
+
+def estimate_cost(
+    config: Any,
+    plan: ScoringPlan,
+    *,
+    steps: int | None = None,
+    every: int | None = None,
+    tokens_per_step: int | None = None,
+    rate: Rate | None = None,
+) -> Cost:
+    """Estimate what monitoring costs before anything is attached.
+
+    With U tokens and K pairs of a token and an ancestor or itself in the suite's prefix tree, R
+    distinct rows, p layer parameters and a = layers × heads × head size:
+
+        probe    = 2·p·U + 4·a·K + 2·D·V·R                              FLOPs
+        training = 6·(p + D·V) · tokens_per_step · steps                 FLOPs
+        share    = probes · probe / (probes · probe + training)
+        on disk  = 4·N·V + 8·Σ P·C bytes, and a header of some 100 bytes a task
+
+    Left out: padding, the pairs that a masked kernel computes for nothing, elementwise functions,
+    the search for the route at the start, the reference of another model, and the metrics. The
+    share of *time* is larger where probes achieve fewer FLOP/s than training does: half-precision
+    layers are computed in float32.
+
+    Args:
+        config: a transformers configuration, or a `ModelSize`.
+        plan: the suite in the model's tokens.
+        steps: optimizer steps of the run.
+        every: interval between probes; None for `schedule.probe_steps`' own.
+        tokens_per_step: over all devices.
+        rate: of the machine, for `seconds`.
+
+    Raises:
+        ValueError: for counts that are not positive.
+        TypeError: if the configuration's model has no language-modelling head.
+    """
+    for name, value in (("steps", steps), ("every", every), ("tokens_per_step", tokens_per_step)):
+        _check_count(name, value)
+    size = config if isinstance(config, ModelSize) else model_size(config)
+    tokens, pairs = count_tree(plan.rows)
+    probe = probe_flops(size, tokens, pairs, len(set(plan.rows)))
+    probes = None if steps is None else len(probe_steps(steps, every))
+    training = share = None
+    if steps is not None and probes is not None and tokens_per_step is not None:
+        training = 6 * (size.layer_parameters + size.head_parameters) * tokens_per_step * steps
+        share = probes * probe / (probes * probe + training)
+    cells = sum(prompts * choices for prompts, choices in plan.shapes)
+    batch = min(len(plan.rows), max(1, MAX_BATCH_LOGITS // size.vocabulary))
+    return Cost(
+        prompts=plan.num_prompts,
+        rows=len(plan.rows),
+        unique_tokens=tokens,
+        row_tokens=plan.num_tokens,
+        size=size,
+        probe_flops=probe,
+        reference_bytes=_BYTES["log_p"] * plan.num_prompts * size.vocabulary
+        + _BYTES["log_choice"] * cells,
+        logits_bytes=4 * batch * size.vocabulary,
+        rate=rate,
+        seconds=None if rate is None else _seconds(rate, probe, tokens),
+        steps=steps,
+        every=every,
+        tokens_per_step=tokens_per_step,
+        probes=probes,
+        training_flops=training,
+        share=share,
+    )
+
+
+def count_tree(rows: Sequence[TokenPath]) -> tuple[int, int]:
+    """Nodes of the prefix tree over all rows, and their depths added up.
+
+    A node at depth d = 1, 2, … attends to d tokens: its ancestors and itself.
+    """
+    nodes = pairs = 0
+    before: TokenPath = ()
+    for row in sorted(rows):  # neighbours then share the longest prefix that any two share
+        same = zip(before, row, strict=False)
+        shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], same))
+        nodes += len(row) - shared
+        pairs += (len(row) * (len(row) + 1) - shared * (shared + 1)) // 2
+        before = row
+    return nodes, pairs
+
+
+def probe_flops(size: ModelSize, tokens: int, pairs: int, outputs: int) -> int:
+    """FLOPs of a forward pass: 2·p·tokens + 4·a·pairs + 2·D·V·outputs.
+
+    Args:
+        size: the model's p, a, D and V.
+        tokens: that go through the layers.
+        pairs: (token, token that it attends to).
+        outputs: positions that are projected onto the vocabulary.
+    """
+    layers = 2 * size.layer_parameters * tokens
+    attention = 4 * size.attention_width * pairs
+    return layers + attention + 2 * size.head_parameters * outputs
+
+
+def model_size(config: Any) -> ModelSize:
+    """Count the parameters of a configuration's model, without storage for them.
+
+    Raises:
+        TypeError: if it has no language-modelling head.
+    """
+    model = empty_model(config)
+    head = cast(Tensor, output_head(model).weight)
+    embeddings = (module for module in model.modules() if isinstance(module, nn.Embedding))
+    apart = {id(head), *(id(module.weight) for module in embeddings)}
+    text = config.get_text_config()
+    used = _used_experts(text)
+    parameters = sum(
+        parameter.numel() * (used if ".experts." in name else 1)
+        for name, parameter in model.named_parameters()
+        if id(parameter) not in apart
+    )
+    heads = getattr(text, "num_attention_heads", 0) or 0
+    width = (getattr(text, "head_dim", None) or text.hidden_size // heads) if heads else 0
+    return ModelSize(
+        layer_parameters=round(parameters),
+        hidden=head.shape[1],
+        vocabulary=head.shape[0],
+        attention_width=text.num_hidden_layers * heads * width,
+    )
+
+
+def _used_experts(config: Any) -> float:
+    """The share of a mixture's experts that a token is sent to; 1 without one."""
+    names = ("num_local_experts", "num_experts", "n_routed_experts")
+    experts = next((n for name in names if (n := getattr(config, name, None))), None)
+    each = getattr(config, "num_experts_per_tok", None)
+    return each / experts if experts and each else 1.0
+
+
+def parse_rate(text: str) -> Rate:
+    """A rate as it is written: `3e13`, `3e13FLOP/s` or `2e4tokens/s`.
+
+    Raises:
+        ValueError: for anything else, or what is not positive.
+    """
+    found = re.fullmatch(r"\s*([-+]?[\d.]+(?:e[-+]?\d+)?)\s*([a-z/]*)\s*", text.lower())
+    unit = _UNITS.get(found[2]) if found else None
+    try:
+        value = float(found[1]) if found else math.nan
+    except ValueError:
+        value = math.nan
+    if unit is None or math.isnan(value):
+        raise ValueError(
+            f"rate must be FLOP/s or tokens/s, got {text!r}. Write e.g. 1e13 or 2e4tokens/s."
+        )
+    return Rate(value, cast(Literal["FLOP/s", "tokens/s"], unit))
+
+
+def format_cost(cost: Cost) -> str:
+    """A cost in a few lines of words and numbers."""
+    size = cost.size
+    lines = [
+        f"suite: {cost.prompts} prompts, {cost.rows} rows, {cost.unique_tokens} unique tokens "
+        f"({cost.row_tokens} with every row from its start)",
+        f"model: {_short(size.layer_parameters)} layer parameters, output {size.hidden} × "
+        f"{size.vocabulary}",
+        f"a probe: {_short(cost.probe_flops)}FLOP, {_times(cost)}",
+        f"on disk: the reference, {_mebibytes(cost.reference_bytes)}",
+        f"memory: at most the reference and one batch of logits, {_mebibytes(cost.logits_bytes)} "
+        f"(CPU: {_mebibytes(2 * cost.logits_bytes)}) more, briefly a few such batches",
+    ]
+    if cost.probes is not None:
+        probing = _short(cost.probes * cost.probe_flops)
+        lines.append(f"a run of {cost.steps} steps: {cost.probes} probes, {probing}FLOP")
+    if cost.share is not None and cost.training_flops is not None:
+        lines.append(
+            f"its training: {cost.tokens_per_step} tokens a step, "
+            f"{_short(cost.training_flops)}FLOP; probes are {cost.share:.2%} of all FLOPs"
+        )
+    return "\n".join(lines)
+
+
+def _times(cost: Cost) -> str:
+    if cost.rate is not None and cost.seconds is not None:
+        return f"{cost.seconds:.3g} s at {cost.rate.value:g} {cost.rate.unit}"
+    times = (f"{cost.probe_flops / rate:.2g} s at {rate:g}" for rate in EXAMPLE_RATES)
+    return f"{', '.join(times)} achieved FLOP/s"
+
+
+def _seconds(rate: Rate, flops: int, tokens: int) -> float:
+    return (flops if rate.unit == "FLOP/s" else tokens) / rate.value
+
+
+def _check_count(name: str, value: Any) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an integer, got {value!r}. Give a whole number.")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value!r}. Give a positive number.")
+
+
+def _short(value: float) -> str:
+    """1234567 → `1.23 M`."""
+    for unit, scale in (("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= scale:
+            return f"{value / scale:.3g} {unit}"
+    return f"{value:g} "
+
+
+def _mebibytes(size: int) -> str:
+    return f"{size / 2**20:.3g} MiB" if size < 2**30 else f"{size / 2**30:.3g} GiB"

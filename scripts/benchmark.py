@@ -1,0 +1,415 @@
+"""What a probe takes, side by side with other ways to the same numbers.
+
+python scripts/benchmark.py                                  # liquid-tiny
+python scripts/benchmark.py --model smollm2-135m --repeats 3
+python scripts/benchmark.py --scaling
+python scripts/benchmark.py --device cuda --parts crystalmon floor
+
+- crystalmon: `scoring.score` by the route that it chooses (the choice, made once a run, is timed
+  apart);
+- rows: the same with every unfinished answer in a row of its own, in the same precision;
+- lm-eval: lm-evaluation-harness' own HFLM, given the same tokens as log-likelihood requests
+  (context, continuation) and as many of them a batch; its answers are first held against
+  crystalmon's. Needs `pip install crystalmon[bench]`;
+- sampling: 128 sampled answers a prompt with `model.generate`, on a few prompts, scaled up;
+- floor: the model's bare forward pass over as many tokens as the suite's prefix tree has, in full
+  sequences, as many tokens a batch as crystalmon takes.
+
+All in one process, the parts taking turns in every repetition, after one warm-up each; the ratios
+are medians of ratios within a repetition. --scaling times crystalmon instead, against the number of
+prompts, of choices and of words in a prompt. Prints a table and a JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import re
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from crystalmon import Task, TaskSuite, load_suite
+from crystalmon.cost import count_tree
+from crystalmon.forward import DEFAULT_BATCH_TOKENS, MAX_BATCH_TOKENS, Route, choose_route
+from crystalmon.isolation import undisturbed
+from crystalmon.models import load_model
+from crystalmon.scoring import score
+from crystalmon.tasks import Choice
+from crystalmon.tokentree import ScoringPlan, build_plan
+
+PARTS = ("crystalmon", "rows", "lm-eval", "sampling", "floor")
+SAMPLES = 128
+TOLERANCE = 1e-4
+"""Largest difference in a log-likelihood from lm-eval's at which both count as equal."""
+FACTORS = (1, 2, 4, 8, 16, 32, 64)
+NUM_CHOICES = (2, 8, 32, 128)
+NUM_WORDS = (0, 16, 64, 128)
+OPENINGS = ("", "Now", "Well", "Please", "Quick", "Listen", "Once more", "As before")
+ADDRESSES = ("", "friend", "reader", "student", "machine", "stranger", "colleague", "everyone")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="liquid-tiny")
+    parser.add_argument("--suite", help="by default the model's own, or `randomness`")
+    parser.add_argument("--view", default="raw", choices=("raw", "chat"))
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
+    parser.add_argument("--sample-prompts", type=int, default=4, help="that sampling is timed on")
+    parser.add_argument("--lm-eval-batch", type=int, help="requests; default: as many tokens")
+    parser.add_argument("--scaling", action="store_true")
+    parser.add_argument("--factors", nargs="+", type=int, default=FACTORS, help="times the suite")
+    args = parser.parse_args()
+    if min(args.repeats, args.sample_prompts, *args.factors) < 1:
+        parser.error("--repeats, --sample-prompts, --factors must be at least 1")
+    if max(args.factors) > FACTORS[-1]:
+        parser.error(f"--factors must be at most {FACTORS[-1]}, got {max(args.factors)}")
+    if "lm-eval" in args.parts and not args.scaling:
+        try:
+            harness_class()
+        except ModuleNotFoundError as error:
+            parser.error(str(error))
+    suite = load_suite(args.suite or (args.model if args.model == "liquid-tiny" else "randomness"))
+    model, tokenizer = load_model(args.model, dtype=getattr(torch, args.dtype))
+    model.to(args.device).eval()
+    if args.scaling:
+        found = scaling(model, tokenizer, suite, args)
+    else:
+        found = side_by_side(model, tokenizer, build_plan(suite, tokenizer, args.view), args)
+    context = {key: getattr(args, key) for key in ("model", "view", "device", "dtype", "repeats")}
+    print(json.dumps({**context, "suite": suite.name, **found}))
+
+
+def side_by_side(
+    model: Any, tokenizer: Any, plan: ScoringPlan, args: argparse.Namespace
+) -> dict[str, Any]:
+    """Time all parts in turns, print their table; all of it as a dict."""
+    started = time.perf_counter()
+    route = choose_route(model, plan)
+    choosing = time.perf_counter() - started
+    found: dict[str, Any] = {"route": str(route), "seconds_to_choose": choosing}
+    ways: dict[str, Callable[[], Any]] = {
+        "crystalmon": lambda: score(model, plan, route=route),
+        "rows": lambda: score(model, plan, route=Route("rows", route.precision)),
+        "floor": lambda: bare_forward(model, count_tree(plan.rows)[0]),
+        "sampling": lambda: sample_answers(model, tokenizer, plan, args.sample_prompts),
+    }
+    if "lm-eval" in args.parts:
+        harness = load_harness(model, tokenizer, plan, args.lm_eval_batch)
+        ways["lm-eval"] = lambda: harness_log_likelihoods(harness, plan)
+        found["difference"] = difference_from_harness(model, plan, route, ways["lm-eval"]())
+        if found["difference"] > TOLERANCE:
+            sys.exit(f"lm-eval's log-likelihoods differ by {found['difference']:.1e}: not timed.")
+    seconds = take_turns({part: ways[part] for part in args.parts}, args.repeats, args.device)
+    if "sampling" in seconds:
+        scale = plan.num_prompts / min(args.sample_prompts, plan.num_prompts)
+        seconds["sampling"] = [value * scale for value in seconds["sampling"]]
+    base = "crystalmon" if "crystalmon" in args.parts else args.parts[0]
+    found |= {
+        "rows": len(plan.rows),
+        "row_tokens": plan.num_tokens,
+        "unique_tokens": count_tree(plan.rows)[0],
+        "seconds": seconds,
+        "ratios": {part: ratio(seconds[part], seconds[base]) for part in args.parts},
+    }
+    print_parts(args, plan, found, base)
+    return found
+
+
+def take_turns(
+    ways: dict[str, Callable[[], Any]], repeats: int, device: str
+) -> dict[str, list[float]]:
+    """Seconds of each way in each repetition, after a warm-up; they take turns at being first."""
+    seconds: dict[str, list[float]] = {part: [] for part in ways}
+    for repeat in range(-1, repeats):
+        order = [*ways]
+        shift = max(repeat, 0) % len(order)
+        for part in order[shift:] + order[:shift]:
+            took = timed(ways[part], device)
+            if repeat >= 0:
+                seconds[part].append(took)
+    return seconds
+
+
+def timed(run: Callable[[], Any], device: str) -> float:
+    def wait() -> None:
+        if device.startswith("cuda"):
+            torch.cuda.synchronize()
+
+    wait()
+    started = time.perf_counter()
+    run()
+    wait()
+    return time.perf_counter() - started
+
+
+def ratio(mine: Sequence[float], base: Sequence[float]) -> dict[str, float]:
+    """Median and range of the ratios within each repetition."""
+    ratios = np.array(mine) / np.array(base)
+    return {"median": float(np.median(ratios)), "min": ratios.min(), "max": ratios.max()}
+
+
+def print_parts(
+    args: argparse.Namespace, plan: ScoringPlan, found: dict[str, Any], base: str
+) -> None:
+    title = (
+        f"{args.model}, {args.view}, {args.device}, {args.dtype}: {len(plan.rows)} rows, "
+        f"{found['unique_tokens']} unique tokens of {found['row_tokens']}; route {found['route']}, "
+        f"chosen in {found['seconds_to_choose']:.2f} s"
+    )
+    table = Table("part", "median, s", f"× {base}", "range", title=title)
+    for part in args.parts:
+        share = found["ratios"][part]
+        scaled = f" (scaled up from {args.sample_prompts} prompts)" if part == "sampling" else ""
+        table.add_row(
+            part + scaled,
+            f"{np.median(found['seconds'][part]):.3f}",
+            f"{share['median']:.2f}",
+            f"{share['min']:.2f}–{share['max']:.2f}",
+        )
+    console = Console(width=140)
+    console.print(table)
+    if "difference" in found:
+        console.print(f"largest difference from lm-eval's: {found['difference']:.1e}")
+
+
+# --- the parts -------------------------------------------------------------------------------
+
+
+def bare_forward(model: nn.Module, tokens: int) -> None:
+    """The model's own forward pass over so many tokens, in full sequences and batches."""
+    device = next(model.parameters()).device
+    limit = batch_tokens(model)
+    config: Any = model.config
+    length = min(limit, getattr(config, "max_position_embeddings", None) or limit, 1024)
+    flat = torch.arange(tokens, device=device) % int(config.vocab_size)
+    whole = tokens // length
+    sequences = flat[: whole * length].view(whole, length)
+    batches = [*sequences.split(max(1, limit // length)), flat[whole * length :].unsqueeze(0)]
+    with undisturbed(model):
+        for batch in batches:
+            if batch.numel():
+                model(input_ids=batch, use_cache=False)
+
+
+def batch_tokens(model: nn.Module) -> int:
+    """Tokens that crystalmon takes a forward pass on the model's device."""
+    device = next(model.parameters()).device
+    return MAX_BATCH_TOKENS.get(device.type, DEFAULT_BATCH_TOKENS)
+
+
+def sample_answers(model: Any, tokenizer: Any, plan: ScoringPlan, number: int) -> int:
+    """Sample answers as long as a prompt's longest choice, for some prompts; how many prompts."""
+    device = next(model.parameters()).device
+    number = min(number, plan.num_prompts)
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    lengths = answer_lengths(plan)
+    with undisturbed(model):
+        for prompt in np.linspace(0, plan.num_prompts - 1, number).round().astype(int):
+            tokens = torch.tensor([plan.rows[prompt]], device=device)
+            model.generate(
+                input_ids=tokens,
+                attention_mask=torch.ones_like(tokens),
+                do_sample=True, temperature=1.0, top_k=0, top_p=1.0,
+                num_return_sequences=SAMPLES, max_new_tokens=lengths[prompt], pad_token_id=pad,
+            )  # fmt: skip
+    return number
+
+
+def answer_lengths(plan: ScoringPlan) -> list[int]:
+    """[N] tokens of each prompt's longest path."""
+    lengths = [1] * plan.num_prompts
+    for row in plan.edge_row:
+        prompt = int(plan.row_prompt[row])
+        longest = len(plan.rows[row]) - len(plan.rows[prompt]) + 1
+        lengths[prompt] = max(lengths[prompt], longest)
+    return lengths
+
+
+def harness_class() -> Any:
+    """lm-evaluation-harness' wrapper of transformers models.
+
+    Raises:
+        ModuleNotFoundError: if it cannot be imported.
+    """
+    try:
+        from lm_eval.models.huggingface import HFLM  # pyright: ignore[reportMissingImports]
+    except (ImportError, AttributeError) as error:  # the latter: too old for this transformers
+        raise ModuleNotFoundError(
+            f"the part lm-eval needs the package lm-eval ({error}). Run `pip install "
+            "crystalmon[bench]`, or name other --parts."
+        ) from error
+    return HFLM
+
+
+def load_harness(model: Any, tokenizer: Any, plan: ScoringPlan, batch: int | None = None) -> Any:
+    """The model within lm-eval; by default as many tokens a batch as crystalmon takes."""
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    batch = batch or max(1, batch_tokens(model) // max(map(len, plan.rows)))
+    return harness_class()(
+        pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=batch
+    )
+
+
+def paths_of(plan: ScoringPlan) -> list[tuple[list[int], list[int]]]:
+    """(context, continuation) tokens of every path of a plan."""
+    found = []
+    for edge in plan.path_edge:
+        row = int(plan.edge_row[edge])
+        context = plan.rows[plan.row_prompt[row]]
+        answer = (*plan.rows[row][len(context) :], int(plan.edge_token[edge]))
+        found.append(([*context], [*answer]))
+    return found
+
+
+def harness_log_likelihoods(harness: Any, plan: ScoringPlan) -> np.ndarray:
+    """[K] log-likelihoods of all paths by lm-eval, without its tokenization."""
+    requests = [((str(i), ""), *tokens) for i, tokens in enumerate(paths_of(plan))]
+    with torch.no_grad():
+        answers = harness._loglikelihood_tokens(requests, disable_tqdm=True)
+    return np.array([value for value, _ in answers])
+
+
+def difference_from_harness(
+    model: nn.Module, plan: ScoringPlan, route: Route, log_likelihood: np.ndarray
+) -> float:
+    """Largest difference in a log-likelihood between lm-eval's and crystalmon's.
+
+    A plan has no table of its paths, so each path is made a choice of its own, which no other
+    path is nested in: its log-probability is then the log-likelihood.
+    """
+    prompts = plan.row_prompt[plan.edge_row[plan.path_edge]]
+    counts = np.bincount(prompts, minlength=plan.num_prompts)
+    apart = replace(
+        plan,
+        shapes=tuple((1, int(count)) for count in counts),
+        path_cell=np.arange(len(plan.path_edge)),
+        nested=np.zeros((0, 2), dtype=np.int64),
+    )
+    mine = np.concatenate([table[0] for table in score(model, apart, route=route).log_choice])
+    return float(np.abs(mine - log_likelihood).max())
+
+
+# --- scaling ---------------------------------------------------------------------------------
+
+
+def scaling(
+    model: Any, tokenizer: Any, suite: TaskSuite, args: argparse.Namespace
+) -> dict[str, Any]:
+    """Time crystalmon against the suite's size, print the table; all of it as a dict."""
+    kinds: dict[str, Iterable[tuple[int, TaskSuite]]] = {
+        "times the suite": ((factor, more_prompts(suite, factor)) for factor in args.factors),
+        "choices": ((number, with_choices(suite, number)) for number in NUM_CHOICES),
+        "words more a prompt": ((number, longer_prompts(suite, number)) for number in NUM_WORDS),
+    }
+    table = Table(
+        *("what", "number", "prompts", "rows", "unique tokens", "median, s", "µs a token"),
+        "peak memory more, MiB",
+        title=f"{args.model}, {args.view}, {args.device}, {args.dtype}",
+    )
+    found: dict[str, list[dict[str, Any]]] = {}
+    for kind, suites in kinds.items():
+        for number, varied in suites:
+            plan = build_plan(varied, tokenizer, args.view)
+            point = {"number": number, **measure(model, plan, args.repeats, args.device)}
+            found.setdefault(kind, []).append(point)
+            memory = "?" if point["peak"] is None else f"{point['peak'] / 2**20:.0f}"
+            each = point["seconds"] / point["unique_tokens"] * 1e6
+            counts = (number, plan.num_prompts, len(plan.rows), point["unique_tokens"])
+            cells = (f"{point['seconds']:.3f}", f"{each:.0f}", memory)
+            table.add_row(kind, *map(str, counts), *cells)
+        table.add_section()
+    Console(width=140).print(table)
+    return {"scaling": found}
+
+
+def measure(model: nn.Module, plan: ScoringPlan, repeats: int, device: str) -> dict[str, Any]:
+    """Median seconds of a probe, and its peak memory over what was held before, in bytes."""
+    route = choose_route(model, plan)
+    before = reset_peak(device)
+    score(model, plan, route=route)
+    peak = None if before is None else peak_memory(device) - before
+    seconds = take_turns({"it": lambda: score(model, plan, route=route)}, repeats, device)["it"]
+    return {
+        "rows": len(plan.rows),
+        "unique_tokens": count_tree(plan.rows)[0],
+        "seconds": float(np.median(seconds)),
+        "peak": peak,
+    }
+
+
+def reset_peak(device: str) -> int | None:
+    """Forget the peak so far; bytes held now, None where the system cannot."""
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated()
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return None
+    return peak_memory(device)
+
+
+def peak_memory(device: str) -> int:
+    """Bytes held at most: on a GPU by torch, else the process' largest resident set."""
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated()
+    status = Path("/proc/self/status")
+    if status.exists() and (high := re.search(r"VmHWM:\s+(\d+) kB", status.read_text())):
+        return int(high[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def more_prompts(suite: TaskSuite, factor: int) -> TaskSuite:
+    """The suite's prompts so many times, each time with another opening before them."""
+    openings = [opening_of(index) for index in range(factor)]
+    return varied(suite, lambda prompts: [o + prompt for o in openings for prompt in prompts])
+
+
+def opening_of(index: int) -> str:
+    words = (OPENINGS[index % len(OPENINGS)], ADDRESSES[index // len(OPENINGS)])
+    said = ", ".join(word for word in words if word)
+    return f"{said[0].upper()}{said[1:]}. " if said else ""
+
+
+def longer_prompts(suite: TaskSuite, words: int) -> TaskSuite:
+    """The suite with so many words before each prompt, other ones for each."""
+
+    def longer(prompts: Sequence[str]) -> list[str]:
+        names = (*filter(None, ADDRESSES), *filter(None, OPENINGS))
+        starts = range(len(prompts))
+        fill = [[names[(i + j * (i + 1)) % len(names)] for j in range(words)] for i in starts]
+        return [" ".join([*more, prompt]) for more, prompt in zip(fill, prompts, strict=True)]
+
+    return varied(suite, longer)
+
+
+def varied(suite: TaskSuite, change: Callable[[Sequence[str]], Sequence[str]]) -> TaskSuite:
+    tasks = (replace(task, prompts=tuple(change(task.prompts))) for task in suite)
+    return TaskSuite(suite.name, tuple(tasks))
+
+
+def with_choices(suite: TaskSuite, number: int) -> TaskSuite:
+    """The first task's prompts with so many numbers to choose from."""
+    choices = tuple(Choice(str(value)) for value in range(number))
+    return TaskSuite("numbers", (Task("number", suite.tasks[0].prompts, choices),))
+
+
+if __name__ == "__main__":
+    main()

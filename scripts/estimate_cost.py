@@ -1,0 +1,83 @@
+"""What a probe would cost on models of 1B to 70B parameters: an estimate, nothing is run.
+
+python scripts/estimate_cost.py
+python scripts/estimate_cost.py --view chat --steps 5000 --tokens-per-step 524288
+
+The models' shapes are the numbers of their published configurations. The suite's tokens are those
+of SmolLM2's tokenizer (vocabulary 49152), since the models' own are not bundled; larger
+vocabularies make slightly fewer. Prints a table and a JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from rich.console import Console
+from rich.table import Table
+from transformers import LlamaConfig
+
+from crystalmon.cost import ModelSize, Rate, estimate_cost, model_size
+from crystalmon.models import load_tokenizer
+from crystalmon.tasks import load_suite
+from crystalmon.tokentree import build_plan
+
+# layers, hidden, intermediate, heads, key-value heads, vocabulary. All of them are of the Llama
+# shape; OLMo 2 has some further norms, of which this count knows nothing.
+MODELS = {
+    "OLMo 2 1B": (16, 2048, 8192, 16, 16, 100352),
+    "OLMo 2 7B": (32, 4096, 11008, 32, 32, 100352),
+    "OLMo 2 13B": (40, 5120, 13824, 40, 40, 100352),
+    "OLMo 2 32B": (64, 5120, 27648, 40, 8, 100352),
+    "Llama 3 8B": (32, 4096, 14336, 32, 8, 128256),
+    "Llama 3 70B": (80, 8192, 28672, 64, 8, 128256),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--suite", default="randomness")
+    parser.add_argument("--view", default="raw", choices=("raw", "chat"))
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--every", type=int)
+    parser.add_argument("--tokens-per-step", type=int, default=131_072)
+    args = parser.parse_args()
+    plan = build_plan(load_suite(args.suite), load_tokenizer("smollm2-135m"), args.view)
+    run = {"steps": args.steps, "every": args.every, "tokens_per_step": args.tokens_per_step}
+    costs = {name: estimate_cost(size_of(*shape), plan, **run) for name, shape in MODELS.items()}
+    first = next(iter(costs.values()))
+    table = Table(
+        *("model", "layer parameters", "TFLOP a probe", "s at 1e13 FLOP/s", "s at 1e14 FLOP/s"),
+        *("reference, MiB", "share of FLOPs"),
+        title=f"estimate: suite {args.suite}, {args.view}, {first.unique_tokens} tokens by "
+        f"SmolLM2's tokenizer; {args.steps} steps of {args.tokens_per_step} tokens, "
+        f"{first.probes} probes",
+    )
+    for name, cost in costs.items():
+        times = [cost.probe_flops / Rate(rate).value for rate in (1e13, 1e14)]
+        table.add_row(
+            name,
+            f"{cost.size.layer_parameters / 1e9:.2f}e9",
+            f"{cost.probe_flops / 1e12:.0f}",
+            *(f"{seconds:.1f}" for seconds in times),
+            f"{cost.reference_bytes / 2**20:.0f}",
+            f"{cost.share:.2%}",
+        )
+    Console(width=140).print(table)
+    print(json.dumps({name: cost.to_json() for name, cost in costs.items()}))
+
+
+def size_of(
+    layers: int, hidden: int, intermediate: int, heads: int, key_value_heads: int, vocabulary: int
+) -> ModelSize:
+    """Count the parameters of such a model."""
+    config = LlamaConfig(
+        num_hidden_layers=layers, hidden_size=hidden, intermediate_size=intermediate,
+        num_attention_heads=heads, num_key_value_heads=key_value_heads, vocab_size=vocabulary,
+        tie_word_embeddings=False,
+    )  # fmt: skip
+    return model_size(config)
+
+
+if __name__ == "__main__":
+    main()

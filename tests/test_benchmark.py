@@ -1,0 +1,137 @@
+"""The benchmark's pieces on the bundled model; with lm-eval where that is installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from crystalmon.cost import count_tree
+from crystalmon.forward import Route
+from crystalmon.tasks import load_suite
+from crystalmon.tokentree import build_plan
+
+FILE = Path(__file__).parent.parent / "scripts" / "benchmark.py"
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    spec = importlib.util.spec_from_file_location("benchmark", FILE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def plan(suite, tokenizer):
+    return build_plan(suite, tokenizer)
+
+
+def exact_log_likelihoods(model, paths):
+    """Each path by a forward pass of its own."""
+    found = []
+    for context, answer in paths:
+        with torch.no_grad():
+            log_p = model(torch.tensor([context + answer])).logits[0].double().log_softmax(-1)
+        places = torch.arange(len(context) - 1, len(context) + len(answer) - 1)
+        found.append(float(log_p[places, torch.tensor(answer)].sum()))
+    return np.array(found)
+
+
+def test_paths_are_compared_one_by_one(benchmark, model, plan):
+    model.eval()
+    paths = benchmark.paths_of(plan)
+    assert max(len(answer) for _, answer in paths) > 1
+    exact = exact_log_likelihoods(model, paths)
+    assert benchmark.difference_from_harness(model, plan, Route("rows"), exact) < 1e-4
+    exact[3] += 0.5
+    found = benchmark.difference_from_harness(model, plan, Route("rows"), exact)
+    assert found == pytest.approx(0.5, abs=1e-3)
+
+
+def test_lm_eval_gives_the_same_log_likelihoods(benchmark, model, tokenizer, plan):
+    pytest.importorskip("lm_eval", exc_type=ImportError)
+    harness = benchmark.load_harness(model, tokenizer, plan)
+    found = benchmark.harness_log_likelihoods(harness, plan)
+    assert benchmark.difference_from_harness(model, plan, Route("rows"), found) < 1e-4
+
+
+def test_the_floor_runs_as_many_tokens_as_the_tree_has(benchmark, model, plan):
+    seen = []
+    hook = model.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    tokens = count_tree(plan.rows)[0]
+    benchmark.bare_forward(model, tokens)
+    hook.remove()
+    assert sum(seen) == tokens
+    assert max(seen) <= benchmark.batch_tokens(model)
+
+
+def test_answers_are_sampled_as_long_as_the_choices(benchmark, model, tokenizer, plan, monkeypatch):
+    monkeypatch.setattr(benchmark, "SAMPLES", 2)
+    lengths = benchmark.answer_lengths(plan)
+    longest = [0] * plan.num_prompts
+    for prompt, edge in zip(plan.row_prompt[plan.edge_row], range(len(plan.edge_row)), strict=True):
+        depth = len(plan.rows[plan.edge_row[edge]]) - len(plan.rows[prompt]) + 1
+        longest[prompt] = max(longest[prompt], depth)
+    assert lengths == longest
+    assert benchmark.sample_answers(model, tokenizer, plan, 3) == 3
+
+
+def test_more_prompts_are_no_duplicates(benchmark, suite):
+    for task, grown in zip(suite, benchmark.more_prompts(suite, 64), strict=True):
+        assert len(set(grown.prompts)) == 64 * len(task.prompts)
+    assert benchmark.more_prompts(suite, 1) == suite
+
+
+def test_longer_prompts_share_little(benchmark, tokenizer, suite):
+    plan = build_plan(suite, tokenizer)
+    longer = build_plan(benchmark.longer_prompts(suite, 8), tokenizer)
+    assert count_tree(longer.rows)[0] > count_tree(plan.rows)[0] + 4 * plan.num_prompts
+    assert len(benchmark.with_choices(suite, 32).tasks[0].choices) == 32
+
+
+def run(benchmark, monkeypatch, capsys, *arguments):
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", "--repeats", "2", *arguments])
+    benchmark.main()
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def test_it_prints_a_table_and_a_line(benchmark, monkeypatch, capsys):
+    found = run(benchmark, monkeypatch, capsys, "--parts", "crystalmon", "rows", "floor")
+    assert set(found["seconds"]) == {"crystalmon", "rows", "floor"}
+    assert all(len(values) == 2 for values in found["seconds"].values())
+    assert found["ratios"]["crystalmon"]["median"] == 1
+    plan = build_plan(load_suite("liquid-tiny"), benchmark.load_model("liquid-tiny")[1])
+    assert found["unique_tokens"] == count_tree(plan.rows)[0]
+
+
+def test_scaling_measures_time_and_memory(benchmark, monkeypatch, capsys):
+    monkeypatch.setattr(benchmark, "NUM_CHOICES", (2, 4))
+    monkeypatch.setattr(benchmark, "NUM_WORDS", (0, 4))
+    found = run(benchmark, monkeypatch, capsys, "--scaling", "--factors", "1", "2")["scaling"]
+    assert {kind: len(points) for kind, points in found.items()} == {
+        "times the suite": 2,
+        "choices": 2,
+        "words more a prompt": 2,
+    }
+    one, two = found["times the suite"]
+    assert two["unique_tokens"] > 1.5 * one["unique_tokens"]
+    assert one["seconds"] > 0
+
+
+def test_without_lm_eval_it_says_what_to_do(benchmark, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    monkeypatch.setitem(sys.modules, "lm_eval.models.huggingface", None)
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", "--parts", "lm-eval"])
+    with pytest.raises(SystemExit):
+        benchmark.main()
+    assert "pip install crystalmon[bench]" in capsys.readouterr().err

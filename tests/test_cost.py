@@ -1,0 +1,213 @@
+"""What monitoring will cost: against the FLOPs that torch counts and the files that are written."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import LlamaConfig, MixtralConfig, T5Config
+
+from crystalmon.cli import main
+from crystalmon.cost import (
+    ModelSize,
+    Rate,
+    count_tree,
+    estimate_cost,
+    format_cost,
+    model_size,
+    parse_rate,
+    probe_flops,
+)
+from crystalmon.forward import Route
+from crystalmon.models import load_config
+from crystalmon.reference import TENSOR_FILE, make_reference
+from crystalmon.scoring import score
+from crystalmon.sequences import batches_of, sequences_of
+from crystalmon.tokentree import build_plan
+
+SIZE = ModelSize(layer_parameters=1000, hidden=10, vocabulary=50, attention_width=20)
+
+
+@pytest.fixture
+def plan(suite, tokenizer):
+    return build_plan(suite, tokenizer)
+
+
+def test_the_tree_is_that_of_all_prefixes():
+    draw = random.Random(0)
+    for _ in range(50):
+        rows = [tuple(draw.choices(range(3), k=draw.randint(1, 6))) for _ in range(20)]
+        prefixes = {row[:end] for row in rows for end in range(1, len(row) + 1)}
+        assert count_tree(rows) == (len(prefixes), sum(map(len, prefixes)))
+    assert count_tree([]) == (0, 0)
+
+
+def test_prompts_that_begin_alike_share_their_tokens(plan):
+    tokens, _ = count_tree(plan.rows)
+    alone = [[r for r, p in zip(plan.rows, plan.row_prompt, strict=True) if p == i]
+             for i in range(plan.num_prompts)]  # fmt: skip
+    assert tokens < sum(count_tree(rows)[0] for rows in alone) < plan.num_tokens
+
+
+@pytest.mark.parametrize("method", ["tree", "rows"])
+def test_flops_are_those_that_torch_counts(model, plan, method):
+    """The formula at what today's batches compute, their padding and masked pairs included."""
+    model.set_attn_implementation("eager")  # the counter does not see every fused kernel
+    with FlopCounterMode(display=False) as counter:
+        score(model, plan, route=Route(method, "float32"), max_batch_tokens=256)
+    sequences = sequences_of(plan, method, range(plan.num_prompts))
+    # score_rows lets a batch hold the longest sequence
+    limit = max(256, *(len(sequence.tokens) for sequence in sequences))
+    batches = [*batches_of(sequences, limit, 10**9)]
+    shapes = [(len(batch), max(len(s.tokens) for s in batch)) for batch in batches]
+    tokens = sum(number * length for number, length in shapes)
+    pairs = sum(number * length**2 for number, length in shapes)
+    expected = probe_flops(model_size(model.config), tokens, pairs, len(plan.rows))
+    assert counter.get_total_flops() == pytest.approx(expected, rel=0.003)
+
+
+def test_flops_of_the_whole_tree_are_those_that_torch_counts(model, plan):
+    """One sequence that holds the suite's tree, as many tokens as are counted as unique."""
+    model.eval().set_attn_implementation("eager")
+    cost = estimate_cost(model.config, plan)
+    tokens = cost.unique_tokens
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model.model(input_ids=torch.zeros(1, tokens, dtype=torch.long), use_cache=False)
+        model.lm_head(torch.zeros(cost.rows, cost.size.hidden))
+    # torch counts all pairs of the sequence, the estimate those that the tree needs
+    masked = tokens**2 - count_tree(plan.rows)[1]
+    expected = cost.probe_flops + 4 * cost.size.attention_width * masked
+    assert len(set(plan.rows)) == cost.rows
+    assert counter.get_total_flops() == pytest.approx(expected, rel=0.003)
+
+
+def test_the_reference_is_as_large_as_said(model, tokenizer, suite, plan, tmp_path):
+    make_reference(model, tokenizer, suite, plan).save(tmp_path)
+    written = (tmp_path / TENSOR_FILE).read_bytes()
+    header = 8 + int.from_bytes(written[:8], "little")
+    assert len(written) - header == estimate_cost(model.config, plan).reference_bytes
+    assert header < 200 * (len(suite.tasks) + 1)
+
+
+def test_no_weights_are_needed_to_count_them(model):
+    size = model_size(load_config("liquid-tiny"))
+    layers = sum(parameter.numel() for parameter in model.model.layers.parameters())
+    norm = model.model.norm.weight.numel()
+    assert size == ModelSize(layers + norm, 128, 768, 4 * 128)
+
+
+def test_tied_and_untied_outputs_multiply_alike():
+    shape = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "vocab_size": 100}
+    tied, untied = (
+        model_size(LlamaConfig(**shape, num_attention_heads=4, tie_word_embeddings=tie))
+        for tie in (True, False)
+    )
+    assert tied == untied
+    assert tied.layer_parameters == 2 * (4 * 64**2 + 3 * 64 * 96 + 2 * 64) + 64
+
+
+def test_a_token_goes_to_some_of_the_experts():
+    shape = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1, "vocab_size": 100}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 4}
+    one, two = (
+        model_size(MixtralConfig(**shape, **heads, num_local_experts=8, num_experts_per_tok=k))
+        for k in (1, 2)
+    )
+    assert two.layer_parameters - one.layer_parameters == 3 * 64 * 96
+
+
+def test_a_run_adds_up(plan):
+    cost = estimate_cost(SIZE, plan, steps=10, every=5, tokens_per_step=7, rate=Rate(1e6))
+    tokens, pairs = count_tree(plan.rows)
+    assert cost.probe_flops == 2000 * tokens + 80 * pairs + 1000 * len(plan.rows)
+    assert cost.probes == 3
+    assert cost.training_flops == 6 * 1500 * 7 * 10
+    assert cost.share == 3 * cost.probe_flops / (3 * cost.probe_flops + cost.training_flops)
+    assert cost.seconds == cost.probe_flops / 1e6
+    assert estimate_cost(SIZE, plan, rate=Rate(50, "tokens/s")).seconds == tokens / 50
+    assert estimate_cost(SIZE, plan, steps=1000).probes == 99, "the callback's own schedule"
+    assert estimate_cost(replace(SIZE, vocabulary=2**24), plan).logits_bytes == 2**27
+
+
+def test_it_is_told_in_words(plan):
+    text = format_cost(estimate_cost(SIZE, plan, steps=10, every=5, tokens_per_step=10**6))
+    assert "s at 1e+14 achieved FLOP/s" in text
+    assert "a run of 10 steps: 3 probes" in text
+    assert "of all FLOPs" in text
+    assert "a run" not in format_cost(estimate_cost(SIZE, plan))
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [
+        ("3e13", Rate(3e13)),
+        ("3e13 FLOP/s", Rate(3e13)),
+        ("2.5e4tokens/s", Rate(25000.0, "tokens/s")),
+    ],
+)
+def test_rates_are_read(text, rate):
+    assert parse_rate(text) == rate
+
+
+@pytest.mark.parametrize("text", ["x", "", "1.2.3", "5 miles", "tokens/s"])
+def test_what_is_no_rate_is_refused(text):
+    with pytest.raises(ValueError, match="rate must be FLOP/s or tokens/s, got"):
+        parse_rate(text)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_rate_is_positive(value):
+    with pytest.raises(ValueError, match="rate must be positive and finite, got"):
+        Rate(value)
+
+
+def test_counts_are_checked(plan):
+    with pytest.raises(ValueError, match="tokens_per_step must be at least 1, got -3"):
+        estimate_cost(SIZE, plan, tokens_per_step=-3)
+    with pytest.raises(TypeError, match=r"every must be an integer, got 2\.5"):
+        estimate_cost(SIZE, plan, every=2.5)
+
+
+def test_a_model_without_a_head_is_refused():
+    with pytest.raises(TypeError, match="must have a language-modelling head, got T5Config"):
+        model_size(T5Config())
+
+
+def run(capsys, *arguments):
+    status = main(["cost", *arguments])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def test_the_command_prints_it(capsys):
+    run_options = ("--suite", "liquid-tiny", "--steps", "100", "--tokens-per-step", "4096")
+    status, out, _ = run(capsys, "liquid-tiny", *run_options, "--rate", "1e10")
+    assert status == 0
+    assert "unique tokens" in out
+    assert "s at 1e+10 FLOP/s" in out
+    status, out, _ = run(capsys, "liquid-tiny", *run_options, "--every", "50", "--json")
+    found = json.loads(out)
+    assert status == 0
+    assert found["probes"] == 3
+    assert found["size"]["vocabulary"] == 768
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["no/where"], "model 'no/where' cannot be loaded"),
+        (["liquid-tiny", "--every", "0"], "every must be at least 1, got 0."),
+        (["liquid-tiny", "--rate=-1"], "rate must be positive and finite, got -1.0."),
+        (["liquid-tiny", "--suite", "nothing"], "suite 'nothing' is neither a bundled"),
+    ],
+)
+def test_bad_input_is_one_sentence(capsys, arguments, sentence):
+    status, _, err = run(capsys, *arguments)
+    assert status == 2
+    assert err.startswith("crystalmon: ")
+    assert sentence in err
+    assert len(err.strip().splitlines()) == 1
