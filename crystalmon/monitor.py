@@ -235,8 +235,8 @@ class Monitor:
                 metrics[key] = float(np.mean([measured[name].metrics[key] for name in names]))
                 replicates = np.mean([measured[name].replicates[key] for name in names], axis=0)
                 ci[key] = bootstrap_interval(metrics[key], replicates)
-        phases = [self.detector.tasks[name].phase for name in taking_part]
-        for phase in PHASES[:-1]:
+        phases = [task.phase for task in self.detector.tasks.values()]
+        for phase in PHASES:
             metrics[f"tasks_{phase}"] = float(phases.count(phase))
         return metrics, ci
 

@@ -38,7 +38,10 @@ SECTIONS: dict[str, tuple[Panel, ...]] = {
         Panel("Do the wordings still answer differently?", ("order", "crystallinity", "seed_mass")),
         Panel("Phase: 0 liquid, 1 nucleating, 2 crystallized, 3 settling, 4 melting", ("phase",)),
         Panel("Variety between wordings (liquidity, nats)", ("liquidity", "entropy")),
-        Panel("Tasks in each phase", ("tasks_liquid", "tasks_nucleating", "tasks_crystallized")),
+        Panel(
+            "Tasks in each phase (ordered: the base answered alike, so they take no part)",
+            ("tasks_liquid", "tasks_nucleating", "tasks_crystallized", "tasks_ordered"),
+        ),
     ),
     "Distance from the base": (
         Panel(

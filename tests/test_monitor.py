@@ -13,7 +13,7 @@ import crystalmon
 from crystalmon.metrics import liquidity, uniform_weights
 from crystalmon.models import ASSETS_DIR
 from crystalmon.monitor import Monitor
-from crystalmon.records import ProbeRecord
+from crystalmon.records import PHASES, ProbeRecord
 from crystalmon.tasks import Choice, Task, TaskSuite
 
 SPEC_KEYS = {
@@ -50,6 +50,7 @@ def test_every_metric_of_the_contract_with_an_interval_around_it(monitor, model)
     perturb(model, 0.02)
     record = monitor.probe(1)
     assert set(record.metrics) >= SPEC_KEYS | {"dissimilarity_1"}
+    assert sum(record.metrics[f"tasks_{phase}"] for phase in PHASES) == len(record.tasks)
     for task in record.tasks.values():
         assert set(task.metrics) >= SPEC_KEYS | {"seed"}
         for key, (low, high) in task.ci.items():
