@@ -58,8 +58,8 @@ def test_flops_are_those_that_torch_counts(model, plan, method):
     """The formula at what today's batches compute, their padding and masked pairs included."""
     model.set_attn_implementation("eager")  # the counter does not see every fused kernel
     with FlopCounterMode(display=False) as counter:
-        score(model, plan, route=Route(method, "float32"), max_batch_tokens=256)
-    sequences = sequences_of(plan, method, range(plan.num_prompts))
+        score(model, plan, route=Route(method, "float32", 256), max_batch_tokens=256)
+    sequences = sequences_of(plan, method, range(len(plan.rows)), 256, 10**9)
     # score_rows lets a batch hold the longest sequence
     limit = max(256, *(len(sequence.tokens) for sequence in sequences))
     batches = [*batches_of(sequences, limit, 10**9)]
