@@ -42,13 +42,13 @@ from rich.table import Table
 from torch import nn
 
 from crystalmon import Task, TaskSuite, load_suite
-from crystalmon.cost import count_tree
 from crystalmon.forward import DEFAULT_BATCH_TOKENS, MAX_BATCH_TOKENS, Route, choose_route
 from crystalmon.isolation import undisturbed
 from crystalmon.models import load_model
 from crystalmon.scoring import score
 from crystalmon.tasks import Choice
 from crystalmon.tokentree import ScoringPlan, build_plan
+from crystalmon.trie import count_tree
 
 PARTS = ("crystalmon", "rows", "lm-eval", "sampling", "floor")
 SAMPLES = 128

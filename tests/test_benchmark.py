@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from crystalmon.cost import count_tree
 from crystalmon.forward import Route
 from crystalmon.tasks import load_suite
 from crystalmon.tokentree import build_plan
+from crystalmon.trie import count_tree
 
 FILE = Path(__file__).parent.parent / "scripts" / "benchmark.py"
 
