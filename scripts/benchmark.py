@@ -364,6 +364,9 @@ def scaling(
     for kind, suites in kinds.items():
         for number, varied in suites:
             plan = build_plan(varied, tokenizer, args.view)
+            if not fits(model, plan):
+                table.add_row(kind, str(number), "longer than the model's context: left out")
+                continue
             point = {"number": number, **measure(model, plan, args.repeats, args.device)}
             found.setdefault(kind, []).append(point)
             memory = "?" if point["peak"] is None else f"{point['peak'] / 2**20:.0f}"
@@ -374,6 +377,12 @@ def scaling(
         table.add_section()
     Console(width=140).print(table)
     return {"scaling": found}
+
+
+def fits(model: Any, plan: ScoringPlan) -> bool:
+    """Whether the model has positions for the longest prompt: monitoring would refuse it."""
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return context is None or max(map(len, plan.rows)) <= context
 
 
 def measure(model: nn.Module, plan: ScoringPlan, repeats: int, device: str) -> dict[str, Any]:

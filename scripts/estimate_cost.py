@@ -3,8 +3,8 @@
 python scripts/estimate_cost.py
 python scripts/estimate_cost.py --view chat --steps 5000 --tokens-per-step 524288
 
-The models' shapes are the numbers of their published configurations. The suite's tokens are those
-of SmolLM2's tokenizer (vocabulary 49152), since the models' own are not bundled; larger
+The models' shapes are written down here, not read from their repositories. The suite's tokens are
+those of SmolLM2's tokenizer (vocabulary 49152), since the models' own are not bundled; larger
 vocabularies make slightly fewer. Prints a table and a JSON line.
 """
 

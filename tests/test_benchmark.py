@@ -72,9 +72,9 @@ def test_answers_are_sampled_as_long_as_the_choices(benchmark, model, tokenizer,
     monkeypatch.setattr(benchmark, "SAMPLES", 2)
     lengths = benchmark.answer_lengths(plan)
     longest = [0] * plan.num_prompts
-    for prompt, edge in zip(plan.row_prompt[plan.edge_row], range(len(plan.edge_row)), strict=True):
-        depth = len(plan.rows[plan.edge_row[edge]]) - len(plan.rows[prompt]) + 1
-        longest[prompt] = max(longest[prompt], depth)
+    prompts = plan.row_prompt[plan.edge_row[plan.path_edge]]
+    for prompt, (_, answer) in zip(prompts, benchmark.paths_of(plan), strict=True):
+        longest[prompt] = max(longest[prompt], len(answer))
     assert lengths == longest
     assert benchmark.sample_answers(model, tokenizer, plan, 3) == 3
 
@@ -90,6 +90,11 @@ def test_longer_prompts_share_little(benchmark, tokenizer, suite):
     longer = build_plan(benchmark.longer_prompts(suite, 8), tokenizer)
     assert count_tree(longer.rows)[0] > count_tree(plan.rows)[0] + 4 * plan.num_prompts
     assert len(benchmark.with_choices(suite, 32).tasks[0].choices) == 32
+
+
+def test_prompts_beyond_the_context_are_left_out(benchmark, model, tokenizer, suite):
+    assert benchmark.fits(model, build_plan(suite, tokenizer))
+    assert not benchmark.fits(model, build_plan(benchmark.longer_prompts(suite, 128), tokenizer))
 
 
 def run(benchmark, monkeypatch, capsys, *arguments):
