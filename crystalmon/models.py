@@ -43,10 +43,16 @@ def find_model(name: str | Path) -> ModelSource:
     path = Path(name)
     if path.suffix == ".gguf" and path.is_file():
         return _gguf_source(path)
-    hub_id, at, revision = str(name).rpartition("@")
-    if at and revision and not path.exists():
-        return ModelSource(hub_id, {"revision": revision})
-    return ModelSource(str(name), {})
+    hub_id, revision = split_revision(name)
+    return ModelSource(hub_id, {} if revision is None else {"revision": revision})
+
+
+def split_revision(name: str | Path) -> tuple[str, str | None]:
+    """(model, revision) of `id@revision`; a path that is there has none."""
+    hub_id, _, revision = str(name).rpartition("@")
+    return (
+        (hub_id, revision) if hub_id and revision and not Path(name).exists() else (str(name), None)
+    )
 
 
 def load_model(name: str | Path, **options: Any) -> tuple[Any, Any]:

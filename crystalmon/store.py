@@ -95,10 +95,9 @@ class RunStore:
         """
         folder = Path(folder)
         cls.check_writable(folder)
-        text = _dumps({**info, "schema_version": SCHEMA_VERSION}, indent=2)
         files = (folder / RECORDS_FILE, folder / EVENTS_FILE)
+        write_info(folder, info)
         with explained(folder, "be written to"):
-            _write_whole(folder / RUN_FILE, text.encode() + b"\n")
             if any(file.exists() and file.stat().st_size > 0 for file in files):
                 step = FRESH_START if resume_step is None else resume_step
                 for file in files:
@@ -134,6 +133,17 @@ class RunStore:
         for file, lines in list(self._waiting.items()):
             _append(file, b"".join(lines))
             del self._waiting[file]
+
+
+def write_info(folder: Path, info: Mapping[str, Any]) -> None:
+    """Write a run folder's `run.json`, whole or not at all; the schema version is added.
+
+    Raises:
+        RunFolderError: if it cannot be written.
+    """
+    text = _dumps({**info, "schema_version": SCHEMA_VERSION}, indent=2)
+    with explained(folder, "be written to"):
+        _write_whole(folder / RUN_FILE, text.encode() + b"\n")
 
 
 @dataclass(frozen=True)

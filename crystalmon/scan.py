@@ -1,0 +1,356 @@
+"""Measure a list of checkpoints as if they were the probes of one run, one model at a time.
+
+The first stage is the base; its answers stay on disk as the reference. Every further one is
+loaded, scored and freed, and its record is the probe at the step that is its place in the list.
+The result is a run folder like any other, and a scan that was killed goes on where it stopped:
+the records on file are replayed, as in a run that is resumed.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from crystalmon.models import load_model, split_revision
+from crystalmon.monitor import Monitor
+from crystalmon.names import REFERENCE_FOLDER
+from crystalmon.ranks import RankError, Ranks, current_ranks, describe
+from crystalmon.records import ProbeRecord, json_value
+from crystalmon.reference import INFO_FILE, load_reference
+from crystalmon.run_info import run_info
+from crystalmon.stage_measures import measure_stages
+from crystalmon.stages import Stage, expand_stages
+from crystalmon.store import RUN_FILE, RunStore, explained, read_run, write_info
+from crystalmon.tasks import TaskSuite, load_suite
+from crystalmon.tokentree import VIEWS, View
+from crystalmon.verdicts import judge_run
+
+SCAN_FILE = "scan.json"
+STAGES_KEY = "stages"
+"""In `run.json`: the stages, each with its `name`, `model`, `revision` and `step`."""
+BOTH = "both"
+_SHOWN = ("order", "crystallinity", "seed_mass", "free_energy")
+
+T = TypeVar("T")
+Tell = Callable[[str], Any]
+
+
+class ScanError(ValueError):
+    """The base cannot be measured, and with it nothing can."""
+
+
+@dataclass(frozen=True)
+class ScanResult:
+    """What a scan has found in one view.
+
+    Args:
+        folder: the run folder.
+        view: `raw` or `chat`.
+        failed: by stage that is missing, why.
+        found: the content of `scan.json`; empty if the base is missing.
+    """
+
+    folder: Path
+    view: str
+    failed: Mapping[str, str]
+    found: Mapping[str, Any] = field(repr=False)
+
+
+def scan(
+    stages: Sequence[Stage],
+    output: str | Path,
+    suite: str | Path | TaskSuite = "randomness",
+    view: str = "raw",
+    *,
+    dtype: Any = "auto",
+    device: Any = None,
+    tell: Tell = print,
+) -> list[ScanResult]:
+    """Measure checkpoints, one at a time, against the first of them.
+
+    In a run of several processes every rank calls this; rank 0 writes and tells.
+
+    Args:
+        stages: in the order of training, the base first; a folder of checkpoints stands for all
+            of them, see `stages.expand_stages`.
+        output: the run folder; with `both`, the folder of two of them, `raw` and `chat`.
+        suite: a bundled suite's name, a path, or a `TaskSuite`.
+        view: `raw`, `chat` or `both`.
+        dtype: of the weights; as they are stored by default.
+        device: where the models go; the accelerator if there is one.
+        tell: is given a line for each stage.
+
+    Returns:
+        One result a view. A stage that could not be measured is named in it, the others are there.
+
+    Raises:
+        ScanError: if the base cannot be measured in any view.
+        ValueError: for a faulty list, suite or view, or a folder of another scan.
+        OSError: if the folder cannot be written to.
+    """
+    if view not in (*VIEWS, BOTH):
+        raise ValueError(f"view must be one of {', '.join((*VIEWS, BOTH))}, got {view!r}.")
+    suite, listed, ranks = load_suite(suite), expand_stages(stages), current_ranks()
+    places = ranks.on_main(lambda: _places(Path(output), view))
+    views = [_ViewScan(place, own, suite, listed, ranks) for own, place in places.items()]
+    tell = tell if ranks.is_main else _silent
+    for step, stage in enumerate(listed):
+        todo = [one for one in views if one.wants(step)]
+        if not todo:
+            tell(f"{stage.name}: measured before, kept")
+            continue
+        _measure_stage(step, stage, todo, _Loading(dtype, device, ranks), tell)
+        _free_memory()
+        if not any(one.has_base for one in views):
+            raise ScanError(f"the base {stage} cannot be measured: {views[0].failed[stage.name]}")
+    return [one.finish() for one in views]
+
+
+def _silent(line: str) -> None:
+    """What ranks other than the first say."""
+
+
+def _places(output: Path, view: str) -> dict[View, Path]:
+    """The run folder of each view.
+
+    Raises:
+        ValueError: if the folder holds a scan of one view and both are asked for, or the reverse.
+    """
+    inner: dict[View, Path] = {own: output / own for own in VIEWS}
+    single: dict[View, Path] = {own: output for own in VIEWS if own == view}
+    wanted, other = (single, inner) if single else (inner, {"raw": output})
+    if any((place / RUN_FILE).is_file() for place in other.values()):
+        raise ValueError(
+            f"the folder {output} must hold a scan of view {view!r} or none, got one of "
+            f"{'one view' if view == BOTH else 'both views'}. Choose another folder."
+        )
+    return wanted
+
+
+@dataclass(frozen=True)
+class _Loading:
+    """How stages are loaded: their dtype, their device, and the ranks that each load one."""
+
+    dtype: Any
+    device: Any
+    ranks: Ranks
+
+    def load(self, where: str) -> tuple[Any, Any]:
+        """(model, tokenizer) on every rank.
+
+        Raises:
+            Exception: if it fails on any; then on every rank.
+        """
+        return _together(self.ranks, lambda: self._load(where))
+
+    def _load(self, where: str) -> tuple[Any, Any]:
+        model, tokenizer = load_model(where, dtype=self.dtype)
+        model.to(self.device or torch.accelerator.current_accelerator() or "cpu")
+        return model, tokenizer
+
+
+def _together(ranks: Ranks, work: Callable[[], T]) -> T:
+    """The work's result on every rank, or an error on every rank."""
+    try:
+        result, failure = work(), None
+    except Exception as error:
+        result, failure = None, error
+    told = [text for text in ranks.gather(describe(failure)) if text]
+    if failure is not None:
+        raise failure
+    if told:
+        raise RankError(f"another rank failed: {told[0]}")
+    return result  # type: ignore[return-value]
+
+
+def _measure_stage(
+    step: int, stage: Stage, views: Sequence[_ViewScan], loading: _Loading, tell: Tell
+) -> None:
+    """Load a stage once and probe it in each view; what fails is noted there and told."""
+    try:
+        model, tokenizer = loading.load(stage.where)
+    except Exception as error:
+        for one in views:
+            one.fail(step, error)
+        tell(f"{stage.name}: failed: {views[0].failed[stage.name]}")
+        return
+    for one in views:
+        label = f"{stage.name} ({one.view})" if len(views) > 1 else stage.name
+        try:
+            tell(f"{label}: {one.measure(step, model, tokenizer)}")
+        except OSError:  # the run folder's: no other stage would fare better
+            raise
+        except Exception as error:
+            one.fail(step, error)
+            tell(f"{label}: failed: {one.failed[stage.name]}")
+
+
+def _free_memory() -> None:
+    """After a stage: at most one model is in memory."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+class _ViewScan:
+    """One view's run folder: what is in it already, and what is added to it.
+
+    Args:
+        folder: the run folder.
+        view: how prompts are rendered.
+        suite: what is asked.
+        stages: all of them, the base first.
+        ranks: rank 0 reads and writes.
+    """
+
+    def __init__(
+        self, folder: Path, view: View, suite: TaskSuite, stages: Sequence[Stage], ranks: Ranks
+    ) -> None:
+        self.view: View = view
+        self.failed: dict[str, str] = {}
+        self._folder, self._suite, self._stages, self._ranks = folder, suite, stages, ranks
+        self._store: RunStore | None = None
+        self._told_tokens = False
+        self._info, self._records = ranks.on_main(self._take_up)
+
+    def _take_up(self) -> tuple[dict[str, Any], dict[int, ProbeRecord]]:
+        """What an earlier scan into this folder has left, if it was the same one.
+
+        Raises:
+            ValueError: if it was another one, or no scan.
+            OSError: if the folder cannot be written to.
+        """
+        if not (self._folder / RUN_FILE).is_file():
+            RunStore.check_writable(self._folder)
+            return {}, {}
+        run = read_run(self._folder)
+        config = run.info.get("config", {})
+        before = (run.info.get("suite_hash"), config.get("view"), config.get(STAGES_KEY))
+        if before != (self._suite.hash, self.view, [str(stage) for stage in self._stages]):
+            raise ValueError(
+                f"the folder {self._folder} must hold the same scan or none, got "
+                f"{_describe(run.info)}. Give the same stages, suite and view, or another folder."
+            )
+        RunStore.check_writable(self._folder)
+        whole = (self._folder / REFERENCE_FOLDER / INFO_FILE).is_file()
+        records = {record.step: record for record in run.records} if whole else {}
+        return dict(run.info), records
+
+    @property
+    def has_base(self) -> bool:
+        """Whether the base has been measured: without it nothing else can be."""
+        return 0 in self._records
+
+    def wants(self, step: int) -> bool:
+        """Whether this stage can and must still be measured."""
+        return (step == 0 or self.has_base) and step not in self._records
+
+    def fail(self, step: int, error: Exception) -> None:
+        """Note why a stage is missing."""
+        known = isinstance(error, ValueError | TypeError | OSError | ModuleNotFoundError)
+        text = " ".join((str(error) if known else describe(error)).split())
+        self.failed[self._stages[step].name] = text
+        if self._info:
+            self._info[STAGES_KEY][step]["error"] = text
+
+    def measure(self, step: int, model: Any, tokenizer: Any) -> str:
+        """Probe a loaded stage, as a resumed run would, and write it down; what to tell of it."""
+        base = "initial" if step == 0 else self._folder / REFERENCE_FOLDER
+        monitor = Monitor(
+            model, tokenizer, self._suite, base, view=self.view, answers_only=step > 0
+        )
+        if step == 0:
+            self._info = self._new_info(monitor)
+            self._ranks.on_main(lambda: self._keep_base(monitor))
+        self._records = {s: record for s, record in self._records.items() if s < step}
+        for record in self._records.values():
+            monitor.replay(record)
+        record = monitor.probe(step)
+        self._note(step, monitor)
+        self._ranks.on_main(lambda: self._write(record, monitor))
+        self._records[step] = record
+        return _line(record) + self._about_tokens(monitor)
+
+    def _new_info(self, monitor: Monitor) -> dict[str, Any]:
+        config = {"view": self.view, STAGES_KEY: [str(stage) for stage in self._stages]}
+        info = run_info(monitor, config, "scan", len(self._stages) - 1)
+        info[STAGES_KEY] = [
+            {"name": stage.name, "model": model, "revision": revision, "step": step}
+            for step, stage in enumerate(self._stages)
+            for model, revision in [split_revision(stage.where)]
+        ]
+        return info
+
+    def _keep_base(self, monitor: Monitor) -> None:
+        """Rank 0: the base's answers to disk, and from there."""
+        folder = self._folder / REFERENCE_FOLDER
+        with explained(self._folder, "take the base's answers"):
+            monitor.reference.save(folder)
+        monitor.reference = load_reference(folder)
+
+    def _note(self, step: int, monitor: Monitor) -> None:
+        """What is known of a stage once it is loaded: its commit, and whether tokens compare."""
+        entry = self._info[STAGES_KEY][step]
+        entry.pop("error", None)
+        entry["revision"] = getattr(monitor.model.config, "_commit_hash", None) or entry["revision"]
+        entry["shares_tokens"] = monitor.shares_tokens
+
+    def _write(self, record: ProbeRecord, monitor: Monitor) -> None:
+        """Rank 0: one probe to the run folder; of a stage done late, those after it are past."""
+        if self._store is None:
+            last = max(self._records, default=None)
+            self._store = RunStore.open(self._folder, self._info, resume_step=last)
+        self._store.append(record, monitor.events)
+        write_info(self._folder, self._info)
+
+    def _about_tokens(self, monitor: Monitor) -> str:
+        if monitor.shares_tokens or self._told_tokens:
+            return ""
+        self._told_tokens = True
+        return (
+            "\n  other tokens than the base's for the same suite: its answers are compared by "
+            "choice, and what needs the vocabulary (free energy and its like) is NaN"
+        )
+
+    def finish(self) -> ScanResult:
+        """Write `scan.json` from the run folder."""
+        found = self._ranks.on_main(self._conclude) if self.has_base else {}
+        return ScanResult(self._folder, self.view, dict(self.failed), found)
+
+    def _conclude(self) -> dict[str, Any]:
+        write_info(self._folder, self._info)
+        run = read_run(self._folder)
+        verdicts = [verdict.to_json() for verdict in judge_run(run)]
+        found = {"view": self.view, **measure_stages(run), "verdicts": verdicts}
+        text = json.dumps(json_value(found), indent=2, allow_nan=False, ensure_ascii=False)
+        with explained(self._folder, f"take {SCAN_FILE}"):
+            partial = self._folder / f"{SCAN_FILE}.partial"
+            partial.write_text(text + "\n", encoding="utf-8")
+            os.replace(partial, self._folder / SCAN_FILE)
+        return found
+
+
+def _describe(info: Mapping[str, Any]) -> str:
+    """What a run folder holds, from its `run.json`."""
+    config = info.get("config", {})
+    if STAGES_KEY not in config:
+        return "the run of a training"
+    return (
+        f"one of {' '.join(config[STAGES_KEY])} with suite {info.get('suite')!r} "
+        f"({info.get('suite_hash')}) in view {config.get('view')!r}"
+    )
+
+
+def _line(record: ProbeRecord) -> str:
+    """A stage's time and main figures."""
+    shown = [
+        f"{key.replace('_', ' ')} {record.metrics.get(key, float('nan')):.3f}" for key in _SHOWN
+    ]
+    return f"{record.seconds:.1f} s, {', '.join(shown)} nats, {record.phase}"

@@ -1,0 +1,106 @@
+"""The paper's measurements, stage by stage, from a scan's run folder alone.
+
+Axes: P prompts, C choices. The paper (arXiv 2606.29933) gives no formulas for its MSE and ProbMass;
+`seed_mse` and `seed_mass` are this project's, and `proxy_mse` is the former with another seed.
+Nothing here needs torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from crystalmon.metrics import js_divergence
+from crystalmon.store import Run
+
+PROXY_STAGE = "sft"
+_SUITE_KEYS = ("order", "crystallinity", "seed_mass", "seed_mse", "liquidity", "free_energy")
+_TASK_KEYS = ("variety", "seed_mse", "seed_mass", "proxy_mse")
+
+
+def prompt_variety(q: np.ndarray) -> float:
+    """Mean over pairs of prompts of JS(q_p, q_r), in nats; NaN for a single prompt.
+
+    Args:
+        q: [P, C] choice distributions.
+    """
+    if len(q) < 2:
+        return float("nan")
+    return float(js_divergence(q[:, None], q[None])[np.triu_indices(len(q), 1)].mean())
+
+
+def distribution_mse(q: np.ndarray, target: np.ndarray) -> float:
+    """Mean over prompts and choices of (q_pc − t_c)².
+
+    Args:
+        q: [P, C] choice distributions.
+        target: [C].
+    """
+    return float(np.mean((q - target) ** 2))
+
+
+def stage_names(run: Run) -> dict[int, str]:
+    """By step, the stage's name; of a run that is no scan, the step itself."""
+    named = {stage["step"]: stage["name"] for stage in run.info.get("stages", ())}
+    return {record.step: named.get(record.step, str(record.step)) for record in run.records}
+
+
+def find_proxy_stage(names: Mapping[int, str]) -> int | None:
+    """The step of the last stage named `sft` or within `sft/`; else the first after the base."""
+    named = [s for s, name in names.items() if name.lower().split("/")[0] == PROXY_STAGE]
+    later = [s for s in names if s > 0]
+    return named[-1] if named else min(later, default=None)
+
+
+def measure_stages(run: Run) -> dict[str, Any]:
+    """All of it, ready for JSON.
+
+    Args:
+        run: of a scan, with at least the base.
+
+    Returns:
+        `stages`: one entry a stage with its suite-level figures; `proxy_stage`: whose mean
+        answers are the proxy seed; `mean` and, within `tasks`, each task's: by stage `variety`
+        (mean pairwise JS over prompts), `seed_mse` and `seed_mass` (as recorded, of the seed that
+        was held or nearest), `proxy_mse`; a task's `choices`, `proxy_seed` [C] and `histogram`, by
+        stage the answers [C] pooled over prompts.
+    """
+    names = stage_names(run)
+    proxy = find_proxy_stage(names)
+    tasks = {name: _measure_task(run, name, names, proxy) for name in run.records[0].tasks}
+    return {
+        "stages": [
+            {"name": names[record.step], "step": record.step, "phase": record.phase}
+            | {key: record.metrics.get(key, float("nan")) for key in _SUITE_KEYS}
+            for record in run.records
+        ],
+        "proxy_stage": None if proxy is None else names[proxy],
+        "mean": {
+            key: {
+                stage: float(np.mean([task[key][stage] for task in tasks.values()]))
+                for stage in names.values()
+            }
+            for key in _TASK_KEYS
+        },
+        "tasks": tasks,
+    }
+
+
+def _measure_task(run: Run, task: str, names: Mapping[int, str], proxy: int | None) -> Any:
+    found = {record.step: record.tasks[task] for record in run.records}
+    count = found[run.records[0].step].q.shape[1]
+    target = np.full(count, np.nan) if proxy is None else found[proxy].q.mean(axis=0)
+    texts = run.info.get("suite_texts", {}).get(task, {})
+    return {
+        "choices": texts.get("choices", [str(index) for index in range(count)]),
+        "variety": {names[step]: prompt_variety(each.q) for step, each in found.items()},
+        "seed_mse": {names[step]: each.metrics["seed_mse"] for step, each in found.items()},
+        "seed_mass": {names[step]: each.metrics["seed_mass"] for step, each in found.items()},
+        "proxy_mse": {
+            names[step]: distribution_mse(each.q, target) for step, each in found.items()
+        },
+        "proxy_seed": target.tolist(),
+        "histogram": {names[step]: each.q.mean(axis=0).tolist() for step, each in found.items()},
+    }
