@@ -217,7 +217,7 @@ def judge_support(
     Over the tasks with a seed, a later stage, and a choice outside the seed's support, the mean
     fall of the mass on it, with its 95% bootstrap interval over prompts: the claim holds if the
     whole interval is at most `phases.support.LEAK`, and does not if it lies above. A task
-    leaks where its own interval lies above.
+    leaks where its own interval lies above. With fewer than half of the tasks it is open.
     """
     claim = "settles inside the seed's support"
     found = {
@@ -233,8 +233,11 @@ def judge_support(
         "moved": moved,
         "tasks": {n: {key: getattr(change, key) for key in shown} for n, change in found.items()},
     }
-    if not found:
-        reason = "no task has a seed, a stage after it, and a choice outside the seed's support"
+    if not found or 2 * len(found) < len(seeds):
+        reason = (
+            f"{len(found)} of {len(seeds)} tasks have a seed, a stage after it, and a choice "
+            "outside the seed's support"
+        )
         return Verdict(claim, OPEN, reason, evidence)
     fall = float(np.mean([change.fall for change in found.values()]))
     replicates = np.mean([change.replicates for change in found.values()], axis=0)

@@ -1,0 +1,204 @@
+"""Verdicts and measurements of a chain of stages whose truth is planted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from crystalmon.metrics import bootstrap_interval, bootstrap_weights, measure_task, support
+from crystalmon.names import CHOICE_PREFIX, REFERENCE_FOLDER, TENSOR_FILE
+from crystalmon.phases import SuiteDetector
+from crystalmon.records import ProbeRecord, TaskRecord
+from crystalmon.stage_measures import (
+    distribution_mse,
+    find_proxy_stage,
+    measure_stages,
+    prompt_variety,
+)
+from crystalmon.store import Run, RunStore, read_run
+from crystalmon.verdicts import FAILS, HOLDS, OPEN, format_verdicts, judge_run
+
+TASKS, PROMPTS, CHOICES = 6, 24, 8
+
+
+def liquid_base() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(3)
+    return {f"task-{t}": rng.dirichlet(np.full(CHOICES, 0.5), size=PROMPTS) for t in range(TASKS)}
+
+
+def towards(b: np.ndarray, end: np.ndarray, share: float) -> np.ndarray:
+    """[P, C] answers that have gone a share of the way, in log-probability, to an end [C]."""
+    log_q = (1 - share) * np.log(b + 1e-9) + share * np.log(end + 1e-9)
+    q = np.exp(log_q - log_q.max(axis=1, keepdims=True))
+    return q / q.sum(axis=1, keepdims=True)
+
+
+def write_stages(folder: Path, base: dict, stages: list[dict], *, first: dict | None = None) -> Run:
+    """A scan's folder: the base, then each stage's answers by task, as a monitor measures them."""
+    (folder / REFERENCE_FOLDER).mkdir(parents=True)
+    tables = {f"{CHOICE_PREFIX}{name}": np.log(b) for name, b in base.items()}
+    save_file(tables, folder / REFERENCE_FOLDER / TENSOR_FILE)
+    names = ["base", "sft", "dpo", "rl"][: len(stages) + 1]
+    info = {"stages": [{"name": name, "step": step} for step, name in enumerate(names)]}
+    store = RunStore.open(folder, info, resume_step=None)
+    detector = SuiteDetector(base)
+    for step, q in enumerate([base if first is None else first, *stages]):
+        store.append(*probe(step, q, base, detector))
+    return read_run(folder)
+
+
+def probe(step, q, base, detector):
+    weights = bootstrap_weights(PROMPTS, 200, np.random.default_rng(0))
+    measured = {
+        name: measure_task(q[name], b, {"coverage": np.ones(PROMPTS)}, weights)
+        for name, b in base.items()
+    }
+    events = detector.update(step, q, dict.fromkeys(base, 1.0))
+    tasks = {
+        name: TaskRecord(
+            q[name],
+            task.metrics,
+            {k: bootstrap_interval(task.metrics[k], v) for k, v in task.replicates.items()},
+            detector.tasks[name].phase,
+            detector.tasks[name].seed,
+            "raw",
+        )
+        for name, task in measured.items()
+    }
+    keys = next(iter(measured.values())).replicates
+    metrics = {k: float(np.mean([task.metrics[k] for task in tasks.values()])) for k in keys}
+    replicates = {
+        k: np.mean([task.replicates[k] for task in measured.values()], axis=0) for k in keys
+    }
+    ci = {k: bootstrap_interval(metrics[k], v) for k, v in replicates.items()}
+    return ProbeRecord(step, None, 0.0, 0.1, 0.1, detector.phase, metrics, ci, tasks), events
+
+
+def at_seed(base, share=0.98):
+    return {name: towards(b, b[t], share) for t, (name, b) in enumerate(base.items())}
+
+
+def settled(base):
+    """Sharper than the seed, on its support."""
+    ends = {}
+    for t, (name, b) in enumerate(base.items()):
+        end = np.where(support(b[t]), b[t] ** 2, 1e-4)
+        ends[name] = towards(b, end / end.sum(), 0.98)
+    return ends
+
+
+def leaked(base, tasks=TASKS):
+    """Half of the probability on the choice that the seed likes least, in the first tasks."""
+    ends = at_seed(base)
+    for t, (name, b) in enumerate([*base.items()][:tasks]):
+        ends[name] = 0.5 * ends[name] + 0.5 * np.eye(CHOICES)[np.argmin(b[t])]
+    return ends
+
+
+def verdicts_of(run: Run) -> list[str]:
+    return [verdict.verdict for verdict in judge_run(run)]
+
+
+def test_the_papers_picture_holds_where_it_was_planted(tmp_path):
+    base = liquid_base()
+    run = write_stages(tmp_path, base, [at_seed(base), at_seed(base), settled(base)])
+    liquid, nucleated, inside = judge_run(run)
+    assert [v.verdict for v in (liquid, nucleated, inside)] == [HOLDS] * 3
+    low, high = liquid.evidence["interval"]
+    assert low < liquid.evidence["liquidity"] < high
+    found = nucleated.evidence["tasks"]
+    assert [found[f"task-{t}"]["seed"] for t in range(TASKS)] == list(range(TASKS))
+    assert all(0 < task["p_value"] <= 1 and task["step"] == 1 for task in found.values())
+    assert len(inside.evidence["moved"]) > TASKS / 2
+    assert inside.evidence["leaking"] == []
+    text = format_verdicts((liquid, nucleated, inside))
+    assert text.count("holds: ") == 3
+
+
+def test_a_seed_needs_no_three_stages_to_be_seen(tmp_path):
+    base = liquid_base()
+    run = write_stages(tmp_path, base, [at_seed(base), settled(base)])
+    _, nucleated, inside = judge_run(run)
+    assert (nucleated.verdict, inside.verdict) == (HOLDS, HOLDS)
+    assert not any(task["locked"] for task in nucleated.evidence["tasks"].values())
+
+
+def test_a_leak_is_named(tmp_path):
+    base = liquid_base()
+    run = write_stages(tmp_path / "all", base, [at_seed(base), at_seed(base), leaked(base)])
+    inside = judge_run(run)[2]
+    assert inside.verdict == FAILS
+    assert inside.evidence["fall"] > 0.3
+    assert len(inside.evidence["leaking"]) == len(inside.evidence["tasks"])
+    run = write_stages(tmp_path / "one", base, [at_seed(base), at_seed(base), leaked(base, 1)])
+    inside = judge_run(run)[2]
+    assert inside.verdict == HOLDS
+    assert inside.evidence["leaking"] == ["task-0"]
+    assert "task-0 left its support" in inside.reason
+
+
+def test_a_collapse_onto_nothing_of_the_base_is_seedless(tmp_path):
+    base, end = liquid_base(), np.full(CHOICES, 0.005)
+    end[[0, 3, 5, 7]] = (1 - 0.02) / 4
+    ends = {name: towards(b, end, 0.99) for name, b in base.items()}
+    _, nucleated, inside = judge_run(write_stages(tmp_path, base, [ends, ends]))
+    assert nucleated.verdict == FAILS
+    assert len(nucleated.evidence["seedless"]) >= TASKS / 2
+    assert inside.verdict == OPEN
+
+
+def test_what_has_not_collapsed_has_not_nucleated(tmp_path):
+    base = liquid_base()
+    run = write_stages(tmp_path, base, [at_seed(base, 0.2), at_seed(base, 0.3)])
+    assert verdicts_of(run) == [HOLDS, FAILS, OPEN]
+
+
+def test_the_base_alone_and_an_ordered_base(tmp_path):
+    base = liquid_base()
+    assert verdicts_of(write_stages(tmp_path / "alone", base, [])) == [HOLDS, OPEN, OPEN]
+    ordered = {name: towards(b, b[0], 0.999) for name, b in base.items()}
+    run = write_stages(tmp_path / "ordered", ordered, [at_seed(ordered)])
+    assert verdicts_of(run) == [FAILS, OPEN, OPEN]
+
+
+def test_a_broken_stage_is_passed_over(tmp_path):
+    base = liquid_base()
+    broken = {name: np.full_like(b, np.nan) for name, b in base.items()}
+    run = write_stages(tmp_path, base, [at_seed(base), at_seed(base), broken])
+    _, nucleated, inside = judge_run(run)
+    assert nucleated.verdict == HOLDS
+    assert inside.verdict == HOLDS
+    measure_stages(run)
+
+
+def test_a_run_without_probes_is_one_sentence(tmp_path):
+    store = RunStore.open(tmp_path, {}, resume_step=None)
+    with pytest.raises(ValueError, match="must have probes, got none"):
+        judge_run(read_run(store.folder))
+
+
+def test_measures_by_their_formulas(tmp_path):
+    q = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+    assert prompt_variety(q) == pytest.approx(2 / 3 * np.log(2))
+    assert np.isnan(prompt_variety(q[:1]))
+    assert distribution_mse(q, np.array([1.0, 0.0])) == pytest.approx(1 / 3)
+    base = liquid_base()
+    run = write_stages(tmp_path, base, [at_seed(base), settled(base)])
+    found = measure_stages(run)
+    task = found["tasks"]["task-0"]
+    proxy = run.records[1].tasks["task-0"].q.mean(axis=0)
+    assert task["proxy_seed"] == pytest.approx(proxy)
+    expected = np.mean((run.records[2].tasks["task-0"].q - proxy) ** 2)
+    assert task["proxy_mse"]["dpo"] == pytest.approx(expected)
+    assert task["choices"] == [str(index) for index in range(CHOICES)]
+    means = [found["tasks"][f"task-{t}"]["variety"]["sft"] for t in range(TASKS)]
+    assert found["mean"]["variety"]["sft"] == pytest.approx(np.mean(means))
+
+
+def test_the_proxy_stage_is_the_end_of_sft():
+    assert find_proxy_stage({0: "base", 1: "sft/checkpoint-1", 2: "SFT", 3: "rl"}) == 2
+    assert find_proxy_stage({0: "base", 1: "dpo", 2: "rl"}) == 1
+    assert find_proxy_stage({0: "base"}) is None
