@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,31 +52,37 @@ def _run_scan(args: argparse.Namespace) -> int:
         )
     family = () if args.family is None else find_family(args.family).stages
     stages = (*(Stage(*each) for each in family), *parse_stages(args.stages))
-    _join_processes()
-    results = scan(
-        stages,
-        args.output,
-        args.suite,
-        args.view,
-        dtype="auto" if args.dtype == "auto" else getattr(torch, args.dtype),
-        device=args.device,
-        tell=lambda line: print(line, file=sys.stderr if args.json else sys.stdout, flush=True),
-    )
+    with _joined_processes():
+        results = scan(
+            stages,
+            args.output,
+            args.suite,
+            args.view,
+            dtype="auto" if args.dtype == "auto" else getattr(torch, args.dtype),
+            device=args.device,
+            tell=lambda line: print(line, file=sys.stderr if args.json else sys.stdout, flush=True),
+        )
     if int(os.environ.get("RANK", "0")) == 0:
         _print_results(results, args.json)
     return FAILED if any(result.failed for result in results) else 0
 
 
-def _join_processes() -> None:
-    """Under a launcher such as `accelerate launch`, split the prompts among its processes."""
+@contextlib.contextmanager
+def _joined_processes() -> Iterator[None]:
+    """Within, under a launcher such as `accelerate launch`, prompts are split among processes."""
     import torch
     import torch.distributed as dist
 
     if int(os.environ.get("WORLD_SIZE", "1")) < 2 or dist.is_initialized():
+        yield
         return
     if torch.accelerator.is_available():
         torch.accelerator.set_device_index(int(os.environ.get("LOCAL_RANK", "0")))
     dist.init_process_group()
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
 
 
 def _print_results(results: list[ScanResult], as_json: bool) -> None:

@@ -55,6 +55,20 @@ def split_revision(name: str | Path) -> tuple[str, str | None]:
     )
 
 
+def find_commit(name: str | Path) -> str | None:
+    """The commit of a hub id's files in the local cache; None for what is not from the hub."""
+    from huggingface_hub import try_to_load_from_cache
+
+    source = find_model(name)
+    if Path(source.path).exists():
+        return None
+    for file in ("config.json", "adapter_config.json"):
+        kept = try_to_load_from_cache(source.path, file, revision=source.options.get("revision"))
+        if isinstance(kept, str):
+            return Path(kept).parent.name  # …/snapshots/<commit>/config.json
+    return None
+
+
 def load_model(name: str | Path, **options: Any) -> tuple[Any, Any]:
     """Load (model, tokenizer) by name; a GGUF file's weights as plain ones, fit for training.
 

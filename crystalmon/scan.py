@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from crystalmon.models import load_model, split_revision
+from crystalmon.models import find_commit, load_model, split_revision
 from crystalmon.monitor import Monitor
 from crystalmon.names import REFERENCE_FOLDER
 from crystalmon.ranks import RankError, Ranks, current_ranks, describe
@@ -299,7 +299,7 @@ class _ViewScan:
         """What is known of a stage once it is loaded: its commit, and whether tokens compare."""
         entry = self._info[STAGES_KEY][step]
         entry.pop("error", None)
-        entry["revision"] = getattr(monitor.model.config, "_commit_hash", None) or entry["revision"]
+        entry["revision"] = find_commit(self._stages[step].where) or entry["revision"]
         entry["shares_tokens"] = monitor.shares_tokens
 
     def _write(self, record: ProbeRecord, monitor: Monitor) -> None:

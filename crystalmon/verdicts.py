@@ -243,7 +243,7 @@ def judge_support(
     replicates = np.mean([change.replicates for change in found.values()], axis=0)
     low, high = bootstrap_interval(fall, replicates)
     reason = (
-        f"mass on the support fell by {fall:.3f} [{low:.3f}, {high:.3f}] on average over "
+        f"mass on the support changed by {-fall:+.3f} [{-high:+.3f}, {-low:+.3f}] on average over "
         f"{len(found)} tasks; {len(moved)} left the seed, "
         f"{', '.join(leaking) + ' left' if leaking else 'none left'} its support beyond doubt"
     )

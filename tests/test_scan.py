@@ -374,6 +374,24 @@ def test_a_hub_id_may_name_a_revision(tmp_path):
     assert find_model("a/b").options == {}
 
 
+def test_the_commit_of_a_hub_model_is_noted_and_an_unknown_revision_named(
+    small, tmp_path, monkeypatch
+):
+    cache, commit = tmp_path / "hub", "0123456789" * 4
+    repository = cache / "models--org--tiny"
+    shutil.copytree(TINY, repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    for name in ("main", "step-5"):
+        (repository / "refs" / name).write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    listed = parse_stages(["base=org/tiny", "sft=org/tiny@step-5", "rl=org/tiny@nope"])
+    (result,) = scan(listed, tmp_path / "scan", small, tell=print)
+    found = read_run(tmp_path / "scan").info["stages"]
+    assert [stage["model"] for stage in found] == ["org/tiny"] * 3
+    assert [stage["revision"] for stage in found] == [commit, commit, "nope"]
+    assert result.failed["rl"].startswith("model 'org/tiny@nope' cannot be loaded")
+
+
 def test_families_expand_to_their_public_stages():
     olmo = find_family("olmo2-7b")
     assert olmo.stages == (
