@@ -99,7 +99,8 @@ def scan(
         raise ValueError(f"view must be one of {', '.join((*VIEWS, BOTH))}, got {view!r}.")
     suite, listed, ranks = load_suite(suite), expand_stages(stages), current_ranks()
     places = ranks.on_main(lambda: _places(Path(output), view))
-    views = [_ViewScan(place, own, suite, listed, ranks) for own, place in places.items()]
+    told: set[str] = set()
+    views = [_ViewScan(place, own, suite, listed, ranks, told) for own, place in places.items()]
     tell = tell if ranks.is_main else _silent
     for step, stage in enumerate(listed):
         todo = [one for one in views if one.wants(step)]
@@ -208,16 +209,23 @@ class _ViewScan:
         suite: what is asked.
         stages: all of them, the base first.
         ranks: rank 0 reads and writes.
+        told: what has been told once, in whichever view.
     """
 
     def __init__(
-        self, folder: Path, view: View, suite: TaskSuite, stages: Sequence[Stage], ranks: Ranks
+        self,
+        folder: Path,
+        view: View,
+        suite: TaskSuite,
+        stages: Sequence[Stage],
+        ranks: Ranks,
+        told: set[str],
     ) -> None:
         self.view: View = view
         self.failed: dict[str, str] = {}
         self._folder, self._suite, self._stages, self._ranks = folder, suite, stages, ranks
         self._store: RunStore | None = None
-        self._told_tokens = False
+        self._told = told
         self._info, self._records = ranks.on_main(self._take_up)
 
     def _take_up(self) -> tuple[dict[str, Any], dict[int, ProbeRecord]]:
@@ -311,13 +319,14 @@ class _ViewScan:
         write_info(self._folder, self._info)
 
     def _about_tokens(self, monitor: Monitor) -> str:
-        if monitor.shares_tokens or self._told_tokens:
-            return ""
-        self._told_tokens = True
-        return (
+        note = (
             "\n  other tokens than the base's for the same suite: its answers are compared by "
             "choice, and what needs the vocabulary (free energy and its like) is NaN"
         )
+        if monitor.shares_tokens or note in self._told:
+            return ""
+        self._told.add(note)
+        return note
 
     def finish(self) -> ScanResult:
         """Write `scan.json` from the run folder."""

@@ -128,6 +128,29 @@ def test_the_papers_measurements_are_on_file(whole, small):
     assert found["verdicts"][0]["verdict"] == "holds"
 
 
+@pytest.mark.slow
+def test_two_processes_measure_the_same(stages, folders, tmp_path):
+    listed = [str(stages[0]), "bad=no/where", f"sft={folders[0]}"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command = [*launcher, "--nproc-per-node=2", "-m", "crystalmon.cli", "scan", *listed]
+    done = subprocess.run(
+        [*command, "--suite", "liquid-tiny", "-o", str(tmp_path / "two")],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.stdout.count("sft: ") == 1, done.stderr
+    two = read_run(tmp_path / "two")
+    scan(parse_stages(listed), tmp_path / "one", "liquid-tiny", tell=print)
+    assert two.info["processes"] == 2
+    for record, one in zip(two.records, read_run(tmp_path / "one").records, strict=True):
+        assert record.step == one.step
+        for name, task in one.tasks.items():
+            np.testing.assert_allclose(record.tasks[name].q, task.q, atol=1e-6)
+
+
 # --- resumed ---------------------------------------------------------------------------------
 
 KILLED = """
