@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 import crystalmon
-from crystalmon.cli_scan import add_scan
+from crystalmon.cli_scan import add_scan, add_transfer
 from crystalmon.tasks import TaskSuite, list_suites, load_suite
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_workspace(commands)
     _add_detect(commands)
     add_scan(commands)
+    add_transfer(commands)
     return parser
 
 

@@ -1,4 +1,4 @@
-"""The command `crystalmon scan`: a list of checkpoints, measured one at a time."""
+"""The commands `scan` and `transfer`: lists of checkpoints, measured and compared."""
 
 from __future__ import annotations
 
@@ -39,6 +39,27 @@ def add_scan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     command.add_argument("--device", help="torch device; the accelerator if there is one")
     command.add_argument("--json", action="store_true", help="print scan.json as one JSON line")
     command.set_defaults(run=_run_scan)
+
+
+def add_transfer(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command that compares two scans to the parser."""
+    command = commands.add_parser("transfer", help="one family's seeds, looked for in another's")
+    command.add_argument("a", metavar="A", help="a scan, or a run, whose seeds are looked for")
+    command.add_argument("b", metavar="B", help="a scan, or a run, in whose stages they are")
+    command.add_argument("--json", action="store_true", help="print all of it as one JSON line")
+    command.set_defaults(run=_run_transfer)
+
+
+def _run_transfer(args: argparse.Namespace) -> None:
+    from crystalmon.store import read_run
+    from crystalmon.transfer import find_transfer, format_transfer
+
+    a = read_run(args.a)
+    stages = find_transfer(a, read_run(args.b))
+    if args.json:
+        print(json.dumps([stage.to_json() for stage in stages], allow_nan=False))
+    else:
+        print(format_transfer(a, stages))
 
 
 def _run_scan(args: argparse.Namespace) -> int:

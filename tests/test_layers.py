@@ -31,7 +31,7 @@ LAYERS = (
     ("trackers", "workspace"),
     ("monitor",),
     ("run_info",),
-    ("callback", "scan", "watch", "experiments", "detect"),
+    ("callback", "scan", "watch", "experiments", "detect", "transfer"),
     ("cli_scan",),
     ("cli",),
 )
@@ -53,6 +53,7 @@ WITHOUT_TORCH = (
     "base_answers",
     "report",
     "stage_measures",
+    "transfer",
     "verdicts",
     "watch",
 )
