@@ -428,3 +428,25 @@ def test_families_expand_to_their_public_stages():
     assert all(source.startswith(HUB) for family in FAMILIES.values() for source in family.sources)
     with pytest.raises(ValueError, match=r"family must be one of olmo2-1b, .* got 'x'"):
         find_family("x")
+
+
+def test_the_command_takes_a_family_and_stages_of_ones_own(monkeypatch, tmp_path, capsys):
+    asked = {}
+
+    def noted(stages, output, suite, view, **options):
+        asked.update(stages=stages, output=output, suite=suite, view=view, **options)
+        return []
+
+    monkeypatch.setattr(crystalmon.scan, "scan", noted)
+    arguments = ["scan", "--family", "tulu3-70b", "mine=runs/sft", "-o", str(tmp_path)]
+    assert main([*arguments, "--view", "both", "--dtype", "bfloat16"]) == 0
+    assert [stage.where for stage in asked["stages"]] == [
+        "meta-llama/Llama-3.1-70B",
+        "allenai/Llama-3.1-Tulu-3-70B-SFT",
+        "allenai/Llama-3.1-Tulu-3-70B-DPO",
+        "allenai/Llama-3.1-Tulu-3-70B",
+        "runs/sft",
+    ]
+    assert (asked["view"], asked["dtype"]) == ("both", torch.bfloat16)
+    assert main([*arguments, "--dtype", "floaty"]) == 2
+    assert "dtype must be 'auto' or a torch dtype, got 'floaty'" in capsys.readouterr().err

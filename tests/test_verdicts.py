@@ -19,7 +19,7 @@ from crystalmon.stage_measures import (
     prompt_variety,
 )
 from crystalmon.store import Run, RunStore, read_run
-from crystalmon.verdicts import FAILS, HOLDS, OPEN, format_verdicts, judge_run
+from crystalmon.verdicts import FAILS, HOLDS, OPEN, format_verdicts, judge_liquid, judge_run
 
 TASKS, PROMPTS, CHOICES = 6, 24, 8
 
@@ -172,6 +172,37 @@ def test_a_broken_stage_is_passed_over(tmp_path):
     assert nucleated.verdict == HOLDS
     assert inside.verdict == HOLDS
     measure_stages(run)
+
+
+def test_a_broken_stage_hides_nothing_before_it(tmp_path):
+    base = liquid_base()
+    broken = {name: np.full_like(b, np.nan) for name, b in base.items()}
+    run = write_stages(tmp_path, base, [at_seed(base, 0.3), broken])
+    assert len(judge_run(run)[1].evidence["not crystallized"]) == TASKS
+
+
+def test_a_task_in_doubt_is_neither_liquid_nor_ordered():
+    bar = 0.01 * np.log(CHOICES)
+    spans = {"above": (2, 3), "about": (0.5, 3), "about-too": (0.1, 1.5), "below": (0.1, 0.5)}
+    q = np.full((PROMPTS, CHOICES), 1 / CHOICES)
+    tasks = {
+        name: TaskRecord(q, {}, {"liquidity": (low * bar, high * bar)}, "liquid", None, "raw")
+        for name, (low, high) in spans.items()
+    }
+    metrics, ci = {"liquidity": bar, "entropy_mixture": 2.0}, {"liquidity": (0.0, 2 * bar)}
+    found = judge_liquid(ProbeRecord(0, None, 0.0, 0.1, 0.1, "liquid", metrics, ci, tasks))
+    assert (found.evidence["liquid"], found.evidence["ordered"]) == (["above"], ["below"])
+    assert found.verdict == OPEN
+
+
+def test_a_seed_that_every_choice_supports_says_nothing_of_leaks(tmp_path):
+    base = liquid_base()
+    base["task-2"][2] = 1 / CHOICES
+    run = write_stages(tmp_path, base, [at_seed(base), settled(base)])
+    _, nucleated, inside = judge_run(run)
+    assert nucleated.evidence["tasks"]["task-2"]["seed"] == 2
+    assert "task-2" not in inside.evidence["tasks"]
+    assert len(inside.evidence["tasks"]) == TASKS - 1
 
 
 def test_a_run_without_probes_is_one_sentence(tmp_path):
