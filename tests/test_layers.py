@@ -35,7 +35,12 @@ LAYERS = (
     ("cli_scan",),
     ("cli",),
 )
-SIDEWAYS = {("tokentree", "tasks"), ("planted", "tasks"), ("planted", "metrics")}
+SIDEWAYS = {
+    ("tokentree", "tasks"),
+    ("planted", "tasks"),
+    ("planted", "metrics"),
+    ("stage_measures", "verdicts"),
+}
 """Imports within a layer: (importer, imported)."""
 
 WITHOUT_TORCH = (

@@ -229,6 +229,26 @@ def test_measures_by_their_formulas(tmp_path):
     assert found["mean"]["variety"]["sft"] == pytest.approx(np.mean(means))
 
 
+def test_the_final_seed_is_one_throughout(tmp_path):
+    base = liquid_base()
+    run = write_stages(tmp_path, base, [at_seed(base), settled(base)])
+    found = measure_stages(run)
+    for t, (name, b) in enumerate(base.items()):
+        task = found["tasks"][name]
+        assert task["final_seed"] == t
+        for record, stage in zip(run.records, ("base", "sft", "dpo"), strict=True):
+            weights = np.ones((1, PROMPTS)) / PROMPTS
+            expected = measure_task(record.tasks[name].q, b, {}, weights, seed=t).metrics
+            assert task["final_seed_mse"][stage] == pytest.approx(expected["seed_mse"])
+            assert task["final_seed_mass"][stage] == pytest.approx(expected["seed_mass"])
+    mse, mass = found["mean"]["final_seed_mse"], found["mean"]["final_seed_mass"]
+    assert mse["sft"] < mse["dpo"] < mse["base"]
+    assert mass["base"] < mass["sft"] < mass["dpo"]
+    alone = measure_stages(write_stages(tmp_path / "alone", base, []))
+    assert np.isnan(alone["mean"]["final_seed_mse"]["base"])
+    assert alone["tasks"]["task-0"]["final_seed"] is None
+
+
 def test_the_proxy_stage_is_the_end_of_sft():
     assert find_proxy_stage({0: "base", 1: "sft/checkpoint-1", 2: "SFT", 3: "rl"}) == 2
     assert find_proxy_stage({0: "base", 1: "dpo", 2: "rl"}) == 1
