@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 
 SAVED_PROBES = 4
 """Probes that are saved up while nothing moves, to be spent when something does."""
+REMEMBERED = 3
+"""Latest probes, the dearest of which tells what the next one costs."""
 
 
 class Budget:
-    """Says when another probe is affordable.
+    """Says how long to wait until another probe is affordable.
 
-    With E the seconds so far, D those spent and c the dearest probe so far, a probe is affordable
-    when D + (1 + k) · c ≤ share · (E + c). The k probes that are held back are the one at the end
-    of the run, and `SAVED_PROBES` more while the model hardly moves. What is needed to begin, the
+    With E the seconds so far, D those spent and c what a probe costs, one is affordable when
+    D + (1 + k) · c ≤ share · (E + c). The k probes that are held back are the one at the end of
+    the run, and `SAVED_PROBES` more while the model hardly moves. What is needed to begin, the
     base's answers and the first probe, is spent in advance and earned back before the next one.
 
     Args:
@@ -26,7 +29,8 @@ class Budget:
     def __init__(self, share: float, clock: Callable[[], float] = time.perf_counter) -> None:
         self.share = share
         self.spent = 0.0
-        self._clock, self._began, self._dearest = clock, clock(), 0.0
+        self._clock, self._began = clock, clock()
+        self._costs: deque[float] = deque(maxlen=REMEMBERED)
 
     @property
     def elapsed(self) -> float:
@@ -34,24 +38,26 @@ class Budget:
         return self._clock() - self._began
 
     @contextlib.contextmanager
-    def spending(self, probe: bool = True) -> Iterator[None]:
-        """Count the time of the body, also when it raises; as the cost of a probe if it is one."""
+    def spending(self) -> Iterator[None]:
+        """Count the time of the body, also when it raises."""
         began = self._clock()
         try:
             yield
         finally:
-            seconds = self._clock() - began
-            self.spent += seconds
-            if probe:
-                self._dearest = max(self._dearest, seconds)
+            self.spent += self._clock() - began
 
-    def affords(self, *, moving: bool = False, last: bool = False) -> bool:
-        """Whether a probe now leaves enough for what may come.
+    def expect(self, seconds: float) -> None:
+        """Take a probe's seconds for what the next ones cost."""
+        self._costs.append(seconds)
+
+    def wait(self, *, moving: bool = False, last: bool = False) -> float:
+        """Seconds until a probe leaves enough for what may come; 0 if it does now.
 
         Args:
             moving: the model is changing: what was saved for that may be spent.
             last: the run ends here: nothing need be held back.
         """
         held_back = 0 if last else 1 if moving else 1 + SAVED_PROBES
-        earned = self.share * (self.elapsed + self._dearest)
-        return self.spent + (1 + held_back) * self._dearest <= earned
+        cost = max(self._costs, default=0.0)
+        needed = (self.spent + (1 + held_back) * cost) / self.share - cost
+        return max(0.0, needed - self.elapsed)

@@ -57,7 +57,7 @@ class CrystalCallback(TrainerCallback):
     Args:
         suite: a bundled suite's name, the path of a suite file, or a `TaskSuite`.
         every: probe every so many steps; by default about 100 probes a run, dense at first.
-            Step 0 and the last step are always probed.
+            Step 0 and the last step are always probed, but for `max_overhead`.
         reference: the base to compare with: `auto` (the one that came with the model's folder,
             else this model at step 0), `initial` (this model at step 0), a run or reference
             folder, or a model id or path.
@@ -68,11 +68,12 @@ class CrystalCallback(TrainerCallback):
             raises it, else of any task; `<task>/<kind>` for one task. `save`, `stop` and
             `evaluate` set the trainer's control, `alert` goes through W&B and trackio, and a
             function is called with (event, state, control), on every rank.
-        max_overhead: the largest share of the run's wall time to spend on monitoring, such as
-            0.01. Scheduled probes then wait until they are affordable, and while the model is
-            changing any step may be probed for what was saved; see `budget.Budget`. A run too
-            short to earn its first probe back gets no other. Since time decides, two such runs
-            do not probe the same steps.
+        max_overhead: the largest share of the wall time to spend on monitoring, such as 0.01,
+            from where training begins or is resumed to its last step. Scheduled probes, the last
+            one too, then wait until they are affordable, and while the model is changing any step
+            may be probed for what was saved; see `budget.Budget`. A run too short to earn its
+            first probe back gets no other. Since time decides, two such runs do not probe the
+            same steps. Pictures count; those after the last step, and the report, do not.
 
     Raises:
         ValueError: if `every` is not positive, `max_overhead` not within (0, 1], or `view` or an
@@ -143,9 +144,9 @@ class CrystalCallback(TrainerCallback):
         self._training = weakref.ref(state)
         budget = Budget(self.max_overhead) if self.max_overhead is not None else None
         self._schedule = Schedule(probe_steps(state.max_steps, self.every), budget)
-        with self._counted(probe=False):
+        with self._counted():
             self._begin(args, state, _unwrapped(model), processing_class)
-        if self.monitor is not None and state.global_step > self._last_step:
+        if self._last_step < 0 or self._wanted(state.global_step):
             # the trainer clears its control before the first step: act on this probe after it
             self._probe(state)
 
@@ -178,6 +179,8 @@ class CrystalCallback(TrainerCallback):
         monitor.inherit(ranks.on_main(lambda: self._inherited(folder, step, monitor)))
         for record in history:
             self.monitor.replay(record)
+        if history and self._schedule.budget is not None:
+            self._schedule.budget.expect(history[-1].seconds)
         self._last_step = history[-1].step if history else -1
         self._last_phase = history[-1].phase if history else None
         ranks.on_main(lambda: self._open(monitor, folder, args, state))
@@ -231,12 +234,15 @@ class CrystalCallback(TrainerCallback):
             return False
         if self._schedule.budget is None:
             return True
-        return self.monitor.ranks.on_main(lambda: self._schedule.affords(last))
+        # all ranks, also those that do not share the prompts out
+        wait = current_ranks().broadcast(self._schedule.steps_to_wait(step, last))
+        self._schedule.rest(step, wait)
+        return wait == 0
 
-    def _counted(self, probe: bool = True) -> AbstractContextManager[None]:
+    def _counted(self) -> AbstractContextManager[None]:
         """Within, time counts as spent on monitoring, where there is a budget."""
         budget = self._schedule.budget
-        return nullcontext() if budget is None else budget.spending(probe)
+        return nullcontext() if budget is None else budget.spending()
 
     def _close(self) -> None:
         """The run folder first: a tracker may take the report of it."""

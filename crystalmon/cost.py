@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import takewhile
 from typing import Any, Literal, cast
 
 from torch import Tensor, nn
@@ -20,7 +18,8 @@ from torch import Tensor, nn
 from crystalmon.forward import MAX_BATCH_LOGITS, output_head
 from crystalmon.models import empty_model
 from crystalmon.schedule import probe_steps
-from crystalmon.tokentree import ScoringPlan, TokenPath
+from crystalmon.tokentree import ScoringPlan
+from crystalmon.trie import count_tree
 
 EXAMPLE_RATES = (1e12, 1e13, 1e14)
 """FLOP/s at which seconds are named where no rate is given: examples, not any machine's."""
@@ -123,14 +122,15 @@ def estimate_cost(
     """Estimate what monitoring costs before anything is attached.
 
     With U tokens and K pairs of a token and an ancestor or itself in the suite's prefix tree, R
-    distinct rows, p layer parameters and a = layers × heads × head size:
+    rows, p layer parameters and a = layers × heads × head size:
 
         probe    = 2·p·U + 4·a·K + 2·D·V·R                              FLOPs
         training = 6·(p + D·V) · tokens_per_step · steps                 FLOPs
         share    = probes · probe / (probes · probe + training)
         on disk  = 4·N·V + 8·Σ P·C bytes, and a header of some 100 bytes a task
 
-    Left out: padding, the pairs that a masked kernel computes for nothing, elementwise functions,
+    Left out: padding, what several packs begin with alike (the header of a chat template), the
+    pairs that a masked kernel computes for nothing, elementwise functions,
     the search for the route at the start, the reference of another model, and the metrics. The
     share of *time* is larger where probes achieve fewer FLOP/s than training does: half-precision
     layers are computed in float32.
@@ -151,7 +151,7 @@ def estimate_cost(
         _check_count(name, value)
     size = config if isinstance(config, ModelSize) else model_size(config)
     tokens, pairs = count_tree(plan.rows)
-    probe = probe_flops(size, tokens, pairs, len(set(plan.rows)))
+    probe = forward_flops(size, tokens, pairs, len(plan.rows))
     probes = None if steps is None else len(probe_steps(steps, every))
     training = share = None
     if steps is not None and probes is not None and tokens_per_step is not None:
@@ -180,23 +180,7 @@ def estimate_cost(
     )
 
 
-def count_tree(rows: Sequence[TokenPath]) -> tuple[int, int]:
-    """Nodes of the prefix tree over all rows, and their depths added up.
-
-    A node at depth d = 1, 2, … attends to d tokens: its ancestors and itself.
-    """
-    nodes = pairs = 0
-    before: TokenPath = ()
-    for row in sorted(rows):  # neighbours then share the longest prefix that any two share
-        same = zip(before, row, strict=False)
-        shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], same))
-        nodes += len(row) - shared
-        pairs += (len(row) * (len(row) + 1) - shared * (shared + 1)) // 2
-        before = row
-    return nodes, pairs
-
-
-def probe_flops(size: ModelSize, tokens: int, pairs: int, outputs: int) -> int:
+def forward_flops(size: ModelSize, tokens: int, pairs: int, outputs: int) -> int:
     """FLOPs of a forward pass: 2·p·tokens + 4·a·pairs + 2·D·V·outputs.
 
     Args:
@@ -274,8 +258,8 @@ def format_cost(cost: Cost) -> str:
         f"{size.vocabulary}",
         f"a probe: {_short(cost.probe_flops)}FLOP, {_times(cost)}",
         f"on disk: the reference, {_mebibytes(cost.reference_bytes)}",
-        f"memory: at most the reference and one batch of logits, {_mebibytes(cost.logits_bytes)} "
-        f"(CPU: {_mebibytes(2 * cost.logits_bytes)}) more, briefly a few such batches",
+        f"memory: the reference, a forward pass without gradients, and a batch of logits of "
+        f"{_mebibytes(cost.logits_bytes)} (CPU: {_mebibytes(2 * cost.logits_bytes)}), a few times",
     ]
     if cost.probes is not None:
         probing = _short(cost.probes * cost.probe_flops)

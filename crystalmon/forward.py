@@ -12,7 +12,7 @@ import contextlib
 import inspect
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -37,6 +37,7 @@ from crystalmon.sequences import (
     sequences_of,
 )
 from crystalmon.tokentree import ScoringPlan
+from crystalmon.trie import Trie
 
 logger = logging.getLogger(__name__)
 
@@ -178,12 +179,13 @@ def _limits(
 def _batches(
     plan: ScoringPlan, method: Method, rows: Sequence[int], limits: _Limits, size: int
 ) -> list[list[TokenSequence]]:
-    """The batches of some rows; small enough that each of so many ranks has a share."""
+    """The batches of some rows; of so many ranks each has a share, if there are enough prompts."""
     sequences = sequences_of(plan, method, rows, limits.pack, limits.outputs)
+    share = -(-sum(len(sequence.tokens) for sequence in sequences) // size)
+    if share < limits.pack:
+        sequences = sequences_of(plan, method, rows, share, limits.outputs)
     width = max((len(sequence.tokens) for sequence in sequences), default=0)
-    tokens = sum(len(sequence.tokens) for sequence in sequences)
-    largest = min(limits.tokens, max(width, -(-tokens // size)))
-    return list(batches_of(sequences, largest, limits.outputs))
+    return list(batches_of(sequences, min(limits.tokens, max(width, share)), limits.outputs))
 
 
 def _divisible(plan: ScoringPlan, batch: Sequence[TokenSequence]) -> bool:
@@ -267,10 +269,14 @@ def choose_route(model: nn.Module, plan: ScoringPlan, ranks: Ranks = ONE) -> Rou
         TypeError: if the model has no language-modelling head.
     """
     head = output_head(model)
-    prompts = _telling_prompts(plan)
+    width = getattr(head, "in_features", None) or cast(Tensor, head.weight).shape[-1]
+    context = getattr(cast(Any, model).config.get_text_config(), "max_position_embeddings", None)
+    pack = pack_size(plan, max(1, int(width)), context)
+    told, packed = _trial(plan, pack)
 
     def answers(route: Route) -> Tensor:
-        return _probabilities(model, plan, route, prompts, ranks)
+        prompts = packed if route.method == "tree" else told
+        return _probabilities(model, plan, route, prompts, told, ranks)
 
     with undisturbed(model):
         route, truth = Route("rows", "model"), answers(Route("rows", "model"))
@@ -278,22 +284,31 @@ def choose_route(model: nn.Module, plan: ScoringPlan, ranks: Ranks = ONE) -> Rou
         # a kernel that does not know the mask may fail on the device, where it cannot be caught
         masked = route.precision == "float32" or not _unmasked(model)
         if masked and _accepts(model, "position_ids"):
-            route, _ = _better(route, truth, Route("tree", route.precision), answers, ranks)
-    if route.method == "tree":
-        width = getattr(head, "in_features", None) or cast(Tensor, head.weight).shape[-1]
-        route = replace(route, pack=pack_size(plan, max(1, int(width))))
+            route, _ = _better(route, truth, Route("tree", route.precision, pack), answers, ranks)
     return route
 
 
-def _telling_prompts(plan: ScoringPlan) -> set[int]:
-    """The longest prompt, the one with the most unfinished answers, and a few beside them.
+def _trial(plan: ScoringPlan, pack: int) -> tuple[set[int], set[int]]:
+    """Prompts that tell whether trees are honoured, and those to fill a whole pack with them.
 
-    A sliding window may be shorter than the longest; what is packed with others must not see them.
+    The longest one (a sliding window may be shorter), the one with the most unfinished answers,
+    and some from the first to the last place of a pack, since what a model does may depend on how
+    far into a sequence a token stands.
     """
-    counts = np.bincount(plan.row_prompt, minlength=plan.num_prompts)
+    unfinished = np.bincount(plan.row_prompt, minlength=plan.num_prompts)
     lengths = [len(row) for row in plan.rows[: plan.num_prompts]]
+    order = sorted(range(plan.num_prompts), key=lambda prompt: plan.rows[prompt])
     some = np.linspace(0, plan.num_prompts - 1, num=6, dtype=int)
-    return {int(np.argmax(counts)), int(np.argmax(lengths)), *some.tolist()}
+    told = {int(np.argmax(unfinished)), int(np.argmax(lengths)), *(order[i] for i in some)}
+    trie, filled = Trie(), set[int]()
+    for prompt in [*sorted(told), *order]:
+        tokens = trie.missing(plan.rows[prompt]) + int(unfinished[prompt]) - 1
+        if prompt in told or len(trie) + tokens <= pack:
+            trie.add(plan.rows[prompt])
+            for row in np.flatnonzero(plan.row_prompt == prompt):
+                trie.add(plan.rows[row])
+            filled.add(prompt)
+    return told, filled
 
 
 def _better(
@@ -324,17 +339,22 @@ def _unmasked(model: Any) -> bool:
 
 
 def _probabilities(
-    model: nn.Module, plan: ScoringPlan, route: Route, prompts: set[int], ranks: Ranks
+    model: nn.Module,
+    plan: ScoringPlan,
+    route: Route,
+    prompts: set[int],
+    told: set[int],
+    ranks: Ranks,
 ) -> Tensor:
-    """[M, V] probabilities after the rows of some prompts, in the order of the rows."""
-    parts: list[tuple[np.ndarray, Tensor]] = []
+    """[M, V] probabilities after the rows of `told`, in their order, all `prompts` being run."""
+    found: dict[int, Tensor] = {}  # a batch comes twice where another rank has run out of memory
 
     def keep(rows: np.ndarray, log_p: Tensor) -> None:
-        parts.append((rows, log_p))
+        pairs = zip(rows.tolist(), log_p, strict=True)
+        found.update((row, value.exp()) for row, value in pairs if plan.row_prompt[row] in told)
 
     score_rows(model, plan, route, keep, ranks=ranks, split=False, prompts=prompts)
-    order = np.argsort(np.concatenate([rows for rows, _ in parts]))
-    return torch.cat([log_p for _, log_p in parts])[torch.from_numpy(order)].exp()
+    return torch.stack([found[row] for row in sorted(found)])
 
 
 def output_head(model: nn.Module) -> nn.Module:

@@ -1,4 +1,4 @@
-"""What a monitored run is called on disk and in trackers: each name is spelt here alone."""
+"""Names on disk and in trackers that several modules share."""
 
 from __future__ import annotations
 

@@ -51,23 +51,38 @@ class Schedule:
         self._due = False
         self._moving = False
         self._order = math.nan
+        self._first_step: int | None = None
+        self._resting_until = 0
 
     def asks(self, step: int, last: bool = False) -> bool:
-        """Whether this step should be probed, were it free. The same on every rank."""
+        """Whether this step should be probed, were it affordable. The same on every rank."""
+        self._first_step = step if self._first_step is None else self._first_step
         self._due = self._due or last or step in self.steps
-        return self._due or (self.budget is not None and self._moving)
+        wanted = self._due or (self.budget is not None and self._moving)
+        return wanted and (last or step >= self._resting_until)
 
-    def affords(self, last: bool = False) -> bool:
-        """Whether a probe now keeps to the budget. Clocks differ: rank 0's is the one to ask."""
-        return self.budget is None or self.budget.affords(moving=self._moving, last=last)
+    def steps_to_wait(self, step: int, last: bool = False) -> int:
+        """Steps until a probe keeps to the budget, 0 for now; by this process' clock and pace."""
+        if self.budget is None:
+            return 0
+        seconds = self.budget.wait(moving=self._moving, last=last)
+        trained = self.budget.elapsed - self.budget.spent
+        pace = trained / max(1, step - (self._first_step or 0))
+        return 0 if seconds <= 0 else max(1, int(min(seconds, trained) / max(pace, 1e-9)))
+
+    def rest(self, step: int, steps: int) -> None:
+        """Ask for no probe in so many steps."""
+        self._resting_until = step + steps
 
     def taken(self) -> None:
         """Take note that a probe begins; one that fails is not tried again."""
         self._due = False
 
     def probed(self, record: ProbeRecord, events: Sequence[Event]) -> None:
-        """Take note of what a probe found."""
+        """Take note of what a probe found, and of what it cost."""
         order = record.metrics.get("order", math.nan)
         changed = abs(order - self._order) >= MOVED
         self._order = order
         self._moving = changed or bool(events) or record.phase == "nucleating"
+        if self.budget is not None:
+            self.budget.expect(record.seconds)

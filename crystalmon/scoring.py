@@ -99,14 +99,16 @@ def score(
             model, plan, route, consume, ranks=ranks, max_batch_tokens=max_batch_tokens
         )
     edge_log_p = ranks.merge(edge_log_p, len(plan.edge_row))
-    for key in [*observed]:
-        largest = max(map(np.size, observed[key].values()), default=1)
-        observed[key] = ranks.merge(observed[key], max(1, MAX_GATHERED // max(1, largest)))
+    # a rank that had no batch of its own has seen no key
+    for key in sorted(set().union(*ranks.gather([*observed]))):
+        found = observed.get(key, {})
+        largest = max(map(np.size, found.values()), default=1)
+        observed[key] = ranks.merge(found, max(1, MAX_GATHERED // max(1, largest)))
     return Scores(
         _add_up(plan, np.array([edge_log_p[edge] for edge in range(len(plan.edge_row))])),
         {
-            key: np.stack([found[prompt] for prompt in range(plan.num_prompts)])
-            for key, found in observed.items()
+            key: np.stack([column[prompt] for prompt in range(plan.num_prompts)])
+            for key, column in observed.items()
         },
         fitted,
     )

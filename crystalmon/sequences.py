@@ -2,8 +2,8 @@
 
 **tree**: prompts and the unfinished answers after them are packed into sequences that are prefix
 trees: each token sees only its ancestors (a 4-D attention mask and position ids), so that what
-rows have in common is computed once, and nothing is padded. Prompts are packed in the order of
-their tokens, those that begin alike side by side; a prompt's rows are all in one pack.
+rows have in common is computed once a pack, and little is padded. Prompts are packed in the order
+of their tokens, those that begin alike side by side; a prompt's rows are all in one pack.
 **rows**: every unfinished answer is a sequence of its own; it costs the prompt again each time and
 works with any causal model.
 
@@ -66,7 +66,7 @@ def sequences_of(
     return list(_packs(plan, rows, max_tokens, max_outputs))
 
 
-def pack_size(plan: ScoringPlan, width: int) -> int:
+def pack_size(plan: ScoringPlan, width: int, context: int | None = None) -> int:
     """The size of packs, of `PACK_SIZES`, at which a plan costs least.
 
     Small packs compute more often what they have in common, in large ones attention weighs more:
@@ -76,14 +76,16 @@ def pack_size(plan: ScoringPlan, width: int) -> int:
     Args:
         plan: what to score.
         width: the model's hidden size.
+        context: positions that the model has, if it says; no pack is longer.
     """
+    sizes = [size for size in PACK_SIZES if context is None or size <= context]
 
     def cost(size: int) -> float:
         packs = sequences_of(plan, "tree", range(len(plan.rows)), size, size)
         lengths = np.array([len(pack.tokens) for pack in packs])
         return float(np.sum(lengths * (1 + lengths / (6 * width))))
 
-    return min(PACK_SIZES, key=cost)
+    return min(sizes, key=cost, default=PACK_SIZES[0] if context is None else context)
 
 
 def batches_of(

@@ -25,7 +25,7 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from crystalmon.tasks import Task, TaskSuite
-from crystalmon.trie import Trie
+from crystalmon.trie import count_tree
 
 View = Literal["raw", "chat"]
 VIEWS = ("raw", "chat")
@@ -77,10 +77,7 @@ class ScoringPlan:
     @property
     def num_unique_tokens(self) -> int:
         """Tokens over the prefix tree of all rows: what they have in common counts once."""
-        trie = Trie()
-        for row in self.rows:
-            trie.add(row)
-        return len(trie)
+        return count_tree(self.rows)[0]
 
 
 def build_plan(suite: TaskSuite, tokenizer: Any, view: View = "raw") -> ScoringPlan:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import takewhile
 
 
 class Trie:
@@ -50,3 +51,19 @@ class Trie:
                 return node, done
             node = child
         return node, len(tokens)
+
+
+def count_tree(rows: Iterable[tuple[int, ...]]) -> tuple[int, int]:
+    """Nodes of the prefix tree over all rows, and their depths added up.
+
+    A node at depth d = 1, 2, … attends to d tokens: its ancestors and itself.
+    """
+    nodes = pairs = 0
+    before: tuple[int, ...] = ()
+    for row in sorted(rows):  # neighbours then share the longest prefix that any two share
+        same = zip(before, row, strict=False)
+        shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], same))
+        nodes += len(row) - shared
+        pairs += (len(row) * (len(row) + 1) - shared * (shared + 1)) // 2
+        before = row
+    return nodes, pairs

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from crystalmon.cost import count_tree
 from crystalmon.forward import Route
 from crystalmon.tasks import load_suite
 from crystalmon.tokentree import build_plan
+from crystalmon.trie import count_tree
 
 FILE = Path(__file__).parent.parent / "scripts" / "benchmark.py"
 
@@ -34,33 +33,27 @@ def plan(suite, tokenizer):
     return build_plan(suite, tokenizer)
 
 
-def exact_log_likelihoods(model, paths):
-    """Each path by a forward pass of its own."""
-    found = []
-    for context, answer in paths:
-        with torch.no_grad():
-            log_p = model(torch.tensor([context + answer])).logits[0].double().log_softmax(-1)
-        places = torch.arange(len(context) - 1, len(context) + len(answer) - 1)
-        found.append(float(log_p[places, torch.tensor(answer)].sum()))
-    return np.array(found)
-
-
 def test_paths_are_compared_one_by_one(benchmark, model, plan):
-    model.eval()
     paths = benchmark.paths_of(plan)
     assert max(len(answer) for _, answer in paths) > 1
-    exact = exact_log_likelihoods(model, paths)
-    assert benchmark.difference_from_harness(model, plan, Route("rows"), exact) < 1e-4
-    exact[3] += 0.5
-    found = benchmark.difference_from_harness(model, plan, Route("rows"), exact)
-    assert found == pytest.approx(0.5, abs=1e-3)
+    exact = benchmark.exact_log_likelihoods(model, paths)
+    mine = benchmark.log_likelihoods(model, plan, Route("rows"))
+    np.testing.assert_allclose(mine, exact, atol=1e-5)
+    theirs = exact.copy()
+    theirs[3] += 0.5
+    found = benchmark.agreement(model, plan, mine, theirs)
+    assert (found["over"], found["paths"]) == (1, len(paths))
+    assert found["largest"] == pytest.approx(0.5, abs=1e-3)
+    assert found["lm_eval"] == pytest.approx(0.5, abs=1e-3)
+    assert found["crystalmon"] < 1e-5
 
 
 def test_lm_eval_gives_the_same_log_likelihoods(benchmark, model, tokenizer, plan):
     pytest.importorskip("lm_eval", exc_type=ImportError)
     harness = benchmark.load_harness(model, tokenizer, plan)
-    found = benchmark.harness_log_likelihoods(harness, plan)
-    assert benchmark.difference_from_harness(model, plan, Route("rows"), found) < 1e-4
+    theirs = benchmark.harness_log_likelihoods(harness, plan)
+    mine = benchmark.log_likelihoods(model, plan, Route("rows"))
+    assert benchmark.agreement(model, plan, mine, theirs)["largest"] < 1e-4
 
 
 def test_the_floor_runs_as_many_tokens_as_the_tree_has(benchmark, model, plan):
@@ -69,7 +62,7 @@ def test_the_floor_runs_as_many_tokens_as_the_tree_has(benchmark, model, plan):
         lambda module, args, kwargs: seen.append(kwargs["input_ids"].numel()), with_kwargs=True
     )
     tokens = count_tree(plan.rows)[0]
-    benchmark.bare_forward(model, tokens)
+    benchmark.bare_forward(model, tokens, 64)
     hook.remove()
     assert sum(seen) == tokens
     assert max(seen) <= benchmark.batch_tokens(model)

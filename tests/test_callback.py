@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -72,10 +73,10 @@ def with_dropout(model):
     return model
 
 
-def train(output_dir, model, tokenizer, suite, callbacks, **options):
+def train(output_dir, model, tokenizer, suite, callbacks, resume=None, **options):
     set_seed(0)
     trainer = make_trainer(output_dir, model, tokenizer, suite, callbacks, **options)
-    trainer.train()
+    trainer.train(resume_from_checkpoint=resume)
     timing = ("runtime", "per_second", "flos")
     logs = [
         {k: v for k, v in row.items() if not k.endswith(timing)}
@@ -480,22 +481,66 @@ def test_headless_model_is_refused(tmp_path, tokenizer, suite):
         )
 
 
+class SlowSteps(TrainerCallback):
+    """Steps and probes that take a known time on a clock of their own."""
+
+    def __init__(self, monkeypatch, step_seconds, probe_seconds):
+        self.now = 0.0
+        self.step_seconds = step_seconds
+        self.budgets = []
+        probe = Monitor.probe
+
+        def slow(monitor, *args, **options):
+            self.now += probe_seconds
+            return replace(probe(monitor, *args, **options), seconds=probe_seconds)
+
+        def budget(share):
+            self.budgets.append(Budget(share, lambda: self.now))
+            return self.budgets[-1]
+
+        monkeypatch.setattr(Monitor, "probe", slow)
+        monkeypatch.setattr("crystalmon.callback.Budget", budget)
+        monkeypatch.setattr("crystalmon.schedule.MOVED", float("inf"))
+
+    def on_step_begin(self, *args, **kwargs):
+        self.now += self.step_seconds
+
+
 @pytest.mark.parametrize(
-    ("affordable", "steps"),
-    [(lambda last: True, [0, 2, 4, 5]), (lambda last: last, [0, 5]), (lambda last: False, [0])],
+    ("seconds", "share", "steps"),
+    [
+        ((1.0, 1e-6), 0.5, [0, 2, 4, 6, 8]),
+        ((1.0, 0.25), 0.25, [0, 7, 8]),
+        ((1.0, 5.0), 0.25, [0]),
+    ],
 )
-def test_a_budget_decides_which_scheduled_steps_are_probed(
-    tmp_path, model, tokenizer, suite, capsys, monkeypatch, affordable, steps
+def test_a_budget_keeps_probing_to_its_share_of_the_time(
+    tmp_path, model, tokenizer, suite, capsys, monkeypatch, seconds, share, steps
 ):
-    monkeypatch.setattr(Budget, "affords", lambda self, moving, last: affordable(last))
-    monkeypatch.setattr("crystalmon.schedule.MOVED", float("inf"))
-    callback = CrystalCallback(suite, every=2, max_overhead=0.02)
-    train(tmp_path, model, tokenizer, suite, [callback], max_steps=5)
+    clock = SlowSteps(monkeypatch, *seconds)
+    callback = CrystalCallback(suite, every=2, max_overhead=share)
+    train(tmp_path, model, tokenizer, suite, [clock, callback], max_steps=8, learning_rate=1e-7)
     run = read_run(tmp_path / "crystalmon")
     assert [record.step for record in run.records] == steps
-    assert run.info["config"]["max_overhead"] == 0.02
-    said = "the last probe is that of step 0: another one would have taken over 2.00%"
+    assert run.info["config"]["max_overhead"] == share
+    assert clock.budgets[0].spent == pytest.approx(len(steps) * seconds[1])
+    assert len(steps) == 1 or clock.budgets[0].spent <= share * clock.now
+    said = "the last probe is that of step 0: another one would have taken over 25.00%"
     assert (said in capsys.readouterr().out) == (steps == [0])
+
+
+def test_a_resumed_run_does_not_probe_a_step_that_was_not_asked_for(
+    tmp_path, model, tokenizer, suite
+):
+    def run(max_steps, resume):
+        train(
+            tmp_path, model, tokenizer, suite, [CrystalCallback(suite, every=4)],
+            max_steps=max_steps, save_steps=3, save_strategy="steps", resume=resume,
+        )  # fmt: skip
+        return [record.step for record in read_run(tmp_path / "crystalmon").records]
+
+    assert run(5, None) == [0, 4, 5]
+    assert run(8, str(tmp_path / "checkpoint-3")) == [0, 4, 8]
 
 
 def test_run_json_is_readable(tmp_path, model, tokenizer, suite):

@@ -101,6 +101,23 @@ def test_model_that_ignores_the_mask_is_found_out(plan, tokenizer, model):
     assert choose_route(model, plan).method == "rows"
 
 
+def test_model_that_sees_no_further_back_in_a_sequence_is_found_out(plan, tokenizer):
+    """As GPT-Neo's local layers do, by index, whatever the mask and the positions say."""
+    model = sharpened(qwen2, len(tokenizer))
+    forward = model.forward
+
+    def near(input_ids=None, attention_mask=None, position_ids=None, **kwargs):
+        if attention_mask is not None:
+            index = torch.arange(input_ids.shape[1])
+            far = index[:, None] - index[None, :] > longest
+            attention_mask = attention_mask.masked_fill(far, torch.finfo(torch.float32).min)
+        return forward(input_ids, attention_mask, position_ids=position_ids, **kwargs)
+
+    longest = max(map(len, plan.rows))
+    model.forward = near
+    assert choose_route(model, plan).method == "rows"
+
+
 def test_half_precision_gets_the_tree_too(plan, tokenizer):
     model = sharpened(qwen2, len(tokenizer)).bfloat16()
     assert choose_route(model, plan).method == "tree"

@@ -130,3 +130,43 @@ def test_one_process_needs_nobody():
     assert ONE.merge({1: 2}, 1) == {1: 2}
     assert ONE.is_main
     assert issubclass(RankError, RuntimeError)
+
+
+def test_a_rank_without_a_prompt_of_its_own_has_the_whole_record(tmp_path):
+    said = two_processes(
+        tmp_path,
+        """
+        from crystalmon import Task, TaskSuite
+        task = suite.tasks[0]
+        one = TaskSuite("one", (Task(task.name, task.prompts[:1], task.choices),))
+        outcome(lambda: round(Monitor(model, tokenizer, one).probe(0).metrics["entropy"], 6))
+        """,
+    )
+    first, second = (line.split(": ")[1] for line in said)
+    assert float(first) == float(second) > 0
+
+
+def test_rank_0s_clock_decides_for_both(tmp_path):
+    said = two_processes(
+        tmp_path,
+        f"""
+        from types import SimpleNamespace
+        from transformers import TrainerControl, TrainerState, TrainingArguments
+        from crystalmon import CrystalCallback
+        from crystalmon.budget import Budget
+        Budget.wait = lambda self, **options: 0.0 if ranks.rank == 0 else 1e9
+        callback = CrystalCallback(suite, every=1, max_overhead=0.5)
+        args = TrainingArguments({str(tmp_path / "out")!r}, report_to=[], disable_tqdm=True)
+        state, control = TrainerState(max_steps=3), TrainerControl()
+        state.is_world_process_zero = ranks.rank == 0
+        asked = dict(model=model, processing_class=tokenizer)
+        def work():
+            callback.on_train_begin(args, state, control, **asked)
+            for step in (1, 2, 3):
+                state.global_step = step
+                callback.on_step_end(args, state, control, **asked)
+            return callback._last_step
+        outcome(work)
+        """,
+    )
+    assert [line.split(": ")[1] for line in said] == ["3", "3"]

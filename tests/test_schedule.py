@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from crystalmon.budget import SAVED_PROBES, Budget
+from crystalmon.budget import REMEMBERED, SAVED_PROBES, Budget
 from crystalmon.callback import CrystalCallback
 from crystalmon.records import ProbeRecord
 from crystalmon.schedule import Schedule, probe_steps
@@ -22,14 +22,17 @@ class Clock:
         return self.now
 
 
-def simulate(share, step_seconds, probe_seconds, steps, *, start=0.0, moving=(), every=1):
+def simulate(
+    share, step_seconds, probe_seconds, steps, *, start=0.0, moving=(), every=1, asked=None
+):
     """Run a schedule; the steps probed and the share of time that it took."""
     clock = Clock()
     budget = Budget(share, clock)
     schedule = Schedule(probe_steps(steps, every), budget)
-    with budget.spending(probe=False):
+    with budget.spending():
         clock.now += start
     probed, order = [], 0.0
+    asked = [] if asked is None else asked
 
     def probe(step):
         nonlocal order
@@ -37,24 +40,28 @@ def simulate(share, step_seconds, probe_seconds, steps, *, start=0.0, moving=(),
         with budget.spending():
             clock.now += probe_seconds
         order += 0.1 if step in moving else 0.0
-        schedule.probed(record(step, order), [])
+        schedule.probed(record(step, order, probe_seconds), [])
         probed.append(step)
 
     probe(0)
     for step in range(1, steps + 1):
         clock.now += step_seconds
         last = step == steps
-        if schedule.asks(step, last) and schedule.affords(last):
-            probe(step)
+        if schedule.asks(step, last):
+            asked.append(step)
+            wait = schedule.steps_to_wait(step, last)
+            schedule.rest(step, wait)
+            if wait == 0:
+                probe(step)
     return probed, budget.spent / budget.elapsed
 
 
-def record(step, order):
+def record(step, order, seconds):
     return ProbeRecord(
         step=step,
         epoch=None,
         time=0.0,
-        seconds=0.0,
+        seconds=seconds,
         share=0.0,
         phase="liquid",
         metrics={"order": order},
@@ -117,6 +124,21 @@ def test_a_failed_probe_is_not_tried_again_until_the_next_is_due():
     assert schedule.asks(5)
 
 
+def test_a_wait_is_not_asked_for_at_every_step():
+    asked = []
+    probed, _ = simulate(0.01, 1.0, 2.0, 5000, asked=asked)
+    assert len(asked) < 12 * len(probed)
+
+
+def test_one_slow_probe_is_forgotten():
+    budget = Budget(0.5, Clock())
+    budget.expect(300.0)
+    assert budget.wait(last=True) > 0
+    for _ in range(REMEMBERED):
+        budget.expect(0.1)
+    assert budget.wait(last=True) == pytest.approx(0.1)
+
+
 def test_time_is_counted_when_a_probe_raises():
     clock = Clock()
     budget = Budget(0.5, clock)
@@ -129,7 +151,7 @@ def test_time_is_counted_when_a_probe_raises():
     with pytest.raises(RuntimeError, match="no"):
         fail()
     assert budget.spent == 4.0
-    assert not budget.affords(last=True)
+    assert budget.wait(last=True) == 4.0
 
 
 @pytest.mark.parametrize("share", [0, -0.1, 1.5, float("nan")])
