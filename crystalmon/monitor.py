@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,14 @@ from crystalmon.metrics import (
 from crystalmon.phases import PhaseState, SuiteDetector
 from crystalmon.ranks import ONE, Ranks, current_ranks
 from crystalmon.records import PHASES, Event, ProbeRecord, TaskRecord
-from crystalmon.reference import Reference, resolve_reference, vocabulary_size
+from crystalmon.reference import (
+    Reference,
+    adapter_layers,
+    find_base,
+    make_base,
+    vocabulary_size,
+    without_adapters,
+)
 from crystalmon.scoring import Scores, score
 from crystalmon.tasks import TaskSuite, load_suite
 from crystalmon.thermodynamics import OWN_OBSERVABLES, vocabulary_observables
@@ -47,11 +55,14 @@ class Monitor:
         model: a causal language model.
         tokenizer: its tokenizer, or a processor that has one.
         suite: a bundled suite's name, a path, or a `TaskSuite`.
-        reference: what to compare with; see `reference.resolve_reference`.
+        reference: what to compare with; see `reference.find_base`.
         view: `raw` or `chat`.
         progress: show a progress bar while scoring.
         answers_only: accept a base with other tokens for the same suite, such as another
             tokenizer's: answers are compared by choice, and what compares vocabularies is NaN.
+
+    Attributes:
+        seconds_a_probe: what scoring the suite last took; None before it was.
 
     In a run of several processes every rank makes a monitor and probes at the same steps: the
     prompts are split among them, and each has the whole record.
@@ -83,18 +94,21 @@ class Monitor:
         self.route: Route = choose_route(model, self.plan, self.ranks)
         self._batch_tokens: int | None = None
         self._progress = progress
+        self.seconds_a_probe: float | None = None
+        self._start: Scores | None = None
         with self._bar("reference") as bar:
-            self.reference = resolve_reference(
+            found = find_base(
                 reference,
                 model,
                 tokenizer,
                 self.suite,
                 self.plan,
-                route=self.route,
                 ranks=self.ranks,
                 progress=bar.update,
                 answers_only=answers_only,
             )
+            bare = str(reference) == "auto"
+            self.reference = found or self._own_base(tokenizer, bare, bar.update)
         self.base_q = {
             task.name: answer_distributions(self.reference.log_choice[task.name])[0]
             for task in self.suite
@@ -106,12 +120,16 @@ class Monitor:
         self.events: list[Event] = []
         self._last_step = -1
 
-    def probe(self, step: int = 0, epoch: float | None = None) -> ProbeRecord:
+    def probe(
+        self, step: int = 0, epoch: float | None = None, *, unchanged: bool = False
+    ) -> ProbeRecord:
         """Score the whole suite once.
 
         Args:
             step: the training step, larger than that of the last probe.
             epoch: the trainer's epoch, for the record.
+            unchanged: the model is as it was when this monitor was made. If it is its own base,
+                its answers are known then, and are not scored again.
 
         Returns:
             The record; the events that it raised are in `Monitor.events`.
@@ -122,16 +140,8 @@ class Monitor:
                 "Make a new Monitor to start over."
             )
         started = time.perf_counter()
-        with self._bar(f"probe at step {step}") as bar:
-            scores = score(
-                self.model,
-                self.plan,
-                self._observe,
-                route=self.route,
-                ranks=self.ranks,
-                max_batch_tokens=self._batch_tokens,
-                progress=bar.update,
-            )
+        known, self._start = self._start if unchanged else None, None
+        scores = known or self._score(f"probe at step {step}")
         self._batch_tokens = scores.batch_tokens
         q, coverage = {}, {}
         for task, table in zip(self.suite, scores.log_choice, strict=True):
@@ -142,7 +152,42 @@ class Monitor:
         )
         seconds = time.perf_counter() - started
         self._spent += seconds
+        if known is None:
+            self.seconds_a_probe = seconds
         return self._record(step, epoch, seconds, q, measured)
+
+    def _score(self, what: str) -> Scores:
+        with self._bar(what) as bar:
+            return score(
+                self.model,
+                self.plan,
+                self._observe,
+                route=self.route,
+                ranks=self.ranks,
+                max_batch_tokens=self._batch_tokens,
+                progress=bar.update,
+            )
+
+    def _own_base(self, tokenizer: Any, bare: bool, progress: Callable[[int], Any]) -> Reference:
+        """This model as its own base; without adapters if `bare`.
+
+        Its answers are those of a first probe too, unless that will find adapters.
+        """
+        started = time.perf_counter()
+        with without_adapters(self.model) if bare else nullcontext():
+            base, scores = make_base(
+                self.model,
+                tokenizer,
+                self.suite,
+                self.plan,
+                lambda prompts, log_p, begins: _compared(log_p, log_p, begins),
+                route=self.route,
+                ranks=self.ranks,
+                progress=progress,
+            )
+        self._start = None if bare and adapter_layers(self.model) else scores
+        self.seconds_a_probe = time.perf_counter() - started
+        return base
 
     def inherit(self, states: Mapping[str, PhaseState]) -> None:
         """Take over, before the first probe, what the run that the model came from has found."""
@@ -161,13 +206,10 @@ class Monitor:
         return self.reference.info.plan == self.plan.fingerprint
 
     def _observe(self, prompts: np.ndarray, log_p: Tensor, begins: Tensor) -> Mapping[str, Tensor]:
-        # float64, since the divergence of near-equal distributions is a small difference
-        exact = log_p.dtype if log_p.device.type == "mps" else torch.float64
         if not self.shares_tokens:
-            found = vocabulary_observables(log_p.to(exact), log_p.to(exact), begins)
+            found = _compared(log_p, log_p, begins)
             return {k: v if k in OWN_OBSERVABLES else v * torch.nan for k, v in found.items()}
-        log_b = self.reference.log_p(prompts, log_p.device).to(exact)
-        return vocabulary_observables(log_p.to(exact), log_b, begins)
+        return _compared(log_p, self.reference.log_p(prompts, log_p.device), begins)
 
     def _measure(
         self, scores: Scores, q: Mapping[str, np.ndarray], coverage: Mapping[str, np.ndarray]
@@ -262,6 +304,12 @@ class Monitor:
             delay=2.0,
             disable=not self._progress,
         )
+
+
+def _compared(log_p: Tensor, log_b: Tensor, begins: Tensor) -> Mapping[str, Tensor]:
+    # float64, since the divergence of near-equal distributions is a small difference
+    exact = log_p.dtype if log_p.device.type == "mps" else torch.float64
+    return vocabulary_observables(log_p.to(exact), log_b.to(exact), begins)
 
 
 def probing_ranks(model: Any) -> Ranks:
