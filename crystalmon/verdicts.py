@@ -1,9 +1,10 @@
 """Does a chain of stages show the paper's picture: liquid, nucleated on a base seed, settled in it?
 
 Three claims, each with a verdict and its evidence, from a run folder alone. In a scan the stages
-are few, so a seed need not have been confirmed by successive probes as in a live run: where none
-is locked, the first crystallized stage with a verdict is judged by the same rules, alone. Nothing
-here needs torch. Axes: P prompts, C choices.
+are few, so a seed need not have been confirmed by successive probes as in a live run: where the
+detector has confirmed neither a seed nor that there is none, each crystallized stage is judged by
+the same rules, alone, and the last that names a seed decides. A later one that names none has left
+the seed, which is another claim's matter. Nothing here needs torch. Axes: P prompts, C choices.
 """
 
 from __future__ import annotations
@@ -27,12 +28,16 @@ from crystalmon.phases.order import COMPLETE
 from crystalmon.phases.seed import SEEDLESS, judge_probe
 from crystalmon.phases.state import Observation
 from crystalmon.phases.support import LEAK
-from crystalmon.records import Interval, ProbeRecord, json_value
+from crystalmon.records import Event, Interval, ProbeRecord, json_value
 from crystalmon.store import Run
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "undetermined"
 REPLICATES = 200
 """Bootstrap resamples of the prompts behind an interval."""
+
+_LOCKS = ("seed_locked", "recrystallization")
+_UNSEEDED = ("seedless_collapse", "melting")
+"""Events after which a task has no seed, where those before give it one."""
 
 SeedState = Literal["seeded", "seedless", "open", "not crystallized"]
 
@@ -65,8 +70,9 @@ class TaskSeed:
     Args:
         state: `seeded` on a base prompt, `seedless`, `open`, or `not crystallized`.
         seed: the base prompt, or None.
-        step: the first stage at which the task was crystallized and this can be seen, or None.
-        locked: whether successive probes have confirmed it.
+        step: the stage from which on it is so, the first that was crystallized if nothing else has
+            been seen in between, or None.
+        locked: whether successive probes have confirmed the seed.
         p_value: of the seed; see `seeds.Candidates.chance`.
         distance: JS of the answers' end from the seed or the nearest candidate, in nats.
     """
@@ -88,7 +94,8 @@ class SupportChange:
             what the seed itself holds.
         fall: before − after.
         interval: 95% bootstrap interval of the fall over prompts.
-        moved: whether the pooled answers have left the seed by more than its noise floor.
+        moved: whether the pooled answers have left the seed: they are farther from it than its
+            noise floor, and than they were at `before`.
     """
 
     before: float
@@ -149,35 +156,63 @@ def find_seeds(run: Run, base: Mapping[str, np.ndarray]) -> dict[str, TaskSeed]:
 
 
 def _find_seed(run: Run, name: str, b: np.ndarray) -> TaskSeed:
+    """What the detector has confirmed; else what the stages say, each judged alone."""
     seen = [r for r in run.records[1:] if np.isfinite(r.tasks[name].q).all()]
     crystallized = [r for r in seen if r.tasks[name].metrics["order"] >= COMPLETE]
+    told = [e for e in run.events if e.task == name and e.kind in (*_LOCKS, *_UNSEEDED)]
     if seen and (locked := seen[-1].tasks[name].seed) is not None:
-        return _locked_seed(run, name, locked, crystallized)
+        return _locked_seed(locked, told, crystallized)
+    if told and told[-1].kind == "seedless_collapse" and seen[-1].tasks[name].phase != "liquid":
+        last = told[-1]
+        found = last.evidence.get("p_value"), last.evidence.get("distance")
+        return TaskSeed("seedless", None, last.step, False, *found)
     if not crystallized:
         high = seen[-1].tasks[name].ci["order"][1] if seen else float("nan")
         return TaskSeed("not crystallized" if high < COMPLETE else "open")
-    for record in crystallized:
-        verdict, evidence = judge_probe(b, Observation(record.step, record.tasks[name].q))
-        if verdict is not None:
-            break
-    else:
-        return TaskSeed("open", step=crystallized[0].step)
+    return judge_stages(b, {r.step: r.tasks[name].q for r in crystallized})
+
+
+def _locked_seed(seed: int, told: Sequence[Event], crystallized: Sequence[ProbeRecord]) -> TaskSeed:
+    """The seed that the detector holds.
+
+    It was there when the task first was crystallized, unless the task had another one before, had
+    none, or melted: then from the last lock on.
+    """
+    locks = [e for e in told if e.kind in _LOCKS and e.evidence.get("candidate") == seed]
+    evidence = locks[-1].evidence if locks else {}
+    steps = [record.step for record in crystallized[:1]]
+    if locks and (not steps or len(told) > 1):
+        steps = [locks[-1].step]
+    found = evidence.get("p_value"), evidence.get("distance")
+    return TaskSeed("seeded", seed, next(iter(steps), None), True, *found)
+
+
+def judge_stages(b: np.ndarray, stages: Mapping[int, np.ndarray]) -> TaskSeed:
+    """What one task's answers have crystallized onto, each stage judged alone.
+
+    The last stage that names a seed decides, and the seed is dated to the first from which on no
+    other is named. Without one the task is seedless if a stage says so, and else open.
+
+    Args:
+        b: [P, C] the base's answers.
+        stages: by step, in its order, [P, C] the answers at each crystallized stage; at least one.
+    """
+    judged = {s: judge_probe(b, Observation(s, q)) for s, q in stages.items()}
+    named = {s: verdict for s, (verdict, _) in judged.items() if verdict not in (None, SEEDLESS)}
+    seedless = [s for s, (verdict, _) in judged.items() if verdict == SEEDLESS]
+    if not named and not seedless:
+        return TaskSeed("open", step=min(stages))
+    seed = list(named.values())[-1] if named else None
+    others = [s for s, each in named.items() if each != seed]
+    own = [s for s in named if not others or s > others[-1]] or seedless
+    evidence = judged[own[0]][1]
     return TaskSeed(
-        "seedless" if verdict == SEEDLESS else "seeded",
-        seed=None if verdict == SEEDLESS else verdict,
-        step=record.step,
+        "seeded" if named else "seedless",
+        seed,
+        step=own[0],
         p_value=evidence["p_value"],
         distance=evidence["distance"],
     )
-
-
-def _locked_seed(run: Run, name: str, seed: int, crystallized: Sequence[ProbeRecord]) -> TaskSeed:
-    """The seed that the detector holds; it was there when the task first was crystallized."""
-    locks = [e for e in run.events if e.task == name and e.evidence.get("candidate") == seed]
-    evidence = locks[-1].evidence if locks else {}
-    step = crystallized[0].step if crystallized else locks[-1].step if locks else None
-    found = evidence.get("p_value"), evidence.get("distance")
-    return TaskSeed("seeded", seed, step, True, *found)
 
 
 def judge_nucleation(seeds: Mapping[str, TaskSeed]) -> Verdict:
@@ -220,10 +255,11 @@ def judge_support(
     leaks where its own interval lies above. With fewer than half of the tasks it is open.
     """
     claim = "settles inside the seed's support"
+    rng = np.random.default_rng(0)  # one for all: the tasks' resamples must not be the same
     found = {
         name: change
         for name, seed in seeds.items()
-        if (change := _support_change(run, name, base[name], seed)) is not None
+        if (change := _support_change(run, name, base[name], seed, rng)) is not None
     }
     leaking = [name for name, change in found.items() if change.interval[0] > LEAK]
     moved = [name for name, change in found.items() if change.moved]
@@ -252,7 +288,9 @@ def judge_support(
     return Verdict(claim, verdict, reason, evidence)
 
 
-def _support_change(run: Run, name: str, b: np.ndarray, seed: TaskSeed) -> SupportChange | None:
+def _support_change(
+    run: Run, name: str, b: np.ndarray, seed: TaskSeed, rng: np.random.Generator
+) -> SupportChange | None:
     """None if the task has no seed, no later stage, or a seed that every choice supports."""
     if seed.seed is None or seed.step is None:
         return None
@@ -263,15 +301,17 @@ def _support_change(run: Run, name: str, b: np.ndarray, seed: TaskSeed) -> Suppo
     own = float(b[seed.seed, mask].sum())
     then, now = q[seed.step][:, mask].sum(axis=1), q[last][:, mask].sum(axis=1)
     before, after = min(own, float(then.mean())), float(now.mean())
-    weights = bootstrap_weights(len(b), REPLICATES, np.random.default_rng(0))
+    weights = bootstrap_weights(len(b), REPLICATES, rng)
     replicates = np.minimum(own, weights @ then) - weights @ now
-    distance = float(js_divergence(q[last].mean(axis=0), b[seed.seed]))
+    started, ended = (
+        float(js_divergence(q[s].mean(axis=0), b[seed.seed])) for s in (seed.step, last)
+    )
     return SupportChange(
         before=before,
         after=after,
         fall=before - after,
         interval=bootstrap_interval(before - after, replicates),
-        moved=distance > noise_floor(b, seed.seed),
+        moved=ended > max(started, noise_floor(b, seed.seed)),
         replicates=replicates,
     )
 

@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from crystalmon.metrics import bootstrap_interval, bootstrap_weights, measure_task, support
+from crystalmon.metrics import (
+    bootstrap_interval,
+    bootstrap_weights,
+    js_divergence,
+    measure_task,
+    noise_floor,
+    support,
+)
 from crystalmon.names import CHOICE_PREFIX, REFERENCE_FOLDER, TENSOR_FILE
 from crystalmon.phases import SuiteDetector
 from crystalmon.records import ProbeRecord, TaskRecord
@@ -19,7 +26,16 @@ from crystalmon.stage_measures import (
     prompt_variety,
 )
 from crystalmon.store import Run, RunStore, read_run
-from crystalmon.verdicts import FAILS, HOLDS, OPEN, format_verdicts, judge_liquid, judge_run
+from crystalmon.verdicts import (
+    FAILS,
+    HOLDS,
+    OPEN,
+    TaskSeed,
+    format_verdicts,
+    judge_liquid,
+    judge_run,
+    judge_support,
+)
 
 TASKS, PROMPTS, CHOICES = 6, 24, 8
 
@@ -41,7 +57,8 @@ def write_stages(folder: Path, base: dict, stages: list[dict], *, first: dict | 
     (folder / REFERENCE_FOLDER).mkdir(parents=True)
     tables = {f"{CHOICE_PREFIX}{name}": np.log(b) for name, b in base.items()}
     save_file(tables, folder / REFERENCE_FOLDER / TENSOR_FILE)
-    names = ["base", "sft", "dpo", "rl"][: len(stages) + 1]
+    names = ["base", "sft", "dpo", "rl", *(f"rl-{more}" for more in range(2, len(stages)))]
+    names = names[: len(stages) + 1]
     info = {"stages": [{"name": name, "step": step} for step, name in enumerate(names)]}
     store = RunStore.open(folder, info, resume_step=None)
     detector = SuiteDetector(base)
@@ -126,6 +143,98 @@ def test_a_seed_needs_no_three_stages_to_be_seen(tmp_path):
     assert not any(task["locked"] for task in nucleated.evidence["tasks"].values())
 
 
+def seedless(base):
+    """All prompts alike, and like no prompt of the base."""
+    end = np.full(CHOICES, 0.005)
+    end[[0, 3, 5, 7]] = (1 - 0.02) / 4
+    return {name: towards(b, end, 0.99) for name, b in base.items()}
+
+
+def of_other_seeds(base):
+    """As `at_seed`, each task on the prompt ten farther on."""
+    return {n: towards(b, b[t + 10], 0.98) for t, (n, b) in enumerate(base.items())}
+
+
+def test_four_alike_lock_the_seed_from_the_first_on(tmp_path):
+    base = liquid_base()
+    run = write_stages(tmp_path, base, [at_seed(base)] * 4 + [settled(base)])
+    _, nucleated, inside = judge_run(run)
+    assert "6 of 6 tasks on a seed, 6 of them locked" in nucleated.reason
+    for t, task in enumerate(nucleated.evidence["tasks"].values()):
+        assert (task["seed"], task["step"], task["locked"]) == (t, 1, True)
+        assert task["distance"] < 0.01
+    assert inside.verdict == HOLDS
+
+
+def test_a_seed_that_took_over_is_dated_to_its_own_lock(tmp_path):
+    base = liquid_base()
+    run = write_stages(tmp_path, base, [at_seed(base)] * 4 + [of_other_seeds(base)] * 5)
+    found = judge_run(run)[1].evidence["tasks"]
+    over = {e.task: e.step for e in run.events if e.kind == "recrystallization"}
+    assert len(over) > TASKS / 2
+    for t, name in enumerate(base):
+        if name in over:
+            assert (found[name]["seed"], found[name]["step"]) == (t + 10, over[name])
+            assert over[name] > 4
+
+
+def test_a_seed_after_melting_is_dated_to_its_own_lock(tmp_path):
+    base = liquid_base()
+    melted = at_seed(base, 0.3)
+    stages = [*[at_seed(base)] * 4, melted, melted, *[at_seed(base)] * 4]
+    run = write_stages(tmp_path, base, stages)
+    assert any(event.kind == "melting" for event in run.events)
+    found = judge_run(run)[1].evidence["tasks"]
+    locks = {e.task: e.step for e in run.events if e.kind == "seed_locked"}
+    assert {name: task["step"] for name, task in found.items()} == locks
+    assert min(locks.values()) > 6
+
+
+def test_what_the_detector_has_confirmed_to_be_seedless_is(tmp_path):
+    base = liquid_base()
+    run = write_stages(tmp_path, base, [at_seed(base), *[seedless(base)] * 6])
+    confirmed = {e.task: e for e in run.events if e.kind == "seedless_collapse"}
+    assert len(confirmed) >= TASKS / 2
+    found = judge_run(run)[1].evidence["tasks"]
+    for name, event in confirmed.items():
+        assert (found[name]["state"], found[name]["seed"]) == ("seedless", None)
+        assert found[name]["step"] == event.step
+        assert found[name]["distance"] == event.evidence["distance"]
+
+
+def test_of_several_stages_the_last_that_names_a_seed_is_believed(tmp_path):
+    base = liquid_base()
+    run = write_stages(tmp_path, base, [of_other_seeds(base), at_seed(base), settled(base)])
+    found = judge_run(run)[1].evidence["tasks"]
+    assert [task["seed"] for task in found.values()] == list(range(TASKS))
+    assert {task["step"] for task in found.values()} == {2}
+    assert not any(task["locked"] for task in found.values())
+
+
+def test_what_comes_nearer_to_its_seed_has_not_left_it(tmp_path):
+    base = liquid_base()
+    seeds = {n: TaskSeed("seeded", t, step=1) for t, n in enumerate(base)}
+    run = write_stages(tmp_path / "on", base, [at_seed(base, 0.3), at_seed(base, 0.45)])
+    for t, (name, b) in enumerate(base.items()):
+        pooled = run.records[2].tasks[name].q.mean(axis=0)
+        assert js_divergence(pooled, b[t]) > noise_floor(b, t)
+    assert judge_support(run, base, seeds).evidence["moved"] == []
+    back = write_stages(tmp_path / "back", base, [at_seed(base), settled(base)])
+    assert len(judge_support(back, base, seeds).evidence["moved"]) > TASKS / 2
+
+
+def test_the_tasks_are_resampled_apart(tmp_path):
+    base = liquid_base()
+    alike = dict.fromkeys(base, base["task-0"])
+    ends = dict.fromkeys(base, settled(base)["task-0"])
+    run = write_stages(tmp_path, alike, [dict.fromkeys(base, at_seed(base)["task-0"]), ends])
+    seeds = {name: TaskSeed("seeded", 0, step=1) for name in base}
+    whole = judge_support(run, alike, seeds).evidence
+    low, high = whole["interval"]
+    one_low, one_high = whole["tasks"]["task-0"]["interval"]
+    assert high - low < 0.7 * (one_high - one_low)  # 1 / √6 of it, but for chance
+
+
 def test_a_leak_is_named(tmp_path):
     base = liquid_base()
     run = write_stages(tmp_path / "all", base, [at_seed(base), at_seed(base), leaked(base)])
@@ -141,9 +250,8 @@ def test_a_leak_is_named(tmp_path):
 
 
 def test_a_collapse_onto_nothing_of_the_base_is_seedless(tmp_path):
-    base, end = liquid_base(), np.full(CHOICES, 0.005)
-    end[[0, 3, 5, 7]] = (1 - 0.02) / 4
-    ends = {name: towards(b, end, 0.99) for name, b in base.items()}
+    base = liquid_base()
+    ends = seedless(base)
     _, nucleated, inside = judge_run(write_stages(tmp_path, base, [ends, ends]))
     assert nucleated.verdict == FAILS
     assert len(nucleated.evidence["seedless"]) >= TASKS / 2
