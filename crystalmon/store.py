@@ -6,7 +6,9 @@
     reference/      the frozen base's answers
 
 The two line files only ever grow. A run that is resumed from step s first writes the marker
-`{"resume": s}` to both: lines before it with a step past s are superseded, not deleted.
+`{"resume": s}` to both: lines before it with a step past s are superseded, not deleted. A probe's
+events are written before its record: those of a step without one, as after a kill between the two,
+do not count.
 """
 
 from __future__ import annotations
@@ -113,8 +115,8 @@ class RunStore:
             RunFolderError: if something cannot be written. The lines before are untouched, and a
                 later line starts on its own.
         """
-        lines = [(RECORDS_FILE, record.to_json())]
-        lines += [(EVENTS_FILE, event.to_json()) for event in events]
+        lines = [(EVENTS_FILE, event.to_json()) for event in events]
+        lines += [(RECORDS_FILE, record.to_json())]
         for name, block in [(name, _as_line(line)) for name, line in lines]:
             self._waiting.setdefault(self._folder / name, []).append(block)
         with explained(self._folder, f"take the probe at step {record.step}"):
@@ -130,9 +132,10 @@ class RunStore:
             self._write()
 
     def _write(self) -> None:
-        for file, lines in list(self._waiting.items()):
-            _append(file, b"".join(lines))
-            del self._waiting[file]
+        for file in (self._folder / EVENTS_FILE, self._folder / RECORDS_FILE):
+            if file in self._waiting:
+                _append(file, b"".join(self._waiting[file]))
+                del self._waiting[file]
 
 
 def write_info(folder: Path, info: Mapping[str, Any]) -> None:
@@ -154,7 +157,7 @@ class Run:
         folder: the run folder itself.
         info: the content of `run.json`.
         records: one per probe, by step.
-        events: by step, in the order in which they were raised.
+        events: of those probes, by step, in the order in which they were raised.
         superseded: the number of probes on file that a later resume, or a later probe of the
             same step, has replaced.
     """
@@ -294,7 +297,11 @@ class RunReader:
             self.folder,
             info,
             records=tuple(self._records[step] for step in sorted(self._records)),
-            events=tuple(sorted(self._events.values(), key=lambda event: event.step)),
+            events=tuple(
+                event
+                for event in sorted(self._events.values(), key=lambda event: event.step)
+                if event.step in self._records
+            ),
             superseded=self._read - len(self._records),
         )
 
