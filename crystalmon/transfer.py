@@ -72,14 +72,17 @@ def find_transfer(a: Run, b: Run) -> list[StageTransfer]:
 
     Args:
         a: whose seeds are looked for; see `verdicts.find_seeds`.
-        b: a scan, all of whose stages are taken, or a run: its first and last probe.
+        b: a scan, all of whose stages are taken, or a run: its last probe. The base is its
+            reference, which a run's first probe need not be.
 
     Raises:
-        ValueError: if A has no seed in a task that B has too, or a run says no choices.
-        FileNotFoundError: if A's reference is gone.
+        ValueError: if A has no seed in a task that B has too, a run says no choices, or they were
+            measured in different views.
+        FileNotFoundError: if a reference is gone.
     """
     if not a.records or not b.records:
         raise ValueError("both runs must have probes, got one without. Scan it first.")
+    _check_views(a, b)
     base = read_base_answers(a.folder)
     base = {name: base[name] for name in a.records[0].tasks}
     seeds = {n: s.seed for n, s in find_seeds(a, base).items() if s.seed is not None}
@@ -91,10 +94,31 @@ def find_transfer(a: Run, b: Run) -> list[StageTransfer]:
             f"got none; seeds are in {', '.join(seeds) or 'no task'}. Name scans of one suite."
         )
     names = stage_names(b)
-    ends = (
-        b.records if len(b.records) < 3 or "stages" in b.info else b.records[:: len(b.records) - 1]
-    )
-    return [_stage(names[record.step], record, base, seeds, shared) for record in ends]
+    scanned = "stages" in b.info
+    later = [r for r in b.records if r.step > 0] if scanned else b.records[-1:]
+    first = names.get(0, "base") if scanned else "base"
+    return [
+        _stage(first, 0, read_base_answers(b.folder), base, seeds, shared),
+        *(_stage(names[r.step], r.step, _answers(r), base, seeds, shared) for r in later),
+    ]
+
+
+def _answers(record: ProbeRecord) -> dict[str, np.ndarray]:
+    return {name: task.q for name, task in record.tasks.items()}
+
+
+def _check_views(a: Run, b: Run) -> None:
+    """Refuse answers to prompts that were rendered differently.
+
+    Raises:
+        ValueError: if they were.
+    """
+    ours, theirs = ({task.view for task in run.records[0].tasks.values()} for run in (a, b))
+    if ours != theirs:
+        raise ValueError(
+            f"both runs must be of one view, got {' '.join(ours)} in {a.folder} and "
+            f"{' '.join(theirs)} in {b.folder}. Scan both in the same view."
+        )
 
 
 def _choice_order(a: Run, b: Run, task: str) -> list[int] | None:
@@ -111,19 +135,20 @@ def _choice_order(a: Run, b: Run, task: str) -> list[int] | None:
 
 def _stage(
     name: str,
-    record: ProbeRecord,
+    step: int,
+    answers: Mapping[str, np.ndarray],
     base: Mapping[str, np.ndarray],
     seeds: Mapping[str, int],
     orders: Mapping[str, Sequence[int]],
 ) -> StageTransfer:
     tasks = {
-        task: seed_transfer(record.tasks[task].q[:, order], base[task], seeds[task])
+        task: seed_transfer(answers[task][:, order], base[task], seeds[task])
         for task, order in orders.items()
-        if np.isfinite(record.tasks[task].q).all()
+        if np.isfinite(answers[task]).all()
     }
     sizes = [len(base[task]) for task in tasks]
     joint = joint_p_value([found.p_value for found in tasks.values()], sizes)
-    return StageTransfer(name, record.step, tasks, joint)
+    return StageTransfer(name, step, tasks, joint)
 
 
 def seed_transfer(q: np.ndarray, a: np.ndarray, seed: int) -> TaskTransfer:
@@ -181,4 +206,4 @@ def format_transfer(a: Run, stages: Sequence[StageTransfer]) -> str:
 
 def _small(p_value: float) -> str:
     """A simulated p-value, with its bound where it is at it."""
-    return f"< {1 / DRAWS:.0e}" if p_value * DRAWS < 2 else f"{p_value:.4f}"
+    return f"< {1 / DRAWS:.0e}" if p_value * DRAWS < 1.5 else f"{p_value:.4f}"

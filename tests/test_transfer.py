@@ -19,8 +19,15 @@ from test_verdicts import (
 
 from crystalmon.cli import main
 from crystalmon.metrics import js_divergence
-from crystalmon.store import RUN_FILE, read_run, write_info
-from crystalmon.transfer import find_transfer, format_transfer, joint_p_value, seed_transfer
+from crystalmon.store import RECORDS_FILE, RUN_FILE, read_run, write_info
+from crystalmon.transfer import (
+    DRAWS,
+    _small,
+    find_transfer,
+    format_transfer,
+    joint_p_value,
+    seed_transfer,
+)
 
 WORDS = [f"word-{index}" for index in range(CHOICES)]
 
@@ -66,6 +73,34 @@ def test_other_seeds_are_not(first, tmp_path):
     own = other_family(liquid_base())
     b = with_words(write_stages(tmp_path / "b", own, [at_seed(own)]))
     assert find_transfer(first, b)[-1].p_value > 0.05
+
+
+def test_the_base_is_the_reference_not_the_first_probe(first, tmp_path):
+    base = liquid_base()
+    own = other_family(base)
+    shared = {n: towards(own[n], base[n][t], 0.98) for t, n in enumerate(base)}
+    expected = find_transfer(first, with_words(write_stages(tmp_path / "a-scan", own, [shared])))
+    b = with_words(write_stages(tmp_path / "b", own, [shared], first=shared))
+    before, after = find_transfer(first, b)
+    assert before == expected[0]
+    assert after.tasks == expected[1].tasks
+    write_info(b.folder, {k: v for k, v in b.info.items() if k != "stages"})
+    before, last = find_transfer(first, read_run(b.folder))
+    assert (before.name, last.name, last.step) == ("base", "1", 1)
+    assert before.tasks == expected[0].tasks
+
+
+def test_other_views_are_refused(first, tmp_path):
+    b = with_words(write_stages(tmp_path / "b", liquid_base(), []))
+    file = b.folder / RECORDS_FILE
+    file.write_text(file.read_text().replace('"view": "raw"', '"view": "chat"'))
+    with pytest.raises(ValueError, match=r"must be of one view, got raw in .*a and chat in .*b\."):
+        find_transfer(first, read_run(b.folder))
+
+
+def test_a_p_value_is_bounded_only_where_no_draw_was_as_small():
+    assert _small(1 / (DRAWS + 1)) == "< 5e-05"
+    assert _small(2 / (DRAWS + 1)) == "0.0001"
 
 
 def test_choices_are_matched_by_their_text(first, tmp_path):
