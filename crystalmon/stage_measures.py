@@ -7,7 +7,7 @@ Nothing here needs torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -63,11 +63,23 @@ def stage_names(run: Run) -> dict[int, str]:
     return {record.step: named.get(record.step, str(record.step)) for record in run.records}
 
 
-def find_proxy_stage(names: Mapping[int, str]) -> int | None:
-    """The step of the last stage named `sft` or within `sft/`; else the first after the base."""
-    named = [s for s, name in names.items() if name.lower().split("/")[0] == PROXY_STAGE]
-    later = [s for s in names if s > 0]
-    return named[-1] if named else min(later, default=None)
+def find_proxy_stage(names: Mapping[int, str], listed: Iterable[str] = ()) -> int | None:
+    """The step of the last stage named `sft` or within `sft/`; else the first after the base.
+
+    Args:
+        names: by step, of the stages that were measured.
+        listed: of all. If there is an `sft` among them and none was measured, no other stands for
+            it: None.
+    """
+    named = [s for s, name in names.items() if _is_proxy(name)]
+    if named:
+        return named[-1]
+    later = [] if any(map(_is_proxy, listed)) else [s for s in names if s > 0]
+    return min(later, default=None)
+
+
+def _is_proxy(name: str) -> bool:
+    return name.lower().split("/")[0] == PROXY_STAGE
 
 
 def measure_stages(run: Run) -> dict[str, Any]:
@@ -86,7 +98,7 @@ def measure_stages(run: Run) -> dict[str, Any]:
         `proxy_seed` [C] and `histogram`, by stage the answers [C] pooled over prompts.
     """
     names = stage_names(run)
-    proxy = find_proxy_stage(names)
+    proxy = find_proxy_stage(names, [stage["name"] for stage in run.info.get("stages", ())])
     base = read_base_answers(run.folder)
     base = {name: base[name] for name in run.records[0].tasks}
     seeds = {name: found.seed for name, found in find_seeds(run, base).items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -361,3 +362,14 @@ def test_the_proxy_stage_is_the_end_of_sft():
     assert find_proxy_stage({0: "base", 1: "sft/checkpoint-1", 2: "SFT", 3: "rl"}) == 2
     assert find_proxy_stage({0: "base", 1: "dpo", 2: "rl"}) == 1
     assert find_proxy_stage({0: "base"}) is None
+
+
+def test_no_other_stage_stands_for_an_sft_that_is_missing(tmp_path):
+    listed = ["base", "sft", "dpo"]
+    assert find_proxy_stage({0: "base", 2: "dpo"}, listed) is None
+    assert find_proxy_stage({0: "base", 1: "sft", 2: "dpo"}, listed) == 1
+    base = liquid_base()
+    run = write_stages(tmp_path, base, [at_seed(base), at_seed(base)])
+    found = measure_stages(replace(run, records=(run.records[0], run.records[2])))
+    assert found["proxy_stage"] is None
+    assert np.isnan(found["tasks"]["task-0"]["proxy_mse"]["dpo"])
