@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-HUB = "https://huggingface.co/"
-
 
 @dataclass(frozen=True)
 class Family:
@@ -24,11 +22,6 @@ class Family:
     def stages(self) -> tuple[tuple[str, str], ...]:
         """(name, hub id), the base first."""
         return (("base", self.base), ("sft", self.sft), ("dpo", self.dpo), ("rl", self.rl))
-
-    @property
-    def sources(self) -> tuple[str, ...]:
-        """The addresses of the stages' model cards, in the same order."""
-        return tuple(HUB + hub_id for _, hub_id in self.stages)
 
 
 def _olmo2(base: str) -> Family:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import filecmp
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 _MODEL_FILES = ("config.json", "adapter_config.json")
+_WEIGHT_FILE = re.compile(r"(adapter_)?(pytorch_)?model.*\.(safetensors|bin)")
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ def expand_stages(stages: Sequence[Stage]) -> tuple[Stage, ...]:
     """The stages, with one for each checkpoint where a folder holds several.
 
     A folder with subfolders `checkpoint-N` becomes `NAME/checkpoint-N`, in the order of N, and
-    last NAME itself if it holds a model too.
+    last NAME itself if it holds a model too: one of other weights than the last checkpoint's.
 
     Raises:
         ValueError: if there is no stage, or a name is there twice.
@@ -71,4 +73,19 @@ def _expand(stage: Stage) -> list[Stage]:
         return [stage]
     listed = [Stage(f"{stage.name}/{steps[n].name}", str(steps[n])) for n in sorted(steps)]
     own = any((folder / name).is_file() for name in _MODEL_FILES)
-    return [*listed, stage] if own else listed
+    return [*listed, stage] if own and not _same_weights(folder, steps[max(steps)]) else listed
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files of a folder that hold its model's weights, by name."""
+    return sorted(file for file in folder.iterdir() if _WEIGHT_FILE.fullmatch(file.name))
+
+
+def _same_weights(one: Path, other: Path) -> bool:
+    """Whether two folders hold the same weights, byte for byte; not if they hold none."""
+    ours, theirs = weight_files(one), weight_files(other)
+    return (
+        bool(ours)
+        and [file.name for file in ours] == [file.name for file in theirs]
+        and all(filecmp.cmp(*pair, shallow=False) for pair in zip(ours, theirs, strict=True))
+    )
