@@ -83,8 +83,9 @@ def _run_scan(args: argparse.Namespace) -> int:
             device=args.device,
             tell=lambda line: print(line, file=sys.stderr if args.json else sys.stdout, flush=True),
         )
-    if int(os.environ.get("RANK", "0")) == 0:
-        _print_results(results, args.json)
+    if int(os.environ.get("RANK", "0")) > 0:
+        return 0  # a launcher ends rank 0, which has yet to print, when another one fails
+    _print_results(results, args.json)
     return FAILED if any(result.failed for result in results) else 0
 
 
@@ -124,7 +125,7 @@ def _print_result(result: ScanResult, several: bool) -> None:
     from crystalmon.report.summary import format_stage_table, stage_row
     from crystalmon.stage_measures import stage_names
     from crystalmon.store import read_run
-    from crystalmon.verdicts import format_verdicts, judge_run
+    from crystalmon.verdicts import format_verdicts
 
     run = read_run(result.folder)
     names = stage_names(run)
@@ -133,5 +134,5 @@ def _print_result(result: ScanResult, several: bool) -> None:
         print(f"view {result.view}")
     print(format_stage_table([stage_row(names[r.step], r, share=None) for r in run.records]))
     print("(phases wait until two stages agree, seeds until three; the verdicts below do not)\n")
-    print(format_verdicts(judge_run(run)))
+    print(format_verdicts(result.verdicts))
     print(f"\nrun folder: {result.folder}")

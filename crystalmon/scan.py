@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,10 +26,18 @@ from crystalmon.reference import INFO_FILE, load_reference
 from crystalmon.run_info import run_info
 from crystalmon.stage_measures import measure_stages
 from crystalmon.stages import Stage, expand_stages
-from crystalmon.store import RUN_FILE, RunStore, explained, read_run, write_info
+from crystalmon.store import (
+    RUN_FILE,
+    RunFolderError,
+    RunStore,
+    explained,
+    read_run,
+    write_info,
+    write_whole,
+)
 from crystalmon.tasks import TaskSuite, load_suite
 from crystalmon.tokentree import VIEWS, View
-from crystalmon.verdicts import judge_run
+from crystalmon.verdicts import Verdict, judge_run
 
 SCAN_FILE = "scan.json"
 STAGES_KEY = "stages"
@@ -55,12 +62,14 @@ class ScanResult:
         view: `raw` or `chat`.
         failed: by stage that is missing, why.
         found: the content of `scan.json`; empty if the base is missing.
+        verdicts: those in it.
     """
 
     folder: Path
     view: str
     failed: Mapping[str, str]
     found: Mapping[str, Any] = field(repr=False)
+    verdicts: tuple[Verdict, ...] = ()
 
 
 def scan(
@@ -93,29 +102,38 @@ def scan(
     Raises:
         ScanError: if the base cannot be measured in any view.
         ValueError: for a faulty list, suite or view, or a folder of another scan.
-        OSError: if the folder cannot be written to.
+        RunFolderError: if a run folder cannot be written to.
     """
     if view not in (*VIEWS, BOTH):
         raise ValueError(f"view must be one of {', '.join((*VIEWS, BOTH))}, got {view!r}.")
-    suite, listed, ranks = load_suite(suite), expand_stages(stages), current_ranks()
+    ranks = current_ranks()
+    suite, listed = ranks.on_main(lambda: (load_suite(suite), expand_stages(stages)))
     places = ranks.on_main(lambda: _places(Path(output), view))
     told: set[str] = set()
     views = [_ViewScan(place, own, suite, listed, ranks, told) for own, place in places.items()]
-    tell = tell if ranks.is_main else _silent
+    say = _telling(ranks, tell)
     for step, stage in enumerate(listed):
         todo = [one for one in views if one.wants(step)]
         if not todo:
-            tell(f"{stage.name}: measured before, kept")
+            say(f"{stage.name}: measured before, kept")
             continue
-        _measure_stage(step, stage, todo, _Loading(dtype, device, ranks), tell)
+        _measure_stage(step, stage, todo, _Loading(dtype, device, ranks), say)
         _free_memory()
         if not any(one.has_base for one in views):
             raise ScanError(f"the base {stage} cannot be measured: {views[0].failed[stage.name]}")
     return [one.finish() for one in views]
 
 
-def _silent(line: str) -> None:
-    """What ranks other than the first say."""
+def _telling(ranks: Ranks, tell: Tell) -> Tell:
+    """Rank 0 tells; what that raises, as at a closed pipe, is raised on every rank."""
+
+    def say(line: str) -> None:
+        def work() -> None:
+            tell(line)
+
+        ranks.on_main(work)
+
+    return say
 
 
 def _places(output: Path, view: str) -> dict[View, Path]:
@@ -171,6 +189,26 @@ def _together(ranks: Ranks, work: Callable[[], T]) -> T:
     return result  # type: ignore[return-value]
 
 
+def _on_folder(ranks: Ranks, work: Callable[[], T]) -> T:
+    """The result of rank 0's work on a run folder, on every rank.
+
+    Raises:
+        RunFolderError: on every rank, if the folder cannot be written to.
+        Exception: what else the work raises; see `Ranks.on_main`.
+    """
+
+    def attempt() -> tuple[Any, str]:
+        try:
+            return work(), ""
+        except RunFolderError as error:
+            return None, str(error)
+
+    result, failure = ranks.on_main(attempt)
+    if failure:
+        raise RunFolderError(failure)
+    return result
+
+
 def _measure_stage(
     step: int, stage: Stage, views: Sequence[_ViewScan], loading: _Loading, tell: Tell
 ) -> None:
@@ -185,12 +223,13 @@ def _measure_stage(
     for one in views:
         label = f"{stage.name} ({one.view})" if len(views) > 1 else stage.name
         try:
-            tell(f"{label}: {one.measure(step, model, tokenizer)}")
-        except OSError:  # the run folder's: no other stage would fare better
+            line = one.measure(step, model, tokenizer)
+        except RunFolderError:  # no other stage would fare better
             raise
         except Exception as error:
             one.fail(step, error)
-            tell(f"{label}: failed: {one.failed[stage.name]}")
+            line = f"failed: {one.failed[stage.name]}"
+        tell(f"{label}: {line}")
 
 
 def _free_memory() -> None:
@@ -226,14 +265,14 @@ class _ViewScan:
         self._folder, self._suite, self._stages, self._ranks = folder, suite, stages, ranks
         self._store: RunStore | None = None
         self._told = told
-        self._info, self._records = ranks.on_main(self._take_up)
+        self._info, self._records = _on_folder(ranks, self._take_up)
 
     def _take_up(self) -> tuple[dict[str, Any], dict[int, ProbeRecord]]:
         """What an earlier scan into this folder has left, if it was the same one.
 
         Raises:
             ValueError: if it was another one, or no scan.
-            OSError: if the folder cannot be written to.
+            RunFolderError: if the folder cannot be written to.
         """
         if not (self._folder / RUN_FILE).is_file():
             RunStore.check_writable(self._folder)
@@ -276,13 +315,13 @@ class _ViewScan:
         )
         if step == 0:
             self._info = self._new_info(monitor)
-            self._ranks.on_main(lambda: self._keep_base(monitor))
+            _on_folder(self._ranks, lambda: self._keep_base(monitor))
         self._records = {s: record for s, record in self._records.items() if s < step}
         for record in self._records.values():
             monitor.replay(record)
         record = monitor.probe(step)
         self._note(step, monitor)
-        self._ranks.on_main(lambda: self._write(record, monitor))
+        _on_folder(self._ranks, lambda: self._write(record, monitor))
         self._records[step] = record
         return _line(record) + self._about_tokens(monitor)
 
@@ -330,20 +369,19 @@ class _ViewScan:
 
     def finish(self) -> ScanResult:
         """Write `scan.json` from the run folder."""
-        found = self._ranks.on_main(self._conclude) if self.has_base else {}
-        return ScanResult(self._folder, self.view, dict(self.failed), found)
+        found, verdicts = _on_folder(self._ranks, self._conclude) if self.has_base else ({}, ())
+        return ScanResult(self._folder, self.view, dict(self.failed), found, verdicts)
 
-    def _conclude(self) -> dict[str, Any]:
+    def _conclude(self) -> tuple[dict[str, Any], tuple[Verdict, ...]]:
         write_info(self._folder, self._info)
         run = read_run(self._folder)
-        verdicts = [verdict.to_json() for verdict in judge_run(run)]
-        found = {"view": self.view, **measure_stages(run), "verdicts": verdicts}
+        verdicts = judge_run(run)
+        found = {"view": self.view, **measure_stages(run)}
+        found["verdicts"] = [verdict.to_json() for verdict in verdicts]
         text = json.dumps(json_value(found), indent=2, allow_nan=False, ensure_ascii=False)
         with explained(self._folder, f"take {SCAN_FILE}"):
-            partial = self._folder / f"{SCAN_FILE}.partial"
-            partial.write_text(text + "\n", encoding="utf-8")
-            os.replace(partial, self._folder / SCAN_FILE)
-        return found
+            write_whole(self._folder / SCAN_FILE, text.encode() + b"\n")
+        return found, verdicts
 
 
 def _describe(info: Mapping[str, Any]) -> str:

@@ -80,7 +80,7 @@ class RunStore:
             for name in (RECORDS_FILE, EVENTS_FILE):
                 if (folder / name).exists():
                     (folder / name).open("ab").close()
-            _write_whole(folder / RUN_FILE, b"{}", keep=False)
+            write_whole(folder / RUN_FILE, b"{}", keep=False)
 
     @classmethod
     def open(cls, folder: Path, info: Mapping[str, Any], *, resume_step: int | None) -> RunStore:
@@ -146,7 +146,7 @@ def write_info(folder: Path, info: Mapping[str, Any]) -> None:
     """
     text = _dumps({**info, "schema_version": SCHEMA_VERSION}, indent=2)
     with explained(folder, "be written to"):
-        _write_whole(folder / RUN_FILE, text.encode() + b"\n")
+        write_whole(folder / RUN_FILE, text.encode() + b"\n")
 
 
 @dataclass(frozen=True)
@@ -415,8 +415,8 @@ def _write_all(descriptor: int, block: bytes) -> None:
         view = view[os.write(descriptor, view) :]
 
 
-def _write_whole(file: Path, content: bytes, *, keep: bool = True) -> None:
-    """Write a file atomically: under another name, synced, then moved over (or removed)."""
+def write_whole(file: Path, content: bytes, *, keep: bool = True) -> None:
+    """Write a file whole or not at all: under another name, synced, then moved (or removed)."""
     part = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
     try:
         with part.open("xb", buffering=0) as handle:

@@ -22,10 +22,11 @@ from crystalmon.cli import main
 from crystalmon.detect import detect_run
 from crystalmon.families import FAMILIES, find_family
 from crystalmon.models import ASSETS_DIR, find_model, load_model
+from crystalmon.ranks import RankError, Ranks
 from crystalmon.report.page import write_report
-from crystalmon.scan import SCAN_FILE, ScanError, scan
+from crystalmon.scan import SCAN_FILE, ScanError, ScanResult, scan
 from crystalmon.stages import Stage, expand_stages, parse_stages
-from crystalmon.store import read_run
+from crystalmon.store import RunFolderError, RunStore, read_run
 from crystalmon.tasks import TaskSuite, load_suite
 
 TINY = ASSETS_DIR / "liquid-tiny"
@@ -150,6 +151,8 @@ def test_two_processes_measure_the_same(stages, folders, tmp_path):
     two = read_run(tmp_path / "two")
     scan(parse_stages(listed), tmp_path / "one", "liquid-tiny", tell=print)
     assert two.info["processes"] == 2
+    assert "nucleated on a base seed" in done.stdout
+    assert "bad (raw) is missing: model 'no/where' cannot be loaded" in done.stderr
     for record, one in zip(two.records, read_run(tmp_path / "one").records, strict=True):
         assert record.step == one.step
         for name, task in one.tasks.items():
@@ -281,6 +284,85 @@ def test_the_command_says_what_is_missing_and_its_status(capsys, folders, small,
     assert main([*arguments, "--json"]) == 1
     out, _ = capsys.readouterr()
     assert json.loads(out) == json.loads((tmp_path / "scan" / SCAN_FILE).read_text())
+
+
+@pytest.mark.parametrize(("rank", "status", "lines"), [("0", 1, 1), ("1", 0, 0)])
+def test_only_rank_0_prints_and_fails(monkeypatch, tmp_path, capsys, rank, status, lines):
+    failed = ScanResult(tmp_path, "raw", {"sft": "gone"}, {})
+    monkeypatch.setattr(crystalmon.scan, "scan", lambda *args, **options: [failed])
+    monkeypatch.setenv("RANK", rank)
+    assert main(["scan", "base=liquid-tiny", "-o", str(tmp_path)]) == status
+    assert capsys.readouterr().err.count("sft (raw) is missing: gone") == lines
+
+
+def test_only_rank_0_reads_the_suite_and_the_folders(stages, small, tmp_path, monkeypatch):
+    inside = []
+
+    class Watched(Ranks):
+        def on_main(self, work):
+            inside.append(work)
+            try:
+                return super().on_main(work)
+            finally:
+                inside.pop()
+
+    def watched(name):
+        real = getattr(crystalmon.scan, name)
+
+        def called(*args):
+            assert inside, name
+            return real(*args)
+
+        monkeypatch.setattr(crystalmon.scan, name, called)
+
+    watched("load_suite")
+    watched("expand_stages")
+    monkeypatch.setattr(crystalmon.scan, "current_ranks", Watched)
+    with pytest.raises(ScanError):
+        scan([Stage("base", "no/where")], tmp_path, small, tell=lambda line: inside[0])
+
+
+def test_what_telling_raises_is_no_failure_of_the_stage(stages, small, tmp_path):
+    heard: list[str] = []
+
+    def ended(line):
+        heard.append(line)
+        if len(heard) == 1:
+            raise RuntimeError("nobody listens")
+
+    with pytest.raises(RuntimeError, match="nobody listens"):
+        scan(stages[:2], tmp_path, small, tell=ended)
+    told: list[str] = []
+    (result,) = scan(stages[:2], tmp_path, small, tell=told.append)
+    assert result.failed == {}
+    assert told[0] == "base: measured before, kept"
+
+
+def test_only_what_stands_against_writing_ends_the_scan(stages, small, tmp_path, monkeypatch):
+    class Broken(crystalmon.scan.Monitor):
+        def probe(self, step, *args, **options):
+            if step == 1:
+                raise OSError("a shard is gone")
+            return super().probe(step, *args, **options)
+
+    monkeypatch.setattr(crystalmon.scan, "Monitor", Broken)
+    (result,) = scan(stages[:3], tmp_path / "scan", small, tell=print)
+    assert result.failed == {"sft": "a shard is gone"}
+    assert [record.step for record in read_run(tmp_path / "scan").records] == [0, 2]
+
+    def full(*args):
+        raise RunFolderError("the disk is full")
+
+    monkeypatch.setattr(RunStore, "append", full)
+    with pytest.raises(RunFolderError, match="the disk is full"):
+        scan(stages[:3], tmp_path / "full", small, tell=print)
+
+
+def test_a_full_disk_is_the_same_error_on_every_rank(monkeypatch):
+    told = (None, "the disk is full"), "", RankError
+    monkeypatch.setattr(Ranks, "broadcast", lambda self, value: told)
+    with pytest.raises(RunFolderError, match="the disk is full"):
+        crystalmon.scan._on_folder(Ranks(1, 2), list)
 
 
 def test_without_its_base_nothing_is_measured(stages, small, tmp_path, capsys):
