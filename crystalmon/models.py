@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from crystalmon.stages import weight_files
+
 ASSETS_DIR = Path(__file__).parent / "assets"
 
 
@@ -67,6 +69,24 @@ def find_commit(name: str | Path) -> str | None:
         if isinstance(kept, str):
             return Path(kept).parent.name  # …/snapshots/<commit>/config.json
     return None
+
+
+def find_mark(name: str | Path) -> str | None:
+    """What changes when other weights come under the same name, found without reading them.
+
+    Returns:
+        Of a folder or file, the name, size in bytes and time of change in ns of each file of
+        weights; of a hub id, the commit in the local cache; None where neither is known.
+    """
+    path = Path(name)
+    files = weight_files(path) if path.is_dir() else [path] if path.is_file() else []
+    if files:
+        status = [(file.name, file.stat()) for file in files]
+        return " ".join(f"{file}:{each.st_size}:{each.st_mtime_ns}" for file, each in status)
+    try:
+        return find_commit(name)
+    except ModuleNotFoundError:
+        return None
 
 
 def load_model(name: str | Path, **options: Any) -> tuple[Any, Any]:

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +147,7 @@ class Monitor:
         q, coverage = {}, {}
         for task, table in zip(self.suite, scores.log_choice, strict=True):
             q[task.name], coverage[task.name] = answer_distributions(table)
-        measured = self._measure(scores, q, coverage)
+        measured = self._measure(q, self._by_task(scores, coverage))
         self.events = self._take(
             step, q, {name: task.metrics["coverage"] for name, task in measured.items()}
         )
@@ -200,6 +201,30 @@ class Monitor:
         coverage = {name: task.metrics["coverage"] for name, task in record.tasks.items()}
         return self._take(record.step, q, coverage)
 
+    def remeasure(self, record: ProbeRecord) -> ProbeRecord:
+        """Take up a stored probe behind one that was made after it.
+
+        What its answers give is measured again, since the seed and the probes before it may be
+        others now; what came from the vocabulary is kept.
+
+        Returns:
+            The record as it would have been; the events that it raised are in `Monitor.events`.
+        """
+        q = {name: task.q for name, task in record.tasks.items()}
+        measured = self._measure(q, {name: {} for name in q})
+        self.events = self.replay(record)
+        made = self._record(record.step, record.epoch, record.seconds, q, measured)
+        tasks = {
+            name: replace(
+                task,
+                metrics={**record.tasks[name].metrics, **task.metrics},
+                ci={**record.tasks[name].ci, **task.ci},
+            )
+            for name, task in made.tasks.items()
+        }
+        metrics, ci = {**record.metrics, **made.metrics}, {**record.ci, **made.ci}
+        return replace(record, phase=made.phase, metrics=metrics, ci=ci, tasks=tasks)
+
     @property
     def shares_tokens(self) -> bool:
         """Whether the base has the same tokens for the suite, so that vocabularies compare."""
@@ -211,26 +236,35 @@ class Monitor:
             return {k: v if k in OWN_OBSERVABLES else v * torch.nan for k, v in found.items()}
         return _compared(log_p, self.reference.log_p(prompts, log_p.device), begins)
 
+    def _by_task(
+        self, scores: Scores, coverage: Mapping[str, np.ndarray]
+    ) -> dict[str, dict[str, np.ndarray]]:
+        """By task, what is averaged over prompts: [P] values by key."""
+        found: dict[str, dict[str, np.ndarray]] = {}
+        start = 0
+        for task in self.suite:
+            stop = start + len(task.prompts)
+            own = {key: values[start:stop] for key, values in scores.observed.items()}
+            found[task.name] = {"coverage": coverage[task.name], **own}
+            start = stop
+        return found
+
     def _measure(
-        self, scores: Scores, q: Mapping[str, np.ndarray], coverage: Mapping[str, np.ndarray]
+        self, q: Mapping[str, np.ndarray], per_prompt: Mapping[str, Mapping[str, np.ndarray]]
     ) -> dict[str, TaskMeasurement]:
         # the same resamples at every probe, so that intervals move only when the model does
         rng = np.random.default_rng(0)
         measured: dict[str, TaskMeasurement] = {}
-        start = 0
         for task in self.suite:
-            stop = start + len(task.prompts)
-            per_prompt = {key: values[start:stop] for key, values in scores.observed.items()}
             past = np.stack([*(probe[task.name] for probe in self._history), q[task.name]])
             weights = bootstrap_weights(len(task.prompts), BOOTSTRAP_REPLICATES, rng)
             measured[task.name] = measure_task(
                 q[task.name],
                 self.base_q[task.name],
-                {"coverage": coverage[task.name], **per_prompt, **dissimilarities(past)},
+                {**per_prompt[task.name], **dissimilarities(past)},
                 weights,
                 self.detector.tasks[task.name].seed,
             )
-            start = stop
         return measured
 
     def _take(

@@ -3,7 +3,8 @@
 The first stage is the base; its answers stay on disk as the reference. Every further one is
 loaded, scored and freed, and its record is the probe at the step that is its place in the list.
 The result is a run folder like any other, and a scan that was killed goes on where it stopped:
-the records on file are replayed, as in a run that is resumed.
+the records on file are replayed, as in a run that is resumed. Of a stage that is measured late, or
+again, those after it are kept: what depends on their past is computed anew from their answers.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from typing import Any, TypeVar
 
 import torch
 
-from crystalmon.models import find_commit, load_model, split_revision
+from crystalmon.models import find_commit, find_mark, load_model, split_revision
 from crystalmon.monitor import Monitor
 from crystalmon.names import REFERENCE_FOLDER
 from crystalmon.ranks import RankError, Ranks, current_ranks, describe
-from crystalmon.records import ProbeRecord, json_value
+from crystalmon.records import Event, ProbeRecord, json_value
 from crystalmon.reference import INFO_FILE, load_reference
 from crystalmon.run_info import run_info
 from crystalmon.stage_measures import measure_stages
@@ -110,14 +111,18 @@ def scan(
     suite, listed = ranks.on_main(lambda: (load_suite(suite), expand_stages(stages)))
     places = ranks.on_main(lambda: _places(Path(output), view))
     told: set[str] = set()
-    views = [_ViewScan(place, own, suite, listed, ranks, told) for own, place in places.items()]
+    loading = _Loading(dtype, device, ranks)
+    views = [_ViewScan(place, own, suite, listed, loading, told) for own, place in places.items()]
     say = _telling(ranks, tell)
     for step, stage in enumerate(listed):
         todo = [one for one in views if one.wants(step)]
         if not todo:
             say(f"{stage.name}: measured before, kept")
             continue
-        _measure_stage(step, stage, todo, _Loading(dtype, device, ranks), say)
+        if any(one.has_changed(step) for one in todo):
+            also = ", and with the base every stage" if step == 0 else ""
+            say(f"{stage.name}: its weights have changed: measured again{also}")
+        _measure_stage(step, stage, todo, loading, say)
         _free_memory()
         if not any(one.has_base for one in views):
             raise ScanError(f"the base {stage} cannot be measured: {views[0].failed[stage.name]}")
@@ -160,6 +165,11 @@ class _Loading:
     dtype: Any
     device: Any
     ranks: Ranks
+
+    @property
+    def dtype_name(self) -> str:
+        """`auto`, or as `torch.<name>`."""
+        return str(self.dtype).removeprefix("torch.")
 
     def load(self, where: str) -> tuple[Any, Any]:
         """(model, tokenizer) on every rank.
@@ -247,7 +257,7 @@ class _ViewScan:
         view: how prompts are rendered.
         suite: what is asked.
         stages: all of them, the base first.
-        ranks: rank 0 reads and writes.
+        loading: in which dtype, and the ranks; rank 0 reads and writes.
         told: what has been told once, in whichever view.
     """
 
@@ -257,18 +267,23 @@ class _ViewScan:
         view: View,
         suite: TaskSuite,
         stages: Sequence[Stage],
-        ranks: Ranks,
+        loading: _Loading,
         told: set[str],
     ) -> None:
         self.view: View = view
         self.failed: dict[str, str] = {}
-        self._folder, self._suite, self._stages, self._ranks = folder, suite, stages, ranks
+        self._folder, self._suite, self._stages = folder, suite, stages
+        self._loading, self._ranks = loading, loading.ranks
         self._store: RunStore | None = None
         self._told = told
-        self._info, self._records = _on_folder(ranks, self._take_up)
+        self._info, self._records, self._changed = _on_folder(self._ranks, self._take_up)
 
-    def _take_up(self) -> tuple[dict[str, Any], dict[int, ProbeRecord]]:
+    def _take_up(self) -> tuple[dict[str, Any], dict[int, ProbeRecord], set[int]]:
         """What an earlier scan into this folder has left, if it was the same one.
+
+        Returns:
+            The content of `run.json`; the records by step; the steps of those whose stages have
+            other weights by now.
 
         Raises:
             ValueError: if it was another one, or no scan.
@@ -276,19 +291,31 @@ class _ViewScan:
         """
         if not (self._folder / RUN_FILE).is_file():
             RunStore.check_writable(self._folder)
-            return {}, {}
+            return {}, {}, set()
         run = read_run(self._folder)
         config = run.info.get("config", {})
-        before = (run.info.get("suite_hash"), config.get("view"), config.get(STAGES_KEY))
-        if before != (self._suite.hash, self.view, [str(stage) for stage in self._stages]):
+        if (run.info.get("suite_hash"), config) != (self._suite.hash, self._config()):
             raise ValueError(
                 f"the folder {self._folder} must hold the same scan or none, got "
-                f"{_describe(run.info)}. Give the same stages, suite and view, or another folder."
+                f"{_describe(run.info)}. Give the same stages, suite, view and dtype, or another "
+                "folder."
             )
         RunStore.check_writable(self._folder)
         whole = (self._folder / REFERENCE_FOLDER / INFO_FILE).is_file()
         records = {record.step: record for record in run.records} if whole else {}
-        return dict(run.info), records
+        marks = {stage["step"]: stage.get("mark") for stage in run.info.get(STAGES_KEY, ())}
+        changed = {s for s in records if self._is_other(s, marks.get(s))}
+        return dict(run.info), records, changed
+
+    def _config(self) -> dict[str, Any]:
+        """What makes two scans the same one, beside the suite."""
+        listed = [str(stage) for stage in self._stages]
+        return {"view": self.view, "dtype": self._loading.dtype_name, STAGES_KEY: listed}
+
+    def _is_other(self, step: int, mark: str | None) -> bool:
+        """Whether a stage's weights have changed beyond doubt since they were marked."""
+        now = find_mark(self._stages[step].where)
+        return None not in (mark, now) and mark != now
 
     @property
     def has_base(self) -> bool:
@@ -297,7 +324,13 @@ class _ViewScan:
 
     def wants(self, step: int) -> bool:
         """Whether this stage can and must still be measured."""
-        return (step == 0 or self.has_base) and step not in self._records
+        return (step == 0 or self.has_base) and (
+            step not in self._records or self.has_changed(step)
+        )
+
+    def has_changed(self, step: int) -> bool:
+        """Whether this stage was measured, with other weights than it has now."""
+        return step in self._changed
 
     def fail(self, step: int, error: Exception) -> None:
         """Note why a stage is missing."""
@@ -308,7 +341,11 @@ class _ViewScan:
             self._info[STAGES_KEY][step]["error"] = text
 
     def measure(self, step: int, model: Any, tokenizer: Any) -> str:
-        """Probe a loaded stage, as a resumed run would, and write it down; what to tell of it."""
+        """Probe a loaded stage, as a resumed run would, and write it down; what to tell of it.
+
+        The stages after it that were measured before are written anew behind it, in one go; a kill
+        in that instant costs scoring them again.
+        """
         base = "initial" if step == 0 else self._folder / REFERENCE_FOLDER
         monitor = Monitor(
             model, tokenizer, self._suite, base, view=self.view, answers_only=step > 0
@@ -316,18 +353,21 @@ class _ViewScan:
         if step == 0:
             self._info = self._new_info(monitor)
             _on_folder(self._ranks, lambda: self._keep_base(monitor))
-        self._records = {s: record for s, record in self._records.items() if s < step}
-        for record in self._records.values():
-            monitor.replay(record)
+        before = {s: each for s, each in self._records.items() if s < step}
+        for each in before.values():
+            monitor.replay(each)
         record = monitor.probe(step)
-        self._note(step, monitor)
-        _on_folder(self._ranks, lambda: self._write(record, monitor))
-        self._records[step] = record
+        made = [(record, monitor.events)]
+        # what was measured against another base is no more
+        for later in [s for s in sorted(self._records) if s > step > 0]:
+            made.append((monitor.remeasure(self._records[later]), monitor.events))
+        _on_folder(self._ranks, lambda: self._write(made, monitor))
+        self._records = before | {each.step: each for each, _ in made}
+        self._changed = self._changed - {step} if step else set()
         return _line(record) + self._about_tokens(monitor)
 
     def _new_info(self, monitor: Monitor) -> dict[str, Any]:
-        config = {"view": self.view, STAGES_KEY: [str(stage) for stage in self._stages]}
-        info = run_info(monitor, config, "scan", len(self._stages) - 1)
+        info = run_info(monitor, self._config(), "scan", len(self._stages) - 1)
         info[STAGES_KEY] = [
             {"name": stage.name, "model": model, "revision": revision, "step": step}
             for step, stage in enumerate(self._stages)
@@ -343,18 +383,22 @@ class _ViewScan:
         monitor.reference = load_reference(folder)
 
     def _note(self, step: int, monitor: Monitor) -> None:
-        """What is known of a stage once it is loaded: its commit, and whether tokens compare."""
+        """Rank 0: what is known of a stage once it is loaded: which weights, and its tokens."""
         entry = self._info[STAGES_KEY][step]
         entry.pop("error", None)
+        entry["mark"] = find_mark(self._stages[step].where)
         entry["revision"] = find_commit(self._stages[step].where) or entry["revision"]
         entry["shares_tokens"] = monitor.shares_tokens
 
-    def _write(self, record: ProbeRecord, monitor: Monitor) -> None:
-        """Rank 0: one probe to the run folder; of a stage done late, those after it are past."""
-        if self._store is None:
-            last = max(self._records, default=None)
+    def _write(self, made: Sequence[tuple[ProbeRecord, list[Event]]], monitor: Monitor) -> None:
+        """Rank 0: a probe, and those after it, to the run folder in place of what was there."""
+        step = made[0][0].step
+        if self._store is None or len(made) > 1:
+            last = max((s for s in self._records if s < step), default=None)
             self._store = RunStore.open(self._folder, self._info, resume_step=last)
-        self._store.append(record, monitor.events)
+        for record, events in made:
+            self._store.append(record, events)
+        self._note(step, monitor)  # not before: a new mark must not stand beside an old record
         write_info(self._folder, self._info)
 
     def _about_tokens(self, monitor: Monitor) -> str:
@@ -391,7 +435,7 @@ def _describe(info: Mapping[str, Any]) -> str:
         return "the run of a training"
     return (
         f"one of {' '.join(config[STAGES_KEY])} with suite {info.get('suite')!r} "
-        f"({info.get('suite_hash')}) in view {config.get('view')!r}"
+        f"({info.get('suite_hash')}) in view {config.get('view')!r}, dtype {config.get('dtype')}"
     )
 
 

@@ -243,6 +243,8 @@ def test_a_folder_of_another_scan_is_refused(whole, stages, small, tmp_path):
         scan(stages, folder, "liquid-tiny")
     with pytest.raises(ValueError, match="must hold the same scan or none"):
         scan(stages, folder, small, "chat")
+    with pytest.raises(ValueError, match=r"in view 'raw', dtype auto\. Give the same stages"):
+        scan(stages, folder, small, dtype=torch.bfloat16)
     with pytest.raises(ValueError, match="must hold a scan of view 'both' or none, got one of one"):
         scan(stages, folder, small, "both")
     (tmp_path / "run.json").write_text('{"schema_version": 1}')
@@ -266,10 +268,53 @@ def test_a_missing_stage_is_named_kept_out_and_filled_in_later(
     assert [record.step for record in run.records] == [0, 2, 3]
     assert "cannot be loaded" in run.info["stages"][1]["error"]
     shutil.copytree(folders[0], late)
+    told.clear()
     (result,) = scan(listed, tmp_path / "scan", small, tell=told.append)
     assert result.failed == {}
+    kept = [line.partition(": ")[0] for line in told if "measured before, kept" in line]
+    assert kept == ["base", "dpo", "rl"]
     assert "error" not in read_run(tmp_path / "scan").info["stages"][1]
     assert lines_of(tmp_path / "scan") == lines_of(whole[0])
+
+
+def test_a_stage_that_fails_when_it_is_filled_in_costs_no_other(
+    folders, stages, small, tmp_path, monkeypatch
+):
+    late = tmp_path / "sft"
+    listed = [stages[0], Stage("sft", str(late)), *stages[2:]]
+    scan(listed, tmp_path / "scan", small, tell=print)
+    before = lines_of(tmp_path / "scan")
+    shutil.copytree(folders[0], late)
+
+    def broken(monitor, step):
+        raise RuntimeError("a broken kernel")
+
+    monkeypatch.setattr(crystalmon.scan.Monitor, "probe", broken)
+    (result,) = scan(listed, tmp_path / "scan", small, tell=print)
+    assert result.failed == {"sft": "RuntimeError: a broken kernel"}
+    assert lines_of(tmp_path / "scan") == before
+
+
+def test_other_weights_in_the_same_place_are_measured_again(folders, stages, small, tmp_path):
+    places = [tmp_path / name for name in ("base", "sft", "dpo")]
+    for place, source in zip(places, (TINY, *folders[:2]), strict=True):
+        shutil.copytree(source, place)
+    listed = [Stage(place.name, str(place)) for place in places]
+    scan(listed, tmp_path / "scan", small, tell=print)
+    shutil.copy(folders[2] / "model.safetensors", places[1])
+    told: list[str] = []
+    scan(listed, tmp_path / "scan", small, tell=told.append)
+    assert told[1] == "sft: its weights have changed: measured again"
+    assert [line for line in told if "kept" in line] == [told[0], told[-1]]
+    fresh = [stages[0], Stage("sft", str(folders[2])), stages[2]]
+    scan(fresh, tmp_path / "fresh", small, tell=print)
+    assert lines_of(tmp_path / "scan") == lines_of(tmp_path / "fresh")
+    shutil.copy(folders[0] / "model.safetensors", places[0])
+    told.clear()
+    scan(listed, tmp_path / "scan", small, tell=told.append)
+    assert told[0].endswith("measured again, and with the base every stage")
+    assert not any("kept" in line for line in told)
+    assert len(read_run(tmp_path / "scan").records) == 3
 
 
 def test_the_command_says_what_is_missing_and_its_status(capsys, folders, small, tmp_path):
