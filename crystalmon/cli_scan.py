@@ -133,6 +133,6 @@ def _print_result(result: ScanResult, several: bool) -> None:
     if several:
         print(f"view {result.view}")
     print(format_stage_table([stage_row(names[r.step], r, share=None) for r in run.records]))
-    print("(phases wait until two stages agree, seeds until three; the verdicts below do not)\n")
+    print("(phases wait until two stages agree, seeds until four; the verdicts below do not)\n")
     print(format_verdicts(result.verdicts))
     print(f"\nrun folder: {result.folder}")

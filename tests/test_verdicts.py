@@ -161,6 +161,7 @@ def test_four_alike_lock_the_seed_from_the_first_on(tmp_path):
     run = write_stages(tmp_path, base, [at_seed(base)] * 4 + [settled(base)])
     _, nucleated, inside = judge_run(run)
     assert "6 of 6 tasks on a seed, 6 of them locked" in nucleated.reason
+    assert {e.step for e in run.events if e.kind == "seed_locked"} == {4}
     for t, task in enumerate(nucleated.evidence["tasks"].values()):
         assert (task["seed"], task["step"], task["locked"]) == (t, 1, True)
         assert task["distance"] < 0.01
