@@ -71,9 +71,10 @@ class CrystalCallback(TrainerCallback):
         max_overhead: the largest share of the wall time to spend on monitoring, such as 0.01,
             from where training begins or is resumed to its last step. Scheduled probes, the last
             one too, then wait until they are affordable, and while the model is changing any step
-            may be probed for what was saved; see `budget.Budget`. A run too short to earn its
-            first probe back gets no other. Since time decides, two such runs do not probe the
-            same steps. Pictures count; those after the last step, and the report, do not.
+            may be probed for what was saved; see `budget.Budget`. A run too short to earn the
+            base's answers back gets no probe but the first. Since time decides, two such runs do
+            not probe the same steps. Pictures count; those after the last step, and the report,
+            do not.
 
     Raises:
         ValueError: if `every` is not positive, `max_overhead` not within (0, 1], or `view` or an
@@ -148,7 +149,7 @@ class CrystalCallback(TrainerCallback):
             self._begin(args, state, _unwrapped(model), processing_class)
         if self._last_step < 0 or self._wanted(state.global_step):
             # the trainer clears its control before the first step: act on this probe after it
-            self._probe(state)
+            self._probe(state, unchanged=True)
 
     def _begin(
         self, args: TrainingArguments, state: TrainerState, model: Any, processing_class: Any
@@ -179,8 +180,7 @@ class CrystalCallback(TrainerCallback):
         monitor.inherit(ranks.on_main(lambda: self._inherited(folder, step, monitor)))
         for record in history:
             self.monitor.replay(record)
-        if history and self._schedule.budget is not None:
-            self._schedule.budget.expect(history[-1].seconds)
+        self._expect(monitor.seconds_a_probe or max((r.seconds for r in history), default=None))
         self._last_step = history[-1].step if history else -1
         self._last_phase = history[-1].phase if history else None
         ranks.on_main(lambda: self._open(monitor, folder, args, state))
@@ -348,24 +348,30 @@ class CrystalCallback(TrainerCallback):
             },
         }
 
-    def _probe(self, state: TrainerState) -> None:
+    def _expect(self, seconds: float | None) -> None:
+        """Let the budget, where there is one, know what a probe costs."""
+        if self._schedule.budget is not None and seconds is not None:
+            self._schedule.budget.expect(seconds)
+
+    def _probe(self, state: TrainerState, unchanged: bool = False) -> None:
         """Probe this step; a failure is logged and counted, or raised if strict."""
         if self.monitor is not None:
             with self._counted():
-                self._probe_with(self.monitor, state)
+                self._probe_with(self.monitor, state, unchanged)
 
-    def _probe_with(self, monitor: Monitor, state: TrainerState) -> None:
+    def _probe_with(self, monitor: Monitor, state: TrainerState, unchanged: bool) -> None:
         self._last_step = step = state.global_step
         self._schedule.taken()
         record = None
         try:
-            record = monitor.probe(step, state.epoch)
+            record = monitor.probe(step, state.epoch, unchanged=unchanged)
         except Exception:
             self._failed(f"probe at step {step} failed; training goes on")
         if not monitor.ranks.all(record is not None) or record is None:
             return
         events = monitor.events
         self._schedule.probed(record, events)
+        self._expect(monitor.seconds_a_probe)
         if self._store is not None:
             self._write(self._store, record, events)
         self._untaken += events

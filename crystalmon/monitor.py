@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +29,17 @@ from crystalmon.metrics import (
 from crystalmon.phases import PhaseState, SuiteDetector
 from crystalmon.ranks import ONE, Ranks, current_ranks
 from crystalmon.records import PHASES, Event, ProbeRecord, TaskRecord
-from crystalmon.reference import Reference, resolve_reference, vocabulary_size
+from crystalmon.reference import (
+    Reference,
+    adapter_layers,
+    find_base,
+    make_base,
+    vocabulary_size,
+    without_adapters,
+)
 from crystalmon.scoring import Scores, score
 from crystalmon.tasks import TaskSuite, load_suite
-from crystalmon.thermodynamics import vocabulary_observables
+from crystalmon.thermodynamics import OWN_OBSERVABLES, vocabulary_observables
 from crystalmon.tokentree import ScoringPlan, View, build_plan, describe_merges
 
 logger = logging.getLogger(__name__)
@@ -47,9 +56,14 @@ class Monitor:
         model: a causal language model.
         tokenizer: its tokenizer, or a processor that has one.
         suite: a bundled suite's name, a path, or a `TaskSuite`.
-        reference: what to compare with; see `reference.resolve_reference`.
+        reference: what to compare with; see `reference.find_base`.
         view: `raw` or `chat`.
         progress: show a progress bar while scoring.
+        answers_only: accept a base with other tokens for the same suite, such as another
+            tokenizer's: answers are compared by choice, and what compares vocabularies is NaN.
+
+    Attributes:
+        seconds_a_probe: what scoring the suite last took; None before it was.
 
     In a run of several processes every rank makes a monitor and probes at the same steps: the
     prompts are split among them, and each has the whole record.
@@ -68,6 +82,7 @@ class Monitor:
         *,
         view: View = "raw",
         progress: bool = False,
+        answers_only: bool = False,
     ) -> None:
         self._started, self._spent = time.perf_counter(), 0.0
         self.model = model
@@ -80,17 +95,21 @@ class Monitor:
         self.route: Route = choose_route(model, self.plan, self.ranks)
         self._batch_tokens: int | None = None
         self._progress = progress
+        self.seconds_a_probe: float | None = None
+        self._start: Scores | None = None
         with self._bar("reference") as bar:
-            self.reference = resolve_reference(
+            found = find_base(
                 reference,
                 model,
                 tokenizer,
                 self.suite,
                 self.plan,
-                route=self.route,
                 ranks=self.ranks,
                 progress=bar.update,
+                answers_only=answers_only,
             )
+            bare = str(reference) == "auto"
+            self.reference = found or self._own_base(tokenizer, bare, bar.update)
         self.base_q = {
             task.name: answer_distributions(self.reference.log_choice[task.name])[0]
             for task in self.suite
@@ -102,12 +121,16 @@ class Monitor:
         self.events: list[Event] = []
         self._last_step = -1
 
-    def probe(self, step: int = 0, epoch: float | None = None) -> ProbeRecord:
+    def probe(
+        self, step: int = 0, epoch: float | None = None, *, unchanged: bool = False
+    ) -> ProbeRecord:
         """Score the whole suite once.
 
         Args:
             step: the training step, larger than that of the last probe.
             epoch: the trainer's epoch, for the record.
+            unchanged: the model is as it was when this monitor was made. If it is its own base,
+                its answers are known then, and are not scored again.
 
         Returns:
             The record; the events that it raised are in `Monitor.events`.
@@ -118,8 +141,25 @@ class Monitor:
                 "Make a new Monitor to start over."
             )
         started = time.perf_counter()
-        with self._bar(f"probe at step {step}") as bar:
-            scores = score(
+        known, self._start = self._start if unchanged else None, None
+        scores = known or self._score(f"probe at step {step}")
+        self._batch_tokens = scores.batch_tokens
+        q, coverage = {}, {}
+        for task, table in zip(self.suite, scores.log_choice, strict=True):
+            q[task.name], coverage[task.name] = answer_distributions(table)
+        measured = self._measure(q, self._by_task(scores, coverage))
+        self.events = self._take(
+            step, q, {name: task.metrics["coverage"] for name, task in measured.items()}
+        )
+        seconds = time.perf_counter() - started
+        self._spent += seconds
+        if known is None:
+            self.seconds_a_probe = seconds
+        return self._record(step, epoch, seconds, q, measured)
+
+    def _score(self, what: str) -> Scores:
+        with self._bar(what) as bar:
+            return score(
                 self.model,
                 self.plan,
                 self._observe,
@@ -128,17 +168,27 @@ class Monitor:
                 max_batch_tokens=self._batch_tokens,
                 progress=bar.update,
             )
-        self._batch_tokens = scores.batch_tokens
-        q, coverage = {}, {}
-        for task, table in zip(self.suite, scores.log_choice, strict=True):
-            q[task.name], coverage[task.name] = answer_distributions(table)
-        measured = self._measure(scores, q, coverage)
-        self.events = self._take(
-            step, q, {name: task.metrics["coverage"] for name, task in measured.items()}
-        )
-        seconds = time.perf_counter() - started
-        self._spent += seconds
-        return self._record(step, epoch, seconds, q, measured)
+
+    def _own_base(self, tokenizer: Any, bare: bool, progress: Callable[[int], Any]) -> Reference:
+        """This model as its own base; without adapters if `bare`.
+
+        Its answers are those of a first probe too, unless that will find adapters.
+        """
+        started = time.perf_counter()
+        with without_adapters(self.model) if bare else nullcontext():
+            base, scores = make_base(
+                self.model,
+                tokenizer,
+                self.suite,
+                self.plan,
+                lambda prompts, log_p, begins: _compared(log_p, log_p, begins),
+                route=self.route,
+                ranks=self.ranks,
+                progress=progress,
+            )
+        self._start = None if bare and adapter_layers(self.model) else scores
+        self.seconds_a_probe = time.perf_counter() - started
+        return base
 
     def inherit(self, states: Mapping[str, PhaseState]) -> None:
         """Take over, before the first probe, what the run that the model came from has found."""
@@ -151,32 +201,70 @@ class Monitor:
         coverage = {name: task.metrics["coverage"] for name, task in record.tasks.items()}
         return self._take(record.step, q, coverage)
 
+    def remeasure(self, record: ProbeRecord) -> ProbeRecord:
+        """Take up a stored probe behind one that was made after it.
+
+        What its answers give is measured again, since the seed and the probes before it may be
+        others now; what came from the vocabulary is kept.
+
+        Returns:
+            The record as it would have been; the events that it raised are in `Monitor.events`.
+        """
+        q = {name: task.q for name, task in record.tasks.items()}
+        measured = self._measure(q, {name: {} for name in q})
+        self.events = self.replay(record)
+        made = self._record(record.step, record.epoch, record.seconds, q, measured)
+        tasks = {
+            name: replace(
+                task,
+                metrics={**record.tasks[name].metrics, **task.metrics},
+                ci={**record.tasks[name].ci, **task.ci},
+            )
+            for name, task in made.tasks.items()
+        }
+        metrics, ci = {**record.metrics, **made.metrics}, {**record.ci, **made.ci}
+        return replace(record, phase=made.phase, metrics=metrics, ci=ci, tasks=tasks)
+
+    @property
+    def shares_tokens(self) -> bool:
+        """Whether the base has the same tokens for the suite, so that vocabularies compare."""
+        return self.reference.info.plan == self.plan.fingerprint
+
     def _observe(self, prompts: np.ndarray, log_p: Tensor, begins: Tensor) -> Mapping[str, Tensor]:
-        # float64, since the divergence of near-equal distributions is a small difference
-        exact = log_p.dtype if log_p.device.type == "mps" else torch.float64
-        log_b = self.reference.log_p(prompts, log_p.device).to(exact)
-        return vocabulary_observables(log_p.to(exact), log_b, begins)
+        if not self.shares_tokens:
+            found = _compared(log_p, log_p, begins)
+            return {k: v if k in OWN_OBSERVABLES else v * torch.nan for k, v in found.items()}
+        return _compared(log_p, self.reference.log_p(prompts, log_p.device), begins)
+
+    def _by_task(
+        self, scores: Scores, coverage: Mapping[str, np.ndarray]
+    ) -> dict[str, dict[str, np.ndarray]]:
+        """By task, what is averaged over prompts: [P] values by key."""
+        found: dict[str, dict[str, np.ndarray]] = {}
+        start = 0
+        for task in self.suite:
+            stop = start + len(task.prompts)
+            own = {key: values[start:stop] for key, values in scores.observed.items()}
+            found[task.name] = {"coverage": coverage[task.name], **own}
+            start = stop
+        return found
 
     def _measure(
-        self, scores: Scores, q: Mapping[str, np.ndarray], coverage: Mapping[str, np.ndarray]
+        self, q: Mapping[str, np.ndarray], per_prompt: Mapping[str, Mapping[str, np.ndarray]]
     ) -> dict[str, TaskMeasurement]:
         # the same resamples at every probe, so that intervals move only when the model does
         rng = np.random.default_rng(0)
         measured: dict[str, TaskMeasurement] = {}
-        start = 0
         for task in self.suite:
-            stop = start + len(task.prompts)
-            per_prompt = {key: values[start:stop] for key, values in scores.observed.items()}
             past = np.stack([*(probe[task.name] for probe in self._history), q[task.name]])
             weights = bootstrap_weights(len(task.prompts), BOOTSTRAP_REPLICATES, rng)
             measured[task.name] = measure_task(
                 q[task.name],
                 self.base_q[task.name],
-                {"coverage": coverage[task.name], **per_prompt, **dissimilarities(past)},
+                {**per_prompt[task.name], **dissimilarities(past)},
                 weights,
                 self.detector.tasks[task.name].seed,
             )
-            start = stop
         return measured
 
     def _take(
@@ -250,6 +338,12 @@ class Monitor:
             delay=2.0,
             disable=not self._progress,
         )
+
+
+def _compared(log_p: Tensor, log_b: Tensor, begins: Tensor) -> Mapping[str, Tensor]:
+    # float64, since the divergence of near-equal distributions is a small difference
+    exact = log_p.dtype if log_p.device.type == "mps" else torch.float64
+    return vocabulary_observables(log_p.to(exact), log_b.to(exact), begins)
 
 
 def probing_ranks(model: Any) -> Ranks:

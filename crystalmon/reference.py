@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from crystalmon.isolation import same_random_states
 from crystalmon.models import load_model, whole_models
 from crystalmon.names import CHOICE_PREFIX, DEFAULT_NAME, REFERENCE_FOLDER, TENSOR_FILE
 from crystalmon.ranks import ONE, Ranks
-from crystalmon.scoring import score
+from crystalmon.scoring import Observer, Scores, score
 from crystalmon.tasks import TaskSuite
 from crystalmon.tokentree import ScoringPlan, build_plan
 
@@ -144,24 +144,41 @@ def make_reference(
     ranks: Ranks = ONE,
     progress: Progress | None = None,
 ) -> Reference:
-    """Score a suite with the model as it is now and keep all of it.
+    """Score a suite with the model as it is now and keep all of it; see `make_base`."""
+    options: Any = {"route": route, "ranks": ranks, "progress": progress}
+    return make_base(model, tokenizer, suite, plan, **options)[0]
+
+
+def make_base(
+    model: nn.Module,
+    tokenizer: Any,
+    suite: TaskSuite,
+    plan: ScoringPlan,
+    observe: Observer | None = None,
+    *,
+    route: Route | None = None,
+    ranks: Ranks = ONE,
+    progress: Progress | None = None,
+) -> tuple[Reference, Scores]:
+    """Score a suite with the model as it is now: a reference, and what else was observed.
 
     Args:
         model: the base model.
         tokenizer: for its name only; the plan holds its tokens.
         suite: the suite that the plan was built from.
         plan: what to score.
-        route, ranks, progress: see `scoring.score`.
+        observe, route, ranks, progress: see `scoring.score`.
 
     Raises:
         ValueError: if an answer is NaN: a broken model is no base to compare with.
     """
 
     def keep(prompts: np.ndarray, log_p: Tensor, begins: Tensor) -> dict[str, Tensor]:
-        return {"log_p": log_p}
+        seen = {} if observe is None else observe(prompts, log_p, begins)
+        return {**seen, _LOG_P: log_p}
 
     scores = score(model, plan, keep, route=route, ranks=ranks, progress=progress)
-    log_p = torch.from_numpy(scores.observed["log_p"])
+    log_p = torch.from_numpy(scores.observed[_LOG_P])
     if log_p.isnan().any():
         raise ValueError(
             f"the reference model's answers must be numbers, got NaN from {model_name(model)}. "
@@ -178,7 +195,11 @@ def make_reference(
         vocab_size=log_p.shape[1],
         id=_digest(plan.fingerprint, log_choice),
     )
-    return Reference(info, log_choice, log_p)
+    seen = {key: values for key, values in scores.observed.items() if key != _LOG_P}
+    return Reference(info, log_choice, log_p), replace(scores, observed=seen)
+
+
+_LOG_P = "log_p"
 
 
 def _digest(plan: str, log_choice: Mapping[str, np.ndarray]) -> str:
@@ -268,9 +289,19 @@ def _is_of(folder: Path, suite: TaskSuite | None, view: str | None) -> bool:
 
 
 def check_reference(
-    reference: Reference, suite: TaskSuite, plan: ScoringPlan, tokenizer: Any
+    reference: Reference,
+    suite: TaskSuite,
+    plan: ScoringPlan,
+    tokenizer: Any,
+    *,
+    answers_only: bool = False,
 ) -> None:
     """Refuse a reference that does not answer this very plan.
+
+    Args:
+        reference, suite, plan, tokenizer: what must belong together.
+        answers_only: let one pass that was made with other tokens for the same suite and view:
+            its answers can be compared by choice, its vocabulary cannot.
 
     Raises:
         ReferenceMismatch: naming what differs on both sides.
@@ -286,7 +317,7 @@ def check_reference(
         raise ReferenceMismatch(
             f"reference must be of view {plan.view!r}, got view {info.view!r}. {advice}"
         )
-    if info.plan != plan.fingerprint:
+    if info.plan != plan.fingerprint and not answers_only:
         raise ReferenceMismatch(
             f"reference must be of tokenizer {_tokenizer_name(tokenizer)!r}, got one made with "
             f"{info.tokenizer!r}, which tokenizes suite {suite.name!r} differently. {advice}"
@@ -296,7 +327,7 @@ def check_reference(
     whole = (
         {name: table.shape for name, table in reference.log_choice.items()} == shapes
         and reference.shape == (plan.num_prompts, info.vocab_size)
-        and _digest(plan.fingerprint, tables) == info.id
+        and _digest(info.plan, tables) == info.id
     )
     if not whole:
         raise ValueError(
@@ -305,18 +336,18 @@ def check_reference(
         )
 
 
-def resolve_reference(
+def find_base(
     reference: str | Path | Reference,
     model: nn.Module,
     tokenizer: Any,
     suite: TaskSuite,
     plan: ScoringPlan,
     *,
-    route: Route | None = None,
     ranks: Ranks = ONE,
     progress: Progress | None = None,
-) -> Reference:
-    """The base to compare with, from what the user asked for.
+    answers_only: bool = False,
+) -> Reference | None:
+    """The base to compare with, from what the user asked for; None for this model as it is now.
 
     Args:
         reference: a `Reference`; `auto` (the one that came with the model's folder, else this
@@ -324,7 +355,8 @@ def resolve_reference(
             `initial` (this model now); a run or reference folder; or a model id or path, which is
             loaded by rank 0, scored and freed.
         model, tokenizer, suite, plan: what is being monitored.
-        route, ranks, progress: see `scoring.score`.
+        ranks, progress: see `scoring.score`.
+        answers_only: see `check_reference`.
 
     Raises:
         ReferenceMismatch: if it was made with another suite, view or tokenizer.
@@ -338,18 +370,20 @@ def resolve_reference(
             lambda: find_reference(model_name(model), suite, plan.view) if auto else None
         )
         if folder is None:
-            with without_adapters(model) if auto else contextlib.nullcontext():
-                return make_reference(
-                    model, tokenizer, suite, plan, route=route, ranks=ranks, progress=progress
-                )
+            return None
         found = _load_everywhere(folder, ranks)
     elif (folder := ranks.on_main(lambda: find_reference(reference, suite, plan.view))) is not None:
         found = _load_everywhere(folder, ranks)
     else:
         device = next(model.parameters()).device
         found = ranks.on_main(lambda: _score_base(str(reference), suite, plan, device, progress))
-    check_reference(found, suite, plan, tokenizer)
+    check_reference(found, suite, plan, tokenizer, answers_only=answers_only)
     return found
+
+
+def adapter_layers(model: nn.Module) -> list[nn.Module]:
+    """The layers of a model that carry PEFT's adapters."""
+    return [module for module in model.modules() if hasattr(module, "_disable_adapters")]
 
 
 @contextlib.contextmanager
@@ -358,7 +392,7 @@ def without_adapters(model: nn.Module) -> Iterator[None]:
 
     PEFT's own way also switches which weights require a gradient; this one touches a flag only.
     """
-    layers = [module for module in model.modules() if hasattr(module, "_disable_adapters")]
+    layers = adapter_layers(model)
     if any(getattr(layer, "merged", False) for layer in layers):
         yield  # PEFT would take them out of the weights, and that rounds: merged is merged
         return

@@ -79,10 +79,8 @@ class Schedule:
         self._due = False
 
     def probed(self, record: ProbeRecord, events: Sequence[Event]) -> None:
-        """Take note of what a probe found, and of what it cost."""
+        """Take note of what a probe found."""
         order = record.metrics.get("order", math.nan)
         changed = abs(order - self._order) >= MOVED
         self._order = order
         self._moving = changed or bool(events) or record.phase == "nucleating"
-        if self.budget is not None:
-            self.budget.expect(record.seconds)

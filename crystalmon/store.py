@@ -6,7 +6,9 @@
     reference/      the frozen base's answers
 
 The two line files only ever grow. A run that is resumed from step s first writes the marker
-`{"resume": s}` to both: lines before it with a step past s are superseded, not deleted.
+`{"resume": s}` to both: lines before it with a step past s are superseded, not deleted. A probe's
+events are written before its record: those of a step without one, as after a kill between the two,
+do not count.
 """
 
 from __future__ import annotations
@@ -78,7 +80,7 @@ class RunStore:
             for name in (RECORDS_FILE, EVENTS_FILE):
                 if (folder / name).exists():
                     (folder / name).open("ab").close()
-            _write_whole(folder / RUN_FILE, b"{}", keep=False)
+            write_whole(folder / RUN_FILE, b"{}", keep=False)
 
     @classmethod
     def open(cls, folder: Path, info: Mapping[str, Any], *, resume_step: int | None) -> RunStore:
@@ -95,10 +97,9 @@ class RunStore:
         """
         folder = Path(folder)
         cls.check_writable(folder)
-        text = _dumps({**info, "schema_version": SCHEMA_VERSION}, indent=2)
         files = (folder / RECORDS_FILE, folder / EVENTS_FILE)
+        write_info(folder, info)
         with explained(folder, "be written to"):
-            _write_whole(folder / RUN_FILE, text.encode() + b"\n")
             if any(file.exists() and file.stat().st_size > 0 for file in files):
                 step = FRESH_START if resume_step is None else resume_step
                 for file in files:
@@ -114,8 +115,8 @@ class RunStore:
             RunFolderError: if something cannot be written. The lines before are untouched, and a
                 later line starts on its own.
         """
-        lines = [(RECORDS_FILE, record.to_json())]
-        lines += [(EVENTS_FILE, event.to_json()) for event in events]
+        lines = [(EVENTS_FILE, event.to_json()) for event in events]
+        lines += [(RECORDS_FILE, record.to_json())]
         for name, block in [(name, _as_line(line)) for name, line in lines]:
             self._waiting.setdefault(self._folder / name, []).append(block)
         with explained(self._folder, f"take the probe at step {record.step}"):
@@ -131,9 +132,21 @@ class RunStore:
             self._write()
 
     def _write(self) -> None:
-        for file, lines in list(self._waiting.items()):
-            _append(file, b"".join(lines))
-            del self._waiting[file]
+        for file in (self._folder / EVENTS_FILE, self._folder / RECORDS_FILE):
+            if file in self._waiting:
+                _append(file, b"".join(self._waiting[file]))
+                del self._waiting[file]
+
+
+def write_info(folder: Path, info: Mapping[str, Any]) -> None:
+    """Write a run folder's `run.json`, whole or not at all; the schema version is added.
+
+    Raises:
+        RunFolderError: if it cannot be written.
+    """
+    text = _dumps({**info, "schema_version": SCHEMA_VERSION}, indent=2)
+    with explained(folder, "be written to"):
+        write_whole(folder / RUN_FILE, text.encode() + b"\n")
 
 
 @dataclass(frozen=True)
@@ -144,7 +157,7 @@ class Run:
         folder: the run folder itself.
         info: the content of `run.json`.
         records: one per probe, by step.
-        events: by step, in the order in which they were raised.
+        events: of those probes, by step, in the order in which they were raised.
         superseded: the number of probes on file that a later resume, or a later probe of the
             same step, has replaced.
     """
@@ -284,7 +297,11 @@ class RunReader:
             self.folder,
             info,
             records=tuple(self._records[step] for step in sorted(self._records)),
-            events=tuple(sorted(self._events.values(), key=lambda event: event.step)),
+            events=tuple(
+                event
+                for event in sorted(self._events.values(), key=lambda event: event.step)
+                if event.step in self._records
+            ),
             superseded=self._read - len(self._records),
         )
 
@@ -398,8 +415,8 @@ def _write_all(descriptor: int, block: bytes) -> None:
         view = view[os.write(descriptor, view) :]
 
 
-def _write_whole(file: Path, content: bytes, *, keep: bool = True) -> None:
-    """Write a file atomically: under another name, synced, then moved over (or removed)."""
+def write_whole(file: Path, content: bytes, *, keep: bool = True) -> None:
+    """Write a file whole or not at all: under another name, synced, then moved (or removed)."""
     part = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
     try:
         with part.open("xb", buffering=0) as handle:

@@ -12,6 +12,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+OWN_OBSERVABLES = ("compliance_entropy", "heat_capacity")
+"""Of what `vocabulary_observables` measures, that which needs no base."""
+
 
 def shannon_entropy(log_p: Tensor) -> Tensor:
     """S = −Σ_v p_v log p_v over the last axis, in nats: the essay's compliance entropy."""

@@ -20,21 +20,27 @@ import crystalmon
 PACKAGE = Path(crystalmon.__file__).parent
 
 LAYERS = (
-    ("sketch", "names", "pace", "budget"),
+    ("sketch", "names", "pace", "budget", "families", "stages"),
     ("records", "panels", "trie"),
     ("tasks", "metrics", "thermodynamics", "tokentree", "models", "planted", "ranks", "schedule"),
     ("seeds", "scenarios", "fits", "isolation", "sequences", "console", "actions"),
     ("phases", "kinetics", "forward", "base_answers", "scalars", "claims"),
     ("scoring", "cost"),
     ("reference", "store", "scalar_trackers"),
-    ("report", "lineage"),
+    ("report", "lineage", "stage_measures", "verdicts"),
     ("trackers", "workspace"),
     ("monitor",),
     ("run_info",),
-    ("callback", "scan", "watch", "experiments", "detect"),
+    ("callback", "scan", "watch", "experiments", "detect", "transfer"),
+    ("cli_scan",),
     ("cli",),
 )
-SIDEWAYS = {("tokentree", "tasks"), ("planted", "tasks"), ("planted", "metrics")}
+SIDEWAYS = {
+    ("tokentree", "tasks"),
+    ("planted", "tasks"),
+    ("planted", "metrics"),
+    ("stage_measures", "verdicts"),
+}
 """Imports within a layer: (importer, imported)."""
 
 WITHOUT_TORCH = (
@@ -51,6 +57,9 @@ WITHOUT_TORCH = (
     "store",
     "base_answers",
     "report",
+    "stage_measures",
+    "transfer",
+    "verdicts",
     "watch",
 )
 HEAVY = ("torch", "transformers", "trl", "accelerate", "datasets", "peft", "safetensors")

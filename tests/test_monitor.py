@@ -10,6 +10,7 @@ import torch
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 
 import crystalmon
+from crystalmon.forward import score_rows
 from crystalmon.metrics import liquidity, uniform_weights
 from crystalmon.models import ASSETS_DIR
 from crystalmon.monitor import Monitor
@@ -165,3 +166,32 @@ def test_adapters_that_learn_a_prompt_are_refused(model, tokenizer, suite):
 def test_trained_tokens_can_be_monitored(model, tokenizer, suite):
     lora = LoraConfig(r=2, target_modules="all-linear", trainable_token_indices=[3])
     assert Monitor(get_peft_model(model, lora), tokenizer, suite).probe().metrics["order"] == 0.0
+
+
+def test_a_base_of_its_own_is_scored_once(model, tokenizer, suite, monkeypatch):
+    passes = []
+    monkeypatch.setattr(
+        "crystalmon.scoring.score_rows", lambda *a, **k: passes.append(1) or score_rows(*a, **k)
+    )
+    first = Monitor(model, tokenizer, suite).probe(0, unchanged=True)
+    assert len(passes) == 1
+    again = Monitor(model, tokenizer, suite).probe(0)
+    assert len(passes) == 3
+    assert first.metrics == again.metrics
+    assert first.ci == again.ci
+    for name, task in first.tasks.items():
+        np.testing.assert_array_equal(task.q, again.tasks[name].q)
+
+
+def test_what_was_known_at_the_start_is_used_for_nothing_later(model, tokenizer, suite):
+    monitor = Monitor(model, tokenizer, suite)
+    base = monitor.probe(0, unchanged=True)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(0.5)
+    assert monitor.probe(1, unchanged=True).metrics["entropy"] > base.metrics["entropy"]
+
+
+def test_adapters_are_part_of_a_first_probe(model, tokenizer, suite):
+    adapted = get_peft_model(model, LoraConfig(target_modules=["q_proj"], init_lora_weights=False))
+    record = Monitor(adapted, tokenizer, suite).probe(0, unchanged=True)
+    assert record.metrics["free_energy"] > 0

@@ -15,10 +15,10 @@ from crystalmon.reference import (
     Reference,
     ReferenceMismatch,
     check_reference,
+    find_base,
     find_reference,
     load_reference,
     make_reference,
-    resolve_reference,
     without_adapters,
 )
 from crystalmon.tasks import TaskSuite, load_suite
@@ -78,15 +78,17 @@ def test_auto_takes_what_came_with_the_model(model, tokenizer, suite, plan, made
     with torch.no_grad():
         model.model.norm.weight.mul_(1.5)
     model.name_or_path = str(tmp_path)
-    assert resolve_reference("auto", model, tokenizer, suite, plan).info.id == made.info.id
-    initial = resolve_reference("initial", model, tokenizer, suite, plan)
+    found = find_base("auto", model, tokenizer, suite, plan)
+    assert found is not None
+    assert found.info.id == made.info.id
+    initial = find_base("initial", model, tokenizer, suite, plan)
     assert initial.info.id != made.info.id
 
 
 def test_a_base_given_by_name_is_loaded_and_scored(model, tokenizer, suite, plan, made):
     with torch.no_grad():
         model.model.norm.weight.mul_(1.5)
-    found = resolve_reference(str(ASSETS_DIR / "liquid-tiny"), model, tokenizer, suite, plan)
+    found = find_base(str(ASSETS_DIR / "liquid-tiny"), model, tokenizer, suite, plan)
     for name, table in made.log_choice.items():
         np.testing.assert_array_equal(found.log_choice[name], table)
 
@@ -97,7 +99,7 @@ def test_other_suite_is_refused_by_both_names(model, tokenizer, made):
     with pytest.raises(
         ReferenceMismatch, match=r"must be of suite 'liquid-tiny' .* got suite 'three'"
     ):
-        resolve_reference(made, model, tokenizer, other, plan)
+        find_base(made, model, tokenizer, other, plan)
 
 
 def test_other_tokenizer_is_refused_by_both_names(model, tokenizer, suite, made):
@@ -107,18 +109,18 @@ def test_other_tokenizer_is_refused_by_both_names(model, tokenizer, suite, made)
     with pytest.raises(
         ReferenceMismatch, match=r"must be of tokenizer '.*', got one made with '.*'"
     ):
-        resolve_reference(made, model, tiny, other, plan)
+        find_base(made, model, tiny, other, plan)
 
 
 def test_other_view_is_refused(model, tokenizer, suite, made):
     plan = build_plan(suite, tokenizer, "chat")
     with pytest.raises(ReferenceMismatch, match="must be of view 'chat', got view 'raw'"):
-        resolve_reference(made, model, tokenizer, suite, plan)
+        find_base(made, model, tokenizer, suite, plan)
 
 
 def test_neither_folder_nor_model_is_one_sentence(model, tokenizer, suite, plan, tmp_path):
     with pytest.raises(FileNotFoundError, match="is neither 'auto', 'initial', a run or reference"):
-        resolve_reference(tmp_path / "nothing", model, tokenizer, suite, plan)
+        find_base(tmp_path / "nothing", model, tokenizer, suite, plan)
 
 
 def test_newer_schema_is_refused(made, tmp_path):

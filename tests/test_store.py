@@ -203,6 +203,43 @@ def test_a_killed_process_leaves_every_appended_probe(folder: Path) -> None:
     assert [r.step for r in run.records] == [e.step for e in run.events] == [0, 1, 2]
 
 
+def test_killed_before_the_record_its_events_do_not_count(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = write(folder, range(2))
+    real = store_module._append
+
+    def killed(file: Path, block: bytes) -> None:
+        if file.name == "records.jsonl":
+            raise KeyboardInterrupt
+        real(file, block)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store_module, "_append", killed)
+        with pytest.raises(KeyboardInterrupt):
+            store.append(make_record(2), [make_event(2, kind="melting")])
+    assert b'"melting"' in (folder / "events.jsonl").read_bytes()
+    assert [event.step for event in read_run(folder).events] == [1]
+    write(folder, range(2, 4), resume_step=1)
+    run = read_run(folder)
+    assert [record.step for record in run.records] == [0, 1, 2, 3]
+    assert [(e.step, e.kind) for e in run.events] == [(s, "nucleation_onset") for s in (1, 3)]
+
+
+def test_what_waited_is_written_events_first_too(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = write(folder, range(1))
+    with monkeypatch.context() as patch:
+        full_disk_after(patch, 0)
+        with pytest.raises(RunFolderError):
+            store.append(make_record(1), [])
+    written: list[str] = []
+    monkeypatch.setattr(store_module, "_append", lambda file, block: written.append(file.name))
+    store.append(make_record(2), [make_event(2)])
+    assert written == ["events.jsonl", "records.jsonl"]
+
+
 def full_disk_after(monkeypatch: pytest.MonkeyPatch, room: int) -> None:
     """Let os.write take `room` more bytes, a part of a block included, then refuse."""
     real, left = os.write, room
@@ -273,7 +310,7 @@ def test_appending_syncs_to_disk(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     synced: list[int] = []
     monkeypatch.setattr(store_module.os, "fsync", lambda d: synced.append(os.fstat(d).st_size))
     store.append(make_record(1), [make_event(1)])
-    sizes = [(folder / name).stat().st_size for name in ("records.jsonl", "events.jsonl")]
+    sizes = [(folder / name).stat().st_size for name in ("events.jsonl", "records.jsonl")]
     assert synced == sizes
 
 

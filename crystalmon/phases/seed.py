@@ -15,7 +15,15 @@ import numpy as np
 
 from crystalmon.metrics import js_divergence
 from crystalmon.phases.order import COMPLETE, ONSET
-from crystalmon.phases.state import Base, Lock, Outcome, PhaseState, View, make_event
+from crystalmon.phases.state import (
+    Base,
+    Lock,
+    Observation,
+    Outcome,
+    PhaseState,
+    View,
+    make_event,
+)
 from crystalmon.seeds import SeedEstimate
 
 SEED_CONFIRM = 3
@@ -58,6 +66,8 @@ REST_PROBES = 5
 SEEDLESS = -1
 """The verdict that no candidate is the seed."""
 
+Evidence = dict[str, Any]
+
 
 def seed_rule(base: Base, state: PhaseState, view: View) -> Outcome:
     """`seed_locked`, `seedless_collapse`, `recrystallization`."""
@@ -85,6 +95,26 @@ def seed_rule(base: Base, state: PhaseState, view: View) -> Outcome:
     evidence = {**_evidence(base, estimate, verdict), "from": state.lock.seed}
     event = make_event("recrystallization", view, evidence, message)
     return _locked(base, state, view, verdict), [event]
+
+
+def judge_probe(reference_q: np.ndarray, observation: Observation) -> tuple[int | None, Evidence]:
+    """The verdict on one probe alone, where there are too few for it to be confirmed.
+
+    The rules are those of a live verdict, without the wait until successive probes agree.
+
+    Args:
+        reference_q: [P, C] choice distributions of the frozen base.
+        observation: the probe.
+
+    Returns:
+        The seed, `SEEDLESS`, or None while that is open; and the numbers behind it.
+    """
+    base = Base.of(reference_q)
+    view = base.look(observation)
+    estimate = base.estimate(view)
+    verdict = _verdict(base, PhaseState(), view, estimate)
+    seed = estimate.candidate if verdict in (None, SEEDLESS) else verdict
+    return verdict, _evidence(base, estimate, seed)
 
 
 def _rests_on(base: Base, seed: int, view: View) -> bool:

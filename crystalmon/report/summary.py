@@ -65,10 +65,10 @@ def stage_table(runs: Sequence[Run]) -> list[StageRow]:
         ValueError: if there is no run, or one without a probe.
     """
     check_probed(runs)
-    rows = [_row(BASE, runs[0].records[0], share=None)]
+    rows = [stage_row(BASE, runs[0].records[0], share=None)]
     for run in runs:
         record = run.records[-1]
-        rows.append(_row(run.name, record, share=record.share))
+        rows.append(stage_row(run.name, record, share=record.share))
     return rows
 
 
@@ -88,7 +88,8 @@ def check_probed(runs: Sequence[Run]) -> None:
             )
 
 
-def _row(name: str, record: ProbeRecord, share: float | None) -> StageRow:
+def stage_row(name: str, record: ProbeRecord, share: float | None) -> StageRow:
+    """One row of the table, from a probe."""
     return StageRow(
         name=name,
         step=record.step,

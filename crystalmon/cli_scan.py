@@ -1,0 +1,138 @@
+"""The commands `scan` and `transfer`: lists of checkpoints, measured and compared."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from crystalmon.families import FAMILIES, find_family
+from crystalmon.stages import Stage, parse_stages
+
+if TYPE_CHECKING:
+    from crystalmon.scan import ScanResult
+
+FAILED = 1
+"""Exit status when a stage could not be measured and the others were."""
+
+
+def add_scan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command to the parser."""
+    command = commands.add_parser("scan", help="measure released checkpoints, stage by stage")
+    command.add_argument(
+        "stages",
+        nargs="*",
+        metavar="NAME=WHERE",
+        help="in order, the base first; WHERE: a hub id (id@revision), a folder, a folder of "
+        "checkpoints, a .gguf file, or a bundled model",
+    )
+    command.add_argument("--family", choices=tuple(FAMILIES), help="the public stages of a family")
+    command.add_argument("--suite", default="randomness", help="a bundled suite or a YAML file")
+    command.add_argument("--view", default="raw", choices=("raw", "chat", "both"))
+    command.add_argument("-o", "--output", type=Path, required=True, help="the run folder")
+    command.add_argument("--dtype", default="auto", help="torch dtype; default: as stored")
+    command.add_argument("--device", help="torch device; the accelerator if there is one")
+    command.add_argument("--json", action="store_true", help="print scan.json as one JSON line")
+    command.set_defaults(run=_run_scan)
+
+
+def add_transfer(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command that compares two scans to the parser."""
+    command = commands.add_parser("transfer", help="one family's seeds, looked for in another's")
+    command.add_argument("a", metavar="A", help="a scan, or a run, whose seeds are looked for")
+    command.add_argument("b", metavar="B", help="a scan, or a run, in whose stages they are")
+    command.add_argument("--json", action="store_true", help="print all of it as one JSON line")
+    command.set_defaults(run=_run_transfer)
+
+
+def _run_transfer(args: argparse.Namespace) -> None:
+    from crystalmon.store import read_run
+    from crystalmon.transfer import find_transfer, format_transfer
+
+    a = read_run(args.a)
+    stages = find_transfer(a, read_run(args.b))
+    if args.json:
+        print(json.dumps([stage.to_json() for stage in stages], allow_nan=False))
+    else:
+        print(format_transfer(a, stages))
+
+
+def _run_scan(args: argparse.Namespace) -> int:
+    import torch
+
+    from crystalmon.scan import scan
+
+    if args.dtype != "auto" and not isinstance(getattr(torch, args.dtype, None), torch.dtype):
+        raise ValueError(
+            f"dtype must be 'auto' or a torch dtype, got {args.dtype!r}. Try bfloat16."
+        )
+    family = () if args.family is None else find_family(args.family).stages
+    stages = (*(Stage(*each) for each in family), *parse_stages(args.stages))
+    with _joined_processes():
+        results = scan(
+            stages,
+            args.output,
+            args.suite,
+            args.view,
+            dtype="auto" if args.dtype == "auto" else getattr(torch, args.dtype),
+            device=args.device,
+            tell=lambda line: print(line, file=sys.stderr if args.json else sys.stdout, flush=True),
+        )
+    if int(os.environ.get("RANK", "0")) > 0:
+        return 0  # a launcher ends rank 0, which has yet to print, when another one fails
+    _print_results(results, args.json)
+    return FAILED if any(result.failed for result in results) else 0
+
+
+@contextlib.contextmanager
+def _joined_processes() -> Iterator[None]:
+    """Within, under a launcher such as `accelerate launch`, prompts are split among processes."""
+    import torch
+    import torch.distributed as dist
+
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2 or dist.is_initialized():
+        yield
+        return
+    if torch.accelerator.is_available():
+        torch.accelerator.set_device_index(int(os.environ.get("LOCAL_RANK", "0")))
+    dist.init_process_group()
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def _print_results(results: list[ScanResult], as_json: bool) -> None:
+    from crystalmon.records import json_value
+
+    if as_json:
+        found = {result.view: json_value(dict(result.found)) for result in results}
+        only = next(iter(found.values())) if len(found) == 1 else found
+        print(json.dumps(only, allow_nan=False, ensure_ascii=False))
+    for result in results:
+        if not as_json and result.found:
+            _print_result(result, several=len(results) > 1)
+        for name, why in result.failed.items():
+            print(f"crystalmon: {name} ({result.view}) is missing: {why}", file=sys.stderr)
+
+
+def _print_result(result: ScanResult, several: bool) -> None:
+    from crystalmon.report.summary import format_stage_table, stage_row
+    from crystalmon.stage_measures import stage_names
+    from crystalmon.store import read_run
+    from crystalmon.verdicts import format_verdicts
+
+    run = read_run(result.folder)
+    names = stage_names(run)
+    print()
+    if several:
+        print(f"view {result.view}")
+    print(format_stage_table([stage_row(names[r.step], r, share=None) for r in run.records]))
+    print("(phases wait until two stages agree, seeds until four; the verdicts below do not)\n")
+    print(format_verdicts(result.verdicts))
+    print(f"\nrun folder: {result.folder}")
