@@ -168,12 +168,18 @@ class _Limits:
 def _limits(
     model: nn.Module, head: nn.Module, route: Route, max_batch_tokens: int | None
 ) -> _Limits:
+    tokens, outputs = batch_limits(model, head)
+    tokens = max_batch_tokens or tokens
+    return _Limits(tokens, outputs, min(route.pack, tokens))
+
+
+def batch_limits(model: nn.Module, head: nn.Module) -> tuple[int, int]:
+    """(padded tokens, positions whose logits are kept) that a batch may hold, by device."""
     device = next(model.parameters()).device
-    tokens = max_batch_tokens or MAX_BATCH_TOKENS.get(device.type, DEFAULT_BATCH_TOKENS)
     # a partitioned weight is empty, so its shape does not tell the vocabulary
     vocabulary = getattr(head, "out_features", None) or cast(Tensor, head.weight).shape[0]
-    outputs = max(1, MAX_BATCH_LOGITS // max(1, int(vocabulary)))
-    return _Limits(tokens, outputs, min(route.pack, tokens))
+    tokens = MAX_BATCH_TOKENS.get(device.type, DEFAULT_BATCH_TOKENS)
+    return tokens, max(1, MAX_BATCH_LOGITS // max(1, int(vocabulary)))
 
 
 def _batches(
@@ -203,7 +209,7 @@ def _attempt(
     """Run a batch and hand it on; what went wrong is for all ranks to hear first."""
     try:
         with route.taken(model):
-            rows, log_p = _next_token_log_probs(model, head, batch, route)
+            rows, log_p = next_token_log_probs(model, head, batch, route)
         if consume is not None:
             consume(rows, log_p)
     except Exception as error:
@@ -242,13 +248,16 @@ def _free(model: nn.Module) -> None:
         torch.cuda.empty_cache()
 
 
-def _next_token_log_probs(
+def next_token_log_probs(
     model: nn.Module,
     head: nn.Module,
     batch: Sequence[TokenSequence],
     route: Route,
 ) -> tuple[np.ndarray, Tensor]:
-    """One forward pass: (row indices [M], log_p [M, V] float32)."""
+    """One forward pass: (row indices [M], log_p [M, V] float32), in the order of the outputs.
+
+    Run it within `undisturbed(model)` and `route.taken(model)`.
+    """
     where = [(b, position) for b, sequence in enumerate(batch) for position in sequence.outputs]
     with answer_positions(head, torch.tensor(where)):
         output = model(**_inputs(model, batch, route))
@@ -256,6 +265,31 @@ def _next_token_log_probs(
     rows = np.array([row for sequence in batch for row in sequence.rows])
     wide = logits[0] if logits.dtype == torch.float64 else logits[0].float()
     return rows, wide.log_softmax(dim=-1).float()
+
+
+def choose_precision(
+    model: nn.Module, sequences: Sequence[TokenSequence], ranks: Ranks = ONE
+) -> Route:
+    """Rows in float32 if that gives the model's own numbers up to their rounding, else its own.
+
+    Args:
+        model: a causal language model.
+        sequences: to try, one at a time.
+        ranks: the processes that run them together.
+
+    Raises:
+        TypeError: if the model has no language-modelling head.
+    """
+    head = output_head(model)
+
+    def answers(route: Route) -> Tensor:
+        with route.taken(model):
+            found = [next_token_log_probs(model, head, [each], route)[1] for each in sequences]
+        return torch.cat(found).exp()
+
+    with undisturbed(model):
+        own = Route("rows", "model")
+        return _better(own, answers(own), Route("rows", "float32"), answers, ranks)[0]
 
 
 def choose_route(model: nn.Module, plan: ScoringPlan, ranks: Ranks = ONE) -> Route:

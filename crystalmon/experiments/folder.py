@@ -1,0 +1,134 @@
+"""Results on disk, and the finished parts of an experiment that has been interrupted.
+
+`<folder>/<experiment>.json` is written whole or not at all; `<folder>/<experiment>.parts.jsonl`
+grows by a line with each finished part, and is removed when the result is there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from crystalmon.experiments.result import Result
+from crystalmon.records import json_value
+from crystalmon.store import explained, write_whole
+
+
+def write_result(folder: Path, result: Result) -> Path:
+    """Write `<folder>/<experiment>.json`; `<experiment>-<step>.json` if it has a step.
+
+    Raises:
+        RunFolderError: if the folder cannot take it.
+    """
+    name = result.experiment if result.step is None else f"{result.experiment}-{result.step}"
+    file = folder / f"{name}.json"
+    text = json.dumps(result.to_json(), indent=2, allow_nan=False, ensure_ascii=False)
+    with explained(folder, f"take {file.name}"):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(file, text.encode() + b"\n")
+    return file
+
+
+def read_result(file: Path) -> Result:
+    """A result from its file.
+
+    Raises:
+        FileNotFoundError: if it is not there.
+        ValueError: if it is damaged, no result, or of a newer schema; the message names the file.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} must be a result of an experiment, found nothing there.")
+    try:
+        return Result.from_json(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} must be a result of an experiment: {error}") from error
+
+
+def read_results(folder: Path) -> list[Result]:
+    """All results in a folder, by experiment and step; empty if there is none."""
+    found = [read_result(file) for file in sorted(folder.glob("*.json"))]
+    return sorted(found, key=lambda result: (result.experiment, result.step or 0))
+
+
+class Parts:
+    """The finished parts of one experiment, by key, so that an interrupted one goes on.
+
+    Args:
+        file: where they are kept, a line each; None keeps them in memory.
+        of: what they belong to, JSON-ready: the settings, the models and their marks. Parts of
+            something else are put aside, and a torn last line is left out.
+        progress: show a bar.
+    """
+
+    def __init__(
+        self, file: Path | None = None, of: Mapping[str, Any] | None = None, progress: bool = False
+    ) -> None:
+        self._file, self._progress = file, progress
+        self._header = hashlib.sha256(
+            json.dumps(json_value(dict(of or {})), sort_keys=True).encode()
+        ).hexdigest()
+        self._values: dict[str, Any] = {}
+        if file is not None:
+            self._take_up(file)
+
+    def _take_up(self, file: Path) -> None:
+        lines = file.read_bytes().split(b"\n")[:-1] if file.is_file() else []
+        if not lines or lines[0] != json.dumps({"of": self._header}).encode():
+            with explained(file.parent, f"take {file.name}"):
+                file.parent.mkdir(parents=True, exist_ok=True)
+                write_whole(file, json.dumps({"of": self._header}).encode() + b"\n")
+            return
+        for line in lines[1:]:
+            try:
+                self._values.update(json.loads(line))
+            except ValueError:
+                continue
+
+    def __contains__(self, key: object) -> bool:
+        """Whether this part is finished."""
+        return key in self._values
+
+    def __getitem__(self, key: str) -> Any:
+        """A finished part."""
+        return self._values[key]
+
+    def put(self, key: str, value: Any) -> None:
+        """Keep a part: JSON values, null for what is not finite. On disk when this returns."""
+        value = json_value(value)
+        self._values[key] = value
+        if self._file is None:
+            return
+        line = json.dumps({key: value}, allow_nan=False, ensure_ascii=False)
+        with (
+            explained(self._file.parent, f"take {self._file.name}"),
+            self._file.open("ab", buffering=0) as handle,
+        ):
+            # on a line of its own, also behind one that was torn
+            handle.write(b"\n" + line.encode() + b"\n")
+            os.fsync(handle.fileno())
+
+    def missing(self, keys: Iterable[str], what: str) -> Iterator[str]:
+        """The keys whose parts are not finished, with a bar over all of them."""
+        keys = list(keys)
+        with tqdm(
+            total=len(keys),
+            desc=f"crystalmon {what}",
+            leave=False,
+            delay=1.0,
+            disable=not self._progress,
+        ) as bar:
+            for key in keys:
+                if key not in self._values:
+                    yield key
+                bar.update()
+
+    def remove(self) -> None:
+        """Remove the file: the result is written."""
+        if self._file is not None:
+            self._file.unlink(missing_ok=True)

@@ -1,0 +1,107 @@
+"""What an experiment has found: headline figures with intervals, and all that is behind them.
+
+Plain data: reading a result needs neither torch nor the model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from crystalmon.records import json_value
+
+RESULT_SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One figure.
+
+    Args:
+        value: the estimate.
+        low, high: its 95% interval; NaN where there is none.
+    """
+
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+
+    def __str__(self) -> str:
+        """As a table shows it: the figure, and its interval if it has one."""
+        if math.isnan(self.low) or math.isnan(self.high):
+            return f"{self.value:.3g}"
+        return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
+
+    def to_json(self) -> dict[str, Any]:
+        """Strict JSON: null for what is not finite."""
+        return json_value({"value": self.value, "low": self.low, "high": self.high})
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one experiment has found on one model.
+
+    Args:
+        experiment: its name, such as `landscape`.
+        settings: all that determines the result beside the model: a repetition with the same
+            settings on the same model gives the same result.
+        models: what was measured, by role: `model`, and `base` where one takes part.
+        estimates: the headline figures, which trackers log, by key.
+        detail: all that the table and the figure show; JSON values.
+        step: the training step, if it was measured inside training.
+        seconds: what it took.
+    """
+
+    experiment: str
+    settings: Mapping[str, Any]
+    models: Mapping[str, str | None]
+    estimates: Mapping[str, Estimate]
+    detail: Mapping[str, Any] = field(repr=False)
+    step: int | None = None
+    seconds: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Strict JSON values only."""
+        return {
+            "schema": RESULT_SCHEMA,
+            "experiment": self.experiment,
+            "settings": json_value(dict(self.settings)),
+            "models": dict(self.models),
+            "step": self.step,
+            "seconds": self.seconds,
+            "estimates": {key: value.to_json() for key, value in self.estimates.items()},
+            "detail": json_value(dict(self.detail)),
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Result:
+        """What `to_json` gave; null becomes NaN in estimates and stays None in the detail.
+
+        Raises:
+            ValueError: if it is of a newer schema, or no result.
+        """
+        if not isinstance(value, Mapping) or "experiment" not in value:
+            raise ValueError(
+                f"a result must be a JSON object with 'experiment', got {value!r:.60}."
+            )
+        if value.get("schema", 0) > RESULT_SCHEMA:
+            raise ValueError(
+                f"a result's schema must be at most {RESULT_SCHEMA}, got {value['schema']}. "
+                "Install the crystalmon that wrote it, or a newer one."
+            )
+        return cls(
+            experiment=value["experiment"],
+            settings=value["settings"],
+            models=value["models"],
+            estimates={key: _estimate(each) for key, each in value["estimates"].items()},
+            detail=value["detail"],
+            step=value.get("step"),
+            seconds=value.get("seconds"),
+        )
+
+
+def _estimate(value: Mapping[str, Any]) -> Estimate:
+    ends = [value.get(key) for key in ("value", "low", "high")]
+    return Estimate(*(math.nan if end is None else float(end) for end in ends))
