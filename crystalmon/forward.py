@@ -313,8 +313,11 @@ def choose_route(model: nn.Module, plan: ScoringPlan, ranks: Ranks = ONE) -> Rou
         return _probabilities(model, plan, route, prompts, told, ranks)
 
     with undisturbed(model):
-        route, truth = Route("rows", "model"), answers(Route("rows", "model"))
-        route, truth = _better(route, truth, Route("rows", "float32"), answers, ranks)
+        if _computes_wide(model):  # then its own numbers are those of float32 layers
+            route, truth = Route("rows", "float32"), answers(Route("rows", "float32"))
+        else:
+            route, truth = Route("rows", "model"), answers(Route("rows", "model"))
+            route, truth = _better(route, truth, Route("rows", "float32"), answers, ranks)
         # a kernel that does not know the mask may fail on the device, where it cannot be caught
         masked = route.precision == "float32" or not _unmasked(model)
         if masked and _accepts(model, "position_ids"):
@@ -325,15 +328,16 @@ def choose_route(model: nn.Module, plan: ScoringPlan, ranks: Ranks = ONE) -> Rou
 def _trial(plan: ScoringPlan, pack: int) -> tuple[set[int], set[int]]:
     """Prompts that tell whether trees are honoured, and those to fill a whole pack with them.
 
-    The longest one (a sliding window may be shorter), the one with the most unfinished answers,
-    and some from the first to the last place of a pack, since what a model does may depend on how
-    far into a sequence a token stands.
+    The longest one (a sliding window may be shorter), the one whose tree has branches and costs
+    least in rows, and some from the first to the last place of a pack, since what a model does may
+    depend on how far into a sequence a token stands.
     """
     unfinished = np.bincount(plan.row_prompt, minlength=plan.num_prompts)
-    lengths = [len(row) for row in plan.rows[: plan.num_prompts]]
+    lengths = np.array([len(row) for row in plan.rows[: plan.num_prompts]])
     order = sorted(range(plan.num_prompts), key=lambda prompt: plan.rows[prompt])
     some = np.linspace(0, plan.num_prompts - 1, num=6, dtype=int)
-    told = {int(np.argmax(unfinished)), int(np.argmax(lengths)), *(order[i] for i in some)}
+    branches = np.where(unfinished > 2, unfinished * lengths, np.iinfo(np.int64).max)
+    told = {int(np.argmin(branches)), int(np.argmax(lengths)), *(order[i] for i in some)}
     trie, filled = Trie(), set[int]()
     for prompt in [*sorted(told), *order]:
         tokens = trie.missing(plan.rows[prompt]) + int(unfinished[prompt]) - 1
@@ -366,6 +370,15 @@ def _better(
         return candidate, found
     logger.info("not run as %s: it differs by %.1e", candidate, difference)
     return route, truth
+
+
+def _computes_wide(model: nn.Module) -> bool:
+    """Whether nothing of it is in half precision, and its attention is what a route takes."""
+    tensors = (*model.parameters(), *model.buffers())
+    return not _unmasked(model) and not any(
+        tensor.is_floating_point() and tensor.dtype not in (torch.float32, torch.float64)
+        for tensor in tensors
+    )
 
 
 def _unmasked(model: Any) -> bool:

@@ -10,8 +10,8 @@ python scripts/benchmark.py --device cuda --parts crystalmon floor
 - rows: the same with every unfinished answer in a row of its own, in the same precision;
 - lm-eval: lm-evaluation-harness' own HFLM, given the same tokens as log-likelihood requests
   (context, continuation) and as many of them a batch; its answers are first held against
-  crystalmon's, and where they differ most both against float64. Needs `pip install
-  crystalmon[bench]`;
+  crystalmon's, in the dtype given and in float64, and where they differ most in the former, both
+  against the model's plain forward pass in float64. Needs `pip install crystalmon[bench]`;
 - sampling: 128 sampled answers a prompt with `model.generate`, on a few prompts, scaled up;
 - floor: the model's bare forward pass over as many tokens as the suite's prefix tree has, in
   sequences as long as crystalmon's packs, as many tokens a batch.
@@ -117,7 +117,15 @@ def side_by_side(
         harness = load_harness(model, tokenizer, plan, args.lm_eval_batch)
         ways["lm-eval"] = lambda: harness_log_likelihoods(harness, plan)
         mine, theirs = log_likelihoods(model, plan, route), ways["lm-eval"]()
-        found["agreement"] = agreement(model, plan, mine, theirs)
+        wide = copy.deepcopy(model).double()
+        harness = load_harness(wide, tokenizer, plan, args.lm_eval_batch)
+        exactly = log_likelihoods(wide, plan, route), harness_log_likelihoods(harness, plan)
+        found["agreement"] = {
+            **agreement(mine, theirs),
+            "in_float64": agreement(*exactly),
+            **errors(wide, plan, mine, theirs),
+        }
+        del wide, harness
     seconds = take_turns({part: ways[part] for part in args.parts}, args.repeats, args.device)
     if "sampling" in seconds:
         scale = plan.num_prompts / min(args.sample_prompts, plan.num_prompts)
@@ -190,8 +198,9 @@ def print_parts(
     if "agreement" in found:
         console.print(
             "log-likelihoods: {over} of {paths} differ from lm-eval's by over {tolerance:.0e}, the "
-            "largest by {largest:.1e}; against float64, on the {checked} that differ most, "
-            "crystalmon's are off by at most {crystalmon:.1e}, lm-eval's by {lm_eval:.1e}".format(
+            "largest by {largest:.1e}; with both in float64, {in_float64[over]}, the largest by "
+            "{in_float64[largest]:.1e}; of the {checked} that differ most, crystalmon's are off by "
+            "at most {crystalmon:.1e}, lm-eval's by {lm_eval:.1e}".format(
                 **found["agreement"], tolerance=TOLERANCE
             )
         )
@@ -311,18 +320,21 @@ def log_likelihoods(model: nn.Module, plan: ScoringPlan, route: Route) -> np.nda
     return np.concatenate([table[0] for table in score(model, apart, route=route).log_choice])
 
 
-def agreement(
-    model: nn.Module, plan: ScoringPlan, mine: np.ndarray, theirs: np.ndarray
-) -> dict[str, Any]:
-    """How far [K] log-likelihoods differ, and who is right where they differ most."""
+def agreement(mine: np.ndarray, theirs: np.ndarray) -> dict[str, Any]:
+    """How far [K] log-likelihoods differ."""
     difference = np.abs(mine - theirs)
-    worst = np.argsort(-difference)[:CHECKED]
+    over, largest = int(np.sum(difference > TOLERANCE)), float(difference.max())
+    return {"paths": len(difference), "over": over, "largest": largest}
+
+
+def errors(
+    wide: nn.Module, plan: ScoringPlan, mine: np.ndarray, theirs: np.ndarray
+) -> dict[str, Any]:
+    """Who is right where [K] log-likelihoods differ most, by the model in float64."""
+    worst = np.argsort(-np.abs(mine - theirs))[:CHECKED]
     paths = paths_of(plan)
-    exact = exact_log_likelihoods(model, [paths[index] for index in worst])
+    exact = exact_log_likelihoods(wide, [paths[index] for index in worst])
     return {
-        "paths": len(difference),
-        "over": int(np.sum(difference > TOLERANCE)),
-        "largest": float(difference.max()),
         "checked": len(worst),
         "crystalmon": float(np.abs(mine[worst] - exact).max()),
         "lm_eval": float(np.abs(theirs[worst] - exact).max()),
@@ -330,10 +342,9 @@ def agreement(
 
 
 def exact_log_likelihoods(
-    model: nn.Module, paths: Sequence[tuple[list[int], list[int]]]
+    wide: nn.Module, paths: Sequence[tuple[list[int], list[int]]]
 ) -> np.ndarray:
-    """[K] by the same weights in float64, each path in a forward pass of its own."""
-    wide = copy.deepcopy(model).double().eval()
+    """[K] by the model as it is, each path in a forward pass of its own."""
     found = []
     for context, answer in paths:
         tokens = torch.tensor([context + answer], device=next(wide.parameters()).device)

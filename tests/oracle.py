@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 
-def oracle_tables(model, tokenizer, suite):
-    """Per task [P, C] probability of each choice.
+def oracle_tables(model, tokenizer, suite, half_way=False):
+    """Per task [P, C] probability of each choice; `half_way`: the model casts to float32 itself.
 
     P(path) is the product of its tokens' probabilities. A choice gets, for each of its paths,
     P(path) minus P of every listed path whose longest listed proper prefix that path is.
@@ -21,7 +21,7 @@ def oracle_tables(model, tokenizer, suite):
         for prompt in task.prompts:
             ids = tokenizer(prompt)["input_ids"]
             owner = _owners(tokenizer, task, prompt, ids)
-            probability = _path_probabilities(model, ids, list(owner))
+            probability = _path_probabilities(model, ids, list(owner), half_way)
             row = [0.0] * len(task.choices)
             for path, index in owner.items():
                 row[index] += probability[path]
@@ -51,7 +51,7 @@ def _longest_listed_prefix(path, owner):
     return prefixes[-1] if prefixes else None
 
 
-def _path_probabilities(model, ids, paths):
+def _path_probabilities(model, ids, paths, half_way):
     """Every needed prefix is a row of its own; padding is masked out."""
     prefixes = sorted({path[:n] for path in paths for n in range(len(path))})
     rows = [list(ids) + list(prefix) for prefix in prefixes]
@@ -60,7 +60,8 @@ def _path_probabilities(model, ids, paths):
     mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
     with torch.no_grad():
         logits = model(input_ids=batch, attention_mask=mask).logits
-    assert logits.dtype == torch.float64
+    assert half_way or logits.dtype == torch.float64
+    logits = logits.double()
     log_p = {
         prefix: logits[i, len(rows[i]) - 1].log_softmax(-1) for i, prefix in enumerate(prefixes)
     }

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -143,7 +143,8 @@ class Subject:
             consume(index, own)
 
     def _check_lengths(self, texts: Sequence[Text]) -> None:
-        config = self.model.config.get_text_config()
+        model: Any = self.model
+        config = model.config.get_text_config()
         context = getattr(config, "max_position_embeddings", None) or math.inf
         longest = max((len(text.tokens) for text in texts), default=0)
         if longest > context:
