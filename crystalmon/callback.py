@@ -44,11 +44,11 @@ logger = logging.getLogger(__name__)
 class CrystalCallback(TrainerCallback):
     """Probes the model at intervals while any transformers or TRL trainer trains it.
 
-    Records go to `<output_dir>/crystalmon` and to whatever `report_to` names among wandb,
-    tensorboard and trackio, as `crystalmon/<metric>` and `crystalmon_tasks/<task>/<metric>` on
-    the trainer's own step axis. Training is not touched: modes, random states and the tokenizer
-    are as before, and a probe that fails is logged and counted, not raised. Mistakes of
-    configuration are raised when training begins.
+    Records go to `<output_dir>/crystalmon` and to the trackers that `report_to` names (wandb,
+    tensorboard, trackio; to those of `scalar_trackers` scalars alone), as `crystalmon/<metric>` and
+    `crystalmon_tasks/<task>/<metric>` on the trainer's own step axis. Training is not touched:
+    modes, random states and the tokenizer are as before, and a probe that fails is logged and
+    counted, not raised. Mistakes of configuration are raised when training begins.
 
     In a run of several processes the prompts are split among them, and rank 0 writes. A second
     callback of the same trainer writes to `<output_dir>/crystalmon-<suite>`, under that name in

@@ -100,7 +100,7 @@ def test_smollm2_targets_fit_the_suite():
     assert len(sft_rows(suite, targets, 30, 0, "suite")) == 30  # refuses choices it does not know
 
 
-@pytest.mark.parametrize("name", ["ddp", "fsdp2", "zero3"])
+@pytest.mark.parametrize("name", ["ddp", "fsdp2", "zero2", "zero3"])
 def test_accelerate_config_is_known_to_accelerate(name):
     from accelerate.commands.config.config_args import load_config_from_file
 

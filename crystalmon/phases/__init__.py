@@ -5,7 +5,7 @@ gives the same events. Its error rates are those that `scripts/validate_detectio
 
     liquid ──order ≥ 0.2──▶ nucleating ──order ≥ 0.8──▶ crystallized ◀─leaves─▶ settling
        ▲                        │                           │   order < 0.6        │
-       └────────order < 0.2─────┴───────── melting ◀────────┴──────────────────────┘
+       └────────order < 0.15────┴───────── melting ◀────────┴──────────────────────┘
 
     state.py      what is observed and remembered; the reference as the rules need it
     order.py      early warning, onset with its back-dating, completion, melting
