@@ -438,6 +438,40 @@ def test_without_a_chat_template_the_raw_view_is_still_made(small, folders, tmp_
     assert not chat.found
 
 
+def test_a_chat_template_is_lent_to_the_stages_without_one(small, folders, tmp_path):
+    bare, out = str(without_template(tmp_path / "bare")), tmp_path / "scan"
+    listed = [Stage("base", bare), Stage("sft", str(folders[0]))]
+    with pytest.raises(ScanError, match="Take another stage's with --chat-template-from NAME"):
+        scan(listed, out, small, "chat", tell=print)
+    (result,) = scan(listed, out, small, "chat", chat_template_from="sft", tell=print)
+    assert result.failed == {}
+    run, own = read_run(out), tmp_path / "own"
+    assert run.info["config"]["chat_template_from"] == "sft"
+    scan([Stage("base", "liquid-tiny")], own, small, "chat", tell=print)
+    for name, task in read_run(own).records[0].tasks.items():
+        np.testing.assert_array_equal(task.q, run.records[0].tasks[name].q)
+
+    told: list[str] = []
+    scan(listed, out, small, "chat", chat_template_from="sft", tell=told.append)
+    assert told == ["base: measured before, kept", "sft: measured before, kept"]
+    with pytest.raises(ValueError, match=r"chat template from sft\. Give the same stages"):
+        scan(listed, out, small, "chat", chat_template_from=str(folders[0]), tell=print)
+    with pytest.raises(ValueError, match="got 'base', which has none"):
+        scan(listed, tmp_path / "none", small, "chat", chat_template_from="base")
+    with pytest.raises(ValueError, match="view must be 'chat' or 'both' where a chat template"):
+        scan(listed, tmp_path / "raw", small, chat_template_from="sft")
+
+
+def test_a_lent_template_leaves_the_raw_view_alone(small, folders, tmp_path):
+    listed = [Stage("base", str(without_template(tmp_path / "bare")))]
+    raw, chat = scan(listed, tmp_path / "both", small, "both", chat_template_from=str(folders[0]))
+    scan([Stage("base", "liquid-tiny")], tmp_path / "raw", small)
+    expected = read_run(tmp_path / "raw").records[0].tasks["coin"].q
+    np.testing.assert_array_equal(read_run(raw.folder).records[0].tasks["coin"].q, expected)
+    assert "chat_template_from" not in read_run(raw.folder).info["config"]
+    assert "chat_template_from" in read_run(chat.folder).info["config"]
+
+
 def test_both_views_are_measured_with_one_loading(small, stages, tmp_path, monkeypatch):
     loaded: list[str] = []
 
