@@ -44,7 +44,16 @@ ROOT = Path(__file__).resolve().parents[1]
 MARK = "study.json"
 """In a stage's folder, once it is trained: what it was trained from and towards."""
 B_SETTINGS = ("--seed", "1", "--vocab-size", "640", "--digits", "joined")
-TRANSFERS = (("A", "B"), ("B", "A"), ("A", "B-other"), ("A", "B-seedless"))
+TRANSFERS = (
+    ("A", "B"),
+    ("B", "A"),
+    ("A", "B-other"),
+    ("A", "B-seedless"),
+    ("B-other", "A"),
+)
+"""Whose seeds are looked for in whose stages: found in the first two, and in no other. The planted
+seeds were drawn with room around them, so that they rank low where they have not won; the last
+looks for prompts drawn at random."""
 COLUMNS = ("order", "variety", "final_seed_mse", "final_seed_mass", "proxy_mse", "proxy_mass")
 
 
