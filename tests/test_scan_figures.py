@@ -127,7 +127,8 @@ def test_of_many_stages_and_choices_some_are_shown():
 
 
 def test_every_figure_is_written_as_png_and_svg(scanned, tmp_path):
-    files = write_scan_figures(*scanned, tmp_path / "figures")
+    run, found = scanned
+    files = write_scan_figures(run, found, tmp_path / "figures")
     names = ("variety", "seed", "seed_mse_tasks", "seed_mass_tasks", "proxy", "answers")
     assert [f.name for f in files] == [f"{n}.{kind}" for n in names for kind in ("png", "svg")]
     for file in files:
