@@ -134,11 +134,18 @@ def test_the_papers_measurements_are_on_file(whole, small):
     assert found["verdicts"][0]["verdict"] == "holds"
 
 
+TORCHRUN = "torch.distributed.run --standalone --nproc-per-node=2"
+ACCELERATE = (  # without a GPU, this starts processes on the CPU; with --cpu it starts only one
+    "accelerate.commands.launch --multi_gpu --num_processes=2 --num_machines=1 "
+    "--mixed_precision=no --dynamo_backend=no --main_process_port=0"
+)
+
+
 @pytest.mark.slow
-def test_two_processes_measure_the_same(stages, folders, tmp_path):
+@pytest.mark.parametrize("launcher", [TORCHRUN, ACCELERATE], ids=["torchrun", "accelerate"])
+def test_two_processes_measure_the_same(launcher, stages, folders, tmp_path):
     listed = [str(stages[0]), "bad=no/where", f"sft={folders[0]}"]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command = [*launcher, "--nproc-per-node=2", "-m", "crystalmon.cli", "scan", *listed]
+    command = [sys.executable, "-m", *launcher.split(), "-m", "crystalmon.cli", "scan", *listed]
     done = subprocess.run(
         [*command, "--suite", "liquid-tiny", "-o", str(tmp_path / "two")],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
