@@ -46,7 +46,7 @@ def write_scan(folder: Path, base: dict, stages: list[dict], *, evil: bool = Fal
     texts = {
         name: {"prompts": [f"p{p}" for p in range(PROMPTS)], "choices": words} for name in base
     }
-    names = [EVIL[1], "$\\frac{", "sft/checkpoint-100000000000", "_"] if evil else None
+    names = [EVIL[1], "$\\frac{$", "sft/checkpoint-100000000000", "_"] if evil else None
     listed = [
         {**stage, "name": names[stage["step"]] if names else stage["name"]}
         for stage in run.info["stages"]
