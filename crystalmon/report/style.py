@@ -17,7 +17,10 @@ _LONGEST = 22
 
 def text_inches(text: str, size: float) -> float:
     """The width of a text at a font size in points, in inches."""
-    return TextPath((0, 0), text, size=size).get_extents().width / 72 if text.strip() else 0.0
+    if not text.strip():
+        return 0.0
+    plain = text.replace("$", r"\$")  # else it may be read as a formula
+    return TextPath((0, 0), plain, size=size).get_extents().width / 72
 
 
 def clipped(text: str, length: int = _LONGEST) -> str:
