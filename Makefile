@@ -1,4 +1,5 @@
 # make demo: watch the bundled model crystallize through SFT, DPO and GRPO (CPU, a few minutes).
+# make study: the paper's measurements on two families of tiny models, with figures and a report.
 # make test: lint, types and tests, in environments that this file makes on first use.
 
 PYTHON ?= python3
@@ -19,10 +20,15 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 BIN := .venv/bin
 BIN_OLDEST := .venv-oldest/bin
 
-.PHONY: demo validate test test-slow test-oldest no-trace pytest lint format install clean
+.PHONY: demo study validate test test-slow test-oldest no-trace pytest lint format install clean
 
 demo: .venv/installed
 	$(BIN)/python scripts/demo.py
+
+# Two families of tiny models with the same planted seeds, scanned and compared: some ten minutes.
+# What has been trained or scanned is kept. STUDY=--smollm2 takes SmolLM2-135M through it too.
+study: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/study.py $(STUDY)
 
 # The phase detector's error rates; the first call also trains 46 runs, which takes some 20 minutes.
 validate: .venv/installed

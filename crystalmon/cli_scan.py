@@ -16,7 +16,9 @@ from crystalmon.stages import Stage, parse_stages
 
 if TYPE_CHECKING:
     from crystalmon.scan import ScanResult
+    from crystalmon.transfer import StageTransfer
 
+FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
 FAILED = 1
 """Exit status when a stage could not be measured and the others were."""
 
@@ -34,10 +36,16 @@ def add_scan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     command.add_argument("--family", choices=tuple(FAMILIES), help="the public stages of a family")
     command.add_argument("--suite", default="randomness", help="a bundled suite or a YAML file")
     command.add_argument("--view", default="raw", choices=("raw", "chat", "both"))
+    command.add_argument(
+        "--chat-template-from",
+        metavar="STAGE",
+        help="lend the stages without a chat template that of this one, or of a model",
+    )
     command.add_argument("-o", "--output", type=Path, required=True, help="the run folder")
     command.add_argument("--dtype", default="auto", help="torch dtype; default: as stored")
     command.add_argument("--device", help="torch device; the accelerator if there is one")
     command.add_argument("--json", action="store_true", help="print scan.json as one JSON line")
+    command.add_argument("--no-figures", action="store_true", help="draw none in OUTPUT/figures")
     command.set_defaults(run=_run_scan)
 
 
@@ -47,6 +55,7 @@ def add_transfer(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     command.add_argument("a", metavar="A", help="a scan, or a run, whose seeds are looked for")
     command.add_argument("b", metavar="B", help="a scan, or a run, in whose stages they are")
     command.add_argument("--json", action="store_true", help="print all of it as one JSON line")
+    command.add_argument("--figure", type=Path, help="draw it there, as .png, .svg or .pdf")
     command.set_defaults(run=_run_transfer)
 
 
@@ -54,12 +63,25 @@ def _run_transfer(args: argparse.Namespace) -> None:
     from crystalmon.store import read_run
     from crystalmon.transfer import find_transfer, format_transfer
 
-    a = read_run(args.a)
-    stages = find_transfer(a, read_run(args.b))
+    a, b = read_run(args.a), read_run(args.b)
+    stages = find_transfer(a, b)
+    if args.figure is not None:
+        _draw_transfer(a.name, b.name, stages, args.figure)
     if args.json:
         print(json.dumps([stage.to_json() for stage in stages], allow_nan=False))
     else:
         print(format_transfer(a, stages))
+
+
+def _draw_transfer(a: str, b: str, stages: list[StageTransfer], file: Path) -> None:
+    from crystalmon.report.transfer_figure import transfer_figure
+
+    if file.suffix not in FIGURE_SUFFIXES or not file.parent.is_dir():
+        raise ValueError(
+            f"figure must be a {', '.join(FIGURE_SUFFIXES)} file in an existing folder, got "
+            f"{str(file)!r}. Choose another name."
+        )
+    transfer_figure(a, b, stages).savefig(file)
 
 
 def _run_scan(args: argparse.Namespace) -> int:
@@ -81,11 +103,14 @@ def _run_scan(args: argparse.Namespace) -> int:
             args.view,
             dtype="auto" if args.dtype == "auto" else getattr(torch, args.dtype),
             device=args.device,
+            chat_template_from=args.chat_template_from,
             tell=lambda line: print(line, file=sys.stderr if args.json else sys.stdout, flush=True),
         )
     if int(os.environ.get("RANK", "0")) > 0:
         return 0  # a launcher ends rank 0, which has yet to print, when another one fails
     _print_results(results, args.json)
+    if not args.no_figures:
+        _draw_results(results)
     return FAILED if any(result.failed for result in results) else 0
 
 
@@ -105,6 +130,24 @@ def _joined_processes() -> Iterator[None]:
         yield
     finally:
         dist.destroy_process_group()
+
+
+def _draw_results(results: list[ScanResult]) -> None:
+    """Draw each view's figures; the scan itself stands if that fails."""
+    from crystalmon.records import json_value
+    from crystalmon.report.scan_figures import write_scan_figures
+    from crystalmon.store import read_run
+
+    for result in results:
+        if not result.found:
+            continue
+        folder = result.folder / "figures"
+        try:
+            write_scan_figures(read_run(result.folder), json_value(dict(result.found)), folder)
+        except OSError as error:
+            print(f"crystalmon: no figures in {folder}: {error}", file=sys.stderr)
+        else:
+            print(f"figures: {folder}", file=sys.stderr)
 
 
 def _print_results(results: list[ScanResult], as_json: bool) -> None:

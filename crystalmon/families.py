@@ -10,7 +10,8 @@ class Family:
     """One model's released stages, in the order of training.
 
     Args:
-        base, sft, dpo, rl: hub ids; each stage was trained from the one before it.
+        base, sft, dpo, rl: hub ids; each stage was trained from the one before it, the last one
+            in some sizes by way of further checkpoints, which are left out.
     """
 
     base: str
@@ -41,8 +42,8 @@ FAMILIES = {
     "tulu3-8b": _tulu3("8B"),
     "tulu3-70b": _tulu3("70B"),
 }
-"""By name. The cards of the stages name each other; the last stage is RL with verifiable rewards,
-which for OLMo 2 is called Instruct."""
+"""By name, as the models' cards on the hub list them (sources in `tests/test_families.py`); the
+last stage is RL with verifiable rewards, which for OLMo 2 is called Instruct."""
 
 
 def find_family(name: str) -> Family:

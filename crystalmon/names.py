@@ -12,5 +12,8 @@ CHOICE_PREFIX = "log_choice/"
 """Within the run folder: the frozen base's answers, a file in it, and in that the log-probabilities
 of a task's choices, before the task's name."""
 
+SCAN_FILE = "scan.json"
+"""Within the run folder of a scan: what was found, and the verdicts."""
+
 STEP_KEY = "train/global_step"
 """The key under which transformers logs the step to wandb and trackio."""

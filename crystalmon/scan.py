@@ -18,9 +18,10 @@ from typing import Any, TypeVar
 
 import torch
 
+from crystalmon.chat_templates import ChatTemplate, check_chat_template, find_chat_template
 from crystalmon.models import find_commit, find_mark, load_model, split_revision
 from crystalmon.monitor import Monitor
-from crystalmon.names import REFERENCE_FOLDER
+from crystalmon.names import REFERENCE_FOLDER, SCAN_FILE
 from crystalmon.ranks import RankError, Ranks, current_ranks, describe
 from crystalmon.records import Event, ProbeRecord, json_value
 from crystalmon.reference import INFO_FILE, load_reference
@@ -40,7 +41,6 @@ from crystalmon.tasks import TaskSuite, load_suite
 from crystalmon.tokentree import VIEWS, View
 from crystalmon.verdicts import Verdict, judge_run
 
-SCAN_FILE = "scan.json"
 STAGES_KEY = "stages"
 """In `run.json`: the stages, each with its `name`, `model`, `revision` and `step`."""
 BOTH = "both"
@@ -81,6 +81,7 @@ def scan(
     *,
     dtype: Any = "auto",
     device: Any = None,
+    chat_template_from: str | None = None,
     tell: Tell = print,
 ) -> list[ScanResult]:
     """Measure checkpoints, one at a time, against the first of them.
@@ -95,6 +96,8 @@ def scan(
         view: `raw`, `chat` or `both`.
         dtype: of the weights; as they are stored by default.
         device: where the models go; the accelerator if there is one.
+        chat_template_from: the name of a stage, or a model, whose chat template those stages get
+            that have none; for view `chat` or `both`.
         tell: is given a line for each stage.
 
     Returns:
@@ -102,16 +105,19 @@ def scan(
 
     Raises:
         ScanError: if the base cannot be measured in any view.
-        ValueError: for a faulty list, suite or view, or a folder of another scan.
+        ValueError: for a faulty list, suite, view or template, or a folder of another scan.
+        FileNotFoundError: if a chat template cannot be taken from where it should be.
         RunFolderError: if a run folder cannot be written to.
     """
-    if view not in (*VIEWS, BOTH):
-        raise ValueError(f"view must be one of {', '.join((*VIEWS, BOTH))}, got {view!r}.")
+    _check_view(view, chat_template_from)
     ranks = current_ranks()
     suite, listed = ranks.on_main(lambda: (load_suite(suite), expand_stages(stages)))
     places = ranks.on_main(lambda: _places(Path(output), view))
     told: set[str] = set()
-    loading = _Loading(dtype, device, ranks)
+    template = chat_template_from and ranks.on_main(
+        lambda: find_chat_template(chat_template_from, listed)
+    )
+    loading = _Loading(dtype, device, ranks, template or None)
     views = [_ViewScan(place, own, suite, listed, loading, told) for own, place in places.items()]
     say = _telling(ranks, tell)
     for step, stage in enumerate(listed):
@@ -127,6 +133,16 @@ def scan(
         if not any(one.has_base for one in views):
             raise ScanError(f"the base {stage} cannot be measured: {views[0].failed[stage.name]}")
     return [one.finish() for one in views]
+
+
+def _check_view(view: str, chat_template_from: str | None) -> None:
+    if view not in (*VIEWS, BOTH):
+        raise ValueError(f"view must be one of {', '.join((*VIEWS, BOTH))}, got {view!r}.")
+    if chat_template_from is not None and view not in ("chat", BOTH):
+        raise ValueError(
+            f"view must be 'chat' or {BOTH!r} where a chat template is lent, got {view!r}. Leave "
+            "the template out, or choose the view."
+        )
 
 
 def _telling(ranks: Ranks, tell: Tell) -> Tell:
@@ -160,11 +176,12 @@ def _places(output: Path, view: str) -> dict[View, Path]:
 
 @dataclass(frozen=True)
 class _Loading:
-    """How stages are loaded: their dtype, their device, and the ranks that each load one."""
+    """How stages are loaded: dtype, device, the ranks that each load one, a template to lend."""
 
     dtype: Any
     device: Any
     ranks: Ranks
+    template: ChatTemplate | None
 
     @property
     def dtype_name(self) -> str:
@@ -182,6 +199,8 @@ class _Loading:
     def _load(self, where: str) -> tuple[Any, Any]:
         model, tokenizer = load_model(where, dtype=self.dtype)
         model.to(self.device or torch.accelerator.current_accelerator() or "cpu")
+        if self.template is not None:
+            self.template.lend(tokenizer)
         return model, tokenizer
 
 
@@ -297,8 +316,8 @@ class _ViewScan:
         if (run.info.get("suite_hash"), config) != (self._suite.hash, self._config()):
             raise ValueError(
                 f"the folder {self._folder} must hold the same scan or none, got "
-                f"{_describe(run.info)}. Give the same stages, suite, view and dtype, or another "
-                "folder."
+                f"{_describe(run.info)}. Give the same stages, suite, view, dtype and chat "
+                "template, or another folder."
             )
         RunStore.check_writable(self._folder)
         whole = (self._folder / REFERENCE_FOLDER / INFO_FILE).is_file()
@@ -310,7 +329,9 @@ class _ViewScan:
     def _config(self) -> dict[str, Any]:
         """What makes two scans the same one, beside the suite."""
         listed = [str(stage) for stage in self._stages]
-        return {"view": self.view, "dtype": self._loading.dtype_name, STAGES_KEY: listed}
+        lent = {} if self._loading.template is None else self._loading.template.to_json()
+        own = {"view": self.view, "dtype": self._loading.dtype_name, STAGES_KEY: listed}
+        return own | (lent if self.view == "chat" else {})
 
     def _is_other(self, step: int, mark: str | None) -> bool:
         """Whether a stage's weights have changed beyond doubt since they were marked."""
@@ -346,6 +367,8 @@ class _ViewScan:
         The stages after it that were measured before are written anew behind it, in one go; a kill
         in that instant costs scoring them again.
         """
+        if self.view == "chat":
+            check_chat_template(tokenizer)
         base = "initial" if step == 0 else self._folder / REFERENCE_FOLDER
         monitor = Monitor(
             model, tokenizer, self._suite, base, view=self.view, answers_only=step > 0
@@ -433,9 +456,11 @@ def _describe(info: Mapping[str, Any]) -> str:
     config = info.get("config", {})
     if STAGES_KEY not in config:
         return "the run of a training"
+    lent = config.get("chat_template_from")
     return (
         f"one of {' '.join(config[STAGES_KEY])} with suite {info.get('suite')!r} "
         f"({info.get('suite_hash')}) in view {config.get('view')!r}, dtype {config.get('dtype')}"
+        f"{f', chat template from {lent}' if lent else ''}"
     )
 
 

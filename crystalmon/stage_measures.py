@@ -1,7 +1,8 @@
 """The paper's measurements, stage by stage, from a scan's run folder alone.
 
 Axes: P prompts, C choices. The paper (arXiv 2606.29933) gives no formulas for its MSE and ProbMass;
-`seed_mse` and `seed_mass` are this project's, and `proxy_mse` is the former with another seed.
+`seed_mse` and `seed_mass` are this project's, and `proxy_mse` and `proxy_mass` are the same
+with another seed.
 Nothing here needs torch.
 """
 
@@ -19,7 +20,7 @@ from crystalmon.verdicts import find_seeds
 
 PROXY_STAGE = "sft"
 _SUITE_KEYS = ("order", "crystallinity", "seed_mass", "seed_mse", "liquidity", "free_energy")
-_TASK_KEYS = ("variety", "seed_mse", "seed_mass", "proxy_mse")
+_TASK_KEYS = ("variety", "seed_mse", "seed_mass", "proxy_mse", "proxy_mass")
 _FINAL_KEYS = ("final_seed_mse", "final_seed_mass")
 
 
@@ -44,6 +45,18 @@ def distribution_mse(q: np.ndarray, target: np.ndarray) -> float:
     return float(np.mean((q - target) ** 2))
 
 
+def distribution_mass(q: np.ndarray, target: np.ndarray) -> float:
+    """Mean over prompts of the mass on the support of a distribution; NaN if that is NaN.
+
+    Args:
+        q: [P, C] choice distributions.
+        target: [C].
+    """
+    if np.isnan(target).any():
+        return float("nan")
+    return float(q[:, support(target)].sum(axis=1).mean())
+
+
 def final_seed_measures(q: np.ndarray, b: np.ndarray, seed: int) -> tuple[float, float]:
     """`seed_mse` and `seed_mass` of `metrics.measure_task`, of a seed that is the same throughout.
 
@@ -53,8 +66,7 @@ def final_seed_measures(q: np.ndarray, b: np.ndarray, seed: int) -> tuple[float,
         seed: index into the base's prompts; its own answer counts for the mass alone.
     """
     others = np.delete(q, seed, axis=0) if len(q) > 1 else q
-    mass = float(q[:, support(b[seed])].sum(axis=1).mean())
-    return distribution_mse(others, b[seed]), mass
+    return distribution_mse(others, b[seed]), distribution_mass(q, b[seed])
 
 
 def stage_names(run: Run) -> dict[int, str]:
@@ -92,10 +104,11 @@ def measure_stages(run: Run) -> dict[str, Any]:
         `stages`: one entry a stage with its suite-level figures; `proxy_stage`: whose mean
         answers are the proxy seed; `mean` and, within `tasks`, each task's: by stage `variety`
         (mean pairwise JS over prompts), `seed_mse` and `seed_mass` (as recorded, of the seed that
-        was held or nearest at that stage), `proxy_mse`, and where the task has crystallized on a
-        seed (`verdicts.find_seeds`), `final_seed_mse` and `final_seed_mass` of that one at every
-        stage, whose `mean` is over the tasks that have one; a task's `final_seed`, `choices`,
-        `proxy_seed` [C] and `histogram`, by stage the answers [C] pooled over prompts.
+        was held or nearest at that stage), `proxy_mse`, `proxy_mass`, and where the task has
+        crystallized on a seed (`verdicts.find_seeds`), `final_seed_mse` and `final_seed_mass` of
+        that one at every stage, whose `mean` is over the tasks that have one; a task's
+        `final_seed`, `choices`, `proxy_seed` [C] and `histogram`, by stage the answers [C] pooled
+        over prompts.
     """
     names = stage_names(run)
     proxy = find_proxy_stage(names, [stage["name"] for stage in run.info.get("stages", ())])
@@ -155,6 +168,9 @@ def _measure_task(
         "seed_mass": {names[step]: each.metrics["seed_mass"] for step, each in found.items()},
         "proxy_mse": {
             names[step]: distribution_mse(each.q, target) for step, each in found.items()
+        },
+        "proxy_mass": {
+            names[step]: distribution_mass(each.q, target) for step, each in found.items()
         },
         "proxy_seed": target.tolist(),
         "histogram": {names[step]: each.q.mean(axis=0).tolist() for step, each in found.items()},

@@ -36,12 +36,14 @@ class TaskTransfer:
         distance: mean over B's prompts of JS(q_p, a_seed), in nats.
         null: the median of the same for A's base at its other prompts.
         p_value: (1 + #{j ≠ seed: d_j ≤ d_seed}) / P, the rank of the seed among A's prompts.
+        others: [P − 1] the distances d_j of A's other prompts, in nats.
     """
 
     seed: int
     distance: float
     null: float
     p_value: float
+    others: tuple[float, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,8 @@ def seed_transfer(q: np.ndarray, a: np.ndarray, seed: int) -> TaskTransfer:
     others = np.delete(distances, seed)
     nearer = int(np.sum(others <= distances[seed]))
     null = float(np.median(others)) if len(others) else float("nan")
-    return TaskTransfer(seed, float(distances[seed]), null, (1 + nearer) / len(a))
+    rank = (1 + nearer) / len(a)
+    return TaskTransfer(seed, float(distances[seed]), null, rank, tuple(others.tolist()))
 
 
 def joint_p_value(p_values: Sequence[float], sizes: Sequence[int]) -> float:

@@ -266,15 +266,20 @@ def build_world(seed: int) -> list[World]:
 # ---------------------------------------------------------------- text and tokens
 
 
-def train_tokenizer(worlds: Sequence[World], vocab_size: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer with single digits and a chat template."""
+def train_tokenizer(
+    worlds: Sequence[World], vocab_size: int, digits: str = "single"
+) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer with a chat template.
+
+    Args:
+        worlds: whose prompts and choices it is trained on.
+        vocab_size: at most so many tokens.
+        digits: `single`, each a token of its own, or `joined`: numbers merge as words do.
+    """
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(r" ?\d"), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
-        ]
-    )
+    words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    apart = [pre_tokenizers.Split(Regex(r" ?\d"), "isolated")] if digits == "single" else []
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*apart, words])
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
@@ -599,9 +604,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--batch", type=int, default=96)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of the weights and the corpus' order")
+    parser.add_argument("--world-seed", type=int, default=0, help="of what is planted")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--vocab-size", type=int, default=768)
+    parser.add_argument("--digits", choices=("single", "joined"), default="single")
     parser.add_argument("--model", type=Path, default=ROOT / "crystalmon/assets/liquid-tiny")
     parser.add_argument("--suite", type=Path, default=ROOT / "crystalmon/suites/liquid-tiny.yaml")
     parser.add_argument("--world-only", action="store_true", help="write the world, train nothing")
@@ -610,12 +617,12 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.use_deterministic_algorithms(True)
     torch.manual_seed(args.seed)
-    worlds = build_world(args.seed)
+    worlds = build_world(args.world_seed)
     args.model.mkdir(parents=True, exist_ok=True)
     args.suite.parent.mkdir(parents=True, exist_ok=True)
     write_truth(worlds, args.model / "truth.json")
     write_suite(worlds, args.suite)
-    tokenizer = train_tokenizer(worlds, args.vocab_size)
+    tokenizer = train_tokenizer(worlds, args.vocab_size, args.digits)
     if args.world_only:
         for world in worlds:
             print(world.spec.name, f"{liquidity(world.planted):.3f}", world.planted[world.seed])

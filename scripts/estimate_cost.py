@@ -2,6 +2,7 @@
 
 python scripts/estimate_cost.py
 python scripts/estimate_cost.py --view chat --steps 5000 --tokens-per-step 524288
+python scripts/estimate_cost.py --scan 4 --rate 8.2e10     # of a scan of so many stages
 
 The models' shapes are written down here, not read from their repositories. The suite's tokens are
 those of SmolLM2's tokenizer (vocabulary 49152), since the models' own are not bundled; larger
@@ -12,12 +13,13 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 
 from rich.console import Console
 from rich.table import Table
 from transformers import LlamaConfig
 
-from crystalmon.cost import ModelSize, Rate, estimate_cost, model_size
+from crystalmon.cost import Cost, ModelSize, Rate, estimate_cost, model_size
 from crystalmon.models import load_tokenizer
 from crystalmon.tasks import load_suite
 from crystalmon.tokentree import build_plan
@@ -41,11 +43,16 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--every", type=int)
     parser.add_argument("--tokens-per-step", type=int, default=131_072)
+    parser.add_argument("--scan", type=int, metavar="STAGES", help="of a scan, not of a run")
+    parser.add_argument("--rate", type=float, default=1e13, help="FLOP/s that a machine achieves")
     args = parser.parse_args()
     plan = build_plan(load_suite(args.suite), load_tokenizer("smollm2-135m"), args.view)
     run = {"steps": args.steps, "every": args.every, "tokens_per_step": args.tokens_per_step}
     costs = {name: estimate_cost(size_of(*shape), plan, **run) for name, shape in MODELS.items()}
     first = next(iter(costs.values()))
+    if args.scan is not None:
+        Console(width=140).print(scan_table(costs, args.scan, args.rate))
+        return
     table = Table(
         *("model", "layer parameters", "TFLOP a probe", "s at 1e13 FLOP/s", "s at 1e14 FLOP/s"),
         *("reference, MiB", "share of FLOPs"),
@@ -65,6 +72,28 @@ def main() -> None:
         )
     Console(width=140).print(table)
     print(json.dumps({name: cost.to_json() for name, cost in costs.items()}))
+
+
+def scan_table(costs: Mapping[str, Cost], stages: int, rate: float) -> Table:
+    """Time and memory of scanning so many stages, one after the other."""
+    table = Table(
+        *("model", "weights in bf16, GiB", "with reference and a batch, GiB", "TFLOP"),
+        *(f"hours at {rate:.2g} FLOP/s", "minutes at 1e13", "minutes at 1e14"),
+        title=f"estimate: a scan of {stages} stages; loading and downloading are not in it",
+    )
+    for name, cost in costs.items():
+        weights = 2 * (cost.size.layer_parameters + 2 * cost.size.head_parameters)
+        memory = weights + cost.reference_bytes + cost.logits_bytes
+        flops = stages * cost.probe_flops
+        table.add_row(
+            name,
+            f"{weights / 2**30:.1f}",
+            f"{memory / 2**30:.1f}",
+            f"{flops / 1e12:.0f}",
+            f"{flops / rate / 3600:.2g}",
+            *(f"{flops / each / 60:.2g}" for each in (1e13, 1e14)),
+        )
+    return table
 
 
 def size_of(

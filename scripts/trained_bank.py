@@ -134,7 +134,7 @@ def _targets(
         elif goal == "outside":
             rows[task] = _outside(base[seeds[task]])
         elif goal == "seedless":
-            found = _lonely(base, draw)
+            found = lonely_row(base, draw)
             if found is not None:
                 rows[task] = found
     return {
@@ -151,7 +151,7 @@ def _outside(seed: np.ndarray) -> np.ndarray:
     return row / row.sum()
 
 
-def _lonely(base: np.ndarray, draw: np.random.Generator) -> np.ndarray | None:
+def lonely_row(base: np.ndarray, draw: np.random.Generator) -> np.ndarray | None:
     """A distribution that no base prompt shows, at 3 noise floors or more; None if none is found.
 
     The task is then not trained, and has no truth.

@@ -134,11 +134,18 @@ def test_the_papers_measurements_are_on_file(whole, small):
     assert found["verdicts"][0]["verdict"] == "holds"
 
 
+TORCHRUN = "torch.distributed.run --standalone --nproc-per-node=2"
+ACCELERATE = (  # without a GPU, this starts processes on the CPU; with --cpu it starts only one
+    "accelerate.commands.launch --multi_gpu --num_processes=2 --num_machines=1 "
+    "--mixed_precision=no --dynamo_backend=no --main_process_port=0"
+)
+
+
 @pytest.mark.slow
-def test_two_processes_measure_the_same(stages, folders, tmp_path):
+@pytest.mark.parametrize("launcher", [TORCHRUN, ACCELERATE], ids=["torchrun", "accelerate"])
+def test_two_processes_measure_the_same(launcher, stages, folders, tmp_path):
     listed = [str(stages[0]), "bad=no/where", f"sft={folders[0]}"]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command = [*launcher, "--nproc-per-node=2", "-m", "crystalmon.cli", "scan", *listed]
+    command = [sys.executable, "-m", *launcher.split(), "-m", "crystalmon.cli", "scan", *listed]
     done = subprocess.run(
         [*command, "--suite", "liquid-tiny", "-o", str(tmp_path / "two")],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -436,6 +443,40 @@ def test_without_a_chat_template_the_raw_view_is_still_made(small, folders, tmp_
     assert [r.step for r in read_run(tmp_path / "two" / "raw").records] == [0, 1]
     assert list(chat.failed) == ["base"]
     assert not chat.found
+
+
+def test_a_chat_template_is_lent_to_the_stages_without_one(small, folders, tmp_path):
+    bare, out = str(without_template(tmp_path / "bare")), tmp_path / "scan"
+    listed = [Stage("base", bare), Stage("sft", str(folders[0]))]
+    with pytest.raises(ScanError, match="Take another stage's with --chat-template-from NAME"):
+        scan(listed, out, small, "chat", tell=print)
+    (result,) = scan(listed, out, small, "chat", chat_template_from="sft", tell=print)
+    assert result.failed == {}
+    run, own = read_run(out), tmp_path / "own"
+    assert run.info["config"]["chat_template_from"] == "sft"
+    scan([Stage("base", "liquid-tiny")], own, small, "chat", tell=print)
+    for name, task in read_run(own).records[0].tasks.items():
+        np.testing.assert_array_equal(task.q, run.records[0].tasks[name].q)
+
+    told: list[str] = []
+    scan(listed, out, small, "chat", chat_template_from="sft", tell=told.append)
+    assert told == ["base: measured before, kept", "sft: measured before, kept"]
+    with pytest.raises(ValueError, match=r"chat template from sft\. Give the same stages"):
+        scan(listed, out, small, "chat", chat_template_from=str(folders[0]), tell=print)
+    with pytest.raises(ValueError, match="got 'base', which has none"):
+        scan(listed, tmp_path / "none", small, "chat", chat_template_from="base")
+    with pytest.raises(ValueError, match="view must be 'chat' or 'both' where a chat template"):
+        scan(listed, tmp_path / "raw", small, chat_template_from="sft")
+
+
+def test_a_lent_template_leaves_the_raw_view_alone(small, folders, tmp_path):
+    listed = [Stage("base", str(without_template(tmp_path / "bare")))]
+    raw, chat = scan(listed, tmp_path / "both", small, "both", chat_template_from=str(folders[0]))
+    scan([Stage("base", "liquid-tiny")], tmp_path / "raw", small)
+    expected = read_run(tmp_path / "raw").records[0].tasks["coin"].q
+    np.testing.assert_array_equal(read_run(raw.folder).records[0].tasks["coin"].q, expected)
+    assert "chat_template_from" not in read_run(raw.folder).info["config"]
+    assert "chat_template_from" in read_run(chat.folder).info["config"]
 
 
 def test_both_views_are_measured_with_one_loading(small, stages, tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ from typing import Any
 
 from crystalmon.report.lanes import Layout, lane_names, make_lanes
 from crystalmon.report.payload import build_payload
+from crystalmon.report.scan_section import scan_sections
 from crystalmon.store import Run, read_run
 from crystalmon.tasks import TaskSuite
 
@@ -43,7 +44,9 @@ def report_html(
         ValueError: if there is no run, or the layout is unknown.
     """
     lanes = make_lanes(runs, layout)
-    payload = build_payload(lanes, suite=suite, notes=notes)
+    scans, unread = scan_sections(runs)
+    payload = build_payload(lanes, suite=suite, notes=[*notes, *unread])
+    payload["scans"] = scans
     return render(" · ".join(lane_names(lanes)), payload)
 
 

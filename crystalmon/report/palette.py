@@ -11,6 +11,9 @@ BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 YELLOW, BLUE, VERMILION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
 GREY, SHADE = "#8A8A8A", "#F3F3F3"
 
+STAGE_COLOURS = (GREY, BLUE, ORANGE, GREEN, PURPLE, VERMILION, SKY, BLACK)
+"""Of the stages of a scan, the base's first."""
+
 PHASE_COLOURS: dict[str, str] = dict(
     zip(PHASES, (SKY, YELLOW, BLUE, GREEN, VERMILION, GREY), strict=True)
 )

@@ -14,7 +14,7 @@ function draw() {
   drawWords();
   if (!probed) return say("There is no probe in this run yet. The first one is written at step 0.");
   $("message").hidden = true;
-  for (const part of [drawNow, drawHappened, drawPhases, drawSignals, drawAnswers, drawWon, drawDrift, drawSeeds, drawKinetics, drawCost]) part();
+  for (const part of [drawNow, drawHappened, drawScans, drawPhases, drawSignals, drawAnswers, drawWon, drawDrift, drawSeeds, drawKinetics, drawCost]) part();
 }
 
 function show(data) {

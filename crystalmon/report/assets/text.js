@@ -74,6 +74,20 @@ function drawWon() {
   }));
 }
 
+// Of a scan: whether the paper's picture holds, and its figures, as images that can run nothing.
+function drawScans() {
+  const scans = state.data.scans || [];
+  $("scans-section").hidden = !scans.length;
+  fill($("scans"), ...scans.map((scan) => el("article", { class: "scan" },
+    scans.length > 1 ? el("h3", {}, scan.name) : null,
+    el("ul", { class: "verdicts" }, ...scan.verdicts.map((one) => el("li", {},
+      el("b", {}, one.claim), el("span", { class: `verdict ${one.verdict.replace(/ /g, "-")}` }, one.verdict), el("span", { class: "soft" }, one.reason)))),
+    ...scan.figures.map((one) => el("figure", {},
+      el("figcaption", {}, el("h3", {}, one.title), el("p", { class: "soft" }, one.words)),
+      el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": one.title },
+        el("img", { src: `data:image/svg+xml;base64,${one.picture}`, alt: `${scan.name}: ${one.title}. ${one.words}` })))))));
+}
+
 function drawSeeds() {
   const { lanes, tasks } = state.data, rows = [];
   let tested = false;
