@@ -64,6 +64,8 @@ class Monitor:
 
     Attributes:
         seconds_a_probe: what scoring the suite last took; None before it was.
+        is_own_base: whether the base is the model as it was when this monitor was made.
+        without_adapters: whether it is so without its adapters.
 
     In a run of several processes every rank makes a monitor and probes at the same steps: the
     prompts are split among them, and each has the whole record.
@@ -109,6 +111,7 @@ class Monitor:
                 answers_only=answers_only,
             )
             bare = str(reference) == "auto"
+            self.is_own_base, self.without_adapters = found is None, bare
             self.reference = found or self._own_base(tokenizer, bare, bar.update)
         self.base_q = {
             task.name: answer_distributions(self.reference.log_choice[task.name])[0]

@@ -12,5 +12,8 @@ CHOICE_PREFIX = "log_choice/"
 """Within the run folder: the frozen base's answers, a file in it, and in that the log-probabilities
 of a task's choices, before the task's name."""
 
+EXPERIMENTS_FOLDER = "experiments"
+"""Within the run folder: the results of experiments that run inside the training."""
+
 STEP_KEY = "train/global_step"
 """The key under which transformers logs the step to wandb and trackio."""

@@ -57,12 +57,15 @@ def write_views(folder: Path, name: str, table: str, figure: Figure) -> list[Pat
     Raises:
         RunFolderError: if the folder cannot be written to.
     """
+    import matplotlib
+
     blocks = {"txt": table.encode() + b"\n"}
     for kind in FIGURES:
         picture = io.BytesIO()
-        # no date, so that the same result gives the same file
+        # neither a date nor a random name, so that the same result gives the same file
         plain = {"metadata": {"Date": None}, "transparent": True} if kind == "svg" else {}
-        figure.savefig(picture, format=kind, **plain)
+        with matplotlib.rc_context({"svg.hashsalt": name}):
+            figure.savefig(picture, format=kind, **plain)
         blocks[kind] = picture.getvalue()
     written = []
     for kind, block in blocks.items():

@@ -125,7 +125,7 @@ def highest(temperatures: np.ndarray, curves: np.ndarray) -> tuple[np.ndarray, n
         [R] temperatures and [R] values; NaN where a curve is not finite.
     """
     x, rows = np.log(temperatures), np.arange(len(curves))
-    finite = np.isfinite(curves).all(axis=1)
+    finite = np.asarray(np.isfinite(curves).all(axis=1))
     top = np.argmax(np.where(finite[:, None], curves, 0.0), axis=1)
     middle = np.clip(top, 1, len(x) - 2)
     left, right = x[middle - 1] - x[middle], x[middle + 1] - x[middle]

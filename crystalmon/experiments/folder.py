@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -51,9 +52,30 @@ def read_result(file: Path) -> Result:
 
 
 def read_results(folder: Path) -> list[Result]:
-    """All results in a folder, by experiment and step; empty if there is none."""
-    found = [read_result(file) for file in sorted(folder.glob("*.json"))]
+    """All results in a folder, by experiment and step; empty if there is none.
+
+    Other JSON files may lie there: a result's name is `<experiment>` or `<experiment>-<step>`.
+
+    Raises:
+        ValueError: see `read_result`.
+    """
+    files = [file for file in sorted(folder.glob("*.json")) if _is_result(file)]
+    found = [read_result(file) for file in files]
     return sorted(found, key=lambda result: (result.experiment, result.step or 0))
+
+
+def _is_result(file: Path) -> bool:
+    """Whether a file that says what experiment it is of says what its name does."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return re.fullmatch(r".+-\d+", file.stem) is not None
+    if not isinstance(content, dict) or "experiment" not in content:
+        return False
+    step = content.get("step")
+    return file.stem == (
+        content["experiment"] if step is None else f"{content['experiment']}-{step}"
+    )
 
 
 class Parts:
