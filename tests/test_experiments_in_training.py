@@ -131,6 +131,7 @@ def test_a_resumed_run_goes_on_from_its_own_base(tmp_path, model, tokenizer, sui
         return CrystalCallback(suite, experiments={Distance(): 2})
 
     options = {"save_strategy": "steps", "save_steps": 3}
+    model.config._name_or_path = ""  # it cannot be loaded again
     train(tmp_path, model, tokenizer, suite, [callback()], **options)
     folder = tmp_path / "crystalmon" / "experiments"
     whole = read_result(folder / "distance-6.json").estimates["moved"].value
@@ -145,7 +146,6 @@ def test_a_resumed_run_goes_on_from_its_own_base(tmp_path, model, tokenizer, sui
     ]  # fmt: skip
     # an experiment that was not there at the start cannot begin now
     (folder / "begun.json").write_text("{}")
-    model.name_or_path = ""
     with pytest.raises(FileNotFoundError, match=r"distance must begin on the base"):
         train(tmp_path, model, tokenizer, suite, [callback()], resume=resume, **options)
 
