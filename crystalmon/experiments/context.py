@@ -52,7 +52,8 @@ class Context(Experiment):
         instructions, adversaries: ids of `data/conflicts.yaml`; all if None.
         orders: of a block's sentences, of which the spread of the log-odds is taken; the loops
             run in the first, the instruction in front.
-        memory: answers that stay in the context, the latest ones.
+        memory: questions and own answers that stay in the context, the latest ones. Of more
+            than one, mixtures have to be asked as they come up, which takes twice the time.
         seed: of the orders.
     """
 
@@ -63,7 +64,7 @@ class Context(Experiment):
     instructions: tuple[str, ...] | None = None
     adversaries: tuple[str, ...] | None = None
     orders: int = 2
-    memory: int = 2
+    memory: int = 1
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -159,11 +160,12 @@ def _measure_pair(asker: _Asker, orders: int, memory: int) -> dict[str, Any]:
 def _likely(instruction: Instruction, levels: Sequence[int], memory: int) -> Iterator[_Key]:
     """The histories that loops mostly pass through, which cost little beside each other.
 
-    The same answer as often as is remembered; fewer of them in the turns that open a loop.
+    The same answer as often as is remembered, fewer of them in the turns that open a loop: all
+    that there is if one answer is remembered.
     """
     for level in levels:
         opening = range(1, memory) if level in (levels[0], levels[-1]) else ()
-        for answer in (0, len(instruction.compliant)):
+        for answer in range(len(instruction.answers)):
             for length in [*opening, memory] if memory else ():
                 yield level, 0, (answer,) * length
 
