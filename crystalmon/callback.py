@@ -30,7 +30,7 @@ from crystalmon.reference import (
 )
 from crystalmon.report.page import write_report
 from crystalmon.report.snapshot import Snapshot
-from crystalmon.run_info import run_info
+from crystalmon.run_info import run_info, training_settings
 from crystalmon.scalars import tracker_metrics
 from crystalmon.schedule import Schedule, probe_steps
 from crystalmon.store import RUN_FILE, RunStore, explained, read_run
@@ -303,7 +303,9 @@ class CrystalCallback(TrainerCallback):
         self, monitor: Monitor, folder: Path, args: TrainingArguments, state: TrainerState
     ) -> None:
         """Rank 0: the run folder with the reference in it, and the trackers."""
-        info = run_info(monitor, self._config(), _trainer_name(args), state.max_steps)
+        info = run_info(
+            monitor, self._config(), _trainer_name(args), state.max_steps, training_settings(args)
+        )
         resume_step = state.global_step if state.global_step > 0 else None
         stored = folder / REFERENCE_FOLDER
         if resume_step is None or not (stored / INFO_FILE).is_file():

@@ -88,7 +88,7 @@ class Monitor:
         self.model = model
         self.suite = load_suite(suite)
         self.plan = build_plan(self.suite, tokenizer, view)
-        _check_fit(model, self.plan)
+        check_fit(model, self.plan)
         if self.plan.merges:
             logger.info(describe_merges(self.plan.merges))
         self.ranks = probing_ranks(model)
@@ -354,7 +354,7 @@ def probing_ranks(model: Any) -> Ranks:
     return ONE if (getattr(model, "_tp_size", None) or 1) > 1 else current_ranks()
 
 
-def _check_fit(model: Any, plan: ScoringPlan) -> None:
+def check_fit(model: Any, plan: ScoringPlan) -> None:
     """Refuse what the model cannot be run on: on a device that would be an abort, not an error.
 
     Raises:

@@ -16,7 +16,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from crystalmon.experiments.result import Result
-from crystalmon.records import json_value
+from crystalmon.records import json_value, number_value
 from crystalmon.store import explained, write_whole
 
 
@@ -86,7 +86,7 @@ class Parts:
             return
         for line in lines[1:]:
             try:
-                self._values.update(json.loads(line))
+                self._values.update(number_value(json.loads(line)))
             except ValueError:
                 continue
 
@@ -99,9 +99,9 @@ class Parts:
         return self._values[key]
 
     def put(self, key: str, value: Any) -> None:
-        """Keep a part: JSON values, null for what is not finite. On disk when this returns."""
+        """Keep a part: JSON values, and numbers that are not finite. On disk when this returns."""
         value = json_value(value)
-        self._values[key] = value
+        self._values[key] = number_value(value)
         if self._file is None:
             return
         line = json.dumps({key: value}, allow_nan=False, ensure_ascii=False)
