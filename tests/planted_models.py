@@ -22,7 +22,7 @@ Law = Callable[[Tensor], Tensor]
 
 MARKER = 0
 """The token of a line break, which ends a prompt; laws below never let it be drawn."""
-NEVER = -200.0
+NEVER = -60.0
 """The logit of what is never drawn."""
 
 

@@ -22,7 +22,6 @@ Axes: N instructions, S points of t, V vocabulary.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -42,7 +41,7 @@ from crystalmon.experiments.instructions import (
     resolve,
     spread,
 )
-from crystalmon.experiments.intervals import mean_estimate
+from crystalmon.experiments.intervals import mean_estimate, row_of
 from crystalmon.experiments.result import Result
 from crystalmon.experiments.subject import Subject, Text
 from crystalmon.thermodynamics import kl_divergence
@@ -187,12 +186,7 @@ class Drift(Experiment):
 
             subject.score([self._text(kind, texts[id_]) for id_ in ids], compare)
             parts.put(key, subject.ranks.broadcast(found))
-        # a part holds null for what is not finite
-        return {
-            id_: [math.nan if value is None else value for value in values]
-            for key in groups
-            for id_, values in parts[key].items()
-        }
+        return {id_: values for key in groups for id_, values in parts[key].items()}
 
     def result(
         self,
@@ -247,7 +241,7 @@ class Drift(Experiment):
     def _profile(self, points: np.ndarray, values: np.ndarray) -> list[dict[str, Any]]:
         """The mean over instructions at each t, with its interval."""
         return [
-            {"t": int(t)} | mean_estimate(column, self.seed).to_json()
+            {"t": int(t)} | row_of(mean_estimate(column, self.seed))
             for t, column in zip(points, values.T, strict=True)
         ]
 

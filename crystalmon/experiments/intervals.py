@@ -39,10 +39,8 @@ def nested_weights(groups: Sequence[str], seed: int = 0) -> np.ndarray:
         weights[0, own] = 1.0 / (len(names) * len(own))
     drawn = rng.multinomial(len(names), uniform_weights(len(names)), size=REPLICATES)
     for group, own in enumerate(members):
-        for row in np.flatnonzero(drawn[:, group]):
-            times = int(drawn[row, group])
-            counts = rng.multinomial(times * len(own), uniform_weights(len(own)))
-            weights[1 + row, own] = counts / (len(names) * len(own))
+        counts = rng.multinomial(drawn[:, group] * len(own), uniform_weights(len(own)))
+        weights[1:, own] = counts / (len(names) * len(own))
     return weights
 
 
@@ -68,6 +66,11 @@ def mean_estimate(values: Sequence[float] | np.ndarray, seed: int = 0) -> Estima
     """The mean over instructions."""
     found = np.asarray(values, dtype=np.float64)
     return estimate(flat_weights(len(found), seed) @ found, len(found))
+
+
+def row_of(found: Estimate) -> dict[str, float]:
+    """An estimate as part of a result's detail."""
+    return {"value": found.value, "low": found.low, "high": found.high}
 
 
 def t_quantile(freedom: int) -> float:

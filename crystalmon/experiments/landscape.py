@@ -17,7 +17,6 @@ Axes: N instructions, T tokens of a response, R replicates.
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -45,6 +44,7 @@ from crystalmon.experiments.intervals import (
     flat_weights,
     mean_estimate,
     nested_weights,
+    row_of,
 )
 from crystalmon.experiments.result import Result
 from crystalmon.experiments.subject import Subject
@@ -196,12 +196,7 @@ def free_energies(
             keep(first, own, other)
         subject.score([each.text for each in own], compare)
         parts.put(key, subject.ranks.broadcast(found))
-    # a part holds null for what is not finite
-    return {
-        id_: [math.nan if value is None else value for value in values]
-        for key in groups
-        for id_, values in parts[key].items()
-    }
+    return {id_: values for key in groups for id_, values in parts[key].items()}
 
 
 def early_share(texts: Sequence[Drawn], scores: Mapping[str, Sequence[float]], seed: int) -> Any:
@@ -221,14 +216,14 @@ def summary(
     table = np.full((len(texts), int(lengths.max())), np.nan)
     for row, each in zip(table, texts, strict=True):
         row[: len(scores[each.id])] = scores[each.id]
-    means = np.nanmean(table, axis=1)
+    means = np.array([np.mean(scores[each.id]) for each in texts])
     categories = dict.fromkeys(each.instruction.category for each in texts)
     by_category = {}
     for name in categories:
         own = [i for i, each in enumerate(texts) if each.instruction.category == name]
         by_category[name] = {
             "instructions": len(own),
-            "free_energy": mean_estimate(means[own], seed).to_json(),
+            "free_energy": row_of(mean_estimate(means[own], seed)),
         }
     by_instruction = {
         each.id: {
@@ -240,7 +235,7 @@ def summary(
     }
     depth = [
         {"token": t + 1, "texts": int((lengths > t).sum())}
-        | mean_estimate(column[lengths > t], seed).to_json()
+        | row_of(mean_estimate(column[lengths > t], seed))
         for t, column in enumerate(table.T)
     ]
     return {

@@ -14,8 +14,6 @@ from crystalmon.experiments.result import Estimate, Result
 from crystalmon.report.palette import BLUE, GREY, ORANGE, SHADE
 from crystalmon.report.style import LARGE, SMALL, TEXT
 
-_NAN = float("nan")
-
 
 def table(result: Result) -> str:
     """By category; the overall mean; the share of the first tokens."""
@@ -63,9 +61,7 @@ def figure(result: Result) -> Figure:
 
 def _categories(ax: Axes, result: Result) -> None:
     detail = result.detail
-    ranked = sorted(
-        detail["by_category"].items(), key=lambda item: item[1]["free_energy"]["value"] or 0.0
-    )
+    ranked = sorted(detail["by_category"].items(), key=lambda item: item[1]["free_energy"]["value"])
     overall = result.estimates["free_energy"]
     ax.axvspan(overall.low, overall.high, color=SHADE, linewidth=0, zorder=0)
     ax.axvline(overall.value, color=GREY, linewidth=1.0, zorder=1, label="mean over categories")
@@ -104,8 +100,7 @@ def band(
 ) -> None:
     """A series of estimates with their intervals as a band."""
     value, low, high = (
-        np.array([_NAN if row[key] is None else row[key] for row in rows], dtype=np.float64)
-        for key in ("value", "low", "high")
+        np.array([row[key] for row in rows], dtype=np.float64) for key in ("value", "low", "high")
     )
     marker = "o" if len(x) <= 40 else None
     ax.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0, zorder=2)
@@ -121,4 +116,4 @@ def frame(ax: Axes, title: str, below: str) -> None:
 
 
 def _estimate(value: Mapping[str, Any]) -> Estimate:
-    return Estimate(*(_NAN if value[k] is None else value[k] for k in ("value", "low", "high")))
+    return Estimate(value["value"], value["low"], value["high"])
