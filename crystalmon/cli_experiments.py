@@ -112,7 +112,10 @@ def _run_sharpness(args: argparse.Namespace) -> None:
 
 
 def _run_predictions(args: argparse.Namespace) -> None:
-    raise NotImplementedError
+    from crystalmon.experiments.predicted import Predictions
+
+    args.output = args.folder
+    _finish(args, Predictions, {}, lambda _: Predictions.measure(args.folder))
 
 
 def _experiment(args: argparse.Namespace) -> Experiment:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from crystalmon.experiments.context import Context
     from crystalmon.experiments.drift import Drift
     from crystalmon.experiments.landscape import Landscape
+    from crystalmon.experiments.predicted import Predictions
     from crystalmon.experiments.sharpness import Sharpness
     from crystalmon.experiments.temperature import Temperature
 
@@ -23,9 +24,13 @@ ON_MODELS = {
 }
 """The experiments that measure a model, by name: their classes, each in the module of its name."""
 
-_HOME = {**{kind: name for name, kind in ON_MODELS.items()}, "Sharpness": "sharpness"}
+_HOME = {
+    **{kind: name for name, kind in ON_MODELS.items()},
+    "Predictions": "predicted",
+    "Sharpness": "sharpness",
+}
 
-__all__ = ["Context", "Drift", "Landscape", "Sharpness", "Temperature"]
+__all__ = ["Context", "Drift", "Landscape", "Predictions", "Sharpness", "Temperature"]
 
 
 def __getattr__(name: str) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +17,7 @@ import numpy as np
 from crystalmon.experiments.compliance import array
 from crystalmon.experiments.resampling import estimate, mean_estimate, spearman
 from crystalmon.experiments.result import Estimate, Result
+from crystalmon.experiments.sharpness import IN_TREND
 from crystalmon.records import json_value
 
 SUPPORTED, CONTRADICTED, UNDETERMINED = "supported", "contradicted", "undetermined"
@@ -200,10 +201,21 @@ def _sharper(key: str, claim: str, sign: int) -> Callable[[Results], Prediction]
     def test(results: Results) -> Prediction:
         if "sharpness" not in results:
             return _missing(claim, measure, results, ("sharpness",))
-        runs = results["sharpness"].detail["runs"]
+        detail = results["sharpness"].detail
+        # the fit of a transition that the run does not finish is no width
+        runs = [
+            run
+            for run in detail["runs"]
+            if key != "width" or run.get("transition", "fitted") in IN_TREND
+        ]
         pairs = [(run["beta"], run[key]) for run in runs]
         pairs = [(x, y) for x, y in pairs if _known(x) and _known(y)]
-        return _correlation(claim, measure, pairs, sign, "runs")
+        found = _correlation(claim, measure, pairs, sign, "runs")
+        if "trends" not in detail:
+            return found
+        chance = detail["trends"][key]["p_value"]
+        verdict = _also_by_chance(found.verdict, chance)
+        return replace(found, verdict=verdict, reason=f"{found.reason}; p {chance:.3g}")
 
     return test
 

@@ -69,12 +69,12 @@ def temperature_figure(result: Result) -> Figure:
     """S, C, R and L against T: each task in grey, the mean with its 95% interval."""
     from matplotlib.figure import Figure
 
-    from crystalmon.report.palette import BLUE, ORANGE, VERMILION
+    from crystalmon.report.palette import BLUE, GREEN, VERMILION
     from crystalmon.report.style import SMALL, WIDTH
 
     figure = Figure(figsize=(WIDTH, 7.0), layout="constrained")
     axes = figure.subplots(2, 2, sharex=True)
-    colours = (BLUE, VERMILION, BLUE, ORANGE)
+    colours = (BLUE, VERMILION, BLUE, GREEN)
     for ax, (key, label), colour in zip(axes.flat, PANELS, colours, strict=True):
         _draw(ax, result.detail, key, colour)
         ax.set_ylabel(label, fontsize=SMALL)
