@@ -19,7 +19,7 @@ import numpy as np
 
 from crystalmon.kinetics import LEAST_RISE, shape_bic
 
-NEAREST = 5
+NEAREST = 7
 """Levels about α_c through which a line gives the slope."""
 NEAR = 0.15
 """Levels so near to α_c count as near."""

@@ -18,7 +18,8 @@ from crystalmon.experiments.compliance import (
     excess_spread,
     gain_over_line,
 )
-from crystalmon.experiments.resampling import exchange_p, mean_estimate, sign_flip_p
+from crystalmon.experiments.intervals import mean_estimate
+from crystalmon.experiments.resampling import exchange_p, sign_flip_p
 from crystalmon.experiments.result import Estimate, Result
 from crystalmon.kinetics import DECISIVE_BIC
 
@@ -51,7 +52,7 @@ def summarize(pairs: Sequence[Pair]) -> tuple[dict[str, Estimate], dict[str, Any
         "compliance_1": lambda pair: pair["compliance"][-1],
     }
     means = {key: instruction_means(pairs, read) for key, read in own.items()}
-    estimates = {key: mean_estimate(array(list(found.values()))) for key, found in means.items()}
+    estimates = {key: mean_of_known(array(list(found.values()))) for key, found in means.items()}
     by_status = {
         status: [f"{p['instruction']} × {p['adversary']}" for p in pairs if p["status"] == status]
         for status in STATUSES
@@ -69,6 +70,12 @@ def summarize(pairs: Sequence[Pair]) -> tuple[dict[str, Estimate], dict[str, Any
         "pairs": list(pairs),
     }
     return estimates, detail
+
+
+def mean_of_known(values: np.ndarray) -> Estimate:
+    """The mean of what is finite of [N], with its interval; NaN if nothing is."""
+    finite = values[np.isfinite(values)]
+    return mean_estimate(finite) if len(finite) else Estimate(math.nan)
 
 
 def instruction_means(pairs: Sequence[Pair], read: Callable[[Pair], float]) -> dict[str, float]:

@@ -15,8 +15,10 @@ from typing import Any, Literal
 import numpy as np
 
 from crystalmon.experiments.compliance import array
-from crystalmon.experiments.resampling import estimate, mean_estimate, spearman
+from crystalmon.experiments.context_summary import mean_of_known
+from crystalmon.experiments.resampling import estimate
 from crystalmon.experiments.result import Estimate, Result
+from crystalmon.experiments.trends import spearman
 from crystalmon.records import json_value
 
 SUPPORTED, CONTRADICTED, UNDETERMINED = "supported", "contradicted", "undetermined"
@@ -100,7 +102,9 @@ def _correlation(
     x, y = (array([pair[side] for pair in pairs]) for side in (0, 1))
     effect = Estimate(math.nan)
     if len(pairs) >= LEAST_UNITS:
-        effect = estimate(len(pairs), lambda units: sign * spearman(x[units], y[units]))
+        effect = estimate(
+            len(pairs), lambda units: sign * float(spearman(x[None, units], y[None, units])[0])
+        )
     if len(pairs) < LEAST_UNITS:
         reason = f"only {len(pairs)} {what}, fewer than {LEAST_UNITS}"
     elif math.isnan(effect.value):
@@ -194,28 +198,39 @@ def _fluctuations(results: Results) -> Prediction:
     return Prediction(claim, measure, effect, verdict, count, reason)
 
 
-def _sharper(key: str, claim: str, sign: int) -> Callable[[Results], Prediction]:
-    measure = f"{'−' if sign < 0 else ''}ρ(β, {key.replace('_', ' ')})"
-
+def _sharper(key: str, claim: str) -> Callable[[Results], Prediction]:
     def test(results: Results) -> Prediction:
         if "sharpness" not in results:
-            return _missing(claim, measure, results, ("sharpness",))
-        runs = results["sharpness"].detail["runs"]
-        pairs = [(run["beta"], run[key]) for run in runs]
-        pairs = [(x, y) for x, y in pairs if _known(x) and _known(y)]
-        return _correlation(claim, measure, pairs, sign, "runs")
+            return _missing(claim, f"ρ(β, {key.replace('_', ' ')})", results, ("sharpness",))
+        found = results["sharpness"].detail["trends"][key]
+        sign = found["predicted"]
+        measure = f"{'−' if sign < 0 else ''}ρ(β, {key.replace('_', ' ')})"
+        ends = sorted(sign * _number(end) for end in found["correlation_interval"])
+        effect = Estimate(sign * _number(found["correlation"]), *ends)
+        reason = f"over {found['runs']} runs, p {_number(found['p_value']):.3g}"
+        return Prediction(claim, measure, effect, found["verdict"], found["runs"], reason)
 
     return test
 
 
-def _drift(key: str, claim: str, measure: str) -> Callable[[Results], Prediction]:
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _drift(key: str, sign: int, claim: str, measure: str) -> Callable[[Results], Prediction]:
+    """The mean of one of the drift's figures, times the predicted sign."""
+
     def test(results: Results) -> Prediction:
         if "drift" not in results:
             return _missing(claim, measure, results, ("drift",))
         own = results["drift"].detail["by_instruction"]
         known = array([v for each in own.values() if _known(v := each.get(key))])
-        effect = mean_estimate(known)
-        reason = f"{key} {effect} on average over {len(known)} instructions"
+        if not len(known):
+            reason = f"the result of drift has no {key.replace('_', ' ')}"
+            return Prediction(claim, measure, Estimate(math.nan), UNDETERMINED, 0, reason)
+        effect = mean_of_known(sign * known)
+        share = np.mean(sign * known > 0)
+        reason = f"so in {share:.0%} of {len(known)} instructions"
         return Prediction(claim, measure, effect, judge(effect), len(known), reason)
 
     return test
@@ -227,8 +242,7 @@ def _count(result: Result, key: str) -> int:
 
 
 def _chance(result: Result, key: str) -> float:
-    found = result.detail["p_values"][key]
-    return math.nan if found is None else float(found)
+    return _number(result.detail["p_values"][key])
 
 
 def _also_by_chance(verdict: Outcome, chance: float) -> Outcome:
@@ -242,11 +256,14 @@ _TESTS: tuple[Callable[[Results], Prediction], ...] = (
     _threshold,
     _hysteresis,
     _fluctuations,
-    _sharper("heat_capacity", "a lower KL penalty makes the heat capacity larger", -1),
-    _sharper("width", "a lower KL penalty makes the transition narrower", 1),
-    _drift("slope", "the model drifts away from its instruction", "drift slope [nats per token]"),
+    _sharper("heat_capacity", "a lower KL penalty makes the heat capacity larger"),
+    _sharper("width", "a lower KL penalty makes the transition narrower"),
+    _drift("slope", 1, "the model drifts away from its instruction", "slope [nats per token]"),
     _drift(
-        "relief", "repeating the instruction reduces drift", "fall of the slope [nats per token]"
+        "slope_change",
+        -1,
+        "repeating the instruction slows drift",
+        "fall of slope [nats per token]",
     ),
 )
 
