@@ -255,7 +255,7 @@ def test_a_planted_step_wins_through_the_model(tmp_path):
 @pytest.mark.parametrize("key", ["alpha_c", "slope"])
 def test_intervals_hold_the_planted_mean(key):
     """Twelve instructions of a population, noise on every log-odds; the truth is its mean."""
-    inside, seeds = 0, 300
+    inside, seeds = 0, 200
     for seed in range(seeds):
         rng = np.random.default_rng(seed)
         middles, falls = rng.normal(0.5, 0.08, 12), rng.uniform(10, 14, 12)
@@ -284,7 +284,7 @@ def planted_pair(name, middle, bump):
     width = np.where(np.abs(ALPHA - bump) <= 0.15, 1.0, 0.2)
     line = 12 * (middle - ALPHA)
     curves = {"log_odds": [line - width, line + width], "alpha": ALPHA}
-    loops = {key: line for key in ("up", "down", "reversed_down", "reversed_up")}
+    loops = dict.fromkeys(("up", "down", "reversed_down", "reversed_up"), line)
     part = {**curves, **loops}
     named = {"instruction": name, "adversary": "a", "category": "planted"}
     return {**named, **part, **describe_pair(part)}
@@ -316,6 +316,8 @@ def test_what_never_flips_is_named_and_not_forced(tmp_path):
     own = result.detail["by_instruction"]
     assert math.isnan(own["k0"]["alpha_c"])
     assert own["k0"]["alpha_c_at_least"] == 1
+    assert math.isnan(own["k0"]["hysteresis"])
+    assert own["k2"]["hysteresis"] == pytest.approx(0, abs=1e-6)
     assert math.isnan(own["k1"]["alpha_c_at_least"])
     assert result.estimates["alpha_c"].value == pytest.approx(0.5, abs=1e-4)
     text = Context.table(result)

@@ -18,8 +18,7 @@ from crystalmon.experiments.compliance import (
     excess_spread,
     gain_over_line,
 )
-from crystalmon.experiments.intervals import mean_estimate
-from crystalmon.experiments.resampling import exchange_p, sign_flip_p
+from crystalmon.experiments.resampling import estimate, exchange_p, sign_flip_p
 from crystalmon.experiments.result import Estimate, Result
 from crystalmon.kinetics import DECISIVE_BIC
 
@@ -38,7 +37,8 @@ def summarize(pairs: Sequence[Pair]) -> tuple[dict[str, Estimate], dict[str, Any
 
     Returns:
         `alpha_c`, `slope` (of compliance, per unit of α), `width` (in α), `bic_gain` (of a
-        threshold over a line), `excess_spread` (nats), `hysteresis`, `area`, `reversed_area`,
+        threshold over a line), `excess_spread` (nats), `hysteresis`, `area`, `reversed_area` (of pairs whose answer ever
+        changes),
         `flips` (the share of pairs), `compliance_0` and `compliance_1` (at the ends of α); and the
         detail, whose `by_instruction` other experiments are joined by.
     """
@@ -46,7 +46,7 @@ def summarize(pairs: Sequence[Pair]) -> tuple[dict[str, Estimate], dict[str, Any
         **{key: _reader(key) for key in ("alpha_c", "slope", "width")},
         "bic_gain": lambda pair: gain_over_line(pair["bic"]) if pair["bic"] else math.nan,
         "excess_spread": _excess,
-        **{key: _reader(key) for key in ("hysteresis", "area", "reversed_area")},
+        **{key: _where_it_switches(key) for key in ("hysteresis", "area", "reversed_area")},
         "flips": lambda pair: float(pair["status"] == "flips"),
         "compliance_0": lambda pair: pair["compliance"][0],
         "compliance_1": lambda pair: pair["compliance"][-1],
@@ -75,7 +75,7 @@ def summarize(pairs: Sequence[Pair]) -> tuple[dict[str, Estimate], dict[str, Any
 def mean_of_known(values: np.ndarray) -> Estimate:
     """The mean of what is finite of [N], with its interval; NaN if nothing is."""
     finite = values[np.isfinite(values)]
-    return mean_estimate(finite) if len(finite) else Estimate(math.nan)
+    return estimate(len(finite), lambda units: float(finite[units].mean()))
 
 
 def instruction_means(pairs: Sequence[Pair], read: Callable[[Pair], float]) -> dict[str, float]:
@@ -89,6 +89,12 @@ def instruction_means(pairs: Sequence[Pair], read: Callable[[Pair], float]) -> d
 
 def _reader(key: str) -> Callable[[Pair], float]:
     return lambda pair: math.nan if pair[key] is None else float(pair[key])
+
+
+def _where_it_switches(key: str) -> Callable[[Pair], float]:
+    """Pairs in which one answer always wins would count as proof that nothing lags."""
+    read = _reader(key)
+    return lambda pair: read(pair) if pair["switches"] else math.nan
 
 
 def _excess(pair: Pair, middle: float | None = None) -> float:

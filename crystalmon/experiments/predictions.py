@@ -167,7 +167,8 @@ def _threshold(results: Results) -> Prediction:
         f"{best['step']} steps, {best['linear']} lines; decisive for a threshold "
         f"{shapes['threshold_decisive']}, for a line {shapes['line_decisive']}"
     )
-    return Prediction(claim, measure, effect, judge(effect), _count(result, "bic_gain"), reason)
+    count = _count(result, "bic_gain")
+    return Prediction(claim, measure, effect, _enough(count, judge(effect)), count, reason)
 
 
 def _hysteresis(results: Results) -> Prediction:
@@ -181,8 +182,9 @@ def _hysteresis(results: Results) -> Prediction:
         f"loop from α = 0 {result.estimates['area']}, from α = 1 "
         f"{result.estimates['reversed_area']}; p of both together {chance:.3g}"
     )
-    verdict = _also_by_chance(judge(effect, NOTABLE_AREA), chance)
-    return Prediction(claim, measure, effect, verdict, _count(result, "hysteresis"), reason)
+    count = _count(result, "hysteresis")
+    verdict = _enough(count, _also_by_chance(judge(effect, NOTABLE_AREA), chance))
+    return Prediction(claim, measure, effect, verdict, count, reason)
 
 
 def _fluctuations(results: Results) -> Prediction:
@@ -194,7 +196,7 @@ def _fluctuations(results: Results) -> Prediction:
     effect, chance = result.estimates["excess_spread"], _chance(result, "excess_spread")
     count = _count(result, "excess_spread")
     reason = f"spread over orders near α_c less that elsewhere {effect}; p {chance:.3g}"
-    verdict = _also_by_chance(judge(effect), chance)
+    verdict = _enough(count, _also_by_chance(judge(effect), chance))
     return Prediction(claim, measure, effect, verdict, count, reason)
 
 
@@ -243,6 +245,10 @@ def _count(result: Result, key: str) -> int:
 
 def _chance(result: Result, key: str) -> float:
     return _number(result.detail["p_values"][key])
+
+
+def _enough(count: int, verdict: Outcome) -> Outcome:
+    return verdict if count >= LEAST_UNITS else UNDETERMINED
 
 
 def _also_by_chance(verdict: Outcome, chance: float) -> Outcome:
