@@ -37,10 +37,10 @@ def summarize(pairs: Sequence[Pair]) -> tuple[dict[str, Estimate], dict[str, Any
 
     Returns:
         `alpha_c`, `slope` (of compliance, per unit of α), `width` (in α), `bic_gain` (of a
-        threshold over a line), `excess_spread` (nats), `hysteresis`, `area`, `reversed_area` (of pairs whose answer ever
-        changes),
-        `flips` (the share of pairs), `compliance_0` and `compliance_1` (at the ends of α); and the
-        detail, whose `by_instruction` other experiments are joined by.
+        threshold over a line), `excess_spread` (nats), `hysteresis`, `area`, `reversed_area` (of
+        pairs whose answer ever changes), `flips` (the share of pairs), `compliance_0` and
+        `compliance_1` (at the ends of α); and the detail, whose `by_instruction` other
+        experiments are joined by.
     """
     own: dict[str, Callable[[Pair], float]] = {
         **{key: _reader(key) for key in ("alpha_c", "slope", "width")},
