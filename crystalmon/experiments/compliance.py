@@ -19,7 +19,7 @@ import numpy as np
 
 from crystalmon.kinetics import LEAST_RISE, shape_bic
 
-NEAREST = 5
+NEAREST = 7
 """Levels about α_c through which a line gives the slope."""
 NEAR = 0.15
 """Levels so near to α_c count as near."""
@@ -166,6 +166,7 @@ def describe_pair(part: Mapping[str, Any]) -> dict[str, Any]:
         **asdict(find_crossing(alpha, mean)),
         "alpha_c_up": find_crossing(alpha, curves["up"]).alpha_c,
         "alpha_c_down": find_crossing(alpha, curves["down"]).alpha_c,
+        "switches": _switches([*curves["log_odds"], *(curves[key] for key in _CURVES[2:])]),
         "compliance": curve.tolist(),
         "bic": bic,
         "shape": min(bic, key=lambda name: bic[name]) if bic else None,
@@ -174,6 +175,12 @@ def describe_pair(part: Mapping[str, Any]) -> dict[str, Any]:
         "hysteresis": (area + reversed_area) / 2,
         "spread": spread(curves["log_odds"]).tolist(),
     }
+
+
+def _switches(curves: Sequence[np.ndarray]) -> bool:
+    """Whether both answers ever win; where one always does, nothing can lag behind."""
+    whole = np.concatenate(curves)
+    return bool((whole > 0).any() and (whole < 0).any())
 
 
 _CURVES = ("alpha", "log_odds", "up", "down", "reversed_down", "reversed_up")

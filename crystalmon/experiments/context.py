@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from crystalmon.experiments.compliance import describe_pair
-from crystalmon.experiments.conflicts import Instruction, load_conflicts
+from crystalmon.experiments.conflicts import Conflicts, Instruction, load_conflicts
 from crystalmon.experiments.context_summary import context_table, summarize
 from crystalmon.experiments.dialogue import Dialogue, History
 from crystalmon.experiments.experiment import Experiment
@@ -49,7 +49,8 @@ class Context(Experiment):
     Args:
         levels: of α, from 0 to 1, at least 8.
         tokens: of a block, about; whole sentences only.
-        instructions, adversaries: ids of `data/conflicts.yaml`; all if None.
+        instructions, adversaries: ids of conflicts; all if None.
+        conflicts: a YAML file of one's own; the bundled `data/conflicts.yaml` if None.
         orders: of a block's sentences, of which the spread of the log-odds is taken; the loops
             run in the first, the instruction in front.
         memory: questions and own answers that stay in the context, the latest ones. Of more
@@ -63,6 +64,7 @@ class Context(Experiment):
     tokens: int = 60
     instructions: tuple[str, ...] | None = None
     adversaries: tuple[str, ...] | None = None
+    conflicts: str | None = None
     orders: int = 2
     memory: int = 1
     seed: int = 0
@@ -81,7 +83,10 @@ class Context(Experiment):
                 raise TypeError(f"{key} must be a tuple of ids, got {value!r}. Write ({value!r},).")
             if value is not None:
                 object.__setattr__(self, key, tuple(value))
-        load_conflicts().chosen(self.instructions, self.adversaries)
+        self._chosen()
+
+    def _chosen(self) -> Conflicts:
+        return load_conflicts(self.conflicts).chosen(self.instructions, self.adversaries)
 
     def measure(self, subject: Subject, folder: Path, parts: Parts) -> Result:
         """Run every pair that is not finished, and analyse all of them."""
@@ -108,7 +113,7 @@ class Context(Experiment):
         )
 
     def _dialogues(self, subject: Subject) -> Iterator[Dialogue]:
-        conflicts = load_conflicts().chosen(self.instructions, self.adversaries)
+        conflicts = self._chosen()
         for instruction in conflicts.instructions:
             for adversary in conflicts.adversaries:
                 yield Dialogue.between(

@@ -18,7 +18,7 @@ from crystalmon.experiments.compliance import (
     excess_spread,
     gain_over_line,
 )
-from crystalmon.experiments.resampling import exchange_p, mean_estimate, sign_flip_p
+from crystalmon.experiments.resampling import estimate, exchange_p, sign_flip_p
 from crystalmon.experiments.result import Estimate, Result
 from crystalmon.kinetics import DECISIVE_BIC
 
@@ -37,21 +37,22 @@ def summarize(pairs: Sequence[Pair]) -> tuple[dict[str, Estimate], dict[str, Any
 
     Returns:
         `alpha_c`, `slope` (of compliance, per unit of α), `width` (in α), `bic_gain` (of a
-        threshold over a line), `excess_spread` (nats), `hysteresis`, `area`, `reversed_area`,
-        `flips` (the share of pairs), `compliance_0` and `compliance_1` (at the ends of α); and the
-        detail, whose `by_instruction` other experiments are joined by.
+        threshold over a line), `excess_spread` (nats), `hysteresis`, `area`, `reversed_area` (of
+        pairs whose answer ever changes), `flips` (the share of pairs), `compliance_0` and
+        `compliance_1` (at the ends of α); and the detail, whose `by_instruction` other
+        experiments are joined by.
     """
     own: dict[str, Callable[[Pair], float]] = {
         **{key: _reader(key) for key in ("alpha_c", "slope", "width")},
         "bic_gain": lambda pair: gain_over_line(pair["bic"]) if pair["bic"] else math.nan,
         "excess_spread": _excess,
-        **{key: _reader(key) for key in ("hysteresis", "area", "reversed_area")},
+        **{key: _where_it_switches(key) for key in ("hysteresis", "area", "reversed_area")},
         "flips": lambda pair: float(pair["status"] == "flips"),
         "compliance_0": lambda pair: pair["compliance"][0],
         "compliance_1": lambda pair: pair["compliance"][-1],
     }
     means = {key: instruction_means(pairs, read) for key, read in own.items()}
-    estimates = {key: mean_estimate(array(list(found.values()))) for key, found in means.items()}
+    estimates = {key: mean_of_known(array(list(found.values()))) for key, found in means.items()}
     by_status = {
         status: [f"{p['instruction']} × {p['adversary']}" for p in pairs if p["status"] == status]
         for status in STATUSES
@@ -71,6 +72,12 @@ def summarize(pairs: Sequence[Pair]) -> tuple[dict[str, Estimate], dict[str, Any
     return estimates, detail
 
 
+def mean_of_known(values: np.ndarray) -> Estimate:
+    """The mean of what is finite of [N], with its interval; NaN if nothing is."""
+    finite = values[np.isfinite(values)]
+    return estimate(len(finite), lambda units: float(finite[units].mean()))
+
+
 def instruction_means(pairs: Sequence[Pair], read: Callable[[Pair], float]) -> dict[str, float]:
     """By instruction, the mean over its pairs of what is defined; NaN if nothing is."""
     found: dict[str, list[float]] = {}
@@ -82,6 +89,12 @@ def instruction_means(pairs: Sequence[Pair], read: Callable[[Pair], float]) -> d
 
 def _reader(key: str) -> Callable[[Pair], float]:
     return lambda pair: math.nan if pair[key] is None else float(pair[key])
+
+
+def _where_it_switches(key: str) -> Callable[[Pair], float]:
+    """Pairs in which one answer always wins would count as proof that nothing lags."""
+    read = _reader(key)
+    return lambda pair: read(pair) if pair["switches"] else math.nan
 
 
 def _excess(pair: Pair, middle: float | None = None) -> float:

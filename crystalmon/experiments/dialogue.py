@@ -17,6 +17,9 @@ import numpy as np
 
 from crystalmon.experiments.conflicts import Adversary, Instruction
 
+OPENING = "Answer:"
+"""What every answer opens with, in a chat too: else a model rather begins a sentence than says one
+of the closed answers."""
 LENGTHS = (0.5, 4 / 3)
 """Shortest and longest block, as shares of the tokens asked for."""
 _LENGTH_WEIGHT = 0.05
@@ -106,7 +109,7 @@ class Dialogue:
     Args:
         instruction, adversary: the two.
         tokenizer: with a chat template, the block opens the user's first turn, and answers are
-            the assistant's; else there is a plain transcript.
+            the assistant's, whose turn is begun with `OPENING`; else there is a plain transcript.
         levels: of α.
         seed: of the orders other than the first.
     """
@@ -154,8 +157,8 @@ class Dialogue:
         block = " ".join(self._sentences(level, order))
         if getattr(self.tokenizer, "chat_template", None):
             return self._chat(block, question, turns)
-        told = "".join(f"Question: {asked}\nAnswer: {answer}\n" for asked, answer in turns)
-        return f"{block}\n\n{told}Question: {question}\nAnswer:"
+        told = "".join(f"Question: {asked}\n{OPENING} {answer}\n" for asked, answer in turns)
+        return f"{block}\n\n{told}Question: {question}\n{OPENING}"
 
     def _sentences(self, level: int, order: int) -> list[str]:
         made = self.levels[level]
@@ -172,7 +175,7 @@ class Dialogue:
         messages = []
         for _, answer in turns:
             messages.append({"role": "user", "content": asked})
-            messages.append({"role": "assistant", "content": answer})
+            messages.append({"role": "assistant", "content": f"{OPENING} {answer}"})
             asked = question
         messages.append({"role": "user", "content": asked})
         text = self.tokenizer.apply_chat_template(
@@ -181,7 +184,7 @@ class Dialogue:
         # a template writes the beginning itself, which the tokenizer would put there again
         begin = getattr(self.tokenizer, "bos_token", None)
         added = begin and self.tokenizer("")["input_ids"][:1] == [self.tokenizer.bos_token_id]
-        return text.removeprefix(begin) if added else text
+        return (text.removeprefix(begin) if added else text) + OPENING
 
 
 def _count(tokenizer: Any, sentence: str) -> int:

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
 
 from crystalmon.experiments.compliance import array
-from crystalmon.experiments.resampling import estimate, mean_estimate, spearman
+from crystalmon.experiments.context_summary import mean_of_known
+from crystalmon.experiments.resampling import estimate
 from crystalmon.experiments.result import Estimate, Result
-from crystalmon.experiments.sharpness import IN_TREND
+from crystalmon.experiments.trends import spearman
 from crystalmon.records import json_value
 
 SUPPORTED, CONTRADICTED, UNDETERMINED = "supported", "contradicted", "undetermined"
@@ -101,7 +102,9 @@ def _correlation(
     x, y = (array([pair[side] for pair in pairs]) for side in (0, 1))
     effect = Estimate(math.nan)
     if len(pairs) >= LEAST_UNITS:
-        effect = estimate(len(pairs), lambda units: sign * spearman(x[units], y[units]))
+        effect = estimate(
+            len(pairs), lambda units: sign * float(spearman(x[None, units], y[None, units])[0])
+        )
     if len(pairs) < LEAST_UNITS:
         reason = f"only {len(pairs)} {what}, fewer than {LEAST_UNITS}"
     elif math.isnan(effect.value):
@@ -164,7 +167,8 @@ def _threshold(results: Results) -> Prediction:
         f"{best['step']} steps, {best['linear']} lines; decisive for a threshold "
         f"{shapes['threshold_decisive']}, for a line {shapes['line_decisive']}"
     )
-    return Prediction(claim, measure, effect, judge(effect), _count(result, "bic_gain"), reason)
+    count = _count(result, "bic_gain")
+    return Prediction(claim, measure, effect, _enough(count, judge(effect)), count, reason)
 
 
 def _hysteresis(results: Results) -> Prediction:
@@ -178,8 +182,9 @@ def _hysteresis(results: Results) -> Prediction:
         f"loop from α = 0 {result.estimates['area']}, from α = 1 "
         f"{result.estimates['reversed_area']}; p of both together {chance:.3g}"
     )
-    verdict = _also_by_chance(judge(effect, NOTABLE_AREA), chance)
-    return Prediction(claim, measure, effect, verdict, _count(result, "hysteresis"), reason)
+    count = _count(result, "hysteresis")
+    verdict = _enough(count, _also_by_chance(judge(effect, NOTABLE_AREA), chance))
+    return Prediction(claim, measure, effect, verdict, count, reason)
 
 
 def _fluctuations(results: Results) -> Prediction:
@@ -191,43 +196,43 @@ def _fluctuations(results: Results) -> Prediction:
     effect, chance = result.estimates["excess_spread"], _chance(result, "excess_spread")
     count = _count(result, "excess_spread")
     reason = f"spread over orders near α_c less that elsewhere {effect}; p {chance:.3g}"
-    verdict = _also_by_chance(judge(effect), chance)
+    verdict = _enough(count, _also_by_chance(judge(effect), chance))
     return Prediction(claim, measure, effect, verdict, count, reason)
 
 
-def _sharper(key: str, claim: str, sign: int) -> Callable[[Results], Prediction]:
-    measure = f"{'−' if sign < 0 else ''}ρ(β, {key.replace('_', ' ')})"
-
+def _sharper(key: str, claim: str) -> Callable[[Results], Prediction]:
     def test(results: Results) -> Prediction:
         if "sharpness" not in results:
-            return _missing(claim, measure, results, ("sharpness",))
-        detail = results["sharpness"].detail
-        # the fit of a transition that the run does not finish is no width
-        runs = [
-            run
-            for run in detail["runs"]
-            if key != "width" or run.get("transition", "fitted") in IN_TREND
-        ]
-        pairs = [(run["beta"], run[key]) for run in runs]
-        pairs = [(x, y) for x, y in pairs if _known(x) and _known(y)]
-        found = _correlation(claim, measure, pairs, sign, "runs")
-        if "trends" not in detail:
-            return found
-        chance = detail["trends"][key]["p_value"]
-        verdict = _also_by_chance(found.verdict, chance)
-        return replace(found, verdict=verdict, reason=f"{found.reason}; p {chance:.3g}")
+            return _missing(claim, f"ρ(β, {key.replace('_', ' ')})", results, ("sharpness",))
+        found = results["sharpness"].detail["trends"][key]
+        sign = found["predicted"]
+        measure = f"{'−' if sign < 0 else ''}ρ(β, {key.replace('_', ' ')})"
+        ends = sorted(sign * _number(end) for end in found["correlation_interval"])
+        effect = Estimate(sign * _number(found["correlation"]), *ends)
+        reason = f"over {found['runs']} runs, p {_number(found['p_value']):.3g}"
+        return Prediction(claim, measure, effect, found["verdict"], found["runs"], reason)
 
     return test
 
 
-def _drift(key: str, claim: str, measure: str) -> Callable[[Results], Prediction]:
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _drift(key: str, sign: int, claim: str, measure: str) -> Callable[[Results], Prediction]:
+    """The mean of one of the drift's figures, times the predicted sign."""
+
     def test(results: Results) -> Prediction:
         if "drift" not in results:
             return _missing(claim, measure, results, ("drift",))
         own = results["drift"].detail["by_instruction"]
         known = array([v for each in own.values() if _known(v := each.get(key))])
-        effect = mean_estimate(known)
-        reason = f"{key} {effect} on average over {len(known)} instructions"
+        if not len(known):
+            reason = f"the result of drift has no {key.replace('_', ' ')}"
+            return Prediction(claim, measure, Estimate(math.nan), UNDETERMINED, 0, reason)
+        effect = mean_of_known(sign * known)
+        share = np.mean(sign * known > 0)
+        reason = f"so in {share:.0%} of {len(known)} instructions"
         return Prediction(claim, measure, effect, judge(effect), len(known), reason)
 
     return test
@@ -239,8 +244,11 @@ def _count(result: Result, key: str) -> int:
 
 
 def _chance(result: Result, key: str) -> float:
-    found = result.detail["p_values"][key]
-    return math.nan if found is None else float(found)
+    return _number(result.detail["p_values"][key])
+
+
+def _enough(count: int, verdict: Outcome) -> Outcome:
+    return verdict if count >= LEAST_UNITS else UNDETERMINED
 
 
 def _also_by_chance(verdict: Outcome, chance: float) -> Outcome:
@@ -254,11 +262,14 @@ _TESTS: tuple[Callable[[Results], Prediction], ...] = (
     _threshold,
     _hysteresis,
     _fluctuations,
-    _sharper("heat_capacity", "a lower KL penalty makes the heat capacity larger", -1),
-    _sharper("width", "a lower KL penalty makes the transition narrower", 1),
-    _drift("slope", "the model drifts away from its instruction", "drift slope [nats per token]"),
+    _sharper("heat_capacity", "a lower KL penalty makes the heat capacity larger"),
+    _sharper("width", "a lower KL penalty makes the transition narrower"),
+    _drift("slope", 1, "the model drifts away from its instruction", "slope [nats per token]"),
     _drift(
-        "relief", "repeating the instruction reduces drift", "fall of the slope [nats per token]"
+        "slope_change",
+        -1,
+        "repeating the instruction slows drift",
+        "fall of slope [nats per token]",
     ),
 )
 
