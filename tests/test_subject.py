@@ -20,6 +20,8 @@ from planted_models import (
 )
 from scipy import stats
 
+from crystalmon.experiments import intervals as intervals_module
+from crystalmon.experiments import subject as subject_module
 from crystalmon.experiments.instructions import (
     Instruction,
     InstructionError,
@@ -80,7 +82,8 @@ def test_scores_are_the_tables_rows_however_texts_are_batched():
         torch.testing.assert_close(found[index].double(), expected, atol=1e-5, rtol=0)
 
 
-def test_drawn_texts_follow_the_table():
+def test_drawn_texts_follow_the_table(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(subject_module, "AT_ONCE", 400)
     table = chain()
     subject = subject_of(by_last(table))
     drawn = subject.generate([(1, MARKER)] * 400, 5, seed=1)
@@ -247,7 +250,8 @@ def test_weights_of_groups_are_means_of_means():
     assert set(np.round(weights[1:, 3], 6)) == {0.0, 0.5, 1.0}
 
 
-def test_intervals_of_few_and_of_skewed_values_cover():
+def test_intervals_of_few_and_of_skewed_values_cover(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(intervals_module, "REPLICATES", 400)
     rng = np.random.default_rng(0)
     for count, draws in ((8, rng.normal(size=(300, 8))), (24, rng.gamma(3.0, size=(300, 24)) - 3)):
         found = [mean_estimate(row, seed) for seed, row in enumerate(draws)]
