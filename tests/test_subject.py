@@ -20,7 +20,6 @@ from planted_models import (
 )
 from scipy import stats
 
-from crystalmon.experiments import intervals as intervals_module
 from crystalmon.experiments import subject as subject_module
 from crystalmon.experiments.instructions import (
     Instruction,
@@ -250,8 +249,7 @@ def test_weights_of_groups_are_means_of_means():
     assert set(np.round(weights[1:, 3], 6)) == {0.0, 0.5, 1.0}
 
 
-def test_intervals_of_few_and_of_skewed_values_cover(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(intervals_module, "REPLICATES", 400)
+def test_intervals_of_few_and_of_skewed_values_cover():
     rng = np.random.default_rng(0)
     for count, draws in ((8, rng.normal(size=(300, 8))), (24, rng.gamma(3.0, size=(300, 24)) - 3)):
         found = [mean_estimate(row, seed) for seed, row in enumerate(draws)]

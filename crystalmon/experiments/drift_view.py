@@ -57,7 +57,7 @@ def _profile(ax: Axes, result: Result) -> None:
     ax.set_xlim(0, plain[-1]["t"])
     ax.set_ylim(bottom=0)
     ax.set_ylabel("D(t) in nats", fontsize=TEXT)
-    ax.legend(fontsize=SMALL, frameon=False, loc="best")
+    ax.legend(fontsize=SMALL, frameon=False, loc="lower right")
     frame(ax, "from the instruction alone", "tokens generated, t")
 
 
