@@ -20,6 +20,7 @@ from planted_models import (
 )
 from scipy import stats
 
+from crystalmon.experiments import subject as subject_module
 from crystalmon.experiments.instructions import (
     Instruction,
     InstructionError,
@@ -80,7 +81,8 @@ def test_scores_are_the_tables_rows_however_texts_are_batched():
         torch.testing.assert_close(found[index].double(), expected, atol=1e-5, rtol=0)
 
 
-def test_drawn_texts_follow_the_table():
+def test_drawn_texts_follow_the_table(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(subject_module, "AT_ONCE", 400)
     table = chain()
     subject = subject_of(by_last(table))
     drawn = subject.generate([(1, MARKER)] * 400, 5, seed=1)

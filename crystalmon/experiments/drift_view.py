@@ -5,7 +5,7 @@ from __future__ import annotations
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from crystalmon.experiments.landscape_view import aligned, band, error_bar, frame
+from crystalmon.experiments.landscape_view import aligned, band, dots, error_bar, frame
 from crystalmon.experiments.result import Result
 from crystalmon.report.palette import BLUE, GREY, SHADE, VERMILION
 from crystalmon.report.style import SMALL, TEXT
@@ -57,7 +57,7 @@ def _profile(ax: Axes, result: Result) -> None:
     ax.set_xlim(0, plain[-1]["t"])
     ax.set_ylim(bottom=0)
     ax.set_ylabel("D(t) in nats", fontsize=TEXT)
-    ax.legend(fontsize=SMALL, frameon=False, loc="best")
+    ax.legend(fontsize=SMALL, frameon=False, loc="lower right")
     frame(ax, "from the instruction alone", "tokens generated, t")
 
 
@@ -67,7 +67,7 @@ def _slopes(ax: Axes, result: Result) -> None:
     rows = result.detail["by_instruction"].values()
     for y, key in enumerate(reversed(kinds)):
         own = [row[key] for row in rows]
-        ax.plot(own, [y] * len(own), "o", color=BLUE, alpha=0.3, markersize=4, zorder=2)
+        dots(ax, own, y)
         error_bar(ax, result.estimates[key], y)
     ax.axvline(0, color=GREY, linewidth=1.0, zorder=1)
     ax.set_yticks(range(len(kinds)), [kinds[key] for key in reversed(kinds)])

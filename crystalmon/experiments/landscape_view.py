@@ -64,16 +64,22 @@ def _categories(ax: Axes, result: Result) -> None:
     ranked = sorted(detail["by_category"].items(), key=lambda item: item[1]["free_energy"]["value"])
     overall = result.estimates["free_energy"]
     ax.axvspan(overall.low, overall.high, color=SHADE, linewidth=0, zorder=0)
-    ax.axvline(overall.value, color=GREY, linewidth=1.0, zorder=1, label="mean over categories")
+    ax.axvline(overall.value, color=GREY, linewidth=1.0, zorder=1)
     for y, (name, row) in enumerate(ranked):
         each = detail["by_instruction"].values()
         own = [one["free_energy"] for one in each if one["category"] == name]
-        ax.plot(own, [y] * len(own), "o", color=BLUE, alpha=0.25, markersize=4, zorder=2)
+        dots(ax, own, y)
         error_bar(ax, _estimate(row["free_energy"]), y)
     ax.set_yticks(range(len(ranked)), [name.replace("_", " ") for name, _ in ranked])
     ax.set_ylim(-0.6, len(ranked) - 0.4)
     ax.set_xlim(left=0)
-    frame(ax, "by category", "F in nats per token; a dot is an instruction")
+    frame(ax, "by category, and their mean (grey)", "F in nats per token; a dot is an instruction")
+
+
+def dots(ax: Axes, values: Sequence[float], y: float) -> None:
+    """Single values, under the estimate that they belong to."""
+    below = [y - 0.22] * len(values)
+    ax.plot(values, below, "o", color=BLUE, alpha=0.4, markersize=4, linewidth=0, zorder=2)
 
 
 def error_bar(ax: Axes, found: Estimate, y: float) -> None:
