@@ -37,13 +37,13 @@ def sharpness_table(result: Result) -> str:
         )
     lines += [
         "",
-        f"{'against beta':<26}{'Spearman ρ':<23}{'slope per factor e':<26}{'p':<8}verdict",
+        f"{'against beta':<26}{'Spearman ρ':<26}{'slope per factor e':<28}{'p':<8}verdict",
     ]
     for key, label in LABELS.items():
         trend = result.detail["trends"][key]
         correlation, slope = (result.estimates[f"{key}_{of}"] for of in ("correlation", "slope"))
         lines.append(
-            f"{label:<26}{correlation!s:<23}{slope!s:<26}{trend['p_value']:<8.3g}"
+            f"{label:<26}{correlation!s:<26}{slope!s:<28}{trend['p_value']:<8.3g}"
             f"{trend['verdict']} ({trend['runs']} runs)"
         )
     lines.append("expected at a lower beta: narrower, a higher heat capacity, more susceptible")

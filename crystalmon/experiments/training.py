@@ -37,7 +37,7 @@ from crystalmon.store import explained, write_whole
 BEGUN_FILE = "begun.json"
 SUPERSEDED = "superseded"
 
-Experiments = Mapping[str | Experiment, int]
+Experiments = Mapping[str, int] | Mapping[Experiment, int] | Mapping[str | Experiment, int]
 """A name or an experiment → its interval in steps."""
 
 
