@@ -20,7 +20,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 BIN := .venv/bin
 BIN_OLDEST := .venv-oldest/bin
 
-.PHONY: demo study validate test test-slow test-oldest no-trace pytest lint format install clean
+.PHONY: demo study validate sweep test test-slow test-oldest no-trace pytest lint format install clean
 
 demo: .venv/installed
 	$(BIN)/python scripts/demo.py
@@ -33,6 +33,11 @@ study: .venv/installed
 # The phase detector's error rates; the first call also trains 46 runs, which takes some 20 minutes.
 validate: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/validate_detection.py
+
+# DPO on the bundled model at four KL penalties, three seeds each: some 30 minutes; it goes on where
+# it was interrupted.
+sweep: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/sweep_beta.py
 
 # One after the other, the largest suite last: its summary is the closing line.
 test:

@@ -50,6 +50,10 @@ class Budget:
         """Take a probe's seconds for what the next ones cost."""
         self._costs.append(seconds)
 
+    def affords(self, seconds: float) -> bool:
+        """Whether something else that takes so many seconds keeps to the share, done now."""
+        return self.spent + seconds <= self.share * (self.elapsed + seconds)
+
     def wait(self, *, moving: bool = False, last: bool = False) -> float:
         """Seconds until a probe leaves enough for what may come; 0 if it does now.
 

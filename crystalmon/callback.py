@@ -15,6 +15,13 @@ from crystalmon.actions import Actions, action_name, actions_for, check_actions,
 from crystalmon.budget import Budget
 from crystalmon.claims import claim_folder
 from crystalmon.console import announce, say
+from crystalmon.experiments.result import Result
+from crystalmon.experiments.training import (
+    Experiments,
+    ExperimentsInTraining,
+    check_experiments,
+    experiment_metrics,
+)
 from crystalmon.lineage import inherited_states, states_of
 from crystalmon.monitor import Monitor
 from crystalmon.names import REFERENCE_FOLDER
@@ -30,7 +37,7 @@ from crystalmon.reference import (
 )
 from crystalmon.report.page import write_report
 from crystalmon.report.snapshot import Snapshot
-from crystalmon.run_info import run_info
+from crystalmon.run_info import run_info, training_settings
 from crystalmon.scalars import tracker_metrics
 from crystalmon.schedule import Schedule, probe_steps
 from crystalmon.store import RUN_FILE, RunStore, explained, read_run
@@ -77,8 +84,8 @@ class CrystalCallback(TrainerCallback):
             do not.
 
     Raises:
-        ValueError: if `every` is not positive, `max_overhead` not within (0, 1], or `view` or an
-            action unknown.
+        ValueError: if `every` is not positive, `max_overhead` not within (0, 1], or `view`, an
+            action or an experiment unknown.
         SuiteError: if the suite is faulty.
     """
 
@@ -92,6 +99,7 @@ class CrystalCallback(TrainerCallback):
         strict: bool = False,
         actions: Actions | None = None,
         max_overhead: float | None = None,
+        experiments: Experiments | None = None,
     ) -> None:
         if not isinstance(reference, str | Path | Reference):
             raise TypeError(
@@ -110,6 +118,7 @@ class CrystalCallback(TrainerCallback):
         self.strict = strict
         self.actions = check_actions(actions, (task.name for task in self.suite))
         self.max_overhead = _checked_share(max_overhead)
+        self.experiments = check_experiments(experiments, suite=self.suite, view=view)
         self._training: weakref.ref[TrainerState] | None = None
         self._start_over()
 
@@ -124,6 +133,7 @@ class CrystalCallback(TrainerCallback):
         self._untaken: list[Event] = []
         self._store: RunStore | None = None
         self._tracker = CompositeTracker({})
+        self._experiments: ExperimentsInTraining | None = None
 
     def on_train_begin(
         self,
@@ -150,6 +160,7 @@ class CrystalCallback(TrainerCallback):
         if self._last_step < 0 or self._wanted(state.global_step):
             # the trainer clears its control before the first step: act on this probe after it
             self._probe(state, unchanged=True)
+        self._experiment(state)
 
     def _begin(
         self, args: TrainingArguments, state: TrainerState, model: Any, processing_class: Any
@@ -184,6 +195,8 @@ class CrystalCallback(TrainerCallback):
         self._last_step = history[-1].step if history else -1
         self._last_phase = history[-1].phase if history else None
         ranks.on_main(lambda: self._open(monitor, folder, args, state))
+        if self.experiments:
+            self._begin_experiments(monitor, processing_class, folder, step)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -197,23 +210,29 @@ class CrystalCallback(TrainerCallback):
         if self._wanted(state.global_step, last):
             self._probe(state)
             self._act(state, control)
+        self._experiment(state, last)
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Probe where training stopped early: later the best checkpoint may be loaded over it."""
-        if control.should_training_stop and self._wanted(state.global_step, last=True):
+        if not control.should_training_stop:
+            return
+        if self._wanted(state.global_step, last=True):
             self._probe(state)
             self._act(state, control)
+        self._experiment(state, last=True)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Probe the end if no other event did; close the trackers."""
         try:
-            if not args.load_best_model_at_end and self._wanted(state.global_step, last=True):
-                self._probe(state)
-                self._act(state, control)
+            if not args.load_best_model_at_end:
+                if self._wanted(state.global_step, last=True):
+                    self._probe(state)
+                    self._act(state, control)
+                self._experiment(state, last=True)
         finally:
             self._close()
         if self.failures:
@@ -303,7 +322,9 @@ class CrystalCallback(TrainerCallback):
         self, monitor: Monitor, folder: Path, args: TrainingArguments, state: TrainerState
     ) -> None:
         """Rank 0: the run folder with the reference in it, and the trackers."""
-        info = run_info(monitor, self._config(), _trainer_name(args), state.max_steps)
+        info = run_info(
+            monitor, self._config(), _trainer_name(args), state.max_steps, training_settings(args)
+        )
         resume_step = state.global_step if state.global_step > 0 else None
         stored = folder / REFERENCE_FOLDER
         if resume_step is None or not (stored / INFO_FILE).is_file():
@@ -342,6 +363,7 @@ class CrystalCallback(TrainerCallback):
             "reference": str(self.reference) if named else "given",
             "view": self.view,
             "strict": self.strict,
+            "experiments": {each.name: every for each, every in self.experiments.items()},
             "actions": {
                 signal: [action_name(action) for action in actions]
                 for signal, actions in self.actions.items()
@@ -392,6 +414,31 @@ class CrystalCallback(TrainerCallback):
         for event in events:
             self._tracker.event(event)
         announce(record, events, self._last_phase)
+
+    def _begin_experiments(
+        self, monitor: Monitor, processing_class: Any, folder: Path, step: int
+    ) -> None:
+        budget, show = self._schedule.budget, partial(self._show, folder.name)
+        found = ExperimentsInTraining(
+            self.experiments, monitor, processing_class, folder, budget, self._failed, show
+        )
+        try:
+            found.begin(monitor, step)
+        except (ValueError, TypeError, OSError):
+            raise
+        except Exception:  # out of memory, a broken kernel: no fault of the configuration
+            self._failed("the experiments could not begin, and are left out of this run")
+            return
+        self._experiments = found
+
+    def _experiment(self, state: TrainerState, last: bool = False) -> None:
+        """Measure the experiments that are due; their time is counted where they take it."""
+        if self._experiments is not None:
+            self._experiments.measure(state.global_step, last)
+
+    def _show(self, name: str, result: Result) -> None:
+        """Rank 0: what an experiment has found, to the trackers."""
+        self._tracker.log(result.step or 0, experiment_metrics(result, name))
 
     def _act(self, state: TrainerState, control: TrainerControl) -> None:
         """Do what the user has asked for on the latest events, on every rank alike."""

@@ -16,6 +16,8 @@ from rich.markup import escape
 from rich.table import Table
 
 import crystalmon
+from crystalmon.cli_experiments import add_experiments
+from crystalmon.cli_options import add_model, add_placement, add_prompts, load_placed
 from crystalmon.cli_scan import add_scan, add_transfer
 from crystalmon.tasks import TaskSuite, list_suites, load_suite
 
@@ -60,34 +62,26 @@ def _parser() -> argparse.ArgumentParser:
     _add_detect(commands)
     add_scan(commands)
     add_transfer(commands)
+    add_experiments(commands)
     return parser
 
 
 def _add_probe(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     probe = commands.add_parser("probe", help="score one model and print its table")
-    probe.add_argument(
-        "model", help="liquid-tiny, smollm2-135m, a .gguf file, a folder, or a hub id"
-    )
-    probe.add_argument("--suite", default="randomness", help="a bundled suite or a YAML file")
-    probe.add_argument("--view", default="raw", choices=("raw", "chat"))
+    add_model(probe)
+    add_prompts(probe)
     probe.add_argument(
         "--base", default="auto", help="compare with this run, reference folder or model"
     )
-    probe.add_argument("--dtype", default="float32", help="torch dtype of the weights")
-    probe.add_argument(
-        "--device", default=None, help="torch device; the accelerator if there is one"
-    )
+    add_placement(probe)
     probe.add_argument("--json", action="store_true", help="print the record as one JSON line")
     probe.set_defaults(run=_run_probe)
 
 
 def _add_cost(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     cost = commands.add_parser("cost", help="what monitoring will cost, without loading weights")
-    cost.add_argument(
-        "model", help="liquid-tiny, smollm2-135m, a .gguf file, a folder, or a hub id"
-    )
-    cost.add_argument("--suite", default="randomness", help="a bundled suite or a YAML file")
-    cost.add_argument("--view", default="raw", choices=("raw", "chat"))
+    add_model(cost)
+    add_prompts(cost)
     cost.add_argument("--steps", type=int, help="optimizer steps of the run")
     cost.add_argument("--every", type=int, help="probe at this interval; default: the callback's")
     cost.add_argument("--tokens-per-step", type=int, help="trained on, over all devices")
@@ -166,23 +160,10 @@ def _add_detect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 
 def _run_probe(args: argparse.Namespace) -> None:
-    import torch
-
-    from crystalmon.models import load_model
     from crystalmon.monitor import Monitor
 
-    dtype = getattr(torch, args.dtype, None)
-    if not isinstance(dtype, torch.dtype):
-        raise ValueError(
-            f"dtype must be a torch dtype, got {args.dtype!r}. Try float32 or bfloat16."
-        )
     suite = load_suite(args.suite)
-    model, tokenizer = load_model(args.model, dtype=dtype)
-    accelerator = torch.accelerator.current_accelerator()
-    try:
-        model.to(args.device or accelerator or "cpu")
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device must be usable here, got {args.device!r}: {error}") from error
+    model, tokenizer = load_placed(args.model, args.dtype, args.device)
     monitor = Monitor(model, tokenizer, suite, args.base, view=args.view, progress=not args.json)
     record = monitor.probe()
     if args.json:

@@ -11,7 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from crystalmon.fits import RESOLUTION, fit_sigmoid, linear_loss, search, step_loss
+from crystalmon.fits import (
+    RESOLUTION,
+    SigmoidFit,
+    fit_sigmoid,
+    linear_loss,
+    search,
+    step_loss,
+)
 
 LEAST_POINTS = 8
 """Probes below which nothing is said."""
@@ -105,10 +112,9 @@ class Coexistence:
 def classify_transition(steps: np.ndarray, order: np.ndarray) -> Transition:
     """Abrupt, gradual or undetermined, by BIC over linear, sigmoid and step fits.
 
-    BIC = S log(RSS / S) + k log S with k = 2, 4, 3 (Schwarz 1978), RSS / S at least
-    `RESOLUTION`². What counts as abrupt is measured in probes: no fit can tell a step from a rise
-    between two probes. The history is cut where order has fallen to three quarters of its
-    highest, so that a later melting is not fitted.
+    The BIC is that of `shape_bic`. What counts as abrupt is measured in probes: no fit can tell a
+    step from a rise between two probes. The history is cut where order has fallen to three
+    quarters of its highest, so that a later melting is not fitted.
 
     Args:
         steps: [S], increasing.
@@ -118,21 +124,38 @@ def classify_transition(steps: np.ndarray, order: np.ndarray) -> Transition:
     steps, order = _until_melting(steps, order)
     if len(steps) < LEAST_POINTS or np.max(order) - np.min(order[: len(order) // 2]) < LEAST_RISE:
         return Transition("undetermined")
-    sigmoid = fit_sigmoid(steps, order)
-    losses = {"linear": linear_loss(steps, order), "sigmoid": sigmoid.loss}
-    losses["step"] = step_loss(order)
-    sizes = {"linear": 2, "sigmoid": 4, "step": 3}
-    count = len(steps)
-    bic = {
-        name: float(count * np.log(max(loss / count, RESOLUTION**2)) + sizes[name] * np.log(count))
-        for name, loss in losses.items()
-    }
+    bic, sigmoid = shape_bic(steps, order)
     model = min(bic, key=lambda name: bic[name])
     middle, width, interval = sigmoid.midpoint, sigmoid.width, sigmoid.width_interval
     near = np.argsort(np.abs(steps - middle), kind="stable")[:6]
     spacing = float(np.median(np.diff(np.sort(steps[near]))))
     verdict = _verdict(model, width / spacing, interval[0] / spacing, interval[1] / spacing)
     return Transition(verdict, model, bic, width, interval, middle, spacing)
+
+
+def shape_bic(steps: np.ndarray, values: np.ndarray) -> tuple[dict[str, float], SigmoidFit]:
+    """BIC of a line, a rising sigmoid and a step, and the sigmoid itself.
+
+    BIC = S log(RSS / S) + k log S with k = 2, 4, 3 (Schwarz 1978), RSS / S at least
+    `fits.RESOLUTION`².
+
+    Args:
+        steps: [S], increasing.
+        values: [S].
+
+    Returns:
+        By `linear`, `sigmoid` and `step`; the least-squares sigmoid.
+    """
+    sigmoid = fit_sigmoid(steps, values)
+    losses = {"linear": linear_loss(steps, values), "sigmoid": sigmoid.loss}
+    losses["step"] = step_loss(values)
+    sizes = {"linear": 2, "sigmoid": 4, "step": 3}
+    count = len(steps)
+    bic = {
+        name: float(count * np.log(max(loss / count, RESOLUTION**2)) + sizes[name] * np.log(count))
+        for name, loss in losses.items()
+    }
+    return bic, sigmoid
 
 
 def _verdict(model: str, width: float, low: float, high: float) -> str:

@@ -64,6 +64,8 @@ class Monitor:
 
     Attributes:
         seconds_a_probe: what scoring the suite last took; None before it was.
+        is_own_base: whether the base is the model as it was when this monitor was made.
+        without_adapters: whether it is so without its adapters.
 
     In a run of several processes every rank makes a monitor and probes at the same steps: the
     prompts are split among them, and each has the whole record.
@@ -88,7 +90,7 @@ class Monitor:
         self.model = model
         self.suite = load_suite(suite)
         self.plan = build_plan(self.suite, tokenizer, view)
-        _check_fit(model, self.plan)
+        check_fit(model, self.plan)
         if self.plan.merges:
             logger.info(describe_merges(self.plan.merges))
         self.ranks = probing_ranks(model)
@@ -109,6 +111,7 @@ class Monitor:
                 answers_only=answers_only,
             )
             bare = str(reference) == "auto"
+            self.is_own_base, self.without_adapters = found is None, bare
             self.reference = found or self._own_base(tokenizer, bare, bar.update)
         self.base_q = {
             task.name: answer_distributions(self.reference.log_choice[task.name])[0]
@@ -354,7 +357,7 @@ def probing_ranks(model: Any) -> Ranks:
     return ONE if (getattr(model, "_tp_size", None) or 1) > 1 else current_ranks()
 
 
-def _check_fit(model: Any, plan: ScoringPlan) -> None:
+def check_fit(model: Any, plan: ScoringPlan) -> None:
     """Refuse what the model cannot be run on: on a device that would be an abort, not an error.
 
     Raises:

@@ -15,5 +15,8 @@ of a task's choices, before the task's name."""
 SCAN_FILE = "scan.json"
 """Within the run folder of a scan: what was found, and the verdicts."""
 
+EXPERIMENTS_FOLDER = "experiments"
+"""Within the run folder: the results of experiments that run inside the training."""
+
 STEP_KEY = "train/global_step"
 """The key under which transformers logs the step to wandb and trackio."""

@@ -13,9 +13,34 @@ from crystalmon.reference import model_name
 
 _LIBRARIES = ("torch", "transformers", "trl", "accelerate", "peft")
 
+_SETTINGS = (
+    "beta",
+    "kl_coef",
+    "loss_type",
+    "learning_rate",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "weight_decay",
+    "max_grad_norm",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "num_train_epochs",
+    "num_generations",
+    "num_iterations",
+    "epsilon",
+    "temperature",
+    "seed",
+    "data_seed",
+)
+"""Of a trainer's arguments, those that runs are compared by, as transformers and TRL call them."""
+
 
 def run_info(
-    monitor: Monitor, config: Mapping[str, Any], trainer: str, max_steps: int
+    monitor: Monitor,
+    config: Mapping[str, Any],
+    trainer: str,
+    max_steps: int,
+    training: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The content of `run.json`, but for its schema version.
 
@@ -24,6 +49,7 @@ def run_info(
         config: what the user asked the callback for, JSON-ready.
         trainer: what trains the model, by name.
         max_steps: the step at which training ends.
+        training: the trainer's own settings, from `training_settings`.
     """
     suite, reference = monitor.suite, monitor.reference.info
     return {
@@ -45,7 +71,24 @@ def run_info(
         INHERITED_KEY: to_info(monitor.inherited),
         "trainer": trainer,
         "max_steps": max_steps,
+        "training": dict(training or {}),
     }
+
+
+def training_settings(args: Any) -> dict[str, Any]:
+    """Of a trainer's arguments, those that runs are compared by, by their own names.
+
+    Only what the trainer has is there: SFT has no `beta`. Values are JSON-ready.
+    """
+    return {name: _plain(getattr(args, name)) for name in _SETTINGS if hasattr(args, name)}
+
+
+def _plain(value: Any) -> Any:
+    """An enumeration's word, and a list's; numbers and null as they are."""
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    value = getattr(value, "value", value)
+    return value if isinstance(value, int | float | str | type(None)) else str(value)
 
 
 def library_versions() -> dict[str, str]:

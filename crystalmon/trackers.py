@@ -36,7 +36,7 @@ class Tracker(Protocol):
     """Where the probes of a running training show up."""
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Log one probe.
+        """Log one probe, or what an experiment has found.
 
         Args:
             step: optimizer steps done.
@@ -202,7 +202,7 @@ class WandbTracker:
         if run is None:
             raise RuntimeError("wandb has no active run. Call wandb.init() before training")
         if run.id != self._run_id:
-            for glob in ("/*", "_tasks/*", "_media/*"):
+            for glob in ("/*", "_tasks/*", "_experiments/*", "_media/*"):
                 run.define_metric(f"{self._name}{glob}", step_metric=STEP_KEY)
             for key, summary in SUMMARIES.items():
                 run.define_metric(f"{self._name}/{key}", step_metric=STEP_KEY, summary=summary)

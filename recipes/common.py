@@ -50,6 +50,7 @@ class MonitorArguments:
         reference: `auto`, `initial`, a run or reference folder, or a model.
         view: `raw` or `chat`.
         max_overhead: the largest share of the run's time to spend on probing.
+        experiments: further measurements, each with its interval in steps: `temperature=100`.
     """
 
     suite: str = field(default="randomness", metadata={"help": "a bundled suite or a YAML file"})
@@ -59,6 +60,19 @@ class MonitorArguments:
     max_overhead: float | None = field(
         default=None, metadata={"help": "largest share of the run's time to spend on probing"}
     )
+    experiments: list[str] = field(
+        default_factory=list, metadata={"help": "further measurements, such as temperature=100"}
+    )
+
+    @property
+    def intervals(self) -> dict[str, int]:
+        """The experiments' intervals in steps, by name."""
+        pairs = [text.partition("=") for text in self.experiments]
+        wrong = [text for text, (_, _, steps) in zip(self.experiments, pairs, strict=True)
+                 if not steps.isdigit()]  # fmt: skip
+        if wrong:
+            raise ValueError(f"experiments must be name=steps, got {wrong[0]!r}.")
+        return {name: int(steps) for name, _, steps in pairs}
 
 
 def parse(

@@ -23,6 +23,7 @@ def main() -> None:
         reference=monitor.reference,
         view=monitor.view,
         max_overhead=monitor.max_overhead,
+        experiments=monitor.intervals,
     )
     trainer = KTOTrainer(
         model=model,

@@ -22,6 +22,7 @@ def main() -> None:
         reference=monitor.reference,
         view=monitor.view,
         max_overhead=monitor.max_overhead,
+        experiments=monitor.intervals,
     )
     trainer = RLOOTrainer(
         model=model,

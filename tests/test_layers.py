@@ -39,9 +39,10 @@ LAYERS = (
     ("report", "lineage", "stage_measures", "verdicts"),
     ("trackers", "workspace"),
     ("monitor",),
-    ("run_info",),
-    ("callback", "scan", "watch", "experiments", "detect", "transfer"),
-    ("cli_scan",),
+    ("run_info", "experiments"),
+    ("callback", "scan", "watch", "detect", "transfer"),
+    ("cli_options",),
+    ("cli_scan", "cli_experiments"),
     ("cli",),
 )
 SIDEWAYS = {

@@ -355,7 +355,7 @@ def test_wandb_is_told_of_the_step_once_a_run_and_never_passed_a_step(
     tracker.event(make_event(7))
     defined = [call[1] for call in first.calls if call[0] == "define"]
     assert defined == [
-        *("crystalmon/*", "crystalmon_tasks/*", "crystalmon_media/*"),
+        *(f"crystalmon{kind}/*" for kind in ("", "_tasks", "_experiments", "_media")),
         *(f"crystalmon/{key}" for key in SUMMARIES),
     ]
     assert [call for call in first.calls if call[0] == "log"] == [

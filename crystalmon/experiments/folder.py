@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from crystalmon.experiments.result import Result
-from crystalmon.records import json_value
+from crystalmon.records import json_value, number_value
 from crystalmon.store import explained, write_whole
 
 
@@ -51,9 +52,30 @@ def read_result(file: Path) -> Result:
 
 
 def read_results(folder: Path) -> list[Result]:
-    """All results in a folder, by experiment and step; empty if there is none."""
-    found = [read_result(file) for file in sorted(folder.glob("*.json"))]
+    """All results in a folder, by experiment and step; empty if there is none.
+
+    Other JSON files may lie there: a result's name is `<experiment>` or `<experiment>-<step>`.
+
+    Raises:
+        ValueError: see `read_result`.
+    """
+    files = [file for file in sorted(folder.glob("*.json")) if _is_result(file)]
+    found = [read_result(file) for file in files]
     return sorted(found, key=lambda result: (result.experiment, result.step or 0))
+
+
+def _is_result(file: Path) -> bool:
+    """Whether a file that says what experiment it is of says what its name does."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return re.fullmatch(r".+-\d+", file.stem) is not None
+    if not isinstance(content, dict) or "experiment" not in content:
+        return False
+    step = content.get("step")
+    return file.stem == (
+        content["experiment"] if step is None else f"{content['experiment']}-{step}"
+    )
 
 
 class Parts:
@@ -86,7 +108,7 @@ class Parts:
             return
         for line in lines[1:]:
             try:
-                self._values.update(json.loads(line))
+                self._values.update(number_value(json.loads(line)))
             except ValueError:
                 continue
 
@@ -99,9 +121,9 @@ class Parts:
         return self._values[key]
 
     def put(self, key: str, value: Any) -> None:
-        """Keep a part: JSON values, null for what is not finite. On disk when this returns."""
+        """Keep a part: JSON values, and numbers that are not finite. On disk when this returns."""
         value = json_value(value)
-        self._values[key] = value
+        self._values[key] = number_value(value)
         if self._file is None:
             return
         line = json.dumps({key: value}, allow_nan=False, ensure_ascii=False)

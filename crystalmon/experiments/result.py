@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from crystalmon.records import json_value
+from crystalmon.records import json_value, number_value
 
 RESULT_SCHEMA = 1
 
@@ -35,7 +35,7 @@ class Estimate:
         return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
 
     def to_json(self) -> dict[str, Any]:
-        """Strict JSON: null for what is not finite."""
+        """Strict JSON: what is not finite as `json_value` writes it."""
         return json_value({"value": self.value, "low": self.low, "high": self.high})
 
 
@@ -49,7 +49,8 @@ class Result:
             settings on the same model gives the same result.
         models: what was measured, by role: `model`, and `base` where one takes part.
         estimates: the headline figures, which trackers log, by key.
-        detail: all that the table and the figure show; JSON values.
+        detail: all that the table and the figure show; JSON values, and numbers that are not
+            finite.
         step: the training step, if it was measured inside training.
         seconds: what it took.
     """
@@ -77,7 +78,7 @@ class Result:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Result:
-        """What `to_json` gave; null becomes NaN in estimates and stays None in the detail.
+        """The inverse of `to_json`.
 
         Raises:
             ValueError: if it is of a newer schema, or no result.
@@ -96,7 +97,7 @@ class Result:
             settings=value["settings"],
             models=value["models"],
             estimates={key: _estimate(each) for key, each in value["estimates"].items()},
-            detail=value["detail"],
+            detail=number_value(value["detail"]),
             step=value.get("step"),
             seconds=value.get("seconds"),
         )

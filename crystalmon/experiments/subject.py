@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from crystalmon.forward import (
+    HALF_TOLERANCE,
+    ROUTE_TOLERANCE,
     Route,
     batch_limits,
     choose_precision,
@@ -30,6 +32,8 @@ from crystalmon.ranks import ONE, Ranks
 from crystalmon.sequences import TokenSequence
 
 Tokens = tuple[int, ...]
+AT_ONCE = 16
+"""Texts that are generated together."""
 LogProbs = Callable[[int, Tensor], Any]
 """Takes (index of the text, log_p [M, V] float32 on the model's device)."""
 
@@ -103,7 +107,7 @@ class Subject:
             ValueError: if a text is longer than the model's context.
             TypeError: if the model has no language-modelling head.
         """
-        self._check_lengths(texts)
+        self.check_room(max((len(text.tokens) for text in texts), default=0))
         with undisturbed(self.model):
             route = self._route(texts)
             limits = batch_limits(self.model, output_head(self.model))
@@ -142,14 +146,18 @@ class Subject:
         for index, own in zip(batch, found, strict=True):
             consume(index, own)
 
-    def _check_lengths(self, texts: Sequence[Text]) -> None:
+    def check_room(self, tokens: int) -> None:
+        """Refuse texts of so many tokens if the model's context is shorter.
+
+        Raises:
+            ValueError: if it is.
+        """
         model: Any = self.model
         config = model.config.get_text_config()
         context = getattr(config, "max_position_embeddings", None) or math.inf
-        longest = max((len(text.tokens) for text in texts), default=0)
-        if longest > context:
+        if tokens > context:
             raise ValueError(
-                f"a text must be at most {context} tokens, the model's context, got {longest}. "
+                f"a text must be at most {context} tokens, the model's context, got {tokens}. "
                 "Ask for fewer tokens."
             )
 
@@ -158,53 +166,128 @@ class Subject:
 
         Without a chat template, the text as it stands, and a line break after it.
         """
-        tokenizer = self.text_tokenizer
-        if not self.has_chat:
-            return tuple(tokenizer(f"{text}\n")["input_ids"])
-        turns = [{"role": "user", "content": text}]
-        shown = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-        return tuple(tokenizer(shown, add_special_tokens=False)["input_ids"])
+        return self.encode(self.render(text), special=not self.has_chat)
 
-    def generate(self, prompts: Sequence[Tokens], tokens: int, seed: int = 0) -> list[Tokens]:
+    def render(self, text: str) -> str:
+        """A user's request as the model is to read it, before it becomes tokens; see `prompt`."""
+        if not self.has_chat:
+            return f"{text}\n"
+        return self._shown([{"role": "user", "content": text}])
+
+    def encode(self, shown: str, special: bool = False) -> Tokens:
+        """A text as tokens, with those that the tokenizer puts around one if `special`."""
+        return tuple(self.text_tokenizer(shown, add_special_tokens=special)["input_ids"])
+
+    def request_again(self, text: str) -> Tokens:
+        """What follows an answer when the user then makes this request, up to the next answer.
+
+        With a chat template, the end of the answer, the user's turn and the next answer's
+        beginning; else the text on a line of its own.
+
+        Raises:
+            ValueError: if the chat template does not show the answer before.
+        """
+        if not self.has_chat:
+            return self.encode(f"\n{text}\n")
+        turns = [("user", text), ("assistant", _ANSWER), ("user", text)]
+        shown = self._shown([{"role": role, "content": content} for role, content in turns])
+        _, found, after = shown.rpartition(_ANSWER)
+        if not found:
+            raise ValueError(
+                "the chat template must show an answer between two requests, got one that leaves "
+                "it out. Measure without the repetition."
+            )
+        return self.encode(after)
+
+    def _shown(self, turns: list[dict[str, str]]) -> str:
+        template = self.text_tokenizer.apply_chat_template
+        return template(turns, add_generation_prompt=True, tokenize=False)
+
+    def generate(
+        self,
+        prompts: Sequence[Tokens],
+        tokens: int,
+        seed: int = 0,
+        *,
+        past_end: bool = False,
+    ) -> list[Tokens]:
         """A response to each prompt, drawn at temperature 1.
+
+        Prompts of different length share a batch, padded on the left, if the model is seen to give
+        the same numbers so; else only those of one length do.
 
         Args:
             prompts: token ids.
             tokens: of a response, at most.
             seed: of the draws; the same seed and model give the same texts.
+            past_end: let no response end before: the tokens that end a text are not drawn.
 
         Returns:
             The responses, the end-of-text token included where one was drawn.
+
+        Raises:
+            ValueError: if the model's context is too short.
         """
+        self.check_room(max(map(len, prompts), default=0) + tokens)
         found: dict[int, Tokens] = {}
         with undisturbed(self.model):
+            pad = self._pads(prompts)
             torch.manual_seed(seed)
-            for batch in _alike(prompts):
-                found.update(
-                    zip(batch, self._draw([prompts[i] for i in batch], tokens), strict=True)
-                )
+            for batch in _alike(prompts, pad):
+                drawn = self._draw([prompts[i] for i in batch], tokens, past_end)
+                found.update(zip(batch, drawn, strict=True))
         return self.ranks.broadcast([found[index] for index in range(len(prompts))])
 
-    def _draw(self, prompts: Sequence[Tokens], tokens: int) -> list[Tokens]:
-        """Prompts of one length, so that nothing is padded."""
+    def _draw(self, prompts: Sequence[Tokens], tokens: int, past_end: bool) -> list[Tokens]:
+        ends = _ends(self.model, self.text_tokenizer)
+        options: dict[str, Any] = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+        if past_end and ends:
+            options |= {"min_new_tokens": tokens, "eos_token_id": sorted(ends)}
+        drawn = self._generate(prompts, max_new_tokens=tokens, repetition_penalty=1.0, **options)
+        width = max(map(len, prompts))
+        return [_until(row, ends) for row in drawn[:, width:].tolist()]
+
+    def _generate(self, prompts: Sequence[Tokens], **options: Any) -> Any:
+        """transformers' own `generate` on prompts that are padded on the left."""
         model: Any = self.model
-        ids = torch.tensor(prompts, device=next(model.parameters()).device)
-        ends = _ends(model, self.text_tokenizer)
-        drawn = model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            do_sample=True,
-            temperature=1.0,
-            top_k=0,
-            top_p=1.0,
-            repetition_penalty=1.0,
-            max_new_tokens=tokens,
-            pad_token_id=min(ends, default=0),
+        device, width = next(model.parameters()).device, max(map(len, prompts))
+        padding = min(_ends(model, self.text_tokenizer), default=0)
+        rows = [[padding] * (width - len(prompt)) + list(prompt) for prompt in prompts]
+        mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+        return model.generate(
+            input_ids=torch.tensor(rows, device=device),
+            attention_mask=torch.tensor(mask, device=device),
+            pad_token_id=padding,
             use_cache=True,
             # a rank that is through runs on until all are, as fully sharded models need
             synced_gpus=self.ranks.size > 1,
+            **options,
         )
-        return [_until(row, ends) for row in drawn[:, ids.shape[1] :].tolist()]
+
+    def _pads(self, prompts: Sequence[Tokens]) -> bool:
+        """Whether the shortest prompt gets the same answers beside the longest as alone."""
+        ordered = sorted(prompts, key=len)
+        if not ordered or len(ordered[0]) == len(ordered[-1]):
+            return True
+        # one prompt for both, so that they differ by the padding alone
+        alone, padded = (
+            torch.stack(self._generate(some, **_TRIAL).logits)[:, 0].float().softmax(dim=-1)
+            for some in ([ordered[0]], [ordered[0], ordered[-1]])
+        )
+        exact = next(self.model.parameters()).dtype in (torch.float32, torch.float64)
+        tolerance = ROUTE_TOLERANCE if exact else HALF_TOLERANCE
+        same = bool((alone[: len(padded)] - padded[: len(alone)]).abs().max() < tolerance)
+        return self.ranks.all(same)
+
+
+_ANSWER = "an answer of no account"
+_TRIAL: dict[str, Any] = {
+    "do_sample": False,
+    "max_new_tokens": 2,
+    "min_new_tokens": 2,
+    "output_logits": True,
+    "return_dict_in_generate": True,
+}
 
 
 def _sequence(text: Text) -> TokenSequence:
@@ -235,13 +318,13 @@ def _batches(texts: Sequence[Text], limits: tuple[int, int]) -> Iterator[list[in
         yield batch
 
 
-def _alike(prompts: Sequence[Tokens], most: int = 16) -> Iterator[list[int]]:
-    """Prompts of one length together, so many at most."""
+def _alike(prompts: Sequence[Tokens], pad: bool) -> Iterator[list[int]]:
+    """Prompts that are generated together: of one length, or of similar length if `pad`."""
     by_length: dict[int, list[int]] = {}
-    for index, prompt in enumerate(prompts):
-        by_length.setdefault(len(prompt), []).append(index)
+    for index in sorted(range(len(prompts)), key=lambda i: len(prompts[i])):
+        by_length.setdefault(0 if pad else len(prompts[index]), []).append(index)
     for indices in by_length.values():
-        yield from (indices[start : start + most] for start in range(0, len(indices), most))
+        yield from (indices[at : at + AT_ONCE] for at in range(0, len(indices), AT_ONCE))
 
 
 def _ends(model: Any, tokenizer: Any) -> set[int]:

@@ -13,14 +13,25 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import crystalmon
+from crystalmon.names import DEFAULT_NAME
+from crystalmon.report.experiments import folder_cards
 from crystalmon.report.lanes import Layout, lane_names, make_lanes
 from crystalmon.report.payload import build_payload
 from crystalmon.report.scan_section import scan_sections
-from crystalmon.store import Run, read_run
+from crystalmon.store import RUN_FILE, Run, read_run
 from crystalmon.tasks import TaskSuite
 
-STYLES = ("page.css",)
-SCRIPTS = ("core.js", "charts.js", "answers.js", "text.js", "live.js", "main.js")
+STYLES = ("page.css", "experiments.css")
+SCRIPTS = (
+    "core.js",
+    "charts.js",
+    "answers.js",
+    "text.js",
+    "experiments.js",
+    "live.js",
+    "main.js",
+)
 PLOTLY = "vendor/plotly-cartesian.min.js"
 
 
@@ -30,6 +41,7 @@ def report_html(
     layout: Layout = "auto",
     suite: TaskSuite | None = None,
     notes: Sequence[str] = (),
+    experiments: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """The report as one HTML document.
 
@@ -39,13 +51,18 @@ def report_html(
         suite: the runs' suite, for the words of its prompts and choices, where neither the runs
             nor the bundled suites tell them.
         notes: further sentences on what the runs cannot tell.
+        experiments: cards of experiments that are no run's, from `experiments.folder_cards`;
+            with them, there need be no run.
 
     Raises:
-        ValueError: if there is no run, or the layout is unknown.
+        ValueError: if there is no run and no card, or the layout is unknown.
     """
+    if experiments and not runs:
+        alone = {"version": crystalmon.__version__, "lanes": [], "experiments": list(experiments)}
+        return render("Experiments", alone)
     lanes = make_lanes(runs, layout)
     scans, unread = scan_sections(runs)
-    payload = build_payload(lanes, suite=suite, notes=[*notes, *unread])
+    payload = build_payload(lanes, suite=suite, notes=[*notes, *unread], experiments=experiments)
     payload["scans"] = scans
     return render(" · ".join(lane_names(lanes)), payload)
 
@@ -62,7 +79,8 @@ def write_report(
     What a run folder holds that cannot be read is left out and said on the page.
 
     Args:
-        paths: output folders, or the `crystalmon` folders in them.
+        paths: output folders, or the `crystalmon` folders in them, or folders with results of
+            experiments.
         output: the HTML file.
         layout, suite: see `report_html`.
 
@@ -76,8 +94,9 @@ def write_report(
             f"output must be a file in an existing folder, got {str(output)!r}. "
             "Create the folder, or choose another name."
         )
-    runs, notes = read_runs(paths)
-    text = report_html(runs, layout=layout, suite=suite, notes=notes)
+    cards, broken, of_runs = _cards_and_runs(paths)
+    runs, notes = read_runs(of_runs)
+    text = report_html(runs, layout=layout, suite=suite, notes=[*notes, *broken], experiments=cards)
     part = output.with_name(f".{output.name}.{uuid.uuid4().hex}")
     try:
         part.write_text(text, encoding="utf-8")
@@ -85,6 +104,23 @@ def write_report(
     finally:
         part.unlink(missing_ok=True)
     return output
+
+
+def _cards_and_runs(
+    paths: Sequence[str | Path],
+) -> tuple[list[dict[str, Any]], list[str], list[str | Path]]:
+    """Cards of the folders that hold results and no run; what is broken there; the other paths."""
+    cards: list[dict[str, Any]] = []
+    broken: list[str] = []
+    others: list[str | Path] = []
+    for path in paths:
+        found, told = folder_cards(Path(path), Path(path).resolve().name)
+        is_run = any((Path(path) / name / RUN_FILE).is_file() for name in (".", DEFAULT_NAME))
+        if is_run or not found:
+            others.append(path)
+            continue
+        cards, broken = cards + found, broken + told
+    return cards, broken, others
 
 
 def read_runs(paths: Sequence[str | Path]) -> tuple[list[Run], list[str]]:

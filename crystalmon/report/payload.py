@@ -11,6 +11,7 @@ import numpy as np
 import crystalmon
 from crystalmon.records import PHASES, Event, ProbeRecord, json_value
 from crystalmon.report.caveats import caveats
+from crystalmon.report.experiments import run_cards
 from crystalmon.report.frames import base_answers, encode, encode_history, pick_frames
 from crystalmon.report.kinetics import kinetics_rows
 from crystalmon.report.lanes import Lane, lane_names
@@ -44,6 +45,7 @@ def build_payload(
     suite: TaskSuite | None = None,
     notes: Iterable[str] = (),
     kinetics: Kinetics = kinetics_rows,
+    experiments: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Everything that the page draws.
 
@@ -52,12 +54,14 @@ def build_payload(
         suite: for the words of prompts and choices, where the run does not keep them.
         notes: further sentences for the section on what the runs cannot tell.
         kinetics: what the kinetics of a run were.
+        experiments: further cards of experiments, beside those of the runs.
 
     Returns:
         Strict JSON values only.
     """
     runs = [run for lane in lanes for run in lane.runs]
     texts, known = task_texts(runs, suite)
+    cards, broken = run_cards(runs)
     return {
         "version": crystalmon.__version__,
         "phases": [
@@ -69,7 +73,8 @@ def build_payload(
             _lane(lane, name, texts) for lane, name in zip(lanes, lane_names(lanes), strict=True)
         ],
         "kinetics": [row for run in runs for row in _kinetics(run, kinetics)],
-        "caveats": [*notes, *caveats(lanes, texts_known=known)],
+        "experiments": [*cards, *experiments],
+        "caveats": [*notes, *broken, *caveats(lanes, texts_known=known)],
     }
 
 

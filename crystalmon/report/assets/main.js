@@ -7,6 +7,7 @@ function say(text) {
 
 function draw() {
   const { lanes } = state.data;
+  if (!lanes.length) return drawResultsAlone();
   const probed = lanes.some((lane) => lane.x.length);
   drawHead();
   $("body").hidden = false;
@@ -14,7 +15,7 @@ function draw() {
   drawWords();
   if (!probed) return say("There is no probe in this run yet. The first one is written at step 0.");
   $("message").hidden = true;
-  for (const part of [drawNow, drawHappened, drawScans, drawPhases, drawSignals, drawAnswers, drawWon, drawDrift, drawSeeds, drawKinetics, drawCost]) part();
+  for (const part of [drawNow, drawHappened, drawScans, drawPhases, drawSignals, drawAnswers, drawWon, drawDrift, drawSeeds, drawKinetics, drawExperiments, drawCost]) part();
 }
 
 function show(data) {

@@ -1,0 +1,158 @@
+"""The commands of the essay's experiments: on a model, on runs, on results."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from crystalmon.cli_options import add_model, add_placement, add_prompts, load_placed
+
+if TYPE_CHECKING:
+    from crystalmon.experiments.experiment import Experiment
+    from crystalmon.experiments.folder import Parts
+    from crystalmon.experiments.result import Result
+    from crystalmon.experiments.subject import Subject
+
+Commands = argparse._SubParsersAction  # type: ignore[type-arg]
+
+
+def add_experiments(commands: Commands) -> None:
+    """Add the commands to the parser."""
+    landscape = _on_model(commands, "landscape", "free energy against a base, by instruction")
+    landscape.add_argument("--base", required=True, help="the model that it was trained from")
+    landscape.add_argument("--together", action="store_true", help="hold both models at once")
+    landscape.add_argument("--tokens", type=int, help="of a response, at most")
+    landscape.set_defaults(run=_run_landscape)
+    context = _on_model(commands, "context", "compliance as adversarial context grows")
+    context.add_argument("--levels", type=int, help="of the adversarial share")
+    context.set_defaults(run=_run_on_model)
+    drift = _on_model(commands, "drift", "how an instruction's hold fades along a response")
+    drift.add_argument("--tokens", type=int, help="to generate")
+    drift.set_defaults(run=_run_on_model)
+    temperature = _on_model(commands, "temperature", "answers at every sampling temperature")
+    add_prompts(temperature)
+    temperature.add_argument("--weight", type=float, help="λ of the objective; default: 1")
+    temperature.set_defaults(run=_run_on_model)
+    _add_sharpness(commands)
+    _add_predictions(commands)
+
+
+def _on_model(commands: Commands, name: str, words: str) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=words)
+    add_model(command)
+    add_placement(command)
+    _add_output(command)
+    command.set_defaults(experiment=name)
+    return command
+
+
+def _add_output(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "-o", "--output", type=Path, default=Path("experiments"), help="default: experiments"
+    )
+    command.add_argument("--json", action="store_true", help="print the result as one JSON line")
+
+
+def _add_sharpness(commands: Commands) -> None:
+    command = commands.add_parser("sharpness", help="transitions of runs against their KL penalty")
+    command.add_argument("run_folder", nargs="+", help="output or run folders")
+    command.add_argument(
+        "--beta", type=float, nargs="+", help="each run's KL penalty, where run.json has none"
+    )
+    _add_output(command)
+    command.set_defaults(run=_run_sharpness)
+
+
+def _add_predictions(commands: Commands) -> None:
+    command = commands.add_parser("predictions", help="the essay's predictions on results")
+    command.add_argument("folder", type=Path, help="the folder of the experiments' results")
+    command.add_argument("--json", action="store_true", help="print the result as one JSON line")
+    command.set_defaults(run=_run_predictions)
+
+
+def _run_on_model(args: argparse.Namespace) -> None:
+    experiment = _experiment(args)
+    subject = _load(args, args.model)
+    _finish(
+        args,
+        experiment,
+        {"settings": experiment.settings, "model": _mark(args.model), "dtype": args.dtype},
+        lambda parts: experiment.measure(subject, args.output, parts),
+    )
+
+
+def _run_landscape(args: argparse.Namespace) -> None:
+    from crystalmon.experiments.landscape_pair import measure_landscape
+
+    experiment: Any = _experiment(args)
+    marks = {"model": _mark(args.model), "base": _mark(args.base), "dtype": args.dtype}
+    _finish(
+        args,
+        experiment,
+        {"settings": experiment.settings, "together": args.together, **marks},
+        lambda parts: measure_landscape(
+            lambda: _load(args, args.model),
+            lambda: _load(args, args.base),
+            experiment,
+            args.output,
+            parts,
+            together=args.together,
+        ),
+    )
+
+
+def _run_sharpness(args: argparse.Namespace) -> None:
+    from crystalmon.experiments.sharpness import Sharpness
+
+    _finish(args, Sharpness, {}, lambda _: Sharpness.measure(args.run_folder, args.beta))
+
+
+def _run_predictions(args: argparse.Namespace) -> None:
+    from crystalmon.experiments.predicted import Predictions
+
+    args.output = args.folder
+    _finish(args, Predictions, {}, lambda _: Predictions.measure(args.folder))
+
+
+def _experiment(args: argparse.Namespace) -> Experiment:
+    """The experiment that a command names, with the options that were given."""
+    import dataclasses
+
+    from crystalmon import experiments
+
+    kind = getattr(experiments, experiments.ON_MODELS[args.experiment])
+    names = {field.name for field in dataclasses.fields(kind)}
+    given = {key: value for key, value in vars(args).items() if value is not None}
+    return kind(**{key: value for key, value in given.items() if key in names})
+
+
+def _load(args: argparse.Namespace, name: str) -> Subject:
+    from crystalmon.experiments.subject import Subject
+
+    return Subject(*load_placed(name, args.dtype, args.device), name)
+
+
+def _mark(name: str) -> list[str | None]:
+    from crystalmon.models import find_mark
+
+    return [name, find_mark(name)]
+
+
+def _finish(
+    args: argparse.Namespace, views: Any, of: dict[str, Any], measure: Callable[[Parts], Result]
+) -> None:
+    """Measure, write, and print what was found: the table, or the result as JSON."""
+    from crystalmon.experiments.alone import run_alone, write_views
+
+    result = run_alone(views.name, args.output, of, measure, progress=True)
+    table = views.table(result)
+    files = write_views(args.output, views.name, table, views.figure(result))
+    if args.json:
+        print(json.dumps(result.to_json(), allow_nan=False, ensure_ascii=False))
+        return
+    print(table)
+    print(f"\nresult: {args.output / views.name}.json, figure: {files[-1]}", file=sys.stderr)

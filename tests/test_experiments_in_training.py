@@ -1,0 +1,211 @@
+"""Experiments inside a training: no trace, their steps, the base, trackers, resuming, a budget."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+import torch
+from readback import read_tensorboard
+from test_callback import train, with_dropout
+
+from crystalmon import CrystalCallback, read_run
+from crystalmon.budget import Budget
+from crystalmon.experiments.experiment import Experiment
+from crystalmon.experiments.folder import read_result, read_results
+from crystalmon.experiments.result import Estimate, Result
+from crystalmon.experiments.temperature import Temperature
+from crystalmon.models import ASSETS_DIR
+
+GRID = (0.5, 1.0, 2.0)
+
+
+@dataclass(frozen=True)
+class Distance(Experiment):
+    """How far the output projection is from the base's: needs the base, draws at random."""
+
+    name: ClassVar[str] = "distance"
+    fails_at: int = -1
+
+    def begin(self, base, folder):
+        (folder / "distance").mkdir(parents=True)
+        torch.save(weight(base).clone(), folder / "distance" / "base.pt")
+
+    def measure(self, subject, folder, parts):
+        torch.rand(3)
+        subject.model.train()
+        before = torch.load(folder / "distance" / "base.pt", weights_only=True)
+        moved = float((weight(subject) - before).abs().max())
+        if self.fails_at == 0 or moved > 0 < self.fails_at:
+            raise RuntimeError("planted")
+        return Result(self.name, self.settings, {"model": None}, {"moved": Estimate(moved)}, {})
+
+    @staticmethod
+    def table(result):
+        return f"moved {result.estimates['moved']}"
+
+    @staticmethod
+    def figure(result):
+        from matplotlib.figure import Figure
+
+        return Figure()
+
+
+def weight(subject):
+    return next(subject.model.parameters()).detach()
+
+
+def results(folder):
+    return [(r.experiment, r.step) for r in read_results(folder / "crystalmon" / "experiments")]
+
+
+def test_training_is_bit_identical(tmp_path, model, tokenizer, suite):
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    found = []
+    for kind in ({}, {Temperature(suite, temperatures=GRID): 2, Distance(): 3}):
+        model.load_state_dict(start)
+        callbacks = [CrystalCallback(suite, every=2, experiments=kind)] if kind else []
+        out = tmp_path / str(len(kind))
+        found.append(train(out, with_dropout(model), tokenizer, suite, callbacks))
+    (plain_logs, plain), (logs, weights) = found
+    assert logs == plain_logs
+    assert all(torch.equal(plain[name], weights[name]) for name in plain)
+    assert results(tmp_path / "2") == [
+        *[("distance", step) for step in (0, 3, 6)],
+        *[("temperature", step) for step in (0, 2, 4, 6)],
+    ]
+    folder = tmp_path / "2" / "crystalmon" / "experiments"
+    moved = [read_result(folder / f"distance-{step}.json").estimates["moved"].value
+             for step in (0, 3, 6)]  # fmt: skip
+    assert moved[0] == 0 < moved[1] < moved[2]
+    assert (folder / "temperature.svg").is_file()
+    assert read_run(tmp_path / "2").info["config"]["experiments"] == {
+        "temperature": 2, "distance": 3,
+    }  # fmt: skip
+
+
+def test_by_name_it_measures_what_is_probed(tmp_path, model, tokenizer, suite):
+    callback = CrystalCallback(suite, every=3, experiments={"temperature": 100})
+    train(tmp_path, model, tokenizer, suite, [callback], max_steps=3)
+    assert callback.failures == 0
+    run = read_run(tmp_path)
+    for step in (0, 3):  # its own step, and the last
+        file = tmp_path / "crystalmon" / "experiments" / f"temperature-{step}.json"
+        result = read_result(file)
+        record = next(record for record in run.records if record.step == step)
+        assert result.settings["suite_hash"] == suite.hash
+        probed = record.metrics["heat_capacity"]
+        assert result.estimates["heat_capacity"].value == pytest.approx(probed, abs=1e-4)
+        assert result.seconds > 0
+
+
+def test_tensorboard_shows_the_estimates_on_the_trainer_s_steps(tmp_path, model, tokenizer, suite):
+    callback = CrystalCallback(suite, experiments={Temperature(suite, temperatures=GRID): 3})
+    train(tmp_path, model, tokenizer, suite, [callback], report_to="tensorboard")
+    (folder,) = (tmp_path / "runs").rglob("crystalmon")
+    board = read_tensorboard(folder)
+    for key in ("entropy", "heat_capacity", "peak_temperature", "optimal_temperature", "seconds"):
+        points = board.Scalars(f"crystalmon_experiments/temperature/{key}")
+        assert [point.step for point in points] == [0, 3, 6]
+    last = read_result(tmp_path / "crystalmon" / "experiments" / "temperature-6.json")
+    shown = board.Scalars("crystalmon_experiments/temperature/entropy")[-1].value
+    assert shown == pytest.approx(last.estimates["entropy"].value, rel=1e-5)
+
+
+def test_a_failure_is_counted_and_training_goes_on(tmp_path, model, tokenizer, suite, caplog):
+    callback = CrystalCallback(suite, experiments={Distance(fails_at=1): 2})
+    logs, _ = train(tmp_path, model, tokenizer, suite, [callback])
+    assert callback.failures == 3
+    assert len([row for row in logs if "loss" in row]) == 6
+    assert results(tmp_path) == [("distance", 0)]
+    assert "distance at step 2 failed; training goes on" in caplog.text
+    strict = CrystalCallback(suite, experiments={Distance(fails_at=0): 2}, strict=True)
+    with pytest.raises(RuntimeError, match="planted"):
+        train(tmp_path / "strict", model, tokenizer, suite, [strict])
+
+
+def test_a_resumed_run_goes_on_from_its_own_base(tmp_path, model, tokenizer, suite):
+    def callback():
+        return CrystalCallback(suite, experiments={Distance(): 2})
+
+    options = {"save_strategy": "steps", "save_steps": 3}
+    model.config._name_or_path = ""  # it cannot be loaded again
+    train(tmp_path, model, tokenizer, suite, [callback()], **options)
+    folder = tmp_path / "crystalmon" / "experiments"
+    whole = read_result(folder / "distance-6.json").estimates["moved"].value
+    again = callback()
+    resume = str(tmp_path / "checkpoint-3")
+    train(tmp_path, model, tokenizer, suite, [again], resume=resume, **options)
+    assert again.failures == 0
+    assert results(tmp_path) == [("distance", step) for step in (0, 2, 4, 6)]
+    assert read_result(folder / "distance-6.json").estimates["moved"].value == whole
+    assert sorted(file.name for file in (folder / "superseded").iterdir()) == [
+        "distance-4.json", "distance-6.json",
+    ]  # fmt: skip
+    # an experiment that was not there at the start cannot begin now
+    (folder / "begun.json").write_text("{}")
+    with pytest.raises(FileNotFoundError, match=r"distance must begin on the base"):
+        train(tmp_path, model, tokenizer, suite, [callback()], resume=resume, **options)
+
+
+def test_the_base_of_another_model_is_loaded_and_freed(tmp_path, model, tokenizer, suite):
+    with torch.no_grad():
+        next(model.parameters()).add_(0.25)
+    tiny = str(ASSETS_DIR / "liquid-tiny")
+    callback = CrystalCallback(suite, reference=tiny, experiments={Distance(): 6})
+    train(tmp_path, model, tokenizer, suite, [callback])
+    folder = tmp_path / "crystalmon" / "experiments"
+    assert read_result(folder / "distance-0.json").estimates["moved"].value == pytest.approx(0.25)
+
+
+def test_a_new_run_in_the_same_folder_starts_over(tmp_path, model, tokenizer, suite):
+    for steps in (6, 2):
+        callback = CrystalCallback(suite, experiments={Distance(): 2})
+        train(tmp_path, model, tokenizer, suite, [callback], max_steps=steps)
+        assert callback.failures == 0
+    assert results(tmp_path) == [("distance", 0), ("distance", 2)]
+
+
+def test_a_budget_postpones_what_it_cannot_afford(tmp_path, model, tokenizer, suite):
+    callback = CrystalCallback(suite, max_overhead=0.01, experiments={Distance(): 1})
+    train(tmp_path, model, tokenizer, suite, [callback])
+    assert results(tmp_path) == []
+    assert callback.failures == 0
+
+
+def test_what_a_budget_affords():
+    now = [0.0]
+    budget = Budget(0.1, clock=lambda: now[0])
+    assert not budget.affords(1.0)
+    now[0] = 10.0
+    assert budget.affords(1.0)  # 1 of 11 seconds
+    with budget.spending():
+        now[0] += 1.0
+    assert not budget.affords(1.0)  # 2 of 12
+    now[0] = 19.1
+    assert budget.affords(1.0)
+
+
+@pytest.mark.parametrize(
+    ("experiments", "error", "message"),
+    [
+        ({"nothing": 5}, ValueError, "must be one of context, drift, landscape, temperature, got"),
+        ({"temperature": 0}, ValueError, "the interval of temperature must be a positive number"),
+        ({"temperature": 2.5}, ValueError, "must be a positive number of steps, got 2.5"),
+        ({Distance(): True}, ValueError, "must be a positive number of steps, got True"),
+        ({Distance(): 1, Distance(fails_at=3): 2}, ValueError, "got distance twice"),
+        (["temperature"], TypeError, "experiments must be a mapping, got list"),
+        ({3: 3}, TypeError, "must be a name or an Experiment, got int"),
+    ],
+)
+def test_bad_experiments_are_named(suite, experiments, error, message):
+    with pytest.raises(error, match=message):
+        CrystalCallback(suite, experiments=experiments)
+
+
+def test_what_cannot_be_read_on_resume_is_not_guessed(tmp_path, model, tokenizer, suite):
+    train(tmp_path, model, tokenizer, suite, [CrystalCallback(suite, experiments={Distance(): 6})])
+    begun = json.loads((tmp_path / "crystalmon" / "experiments" / "begun.json").read_text())
+    assert begun == {"distance": {"fails_at": -1}}
