@@ -40,6 +40,7 @@ def simulate(
         with budget.spending():
             clock.now += probe_seconds
         order += 0.1 if step in moving else 0.0
+        budget.expect(probe_seconds)  # as the callback does
         schedule.probed(record(step, order, probe_seconds), [])
         probed.append(step)
 
