@@ -41,11 +41,14 @@ class ChatTemplate:
 def find_chat_template(source: str, stages: Sequence[Stage]) -> ChatTemplate:
     """The template of a stage, by its name, or of any model.
 
+    A folder of checkpoints, given as `NAME`, is its last stage, `NAME` or `NAME/checkpoint-N`.
+
     Raises:
         FileNotFoundError: if no tokenizer can be loaded from there.
         ValueError: if that one has no template either.
     """
-    where = next((stage.where for stage in stages if stage.name == source), source)
+    named = (s for s in reversed(stages) if s.name == source or s.name.startswith(f"{source}/"))
+    where = next((stage.where for stage in named), source)
     content = getattr(load_tokenizer(where), "chat_template", None)
     if not content:
         raise ValueError(

@@ -359,26 +359,29 @@ def _better(
     """The candidate and its answers, if on every rank they are those of `route`."""
     exact = route.precision == candidate.precision == "float32"
     tolerance = ROUTE_TOLERANCE if exact else HALF_TOLERANCE
+    found, why = truth, ""
     try:
         found = answers(candidate)
     except Exception as error:  # whatever a model does with what it does not know
-        logger.info("not run as %s: %s: %s", candidate, type(error).__name__, error)
-        return route, truth
-    difference = float((found - truth).nan_to_num().abs().max())
-    same = difference < tolerance and torch.equal(found.isnan(), truth.isnan())
-    if ranks.all(same):
+        why = describe(error)
+    else:
+        difference = float((found - truth).nan_to_num().abs().max())
+        if not (difference < tolerance and torch.equal(found.isnan(), truth.isnan())):
+            why = f"it differs by {difference:.1e}"
+    if ranks.all(not why):  # also after an error, which the other ranks need not have met
         return candidate, found
-    logger.info("not run as %s: it differs by %.1e", candidate, difference)
+    logger.info("not run as %s: %s", candidate, why or "another rank cannot")
     return route, truth
 
 
 def _computes_wide(model: nn.Module) -> bool:
-    """Whether nothing of it is in half precision, and its attention is what a route takes."""
-    tensors = (*model.parameters(), *model.buffers())
-    return not _unmasked(model) and not any(
-        tensor.is_floating_point() and tensor.dtype not in (torch.float32, torch.float64)
-        for tensor in tensors
-    )
+    """Whether it is in float32 or float64 throughout, and its attention is what a route takes.
+
+    Weights of integers are of a quantized model, whose own code decides what is computed.
+    """
+    floating = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+    dtypes = {tensor.dtype for tensor in (*model.parameters(), *floating)}
+    return not _unmasked(model) and dtypes <= {torch.float32, torch.float64}
 
 
 def _unmasked(model: Any) -> bool:

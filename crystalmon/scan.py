@@ -321,9 +321,10 @@ class _ViewScan:
             )
         RunStore.check_writable(self._folder)
         whole = (self._folder / REFERENCE_FOLDER / INFO_FILE).is_file()
-        records = {record.step: record for record in run.records} if whole else {}
-        marks = {stage["step"]: stage.get("mark") for stage in run.info.get(STAGES_KEY, ())}
-        changed = {s for s in records if self._is_other(s, marks.get(s))}
+        # a stage without a mark was killed before it was noted: with which weights is not known
+        marks = {s["step"]: s["mark"] for s in run.info.get(STAGES_KEY, ()) if "mark" in s}
+        records = {r.step: r for r in run.records if r.step in marks} if whole else {}
+        changed = {step for step in records if self._is_other(step, marks[step])}
         return dict(run.info), records, changed
 
     def _config(self) -> dict[str, Any]:
@@ -357,6 +358,8 @@ class _ViewScan:
         """Note why a stage is missing."""
         known = isinstance(error, ValueError | TypeError | OSError | ModuleNotFoundError)
         text = " ".join((str(error) if known else describe(error)).split())
+        if step in self._records:
+            text += " (what was measured with its earlier weights stands)"
         self.failed[self._stages[step].name] = text
         if self._info:
             self._info[STAGES_KEY][step]["error"] = text
@@ -373,21 +376,20 @@ class _ViewScan:
         monitor = Monitor(
             model, tokenizer, self._suite, base, view=self.view, answers_only=step > 0
         )
-        if step == 0:
-            self._info = self._new_info(monitor)
+        if step == 0:  # and what was measured against another base is no more
+            self._info, self._records = self._new_info(monitor), {}
             _on_folder(self._ranks, lambda: self._keep_base(monitor))
         before = {s: each for s, each in self._records.items() if s < step}
         for each in before.values():
             monitor.replay(each)
-        record = monitor.probe(step)
+        record = monitor.probe(step, unchanged=step == 0)  # its answers are the reference's
         made = [(record, monitor.events)]
-        # what was measured against another base is no more
-        for later in [s for s in sorted(self._records) if s > step > 0]:
+        for later in [s for s in sorted(self._records) if s > step]:
             made.append((monitor.remeasure(self._records[later]), monitor.events))
         _on_folder(self._ranks, lambda: self._write(made, monitor))
         self._records = before | {each.step: each for each, _ in made}
         self._changed = self._changed - {step} if step else set()
-        return _line(record) + self._about_tokens(monitor)
+        return _line(record, monitor.seconds_a_probe) + self._about_tokens(monitor)
 
     def _new_info(self, monitor: Monitor) -> dict[str, Any]:
         info = run_info(monitor, self._config(), "scan", len(self._stages) - 1)
@@ -402,6 +404,7 @@ class _ViewScan:
         """Rank 0: the base's answers to disk, and from there."""
         folder = self._folder / REFERENCE_FOLDER
         with explained(self._folder, "take the base's answers"):
+            (self._folder / SCAN_FILE).unlink(missing_ok=True)
             monitor.reference.save(folder)
         monitor.reference = load_reference(folder)
 
@@ -416,7 +419,10 @@ class _ViewScan:
     def _write(self, made: Sequence[tuple[ProbeRecord, list[Event]]], monitor: Monitor) -> None:
         """Rank 0: a probe, and those after it, to the run folder in place of what was there."""
         step = made[0][0].step
-        if self._store is None or len(made) > 1:
+        with explained(self._folder, f"take the probe at step {step}"):
+            (self._folder / SCAN_FILE).unlink(missing_ok=True)  # it speaks of other records
+        if self._store is None or max(self._records, default=-1) >= step:
+            # what is on file from here on counts no more, nor do the events that it raised
             last = max((s for s in self._records if s < step), default=None)
             self._store = RunStore.open(self._folder, self._info, resume_step=last)
         for record, events in made:
@@ -464,9 +470,9 @@ def _describe(info: Mapping[str, Any]) -> str:
     )
 
 
-def _line(record: ProbeRecord) -> str:
-    """A stage's time and main figures."""
+def _line(record: ProbeRecord, seconds: float | None) -> str:
+    """The time that a stage's scoring took, and its main figures."""
     shown = [
         f"{key.replace('_', ' ')} {record.metrics.get(key, float('nan')):.3f}" for key in _SHOWN
     ]
-    return f"{record.seconds:.1f} s, {', '.join(shown)} nats, {record.phase}"
+    return f"{seconds or record.seconds:.1f} s, {', '.join(shown)} nats, {record.phase}"

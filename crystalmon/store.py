@@ -367,9 +367,14 @@ def _find_folder(path: Path) -> Path:
     )
 
 
+_WORDS = ("config", "model", "stages", "suite", "suite_texts")
+"""In `run.json`: names of others' making, one of which may be NaN and still is a word."""
+
+
 def _read_info(file: Path) -> dict[str, Any]:
     try:
-        info = number_value(json.loads(file.read_text(encoding="utf-8")))
+        text = json.loads(file.read_text(encoding="utf-8"))
+        info = number_value(text) | {key: text[key] for key in _WORDS if key in text}
         version = int(info["schema_version"])
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(

@@ -61,6 +61,11 @@ class StageTransfer:
     tasks: Mapping[str, TaskTransfer] = field(repr=False)
     p_value: float
 
+    @property
+    def at_bound(self) -> bool:
+        """Whether no simulated draw was as small, so that the p-value is an upper bound."""
+        return self.p_value * DRAWS < 1.5
+
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dict."""
         return json_value(asdict(self))
@@ -202,11 +207,10 @@ def format_transfer(a: Run, stages: Sequence[StageTransfer]) -> str:
         null = np.mean([task.null for task in found])
         lines.append(
             f"{stage.name:<{width}}{distance:>10.3f}{null:>8.3f}{few:>10}"
-            f"{np.median(chances):>10.3f}{_small(stage.p_value):>10}"
+            f"{np.median(chances):>10.3f}{_joint(stage):>10}"
         )
     return "\n".join(lines)
 
 
-def _small(p_value: float) -> str:
-    """A simulated p-value, with its bound where it is at it."""
-    return f"< {1 / DRAWS:.0e}" if p_value * DRAWS < 1.5 else f"{p_value:.4f}"
+def _joint(stage: StageTransfer) -> str:
+    return f"< {1 / DRAWS:.0e}" if stage.at_bound else f"{stage.p_value:.4f}"

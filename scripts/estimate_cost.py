@@ -75,20 +75,26 @@ def main() -> None:
 
 
 def scan_table(costs: Mapping[str, Cost], stages: int, rate: float) -> Table:
-    """Time and memory of scanning so many stages, one after the other."""
+    """Time and memory of scanning so many stages, one after the other.
+
+    The peak: the weights, the reference, and, in float32 on a GPU and in float64 on a CPU, the
+    output projection's weight and a batch of logits.
+    """
     table = Table(
-        *("model", "weights in bf16, GiB", "with reference and a batch, GiB", "TFLOP"),
+        *("model", "weights in bf16, GiB", "peak on a GPU, GiB", "on a CPU, GiB", "TFLOP"),
         *(f"hours at {rate:.2g} FLOP/s", "minutes at 1e13", "minutes at 1e14"),
         title=f"estimate: a scan of {stages} stages; loading and downloading are not in it",
     )
     for name, cost in costs.items():
         weights = 2 * (cost.size.layer_parameters + 2 * cost.size.head_parameters)
-        memory = weights + cost.reference_bytes + cost.logits_bytes
+        wide = 4 * cost.size.head_parameters + cost.logits_bytes
+        held = weights + cost.reference_bytes
         flops = stages * cost.probe_flops
         table.add_row(
             name,
             f"{weights / 2**30:.1f}",
-            f"{memory / 2**30:.1f}",
+            f"{(held + wide) / 2**30:.1f}",
+            f"{(held + 2 * wide) / 2**30:.1f}",
             f"{flops / 1e12:.0f}",
             f"{flops / rate / 3600:.2g}",
             *(f"{flops / each / 60:.2g}" for each in (1e13, 1e14)),

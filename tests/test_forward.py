@@ -20,8 +20,9 @@ from transformers import (
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from crystalmon.forward import Route, choose_route, score_rows
+from crystalmon.forward import Route, _computes_wide, choose_route, score_rows
 from crystalmon.isolation import undisturbed
+from crystalmon.ranks import Ranks
 from crystalmon.scoring import score
 from crystalmon.tokentree import build_plan
 
@@ -128,6 +129,43 @@ def test_autocast_gets_the_tree_too(plan, tokenizer):
     model = sharpened(qwen2, len(tokenizer))
     model.forward = torch.autocast("cpu", dtype=torch.bfloat16)(model.forward)
     assert choose_route(model, plan).method == "tree"
+
+
+def test_what_one_rank_cannot_run_is_run_by_none(plan, tokenizer, monkeypatch):
+    asked = []
+
+    class Two(Ranks):
+        def all(self, flag):
+            asked.append(flag)
+            return flag and self.others
+
+        def gather(self, value):
+            return [value]
+
+    model = sharpened(qwen2, len(tokenizer))
+    known = model.forward
+    monkeypatch.setattr(Two, "others", False, raising=False)
+    assert choose_route(model, plan, Two()).method == "rows"
+
+    def unable(input_ids=None, attention_mask=None, position_ids=None, **kwargs):
+        if attention_mask is not None and attention_mask.dim() == 4:
+            raise RuntimeError("no such kernel")
+        return known(input_ids, attention_mask, position_ids=position_ids, **kwargs)
+
+    monkeypatch.setattr(model, "forward", unable)
+    monkeypatch.setattr(Two, "others", True)
+    assert choose_route(model, plan, Two()).method == "rows"
+    assert asked == [True, False]
+
+
+def test_quantized_weights_are_run_as_the_model_does(tokenizer):
+    model = qwen2(len(tokenizer))
+    assert _computes_wide(model)
+    model.register_buffer("places", torch.zeros(2, dtype=torch.int64))
+    assert _computes_wide(model)
+    packed = torch.nn.Parameter(torch.zeros(2, dtype=torch.uint8), requires_grad=False)
+    model.register_parameter("packed", packed)
+    assert not _computes_wide(model)
 
 
 def test_attention_that_takes_no_mask_is_left_for_sdpa(plan, tokenizer):

@@ -18,6 +18,7 @@ import pytest
 import torch
 
 import crystalmon.scan
+from crystalmon.chat_templates import find_chat_template
 from crystalmon.cli import main
 from crystalmon.detect import detect_run
 from crystalmon.families import FAMILIES, find_family
@@ -26,7 +27,7 @@ from crystalmon.ranks import RankError, Ranks
 from crystalmon.report.page import write_report
 from crystalmon.scan import SCAN_FILE, ScanError, ScanResult, scan
 from crystalmon.stages import Stage, expand_stages, parse_stages
-from crystalmon.store import RunFolderError, RunStore, read_run
+from crystalmon.store import RUN_FILE, RunFolderError, RunStore, read_run
 from crystalmon.tasks import TaskSuite, load_suite
 
 TINY = ASSETS_DIR / "liquid-tiny"
@@ -91,6 +92,10 @@ def lines_of(folder: Path) -> tuple[list[dict], list[dict]]:
     records = [record.to_json() for record in run.records]
     kept = [{k: v for k, v in record.items() if k not in TIMES} for record in records]
     return kept, [event.to_json() for event in run.events]
+
+
+def read_stage_info(folder: Path) -> list[dict]:
+    return json.loads((folder / RUN_FILE).read_text())["stages"]
 
 
 # --- a whole scan ----------------------------------------------------------------------------
@@ -224,6 +229,7 @@ def test_killed_in_a_line_of_the_second_stage_it_ends_like_an_uninterrupted_one(
     with pytest.warns(UserWarning, match="line 2 cannot be read"):
         resumed = lines_of(folder)
     assert resumed == lines_of(whole[0])
+    assert read_stage_info(folder) == read_stage_info(whole[0])
     assert json.loads((folder / SCAN_FILE).read_text()) == json.loads(
         (whole[0] / SCAN_FILE).read_text()
     )
@@ -293,7 +299,7 @@ def test_a_stage_that_fails_when_it_is_filled_in_costs_no_other(
     before = lines_of(tmp_path / "scan")
     shutil.copytree(folders[0], late)
 
-    def broken(monitor, step):
+    def broken(monitor, step, **options):
         raise RuntimeError("a broken kernel")
 
     monkeypatch.setattr(crystalmon.scan.Monitor, "probe", broken)
@@ -322,6 +328,88 @@ def test_other_weights_in_the_same_place_are_measured_again(folders, stages, sma
     assert told[0].endswith("measured again, and with the base every stage")
     assert not any("kept" in line for line in told)
     assert len(read_run(tmp_path / "scan").records) == 3
+
+
+def test_two_stages_with_other_weights_leave_no_events_of_the_old_ones(folders, small, tmp_path):
+    places = [tmp_path / name for name in ("base", "sft", "dpo")]
+    for place, source in zip(places, (TINY, *folders[1:]), strict=True):
+        shutil.copytree(source, place)
+    listed = [Stage(place.name, str(place)) for place in places]
+    scan(listed, tmp_path / "scan", small, tell=print)
+    before = lines_of(tmp_path / "scan")[1]
+    for place, source in zip(places[1:], (folders[0], TINY), strict=True):
+        shutil.copy(source / "model.safetensors", place)
+    scan(listed, tmp_path / "scan", small, tell=print)
+    scan(listed, tmp_path / "fresh", small, tell=print)
+    assert any(event["step"] == 2 for event in before)
+    assert lines_of(tmp_path / "scan") == lines_of(tmp_path / "fresh")
+
+
+def test_another_base_that_fails_is_mixed_with_nothing_that_was_measured_before(
+    folders, small, tmp_path, monkeypatch
+):
+    places = [tmp_path / name for name in ("base", "sft", "dpo")]
+    for place, source in zip(places[:2], (TINY, folders[0]), strict=True):
+        shutil.copytree(source, place)
+    listed = [Stage(place.name, str(place)) for place in places]
+    scan(listed, tmp_path / "scan", small, tell=print)
+    shutil.copy(folders[1] / "model.safetensors", places[0])
+    shutil.copytree(folders[2], places[2])
+    monkeypatch.setattr(crystalmon.scan.Monitor, "probe", lambda *args, **options: 1 / 0)
+    with pytest.raises(ScanError, match="division by zero"):
+        scan(listed, tmp_path / "scan", small, tell=print)
+    assert not (tmp_path / "scan" / SCAN_FILE).exists()
+    monkeypatch.undo()
+    told: list[str] = []
+    scan(listed, tmp_path / "scan", small, tell=told.append)
+    assert told[0].endswith("measured again, and with the base every stage")
+    scan(listed, tmp_path / "fresh", small, tell=print)
+    assert lines_of(tmp_path / "scan") == lines_of(tmp_path / "fresh")
+
+
+def test_what_replaces_a_measurement_and_fails_says_that_the_old_one_stands(
+    folders, small, tmp_path
+):
+    place = tmp_path / "sft"
+    shutil.copytree(folders[0], place)
+    listed = [Stage("base", "liquid-tiny"), Stage("sft", str(place))]
+    scan(listed, tmp_path / "scan", small, tell=print)
+    (place / "model.safetensors").write_bytes(b"torn")
+    (result,) = scan(listed, tmp_path / "scan", small, tell=print)
+    assert result.failed["sft"].endswith("(what was measured with its earlier weights stands)")
+    assert len(read_run(tmp_path / "scan").records) == 2
+
+
+def test_a_probe_that_was_not_noted_is_measured_again(whole, stages, small, tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    class Torn(RunStore):
+        def append(self, record, events):
+            super().append(record, events)
+            if record.step == 1:
+                raise Killed
+
+    folder = tmp_path / "scan"
+    monkeypatch.setattr(crystalmon.scan, "RunStore", Torn)
+    with pytest.raises(Killed):
+        scan(stages, folder, small, tell=print)
+    monkeypatch.undo()
+    told: list[str] = []
+    scan(stages, folder, small, tell=told.append)
+    assert [line for line in told if "kept" in line] == ["base: measured before, kept"]
+    assert lines_of(folder) == lines_of(whole[0])
+    assert read_stage_info(folder) == read_stage_info(whole[0])
+
+
+def test_the_base_is_scored_once(stages, small, tmp_path, monkeypatch):
+    scored = []
+    real = crystalmon.scan.Monitor._score
+    monkeypatch.setattr(
+        crystalmon.scan.Monitor, "_score", lambda *args: scored.append(1) or real(*args)
+    )
+    scan(stages[:2], tmp_path, small, tell=print)
+    assert len(scored) == 1  # the SFT stage; the base's answers are those of its reference
 
 
 def test_the_command_says_what_is_missing_and_its_status(capsys, folders, small, tmp_path):
@@ -457,6 +545,9 @@ def test_a_chat_template_is_lent_to_the_stages_without_one(small, folders, tmp_p
     scan([Stage("base", "liquid-tiny")], own, small, "chat", tell=print)
     for name, task in read_run(own).records[0].tasks.items():
         np.testing.assert_array_equal(task.q, run.records[0].tasks[name].q)
+
+    steps = [Stage("sft/checkpoint-3", bare), Stage("sft/checkpoint-9", str(folders[0]))]
+    assert find_chat_template("sft", steps).content == find_chat_template("sft", listed).content
 
     told: list[str] = []
     scan(listed, out, small, "chat", chat_template_from="sft", tell=told.append)

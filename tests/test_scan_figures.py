@@ -124,6 +124,9 @@ def test_of_many_stages_and_choices_some_are_shown():
     assert labels[-1] == f"{101 - MOST_CHOICES} others"
     assert means.shape == (2, MOST_CHOICES)
     np.testing.assert_allclose(means.sum(axis=1), 1.0)
+    q[1] = np.nan  # a stage without answers does not decide which choices are shown
+    alone = TaskStages(task.choices, q[:1], None, task.proxy)
+    assert histogram(task, [0, 1])[0] == histogram(alone, [0])[0]
 
 
 def test_every_figure_is_written_as_png_and_svg(scanned, tmp_path):

@@ -421,3 +421,15 @@ def test_reading_a_run_imports_neither_torch_nor_transformers(folder: Path) -> N
         [sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_a_name_that_looks_like_no_number_stays_a_name(tmp_path: Path) -> None:
+    words = {"coin": {"prompts": ["p"], "choices": ["NaN", "Infinity"]}}
+    info = {
+        "suite_texts": words,
+        "stages": [{"name": "-Infinity", "step": 0}],
+        "inherited": {"floor": float("inf")},
+    }
+    RunStore.open(tmp_path, info, resume_step=None)
+    found = read_run(tmp_path).info
+    assert {key: found[key] for key in info} == info

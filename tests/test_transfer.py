@@ -19,10 +19,13 @@ from test_verdicts import (
 
 from crystalmon.cli import main
 from crystalmon.metrics import js_divergence
+from crystalmon.report.transfer_figure import transfer_figure
 from crystalmon.store import RECORDS_FILE, RUN_FILE, read_run, write_info
 from crystalmon.transfer import (
     DRAWS,
-    _small,
+    StageTransfer,
+    TaskTransfer,
+    _joint,
     find_transfer,
     format_transfer,
     joint_p_value,
@@ -99,8 +102,12 @@ def test_other_views_are_refused(first, tmp_path):
 
 
 def test_a_p_value_is_bounded_only_where_no_draw_was_as_small():
-    assert _small(1 / (DRAWS + 1)) == "< 5e-05"
-    assert _small(2 / (DRAWS + 1)) == "0.0001"
+    task = {"coin": TaskTransfer(0, 0.1, 0.2, 0.5, (0.2,))}
+    none, one = (StageTransfer("sft", 1, task, (1 + drawn) / (DRAWS + 1)) for drawn in (0, 1))
+    assert (_joint(none), _joint(one)) == ("< 5e-05", "0.0001")
+    for stage, text in ((none, "≤ 5e-05"), (one, "0.0001")):
+        right = transfer_figure("a", "b", [stage]).axes[1]
+        assert text in [each.get_text() for each in right.texts]
 
 
 def test_choices_are_matched_by_their_text(first, tmp_path):

@@ -102,7 +102,7 @@ def histogram(task: TaskStages, shown: Sequence[int]) -> tuple[list[str], np.nda
     labels = [clipped(choice, 14) for choice in task.choices]
     if len(labels) <= MOST_CHOICES:
         return labels, means
-    kept = np.sort(np.argsort(-means.max(axis=0), kind="stable")[: MOST_CHOICES - 1])
+    kept = np.sort(np.argsort(-np.nan_to_num(means).max(axis=0), kind="stable")[: MOST_CHOICES - 1])
     rest = 1.0 - means[:, kept].sum(axis=1, keepdims=True)
     return [
         *(labels[choice] for choice in kept),

@@ -31,7 +31,7 @@ from crystalmon.report.scan_data import (
     task_band,
     variety,
 )
-from crystalmon.report.style import LARGE, SMALL, TEXT, WIDTH, stage_axis
+from crystalmon.report.style import LARGE, SMALL, TEXT, WIDTH, clipped, stage_axis
 from crystalmon.store import Run
 
 FORMATS = ("png", "svg")
@@ -238,7 +238,7 @@ def tasks_figure(
         name, task = list(stages.tasks.items())[place]
         lowest = place + COLUMNS >= len(stages.tasks)
         stage_axis(ax, stages.names, WIDTH / COLUMNS - _GAP, labels=lowest)
-        ax.set_title(name, fontsize=LARGE, fontweight="bold", loc="left", parse_math=False)
+        ax.set_title(clipped(name), fontsize=LARGE, fontweight="bold", loc="left", parse_math=False)
         band = task_band(task, measure)
         if band is None:
             ax.text(0.5, 0.5, "no seed", transform=ax.transAxes, ha="center", color=GREY)

@@ -88,7 +88,7 @@ def _draw_p_values(ax: Axes, stages: Sequence[StageTransfer], names: Sequence[st
             ax.text(
                 column, row, f"{chance:.2f}", ha="center", va="center", color=colour, size=SMALL
             )
-    joint = [f"{'≤ ' if stage.p_value < 1e-4 else ''}{stage.p_value:.2g}" for stage in stages]
+    joint = [f"{'≤ ' if stage.at_bound else ''}{stage.p_value:.2g}" for stage in stages]
     for column, text in enumerate(joint):
         ax.annotate(
             text,
