@@ -6,15 +6,17 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import yaml
 
 DATA_DIR = Path(__file__).parent / "data"
-BUNDLED = ("instructions.yaml", "conflicts.yaml")
+OPEN, CONFLICTS = "instructions.yaml", "conflicts.yaml"
 """The bundled files: open instructions, and those whose keeping can be tested (`context`)."""
+CLOSED = "closed_answers"
+"""The category of the latter among the former: there are too few of each of their own kinds."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 _CONFLICT_KEYS = {"question", "compliant", "other"}
 
@@ -67,10 +69,10 @@ def load_instructions(path: str | Path | None = None) -> tuple[Instruction, ...]
         InstructionError: if it is faulty.
     """
     if path is None:
-        files = [DATA_DIR / name for name in BUNDLED if (DATA_DIR / name).is_file()]
+        closed = [replace(each, category=CLOSED) for each in _read(DATA_DIR / CONFLICTS)]
+        found = [*_read(DATA_DIR / OPEN), *closed]
     else:
-        files = [Path(path)]
-    found = [each for file in files for each in _read(file)]
+        found = _read(Path(path))
     _check_unique(found)
     return tuple(found)
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -46,7 +46,7 @@ from crystalmon.experiments.intervals import (
     nested_weights,
     row_of,
 )
-from crystalmon.experiments.result import Result
+from crystalmon.experiments.result import Estimate, Result
 from crystalmon.experiments.subject import Subject
 from crystalmon.store import write_whole
 from crystalmon.thermodynamics import kl_divergence
@@ -208,6 +208,12 @@ def early_share(texts: Sequence[Drawn], scores: Mapping[str, Sequence[float]], s
         return estimate((weights @ early) / (weights @ total), len(texts))
 
 
+def _divergence(values: np.ndarray, seed: int) -> Estimate:
+    """The mean of what is never negative, its interval cut at 0."""
+    found = mean_estimate(values, seed)
+    return replace(found, low=max(found.low, 0.0)) if len(values) > 1 else found
+
+
 def summary(
     texts: Sequence[Drawn], scores: Mapping[str, Sequence[float]], seed: int
 ) -> dict[str, Any]:
@@ -223,7 +229,7 @@ def summary(
         own = [i for i, each in enumerate(texts) if each.instruction.category == name]
         by_category[name] = {
             "instructions": len(own),
-            "free_energy": row_of(mean_estimate(means[own], seed)),
+            "free_energy": row_of(_divergence(means[own], seed)),
         }
     by_instruction = {
         each.id: {
@@ -235,7 +241,7 @@ def summary(
     }
     depth = [
         {"token": t + 1, "texts": int((lengths > t).sum())}
-        | row_of(mean_estimate(column[lengths > t], seed))
+        | row_of(_divergence(column[lengths > t], seed))
         for t, column in enumerate(table.T)
     ]
     return {

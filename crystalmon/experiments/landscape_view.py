@@ -89,12 +89,20 @@ def error_bar(ax: Axes, found: Estimate, y: float) -> None:
     ax.plot([found.value], [y], "D", color=ORANGE, markersize=6, markeredgecolor="black", zorder=4)
 
 
+SHOWN_SHARE = 0.2
+"""Of the texts, that must be as long for an interval to set the axis."""
+
+
 def _depth(ax: Axes, detail: Mapping[str, Any]) -> None:
-    early = detail["early"]
+    early, depth = detail["early"], detail["depth"]
     ax.axvspan(0.5, early + 0.5, color=SHADE, linewidth=0, zorder=0, label=f"first {early} tokens")
-    band(ax, [row["token"] for row in detail["depth"]], detail["depth"], BLUE, "mean")
-    ax.set_xlim(0.5, len(detail["depth"]) + 0.5)
-    ax.set_ylim(bottom=0)
+    band(ax, [row["token"] for row in depth], depth, BLUE, "mean")
+    ax.set_xlim(0.5, len(depth) + 0.5)
+    # the few texts that go on longest must not flatten the rest with their wide intervals
+    most = max(row["texts"] for row in depth)
+    told = [row["high"] for row in depth if row["texts"] >= SHOWN_SHARE * most]
+    highest = max([*filter(np.isfinite, told), *(row["value"] for row in depth)])
+    ax.set_ylim(0, 1.08 * max(highest, 1e-6))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_ylabel("F in nats", fontsize=TEXT)
     ax.legend(fontsize=SMALL, frameon=False, loc="best")
