@@ -21,7 +21,7 @@ PACKAGE = Path(crystalmon.__file__).parent
 
 LAYERS = (
     ("sketch", "names", "pace", "budget", "families", "stages"),
-    ("records", "panels", "trie"),
+    ("records", "panels", "trie", "descent"),
     ("tasks", "metrics", "thermodynamics", "tokentree", "models", "planted", "ranks", "schedule"),
     ("seeds", "scenarios", "fits", "isolation", "sequences", "console", "actions"),
     ("phases", "kinetics", "forward", "base_answers", "scalars", "claims"),
@@ -49,6 +49,7 @@ WITHOUT_TORCH = (
     "metrics",
     "tokentree",
     "planted",
+    "descent",
     "seeds",
     "scenarios",
     "phases",
