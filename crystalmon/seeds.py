@@ -9,10 +9,12 @@ the square root, or the probability itself) a collapse with shares g_p and limit
 a bilinear fit over all prompts: the common share starts as 1 − slope of φ(q) on φ(b) within each
 choice, then limit and shares are solved for in turn. The coordinates that leave the smallest
 residual are taken. With t held at a candidate instead, the residual says how well that candidate
-explains what is seen, and its ratio to the free one whether any does: an extrapolation along a
-path that is none of the three misses, and then so do all candidates. This is the construction of
-this project; it reduces to linear regression when all shares are equal, and to the pooled answers
-when the collapse is complete.
+explains what is seen, and its ratio to the free one whether any does. A candidate's path may also
+be that of cross-entropy descent (`crystalmon.descent`), whichever leaves less. Along a path that is
+none of these all candidates miss, and the free limit with them: then it is telling what share of
+the movement the best one leaves unexplained, and by how much it beats the next. This is the
+construction of this project; it reduces to linear regression when all shares are equal, and to the
+pooled answers when the collapse is complete.
 
 Axes: P prompts, C choices, R resamples of the prompts. Divergences are in nats.
 """
@@ -25,6 +27,7 @@ from functools import cached_property
 
 import numpy as np
 
+from crystalmon.descent import fit_descent
 from crystalmon.metrics import (
     NOISE_FLOOR,
     bootstrap_weights,
@@ -141,6 +144,8 @@ class SeedEstimate:
             end or `RESOLVED` noise floors, whichever is larger.
         agreement: share of the resamples that the candidate, or a twin, explains best.
         contrast: residual of the best candidate that is no twin, over this one's.
+        unexplained: residual of the candidate over mean JS(answers, base's answers), the part of
+            the movement that its path does not explain.
         p_value: see `Candidates.chance`.
         pooled_candidate: the candidate nearest to the answers pooled over prompts.
         pooled_distance: JS(pooled answers, that candidate).
@@ -155,6 +160,7 @@ class SeedEstimate:
     excess: float
     agreement: float
     contrast: float
+    unexplained: float
     p_value: float
     pooled_candidate: int
     pooled_distance: float
@@ -179,7 +185,7 @@ def estimate_seed(candidates: Candidates, q: np.ndarray) -> SeedEstimate:
     limit = extrapolate(candidates.b, q)
     distances = js_divergence(limit.end, candidates.b)
     listed = np.argsort(distances, kind="stable")[:SHORTLIST]
-    misfits = candidate_misfits(candidates.b, q, listed, limit.power)
+    misfits = path_misfits(candidates.b, q, listed, limit.power)
     totals = candidates.resamples @ misfits.T
     best = int(np.argmin(totals[0]))
     winner = int(listed[best])
@@ -187,6 +193,7 @@ def estimate_seed(candidates: Candidates, q: np.ndarray) -> SeedEstimate:
     twins = candidates.twins(winner)[listed]
     others = totals[0][~twins]
     distance = float(distances[winner])
+    moved = float(js_divergence(q, candidates.b).mean())
     pooled = q.mean(axis=0)
     from_pooled = js_divergence(pooled, candidates.b)
     return SeedEstimate(
@@ -196,6 +203,7 @@ def estimate_seed(candidates: Candidates, q: np.ndarray) -> SeedEstimate:
         excess=float(totals[0, best] / max(limit.residual, RESOLVED * floor, 1e-12)),
         agreement=float(np.mean(twins[np.argmin(totals, axis=1)])),
         contrast=float(others.min() / max(totals[0, best], 1e-12)) if len(others) else 1e12,
+        unexplained=float(totals[0, best] / max(moved, 1e-12)),
         p_value=candidates.chance(distance),
         pooled_candidate=int(np.argmin(from_pooled)),
         pooled_distance=float(from_pooled.min()),
@@ -203,6 +211,14 @@ def estimate_seed(candidates: Candidates, q: np.ndarray) -> SeedEstimate:
         limit=limit,
         among=candidates,
     )
+
+
+def path_misfits(b: np.ndarray, q: np.ndarray, listed: np.ndarray, power: float) -> np.ndarray:
+    """[K, P] `candidate_misfits`, or those of descent to the candidate where it fits better."""
+    straight = candidate_misfits(b, q, listed, power)
+    descent = js_divergence(q, fit_descent(b, q, b[listed]))
+    better = descent.mean(axis=1) < straight.mean(axis=1)
+    return np.where(better[:, None], descent, straight)
 
 
 def candidate_misfits(b: np.ndarray, q: np.ndarray, listed: np.ndarray, power: float) -> np.ndarray:

@@ -21,7 +21,7 @@ PACKAGE = Path(crystalmon.__file__).parent
 
 LAYERS = (
     ("sketch", "names", "pace", "budget", "families", "stages"),
-    ("records", "panels", "trie"),
+    ("records", "panels", "trie", "descent"),
     ("tasks", "metrics", "thermodynamics", "tokentree", "models", "planted", "ranks", "schedule"),
     (
         "seeds",
@@ -59,6 +59,7 @@ WITHOUT_TORCH = (
     "metrics",
     "tokentree",
     "planted",
+    "descent",
     "seeds",
     "scenarios",
     "phases",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -35,8 +35,10 @@ from crystalmon.phases import (
     advance,
 )
 from crystalmon.phases import seed as rules
+from crystalmon.phases.state import RESTING
 from crystalmon.records import EVENT_KINDS, PHASES, Event, TaskRecord
 from crystalmon.scenarios import make_scenario
+from crystalmon.scenarios.paths import descent
 
 PROMPTS, CHOICES = 16, 8
 SEEDS = range(8)
@@ -201,6 +203,69 @@ def test_a_collapse_onto_what_no_base_prompt_shows_is_seedless(dynamics, seed):
     ]
     assert detector.seed is None
     assert events[-1].evidence["distance"] > spacing
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("extent", [0.4, 0.7])
+def test_a_descent_that_rests_on_its_way_names_its_seed(extent, seed):
+    rng = np.random.default_rng(seed + 300)
+    base, k = make_base(rng), int(rng.integers(PROMPTS))
+    shares = np.tile(extent * ramp(26, length=6)[:, None], PROMPTS)
+    path = list(descent(base, base[k], shares))
+    assert true_orders(base, path).max() < 0.8
+    detector, events = watch(base, path, rng=rng, noise=0.1)
+    assert detector.seed == k
+    assert kinds(events).count("seed_locked") == 1
+    assert "seedless_collapse" not in kinds(events)
+
+
+def alike_then_together(base, target, alike: float, gone: float) -> np.ndarray:
+    """Prompts that lose `alike` of what is their own, and go `gone` of the way to the target."""
+    own, middle = np.log(base), np.log(base).mean(axis=0)
+    return softmax((1 - alike) * (own - middle) + middle + gone * (np.log(target) - middle))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(("alike", "gone"), [(0.95, 0.5), (0.75, 0.4)])
+def test_a_collapse_that_stops_short_of_its_seed_is_not_seedless(alike, gone, seed):
+    rng = np.random.default_rng(seed + 400)
+    base, k = make_base(rng), int(rng.integers(PROMPTS))
+    path = [alike_then_together(base, base[k], alike * x, gone * x) for x in ramp(26, length=6)]
+    _, events = watch(base, path, rng=rng, noise=0.02)
+    assert "seedless_collapse" not in kinds(events)
+    assert all(e.evidence["candidate"] == k for e in events if e.kind == "seed_locked")
+
+
+def test_a_verdict_averages_over_the_probes_at_rest():
+    base = BASE
+    rests = geometric(base, base[3], 0.5)
+    rng = np.random.default_rng(5)
+    shaken = [noisy(rng, rests, 0.3) for _ in range(5)]
+    detector, _ = watch(base, [base] * 3 + [rests] * 3)
+    state = detector.state
+    for q in shaken:
+        state = rules._remembered(state, Base.of(base).look(Observation(0, q)))
+    assert len(state.answers) == RESTING == 5
+    state = replace(state, orders=(0.5,) * 5)
+    seen = Base.of(base).look(Observation(0, shaken[-1]))
+    held = rules._at_rest(state, seen)
+    wanted = softmax(np.mean([np.log(q) for q in shaken], axis=0))
+    np.testing.assert_allclose(held.q, wanted, rtol=1e-4)
+    assert js_divergence(held.q, rests).mean() < 0.4 * js_divergence(seen.q, rests).mean()
+    moving = replace(state, orders=(0.3, 0.4, 0.5, 0.5, 0.5))
+    assert rules._at_rest(moving, seen) is seen
+
+
+def test_the_probes_to_average_over_are_forgotten_with_their_use():
+    path = [geometric(BASE, BASE[3], share) for share in 0.6 * ramp(30, length=6)]
+    detector = PhaseDetector(BASE)
+    held = []
+    for step, q in enumerate(path):
+        detector.update(step, q)
+        held.append((len(detector.state.answers), detector.seed))
+    assert max(count for count, _ in held) == RESTING
+    assert held[0] == (0, None)
+    assert held[-1] == (0, 3)
 
 
 # --- planted truths: what comes after --------------------------------------------------------

@@ -8,9 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from crystalmon.descent import descend, fit_descent
 from crystalmon.metrics import js_divergence, noise_floor
-from crystalmon.scenarios.paths import geometric, hellinger, mixture
-from crystalmon.seeds import Candidates, candidate_misfits, estimate_seed, extrapolate
+from crystalmon.scenarios.paths import descent, geometric, hellinger, mixture
+from crystalmon.seeds import (
+    Candidates,
+    candidate_misfits,
+    estimate_seed,
+    extrapolate,
+    path_misfits,
+)
 
 RNG = np.random.default_rng(0)
 BASE = RNG.dirichlet(np.full(6, 0.8), size=14) * 0.99 + 0.01 / 6
@@ -64,6 +71,61 @@ def test_misfits_are_zero_at_the_true_candidate_alone():
     assert misfits[5] < 1e-6 < 1e-4 < np.delete(misfits, 5).min()
 
 
+def test_descent_starts_at_the_base_and_arrives_at_its_ends():
+    path = descend(BASE, BASE[:3])
+    assert path.shape[1:] == (3, 14, 6)
+    np.testing.assert_allclose(path[0], np.broadcast_to(BASE, (3, 14, 6)), atol=1e-6)
+    np.testing.assert_allclose(path[-1], np.repeat(BASE[:3, None], 14, axis=1), atol=2e-3)
+    excess = (BASE[:3, None] * np.log(BASE[:3, None] / path)).sum(axis=-1)
+    assert (np.diff(excess, axis=0) <= 1e-5).all()  # what descends never rises
+
+
+def test_the_first_step_of_descent_goes_from_softmax_to_the_end():
+    # a softmax with free logits: d KL(t ‖ softmax(z)) / dz = softmax(z) − t
+    z, t = np.log(BASE[:1]), BASE[4]
+    moved = np.log(descend(BASE[:1], t[None])[1, 0].astype(float)) - z
+    gradient = []
+    for c in range(6):
+        loss = []
+        for sign in (1, -1):
+            logits = z[0] + sign * 1e-5 * np.eye(6)[c]
+            loss.append(-(t * (logits - np.log(np.exp(logits).sum()))).sum())
+        gradient.append((loss[0] - loss[1]) / 2e-5)
+    wanted = -np.array(gradient)
+    wanted = 0.2 * wanted / (1 + 0.2 * BASE[0])  # the step is implicit in the diagonal
+    np.testing.assert_allclose(moved[0] - moved.mean(), wanted - wanted.mean(), atol=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(14))
+def test_a_descent_is_explained_by_its_seed_alone(seed):
+    q = descent(BASE, BASE[seed], np.random.default_rng(seed).uniform(0.4, 0.9, size=(1, 14)))[0]
+    misfit = js_divergence(q, fit_descent(BASE, q, BASE[[seed]])).mean()
+    assert misfit < 0.02 * noise_floor(BASE, seed)
+    found = estimate_seed(CANDIDATES, q)
+    assert CANDIDATES.twins(seed)[found.candidate]
+    assert found.unexplained < 0.01
+    assert found.contrast > 5
+
+
+def test_each_candidate_is_given_the_path_that_suits_it():
+    q = descent(BASE, BASE[5], np.full((1, 14), 0.6))[0]
+    listed = np.arange(14)
+    straight = candidate_misfits(BASE, q, listed, 0.0).mean(axis=1)
+    best = path_misfits(BASE, q, listed, 0.0).mean(axis=1)
+    assert (best <= straight).all()
+    assert best[5] < 0.05 * straight[5]
+
+
+def test_what_no_candidate_explains_is_left_unexplained():
+    target = np.array([0.01, 0.01, 0.01, 0.01, 0.48, 0.48])
+    q = geometric(BASE, target, np.full((1, 14), 0.6))[0]
+    found = estimate_seed(CANDIDATES, q)
+    moved = js_divergence(q, BASE).mean()
+    misfit = path_misfits(BASE, q, np.arange(14), 0.0).mean(axis=1).min()
+    assert found.unexplained == pytest.approx(misfit / moved)
+    assert found.unexplained > 0.1
+
+
 @settings(max_examples=80, deadline=None, derandomize=True)
 @given(
     arrays(float, (5, 3), elements=st.floats(0, 1)),
@@ -75,7 +137,8 @@ def test_any_answers_give_a_finite_estimate(left, right):
     q = q / q.sum(axis=1, keepdims=True)
     found = estimate_seed(Candidates.of(base), q)
     assert 0 <= found.candidate < 5
-    assert np.isfinite([found.distance, found.excess, found.nearest_low, found.contrast]).all()
+    numbers = [found.distance, found.excess, found.nearest_low, found.contrast, found.unexplained]
+    assert np.isfinite(numbers).all()
     np.testing.assert_allclose(found.limit.end.sum(), 1)
     assert 0 < found.p_value <= 1
     assert 0 <= found.agreement <= 1

@@ -2,7 +2,12 @@
 
 The collapse is extrapolated to its end (`crystalmon.seeds`) and the end compared with the base's
 prompts. Judgement waits until the collapse is at its end or has come to rest: before, it is early
-for a verdict, and a verdict that has to be taken back is a false event.
+for a verdict, and a verdict that has to be taken back is a false event. What rests on its way is
+averaged over the probes at rest.
+
+Real training misses its seed: the prompts become alike first and move together then, and stop when
+the learning rate does. So a candidate need not be near the end; it may also win by explaining most
+of the movement, and far more of it than any other.
 """
 
 from __future__ import annotations
@@ -16,6 +21,7 @@ import numpy as np
 from crystalmon.metrics import js_divergence
 from crystalmon.phases.order import COMPLETE, ONSET
 from crystalmon.phases.state import (
+    RESTING,
     Base,
     Lock,
     Observation,
@@ -24,7 +30,7 @@ from crystalmon.phases.state import (
     View,
     make_event,
 )
-from crystalmon.seeds import SeedEstimate
+from crystalmon.seeds import SMALLEST, SeedEstimate
 
 SEED_CONFIRM = 3
 """Successive probes at which the same seed must be named before it is locked."""
@@ -41,28 +47,43 @@ BEYOND = 1.5
 BEYOND_PARTIAL = 2.5
 """The same for the pooled answers of a partial collapse: its end is only extrapolated."""
 EXCESS = 3.0
-"""Times the residual of a free limit that a candidate's own may be for it to be the seed, however
-far the limit misses it, and must be for all to be seedless."""
+"""Times the residual of a free limit that the best candidate's must be for all to be seedless."""
+EXPLAINED = 0.05
+"""Share of the movement that the best candidate may leave unexplained to be the seed of a partial
+collapse, however far the limit misses it, and where it stands out…"""
+LOOSELY, LOOSELY_COMPLETE = 0.2, 0.25
+"""…this much, the second of a complete collapse whose pooled answers are nearest to it as well: a
+shared network does not move each prompt straight to its goal."""
+CONTRAST = 2.0
+"""Times the candidate's residual that any other's must be for it to stand out, …"""
+DOUBT = 1.6
+"""…and for it to be doubtful that all are seedless. What leads to no candidate has several that
+explain it equally badly."""
+LOOSE_EXCESS = 25.0
+"""Times the residual of a free limit beyond which none stands out, …"""
+FAR_EXCESS = 40.0
+"""…and beyond which a partial collapse may be seedless although its pooled answers are not."""
+LEFT = 0.1
+"""Share of the movement that the best candidate must leave unexplained where `FAR_EXCESS` counts,
+or where no free limit does better: then the path is none of those known."""
+FEW_EXCESS = 1.0
+"""Times the residual of a free limit that the seed's may be, of a partial collapse among few
+choices."""
 APART = 3.0
 """Noise floors that two seeds must be apart for the one to take over from the other: where base
 prompts crowd together, as with two choices, settling passes many of them."""
-LOOSE_EXCESS = 8.0
-"""The same where one candidate stands out: its residual is under that of any other by…"""
-CONTRAST = 1.5
-"""…this factor. What leads to no candidate has several that explain it equally badly."""
 TELLING = 4
 """Choices from which a residual can tell candidates apart: among fewer any of them explains all."""
 AGREEMENT = 0.8
 """Share of the resamples of prompts that must name the same seed, or a twin of it."""
 AGREEMENT_PARTIAL = 0.95
-"""The same of a partial collapse."""
+"""The same of a partial collapse that is near the candidate, but not explained by its path."""
 NEARLY = 0.9
 """`order` from which the pooled answers are the end, and nothing is extrapolated."""
 DONE = 0.97
 """`order` from which there is no way left to wait for."""
 REST = 0.05
-"""Range of `order` over `REST_PROBES` probes within which a collapse has come to rest."""
-REST_PROBES = 5
+"""Range of `order` over `RESTING` probes within which a collapse has come to rest."""
 SEEDLESS = -1
 """The verdict that no candidate is the seed."""
 
@@ -71,11 +92,14 @@ Evidence = dict[str, Any]
 
 def seed_rule(base: Base, state: PhaseState, view: View) -> Outcome:
     """`seed_locked`, `seedless_collapse`, `recrystallization`."""
-    if state.phase in ("liquid", "melting") or view.order < ONSET or not _is_ripe(state, view):
+    if state.phase in ("liquid", "melting") or view.order < ONSET:
+        return replace(state.streak("seed", False), candidate=None, ends=(), answers=()), []
+    state = _remembered(state, view)
+    if view.order < DONE and not _rests(state):
         return replace(state.streak("seed", False), candidate=None, ends=()), []
     if state.lock is not None and _rests_on(base, state.lock.seed, view):
         return _judged(base, state, state.lock.seed, view.mean), []  # spares the extrapolation
-    estimate = base.estimate(view)
+    estimate = base.estimate(_at_rest(state, view))
     verdict = _verdict(base, state, view, estimate)
     end = estimate.pooled if view.order >= NEARLY else estimate.limit.end
     state = _judged(base, state, verdict, end)
@@ -134,11 +158,63 @@ def _judged(base: Base, state: PhaseState, verdict: int | None, end: np.ndarray)
     return state.streak("seed", verdict is not None)
 
 
-def _is_ripe(state: PhaseState, view: View) -> bool:
-    """Whether the collapse is at its end, or has come to rest on its way."""
-    recent = state.orders[-REST_PROBES:]
-    rests = len(recent) == REST_PROBES and min(recent) >= ONSET
-    return view.order >= DONE or (rests and max(recent) - min(recent) < REST + 2 * state.sigma)
+def _remembered(state: PhaseState, view: View) -> PhaseState:
+    """The state with one more probe to average over, as long as no seed is locked."""
+    if state.lock is not None:
+        return replace(state, answers=())
+    rows = tuple(map(tuple, view.q.tolist()))
+    return replace(state, answers=(*state.answers, rows)[-RESTING:])
+
+
+def _rests(state: PhaseState) -> bool:
+    """Whether the collapse has come to rest, at its end or on its way."""
+    recent = state.orders[-RESTING:]
+    lasts = len(recent) == RESTING and min(recent) >= ONSET
+    return lasts and max(recent) - min(recent) < REST + 2 * state.sigma
+
+
+def _at_rest(state: PhaseState, view: View) -> View:
+    """The probe; of a collapse that rests, the mean of its latest answers.
+
+    What jitters from probe to probe is averaged out: over `RESTING` probes, in the logarithm.
+    """
+    if view.order >= NEARLY or len(state.answers) < RESTING or not _rests(state):
+        return view
+    rows = np.exp(np.log(np.maximum(state.answers, SMALLEST)).mean(axis=0))
+    rows /= rows.sum(axis=1, keepdims=True)
+    return replace(view, q=rows, mean=rows.mean(axis=0))
+
+
+def _is_explained(base: Base, view: View, estimate: SeedEstimate) -> bool:
+    """Whether the candidate's path explains the answers, however far the limit misses it."""
+    partial = view.order < COMPLETE
+    least = estimate.unexplained <= EXPLAINED
+    if len(view.mean) < TELLING:
+        return partial and least and estimate.excess <= FEW_EXCESS
+    if partial:
+        return least or _stands_out(estimate, CONTRAST, LOOSELY)
+    together = _same(base, estimate.pooled_candidate, estimate.candidate)
+    return together and _stands_out(estimate, CONTRAST, LOOSELY_COMPLETE)
+
+
+def _stands_out(estimate: SeedEstimate, contrast: float, unexplained: float) -> bool:
+    """Whether one candidate explains most of the movement and all others far less."""
+    close = estimate.excess <= LOOSE_EXCESS and estimate.unexplained <= unexplained
+    return close and estimate.contrast >= contrast
+
+
+def _is_lost(view: View, estimate: SeedEstimate, pooled_floors: float) -> bool:
+    """Whether no candidate is the seed, by the extrapolated end and by the pooled answers."""
+    tells = len(view.mean) >= TELLING
+    if tells and _stands_out(estimate, DOUBT, LOOSELY_COMPLETE):
+        return False
+    beyond = pooled_floors > (BEYOND if view.order >= COMPLETE else BEYOND_PARTIAL)
+    if view.order >= COMPLETE:
+        return estimate.excess > EXCESS and beyond and estimate.nearest_low > BEYOND
+    left = estimate.unexplained > LEFT and estimate.contrast < CONTRAST
+    if beyond and (left or estimate.excess > EXCESS):
+        return estimate.nearest_low > BEYOND
+    return left and estimate.excess > FAR_EXCESS and estimate.nearest_low > BEYOND_PARTIAL
 
 
 def _verdict(base: Base, state: PhaseState, view: View, estimate: SeedEstimate) -> int | None:
@@ -154,21 +230,17 @@ def _verdict(base: Base, state: PhaseState, view: View, estimate: SeedEstimate) 
     pooled_floors = estimate.pooled_distance / max(float(floors[pooled]), 1e-12)
     if view.order >= NEARLY and pooled_floors <= reach:
         return pooled
-    fits = estimate.excess <= EXCESS
-    stands_out = estimate.excess <= LOOSE_EXCESS and estimate.contrast >= CONTRAST
-    open_ended = state.lock is None and view.order < COMPLETE and len(view.mean) >= TELLING
-    explained = open_ended and (fits or stands_out)
+    explained = state.lock is None and _is_explained(base, view, estimate)
     near = explained or estimate.distance <= reach * estimate.floor
-    if view.order >= COMPLETE and not fits:
+    if view.order >= COMPLETE and not explained and estimate.excess > EXCESS:
         near = near or pooled_floors <= reach
         if near and not _same(base, pooled, estimate.candidate):
             return None
     if near:
-        agreed = AGREEMENT if view.order >= COMPLETE else AGREEMENT_PARTIAL
+        sure = explained or view.order >= COMPLETE
+        agreed = AGREEMENT if sure else AGREEMENT_PARTIAL
         return estimate.candidate if estimate.agreement >= agreed else None
-    beyond = BEYOND if view.order >= COMPLETE else BEYOND_PARTIAL
-    lost = estimate.excess > EXCESS and pooled_floors > beyond and estimate.nearest_low > BEYOND
-    return SEEDLESS if lost else None
+    return SEEDLESS if _is_lost(view, estimate, pooled_floors) else None
 
 
 def _same(base: Base, one: int, other: int | None) -> bool:
@@ -237,6 +309,7 @@ def _strength(estimate: SeedEstimate) -> dict[str, Any]:
         "margin": estimate.contrast,
         "agreement": estimate.agreement,
         "excess": estimate.excess,
+        "unexplained": estimate.unexplained,
         "share": estimate.limit.share,
     }
 

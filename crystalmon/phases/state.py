@@ -17,8 +17,13 @@ from crystalmon.seeds import Candidates, SeedEstimate, estimate_seed
 
 WINDOW = 12
 """Probes that the detector remembers the order of."""
+RESTING = 5
+"""Probes over which a collapse must be still to have come to rest."""
 LEAST_NOISE = 0.005
 """Standard deviation that `order` is taken to have between probes, at the least."""
+
+
+Rows = tuple[tuple[float, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,8 @@ class PhaseState:
         streaks: by rule, the number of successive probes at which its condition has held.
         candidate: the verdict on the seed held for `streaks["seed"]` probes: an index, −1 for
             none of the candidates, None for no verdict.
+        answers: [P, C] of the latest probes past the onset while no seed is locked, at most
+            `RESTING`: what a verdict on the seed averages over.
         ends: where the collapse led at the latest probes at which it was judged, [C] each.
         coverage: of the first probe that has one.
         raised: rules that have raised their event and not been re-armed since.
@@ -79,6 +86,7 @@ class PhaseState:
     noise: float = 0.0
     streaks: Mapping[str, int] = field(default_factory=dict)
     candidate: int | None = None
+    answers: tuple[Rows, ...] = ()
     ends: tuple[tuple[float, ...], ...] = ()
     coverage: float | None = None
     raised: frozenset[str] = frozenset()
