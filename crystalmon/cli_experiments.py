@@ -29,6 +29,7 @@ def add_experiments(commands: Commands) -> None:
     landscape.set_defaults(run=_run_landscape)
     context = _on_model(commands, "context", "compliance as adversarial context grows")
     context.add_argument("--levels", type=int, help="of the adversarial share")
+    context.add_argument("--count", type=int, help="of the instructions; default: 10")
     context.set_defaults(run=_run_on_model)
     drift = _on_model(commands, "drift", "how an instruction's hold fades along a response")
     drift.add_argument("--tokens", type=int, help="to generate")

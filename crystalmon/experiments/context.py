@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -25,6 +25,7 @@ from crystalmon.experiments.context_summary import context_table, summarize
 from crystalmon.experiments.dialogue import Dialogue, History
 from crystalmon.experiments.experiment import Experiment
 from crystalmon.experiments.folder import Parts
+from crystalmon.experiments.instructions import spread
 from crystalmon.experiments.result import Result
 from crystalmon.experiments.subject import Subject
 from crystalmon.forward import Route, choose_route
@@ -49,7 +50,9 @@ class Context(Experiment):
     Args:
         levels: of α, from 0 to 1, at least 8.
         tokens: of a block, about; whole sentences only.
-        instructions, adversaries: ids of conflicts; all if None.
+        instructions, adversaries: ids of conflicts; if None, all adversaries, and of the
+            instructions `count`.
+        count: of the instructions, from all categories alike; all if None.
         conflicts: a YAML file of one's own; the bundled `data/conflicts.yaml` if None.
         orders: of a block's sentences, of which the spread of the log-odds is taken; the loops
             run in the first, the instruction in front.
@@ -60,8 +63,9 @@ class Context(Experiment):
 
     name: ClassVar[str] = "context"
 
-    levels: int = 13
+    levels: int = 12
     tokens: int = 60
+    count: int | None = 10
     instructions: tuple[str, ...] | None = None
     adversaries: tuple[str, ...] | None = None
     conflicts: str | None = None
@@ -71,6 +75,8 @@ class Context(Experiment):
 
     def __post_init__(self) -> None:
         least = {"levels": LEAST_LEVELS, "tokens": 1, "orders": 1, "memory": 0, "seed": 0}
+        if self.count is not None:
+            least["count"] = 1
         for key, bound in least.items():
             value = getattr(self, key)
             if not isinstance(value, int) or isinstance(value, bool):
@@ -86,7 +92,10 @@ class Context(Experiment):
         self._chosen()
 
     def _chosen(self) -> Conflicts:
-        return load_conflicts(self.conflicts).chosen(self.instructions, self.adversaries)
+        found = load_conflicts(self.conflicts).chosen(self.instructions, self.adversaries)
+        if self.instructions is not None:
+            return found
+        return replace(found, instructions=spread(found.instructions, self.count))
 
     def measure(self, subject: Subject, folder: Path, parts: Parts) -> Result:
         """Run every pair that is not finished, and analyse all of them."""

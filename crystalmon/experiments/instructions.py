@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import yaml
 
@@ -53,6 +53,17 @@ class Instruction:
             )
 
 
+class Categorised(Protocol):
+    """What has a category."""
+
+    @property
+    def category(self) -> str:
+        """Its kind."""
+        ...
+
+
+Kind = TypeVar("Kind", bound=Categorised)
+
 Instructions: TypeAlias = str | Path | tuple[Instruction, ...] | None
 """As an experiment's setting: the bundled ones (None), a YAML file, or instructions themselves."""
 
@@ -96,7 +107,7 @@ def resolve(instructions: Instructions) -> tuple[Instruction, ...]:
     return instructions
 
 
-def spread(instructions: Sequence[Instruction], count: int | None) -> tuple[Instruction, ...]:
+def spread(instructions: Sequence[Kind], count: int | None) -> tuple[Kind, ...]:
     """So many of the instructions, from all categories alike, the first of each before the second.
 
     Args:
