@@ -168,6 +168,31 @@ def test_a_new_run_in_the_same_folder_starts_over(tmp_path, model, tokenizer, su
     assert results(tmp_path) == [("distance", 0), ("distance", 2)]
 
 
+def test_what_an_older_run_in_the_folder_has_left_is_not_taken_over(
+    tmp_path, model, tokenizer, suite
+):
+    """The older run's base is 0.25 away from the one that the resumed run names."""
+    weight_now = next(model.parameters())
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    folder, options = tmp_path / "crystalmon" / "experiments", {"max_steps": 2}
+    with torch.no_grad():
+        weight_now.add_(0.25)
+    callback = CrystalCallback(suite, experiments={Distance(): 2})
+    train(tmp_path, model, tokenizer, suite, [callback], **options)
+    model.load_state_dict(start)
+    options |= {"save_strategy": "steps", "save_steps": 1}
+    tiny = str(ASSETS_DIR / "liquid-tiny")
+    train(tmp_path, model, tokenizer, suite, [CrystalCallback(suite, reference=tiny)], **options)
+    assert results(tmp_path) == []
+    assert not (folder / "distance.svg").exists()
+    assert (folder / "superseded" / "distance-2.json").is_file()
+    again = CrystalCallback(suite, reference=tiny, experiments={Distance(): 2})
+    resume = str(tmp_path / "checkpoint-1")
+    train(tmp_path, model, tokenizer, suite, [again], resume=resume, **options)
+    assert again.failures == 0
+    assert 0 < read_result(folder / "distance-2.json").estimates["moved"].value < 0.2
+
+
 def test_a_budget_postpones_what_it_cannot_afford(tmp_path, model, tokenizer, suite):
     callback = CrystalCallback(suite, max_overhead=0.01, experiments={Distance(): 1})
     train(tmp_path, model, tokenizer, suite, [callback])

@@ -88,6 +88,11 @@ class Context(Experiment):
     def _chosen(self) -> Conflicts:
         return load_conflicts(self.conflicts).chosen(self.instructions, self.adversaries)
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The conflicts by their fingerprint, as a file may change under its name."""
+        return asdict(self) | {"conflicts": self._chosen().fingerprint}
+
     def measure(self, subject: Subject, folder: Path, parts: Parts) -> Result:
         """Run every pair that is not finished, and analyse all of them."""
         started = time.monotonic()

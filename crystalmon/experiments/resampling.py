@@ -74,6 +74,9 @@ def exchange_p(
 ) -> float:
     """One-sided p-value of so large a statistic, if units might be matched in any way.
 
+    p = (1 + #{statistic of matched ≥ that of the order as it is}) / (1 + exchanges); a match that
+    leaves it undefined counts as one as large.
+
     Args:
         count: N.
         statistic: takes a permutation of the units [N].
@@ -85,7 +88,7 @@ def exchange_p(
         return math.nan
     rng = np.random.default_rng(seed)
     drawn = np.array([statistic(rng.permutation(count)) for _ in range(exchanges)])
-    return _share(drawn >= observed - 1e-12)
+    return _share(~(drawn < observed - 1e-12))
 
 
 def _share(as_extreme: np.ndarray) -> float:
