@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import math
 from pathlib import Path
@@ -335,6 +336,21 @@ def test_what_never_flips_is_named_and_not_forced(tmp_path):
     text = Context.table(result)
     assert "1 never compliant" in text
     assert "1/1" in text
+
+
+def test_names_are_shown_as_they_are_and_not_read_as_formulas(tmp_path):
+    sign = r"$\frac$"  # a formula that matplotlib would fail on
+    file = Path(write_conflicts(tmp_path))
+    told = file.read_text().replace("k0", f"'k{sign}'").replace("id: against", f"id: 'a{sign}'")
+    file.write_text(told)
+    made = Context(conflicts=str(file), tokens=48, orders=1)
+    subject = Subject(
+        conflicting_model(lambda k, alpha, last: 4 - 8 * alpha), WordTokenizer(), f"m{sign}"
+    )
+    figure = Context.figure(made.measure(subject, tmp_path, Parts()))
+    picture = io.BytesIO()
+    figure.savefig(picture, format="svg")
+    assert picture.getvalue().count(b"frac$") >= 3  # in the comments that name the texts
 
 
 def test_a_broken_model_gives_no_figures_and_no_error(tmp_path):

@@ -88,16 +88,7 @@ class Sharpness:
         began = time.perf_counter()
         runs = [read_run(path) for path in paths]
         _check_alike(runs)
-        if betas is not None and len(betas) != len(runs):
-            raise ValueError(
-                f"--beta must be given once for each run, {len(runs)} times, got {len(betas)}."
-            )
-        known = [penalty_of(run) for run in runs] if betas is None else [*map(_checked, betas)]
-        if len(set(known)) < 2:
-            raise ValueError(
-                f"runs must differ in their KL penalty, got {sorted(set(known))}. "
-                "Give runs of at least two."
-            )
+        known = _penalties(runs, betas)
         found = [
             sharpness_of(run, beta, name)
             for run, beta, name in zip(runs, known, _names(runs), strict=True)
@@ -187,6 +178,21 @@ def _check_alike(runs: Sequence[Run]) -> None:
                 f"runs must be of one suite, got {first.info.get('suite')!r} of {first.name} and "
                 f"{run.info.get('suite')!r} of {run.name}."
             )
+
+
+def _penalties(runs: Sequence[Run], betas: Sequence[float] | None) -> list[float]:
+    """Each run's, as given or as it tells itself."""
+    if betas is not None and len(betas) != len(runs):
+        raise ValueError(
+            f"--beta must be given once for each run, {len(runs)} times, got {len(betas)}."
+        )
+    known = [penalty_of(run) for run in runs] if betas is None else [*map(_checked, betas)]
+    if len(set(known)) < 2:
+        raise ValueError(
+            f"runs must differ in their KL penalty, got {sorted(set(known))}. "
+            "Give runs of at least two."
+        )
+    return known
 
 
 def _checked(beta: float) -> float:
