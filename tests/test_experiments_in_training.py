@@ -13,8 +13,11 @@ from test_callback import train, with_dropout
 
 from crystalmon import CrystalCallback, read_run
 from crystalmon.budget import Budget
+from crystalmon.experiments.drift import Drift
 from crystalmon.experiments.experiment import Experiment
 from crystalmon.experiments.folder import read_result, read_results
+from crystalmon.experiments.instructions import Instruction
+from crystalmon.experiments.landscape import Landscape
 from crystalmon.experiments.result import Estimate, Result
 from crystalmon.experiments.temperature import Temperature
 from crystalmon.models import ASSETS_DIR
@@ -64,7 +67,12 @@ def results(folder):
 def test_training_is_bit_identical(tmp_path, model, tokenizer, suite):
     start = {name: value.clone() for name, value in model.state_dict().items()}
     found = []
-    for kind in ({}, {Temperature(suite, temperatures=GRID): 2, Distance(): 3}):
+    asked = (Instruction("a", "x", "Pick a digit"), Instruction("b", "y", "Name a color, please"))
+    drawing = {
+        Landscape(tokens=3, instructions=asked): 6,
+        Drift(tokens=6, every=1, burn_in=0, instructions=asked): 6,
+    }
+    for kind in ({}, {Temperature(suite, temperatures=GRID): 2, Distance(): 3, **drawing}):
         model.load_state_dict(start)
         callbacks = [CrystalCallback(suite, every=2, experiments=kind)] if kind else []
         out = tmp_path / str(len(kind))
@@ -72,17 +80,22 @@ def test_training_is_bit_identical(tmp_path, model, tokenizer, suite):
     (plain_logs, plain), (logs, weights) = found
     assert logs == plain_logs
     assert all(torch.equal(plain[name], weights[name]) for name in plain)
-    assert results(tmp_path / "2") == [
+    assert callbacks[0].failures == 0
+    assert results(tmp_path / "4") == [
         *[("distance", step) for step in (0, 3, 6)],
+        *[(name, step) for name in ("drift", "landscape") for step in (0, 6)],
         *[("temperature", step) for step in (0, 2, 4, 6)],
     ]
-    folder = tmp_path / "2" / "crystalmon" / "experiments"
+    folder = tmp_path / "4" / "crystalmon" / "experiments"
     moved = [read_result(folder / f"distance-{step}.json").estimates["moved"].value
              for step in (0, 3, 6)]  # fmt: skip
     assert moved[0] == 0 < moved[1] < moved[2]
+    before, after = (read_result(folder / f"landscape-{step}.json").estimates["free_energy"].value
+                     for step in (0, 6))  # fmt: skip
+    assert abs(before) < 1e-9 < after
     assert (folder / "temperature.svg").is_file()
-    assert read_run(tmp_path / "2").info["config"]["experiments"] == {
-        "temperature": 2, "distance": 3,
+    assert read_run(tmp_path / "4").info["config"]["experiments"] == {
+        "temperature": 2, "distance": 3, "landscape": 6, "drift": 6,
     }  # fmt: skip
 
 

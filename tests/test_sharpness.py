@@ -178,6 +178,8 @@ def test_runs_that_cannot_be_compared_are_refused(sweep, tmp_path):
         Sharpness.measure(sweep[:2], [0.1, -1.0])
     with pytest.raises(ValueError, match=r"must differ in their KL penalty, got \[0\.1\]"):
         Sharpness.measure(sweep[:2])
+    with pytest.raises(ValueError, match=r"a run must be given once, got b0\.1-0 more than once"):
+        Sharpness.measure([*sweep, sweep[0] / "crystalmon"])
     other = folder_of(tmp_path, "other", 0.5, suite="another", width=50.0)
     with pytest.raises(ValueError, match=r"must be of one suite, got 'planted' of b0\.1-0 and"):
         Sharpness.measure([sweep[0], other])

@@ -83,7 +83,7 @@ class Sharpness:
 
         Raises:
             ValueError: if a run does not tell its penalty, is of another suite than the first, has
-                no probe, or if there are fewer than 2 penalties.
+                no probe or is there twice, or if there are fewer than 2 penalties.
         """
         began = time.perf_counter()
         runs = [read_run(path) for path in paths]
@@ -171,6 +171,14 @@ def sharpness_of(run: Run, beta: float, name: str | None = None) -> SharpnessOfR
 
 
 def _check_alike(runs: Sequence[Run]) -> None:
+    folders = [run.folder.resolve() for run in runs]
+    if twice := [
+        run.name for run, own in zip(runs, folders, strict=True) if folders.count(own) > 1
+    ]:
+        raise ValueError(
+            f"a run must be given once, got {twice[0]} more than once. Repetitions are runs of "
+            "their own, of other seeds."
+        )
     first = runs[0]
     for run in runs[1:]:
         if run.info.get("suite_hash") != first.info.get("suite_hash"):
