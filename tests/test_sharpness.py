@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from itertools import permutations
 from pathlib import Path
@@ -13,8 +14,9 @@ from scipy import stats
 
 from crystalmon.experiments.sharpness import Sharpness, sharpness_of
 from crystalmon.experiments.trends import ranks, slopes, spearman, trend
-from crystalmon.store import Run, RunStore
+from crystalmon.store import Run, RunStore, write_info
 
+SCRIPTS = Path(__file__).parents[1] / "scripts"
 STEPS = np.arange(0, 201, 5)
 BETAS = (0.1, 0.2, 0.4, 0.8)
 
@@ -186,3 +188,23 @@ def test_runs_that_cannot_be_compared_are_refused(sweep, tmp_path):
     empty = folder_of(tmp_path, "empty", 0.5)
     with pytest.raises(ValueError, match=r"run empty must have a probe, got none"):
         Sharpness.measure([sweep[0], empty])
+
+
+# --- the sweep -------------------------------------------------------------------------------
+
+
+def test_a_sweep_keeps_only_what_the_same_command_has_finished(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    from sweep_beta import COMMAND_FILE, command_of, is_complete
+
+    folder = folder_of(tmp_path, "run", 0.1, width=50.0)
+    command = command_of(0.1, 0, folder, [])
+    assert not is_complete(folder, command)
+    (folder / COMMAND_FILE).write_text(json.dumps(command))
+    assert not is_complete(folder, command)  # its run.json tells no last step
+    info = {"suite": "planted", "max_steps": 200}
+    write_info(folder / "crystalmon", info)
+    assert is_complete(folder, command)
+    assert not is_complete(folder, command_of(0.1, 0, folder, ["--learning_rate", "1e-4"]))
+    write_info(folder / "crystalmon", info | {"max_steps": 400})
+    assert not is_complete(folder, command)
