@@ -19,6 +19,7 @@ from crystalmon.experiments.folder import read_result, read_results
 from crystalmon.experiments.instructions import Instruction
 from crystalmon.experiments.landscape import Landscape
 from crystalmon.experiments.result import Estimate, Result
+from crystalmon.experiments.subject import Subject
 from crystalmon.experiments.temperature import Temperature
 from crystalmon.models import ASSETS_DIR
 
@@ -171,6 +172,22 @@ def test_the_base_of_another_model_is_loaded_and_freed(tmp_path, model, tokenize
     train(tmp_path, model, tokenizer, suite, [callback])
     folder = tmp_path / "crystalmon" / "experiments"
     assert read_result(folder / "distance-0.json").estimates["moved"].value == pytest.approx(0.25)
+
+
+def test_a_base_by_name_reads_the_tokens_of_the_trained_model(
+    tmp_path, model, tokenizer, suite, monkeypatch
+):
+    monkeypatch.setattr(tokenizer, "chat_template", "{{ messages[0]['content'] }} Answer:")
+    asked = (Instruction("a", "x", "Pick a digit"),)
+    tiny = str(ASSETS_DIR / "liquid-tiny")
+    landscape = Landscape(tokens=2, instructions=asked)
+    callback = CrystalCallback(suite, reference=tiny, experiments={landscape: 9})
+    train(tmp_path, model, tokenizer, suite, [callback], max_steps=1)
+    assert callback.failures == 0
+    file = tmp_path / "crystalmon" / "experiments" / "landscape" / "texts.json"
+    shown, prompt, _ = json.loads(file.read_text())["texts"]["a"]
+    assert shown == "Pick a digit Answer:"
+    assert tuple(prompt) == Subject(model, tokenizer).prompt("Pick a digit")
 
 
 def test_a_new_run_in_the_same_folder_starts_over(tmp_path, model, tokenizer, suite):

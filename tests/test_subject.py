@@ -160,6 +160,16 @@ def test_a_text_beyond_the_context_is_refused():
         Text((1, 2), (2,))
 
 
+def test_a_token_that_the_model_does_not_know_is_refused():
+    subject = subject_of(by_last(chain()))
+    for work in (
+        lambda: subject.generate([(1, MARKER), (SIZE, MARKER)], 2),
+        lambda: subject.score([Text((1, SIZE), (0,))], lambda index, log_p: None),
+    ):
+        with pytest.raises(ValueError, match=r"among the model's 9, got 9\. Use a tokenizer"):
+            work()
+
+
 def test_generating_and_scoring_leave_no_trace(model, tokenizer):
     subject = Subject(model, tokenizer, "tiny")
     model.lm_head.eval()

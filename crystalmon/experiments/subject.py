@@ -32,6 +32,7 @@ from crystalmon.forward import (
 )
 from crystalmon.isolation import undisturbed
 from crystalmon.ranks import ONE, RankError, Ranks
+from crystalmon.reference import vocabulary_size
 
 AT_ONCE = 16
 """Texts that are generated together."""
@@ -77,11 +78,12 @@ class Subject:
             consume: called once a text, in any order.
 
         Raises:
-            ValueError: if a text is longer than the model's context.
+            ValueError: if a text is longer than the model's context, or has tokens unknown to it.
             TypeError: if the model has no language-modelling head.
             RankError: if another rank has failed.
         """
         self.check_room(max((len(text.tokens) for text in texts), default=0))
+        self._check_known(text.tokens for text in texts)
         with undisturbed(self.model):
             route = self._route(texts)
             limits = batch_limits(self.model, output_head(self.model))
@@ -139,6 +141,15 @@ class Subject:
             raise ValueError(
                 f"a text must be at most {context} tokens, the model's context, got {tokens}. "
                 "Ask for fewer tokens."
+            )
+
+    def _check_known(self, texts: Iterable[Tokens]) -> None:
+        """Refuse tokens without an embedding, of which a GPU makes an error that it stays in."""
+        size = vocabulary_size(self.model)
+        if (largest := max(map(max, texts), default=0)) >= size:
+            raise ValueError(
+                f"every token must be among the model's {size}, got {largest}. Use a tokenizer "
+                "that the model knows."
             )
 
     def prompt(self, text: str) -> Tokens:
@@ -206,10 +217,11 @@ class Subject:
             The responses, the end-of-text token included where one was drawn.
 
         Raises:
-            ValueError: if the model's context is too short.
+            ValueError: if the model's context is too short, or a prompt has tokens unknown to it.
             RankError: if another rank has failed.
         """
         self.check_room(max(map(len, prompts), default=0) + tokens)
+        self._check_known(prompts)
         found: dict[int, Tokens] = {}
         with undisturbed(self.model):
             pad = self._pads(prompts)

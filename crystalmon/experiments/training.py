@@ -212,7 +212,7 @@ class ExperimentsInTraining:
         with same_random_states():  # what a checkpoint lacks is drawn at random
             try:
                 with whole_models():
-                    model, tokenizer = self._ranks.together(partial(load_model, name))
+                    model, _ = self._ranks.together(partial(load_model, name))
             except (OSError, ValueError) as error:
                 raise FileNotFoundError(
                     f"{names} must begin on the base itself, and {name!r} cannot be loaded: "
@@ -220,7 +220,8 @@ class ExperimentsInTraining:
                 ) from error
         model.to(next(monitor.model.parameters()).device)
         try:
-            yield Subject(model, tokenizer, name, self._ranks)
+            # both models read the same tokens, those of the one that is trained
+            yield Subject(model, self._subject.tokenizer, name, self._ranks)
         finally:
             del model
             gc.collect()
