@@ -195,8 +195,7 @@ class CrystalCallback(TrainerCallback):
         self._last_step = history[-1].step if history else -1
         self._last_phase = history[-1].phase if history else None
         ranks.on_main(lambda: self._open(monitor, folder, args, state))
-        if self.experiments:
-            self._begin_experiments(monitor, processing_class, folder, step)
+        self._begin_experiments(monitor, processing_class, folder, step)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

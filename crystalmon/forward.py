@@ -131,7 +131,7 @@ def score_rows(
         batch = batches[min(share.rank, len(batches) - 1)]
         counts = share.rank < len(batches)
         failure = _attempt(model, head, batch, route, consume if counts else None)
-        if not _out_of_memory_somewhere(failure, ranks):
+        if not out_of_memory_somewhere(failure, ranks):
             queue = rest
             continue
         if not any(_divisible(plan, batch) for batch in batches):
@@ -217,8 +217,12 @@ def _attempt(
     return None
 
 
-def _out_of_memory_somewhere(failure: Exception | None, ranks: Ranks) -> bool:
-    """Whether any rank has run out of memory in this round; any other failure is raised."""
+def out_of_memory_somewhere(failure: Exception | None, ranks: Ranks) -> bool:
+    """Whether any rank has run out of memory in this round; any other failure is raised.
+
+    Raises:
+        Exception: this rank's failure; a `RankError` for another's.
+    """
     memory = failure is not None and out_of_memory(failure)
     if failure is not None and not memory and ranks.size == 1:
         raise failure
@@ -279,6 +283,7 @@ def choose_precision(
 
     Raises:
         TypeError: if the model has no language-modelling head.
+        RankError: if another rank has failed.
     """
     head = output_head(model)
 
@@ -289,7 +294,8 @@ def choose_precision(
 
     with undisturbed(model):
         own = Route("rows", "model")
-        return _better(own, answers(own), Route("rows", "float32"), answers, ranks)[0]
+        truth = ranks.together(lambda: answers(own))
+        return _better(own, truth, Route("rows", "float32"), answers, ranks)[0]
 
 
 def choose_route(model: nn.Module, plan: ScoringPlan, ranks: Ranks = ONE) -> Route:

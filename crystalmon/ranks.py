@@ -78,6 +78,30 @@ class Ranks:
             raise kind(f"rank 0 failed: {told}")
         return result  # type: ignore[return-value]
 
+    def together(self, work: Callable[[], T]) -> T:
+        """Do something on every rank, and fail on all of them if it fails on one.
+
+        Args:
+            work: what speaks to no other rank by this class, as another one may not get that far.
+
+        Raises:
+            Exception: what the work raises on this rank; else a `RankError` if it fails on another.
+        """
+        result, failure = None, None
+        try:
+            result = work()
+        except Exception as error:
+            failure = error
+            if self.size == 1:
+                raise
+        told = self.gather(describe(failure))
+        if failure is not None:
+            raise failure
+        for rank, text in enumerate(told):
+            if text:
+                raise RankError(f"rank {rank} failed: {text}")
+        return result  # type: ignore[return-value]
+
     def all(self, flag: bool) -> bool:
         """Whether it holds on every rank."""
         return all(self.gather(flag))

@@ -2,8 +2,8 @@
 
 DPO on `liquid-tiny` from the pretrained model, since a model that SFT has crystallized has no
 transition left to show. In DPO `beta` is the weight of the KL penalty that the loss is derived
-from; 12 runs of about two minutes by default. A run that is complete is kept, so that a sweep that
-was interrupted goes on; the table is that of `crystalmon sharpness`.
+from; 12 runs of about two minutes by default. A run that is complete and of the same settings is
+kept, so that a sweep that was interrupted goes on; the table is that of `crystalmon sharpness`.
 
     python scripts/sweep_beta.py --output runs/sweep
 """
@@ -11,6 +11,7 @@ was interrupted goes on; the table is that of `crystalmon sharpness`.
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import subprocess
 import sys
@@ -37,11 +38,26 @@ OPTIONS = {
 which every beta crystallizes."""
 
 
-def is_complete(folder: Path) -> bool:
-    """Whether a run has been probed at its last step."""
+COMMAND_FILE = "sweep.json"
+"""In a run's folder, beside the trainer's files: the command that it was trained with."""
+
+
+def command_of(beta: float, seed: int, folder: Path, options: list[str]) -> list[str]:
+    """What trains one run."""
+    command = [sys.executable, str(ROOT / "recipes/dpo.py"), "--config", str(CONFIG)]
+    given = {**OPTIONS, "beta": beta, "seed": seed, "output_dir": folder}
+    command += [part for key, value in given.items() for part in (f"--{key}", str(value))]
+    return command + options
+
+
+def is_complete(folder: Path, command: list[str]) -> bool:
+    """Whether a run was trained with just this command, and has been probed at its last step."""
     try:
         run = read_run(folder)
+        trained_with = json.loads((folder / COMMAND_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
+        return False
+    if trained_with[1:] != command[1:]:  # whatever the interpreter
         return False
     return bool(run.records) and run.records[-1].step == run.info.get("max_steps")
 
@@ -51,18 +67,17 @@ def log_of(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.log")
 
 
-def train(beta: float, seed: int, folder: Path, options: list[str]) -> int:
+def train(folder: Path, command: list[str]) -> int:
     """One run as a process of its own, its output in a file beside its folder; its exit status."""
-    command = [sys.executable, str(ROOT / "recipes/dpo.py"), "--config", str(CONFIG)]
-    given = {**OPTIONS, "beta": beta, "seed": seed, "output_dir": folder}
-    command += [part for key, value in given.items() for part in (f"--{key}", str(value))]
-    command += options
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with log_of(folder).open("wb") as log:
-        return subprocess.run(
+        status = subprocess.run(
             command, env=environment(folder.parent), stdout=log, stderr=log, check=False
         ).returncode
+    if status == 0:
+        (folder / COMMAND_FILE).write_text(json.dumps(command), encoding="utf-8")
+    return status
 
 
 def main() -> int:
@@ -75,8 +90,9 @@ def main() -> int:
     sweep = list(product(args.seeds, args.betas))
     folders = [args.output / f"beta{beta:g}-seed{seed}" for seed, beta in sweep]
     for number, ((seed, beta), folder) in enumerate(zip(sweep, folders, strict=True), start=1):
-        began, kept = time.perf_counter(), is_complete(folder)
-        status = 0 if kept else train(beta, seed, folder, options)
+        training = command_of(beta, seed, folder, options)
+        began, kept = time.perf_counter(), is_complete(folder, training)
+        status = 0 if kept else train(folder, training)
         if status != 0:
             print(f"{folder.name} failed: see {log_of(folder)}", file=sys.stderr)
             return 1

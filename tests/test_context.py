@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import math
 from pathlib import Path
@@ -279,14 +280,14 @@ def test_excess_spread_is_recovered_and_exchanged():
     assert np.isnan(spread(np.ones((1, 3)))).all()
 
 
-def planted_pair(name, middle, bump):
+def planted_pair(name, middle, bump, adversary="a"):
     """A pair whose orders differ more near a place."""
     width = np.where(np.abs(ALPHA - bump) <= 0.15, 1.0, 0.2)
     line = 12 * (middle - ALPHA)
     curves = {"log_odds": [line - width, line + width], "alpha": ALPHA}
     loops = dict.fromkeys(("up", "down", "reversed_down", "reversed_up"), line)
     part = {**curves, **loops}
-    named = {"instruction": name, "adversary": "a", "category": "planted"}
+    named = {"instruction": name, "adversary": adversary, "category": "planted"}
     return {**named, **part, **describe_pair(part)}
 
 
@@ -297,6 +298,18 @@ def test_fluctuations_count_only_where_they_follow_the_threshold():
     assert own[1]["p_values"]["excess_spread"] < 0.01
     fixed = summarize([planted_pair(f"k{i}", m, 0.5) for i, m in enumerate(middles)])
     assert fixed[1]["p_values"]["excess_spread"] > 0.05
+
+
+def test_adversaries_of_one_instruction_are_no_more_evidence_of_fluctuations():
+    """Three instructions have six matches, however many pairs there are."""
+    found = [
+        planted_pair(f"k{i}", middle, middle, f"a{number}")
+        for i, middle in enumerate((0.2, 0.5, 0.8))
+        for number in range(6)
+    ]
+    assert summarize(found)[1]["p_values"]["excess_spread"] == pytest.approx(1 / 6, abs=0.05)
+    one = [pair for pair in found if pair["instruction"] == "k1"]
+    assert summarize(one)[1]["p_values"]["excess_spread"] == 1
 
 
 # --- edges -----------------------------------------------------------------------------------
@@ -325,6 +338,21 @@ def test_what_never_flips_is_named_and_not_forced(tmp_path):
     assert "1/1" in text
 
 
+def test_names_are_shown_as_they_are_and_not_read_as_formulas(tmp_path):
+    sign = r"$\frac$"  # a formula that matplotlib would fail on
+    file = Path(write_conflicts(tmp_path))
+    told = file.read_text().replace("k0", f"'k{sign}'").replace("id: against", f"id: 'a{sign}'")
+    file.write_text(told)
+    made = Context(conflicts=str(file), tokens=48, orders=1)
+    subject = Subject(
+        conflicting_model(lambda k, alpha, last: 4 - 8 * alpha), WordTokenizer(), f"m{sign}"
+    )
+    figure = Context.figure(made.measure(subject, tmp_path, Parts()))
+    picture = io.BytesIO()
+    figure.savefig(picture, format="svg")
+    assert picture.getvalue().count(b"frac$") >= 3  # in the comments that name the texts
+
+
 def test_a_broken_model_gives_no_figures_and_no_error(tmp_path):
     result = measured(tmp_path, lambda k, alpha, last: math.nan)
     assert result.detail["statuses"]["not_finite"] == ["k0 × against"]
@@ -332,6 +360,18 @@ def test_a_broken_model_gives_no_figures_and_no_error(tmp_path):
     back = Result.from_json(json.loads(json.dumps(result.to_json(), allow_nan=False)))
     Context.table(back)
     Context.figure(back)
+
+
+def test_the_settings_tell_what_the_conflicts_say_and_not_where(tmp_path):
+    made = experiment(tmp_path)
+    before = made.settings
+    file = Path(str(made.conflicts))
+    text = file.read_text()
+    moved = tmp_path / "moved.yaml"
+    moved.write_text(text)
+    assert Context(conflicts=str(moved), tokens=48, orders=1).settings == before
+    file.write_text(text.replace("category: ", "category: other-", 1))
+    assert made.settings != before
 
 
 def test_the_falling_fit_pools_what_rises():

@@ -13,9 +13,13 @@ from test_callback import train, with_dropout
 
 from crystalmon import CrystalCallback, read_run
 from crystalmon.budget import Budget
+from crystalmon.experiments.drift import Drift
 from crystalmon.experiments.experiment import Experiment
 from crystalmon.experiments.folder import read_result, read_results
+from crystalmon.experiments.instructions import Instruction
+from crystalmon.experiments.landscape import Landscape
 from crystalmon.experiments.result import Estimate, Result
+from crystalmon.experiments.subject import Subject
 from crystalmon.experiments.temperature import Temperature
 from crystalmon.models import ASSETS_DIR
 
@@ -64,7 +68,12 @@ def results(folder):
 def test_training_is_bit_identical(tmp_path, model, tokenizer, suite):
     start = {name: value.clone() for name, value in model.state_dict().items()}
     found = []
-    for kind in ({}, {Temperature(suite, temperatures=GRID): 2, Distance(): 3}):
+    asked = (Instruction("a", "x", "Pick a digit"), Instruction("b", "y", "Name a color, please"))
+    drawing = {
+        Landscape(tokens=3, instructions=asked): 6,
+        Drift(tokens=6, every=1, burn_in=0, instructions=asked): 6,
+    }
+    for kind in ({}, {Temperature(suite, temperatures=GRID): 2, Distance(): 3, **drawing}):
         model.load_state_dict(start)
         callbacks = [CrystalCallback(suite, every=2, experiments=kind)] if kind else []
         out = tmp_path / str(len(kind))
@@ -72,17 +81,22 @@ def test_training_is_bit_identical(tmp_path, model, tokenizer, suite):
     (plain_logs, plain), (logs, weights) = found
     assert logs == plain_logs
     assert all(torch.equal(plain[name], weights[name]) for name in plain)
-    assert results(tmp_path / "2") == [
+    assert callbacks[0].failures == 0
+    assert results(tmp_path / "4") == [
         *[("distance", step) for step in (0, 3, 6)],
+        *[(name, step) for name in ("drift", "landscape") for step in (0, 6)],
         *[("temperature", step) for step in (0, 2, 4, 6)],
     ]
-    folder = tmp_path / "2" / "crystalmon" / "experiments"
+    folder = tmp_path / "4" / "crystalmon" / "experiments"
     moved = [read_result(folder / f"distance-{step}.json").estimates["moved"].value
              for step in (0, 3, 6)]  # fmt: skip
     assert moved[0] == 0 < moved[1] < moved[2]
+    before, after = (read_result(folder / f"landscape-{step}.json").estimates["free_energy"].value
+                     for step in (0, 6))  # fmt: skip
+    assert abs(before) < 1e-9 < after
     assert (folder / "temperature.svg").is_file()
-    assert read_run(tmp_path / "2").info["config"]["experiments"] == {
-        "temperature": 2, "distance": 3,
+    assert read_run(tmp_path / "4").info["config"]["experiments"] == {
+        "temperature": 2, "distance": 3, "landscape": 6, "drift": 6,
     }  # fmt: skip
 
 
@@ -160,12 +174,53 @@ def test_the_base_of_another_model_is_loaded_and_freed(tmp_path, model, tokenize
     assert read_result(folder / "distance-0.json").estimates["moved"].value == pytest.approx(0.25)
 
 
+def test_a_base_by_name_reads_the_tokens_of_the_trained_model(
+    tmp_path, model, tokenizer, suite, monkeypatch
+):
+    monkeypatch.setattr(tokenizer, "chat_template", "{{ messages[0]['content'] }} Answer:")
+    asked = (Instruction("a", "x", "Pick a digit"),)
+    tiny = str(ASSETS_DIR / "liquid-tiny")
+    landscape = Landscape(tokens=2, instructions=asked)
+    callback = CrystalCallback(suite, reference=tiny, experiments={landscape: 9})
+    train(tmp_path, model, tokenizer, suite, [callback], max_steps=1)
+    assert callback.failures == 0
+    file = tmp_path / "crystalmon" / "experiments" / "landscape" / "texts.json"
+    shown, prompt, _ = json.loads(file.read_text())["texts"]["a"]
+    assert shown == "Pick a digit Answer:"
+    assert tuple(prompt) == Subject(model, tokenizer).prompt("Pick a digit")
+
+
 def test_a_new_run_in_the_same_folder_starts_over(tmp_path, model, tokenizer, suite):
     for steps in (6, 2):
         callback = CrystalCallback(suite, experiments={Distance(): 2})
         train(tmp_path, model, tokenizer, suite, [callback], max_steps=steps)
         assert callback.failures == 0
     assert results(tmp_path) == [("distance", 0), ("distance", 2)]
+
+
+def test_what_an_older_run_in_the_folder_has_left_is_not_taken_over(
+    tmp_path, model, tokenizer, suite
+):
+    """The older run's base is 0.25 away from the one that the resumed run names."""
+    weight_now = next(model.parameters())
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    folder, options = tmp_path / "crystalmon" / "experiments", {"max_steps": 2}
+    with torch.no_grad():
+        weight_now.add_(0.25)
+    callback = CrystalCallback(suite, experiments={Distance(): 2})
+    train(tmp_path, model, tokenizer, suite, [callback], **options)
+    model.load_state_dict(start)
+    options |= {"save_strategy": "steps", "save_steps": 1}
+    tiny = str(ASSETS_DIR / "liquid-tiny")
+    train(tmp_path, model, tokenizer, suite, [CrystalCallback(suite, reference=tiny)], **options)
+    assert results(tmp_path) == []
+    assert not (folder / "distance.svg").exists()
+    assert (folder / "superseded" / "distance-2.json").is_file()
+    again = CrystalCallback(suite, reference=tiny, experiments={Distance(): 2})
+    resume = str(tmp_path / "checkpoint-1")
+    train(tmp_path, model, tokenizer, suite, [again], resume=resume, **options)
+    assert again.failures == 0
+    assert 0 < read_result(folder / "distance-2.json").estimates["moved"].value < 0.2
 
 
 def test_a_budget_postpones_what_it_cannot_afford(tmp_path, model, tokenizer, suite):

@@ -103,6 +103,50 @@ def test_an_error_on_one_rank_is_both_ranks(tmp_path, when):
     ]
 
 
+@pytest.mark.parametrize(
+    ("when", "error"),
+    [
+        ("scoring", "RuntimeError: a broken kernel"),
+        ("handing on", "RuntimeError: a broken kernel"),
+        ("choosing", "RuntimeError: a broken kernel"),
+        ("drawing", "RuntimeError: a broken kernel"),
+        ("full", "OutOfMemoryError: no memory"),
+    ],
+)
+def test_an_experiment_s_failure_on_one_rank_is_both_ranks(tmp_path, when, error):
+    said = two_processes(
+        tmp_path,
+        f"""
+        from crystalmon.experiments.subject import Subject, Text
+        subject = Subject(model, tokenizer, "tiny", ranks)
+        texts = [Text((1, 2, 3), (1, 2)), Text((4, 5), (1,))]
+        def broken(*given, **options):
+            if ranks.rank == 1:
+                raise {
+            "torch.OutOfMemoryError('no memory')"
+            if when == "full"
+            else "RuntimeError('a broken kernel')"
+        }
+            return forward(*given, **options)
+        def work():
+            if "{when}" not in ("choosing", "drawing"):
+                subject.score(texts, lambda index, log_p: None)
+            if "{when}" != "handing on":
+                model.forward = broken
+            if "{when}" == "drawing":
+                subject.generate([(1, 2), (1, 2, 3)], 3)
+            subject.score(texts, broken if "{when}" == "handing on" else print)
+        if "{when}" == "handing on":
+            forward = lambda index, log_p: None
+        outcome(work)
+        """,
+    )
+    first = {
+        "full": "RankError: another rank has no memory left for a single text",
+    }.get(when, f"RankError: rank 1 failed: {error}")
+    assert said == [f"rank 0: {first}", f"rank 1: {error}"]
+
+
 def test_a_mistake_is_one_on_every_rank_and_a_base_by_name_is_loaded_once(tmp_path):
     said = two_processes(
         tmp_path,

@@ -94,6 +94,17 @@ def test_drawn_texts_follow_the_table(monkeypatch: pytest.MonkeyPatch):
     assert drawn != subject.generate([(1, MARKER)] * 400, 5, seed=2)
 
 
+def test_the_model_s_own_generation_settings_do_not_change_what_is_drawn():
+    subject = subject_of(by_last(chain()))
+    prompts = [(1, MARKER)] * 30
+    plain = subject.generate(prompts, 6, seed=1)
+    own = {"min_p": 0.9, "num_beams": 2, "typical_p": 0.2, "no_repeat_ngram_size": 1, "top_k": 2}
+    own |= {"temperature": 0.1, "suppress_tokens": [2, 3, 4, 5], "forced_eos_token_id": 1}
+    subject.model.generation_config.update(**own)
+    assert subject.generate(prompts, 6, seed=1) == plain
+    assert all(getattr(subject.model.generation_config, key) == own[key] for key in own)
+
+
 def test_prompts_of_different_length_share_a_batch_only_where_padding_changes_nothing():
     prompts = [(1, MARKER), (2, 3, 4, MARKER), (2, 3, MARKER)]
     assert subject_of(by_depth(chain()))._pads(prompts)
@@ -147,6 +158,16 @@ def test_a_text_beyond_the_context_is_refused():
         subject.generate([(1, MARKER)], 5)
     with pytest.raises(ValueError, match=r"positions must be within the text's 2 tokens"):
         Text((1, 2), (2,))
+
+
+def test_a_token_that_the_model_does_not_know_is_refused():
+    subject = subject_of(by_last(chain()))
+    for work in (
+        lambda: subject.generate([(1, MARKER), (SIZE, MARKER)], 2),
+        lambda: subject.score([Text((1, SIZE), (0,))], lambda index, log_p: None),
+    ):
+        with pytest.raises(ValueError, match=r"among the model's 9, got 9\. Use a tokenizer"):
+            work()
 
 
 def test_generating_and_scoring_leave_no_trace(model, tokenizer):

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FIGURES = ("svg", "png")
+VIEWS = ("txt", *FIGURES)
 
 
 def run_alone(

@@ -6,9 +6,11 @@ a judgement.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import string
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +100,12 @@ class Conflicts:
             if not found:
                 raise ConflictError(f"{what} must not be empty. Add at least one.")
             _check_unique(f"{what}: ids", [each.id for each in found])
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over all that they say, in order; 16 hex digits."""
+        content = json.dumps(asdict(self), ensure_ascii=False)
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     def chosen(
         self, instructions: Sequence[str] | None, adversaries: Sequence[str] | None

@@ -97,6 +97,11 @@ class Context(Experiment):
             return found
         return replace(found, instructions=spread(found.instructions, self.count))
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The conflicts by their fingerprint, as a file may change under its name."""
+        return asdict(self) | {"conflicts": self._chosen().fingerprint}
+
     def measure(self, subject: Subject, folder: Path, parts: Parts) -> Result:
         """Run every pair that is not finished, and analyse all of them."""
         started = time.monotonic()

@@ -35,7 +35,7 @@ def context_figure(result: Result) -> Figure:
     areas.set_yticklabels([])
     handles, labels = middles.get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))
-    figure.legend(
+    legend = figure.legend(
         unique.values(),
         unique.keys(),
         loc="outside lower right",
@@ -43,8 +43,11 @@ def context_figure(result: Result) -> Figure:
         frameon=False,
         fontsize=SMALL,
     )
+    for text in legend.get_texts():
+        text.set_parse_math(False)
     model = result.models.get("model") or "the model"
-    figure.suptitle(f"Compliance against adversarial context: {model}", fontsize=LARGE)
+    title = f"Compliance against adversarial context: {model}"
+    figure.suptitle(title, fontsize=LARGE, parse_math=False)
     return figure
 
 
@@ -95,6 +98,6 @@ def _draw_by_instruction(
         ax.axvspan(mean.low, mean.high, color=SHADE, zorder=0)
     if np.isfinite(mean.value):
         ax.axvline(mean.value, color=BLACK, linewidth=1.0, zorder=1)
-    ax.set_yticks(range(len(names)), names, fontsize=SMALL)
+    ax.set_yticks(range(len(names)), names, fontsize=SMALL, parse_math=False)
     ax.set_ylim(len(names) - 0.4, -0.6)
     ax.grid(axis="y", linewidth=0.4, color=GREY, alpha=0.4)

@@ -97,29 +97,39 @@ def _where_it_switches(key: str) -> Callable[[Pair], float]:
     return lambda pair: read(pair) if pair["switches"] else math.nan
 
 
-def _excess(pair: Pair, middle: float | None = None) -> float:
-    """Spread near α_c, or near another pair's, over that elsewhere; NaN if it does not flip."""
-    middle = pair["alpha_c"] if middle is None else middle
-    if middle is None:
+def _excess(pair: Pair) -> float:
+    """Spread near α_c over that elsewhere; NaN if it does not flip."""
+    return _excess_at(pair, pair["alpha_c"])
+
+
+def _excess_at(pair: Pair, middle: float | None) -> float:
+    """Spread near a place over that elsewhere; NaN if there is none, or the pair does not flip."""
+    if middle is None or pair["alpha_c"] is None:
         return math.nan
     return excess_spread(array(pair["alpha"]), array(pair["spread"]), middle)
 
 
 def _spread_p(pairs: Sequence[Pair]) -> float:
-    """Whether the spread is larger near a pair's own α_c than near other pairs'.
+    """Whether the spread is larger near an instruction's own α_c than near another's.
 
-    The spread may depend on α alone, as blocks of one kind have fewer orders; exchanging the α_c
-    among pairs keeps that.
+    The spread may depend on α alone, as blocks of one kind have fewer orders; an exchange keeps
+    that. Instructions are exchanged whole, each adversary's α_c with the same one's, since pairs of
+    one instruction are alike.
     """
-    flipping = [pair for pair in pairs if pair["alpha_c"] is not None]
-    middles = [pair["alpha_c"] for pair in flipping]
+    middles = {(pair["instruction"], pair["adversary"]): pair["alpha_c"] for pair in pairs}
+    names = list(dict.fromkeys(p["instruction"] for p in pairs if p["alpha_c"] is not None))
 
     def statistic(match: np.ndarray) -> float:
-        found = [_excess(p, middles[at]) for p, at in zip(flipping, match, strict=True)]
-        finite = [value for value in found if math.isfinite(value)]
-        return float(np.mean(finite)) if finite else math.nan
+        other = {name: names[at] for name, at in zip(names, match, strict=True)}
 
-    return exchange_p(len(flipping), statistic, exchanges=EXCHANGES)
+        def read(pair: Pair) -> float:
+            source = other.get(pair["instruction"])
+            return _excess_at(pair, middles.get((source, pair["adversary"])))
+
+        found = [v for v in instruction_means(pairs, read).values() if math.isfinite(v)]
+        return float(np.mean(found)) if found else math.nan
+
+    return exchange_p(len(names), statistic, exchanges=EXCHANGES)
 
 
 def _shapes(pairs: Sequence[Pair]) -> dict[str, Any]:

@@ -66,16 +66,7 @@ def compose_levels(own: int, against: Sequence[int], levels: int, tokens: int) -
     Raises:
         ValueError: if so many tokens do not allow so many levels.
     """
-    shortest, longest = (share * tokens for share in LENGTHS)
-    found: dict[float, Level] = {}
-    for sentences in range(int(longest // min(against)) + 1):
-        said = sum(islice(cycle(against), sentences))
-        for copies in range(int(max(0.0, longest - said) // own) + 1):
-            if shortest <= own * copies + said <= longest and copies + sentences:
-                level = Level(copies, sentences, own * copies, said)
-                old = found.get(level.alpha)
-                if old is None or _misfit(level, tokens) < _misfit(old, tokens):
-                    found[level.alpha] = level
+    found = _mixtures(own, against, tokens)
     alphas = sorted(found)
     if len(alphas) < levels or alphas[0] > 0 or alphas[-1] < 1:
         raise ValueError(
@@ -96,6 +87,21 @@ def compose_levels(own: int, against: Sequence[int], levels: int, tokens: int) -
         chosen.append(found[alphas[best]])
         start = best + 1
     return tuple(chosen)
+
+
+def _mixtures(own: int, against: Sequence[int], tokens: int) -> dict[float, Level]:
+    """By α, the level nearest in length of those within `LENGTHS`."""
+    shortest, longest = (share * tokens for share in LENGTHS)
+    found: dict[float, Level] = {}
+    for sentences in range(int(longest // min(against)) + 1):
+        said = sum(islice(cycle(against), sentences))
+        for copies in range(int(max(0.0, longest - said) // own) + 1):
+            if shortest <= own * copies + said <= longest and copies + sentences:
+                level = Level(copies, sentences, own * copies, said)
+                old = found.get(level.alpha)
+                if old is None or _misfit(level, tokens) < _misfit(old, tokens):
+                    found[level.alpha] = level
+    return found
 
 
 def _misfit(level: Level, tokens: int) -> float:

@@ -84,7 +84,7 @@ class Parts:
     Args:
         file: where they are kept, a line each; None keeps them in memory.
         of: what they belong to, JSON-ready: the settings, the models and their marks. Parts of
-            something else are put aside, and a torn last line is left out.
+            something else are dropped, and a torn last line is left out.
         progress: show a bar.
     """
 

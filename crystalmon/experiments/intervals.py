@@ -47,8 +47,7 @@ def nested_weights(groups: Sequence[str], seed: int = 0) -> np.ndarray:
 def estimate(replicates: np.ndarray, units: int) -> Estimate:
     """An estimate from its own value and its replicates.
 
-    The percentile interval, widened by t₀.₉₇₅(u − 1) / z₀.₉₇₅ · √(u / (u − 1)): without that it is
-    too narrow where few units are resampled (Hesterberg 2015, doi:10.1080/00031305.2015.1089789).
+    The percentile interval, widened by `reach` / z₀.₉₇₅.
 
     Args:
         replicates: [1 + R], the estimate's own value first.
@@ -58,7 +57,7 @@ def estimate(replicates: np.ndarray, units: int) -> Estimate:
     low, high = bootstrap_interval(value, replicates[1:])
     if units < 2:
         return Estimate(value)
-    wider = t_quantile(units - 1) / _Z * math.sqrt(units / (units - 1))
+    wider = reach(units) / _Z
     return Estimate(value, value + wider * (low - value), value + wider * (high - value))
 
 
@@ -71,6 +70,15 @@ def mean_estimate(values: Sequence[float] | np.ndarray, seed: int = 0) -> Estima
 def row_of(found: Estimate) -> dict[str, float]:
     """An estimate as part of a result's detail."""
     return {"value": found.value, "low": found.low, "high": found.high}
+
+
+def reach(units: int) -> float:
+    """t₀.₉₇₅(u − 1) · √(u / (u − 1)): standard errors that a 95% interval should reach either way.
+
+    Percentiles reach z₀.₉₇₅ of them, which is too narrow where few units u ≥ 2 are resampled
+    (Hesterberg 2015, doi:10.1080/00031305.2015.1089789).
+    """
+    return t_quantile(units - 1) * math.sqrt(units / (units - 1))
 
 
 def t_quantile(freedom: int) -> float:

@@ -2,7 +2,9 @@
 
 Every prediction is put so that a positive effect agrees with it. It is supported if the whole 95%
 interval is above 0, and not all of it under what counts as an effect; contradicted if the whole
-interval is under that; else undetermined. Nothing here needs torch.
+interval is under that; else undetermined. Where there is a test by exchange, what it leaves to
+chance is not supported. Those on the KL penalty have the verdicts of `trends`. The predictions are
+not corrected for being several. Nothing here needs torch.
 """
 
 from __future__ import annotations

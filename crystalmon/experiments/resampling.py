@@ -14,7 +14,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from crystalmon.experiments.intervals import t_quantile
+from crystalmon.experiments.intervals import reach
 from crystalmon.experiments.result import Estimate
 
 REPLICATES = 2000
@@ -25,10 +25,8 @@ EXCHANGES = 9999
 def estimate(count: int, statistic: Callable[[np.ndarray], float], seed: int = 0) -> Estimate:
     """A statistic of N units with its 95% bootstrap interval.
 
-    Expanded percentiles (Hesterberg 2015, doi:10.1080/00031305.2015.1089789): the tails are
-    Φ(−t √(N / (N − 1))) with Student's t of N − 1 degrees of freedom, since plain percentiles are
-    too narrow for few units. Unlike the interval of `intervals.estimate` it stays within the
-    statistic's range.
+    Expanded percentiles: the tails are Φ(−`intervals.reach`). Unlike the interval of
+    `intervals.estimate` it stays within the statistic's range.
 
     Args:
         count: N.
@@ -47,7 +45,7 @@ def estimate(count: int, statistic: Callable[[np.ndarray], float], seed: int = 0
     found = found[np.isfinite(found)]
     if len(found) < REPLICATES / 2:
         return Estimate(value)
-    tail = NormalDist().cdf(-t_quantile(count - 1) * math.sqrt(count / (count - 1)))
+    tail = NormalDist().cdf(-reach(count))
     low, high = np.quantile(found, [tail, 1 - tail])
     return Estimate(value, float(low), float(high))
 
@@ -66,13 +64,16 @@ def sign_flip_p(values: np.ndarray, seed: int = 0) -> float:
         return math.nan
     signs = np.random.default_rng(seed).choice([-1.0, 1.0], (EXCHANGES, len(values)))
     drawn = np.abs(signs @ values) / len(values)
-    return _share(drawn >= abs(values.mean()) - 1e-12)
+    return p_value(drawn >= abs(values.mean()) - 1e-12)
 
 
 def exchange_p(
     count: int, statistic: Callable[[np.ndarray], float], seed: int = 0, exchanges: int = EXCHANGES
 ) -> float:
     """One-sided p-value of so large a statistic, if units might be matched in any way.
+
+    p = (1 + #{statistic of matched ≥ that of the order as it is}) / (1 + exchanges); a match that
+    leaves it undefined counts as one as large.
 
     Args:
         count: N.
@@ -85,8 +86,9 @@ def exchange_p(
         return math.nan
     rng = np.random.default_rng(seed)
     drawn = np.array([statistic(rng.permutation(count)) for _ in range(exchanges)])
-    return _share(drawn >= observed - 1e-12)
+    return p_value(~(drawn < observed - 1e-12))
 
 
-def _share(as_extreme: np.ndarray) -> float:
+def p_value(as_extreme: np.ndarray) -> float:
+    """(1 + #as extreme) / (1 + R) of [R] random exchanges: that which happened is one of them."""
     return float((1 + as_extreme.sum()) / (1 + len(as_extreme)))

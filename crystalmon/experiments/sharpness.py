@@ -83,21 +83,12 @@ class Sharpness:
 
         Raises:
             ValueError: if a run does not tell its penalty, is of another suite than the first, has
-                no probe, or if there are fewer than 2 penalties.
+                no probe or is there twice, or if there are fewer than 2 penalties.
         """
         began = time.perf_counter()
         runs = [read_run(path) for path in paths]
         _check_alike(runs)
-        if betas is not None and len(betas) != len(runs):
-            raise ValueError(
-                f"--beta must be given once for each run, {len(runs)} times, got {len(betas)}."
-            )
-        known = [penalty_of(run) for run in runs] if betas is None else [*map(_checked, betas)]
-        if len(set(known)) < 2:
-            raise ValueError(
-                f"runs must differ in their KL penalty, got {sorted(set(known))}. "
-                "Give runs of at least two."
-            )
+        known = _penalties(runs, betas)
         found = [
             sharpness_of(run, beta, name)
             for run, beta, name in zip(runs, known, _names(runs), strict=True)
@@ -180,6 +171,14 @@ def sharpness_of(run: Run, beta: float, name: str | None = None) -> SharpnessOfR
 
 
 def _check_alike(runs: Sequence[Run]) -> None:
+    folders = [run.folder.resolve() for run in runs]
+    if twice := [
+        run.name for run, own in zip(runs, folders, strict=True) if folders.count(own) > 1
+    ]:
+        raise ValueError(
+            f"a run must be given once, got {twice[0]} more than once. Repetitions are runs of "
+            "their own, of other seeds."
+        )
     first = runs[0]
     for run in runs[1:]:
         if run.info.get("suite_hash") != first.info.get("suite_hash"):
@@ -187,6 +186,21 @@ def _check_alike(runs: Sequence[Run]) -> None:
                 f"runs must be of one suite, got {first.info.get('suite')!r} of {first.name} and "
                 f"{run.info.get('suite')!r} of {run.name}."
             )
+
+
+def _penalties(runs: Sequence[Run], betas: Sequence[float] | None) -> list[float]:
+    """Each run's, as given or as it tells itself."""
+    if betas is not None and len(betas) != len(runs):
+        raise ValueError(
+            f"--beta must be given once for each run, {len(runs)} times, got {len(betas)}."
+        )
+    known = [penalty_of(run) for run in runs] if betas is None else [*map(_checked, betas)]
+    if len(set(known)) < 2:
+        raise ValueError(
+            f"runs must differ in their KL penalty, got {sorted(set(known))}. "
+            "Give runs of at least two."
+        )
+    return known
 
 
 def _checked(beta: float) -> float:

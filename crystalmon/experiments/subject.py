@@ -12,11 +12,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
+from crystalmon.experiments.texts import Text, Tokens, batches_of, sequence_of
 from crystalmon.forward import (
     HALF_TOLERANCE,
     ROUTE_TOLERANCE,
@@ -24,46 +27,17 @@ from crystalmon.forward import (
     batch_limits,
     choose_precision,
     next_token_log_probs,
-    out_of_memory,
+    out_of_memory_somewhere,
     output_head,
 )
 from crystalmon.isolation import undisturbed
-from crystalmon.ranks import ONE, Ranks
-from crystalmon.sequences import TokenSequence
+from crystalmon.ranks import ONE, RankError, Ranks
+from crystalmon.reference import vocabulary_size
 
-Tokens = tuple[int, ...]
 AT_ONCE = 16
 """Texts that are generated together."""
 LogProbs = Callable[[int, Tensor], Any]
 """Takes (index of the text, log_p [M, V] float32 on the model's device)."""
-
-
-@dataclass(frozen=True)
-class Text:
-    """A token sequence, and where in it the next token's distribution is needed.
-
-    Args:
-        tokens: T token ids.
-        positions: M positions; the distribution at t is that of the token after `tokens[: t + 1]`.
-    """
-
-    tokens: Tokens
-    positions: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        """Refuse positions outside the text."""
-        if not self.tokens or not all(0 <= t < len(self.tokens) for t in self.positions):
-            raise ValueError(
-                f"positions must be within the text's {len(self.tokens)} tokens, got "
-                f"{self.positions!r:.60}."
-            )
-
-    @classmethod
-    def after(cls, prompt: Sequence[int], response: Sequence[int]) -> Text:
-        """Prompt and response; needed is the distribution of each token of the response."""
-        start = len(prompt) - 1
-        positions = tuple(range(start, start + len(response)))
-        return cls((*prompt, *response), positions)
 
 
 @dataclass(frozen=True)
@@ -104,47 +78,55 @@ class Subject:
             consume: called once a text, in any order.
 
         Raises:
-            ValueError: if a text is longer than the model's context.
+            ValueError: if a text is longer than the model's context, or has tokens unknown to it.
             TypeError: if the model has no language-modelling head.
+            RankError: if another rank has failed.
         """
         self.check_room(max((len(text.tokens) for text in texts), default=0))
+        self._check_known(text.tokens for text in texts)
         with undisturbed(self.model):
             route = self._route(texts)
             limits = batch_limits(self.model, output_head(self.model))
-            for batch in _batches(texts, limits):
+            for batch in batches_of(texts, limits):
                 self._run(texts, batch, route, consume)
 
     def _route(self, texts: Sequence[Text]) -> Route:
         if not self._routes:
-            trial = [_sequence(text) for text in texts[:2]]
+            trial = [sequence_of(text) for text in texts[:2]]
             self._routes.append(choose_precision(self.model, trial, self.ranks))
         return self._routes[0]
 
     def _run(
         self, texts: Sequence[Text], batch: Sequence[int], route: Route, consume: LogProbs
     ) -> None:
-        """One batch; out of memory, on any rank, its halves."""
+        """One batch; out of memory, on any rank, its halves; any other failure is all ranks'."""
         failure: Exception | None = None
         found: list[Tensor] = []
         try:
-            with route.taken(self.model):
-                sequences = [_sequence(texts[index]) for index in batch]
-                _, log_p = next_token_log_probs(
-                    self.model, output_head(self.model), sequences, route
-                )
-            found = list(log_p.split([len(texts[index].positions) for index in batch]))
+            found = self._log_probs(texts, batch, route)
         except Exception as error:
-            if not out_of_memory(error) or len(batch) == 1:
-                raise
             failure = error
-        if not self.ranks.all(failure is None):
-            failure = None
+        if out_of_memory_somewhere(failure, self.ranks):
+            if len(batch) == 1:
+                raise failure or RankError("another rank has no memory left for a single text")
+            failure = None  # it holds on to the tensors of the pass that failed
             middle = len(batch) // 2
             for half in (batch[:middle], batch[middle:]):
                 self._run(texts, half, route, consume)
             return
-        for index, own in zip(batch, found, strict=True):
-            consume(index, own)
+
+        def hand_on() -> None:
+            for index, own in zip(batch, found, strict=True):
+                consume(index, own)
+
+        self.ranks.together(hand_on)
+
+    def _log_probs(self, texts: Sequence[Text], batch: Sequence[int], route: Route) -> list[Tensor]:
+        """[M, V] of each text of a batch."""
+        sequences = [sequence_of(texts[index]) for index in batch]
+        with route.taken(self.model):
+            _, log_p = next_token_log_probs(self.model, output_head(self.model), sequences, route)
+        return list(log_p.split([len(texts[index].positions) for index in batch]))
 
     def check_room(self, tokens: int) -> None:
         """Refuse texts of so many tokens if the model's context is shorter.
@@ -159,6 +141,15 @@ class Subject:
             raise ValueError(
                 f"a text must be at most {context} tokens, the model's context, got {tokens}. "
                 "Ask for fewer tokens."
+            )
+
+    def _check_known(self, texts: Iterable[Tokens]) -> None:
+        """Refuse tokens without an embedding, of which a GPU makes an error that it stays in."""
+        size = vocabulary_size(self.model)
+        if (largest := max(map(max, texts), default=0)) >= size:
+            raise ValueError(
+                f"every token must be among the model's {size}, got {largest}. Use a tokenizer "
+                "that the model knows."
             )
 
     def prompt(self, text: str) -> Tokens:
@@ -226,15 +217,18 @@ class Subject:
             The responses, the end-of-text token included where one was drawn.
 
         Raises:
-            ValueError: if the model's context is too short.
+            ValueError: if the model's context is too short, or a prompt has tokens unknown to it.
+            RankError: if another rank has failed.
         """
         self.check_room(max(map(len, prompts), default=0) + tokens)
+        self._check_known(prompts)
         found: dict[int, Tokens] = {}
         with undisturbed(self.model):
             pad = self._pads(prompts)
             torch.manual_seed(seed)
             for batch in _alike(prompts, pad):
-                drawn = self._draw([prompts[i] for i in batch], tokens, past_end)
+                own = [prompts[i] for i in batch]
+                drawn = self.ranks.together(partial(self._draw, own, tokens, past_end))
                 found.update(zip(batch, drawn, strict=True))
         return self.ranks.broadcast([found[index] for index in range(len(prompts))])
 
@@ -243,7 +237,7 @@ class Subject:
         options: dict[str, Any] = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
         if past_end and ends:
             options |= {"min_new_tokens": tokens, "eos_token_id": sorted(ends)}
-        drawn = self._generate(prompts, max_new_tokens=tokens, repetition_penalty=1.0, **options)
+        drawn = self._generate(prompts, max_new_tokens=tokens, **options)
         width = max(map(len, prompts))
         return [_until(row, ends) for row in drawn[:, width:].tolist()]
 
@@ -259,9 +253,10 @@ class Subject:
             attention_mask=torch.tensor(mask, device=device),
             pad_token_id=padding,
             use_cache=True,
-            # a rank that is through runs on until all are, as fully sharded models need
-            synced_gpus=self.ranks.size > 1,
-            **options,
+            # where every rank must run on until all are through; transformers knows other engines,
+            # and where none must, a rank that fails keeps none waiting
+            synced_gpus=any(isinstance(each, FSDPModule) for each in model.modules()) or None,
+            **{**_PLAIN, **options},
         )
 
     def _pads(self, prompts: Sequence[Tokens]) -> bool:
@@ -269,17 +264,38 @@ class Subject:
         ordered = sorted(prompts, key=len)
         if not ordered or len(ordered[0]) == len(ordered[-1]):
             return True
+
+        def answers(*some: Tokens) -> Tensor:
+            logits = self.ranks.together(lambda: self._generate(some, **_TRIAL)).logits
+            return torch.stack(logits)[:, 0].float().softmax(dim=-1)
+
         # one prompt for both, so that they differ by the padding alone
-        alone, padded = (
-            torch.stack(self._generate(some, **_TRIAL).logits)[:, 0].float().softmax(dim=-1)
-            for some in ([ordered[0]], [ordered[0], ordered[-1]])
-        )
+        alone, padded = answers(ordered[0]), answers(ordered[0], ordered[-1])
         exact = next(self.model.parameters()).dtype in (torch.float32, torch.float64)
         tolerance = ROUTE_TOLERANCE if exact else HALF_TOLERANCE
         same = bool((alone[: len(padded)] - padded[: len(alone)]).abs().max() < tolerance)
         return self.ranks.all(same)
 
 
+_PLAIN: dict[str, Any] = {
+    "num_beams": 1,
+    "num_return_sequences": 1,
+    "min_length": 0,
+    "min_p": None,
+    "typical_p": 1.0,
+    "epsilon_cutoff": 0.0,
+    "eta_cutoff": 0.0,
+    "repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "bad_words_ids": None,
+    "suppress_tokens": None,
+    "begin_suppress_tokens": None,
+    "sequence_bias": None,
+    "forced_bos_token_id": None,
+    "forced_eos_token_id": None,
+    "exponential_decay_length_penalty": None,
+}
+"""What a model's own generation settings may hold, and would change what is drawn."""
 _ANSWER = "an answer of no account"
 _TRIAL: dict[str, Any] = {
     "do_sample": False,
@@ -288,34 +304,6 @@ _TRIAL: dict[str, Any] = {
     "output_logits": True,
     "return_dict_in_generate": True,
 }
-
-
-def _sequence(text: Text) -> TokenSequence:
-    length = len(text.tokens)
-    return TokenSequence(
-        tokens=text.tokens,
-        parents=tuple(range(-1, length - 1)),
-        depths=tuple(range(length)),
-        outputs=text.positions,
-        rows=(0,) * len(text.positions),
-    )
-
-
-def _batches(texts: Sequence[Text], limits: tuple[int, int]) -> Iterator[list[int]]:
-    """Texts of similar length together: padded tokens and outputs within the limits, or alone."""
-    max_tokens, max_outputs = limits
-    batch: list[int] = []
-    outputs = 0
-    for index in sorted(range(len(texts)), key=lambda i: len(texts[i].tokens)):
-        text = texts[index]
-        padded = len(text.tokens) * (len(batch) + 1)
-        if batch and (padded > max_tokens or outputs + len(text.positions) > max_outputs):
-            yield batch
-            batch, outputs = [], 0
-        batch.append(index)
-        outputs += len(text.positions)
-    if batch:
-        yield batch
 
 
 def _alike(prompts: Sequence[Tokens], pad: bool) -> Iterator[list[int]]:

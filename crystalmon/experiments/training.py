@@ -15,6 +15,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import torch
 
 from crystalmon import experiments as registry
 from crystalmon.budget import Budget
-from crystalmon.experiments.alone import write_views
+from crystalmon.experiments.alone import VIEWS, write_views
 from crystalmon.experiments.experiment import Experiment
 from crystalmon.experiments.folder import Parts, write_result
 from crystalmon.experiments.result import Result
@@ -154,18 +155,29 @@ class ExperimentsInTraining:
         names = ", ".join(each.name for each in waiting)
         with self._base(monitor, step, names) as base:
             for each in waiting:
+                # what another run has left, or one with other settings, is of another base
+                self._ranks.on_main(partial(_remove_folder, self._folder / each.name))
                 each.begin(base, self._folder)
                 before["begun"][each.name] = _plain(each.settings)
-        block = json.dumps(before["begun"]).encode()
-        self._ranks.on_main(lambda: write_whole(self._folder / BEGUN_FILE, block))
+        self._ranks.on_main(partial(self._note, before["begun"]))
+
+    def _note(self, begun: dict[str, Any]) -> None:
+        """Rank 0: what has begun, and with what settings."""
+        with explained(self._folder, f"take {BEGUN_FILE}"):
+            write_whole(self._folder / BEGUN_FILE, json.dumps(begun).encode())
 
     def _take_up(self, step: int) -> dict[str, dict[str, Any]]:
-        """Rank 0: what is there of this run; what a resume or a new run supersedes is put aside."""
+        """Rank 0: what is there of this run; what a resume or a new run supersedes is put aside.
+
+        Also by a run without experiments, whose folder may be an older run's.
+        """
+        if not self._states and not self._folder.is_dir():
+            return {"measured": {}, "begun": {}}
         with explained(self._folder, "take results of experiments"):
             self._folder.mkdir(parents=True, exist_ok=True)
             if step == 0:
                 for each in self._states:
-                    shutil.rmtree(self._folder / each.name, ignore_errors=True)
+                    _remove_folder(self._folder / each.name)
                 (self._folder / BEGUN_FILE).unlink(missing_ok=True)
             measured: dict[str, int] = {}
             for file in self._folder.glob("*.json"):
@@ -175,6 +187,8 @@ class ExperimentsInTraining:
                 if step == 0 or int(name[2]) > step:
                     (self._folder / SUPERSEDED).mkdir(exist_ok=True)
                     file.replace(self._folder / SUPERSEDED / file.name)
+                    for view in VIEWS:  # they may show what is now superseded
+                        (self._folder / f"{name[1]}.{view}").unlink(missing_ok=True)
                 else:
                     measured[name[1]] = max(measured.get(name[1], -1), int(name[2]))
             begun = self._folder / BEGUN_FILE
@@ -198,7 +212,7 @@ class ExperimentsInTraining:
         with same_random_states():  # what a checkpoint lacks is drawn at random
             try:
                 with whole_models():
-                    model, tokenizer = load_model(name)
+                    model, _ = self._ranks.together(partial(load_model, name))
             except (OSError, ValueError) as error:
                 raise FileNotFoundError(
                     f"{names} must begin on the base itself, and {name!r} cannot be loaded: "
@@ -206,7 +220,8 @@ class ExperimentsInTraining:
                 ) from error
         model.to(next(monitor.model.parameters()).device)
         try:
-            yield Subject(model, tokenizer, name, self._ranks)
+            # both models read the same tokens, those of the one that is trained
+            yield Subject(model, self._subject.tokenizer, name, self._ranks)
         finally:
             del model
             gc.collect()
@@ -263,6 +278,10 @@ def experiment_metrics(result: Result, name: str) -> dict[str, float]:
     prefix = f"{name}_experiments/{result.experiment}"
     scalars = {f"{prefix}/{key}": value.value for key, value in result.estimates.items()}
     return scalars | {f"{prefix}/seconds": result.seconds or 0.0}
+
+
+def _remove_folder(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _plain(settings: Mapping[str, Any]) -> Any:

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from crystalmon.experiments.curves import PERCENTILES
+from crystalmon.experiments.resampling import p_value
+
 LEAST_RUNS = 6
 """Runs below which there is no verdict: the smallest p-value of 5 is over 1%."""
 SIGNIFICANT = 0.05
@@ -64,16 +67,16 @@ def trend(x: np.ndarray, y: np.ndarray, predicted: int, replicates: int) -> Tren
     interval = _interval(spearman(x[drawn], y[drawn]))
     permuted = rng.permuted(np.tile(y, (replicates, 1)), axis=1)
     chance = np.abs(spearman(np.broadcast_to(x, permuted.shape), permuted))
-    p_value = float((1 + np.sum(chance >= abs(correlation) - 1e-12)) / (1 + replicates))
+    p = p_value(chance >= abs(correlation) - 1e-12)
     return Trend(
         correlation,
         interval,
         slope,
         _interval(slopes(x[drawn], y[drawn])),
-        p_value,
+        p,
         len(x),
         predicted,
-        _verdict(correlation, interval, p_value, len(x), predicted),
+        _verdict(correlation, interval, p, len(x), predicted),
     )
 
 
@@ -110,7 +113,7 @@ def _interval(replicates: np.ndarray) -> Interval:
     defined = replicates[np.isfinite(replicates)]
     if not len(defined):
         return _NONE
-    low, high = np.percentile(defined, [2.5, 97.5])
+    low, high = np.percentile(defined, PERCENTILES)
     return (float(low), float(high))
 
 
