@@ -269,3 +269,11 @@ def test_a_reader_that_leaves_and_a_full_disk(tmp_path):
         assert done.returncode == status
         assert "Exception ignored" not in done.stderr
         assert done.stderr.count("\n") == (1 if status else 0)
+
+
+def test_a_model_without_a_tokenizer_is_named_in_one_sentence(tmp_path, capsys):
+    assert main(["suite", "validate", "liquid-tiny", "--model", "no-such-model"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("crystalmon: ")
+    assert "'no-such-model' cannot be loaded" in told
+    assert told.count("\n") == 1
