@@ -352,14 +352,13 @@ def _run_detect(args: argparse.Namespace) -> None:
 
 def _drop_stdout() -> None:
     """Write what is buffered, and if that fails forget it: it must not fail at exit again."""
-    try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
+    if (stream := sys.stdout) is None:
         return
+    try:
+        stream.flush()
     except (OSError, ValueError):
-        pass
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _say_warning(message: Warning | str, *details: Any, **more: Any) -> None:
