@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import json
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -29,6 +31,9 @@ FIGURES = (".png", ".svg", ".pdf")
 USER_ERRORS = (OSError, ValueError, TypeError, ModuleNotFoundError)
 """What bad input raises anywhere in the package: printed as one sentence, exit status 2."""
 
+INTERRUPTED = 130
+"""What a shell expects of a command that SIGINT has ended."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
@@ -38,11 +43,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")
     warnings.showwarning = _say_warning
     try:
-        return args.run(args) or 0
+        status = args.run(args) or 0
+        if sys.stdout is not None:
+            sys.stdout.flush()  # at exit it would be too late to say what went wrong
+        return status
     except BrokenPipeError:
+        _drop_stdout()
         return 0
+    except KeyboardInterrupt:
+        print("\ncrystalmon: interrupted", file=sys.stderr)
+        return INTERRUPTED
     except USER_ERRORS as error:
         print(f"crystalmon: {error}", file=sys.stderr)
+        _drop_stdout()
         return 2
 
 
@@ -335,6 +348,17 @@ def _run_detect(args: argparse.Namespace) -> None:
         print(json.dumps(found.to_json(), allow_nan=False, ensure_ascii=False))
     else:
         print(format_detection(found))
+
+
+def _drop_stdout() -> None:
+    """Write what is buffered, and if that fails forget it: it must not fail at exit again."""
+    if (stream := sys.stdout) is None:
+        return
+    try:
+        stream.flush()
+    except (OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _say_warning(message: Warning | str, *details: Any, **more: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,19 +77,20 @@ def _add_predictions(commands: Commands) -> None:
 
 def _run_on_model(args: argparse.Namespace) -> None:
     experiment = _experiment(args)
-    subject = _load(args, args.model)
     _finish(
         args,
         experiment,
         {"settings": experiment.settings, "model": _mark(args.model), "dtype": args.dtype},
-        lambda parts: experiment.measure(subject, args.output, parts),
+        lambda parts: experiment.measure(_load(args, args.model), args.output, parts),
     )
 
 
 def _run_landscape(args: argparse.Namespace) -> None:
     from crystalmon.experiments.landscape_pair import measure_landscape
+    from crystalmon.models import load_config
 
     experiment: Any = _experiment(args)
+    load_config(args.base)  # a wrong name is told before the other model is measured
     marks = {"model": _mark(args.model), "base": _mark(args.base), "dtype": args.dtype}
     _finish(
         args,
@@ -144,11 +145,12 @@ def _mark(name: str) -> list[str | None]:
 
 
 def _finish(
-    args: argparse.Namespace, views: Any, of: dict[str, Any], measure: Callable[[Parts], Result]
+    args: argparse.Namespace, views: Any, of: Mapping[str, Any], measure: Callable[[Parts], Result]
 ) -> None:
     """Measure, write, and print what was found: the table, or the result as JSON."""
     from crystalmon.experiments.alone import run_alone, write_views
 
+    _check_place(args.output / f"{views.name}.json", of)
     result = run_alone(views.name, args.output, of, measure, progress=True)
     table = views.table(result)
     files = write_views(args.output, views.name, table, views.figure(result))
@@ -157,3 +159,19 @@ def _finish(
         return
     print(table)
     print(f"\nresult: {args.output / views.name}.json, figure: {files[-1]}", file=sys.stderr)
+
+
+def _check_place(file: Path, of: Mapping[str, Any]) -> None:
+    """Refuse to write over the result of other models; one that is broken may be replaced."""
+    from crystalmon.experiments.folder import read_result
+
+    try:
+        there = read_result(file).models
+    except (OSError, ValueError):
+        return
+    for role in ("model", "base"):
+        if role in of and there.get(role) not in (None, of[role][0]):
+            raise ValueError(
+                f"{file} must be of the same {role}, got one of {there[role]!r} for "
+                f"{of[role][0]!r}. Keep each model's results in a folder of its own."
+            )

@@ -152,7 +152,7 @@ def estimate_cost(
     size = config if isinstance(config, ModelSize) else model_size(config)
     tokens, pairs = count_tree(plan.rows)
     probe = forward_flops(size, tokens, pairs, len(plan.rows))
-    probes = None if steps is None else len(probe_steps(steps, every))
+    probes = None if steps is None else _count_probes(steps, every)
     training = share = None
     if steps is not None and probes is not None and tokens_per_step is not None:
         training = 6 * (size.layer_parameters + size.head_parameters) * tokens_per_step * steps
@@ -246,6 +246,11 @@ def parse_rate(text: str) -> Rate:
             f"rate must be FLOP/s or tokens/s, got {text!r}. Write e.g. 1e13 or 2e4tokens/s."
         )
     return Rate(value, cast(Literal["FLOP/s", "tokens/s"], unit))
+
+
+def _count_probes(steps: int, every: int | None) -> int:
+    """How many `probe_steps` gives; without a list of them, which no memory may hold."""
+    return len(probe_steps(steps)) if every is None else -(-steps // every) + 1
 
 
 def format_cost(cost: Cost) -> str:

@@ -111,12 +111,22 @@ def load_model(name: str | Path, **options: Any) -> tuple[Any, Any]:
 
 
 def load_tokenizer(name: str | Path) -> Any:
-    """Load the tokenizer of a model by name; see `load_model`."""
+    """Load the tokenizer of a model by name; see `load_model`.
+
+    Raises:
+        ValueError: if there is none, which may be all that says that there is no such model.
+    """
     from transformers import AutoTokenizer
 
     source = find_model(name)
-    with _explained(name):
-        return AutoTokenizer.from_pretrained(source.path, **source.options)
+    try:
+        with _explained(name):
+            return AutoTokenizer.from_pretrained(source.path, **source.options)
+    except ValueError as error:
+        raise ValueError(
+            f"the tokenizer of model {str(name)!r} cannot be loaded: "
+            f"{' '.join(str(error).split())[:200]} Check the name, and that its files are there."
+        ) from error
 
 
 def load_config(name: str | Path) -> Any:

@@ -72,7 +72,10 @@ class MonitorArguments:
                  if not steps.isdigit()]  # fmt: skip
         if wrong:
             raise ValueError(f"experiments must be name=steps, got {wrong[0]!r}.")
-        return {name: int(steps) for name, _, steps in pairs}
+        found = {name: int(steps) for name, _, steps in pairs}
+        if len(found) < len(pairs):
+            raise ValueError(f"experiments must each be there once, got {self.experiments!r}.")
+        return found
 
 
 def parse(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -12,7 +13,9 @@ import pytest
 from test_page import make_run
 
 from crystalmon.cli import main
-from crystalmon.experiments.folder import read_result
+from crystalmon.experiments.alone import run_alone
+from crystalmon.experiments.folder import Parts, read_result, write_result
+from crystalmon.experiments.result import Result
 from crystalmon.store import write_info
 
 TEMPERATURE = ["temperature", "liquid-tiny", "--suite", "liquid-tiny"]
@@ -43,8 +46,9 @@ def test_json_is_one_line_and_all_else_goes_elsewhere(tmp_path, capsys):
 def test_killed_it_goes_on_where_it_stopped(tmp_path):
     arguments = command(*TEMPERATURE, "-o", tmp_path / "cut")
     started = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    parts = tmp_path / "cut" / "temperature.parts.jsonl"
-    while not parts.is_file() or parts.read_bytes().count(b"\n{") < 3:
+    while not (files := [*(tmp_path / "cut").glob("temperature-*.parts.jsonl")]) or (
+        (parts := files[0]).read_bytes().count(b"\n{") < 3
+    ):
         assert started.poll() is None, started.communicate()
         time.sleep(0.005)
     started.send_signal(signal.SIGKILL)
@@ -150,3 +154,126 @@ def test_an_output_that_cannot_be_written_is_named(tmp_path, capsys):
 def test_predictions_without_results_say_so(tmp_path, capsys):
     assert main(["predictions", str(tmp_path)]) == 2
     assert "must hold results of experiments, found none" in capsys.readouterr().err
+
+
+def stopped(*_, **__):
+    raise KeyboardInterrupt
+
+
+def test_a_mistaken_start_with_other_settings_keeps_what_is_finished(tmp_path, monkeypatch, capsys):
+    put, left = Parts.put, [3]
+
+    def cut(self, key, value):
+        left[0] -= 1
+        put(self, key, value) if left[0] >= 0 else stopped()
+
+    monkeypatch.setattr(Parts, "put", cut)
+    assert main([*TEMPERATURE, "-o", str(tmp_path)]) == 130
+    assert "crystalmon: interrupted" in capsys.readouterr().err
+    ((_, kept),) = [(file, file.read_bytes()) for file in tmp_path.glob("*.parts.jsonl")]
+    left[0] = 1
+    assert main([*TEMPERATURE, "--weight", "2", "-o", str(tmp_path)]) == 130
+    assert kept in [file.read_bytes() for file in tmp_path.glob("*.parts.jsonl")]
+    assert len([*tmp_path.glob("*.parts.jsonl")]) == 2
+    assert not [*tmp_path.glob(".*.lock")]
+
+
+def test_two_commands_do_not_measure_the_same_at_once(tmp_path):
+    def again(_):
+        return run_alone("drift", tmp_path, {"a": 1}, stopped)
+
+    with pytest.raises(ValueError, match="one command at a time"):
+        run_alone("drift", tmp_path, {"a": 1}, again)
+    with pytest.raises(KeyboardInterrupt):  # and the next one may
+        again(None)
+
+
+def test_lines_that_are_no_parts_are_left_out(tmp_path):
+    file = tmp_path / "parts.jsonl"
+    Parts(file).put("a", 1)
+    with file.open("ab") as handle:
+        handle.write(b'5\n["b"]\nnull\n\xff\n{"b": ')
+    parts = Parts(file)
+    parts.put("c", 3)
+    assert [key for key in "abc" if key in Parts(file)] == ["a", "c"]
+
+
+def test_a_result_of_another_model_is_not_written_over(tmp_path, capsys):
+    write_result(tmp_path, Result("temperature", {}, {"model": "mine"}, {}, {}))
+    before = (tmp_path / "temperature.json").read_bytes()
+    assert main([*TEMPERATURE, "-o", str(tmp_path)]) == 2
+    assert "of the same model, got one of 'mine'" in capsys.readouterr().err
+    assert (tmp_path / "temperature.json").read_bytes() == before
+
+
+def test_a_base_that_is_not_there_is_told_first(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("crystalmon.cli_experiments.load_placed", stopped)
+    arguments = ["landscape", "liquid-tiny", "--base", str(tmp_path / "none"), "-o", str(tmp_path)]
+    assert main(arguments) == 2
+    assert "none" in capsys.readouterr().err
+
+
+BROKEN = {
+    "torn": '{"schema": 1, "exp',
+    "a list": "[1]",
+    "not text": b"\xff\xfe",
+    "estimates": '{"schema": 1, "experiment": "drift", "settings": {}, "models": {}, '
+    '"estimates": [], "detail": {}}',
+    "one estimate": '{"schema": 1, "experiment": "drift", "settings": {}, "models": {}, '
+    '"estimates": {"a": 3}, "detail": {}}',
+    "models": '{"schema": 1, "experiment": "drift", "settings": {}, "models": ["m"], '
+    '"estimates": {}, "detail": {}}',
+    "name": '{"schema": 1, "experiment": ["drift"], "settings": {}, "models": {}, '
+    '"estimates": {}, "detail": {}}',
+    "lacks": '{"schema": 1, "experiment": "drift", "settings": {}, "models": {}, '
+    '"estimates": {}, "detail": {}}',
+}
+
+
+@pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN)
+def test_predictions_name_a_broken_result(tmp_path, capsys, content):
+    content = content if isinstance(content, bytes) else content.encode()
+    (tmp_path / "drift.json").write_bytes(content)
+    assert main(["predictions", str(tmp_path)]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("crystalmon: ")
+    assert told.count("\n") == 1
+    assert str(tmp_path) in told
+    assert "found none" not in told
+
+
+def test_a_step_that_is_no_number_is_named(tmp_path, capsys):
+    (tmp_path / "drift-3.json").write_text(BROKEN["lacks"][:-1] + ', "step": "3"}')
+    assert main(["predictions", str(tmp_path)]) == 2
+    assert "drift-3.json" in capsys.readouterr().err
+
+
+def test_the_report_names_what_it_cannot_read(tmp_path, capsys):
+    (tmp_path / "drift.json").write_text(BROKEN["torn"])
+    arguments = ["report", str(tmp_path), "-o", str(tmp_path / "page.html")]
+    assert main(arguments) == 2
+    assert "drift.json cannot be read" in capsys.readouterr().err
+    write_result(tmp_path, Result("context", {}, {"model": "mine"}, {}, {}))
+    assert main(arguments) == 0
+    assert "drift.json cannot be read" in (tmp_path / "page.html").read_text()
+
+
+def test_a_reader_that_leaves_and_a_full_disk(tmp_path):
+    buffered = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    show = " ".join(command("suite", "show", "liquid-tiny"))
+    for line, status in (
+        (f"{show} | true; exit ${{PIPESTATUS[0]}}", 0),
+        (f"{show} > /dev/full", 2),
+    ):
+        done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, env=buffered)
+        assert done.returncode == status
+        assert "Exception ignored" not in done.stderr
+        assert done.stderr.count("\n") == (1 if status else 0)
+
+
+def test_a_model_without_a_tokenizer_is_named_in_one_sentence(tmp_path, capsys):
+    assert main(["suite", "validate", "liquid-tiny", "--model", "no-such-model"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("crystalmon: ")
+    assert "'no-such-model' cannot be loaded" in told
+    assert told.count("\n") == 1

@@ -15,6 +15,7 @@ from crystalmon.cli import main
 from crystalmon.cost import (
     ModelSize,
     Rate,
+    _count_probes,
     estimate_cost,
     format_cost,
     forward_flops,
@@ -24,6 +25,7 @@ from crystalmon.cost import (
 from crystalmon.forward import Route
 from crystalmon.models import load_config
 from crystalmon.reference import TENSOR_FILE, make_reference
+from crystalmon.schedule import probe_steps
 from crystalmon.scoring import score
 from crystalmon.sequences import batches_of, sequences_of
 from crystalmon.tokentree import build_plan
@@ -211,3 +213,10 @@ def test_bad_input_is_one_sentence(capsys, arguments, sentence):
     assert err.startswith("crystalmon: ")
     assert sentence in err
     assert len(err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 9, 10, 11, 1000])
+def test_probes_are_counted_without_a_list_of_them(steps):
+    for every in (1, 2, 3, 10, 2000):
+        assert _count_probes(steps, every) == len(probe_steps(steps, every))
+    assert _count_probes(10**12, 1) == 10**12 + 1

@@ -21,6 +21,7 @@ from crystalmon.experiments.landscape import Landscape
 from crystalmon.experiments.result import Estimate, Result
 from crystalmon.experiments.subject import Subject
 from crystalmon.experiments.temperature import Temperature
+from crystalmon.experiments.training import _begun
 from crystalmon.models import ASSETS_DIR
 
 GRID = (0.5, 1.0, 2.0)
@@ -158,6 +159,10 @@ def test_a_resumed_run_goes_on_from_its_own_base(tmp_path, model, tokenizer, sui
     assert sorted(file.name for file in (folder / "superseded").iterdir()) == [
         "distance-4.json", "distance-6.json",
     ]  # fmt: skip
+    # what an earlier start was superseded by does not take its place
+    train(tmp_path, model, tokenizer, suite, [callback()], resume=resume, **options)
+    assert (folder / "superseded" / "distance-6.2.json").is_file()
+    assert len(list((folder / "superseded").iterdir())) == 4
     # an experiment that was not there at the start cannot begin now
     (folder / "begun.json").write_text("{}")
     with pytest.raises(FileNotFoundError, match=r"distance must begin on the base"):
@@ -264,3 +269,16 @@ def test_what_cannot_be_read_on_resume_is_not_guessed(tmp_path, model, tokenizer
     train(tmp_path, model, tokenizer, suite, [CrystalCallback(suite, experiments={Distance(): 6})])
     begun = json.loads((tmp_path / "crystalmon" / "experiments" / "begun.json").read_text())
     assert begun == {"distance": {"fails_at": -1}}
+
+
+@pytest.mark.parametrize("content", ['{"temp', "[1]", "\n"])
+def test_a_damaged_note_of_what_was_begun_is_as_none(tmp_path, content):
+    (tmp_path / "begun.json").write_text(content)
+    assert _begun(tmp_path / "begun.json") == {}
+
+
+@pytest.mark.parametrize("kind", [Drift, Landscape])
+@pytest.mark.parametrize("tokens", [float("nan"), "128", 128.5, True])
+def test_settings_that_would_fail_when_measured_are_refused_at_once(kind, tokens):
+    with pytest.raises(TypeError, match="tokens must be an integer"):
+        kind(tokens=tokens)

@@ -32,7 +32,7 @@ import numpy as np
 from torch import Tensor
 
 from crystalmon.experiments.drawing import groups_of, seed_of, wide_pair
-from crystalmon.experiments.experiment import Experiment
+from crystalmon.experiments.experiment import Experiment, check_whole
 from crystalmon.experiments.folder import Parts
 from crystalmon.experiments.instructions import (
     Instruction,
@@ -78,6 +78,8 @@ class Drift(Experiment):
 
     def __post_init__(self) -> None:
         """Refuse settings that leave no slope to fit."""
+        numbers = ("tokens", "every", "burn_in", "seed")
+        check_whole(self, *numbers, *(() if self.count is None else ("count",)))
         for what, value, least in (
             ("every", self.every, 1),
             ("burn_in", self.burn_in, 0),

@@ -57,3 +57,15 @@ class Experiment(ABC):
     @abstractmethod
     def figure(result: Result) -> Figure:
         """The result as a picture; write it with `figure.savefig(path)`."""
+
+
+def check_whole(experiment: Experiment, *names: str) -> None:
+    """Refuse settings of these names that are no whole numbers: they would fail when measured.
+
+    Raises:
+        TypeError: naming the setting.
+    """
+    for name in names:
+        value = getattr(experiment, name)
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise TypeError(f"{name} must be an integer, got {value!r}.")

@@ -1,7 +1,8 @@
 """Results on disk, and the finished parts of an experiment that has been interrupted.
 
-`<folder>/<experiment>.json` is written whole or not at all; `<folder>/<experiment>.parts.jsonl`
-grows by a line with each finished part, and is removed when the result is there.
+`<folder>/<experiment>.json` is written whole or not at all; `<experiment>-<mark>.parts.jsonl` grows
+by a line with each finished part, and is removed when the result is there. The mark stands for the
+settings and the models, so that a command with others finds its own parts and keeps these.
 """
 
 from __future__ import annotations
@@ -16,9 +17,16 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from crystalmon.experiments import ON_MODELS
 from crystalmon.experiments.result import Result
 from crystalmon.records import json_value, number_value
 from crystalmon.store import explained, write_whole
+
+KNOWN = frozenset({*ON_MODELS, "sharpness"})
+"""The experiments whose results are read again."""
+
+MARK = 8
+"""Hexadecimal digits of a mark."""
 
 
 def write_result(folder: Path, result: Result) -> Path:
@@ -55,6 +63,7 @@ def read_results(folder: Path) -> list[Result]:
     """All results in a folder, by experiment and step; empty if there is none.
 
     Other JSON files may lie there: a result's name is `<experiment>` or `<experiment>-<step>`.
+    A file with the name of a known experiment that is no result is damaged.
 
     Raises:
         ValueError: see `read_result`.
@@ -69,13 +78,26 @@ def _is_result(file: Path) -> bool:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return re.fullmatch(r".+-\d+", file.stem) is not None
-    if not isinstance(content, dict) or "experiment" not in content:
-        return False
+        return _known_name(file) or re.fullmatch(r".+-\d+", file.stem) is not None
+    if not isinstance(content, dict) or not isinstance(content.get("experiment"), str):
+        return _known_name(file)
     step = content.get("step")
     return file.stem == (
         content["experiment"] if step is None else f"{content['experiment']}-{step}"
     )
+
+
+def _known_name(file: Path) -> bool:
+    return re.sub(r"-\d+$", "", file.stem) in KNOWN
+
+
+def parts_file(folder: Path, name: str, of: Mapping[str, Any]) -> Path:
+    """Where an experiment with these settings and models keeps its finished parts."""
+    return folder / f"{name}-{_hash_of(of)[:MARK]}.parts.jsonl"
+
+
+def _hash_of(of: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(json_value(dict(of)), sort_keys=True).encode()).hexdigest()
 
 
 class Parts:
@@ -83,8 +105,8 @@ class Parts:
 
     Args:
         file: where they are kept, a line each; None keeps them in memory.
-        of: what they belong to, JSON-ready: the settings, the models and their marks. Parts of
-            something else are dropped, and a torn last line is left out.
+        of: what they belong to, JSON-ready: the settings, the models and their marks. A file with
+            parts of something else is begun anew, and a torn line is left out.
         progress: show a bar.
     """
 
@@ -92,9 +114,7 @@ class Parts:
         self, file: Path | None = None, of: Mapping[str, Any] | None = None, progress: bool = False
     ) -> None:
         self._file, self._progress = file, progress
-        self._header = hashlib.sha256(
-            json.dumps(json_value(dict(of or {})), sort_keys=True).encode()
-        ).hexdigest()
+        self._header = _hash_of(of or {})
         self._values: dict[str, Any] = {}
         if file is not None:
             self._take_up(file)
@@ -108,9 +128,16 @@ class Parts:
             return
         for line in lines[1:]:
             try:
-                self._values.update(number_value(json.loads(line)))
+                found = json.loads(line)
             except ValueError:
                 continue
+            if isinstance(found, dict):
+                self._values.update(number_value(found))
+
+    @property
+    def mark(self) -> str:
+        """Short, for names of files: the same for the same settings and models alone."""
+        return self._header[:MARK]
 
     def __contains__(self, key: object) -> bool:
         """Whether this part is finished."""

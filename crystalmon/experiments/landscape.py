@@ -36,7 +36,7 @@ from crystalmon.experiments.drawing import (
     keep,
     wide_pair,
 )
-from crystalmon.experiments.experiment import Experiment
+from crystalmon.experiments.experiment import Experiment, check_whole
 from crystalmon.experiments.folder import Parts
 from crystalmon.experiments.instructions import Instructions, fingerprint, resolve
 from crystalmon.experiments.intervals import (
@@ -76,6 +76,7 @@ class Landscape(Experiment):
 
     def __post_init__(self) -> None:
         """Refuse settings that measure nothing."""
+        check_whole(self, "tokens", "seed")
         if self.tokens < 1:
             raise ValueError(f"tokens must be at least 1, got {self.tokens!r}. Ask for more.")
 

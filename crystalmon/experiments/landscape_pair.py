@@ -45,8 +45,8 @@ def measure_landscape(
     """F_align of a model against its base, on responses of the model.
 
     One model is in memory at a time: the first one's log-probabilities go to
-    `<folder>/landscape.work` (4 bytes for each token of vocabulary and response: 0.5 GB for 96
-    responses of 24 tokens with 49,152), which is removed at the end.
+    `<folder>/landscape-<mark>.work` (4 bytes for each token of vocabulary and response: 0.5 GB for
+    96 responses of 24 tokens with 49,152), which is removed at the end.
 
     Args:
         load_model, load_base: load the aligned model, and the base.
@@ -60,7 +60,7 @@ def measure_landscape(
     """
     start = time.perf_counter()
     instructions = resolve(settings.instructions)
-    kept = KeptLogProbs(folder / f"{Landscape.name}.work")
+    kept = KeptLogProbs(folder / f"{Landscape.name}-{parts.mark}.work")
     if together:
         names, texts, scores = _measure_together(load_model, load_base, settings, parts)
     else:

@@ -52,7 +52,7 @@ class Predictions:
             )
         latest = {each.experiment: each for each in results}
         model = _model_of([latest[name] for name in OF_ONE_MODEL if name in latest])
-        found = judge_predictions(list(latest.values()))
+        found = _judged(folder, list(latest.values()))
         return Result(
             experiment=Predictions.name,
             settings={"results": sorted(latest)},
@@ -73,6 +73,16 @@ class Predictions:
         from crystalmon.experiments.predictions_figure import predictions_figure
 
         return predictions_figure(_predictions(result))
+
+
+def _judged(folder: Path, results: Sequence[Result]) -> tuple[Prediction, ...]:
+    try:
+        return judge_predictions(results)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"results in {folder} must be as this crystalmon writes them, and one lacks what a "
+            f"prediction needs: {type(error).__name__} {error}. Measure it again."
+        ) from error
 
 
 def _model_of(results: Sequence[Result]) -> str | None:

@@ -92,6 +92,7 @@ class Result:
                 f"a result's schema must be at most {RESULT_SCHEMA}, got {value['schema']}. "
                 "Install the crystalmon that wrote it, or a newer one."
             )
+        _check_kinds(value)
         return cls(
             experiment=value["experiment"],
             settings=value["settings"],
@@ -101,6 +102,19 @@ class Result:
             step=value.get("step"),
             seconds=value.get("seconds"),
         )
+
+
+def _check_kinds(value: Mapping[str, Any]) -> None:
+    for key in ("settings", "models", "estimates", "detail"):
+        if not isinstance(value.get(key), Mapping):
+            raise ValueError(f"a result's {key} must be an object, got {value.get(key)!r:.60}.")
+    for key, each in value["estimates"].items():
+        if not isinstance(each, Mapping):
+            raise ValueError(f"a result's estimate {key!r} must be an object, got {each!r:.60}.")
+    if not isinstance(value["experiment"], str):
+        raise ValueError(f"a result's experiment must be a name, got {value['experiment']!r:.60}.")
+    if not isinstance(value.get("step"), int | None):
+        raise ValueError(f"a result's step must be a whole number, got {value['step']!r:.60}.")
 
 
 def _estimate(value: Mapping[str, Any]) -> Estimate:

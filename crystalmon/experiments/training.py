@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import gc
+import itertools
 import json
 import re
 import shutil
@@ -185,15 +186,12 @@ class ExperimentsInTraining:
                 if name is None:
                     continue
                 if step == 0 or int(name[2]) > step:
-                    (self._folder / SUPERSEDED).mkdir(exist_ok=True)
-                    file.replace(self._folder / SUPERSEDED / file.name)
+                    _put_aside(file, self._folder / SUPERSEDED)
                     for view in VIEWS:  # they may show what is now superseded
                         (self._folder / f"{name[1]}.{view}").unlink(missing_ok=True)
                 else:
                     measured[name[1]] = max(measured.get(name[1], -1), int(name[2]))
-            begun = self._folder / BEGUN_FILE
-            known = json.loads(begun.read_text(encoding="utf-8")) if begun.is_file() else {}
-        return {"measured": measured, "begun": known}
+        return {"measured": measured, "begun": _begun(self._folder / BEGUN_FILE)}
 
     @contextlib.contextmanager
     def _base(self, monitor: Monitor, step: int, names: str) -> Iterator[Subject]:
@@ -266,6 +264,23 @@ class ExperimentsInTraining:
         except Exception:
             self._failed(f"{each.name} at step {result.step} could not be stored; training goes on")
         self._found(result)
+
+
+def _put_aside(file: Path, folder: Path) -> None:
+    """Move a file into a folder, beside what an earlier start has left there."""
+    folder.mkdir(exist_ok=True)
+    others = (f"{file.stem}.{number}{file.suffix}" for number in itertools.count(2))
+    names = itertools.chain([file.name], others)
+    file.replace(next(folder / name for name in names if not (folder / name).exists()))
+
+
+def _begun(file: Path) -> dict[str, Any]:
+    """Which experiments were begun, with what settings; if it cannot be read, none: begin again."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def experiment_metrics(result: Result, name: str) -> dict[str, float]:

@@ -58,7 +58,12 @@ def report_html(
         ValueError: if there is no run and no card, or the layout is unknown.
     """
     if experiments and not runs:
-        alone = {"version": crystalmon.__version__, "lanes": [], "experiments": list(experiments)}
+        alone = {
+            "version": crystalmon.__version__,
+            "lanes": [],
+            "experiments": list(experiments),
+            "caveats": list(notes),
+        }
         return render("Experiments", alone)
     lanes = make_lanes(runs, layout)
     scans, unread = scan_sections(runs)
@@ -116,6 +121,8 @@ def _cards_and_runs(
     for path in paths:
         found, told = folder_cards(Path(path), Path(path).resolve().name)
         is_run = any((Path(path) / name / RUN_FILE).is_file() for name in (".", DEFAULT_NAME))
+        if not is_run and told and not found:
+            raise ValueError(f"{path} must hold a run or results of experiments: {told[0]}")
         if is_run or not found:
             others.append(path)
             continue

@@ -37,5 +37,7 @@ function drawResultsAlone() {
   $("message").hidden = true;
   for (const section of $("body").children) section.hidden = true;
   drawExperiments();
+  fill($("caveats"), ...state.data.caveats.map((text) => el("li", {}, text)));
+  $("caveats").parentElement.hidden = !state.data.caveats.length;
   $("footer").textContent = `crystalmon ${state.data.version}. The physics words are names for entropies and divergences of probability distributions; no claim beyond that is made.`;
 }
