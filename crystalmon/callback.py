@@ -236,8 +236,10 @@ class CrystalCallback(TrainerCallback):
             self._close()
         if self.failures:
             logger.warning("crystalmon: %d failures; see the log above.", self.failures)
-        if self._store is None or self._schedule.budget is None:
+        budget = self._schedule.budget
+        if self._store is None or budget is None:
             return
+        say(f"monitoring took {budget.spent / budget.elapsed:.2%} of the time")
         if self._last_step < state.global_step:
             say(
                 f"the last probe is that of step {self._last_step}: another one would have taken "

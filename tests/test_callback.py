@@ -499,6 +499,12 @@ class SlowSteps(TrainerCallback):
             self.budgets.append(Budget(share, lambda: self.now))
             return self.budgets[-1]
 
+        def begin(monitor, *args, **options):
+            make(monitor, *args, **options)
+            monitor.seconds_a_probe = probe_seconds  # not what this machine took for the base
+
+        make = Monitor.__init__
+        monkeypatch.setattr(Monitor, "__init__", begin)
         monkeypatch.setattr(Monitor, "probe", slow)
         monkeypatch.setattr("crystalmon.callback.Budget", budget)
         monkeypatch.setattr("crystalmon.schedule.MOVED", float("inf"))
@@ -527,7 +533,9 @@ def test_a_budget_keeps_probing_to_its_share_of_the_time(
     assert clock.budgets[0].spent == pytest.approx(len(steps) * seconds[1])
     assert len(steps) == 1 or clock.budgets[0].spent <= share * clock.now
     said = "the last probe is that of step 0: another one would have taken over 25.00%"
-    assert (said in capsys.readouterr().out) == (steps == [0])
+    told = capsys.readouterr().out
+    assert (said in told) == (steps == [0])
+    assert f"monitoring took {clock.budgets[0].spent / clock.now:.2%} of the time" in told
 
 
 def test_a_resumed_run_does_not_probe_a_step_that_was_not_asked_for(
