@@ -166,8 +166,8 @@ def test_a_linear_law_is_recovered(tmp_path, chat, start, fall):
     assert pair["width"] == pytest.approx(2 * math.log(9) / fall, abs=1e-4)
     truth = compliance(start - fall * np.array(pair["alpha"]))
     assert pair["compliance"] == pytest.approx(truth, abs=1e-5)
-    assert pair["coverage"] == pytest.approx([0.999] * 13, abs=1e-5)
-    assert len(set(pair["alpha"])) == 13
+    assert pair["coverage"] == pytest.approx([0.999] * Context().levels, abs=1e-5)
+    assert len(set(pair["alpha"])) == Context().levels
 
 
 def by_hand(alpha, start, fall, pull, memory):
