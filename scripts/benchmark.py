@@ -117,15 +117,8 @@ def side_by_side(
         harness = load_harness(model, tokenizer, plan, args.lm_eval_batch)
         ways["lm-eval"] = lambda: harness_log_likelihoods(harness, plan)
         mine, theirs = log_likelihoods(model, plan, route), ways["lm-eval"]()
-        wide = copy.deepcopy(model).double()
-        harness = load_harness(wide, tokenizer, plan, args.lm_eval_batch)
-        exactly = log_likelihoods(wide, plan, route), harness_log_likelihoods(harness, plan)
-        found["agreement"] = {
-            **agreement(mine, theirs),
-            "in_float64": agreement(*exactly),
-            **errors(wide, plan, mine, theirs),
-        }
-        del wide, harness
+        found["agreement"] = agreement(mine, theirs)
+        found["agreement"] |= in_float64(model, tokenizer, plan, route, args, (mine, theirs))
     seconds = take_turns({part: ways[part] for part in args.parts}, args.repeats, args.device)
     if "sampling" in seconds:
         scale = plan.num_prompts / min(args.sample_prompts, plan.num_prompts)
@@ -325,6 +318,21 @@ def agreement(mine: np.ndarray, theirs: np.ndarray) -> dict[str, Any]:
     difference = np.abs(mine - theirs)
     over, largest = int(np.sum(difference > TOLERANCE)), float(difference.max())
     return {"paths": len(difference), "over": over, "largest": largest}
+
+
+def in_float64(
+    model: Any,
+    tokenizer: Any,
+    plan: ScoringPlan,
+    route: Route,
+    args: argparse.Namespace,
+    pair: tuple[np.ndarray, np.ndarray],
+) -> dict[str, Any]:
+    """The agreement of both where neither rounds, and who was right where they did."""
+    wide = copy.deepcopy(model).double()
+    harness = load_harness(wide, tokenizer, plan, args.lm_eval_batch)
+    exactly = log_likelihoods(wide, plan, route), harness_log_likelihoods(harness, plan)
+    return {"in_float64": agreement(*exactly), **errors(wide, plan, *pair)}
 
 
 def errors(
