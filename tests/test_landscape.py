@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from interrupted import killed_before_part
 from planted_models import (
     MARKER,
     PlantedModel,
@@ -247,18 +248,9 @@ def test_an_interrupted_measurement_goes_on_to_the_same_result(
     monkeypatch.setattr("crystalmon.experiments.drawing.GROUP", 3)
     monkeypatch.setattr("crystalmon.experiments.drawing.groups_of.__defaults__", (3,))
     whole = measured(tmp_path / "whole")
-    file, put, left = tmp_path / "parts.jsonl", Parts.put, [at]
-
-    def killed(self: Parts, key: str, value: object) -> None:
-        left[0] -= 1
-        if left[0] == 0:
-            raise KeyboardInterrupt
-        put(self, key, value)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Parts, "put", killed)
-        with pytest.raises(KeyboardInterrupt):
-            measured(tmp_path, parts=Parts(file))
+    file = tmp_path / "parts.jsonl"
+    with killed_before_part(at, monkeypatch):
+        measured(tmp_path, parts=Parts(file))
     assert same(measured(tmp_path, parts=Parts(file)), whole)
 
 
