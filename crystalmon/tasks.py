@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from crystalmon.unique import check_unique
 
 SUITES_DIR = Path(__file__).parent / "suites"
 
@@ -42,7 +44,7 @@ class Choice:
                     f"a form of choice {self.text!r} must be a non-blank string, got {form!r}. "
                     "Quote it in the YAML file."
                 )
-        _check_unique(f"forms of choice {self.text!r}", self.forms)
+        check_unique(f"forms of choice {self.text!r}", self.forms, SuiteError)
 
 
 @dataclass(frozen=True)
@@ -67,13 +69,13 @@ class Task:
             raise SuiteError(f"task {self.name!r}: prompts must not be empty. Add at least one.")
         for prompt in self.prompts:
             _check_text(f"task {self.name!r}: prompt", prompt)
-        _check_unique(f"task {self.name!r}: prompts", self.prompts)
+        check_unique(f"task {self.name!r}: prompts", self.prompts, SuiteError)
         if len(self.choices) < 2:
             raise SuiteError(
                 f"task {self.name!r}: choices must be at least 2, got {len(self.choices)}. "
                 "A single choice has no distribution to watch."
             )
-        _check_unique(f"task {self.name!r}: choices", (c.text for c in self.choices))
+        check_unique(f"task {self.name!r}: choices", (c.text for c in self.choices), SuiteError)
         owner: dict[str, str] = {}
         for choice in self.choices:
             for form in choice.forms:
@@ -107,7 +109,9 @@ class TaskSuite:
         _check_tuple(f"suite {self.name!r}: tasks", self.tasks)
         if not self.tasks:
             raise SuiteError(f"suite {self.name!r}: tasks must not be empty. Add at least one.")
-        _check_unique(f"suite {self.name!r}: task names", (task.name for task in self.tasks))
+        check_unique(
+            f"suite {self.name!r}: task names", (task.name for task in self.tasks), SuiteError
+        )
 
     def __iter__(self) -> Iterator[Task]:
         return iter(self.tasks)
@@ -254,14 +258,6 @@ def _check_text(what: str, value: Any) -> None:
 def _check_tuple(what: str, value: Any) -> None:
     if not isinstance(value, tuple):
         raise TypeError(f"{what} must be a tuple, got {type(value).__name__}.")
-
-
-def _check_unique(what: str, values: Iterable[str]) -> None:
-    seen: set[str] = set()
-    for value in values:
-        if value in seen:
-            raise SuiteError(f"{what} must be unique, got {value!r} twice. Remove one.")
-        seen.add(value)
 
 
 def _one_line(error: Exception) -> str:

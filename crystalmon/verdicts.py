@@ -32,6 +32,7 @@ from crystalmon.records import Event, Interval, ProbeRecord, json_value
 from crystalmon.store import Run
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "undetermined"
+NUCLEATED = "nucleated on a base seed"
 REPLICATES = 200
 """Bootstrap resamples of the prompts behind an interval."""
 
@@ -222,7 +223,7 @@ def judge_nucleation(seeds: Mapping[str, TaskSeed]) -> Verdict:
     seedless or not crystallized; it does not if at least half are one of those, and more than are
     seeded.
     """
-    claim = "nucleated on a base seed"
+    claim = NUCLEATED
     by_state = {
         state: [name for name, seed in seeds.items() if seed.state == state]
         for state in ("seeded", "seedless", "not crystallized", "open")

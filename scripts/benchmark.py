@@ -2,7 +2,6 @@
 
 python scripts/benchmark.py                                  # liquid-tiny
 python scripts/benchmark.py --model smollm2-135m --repeats 3
-python scripts/benchmark.py --scaling
 python scripts/benchmark.py --device cuda --parts crystalmon floor
 
 - crystalmon: `scoring.score` by the route that it chooses (the choice, made once a run, is timed
@@ -17,8 +16,7 @@ python scripts/benchmark.py --device cuda --parts crystalmon floor
   sequences as long as crystalmon's packs, as many tokens a batch.
 
 All in one process, the parts taking turns in every repetition, after one warm-up each; the ratios
-are medians of ratios within a repetition. --scaling times crystalmon instead, against the number of
-prompts, of choices and of words in a prompt. Prints a table and a JSON line.
+are medians of ratios within a repetition. Prints a table and a JSON line.
 """
 
 from __future__ import annotations
@@ -27,12 +25,9 @@ import argparse
 import copy
 import json
 import logging
-import re
-import resource
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,12 +36,11 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from crystalmon import Task, TaskSuite, load_suite
+from crystalmon import load_suite
 from crystalmon.forward import DEFAULT_BATCH_TOKENS, MAX_BATCH_TOKENS, Route, choose_route
 from crystalmon.isolation import undisturbed
 from crystalmon.models import load_model
 from crystalmon.scoring import score
-from crystalmon.tasks import Choice
 from crystalmon.tokentree import ScoringPlan, build_plan
 from crystalmon.trie import count_tree
 
@@ -56,11 +50,6 @@ CHECKED = 16
 """Paths, of those that differ most, that are computed in float64 too."""
 TOLERANCE = 1e-4
 """Largest difference in a log-likelihood from lm-eval's at which both count as equal."""
-FACTORS = (1, 2, 4, 8, 16, 32, 64)
-NUM_CHOICES = (2, 8, 32, 128)
-NUM_WORDS = (0, 16, 64, 128)
-OPENINGS = ("", "Now", "Well", "Please", "Quick", "Listen", "Once more", "As before")
-ADDRESSES = ("", "friend", "reader", "student", "machine", "stranger", "colleague", "everyone")
 
 
 def main() -> None:
@@ -76,14 +65,10 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
     parser.add_argument("--sample-prompts", type=int, default=4, help="that sampling is timed on")
     parser.add_argument("--lm-eval-batch", type=int, help="requests; default: as many tokens")
-    parser.add_argument("--scaling", action="store_true")
-    parser.add_argument("--factors", nargs="+", type=int, default=FACTORS, help="times the suite")
     args = parser.parse_args()
-    if min(args.repeats, args.sample_prompts, *args.factors) < 1:
-        parser.error("--repeats, --sample-prompts, --factors must be at least 1")
-    if max(args.factors) > FACTORS[-1]:
-        parser.error(f"--factors must be at most {FACTORS[-1]}, got {max(args.factors)}")
-    if "lm-eval" in args.parts and not args.scaling:
+    if min(args.repeats, args.sample_prompts) < 1:
+        parser.error("--repeats and --sample-prompts must be at least 1")
+    if "lm-eval" in args.parts:
         try:
             harness_class()
         except ModuleNotFoundError as error:
@@ -91,10 +76,7 @@ def main() -> None:
     suite = load_suite(args.suite or (args.model if args.model == "liquid-tiny" else "randomness"))
     model, tokenizer = load_model(args.model, dtype=getattr(torch, args.dtype))
     model.to(args.device).eval()
-    if args.scaling:
-        found = scaling(model, tokenizer, suite, args)
-    else:
-        found = side_by_side(model, tokenizer, build_plan(suite, tokenizer, args.view), args)
+    found = side_by_side(model, tokenizer, build_plan(suite, tokenizer, args.view), args)
     context = {key: getattr(args, key) for key in ("model", "view", "device", "dtype", "repeats")}
     print(json.dumps({**context, "suite": suite.name, **found}))
 
@@ -360,120 +342,6 @@ def exact_log_likelihoods(
             log_p = wide(input_ids=tokens).logits[0, len(context) - 1 : -1].log_softmax(dim=-1)
         found.append(float(log_p.gather(-1, tokens[0, len(context) :, None]).sum()))
     return np.array(found)
-
-
-# --- scaling ---------------------------------------------------------------------------------
-
-
-def scaling(
-    model: Any, tokenizer: Any, suite: TaskSuite, args: argparse.Namespace
-) -> dict[str, Any]:
-    """Time crystalmon against the suite's size, print the table; all of it as a dict."""
-    kinds: dict[str, Iterable[tuple[int, TaskSuite]]] = {
-        "times the suite": ((factor, more_prompts(suite, factor)) for factor in args.factors),
-        "choices": ((number, with_choices(suite, number)) for number in NUM_CHOICES),
-        "words more a prompt": ((number, longer_prompts(suite, number)) for number in NUM_WORDS),
-    }
-    table = Table(
-        *("what", "number", "prompts", "rows", "unique tokens", "median, s", "µs a token"),
-        "peak memory more, MiB",
-        title=f"{args.model}, {args.view}, {args.device}, {args.dtype}",
-    )
-    found: dict[str, list[dict[str, Any]]] = {}
-    for kind, suites in kinds.items():
-        for number, varied in suites:
-            plan = build_plan(varied, tokenizer, args.view)
-            if not fits(model, plan):
-                table.add_row(kind, str(number), "longer than the model's context: left out")
-                continue
-            point = {"number": number, **measure(model, plan, args.repeats, args.device)}
-            found.setdefault(kind, []).append(point)
-            memory = "?" if point["peak"] is None else f"{point['peak'] / 2**20:.0f}"
-            each = point["seconds"] / point["unique_tokens"] * 1e6
-            counts = (number, plan.num_prompts, len(plan.rows), point["unique_tokens"])
-            cells = (f"{point['seconds']:.3f}", f"{each:.0f}", memory)
-            table.add_row(kind, *map(str, counts), *cells)
-        table.add_section()
-    Console(width=140).print(table)
-    return {"scaling": found}
-
-
-def fits(model: Any, plan: ScoringPlan) -> bool:
-    """Whether the model has positions for the longest prompt: monitoring would refuse it."""
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return context is None or max(map(len, plan.rows)) <= context
-
-
-def measure(model: nn.Module, plan: ScoringPlan, repeats: int, device: str) -> dict[str, Any]:
-    """Median seconds of a probe, and its peak memory over what was held before, in bytes."""
-    route = choose_route(model, plan)
-    before = reset_peak(device)
-    score(model, plan, route=route)
-    peak = None if before is None else peak_memory(device) - before
-    seconds = take_turns({"it": lambda: score(model, plan, route=route)}, repeats, device)["it"]
-    return {
-        "rows": len(plan.rows),
-        "unique_tokens": count_tree(plan.rows)[0],
-        "seconds": float(np.median(seconds)),
-        "peak": peak,
-    }
-
-
-def reset_peak(device: str) -> int | None:
-    """Forget the peak so far; bytes held now, None where the system cannot."""
-    if device.startswith("cuda"):
-        torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.memory_allocated()
-    try:
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    except OSError:
-        return None
-    return peak_memory(device)
-
-
-def peak_memory(device: str) -> int:
-    """Bytes held at most: on a GPU by torch, else the process' largest resident set."""
-    if device.startswith("cuda"):
-        return torch.cuda.max_memory_allocated()
-    status = Path("/proc/self/status")
-    if status.exists() and (high := re.search(r"VmHWM:\s+(\d+) kB", status.read_text())):
-        return int(high[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def more_prompts(suite: TaskSuite, factor: int) -> TaskSuite:
-    """The suite's prompts so many times, each time with another opening before them."""
-    openings = [opening_of(index) for index in range(factor)]
-    return varied(suite, lambda prompts: [o + prompt for o in openings for prompt in prompts])
-
-
-def opening_of(index: int) -> str:
-    words = (OPENINGS[index % len(OPENINGS)], ADDRESSES[index // len(OPENINGS)])
-    said = ", ".join(word for word in words if word)
-    return f"{said[0].upper()}{said[1:]}. " if said else ""
-
-
-def longer_prompts(suite: TaskSuite, words: int) -> TaskSuite:
-    """The suite with so many words before each prompt, other ones for each."""
-
-    def longer(prompts: Sequence[str]) -> list[str]:
-        names = (*filter(None, ADDRESSES), *filter(None, OPENINGS))
-        starts = range(len(prompts))
-        fill = [[names[(i + j * (i + 1)) % len(names)] for j in range(words)] for i in starts]
-        return [" ".join([*more, prompt]) for more, prompt in zip(fill, prompts, strict=True)]
-
-    return varied(suite, longer)
-
-
-def varied(suite: TaskSuite, change: Callable[[Sequence[str]], Sequence[str]]) -> TaskSuite:
-    tasks = (replace(task, prompts=tuple(change(task.prompts))) for task in suite)
-    return TaskSuite(suite.name, tuple(tasks))
-
-
-def with_choices(suite: TaskSuite, number: int) -> TaskSuite:
-    """The first task's prompts with so many numbers to choose from."""
-    choices = tuple(Choice(str(value)) for value in range(number))
-    return TaskSuite("numbers", (Task("number", suite.tasks[0].prompts, choices),))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peak import peak_memory
 from rich.console import Console
 from rich.table import Table
 
@@ -96,10 +96,7 @@ def train(name: str, watched: bool, out: Path) -> None:
         callbacks=[CrystalCallback(suite, every=2, strict=True)] if watched else [],
     )  # fmt: skip
     trainer.train()
-    if torch.cuda.is_available():
-        print(torch.cuda.max_memory_allocated())
-    else:
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    print(peak_memory("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 if __name__ == "__main__":

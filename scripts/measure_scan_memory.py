@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import torch
+from peak import peak_memory
 from rich.console import Console
 from rich.table import Table
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -104,17 +104,6 @@ def work(kind: str, name: str, suite: str, folder: Path) -> None:
         model, tokenizer = load_model(places[0], dtype="auto")
         Monitor(model, tokenizer, load_suite(suite), "initial").probe(0)
     print(peak_memory())
-
-
-def peak_memory() -> int:
-    """This process' largest resident set in bytes.
-
-    Linux counts into `ru_maxrss` what the process held that started this one.
-    """
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    if found is None:
-        raise RuntimeError("/proc/self/status must say VmHWM. Run this on Linux.")
-    return int(found[1]) * 1024
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ SFT, DPO and GRPO by the recipes, and is scanned. Then A's seeds are looked for 
 B's in A's. Two planted negatives go through SFT alone: `B-other` towards other prompts than the
 planted seeds, `B-seedless` towards answers that no base prompt gives. A's seeds must not be found
 there. A stage that was trained to its end is not trained again, a stage that was scanned is kept.
+The exit status is 1 where what was planted is not found, or found where it was not.
 
     python scripts/study.py              # two tiny families, about ten minutes on two cores
     python scripts/study.py --smollm2    # also SmolLM2-135M by its recipes, much longer
@@ -37,8 +38,8 @@ from crystalmon.report.scan_figures import write_figure, write_scan_figures
 from crystalmon.report.transfer_figure import transfer_figure
 from crystalmon.scan import scan
 from crystalmon.stages import Stage
-from crystalmon.transfer import StageTransfer, find_transfer, format_transfer
-from crystalmon.verdicts import format_verdicts
+from crystalmon.transfer import NOTABLE, StageTransfer, find_transfer, format_transfer
+from crystalmon.verdicts import FAILS, HOLDS, NUCLEATED, format_verdicts
 
 ROOT = Path(__file__).resolve().parents[1]
 MARK = "study.json"
@@ -274,7 +275,27 @@ def main() -> int:
         "seconds": round(time.perf_counter() - began, 1),
     }
     print(json.dumps(json_value(summary), allow_nan=False))
-    return 0
+    amiss = find_amiss(results, transfers)
+    for line in amiss:
+        print(f"not as planted: {line}", file=sys.stderr)
+    return 1 if amiss else 0
+
+
+def find_amiss(
+    results: Mapping[str, Mapping[str, Any]], transfers: Mapping[str, Sequence[StageTransfer]]
+) -> list[str]:
+    """Which verdicts and transfers are not as they were planted; a sentence each."""
+    amiss = []
+    for name in (each for each, found in results.items() if found["planted"] is not None):
+        verdicts = {each["claim"]: each["verdict"] for each in results[name]["verdicts"]}
+        planted = FAILS if name == "B-seedless" else HOLDS
+        if verdicts[NUCLEATED] != planted:
+            amiss.append(f"{name}, {NUCLEATED}: {verdicts[NUCLEATED]}")
+    for name, stages in transfers.items():
+        planted, chance = name in ("A in B", "B in A"), stages[-1].p_value
+        if (chance <= NOTABLE) != planted:
+            amiss.append(f"the seeds of {name}: p {chance:.2g}")
+    return amiss
 
 
 if __name__ == "__main__":

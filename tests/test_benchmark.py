@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -15,17 +15,19 @@ from crystalmon.tasks import load_suite
 from crystalmon.tokentree import build_plan
 from crystalmon.trie import count_tree
 
-FILE = Path(__file__).parent.parent / "scripts" / "benchmark.py"
+SCRIPTS = Path(__file__).parent.parent / "scripts"
 
 
 @pytest.fixture(scope="module")
 def benchmark():
-    spec = importlib.util.spec_from_file_location("benchmark", FILE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(SCRIPTS)
+        yield importlib.import_module("benchmark")
+
+
+@pytest.fixture(scope="module")
+def sizes(benchmark):
+    return importlib.import_module("benchmark_scaling")
 
 
 @pytest.fixture
@@ -80,22 +82,22 @@ def test_answers_are_sampled_as_long_as_the_choices(benchmark, model, tokenizer,
     assert benchmark.sample_answers(model, tokenizer, plan, 3) == 3
 
 
-def test_more_prompts_are_no_duplicates(benchmark, suite):
-    for task, grown in zip(suite, benchmark.more_prompts(suite, 64), strict=True):
+def test_more_prompts_are_no_duplicates(sizes, suite):
+    for task, grown in zip(suite, sizes.more_prompts(suite, 64), strict=True):
         assert len(set(grown.prompts)) == 64 * len(task.prompts)
-    assert benchmark.more_prompts(suite, 1) == suite
+    assert sizes.more_prompts(suite, 1) == suite
 
 
-def test_longer_prompts_share_little(benchmark, tokenizer, suite):
+def test_longer_prompts_share_little(sizes, tokenizer, suite):
     plan = build_plan(suite, tokenizer)
-    longer = build_plan(benchmark.longer_prompts(suite, 8), tokenizer)
+    longer = build_plan(sizes.longer_prompts(suite, 8), tokenizer)
     assert count_tree(longer.rows)[0] > count_tree(plan.rows)[0] + 4 * plan.num_prompts
-    assert len(benchmark.with_choices(suite, 32).tasks[0].choices) == 32
+    assert len(sizes.with_choices(suite, 32).tasks[0].choices) == 32
 
 
-def test_prompts_beyond_the_context_are_left_out(benchmark, model, tokenizer, suite):
-    assert benchmark.fits(model, build_plan(suite, tokenizer))
-    assert not benchmark.fits(model, build_plan(benchmark.longer_prompts(suite, 128), tokenizer))
+def test_prompts_beyond_the_context_are_left_out(sizes, model, tokenizer, suite):
+    assert sizes.fits(model, build_plan(suite, tokenizer))
+    assert not sizes.fits(model, build_plan(sizes.longer_prompts(suite, 128), tokenizer))
 
 
 def run(benchmark, monkeypatch, capsys, *arguments):
@@ -113,10 +115,10 @@ def test_it_prints_a_table_and_a_line(benchmark, monkeypatch, capsys):
     assert found["unique_tokens"] == count_tree(plan.rows)[0]
 
 
-def test_scaling_measures_time_and_memory(benchmark, monkeypatch, capsys):
-    monkeypatch.setattr(benchmark, "NUM_CHOICES", (2, 4))
-    monkeypatch.setattr(benchmark, "NUM_WORDS", (0, 4))
-    found = run(benchmark, monkeypatch, capsys, "--scaling", "--factors", "1", "2")["scaling"]
+def test_scaling_measures_time_and_memory(sizes, monkeypatch, capsys):
+    monkeypatch.setattr(sizes, "NUM_CHOICES", (2, 4))
+    monkeypatch.setattr(sizes, "NUM_WORDS", (0, 4))
+    found = run(sizes, monkeypatch, capsys, "--factors", "1", "2")["scaling"]
     assert {kind: len(points) for kind, points in found.items()} == {
         "times the suite": 2,
         "choices": 2,
@@ -125,6 +127,7 @@ def test_scaling_measures_time_and_memory(benchmark, monkeypatch, capsys):
     one, two = found["times the suite"]
     assert two["unique_tokens"] > 1.5 * one["unique_tokens"]
     assert one["seconds"] > 0
+    assert two["ratio"]["min"] <= two["ratio"]["median"] <= two["ratio"]["max"]
 
 
 def test_without_lm_eval_it_says_what_to_do(benchmark, monkeypatch, capsys):

@@ -20,7 +20,7 @@ import crystalmon
 PACKAGE = Path(crystalmon.__file__).parent
 
 LAYERS = (
-    ("sketch", "names", "pace", "budget", "families", "stages"),
+    ("sketch", "names", "pace", "budget", "families", "stages", "unique"),
     ("records", "panels", "trie", "descent"),
     ("tasks", "metrics", "thermodynamics", "tokentree", "models", "planted", "ranks", "schedule"),
     (
@@ -36,11 +36,13 @@ LAYERS = (
     ("phases", "kinetics", "forward", "base_answers", "scalars", "claims"),
     ("scoring", "cost"),
     ("reference", "store", "scalar_trackers"),
-    ("report", "lineage", "stage_measures", "verdicts"),
+    ("stage_measures", "verdicts", "locks"),
+    ("transfer",),
+    ("report", "lineage"),
     ("trackers", "workspace"),
     ("monitor",),
     ("run_info", "experiments"),
-    ("callback", "scan", "watch", "detect", "transfer"),
+    ("callback", "scan", "watch", "detect", "send"),
     ("cli_options",),
     ("cli_scan", "cli_experiments"),
     ("cli",),

@@ -246,6 +246,16 @@ def test_a_finished_scan_is_not_scored_again(whole, stages, small, monkeypatch):
     assert result.failed == {}
 
 
+def test_two_commands_do_not_scan_into_one_folder_at_once(stages, small, tmp_path):
+    def again(_: str) -> None:
+        with pytest.raises(ValueError, match="one command at a time"):
+            scan(stages[:1], tmp_path, small, tell=print)
+
+    scan(stages[:1], tmp_path, small, tell=again)
+    scan(stages[:1], tmp_path, small, tell=print)
+    assert not [*tmp_path.glob(".*.lock")]
+
+
 def test_a_folder_of_another_scan_is_refused(whole, stages, small, tmp_path):
     folder = whole[0]
     with pytest.raises(

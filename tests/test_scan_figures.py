@@ -209,6 +209,27 @@ def test_the_report_has_the_verdicts_and_figures_of_a_scan_alone(scanned, tmp_pa
     assert scans_of(report_html([training])) == []
 
 
+def test_the_report_of_two_scans_looks_for_the_seeds_of_each_in_the_other(scanned, tmp_path):
+    base, own = liquid_base(), other_family(liquid_base())
+    shared = {n: towards(own[n], base[n][t], 0.98) for t, n in enumerate(base)}
+    b, _ = write_scan(tmp_path / "b", own, [shared])
+    *scans, across = scans_of(report_html([scanned[0], b]))
+    assert [section["name"] for section in scans] == [scanned[0].name, b.name]
+    assert across["verdicts"] == []
+    titles = [figure["title"] for figure in across["figures"]]
+    assert f"The seeds of {scanned[0].name} in {b.name}" in titles
+
+
+def test_a_pair_without_seeds_is_said_and_costs_nothing_else(scanned, tmp_path):
+    liquid, _ = write_scan(tmp_path / "liquid", liquid_base(), [liquid_base()])
+    page = report_html([liquid, scanned[0]])
+    *scans, across = scans_of(page)
+    assert len(scans) == 2
+    (figure,) = across["figures"]
+    assert figure["title"] == f"The seeds of {scanned[0].name} in {liquid.name}"
+    assert f"The seeds of {liquid.name} are not looked for in {scanned[0].name}" in page
+
+
 def test_a_damaged_scan_json_costs_the_figures_and_is_said(tmp_path):
     base = liquid_base()
     run, _ = write_scan(tmp_path, base, [at_seed(base)])

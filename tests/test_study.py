@@ -13,6 +13,8 @@ import pytest
 from crystalmon.metrics import js_divergence, noise_floor
 from crystalmon.models import load_tokenizer
 from crystalmon.planted import load_targets, load_truth
+from crystalmon.transfer import StageTransfer
+from crystalmon.verdicts import NUCLEATED
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 
@@ -64,3 +66,27 @@ def test_the_second_family_has_other_tokens_for_the_same_world():
     assert ours.get_vocab() != theirs.get_vocab()
     assert len(theirs(" 12")["input_ids"]) < len(ours(" 12")["input_ids"])
     assert builder.train_tokenizer(worlds, 768).get_vocab() == ours.get_vocab()
+
+
+@pytest.mark.parametrize(
+    ("verdict", "chance", "amiss"),
+    [
+        ("holds", 1e-5, []),
+        ("undetermined", 1e-5, ["A, nucleated on a base seed: undetermined"]),
+        ("holds", 0.3, ["the seeds of A in B: p 0.3"]),
+    ],
+)
+def test_what_is_not_as_planted_is_named(study, verdict, chance, amiss):
+    def found(planted, verdict):
+        return {"planted": planted, "verdicts": [{"claim": NUCLEATED, "verdict": verdict}]}
+
+    results = {
+        "A": found({}, verdict),
+        "B-seedless": found({}, "does not hold"),
+        "SmolLM2": found(None, "does not hold"),
+    }
+    transfers = {
+        "A in B": [StageTransfer("base", 0, {}, 1.0), StageTransfer("sft", 1, {}, chance)],
+        "A in B-other": [StageTransfer("sft", 1, {}, 0.99)],
+    }
+    assert study.find_amiss(results, transfers) == amiss

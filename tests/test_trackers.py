@@ -467,7 +467,9 @@ def test_in_a_shared_tensorboard_folder_a_resume_supersedes_later_steps(
 ) -> None:
     pytest.importorskip("tensorboard")
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path))
-    for steps, value in ((range(0, 8), 0.1), (range(4, 6), 0.9)):
+    # event files are read in the order of their names, which begin with the second
+    for second, steps, value in ((1e9, range(0, 8), 0.1), (1e9 + 1, range(4, 6), 0.9)):
+        monkeypatch.setattr("time.time", partial(float, second))
         tracker = TensorBoardTracker("unused")
         for step in steps:
             tracker.log(step, {"crystalmon/order": value})

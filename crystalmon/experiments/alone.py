@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crystalmon.experiments.folder import Parts, parts_file, write_result
 from crystalmon.experiments.result import Result
+from crystalmon.locks import no_other
 from crystalmon.store import explained, write_whole
 
 if TYPE_CHECKING:
@@ -45,38 +45,12 @@ def run_alone(
     with explained(folder, "take results"):
         folder.mkdir(parents=True, exist_ok=True)
     file = parts_file(folder, name, of)
-    with _no_other(file.with_name(f".{file.name}.lock"), name):
+    with no_other(file.with_name(f".{file.name}.lock"), f"the same {name}"):
         parts = Parts(file, of, progress)
         result = measure(parts)
         write_result(folder, result)
         parts.remove()
     return result
-
-
-@contextlib.contextmanager
-def _no_other(file: Path, name: str) -> Iterator[None]:
-    """Within, this process alone measures this: two would remove each other's parts."""
-    try:
-        import fcntl
-    except ModuleNotFoundError:  # Windows has other locks
-        yield
-        return
-    with explained(file.parent, "take results"):
-        handle = file.open("ab")
-    with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(
-                f"{name} must be measured by one command at a time in {file.parent}, and another "
-                "is at it. Wait for it, or choose another folder."
-            ) from error
-        except OSError:  # a file system without locks
-            pass
-        try:
-            yield
-        finally:
-            file.unlink(missing_ok=True)
 
 
 def write_views(folder: Path, name: str, table: str, figure: Figure) -> list[Path]:

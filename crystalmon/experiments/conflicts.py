@@ -9,12 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import string
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from crystalmon.unique import check_unique
 
 CONFLICTS_FILE = Path(__file__).parent / "data" / "conflicts.yaml"
 PLACES = ("question", "other")
@@ -50,7 +52,7 @@ class Instruction:
             _check_text(f"instruction {self.id!r}: {key}", getattr(self, key))
         for key in ("compliant", "other"):
             _check_texts(f"instruction {self.id!r}: {key}", getattr(self, key))
-        _check_unique(f"instruction {self.id!r}: answers", self.answers)
+        check_unique(f"instruction {self.id!r}: answers", self.answers, ConflictError)
 
     @property
     def answers(self) -> tuple[str, ...]:
@@ -99,7 +101,7 @@ class Conflicts:
             found = getattr(self, what)
             if not found:
                 raise ConflictError(f"{what} must not be empty. Add at least one.")
-            _check_unique(f"{what}: ids", [each.id for each in found])
+            check_unique(f"{what}: ids", [each.id for each in found], ConflictError)
 
     @property
     def fingerprint(self) -> str:
@@ -193,15 +195,7 @@ def _check_texts(what: str, values: Any) -> None:
         raise ConflictError(f"{what} must be a list of at least one string, got {values!r:.60}.")
     for value in values:
         _check_text(what, value)
-    _check_unique(what, values)
-
-
-def _check_unique(what: str, values: Iterable[str]) -> None:
-    seen: set[str] = set()
-    for value in values:
-        if value in seen:
-            raise ConflictError(f"{what} must be unique, got {value!r} twice. Remove one.")
-        seen.add(value)
+    check_unique(what, values, ConflictError)
 
 
 def _check_places(what: str, text: str) -> None:

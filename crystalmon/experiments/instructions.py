@@ -12,6 +12,8 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 
 import yaml
 
+from crystalmon.unique import check_unique
+
 DATA_DIR = Path(__file__).parent / "data"
 OPEN, CONFLICTS = "instructions.yaml", "conflicts.yaml"
 """The bundled files: open instructions, and those whose keeping can be tested (`context`)."""
@@ -84,7 +86,7 @@ def load_instructions(path: str | Path | None = None) -> tuple[Instruction, ...]
         found = [*_read(DATA_DIR / OPEN), *closed]
     else:
         found = _read(Path(path))
-    _check_unique(found)
+    check_unique("id", (each.id for each in found), InstructionError)
     return tuple(found)
 
 
@@ -103,7 +105,7 @@ def resolve(instructions: Instructions) -> tuple[Instruction, ...]:
         )
     if not instructions:
         raise InstructionError("instructions must not be empty. Give at least one.")
-    _check_unique(instructions)
+    check_unique("id", (each.id for each in instructions), InstructionError)
     return instructions
 
 
@@ -164,11 +166,3 @@ def _parse_item(item: Any, index: int) -> Instruction:
         return Instruction(item["id"], item["category"], item["text"])
     except InstructionError as error:
         raise InstructionError(f"{place}: {error}") from error
-
-
-def _check_unique(instructions: Iterable[Instruction]) -> None:
-    seen: set[str] = set()
-    for each in instructions:
-        if each.id in seen:
-            raise InstructionError(f"id must be unique, got {each.id!r} twice. Rename one.")
-        seen.add(each.id)

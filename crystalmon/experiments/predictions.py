@@ -12,7 +12,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -69,7 +70,38 @@ def judge_predictions(results: Sequence[Result]) -> tuple[Prediction, ...]:
             each counts. What is missing leaves its predictions undetermined.
     """
     by_name = {result.experiment: result for result in results}
-    return tuple(test(by_name) for test in _TESTS)
+    return tuple(test.judge(by_name) for test in _TESTS)
+
+
+class _Found(NamedTuple):
+    """What a test has found; see `Prediction`."""
+
+    effect: Estimate
+    verdict: Outcome
+    n: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Test:
+    """A prediction that can be tested: its claim and measure, the results it needs, and how."""
+
+    claim: str
+    measure: str
+    needs: tuple[str, ...]
+    find: Callable[..., _Found]
+
+    def judge(self, results: Results) -> Prediction:
+        """The prediction, undetermined where a result is missing."""
+        if absent := [name for name in self.needs if name not in results]:
+            found = _unknown(f"no result of {' and '.join(absent)}")
+        else:
+            found = self.find(*(results[name] for name in self.needs))
+        return Prediction(self.claim, self.measure, *found)
+
+
+def _unknown(reason: str) -> _Found:
+    return _Found(Estimate(math.nan), UNDETERMINED, 0, reason)
 
 
 def judge(effect: Estimate, notable: float = 0.0) -> Outcome:
@@ -86,20 +118,9 @@ def judge(effect: Estimate, notable: float = 0.0) -> Outcome:
     return SUPPORTED if effect.low > 0 else UNDETERMINED
 
 
-def _missing(claim: str, measure: str, results: Results, needed: Sequence[str]) -> Prediction:
-    absent = [name for name in needed if name not in results]
-    reason = f"no result of {' and '.join(absent)}"
-    return Prediction(claim, measure, Estimate(math.nan), UNDETERMINED, 0, reason)
-
-
 def _correlation(
-    claim: str,
-    measure: str,
-    pairs: Sequence[tuple[float, float]],
-    sign: int,
-    what: str,
-    note: str = "",
-) -> Prediction:
+    pairs: Sequence[tuple[float, float]], sign: int, what: str, note: str = ""
+) -> _Found:
     """Spearman's ρ times the predicted sign, bootstrapped over units."""
     x, y = (array([pair[side] for pair in pairs]) for side in (0, 1))
     effect = Estimate(math.nan)
@@ -113,8 +134,7 @@ def _correlation(
         reason = f"one of the two is the same in all of {len(pairs)} {what}"
     else:
         reason = f"ρ = {sign * effect.value:+.2f} over {len(pairs)} {what}"
-    verdict = judge(effect, NOTABLE_CORRELATION)
-    return Prediction(claim, measure, effect, verdict, len(pairs), reason + note)
+    return _Found(effect, judge(effect, NOTABLE_CORRELATION), len(pairs), reason + note)
 
 
 def _joined(
@@ -129,115 +149,74 @@ def _known(value: Any) -> bool:
     return value is not None and math.isfinite(value)
 
 
-def _energy_and_alpha(results: Results) -> Prediction:
+def _energy_and_alpha(landscape: Result, context: Result) -> _Found:
     """α_c against F; an instruction that never flips ranks at the upper end."""
-    claim = "the costlier an instruction, the less adversarial context breaks it"
-    measure = "−ρ(free energy, α_c)"
-    if not {"landscape", "context"} <= set(results):
-        return _missing(claim, measure, results, ("landscape", "context"))
-    energies, contexts = (results[name].detail["by_instruction"] for name in _JOINED)
+    energies, contexts = (each.detail["by_instruction"] for each in (landscape, context))
     pairs = _joined(energies, "free_energy", contexts, "alpha_c_at_least")
     never = sum(own["never_flips"] > 0 for own in contexts.values())
     absent = len(contexts) - len(pairs)
     note = f"; {never} not always broken up to α = 1, which counts as 1; {absent} left out"
-    return _correlation(claim, measure, pairs, -1, "instructions", note)
+    return _correlation(pairs, -1, "instructions", note)
 
 
-_JOINED = ("landscape", "context")
+def _energy_and_drift(landscape: Result, drift: Result) -> _Found:
+    energies, drifts = (each.detail["by_instruction"] for each in (landscape, drift))
+    return _correlation(_joined(energies, "free_energy", drifts, "slope"), 1, "instructions")
 
 
-def _energy_and_drift(results: Results) -> Prediction:
-    claim = "the costlier an instruction, the faster it drifts"
-    measure = "ρ(free energy, drift slope)"
-    if not {"landscape", "drift"} <= set(results):
-        return _missing(claim, measure, results, ("landscape", "drift"))
-    energies, drifts = (results[name].detail["by_instruction"] for name in ("landscape", "drift"))
-    pairs = _joined(energies, "free_energy", drifts, "slope")
-    return _correlation(claim, measure, pairs, 1, "instructions")
-
-
-def _threshold(results: Results) -> Prediction:
-    claim = "compliance falls at a threshold, not along a line"
-    measure = "BIC of line − threshold"
-    if "context" not in results:
-        return _missing(claim, measure, results, ("context",))
-    result = results["context"]
-    shapes, effect = result.detail["shapes"], result.estimates["bic_gain"]
+def _threshold(context: Result) -> _Found:
+    shapes, effect = context.detail["shapes"], context.estimates["bic_gain"]
     best = shapes["best"]
     reason = (
         f"of {shapes['compared']} pairs that fall, best by BIC are {best['sigmoid']} sigmoids, "
         f"{best['step']} steps, {best['linear']} lines; decisive for a threshold "
         f"{shapes['threshold_decisive']}, for a line {shapes['line_decisive']}"
     )
-    count = _count(result, "bic_gain")
-    return Prediction(claim, measure, effect, _enough(count, judge(effect)), count, reason)
+    count = _count(context, "bic_gain")
+    return _Found(effect, _enough(count, judge(effect)), count, reason)
 
 
-def _hysteresis(results: Results) -> Prediction:
-    claim = "the way back differs from the way there"
-    measure = "hysteresis area"
-    if "context" not in results:
-        return _missing(claim, measure, results, ("context",))
-    result = results["context"]
-    effect, chance = result.estimates["hysteresis"], _chance(result, "hysteresis")
+def _hysteresis(context: Result) -> _Found:
+    effect, chance = context.estimates["hysteresis"], _chance(context, "hysteresis")
     reason = (
-        f"loop from α = 0 {result.estimates['area']}, from α = 1 "
-        f"{result.estimates['reversed_area']}; p of both together {chance:.3g}"
+        f"loop from α = 0 {context.estimates['area']}, from α = 1 "
+        f"{context.estimates['reversed_area']}; p of both together {chance:.3g}"
     )
-    count = _count(result, "hysteresis")
+    count = _count(context, "hysteresis")
     verdict = _enough(count, _also_by_chance(judge(effect, NOTABLE_AREA), chance))
-    return Prediction(claim, measure, effect, verdict, count, reason)
+    return _Found(effect, verdict, count, reason)
 
 
-def _fluctuations(results: Results) -> Prediction:
-    claim = "answers vary most near the threshold"
-    measure = "excess spread of log-odds [nats]"
-    if "context" not in results:
-        return _missing(claim, measure, results, ("context",))
-    result = results["context"]
-    effect, chance = result.estimates["excess_spread"], _chance(result, "excess_spread")
-    count = _count(result, "excess_spread")
+def _fluctuations(context: Result) -> _Found:
+    effect, chance = context.estimates["excess_spread"], _chance(context, "excess_spread")
+    count = _count(context, "excess_spread")
     reason = f"spread over orders near α_c less that elsewhere {effect}; p {chance:.3g}"
-    verdict = _enough(count, _also_by_chance(judge(effect), chance))
-    return Prediction(claim, measure, effect, verdict, count, reason)
+    return _Found(effect, _enough(count, _also_by_chance(judge(effect), chance)), count, reason)
 
 
-def _sharper(key: str, claim: str) -> Callable[[Results], Prediction]:
-    def test(results: Results) -> Prediction:
-        if "sharpness" not in results:
-            return _missing(claim, f"ρ(β, {key.replace('_', ' ')})", results, ("sharpness",))
-        found = results["sharpness"].detail["trends"][key]
-        sign = found["predicted"]
-        measure = f"{'−' if sign < 0 else ''}ρ(β, {key.replace('_', ' ')})"
-        ends = sorted(sign * _number(end) for end in found["correlation_interval"])
-        effect = Estimate(sign * _number(found["correlation"]), *ends)
-        reason = f"over {found['runs']} runs, p {_number(found['p_value']):.3g}"
-        return Prediction(claim, measure, effect, found["verdict"], found["runs"], reason)
-
-    return test
+def _sharper(key: str, sharpness: Result) -> _Found:
+    """The correlation with β of one figure of the sweep, times the predicted sign."""
+    found = sharpness.detail["trends"][key]
+    sign = found["predicted"]
+    ends = sorted(sign * _number(end) for end in found["correlation_interval"])
+    effect = Estimate(sign * _number(found["correlation"]), *ends)
+    reason = f"over {found['runs']} runs, p {_number(found['p_value']):.3g}"
+    return _Found(effect, found["verdict"], found["runs"], reason)
 
 
 def _number(value: float | None) -> float:
     return math.nan if value is None else float(value)
 
 
-def _drift(key: str, sign: int, claim: str, measure: str) -> Callable[[Results], Prediction]:
+def _drift(key: str, sign: int, drift: Result) -> _Found:
     """The mean of one of the drift's figures, times the predicted sign."""
-
-    def test(results: Results) -> Prediction:
-        if "drift" not in results:
-            return _missing(claim, measure, results, ("drift",))
-        own = results["drift"].detail["by_instruction"]
-        known = array([v for each in own.values() if _known(v := each.get(key))])
-        if not len(known):
-            reason = f"the result of drift has no {key.replace('_', ' ')}"
-            return Prediction(claim, measure, Estimate(math.nan), UNDETERMINED, 0, reason)
-        effect = mean_of_known(sign * known)
-        share = np.mean(sign * known > 0)
-        reason = f"so in {share:.0%} of {len(known)} instructions"
-        return Prediction(claim, measure, effect, judge(effect), len(known), reason)
-
-    return test
+    own = drift.detail["by_instruction"]
+    known = array([v for each in own.values() if _known(v := each.get(key))])
+    if not len(known):
+        return _unknown(f"the result of drift has no {key.replace('_', ' ')}")
+    effect = mean_of_known(sign * known)
+    reason = f"so in {np.mean(sign * known > 0):.0%} of {len(known)} instructions"
+    return _Found(effect, judge(effect), len(known), reason)
 
 
 def _count(result: Result, key: str) -> int:
@@ -258,20 +237,55 @@ def _also_by_chance(verdict: Outcome, chance: float) -> Outcome:
     return UNDETERMINED if verdict == SUPPORTED and not chance <= SIGNIFICANT else verdict
 
 
-_TESTS: tuple[Callable[[Results], Prediction], ...] = (
-    _energy_and_alpha,
-    _energy_and_drift,
-    _threshold,
-    _hysteresis,
-    _fluctuations,
-    _sharper("heat_capacity", "a lower KL penalty makes the heat capacity larger"),
-    _sharper("width", "a lower KL penalty makes the transition narrower"),
-    _drift("slope", 1, "the model drifts away from its instruction", "slope [nats per token]"),
-    _drift(
-        "slope_change",
-        -1,
+_TESTS = (
+    _Test(
+        "the costlier an instruction, the less adversarial context breaks it",
+        "−ρ(free energy, α_c)",
+        ("landscape", "context"),
+        _energy_and_alpha,
+    ),
+    _Test(
+        "the costlier an instruction, the faster it drifts",
+        "ρ(free energy, drift slope)",
+        ("landscape", "drift"),
+        _energy_and_drift,
+    ),
+    _Test(
+        "compliance falls at a threshold, not along a line",
+        "BIC of line − threshold",
+        ("context",),
+        _threshold,
+    ),
+    _Test("the way back differs from the way there", "hysteresis area", ("context",), _hysteresis),
+    _Test(
+        "answers vary most near the threshold",
+        "excess spread of log-odds [nats]",
+        ("context",),
+        _fluctuations,
+    ),
+    _Test(
+        "a lower KL penalty makes the heat capacity larger",
+        "−ρ(β, heat capacity)",
+        ("sharpness",),
+        partial(_sharper, "heat_capacity"),
+    ),
+    _Test(
+        "a lower KL penalty makes the transition narrower",
+        "ρ(β, width)",
+        ("sharpness",),
+        partial(_sharper, "width"),
+    ),
+    _Test(
+        "the model drifts away from its instruction",
+        "slope [nats per token]",
+        ("drift",),
+        partial(_drift, "slope", 1),
+    ),
+    _Test(
         "repeating the instruction slows drift",
         "fall of slope [nats per token]",
+        ("drift",),
+        partial(_drift, "slope_change", -1),
     ),
 )
 

@@ -18,7 +18,7 @@ from crystalmon.names import DEFAULT_NAME
 from crystalmon.report.experiments import folder_cards
 from crystalmon.report.lanes import Layout, lane_names, make_lanes
 from crystalmon.report.payload import build_payload
-from crystalmon.report.scan_section import scan_sections
+from crystalmon.report.scan_section import scan_sections, transfer_section
 from crystalmon.store import RUN_FILE, Run, read_run
 from crystalmon.tasks import TaskSuite
 
@@ -67,8 +67,10 @@ def report_html(
         return render("Experiments", alone)
     lanes = make_lanes(runs, layout)
     scans, unread = scan_sections(runs)
-    payload = build_payload(lanes, suite=suite, notes=[*notes, *unread], experiments=experiments)
-    payload["scans"] = scans
+    transfers, apart = transfer_section(runs)
+    told = [*notes, *unread, *apart]
+    payload = build_payload(lanes, suite=suite, notes=told, experiments=experiments)
+    payload["scans"] = scans + transfers
     return render(" · ".join(lane_names(lanes)), payload)
 
 

@@ -1,4 +1,4 @@
-"""A scan within the report: its verdicts, and the paper's figures as pictures."""
+"""Scans within the report: verdicts, the paper's figures, and one family's seeds in another's."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from crystalmon.names import SCAN_FILE
-from crystalmon.report.scan_figures import figure_svg, scan_figures
+from crystalmon.report.scan_figures import ScanFigure, figure_svg, scan_figures
+from crystalmon.report.transfer_figure import transfer_figure
 from crystalmon.store import Run
+from crystalmon.transfer import find_transfer
 
 
 def scan_sections(runs: Sequence[Run]) -> tuple[list[dict[str, Any]], list[str]]:
@@ -39,12 +41,45 @@ def _section(run: Run, found: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "name": run.name,
         "verdicts": [{key: str(each[key]) for key in shown} for each in found["verdicts"]],
-        "figures": [
-            {
-                "title": each.title,
-                "words": each.words,
-                "picture": base64.b64encode(figure_svg(each.figure).encode()).decode("ascii"),
-            }
-            for each in scan_figures(run, found)
-        ],
+        "figures": [_picture(each) for each in scan_figures(run, found)],
+    }
+
+
+def transfer_section(runs: Sequence[Run]) -> tuple[list[dict[str, Any]], list[str]]:
+    """The seeds of the first scan in each of the others, and those of each in the first.
+
+    Returns:
+        At most one section, as `scan_sections` has them, without verdicts; a sentence for each
+        pair of one suite that cannot be compared.
+    """
+    scans = [run for run in runs if (run.folder / SCAN_FILE).is_file()]
+    pairs = [pair for other in scans[1:] for pair in ((scans[0], other), (other, scans[0]))]
+    figures, notes = [], []
+    for a, b in pairs:
+        try:
+            stages = find_transfer(a, b)
+        except (OSError, ValueError) as error:
+            if a.info.get("suite_hash") == b.info.get("suite_hash"):
+                notes.append(f"The seeds of {a.name} are not looked for in {b.name}: {error}")
+            continue
+        figures.append(
+            ScanFigure(
+                "transfer",
+                f"The seeds of {a.name} in {b.name}",
+                f"How near the answers of {b.name} come to what the base of {a.name} answers at "
+                "its seeds, beside its other prompts; and task by task the seed's rank among them "
+                "as a p-value. A seed may lie near to everything: compare with the base's column.",
+                transfer_figure(a.name, b.name, stages),
+            )
+        )
+    name = "Seeds across families"
+    pictures = [_picture(each) for each in figures]
+    return [{"name": name, "verdicts": [], "figures": pictures}] if pictures else [], notes
+
+
+def _picture(figure: ScanFigure) -> dict[str, str]:
+    return {
+        "title": figure.title,
+        "words": figure.words,
+        "picture": base64.b64encode(figure_svg(figure.figure).encode()).decode("ascii"),
     }

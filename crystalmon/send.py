@@ -1,0 +1,142 @@
+"""A stored run, a scan included, sent to a tracker: where training itself could not reach one."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from crystalmon.names import DEFAULT_NAME
+from crystalmon.pace import Pace
+from crystalmon.report.page import write_report
+from crystalmon.report.snapshot import Snapshot
+from crystalmon.scalars import tracker_metrics
+from crystalmon.store import Run
+from crystalmon.trackers import (
+    TensorBoardTracker,
+    Tracker,
+    TrackioTracker,
+    WandbTracker,
+    tensorboard_folder,
+)
+
+TEXTS_KEY = "suite_texts"
+"""In `run.json`: the words of prompts and choices, which no tracker needs as configuration."""
+
+
+def send_run(
+    run: Run, destination: str, *, project: str = DEFAULT_NAME, progress: bool = False
+) -> str:
+    """Send every probe and event of a run, as they would have come while it was made.
+
+    The steps of a scan are the places of its stages. Pictures of the answers come with the first
+    probe, where the phase changes, and with ever fewer of the others.
+
+    Args:
+        run: what to send.
+        destination: `wandb` or `trackio`, where it becomes a run of its own with `run.json` as
+            configuration, or `tensorboard`: a log folder within the output folder, or within
+            `TENSORBOARD_LOGGING_DIR`.
+        project: that W&B and trackio file it under.
+        progress: show a bar.
+
+    Returns:
+        Where it is.
+
+    Raises:
+        ValueError: for another destination, a run without a probe, or a tracker that refuses it.
+        ModuleNotFoundError: if the tracker's library is not installed.
+    """
+    if destination not in DESTINATIONS:
+        raise ValueError(f"to must be one of {', '.join(DESTINATIONS)}, got {destination!r}.")
+    if not run.records:
+        raise ValueError(f"the run {run.folder} must have a probe, got none. Wait for its first.")
+    with DESTINATIONS[destination](run, project) as (tracker, place):
+        _send(run, tracker, _prefix(run), progress)
+        tracker.close()
+    return place
+
+
+def _send(run: Run, tracker: Tracker, name: str, progress: bool) -> None:
+    texts = run.info.get(TEXTS_KEY) or {}
+    choices = {task: words["choices"] for task, words in texts.items()}
+    events = {record.step: [] for record in run.records}
+    for event in run.events:
+        events.setdefault(event.step, []).append(event)
+    pace = Pace(patience=0.0)
+    bar = tqdm(run.records, desc="sending", unit="probe", leave=False, disable=not progress)
+    for record in bar:
+        tracker.log(record.step, tracker_metrics(record, name))
+        shown = pace.is_due(record.phase) or record is run.records[-1]
+        if shown and set(record.tasks) <= set(choices):
+            tracker.show(Snapshot(record, choices))
+        for event in events[record.step]:
+            tracker.event(event)
+
+
+def _prefix(run: Run) -> str:
+    """What the names of metrics begin with: as in training, whatever a scan's folder is called."""
+    own = run.folder.resolve().name
+    return own if own.startswith(DEFAULT_NAME) else DEFAULT_NAME
+
+
+def _configuration(run: Run) -> dict[str, Any]:
+    return {key: value for key, value in run.info.items() if key != TEXTS_KEY}
+
+
+@contextlib.contextmanager
+def _to_wandb(run: Run, project: str) -> Iterator[tuple[Tracker, str]]:
+    wandb = _library("wandb")
+    try:
+        opened = wandb.init(project=project, name=run.name, config=_configuration(run))
+    except wandb.errors.Error as error:
+        raise ValueError(
+            f"wandb must take the run, got {type(error).__name__}: {error} Log in with `wandb "
+            "login`, or set WANDB_MODE=offline."
+        ) from error
+    with opened:
+        report = partial(write_report, [run.folder])
+        yield WandbTracker(_prefix(run), report), opened.url or str(opened.dir)
+
+
+@contextlib.contextmanager
+def _to_trackio(run: Run, project: str) -> Iterator[tuple[Tracker, str]]:
+    trackio = _library("trackio")
+    trackio.init(project=project, name=run.name, config=_configuration(run), embed=False)
+    try:
+        yield TrackioTracker(_prefix(run)), f"trackio show --project {project}"
+    finally:
+        trackio.finish()
+
+
+@contextlib.contextmanager
+def _to_tensorboard(run: Run, project: str) -> Iterator[tuple[Tracker, str]]:
+    _library("tensorboard")
+    inside = run.folder.resolve().name.startswith(DEFAULT_NAME)
+    output = run.folder.parent if inside else run.folder
+    name = _prefix(run)
+    yield TensorBoardTracker(str(output), name), str(tensorboard_folder(str(output), name))
+
+
+Opening = Callable[[Run, str], AbstractContextManager[tuple[Tracker, str]]]
+
+DESTINATIONS: dict[str, Opening] = {
+    "wandb": _to_wandb,
+    "tensorboard": _to_tensorboard,
+    "trackio": _to_trackio,
+}
+"""By name: opens what a run is sent to, and says where it is."""
+
+
+def _library(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"{name} must be installed to send a run there. Install crystalmon[{name}]."
+        ) from error

@@ -1,0 +1,120 @@
+"""A stored run or scan, sent to trackers and read back from their own files."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_runs import planted_chain
+from readback import read_tensorboard, read_wandb, wandb_history, wandb_summary
+from test_scan_figures import write_scan
+from test_verdicts import at_seed, liquid_base, settled
+
+from crystalmon.cli import main
+from crystalmon.records import PHASES
+from crystalmon.send import send_run
+from crystalmon.store import Run, RunStore, read_run
+
+backend = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture
+def scanned(tmp_path: Path) -> Run:
+    """A scan of three stages, with words."""
+    base = liquid_base()
+    return write_scan(tmp_path / "scan", base, [at_seed(base), settled(base)])[0]
+
+
+@pytest.fixture
+def wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    for name in ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    module = pytest.importorskip("wandb")
+    yield module
+    module.teardown()
+
+
+@backend
+def test_tensorboard_gets_every_stage_of_a_scan(
+    scanned: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("tensorboard")
+    assert main(["send", str(scanned.folder), "--to", "tensorboard"]) == 0
+    place = Path(capsys.readouterr().out.split(": ")[-1].strip())
+    found = read_tensorboard(place)
+    order = found.Scalars("crystalmon/order")
+    assert [s.step for s in order] == [record.step for record in scanned.records]
+    told = [record.metrics["order"] for record in scanned.records]
+    assert [s.value for s in order] == pytest.approx(told, abs=1e-6)
+    assert found.Tags()["images"] == ["crystalmon_media/answers"]
+
+
+@backend
+def test_wandb_gets_a_run_with_configuration_events_pictures_and_the_report(
+    wandb: Any, tmp_path: Path
+) -> None:
+    (run,) = planted_chain(tmp_path, [("sft", [0, 0.2, 0.6, 0.9, 0.98], 10)])
+    send_run(run, "wandb", project="p")
+    assert wandb.run is None
+    wandb.teardown()
+    records = read_wandb(tmp_path)
+    rows = [row for row in wandb_history(records) if "crystalmon/order" in row]
+    assert [row["train/global_step"] for row in rows] == [0, 10, 20, 30, 40]
+    assert [row["crystalmon/order"] for row in rows] == [r.metrics["order"] for r in run.records]
+    summary = wandb_summary(records)
+    assert summary["crystalmon/phase_name"] == run.records[-1].phase
+    assert summary["crystalmon/phase_name"] in PHASES
+    assert len(summary["crystalmon/events"]) == len(run.events) > 0
+    own = next(r.run for r in records if r.WhichOneof("record_type") == "run")
+    assert own.display_name == "sft"
+
+
+@backend
+def test_trackio_gets_every_probe(scanned: Run, tmp_path: Path) -> None:
+    pytest.importorskip("trackio")
+    # trackio fixes its folder on import, so that a process of its own is needed
+    script = (
+        "import json, sys\n"
+        "from crystalmon.cli import main\n"
+        f"sent = main(['send', {str(scanned.folder)!r}, '--to', 'trackio', '--project', 'p'])\n"
+        "assert sent == 0\n"
+        "from trackio.sqlite_storage import SQLiteStorage\n"
+        "(run,) = SQLiteStorage.get_runs('p')\n"
+        "print('READ BACK', json.dumps(SQLiteStorage.get_logs('p', run)))\n"
+    )
+    environment = {**os.environ, "TRACKIO_DIR": str(tmp_path / "t"), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout.split("READ BACK ")[1])
+    ours = [row for row in rows if "crystalmon/order" in row]
+    assert [row["train/global_step"] for row in ours] == [r.step for r in scanned.records]
+
+
+def test_a_run_without_a_probe_is_refused(tmp_path: Path) -> None:
+    store = RunStore.open(tmp_path / "crystalmon", {}, resume_step=None)
+    store.close()
+    with pytest.raises(ValueError, match="must have a probe, got none"):
+        send_run(read_run(tmp_path), "tensorboard")
+
+
+def test_another_destination_is_refused(scanned: Run) -> None:
+    with pytest.raises(ValueError, match="to must be one of wandb, tensorboard, trackio"):
+        send_run(scanned, "mlflow")
+
+
+def test_a_library_that_is_missing_is_named(
+    scanned: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "trackio", None)
+    assert main(["send", str(scanned.folder), "--to", "trackio"]) == 2
+    assert "Install crystalmon[trackio]" in capsys.readouterr().err
