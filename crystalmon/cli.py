@@ -21,6 +21,7 @@ import crystalmon
 from crystalmon.cli_experiments import add_experiments
 from crystalmon.cli_options import add_model, add_placement, add_prompts, load_placed
 from crystalmon.cli_scan import add_scan, add_transfer
+from crystalmon.names import DEFAULT_NAME, DESTINATIONS
 from crystalmon.tasks import TaskSuite, list_suites, load_suite
 
 if TYPE_CHECKING:
@@ -176,8 +177,8 @@ def _add_detect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 def _add_send(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     send = commands.add_parser("send", help="send a stored run or scan to a tracker")
     send.add_argument("run_folder", help="an output or run folder")
-    send.add_argument("--to", nargs="+", required=True, choices=("wandb", "tensorboard", "trackio"))
-    send.add_argument("--project", default="crystalmon", help="of W&B and trackio")
+    send.add_argument("--to", nargs="+", required=True, choices=DESTINATIONS, help="one or more")
+    send.add_argument("--project", default=DEFAULT_NAME, help="of W&B and trackio")
     send.set_defaults(run=_run_send)
 
 

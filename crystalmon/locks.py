@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from crystalmon.store import explained
 
@@ -23,24 +25,39 @@ def no_other(file: Path, what: str) -> Iterator[None]:
         ValueError: if another process is at it.
         RunFolderError: if the folder cannot be written to.
     """
-    try:
-        import fcntl
-    except ModuleNotFoundError:  # Windows has other locks
-        yield
-        return
-    with explained(file.parent, "take results"):
-        handle = file.open("ab")
-    with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(
-                f"{what} must be done by one command at a time in {file.parent}, and another is "
-                "at it. Wait for it, or choose another folder."
-            ) from error
-        except OSError:  # a file system without locks
-            pass
+    with _locked(file, what):
         try:
             yield
         finally:
             file.unlink(missing_ok=True)
+
+
+def _locked(file: Path, what: str) -> BinaryIO:
+    """The lock's file, open and locked; closing it frees the lock."""
+    while True:
+        with explained(file.parent, "take results"):
+            handle = file.open("ab")
+        try:
+            _lock(handle)
+        except BlockingIOError as error:
+            handle.close()
+            raise ValueError(
+                f"{what} must be done by one command at a time in {file.parent}, and another is "
+                "at it. Wait for it, or choose another folder."
+            ) from error
+        if os.fstat(handle.fileno()).st_nlink:
+            return handle
+        handle.close()  # whoever held it has removed it since: others would lock another file
+
+
+def _lock(handle: BinaryIO) -> None:
+    try:
+        import fcntl
+    except ModuleNotFoundError:  # Windows has other locks
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:  # a file system without locks
+        return

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -121,25 +121,24 @@ def scan(
         lambda: find_chat_template(chat_template_from, listed)
     )
     loading = _Loading(dtype, device, ranks, template or None)
-    with _alone(Path(output), ranks):
-        views = [
-            _ViewScan(place, own, suite, listed, loading, told) for own, place in places.items()
-        ]
+    with _alone(places.values(), ranks):
+        views = [_ViewScan(at, own, suite, listed, loading, told) for own, at in places.items()]
         _measure_all(listed, views, loading, _telling(ranks, tell))
         return [one.finish() for one in views]
 
 
 @contextlib.contextmanager
-def _alone(folder: Path, ranks: Ranks) -> Iterator[None]:
-    """Within, no other command scans into this folder; rank 0 sees to it for all ranks."""
+def _alone(folders: Iterable[Path], ranks: Ranks) -> Iterator[None]:
+    """Within, no other command scans into these folders; rank 0 sees to it for all ranks."""
     with contextlib.ExitStack() as held:
 
         def hold() -> None:
-            with explained(folder, "be made"):
-                folder.mkdir(parents=True, exist_ok=True)
-            held.enter_context(no_other(folder / ".scan.lock", "a scan"))
+            for folder in folders:
+                with explained(folder, "be made"):
+                    folder.mkdir(parents=True, exist_ok=True)
+                held.enter_context(no_other(folder / ".scan.lock", "a scan"))
 
-        ranks.on_main(hold)
+        _on_folder(ranks, hold)
         yield
 
 

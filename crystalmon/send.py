@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import os
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
 
-from crystalmon.names import DEFAULT_NAME
+from crystalmon.names import DEFAULT_NAME, DESTINATIONS
 from crystalmon.pace import Pace
+from crystalmon.records import Event
 from crystalmon.report.page import write_report
 from crystalmon.report.snapshot import Snapshot
+from crystalmon.report.texts import task_texts
 from crystalmon.scalars import tracker_metrics
 from crystalmon.store import Run
-from crystalmon.trackers import (
-    TensorBoardTracker,
-    Tracker,
-    TrackioTracker,
-    WandbTracker,
-    tensorboard_folder,
-)
+from crystalmon.trackers import TensorBoardTracker, Tracker, TrackioTracker, WandbTracker
 
 TEXTS_KEY = "suite_texts"
 """In `run.json`: the words of prompts and choices, which no tracker needs as configuration."""
@@ -35,13 +34,13 @@ def send_run(
     """Send every probe and event of a run, as they would have come while it was made.
 
     The steps of a scan are the places of its stages. Pictures of the answers come with the first
-    probe, where the phase changes, and with ever fewer of the others.
+    probe and the last, where the phase changes, and with ever fewer of the others.
 
     Args:
         run: what to send.
         destination: `wandb` or `trackio`, where it becomes a run of its own with `run.json` as
-            configuration, or `tensorboard`: a log folder within the output folder, or within
-            `TENSORBOARD_LOGGING_DIR`.
+            configuration, or `tensorboard`: a log folder `runs` in the output folder, or the run's
+            own in `TENSORBOARD_LOGGING_DIR`.
         project: that W&B and trackio file it under.
         progress: show a bar.
 
@@ -49,40 +48,46 @@ def send_run(
         Where it is.
 
     Raises:
-        ValueError: for another destination, a run without a probe, or a tracker that refuses it.
+        ValueError: for another destination, a run without a probe, or a W&B that refuses it or has
+            another run active.
         ModuleNotFoundError: if the tracker's library is not installed.
     """
     if destination not in DESTINATIONS:
-        raise ValueError(f"to must be one of {', '.join(DESTINATIONS)}, got {destination!r}.")
+        raise ValueError(
+            f"destination must be one of {', '.join(DESTINATIONS)}, got {destination!r}. Others "
+            "get what a run logs while it is made."
+        )
     if not run.records:
         raise ValueError(f"the run {run.folder} must have a probe, got none. Wait for its first.")
-    with DESTINATIONS[destination](run, project) as (tracker, place):
-        _send(run, tracker, _prefix(run), progress)
+    with _OPENINGS[destination](run, project) as (tracker, place):
+        _send(run, tracker, progress)
         tracker.close()
     return place
 
 
-def _send(run: Run, tracker: Tracker, name: str, progress: bool) -> None:
-    texts = run.info.get(TEXTS_KEY) or {}
-    choices = {task: words["choices"] for task, words in texts.items()}
-    events = {record.step: [] for record in run.records}
+def _send(run: Run, tracker: Tracker, progress: bool) -> None:
+    choices = {name: words.choices for name, words in task_texts([run])[0].items()}
+    events: dict[int, list[Event]] = defaultdict(list)
     for event in run.events:
-        events.setdefault(event.step, []).append(event)
-    pace = Pace(patience=0.0)
+        events[event.step].append(event)
+    name, pace = _prefix(run), Pace(patience=0.0)
     bar = tqdm(run.records, desc="sending", unit="probe", leave=False, disable=not progress)
     for record in bar:
         tracker.log(record.step, tracker_metrics(record, name))
-        shown = pace.is_due(record.phase) or record is run.records[-1]
-        if shown and set(record.tasks) <= set(choices):
+        if pace.is_due(record.phase) or record is run.records[-1]:
             tracker.show(Snapshot(record, choices))
         for event in events[record.step]:
             tracker.event(event)
 
 
+def _is_inside(run: Run) -> bool:
+    """Whether the run folder lies in an output folder, as a training's does and a scan's not."""
+    return "stages" not in run.info and run.folder.resolve().name.startswith(DEFAULT_NAME)
+
+
 def _prefix(run: Run) -> str:
     """What the names of metrics begin with: as in training, whatever a scan's folder is called."""
-    own = run.folder.resolve().name
-    return own if own.startswith(DEFAULT_NAME) else DEFAULT_NAME
+    return run.folder.resolve().name if _is_inside(run) else DEFAULT_NAME
 
 
 def _configuration(run: Run) -> dict[str, Any]:
@@ -92,6 +97,11 @@ def _configuration(run: Run) -> dict[str, Any]:
 @contextlib.contextmanager
 def _to_wandb(run: Run, project: str) -> Iterator[tuple[Tracker, str]]:
     wandb = _library("wandb")
+    if wandb.run is not None:
+        raise ValueError(
+            f"wandb must have no active run, got {wandb.run.name or wandb.run.id!r}. Finish it: "
+            "the stored run becomes one of its own."
+        )
     try:
         opened = wandb.init(project=project, name=run.name, config=_configuration(run))
     except wandb.errors.Error as error:
@@ -117,20 +127,21 @@ def _to_trackio(run: Run, project: str) -> Iterator[tuple[Tracker, str]]:
 @contextlib.contextmanager
 def _to_tensorboard(run: Run, project: str) -> Iterator[tuple[Tracker, str]]:
     _library("tensorboard")
-    inside = run.folder.resolve().name.startswith(DEFAULT_NAME)
-    output = run.folder.parent if inside else run.folder
-    name = _prefix(run)
-    yield TensorBoardTracker(str(output), name), str(tensorboard_folder(str(output), name))
+    own, name = run.folder.resolve(), _prefix(run)
+    chosen = os.environ.get("TENSORBOARD_LOGGING_DIR")
+    if chosen:
+        logs = Path(chosen).expanduser() / run.name
+    else:
+        logs = (own.parent if _is_inside(run) else own) / "runs"
+    yield TensorBoardTracker("", name, logs / name), str(logs / name)
 
 
 Opening = Callable[[Run, str], AbstractContextManager[tuple[Tracker, str]]]
 
-DESTINATIONS: dict[str, Opening] = {
-    "wandb": _to_wandb,
-    "tensorboard": _to_tensorboard,
-    "trackio": _to_trackio,
-}
-"""By name: opens what a run is sent to, and says where it is."""
+_OPENINGS: dict[str, Opening] = dict(
+    zip(DESTINATIONS, (_to_wandb, _to_tensorboard, _to_trackio), strict=True)
+)
+"""By destination: opens what a run is sent to, and says where it is."""
 
 
 def _library(name: str) -> Any:

@@ -274,10 +274,13 @@ class TensorBoardTracker:
     Args:
         output_dir: the trainer's output folder.
         name: the subfolder's name.
+        folder: to write to, where it is not to be found beside a trainer's.
     """
 
-    def __init__(self, output_dir: str, name: str = DEFAULT_NAME) -> None:
-        self._output_dir, self._name = output_dir, name
+    def __init__(
+        self, output_dir: str, name: str = DEFAULT_NAME, folder: Path | None = None
+    ) -> None:
+        self._output_dir, self._name, self._folder = output_dir, name, folder
         self._writer: Any = None
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -315,7 +318,7 @@ class TensorBoardTracker:
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter
 
-            folder = tensorboard_folder(self._output_dir, self._name)
+            folder = self._folder or tensorboard_folder(self._output_dir, self._name)
             # purge_step: in a folder that a resumed run shares, later steps are superseded
             self._writer = SummaryWriter(str(folder), purge_step=step)
             self._writer.add_custom_scalars(tensorboard_layout(self._name))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 
-def check_unique(what: str, values: Iterable[str], error: type[ValueError] = ValueError) -> None:
+def check_unique(what: str, values: Iterable[str], error: type[ValueError]) -> None:
     """Refuse a value that comes twice.
 
     Args:
@@ -19,5 +19,5 @@ def check_unique(what: str, values: Iterable[str], error: type[ValueError] = Val
     seen: set[str] = set()
     for value in values:
         if value in seen:
-            raise error(f"{what} must be unique, got {value!r} twice. Remove one.")
+            raise error(f"{what} must be unique, got {value!r} twice. Remove or rename one.")
         seen.add(value)

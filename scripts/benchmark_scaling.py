@@ -3,10 +3,10 @@
 python scripts/benchmark_scaling.py                  # liquid-tiny, 1 to 64 times the suite
 python scripts/benchmark_scaling.py --device cuda
 
-A machine is not equally fast at all times, so each point takes turns with the suite itself, run
-over and over until it has had as many tokens: their ratio, a median over repetitions, is 1 where
-the cost is straight in the unique tokens. Memory is the peak above what was held before. Prints a
-table and a JSON line.
+A machine is not equally fast at all times, so each point takes turns with the suite itself, each
+run over and over until it has had at least 16 times the suite's tokens. Their ratio, a token's
+time over that of the suite's, a median over repetitions, is 1 where the cost is straight in the
+unique tokens. Memory is the peak above what was held before. Prints a table and a JSON line.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import argparse
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,13 +27,15 @@ from rich.table import Table
 from torch import nn
 
 from crystalmon import Task, TaskSuite, load_suite
-from crystalmon.forward import choose_route
+from crystalmon.forward import Route, choose_route
 from crystalmon.models import load_model
 from crystalmon.scoring import score
 from crystalmon.tasks import Choice
 from crystalmon.tokentree import ScoringPlan, build_plan
 from crystalmon.trie import count_tree
 
+LEAST = 16
+"""Times the suite's tokens that are timed at once: less is too short to time."""
 FACTORS = (1, 2, 4, 8, 16, 32, 64)
 NUM_CHOICES = (2, 8, 32, 128)
 NUM_WORDS = (0, 16, 64, 128)
@@ -75,22 +78,22 @@ def scaling(
     }
     table = Table(
         *("what", "number", "prompts", "unique tokens", "median, s", "µs a token"),
-        *("× the suite's tokens", "range", "peak memory more, MiB"),
+        *("÷ the suite's", "range", "peak memory more, MiB"),
         title=f"{args.model}, {args.view}, {args.device}, {args.dtype}",
     )
     unit = build_plan(suite, tokenizer, args.view)
     found: dict[str, list[dict[str, Any]]] = {}
     for kind, suites in kinds.items():
-        for number, varied in suites:
-            plan = build_plan(varied, tokenizer, args.view)
+        for number, grown in suites:
+            plan = build_plan(grown, tokenizer, args.view)
             if not fits(model, plan):
-                table.add_row(kind, str(number), "over the context: left out")
+                table.add_row(kind, str(number), "too long")
                 continue
             point = {"number": number, **measure(model, plan, unit, args.repeats, args.device)}
             found.setdefault(kind, []).append(point)
             table.add_row(kind, str(number), str(plan.num_prompts), *cells(point))
         table.add_section()
-    Console(width=140).print(table)
+    Console(width=160).print(table)
     return found
 
 
@@ -115,28 +118,31 @@ def measure(
     """A probe's median seconds; its ratio to as many tokens of `unit`; its peak memory in bytes."""
     route, unit_route = choose_route(model, plan), choose_route(model, unit)
     tokens, in_unit = (count_tree(each.rows)[0] for each in (plan, unit))
-    rounds = max(1, round(tokens / in_unit))
-
-    def as_many() -> None:
-        for _ in range(rounds):
-            score(model, unit, route=unit_route)
-
+    least = LEAST * in_unit
+    times, unit_times = (max(1, round(max(least, tokens) / each)) for each in (tokens, in_unit))
+    ways: dict[str, Callable[[], Any]] = {
+        "it": partial(probe_often, times, model, plan, route),
+        "suite": partial(probe_often, unit_times, model, unit, unit_route),
+    }
     before = reset_peak(device)
     score(model, plan, route=route)
     peak = None if before is None else peak_memory(device) - before
-    ways: dict[str, Callable[[], Any]] = {
-        "it": lambda: score(model, plan, route=route),
-        "as many": as_many,
-    }
     seconds = take_turns(ways, repeats, device)
-    fair = [value * tokens / (rounds * in_unit) for value in seconds["as many"]]
+    each = [value / (times * tokens) for value in seconds["it"]]
+    unit_each = [value / (unit_times * in_unit) for value in seconds["suite"]]
     return {
         "rows": len(plan.rows),
         "unique_tokens": tokens,
-        "seconds": float(np.median(seconds["it"])),
-        "ratio": ratio(seconds["it"], fair),
+        "seconds": float(np.median(seconds["it"])) / times,
+        "ratio": ratio(each, unit_each),
         "peak": peak,
     }
+
+
+def probe_often(times: int, model: nn.Module, plan: ScoringPlan, route: Route) -> None:
+    """Score so many times, one after the other."""
+    for _ in range(times):
+        score(model, plan, route=route)
 
 
 def more_prompts(suite: TaskSuite, factor: int) -> TaskSuite:

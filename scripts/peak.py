@@ -17,7 +17,7 @@ def peak_memory(device: str = "cpu") -> int:
         RuntimeError: where the system does not say.
     """
     if device.startswith("cuda"):
-        return torch.cuda.max_memory_allocated()
+        return torch.cuda.max_memory_allocated(device)
     status = Path("/proc/self/status")
     text = status.read_text() if status.exists() else ""
     found = re.search(r"VmHWM:\s+(\d+) kB", text)
@@ -29,8 +29,8 @@ def peak_memory(device: str = "cpu") -> int:
 def reset_peak(device: str = "cpu") -> int | None:
     """Forget the peak so far; bytes held now, None where the system cannot."""
     if device.startswith("cuda"):
-        torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.memory_allocated(device)
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     except OSError:

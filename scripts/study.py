@@ -44,6 +44,8 @@ from crystalmon.verdicts import FAILS, HOLDS, NUCLEATED, format_verdicts
 ROOT = Path(__file__).resolve().parents[1]
 MARK = "study.json"
 """In a stage's folder, once it is trained: what it was trained from and towards."""
+WRONG = 0.1
+"""The largest share of tasks with a wrong seed in a study that ends well."""
 B_SETTINGS = ("--seed", "1", "--vocab-size", "640", "--digits", "joined")
 TRANSFERS = (
     ("A", "B"),
@@ -284,9 +286,12 @@ def main() -> int:
 def find_amiss(
     results: Mapping[str, Mapping[str, Any]], transfers: Mapping[str, Sequence[StageTransfer]]
 ) -> list[str]:
-    """Which verdicts and transfers are not as they were planted; a sentence each."""
+    """Which seeds, verdicts and transfers are not as they were planted; a sentence each."""
     amiss = []
     for name in (each for each, found in results.items() if found["planted"] is not None):
+        counts = results[name]["planted"]
+        if counts["wrong"] > WRONG * counts["tasks"]:
+            amiss.append(f"{name}: {counts['wrong']} of {counts['tasks']} seeds are wrong")
         verdicts = {each["claim"]: each["verdict"] for each in results[name]["verdicts"]}
         planted = FAILS if name == "B-seedless" else HOLDS
         if verdicts[NUCLEATED] != planted:

@@ -116,6 +116,7 @@ def test_it_prints_a_table_and_a_line(benchmark, monkeypatch, capsys):
 
 
 def test_scaling_measures_time_and_memory(sizes, monkeypatch, capsys):
+    monkeypatch.setattr(sizes, "LEAST", 1)
     monkeypatch.setattr(sizes, "NUM_CHOICES", (2, 4))
     monkeypatch.setattr(sizes, "NUM_WORDS", (0, 4))
     found = run(sizes, monkeypatch, capsys, "--factors", "1", "2")["scaling"]

@@ -14,10 +14,10 @@ import pytest
 from fake_runs import planted_chain
 from readback import read_tensorboard, read_wandb, wandb_history, wandb_summary
 from test_scan_figures import write_scan
+from test_trackers import logged_artifact
 from test_verdicts import at_seed, liquid_base, settled
 
 from crystalmon.cli import main
-from crystalmon.records import PHASES
 from crystalmon.send import send_run
 from crystalmon.store import Run, RunStore, read_run
 
@@ -58,9 +58,7 @@ def test_tensorboard_gets_every_stage_of_a_scan(
 
 
 @backend
-def test_wandb_gets_a_run_with_configuration_events_pictures_and_the_report(
-    wandb: Any, tmp_path: Path
-) -> None:
+def test_wandb_gets_a_run_of_its_own_with_events(wandb: Any, tmp_path: Path) -> None:
     (run,) = planted_chain(tmp_path, [("sft", [0, 0.2, 0.6, 0.9, 0.98], 10)])
     send_run(run, "wandb", project="p")
     assert wandb.run is None
@@ -71,10 +69,67 @@ def test_wandb_gets_a_run_with_configuration_events_pictures_and_the_report(
     assert [row["crystalmon/order"] for row in rows] == [r.metrics["order"] for r in run.records]
     summary = wandb_summary(records)
     assert summary["crystalmon/phase_name"] == run.records[-1].phase
-    assert summary["crystalmon/phase_name"] in PHASES
     assert len(summary["crystalmon/events"]) == len(run.events) > 0
     own = next(r.run for r in records if r.WhichOneof("record_type") == "run")
     assert own.display_name == "sft"
+
+
+@backend
+def test_wandb_gets_a_scans_configuration_pictures_and_report(
+    wandb: Any, scanned: Run, tmp_path: Path
+) -> None:
+    send_run(scanned, "wandb", project="p")
+    wandb.teardown()
+    records = read_wandb(tmp_path)
+    media = [row for row in wandb_history(records) if "crystalmon_media/answers/path" in row]
+    steps = [row["train/global_step"] for row in media]
+    assert steps[0] == 0
+    assert steps[-1] == scanned.records[-1].step
+    artifacts = [found for found in map(logged_artifact, records) if found is not None]
+    (report,) = (found for found in artifacts if found.type == "report")
+    assert [entry.path for entry in report.manifest.contents] == ["report.html"]
+    kept = {
+        item.key: item.value_json
+        for r in records
+        for item in (*r.run.config.update, *r.config.update)
+    }
+    assert json.loads(kept["stages"]) == scanned.info["stages"]
+    assert "suite_texts" not in kept
+
+
+@backend
+def test_an_active_wandb_run_is_left_alone(wandb: Any, scanned: Run) -> None:
+    with wandb.init(project="p") as active:
+        with pytest.raises(ValueError, match="wandb must have no active run"):
+            send_run(scanned, "wandb")
+        assert wandb.run is active
+
+
+@backend
+def test_runs_do_not_supersede_each_other_in_a_chosen_tensorboard_folder(
+    scanned: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorboard")
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "logs"))
+    (run,) = planted_chain(tmp_path, [("sft", [0, 0.5], 10)])
+    places = {send_run(each, "tensorboard"): each for each in (scanned, run)}
+    assert len(places) == 2
+    for place, each in places.items():
+        found = read_tensorboard(Path(place)).Scalars("crystalmon/order")
+        assert [s.step for s in found] == [record.step for record in each.records]
+
+
+@backend
+def test_a_scan_is_named_as_in_training_whatever_its_folder_is_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorboard")
+    base = liquid_base()
+    write_scan(tmp_path / "scan", base, [at_seed(base)])
+    renamed = read_run(tmp_path / "scan").folder.rename(tmp_path / "crystalmon-olmo")
+    monkeypatch.chdir(renamed)
+    place = send_run(read_run("."), "tensorboard")
+    assert Path(place) == renamed / "runs" / "crystalmon"
 
 
 @backend
@@ -108,7 +163,7 @@ def test_a_run_without_a_probe_is_refused(tmp_path: Path) -> None:
 
 
 def test_another_destination_is_refused(scanned: Run) -> None:
-    with pytest.raises(ValueError, match="to must be one of wandb, tensorboard, trackio"):
+    with pytest.raises(ValueError, match="destination must be one of wandb, tensorboard, trackio"):
         send_run(scanned, "mlflow")
 
 

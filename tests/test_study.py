@@ -68,25 +68,45 @@ def test_the_second_family_has_other_tokens_for_the_same_world():
     assert builder.train_tokenizer(worlds, 768).get_vocab() == ours.get_vocab()
 
 
-@pytest.mark.parametrize(
-    ("verdict", "chance", "amiss"),
-    [
-        ("holds", 1e-5, []),
-        ("undetermined", 1e-5, ["A, nucleated on a base seed: undetermined"]),
-        ("holds", 0.3, ["the seeds of A in B: p 0.3"]),
-    ],
-)
-def test_what_is_not_as_planted_is_named(study, verdict, chance, amiss):
-    def found(planted, verdict):
+def as_planted():
+    """Results and transfers of a study in which all is as it was planted."""
+
+    def found(verdict, planted):
         return {"planted": planted, "verdicts": [{"claim": NUCLEATED, "verdict": verdict}]}
 
     results = {
-        "A": found({}, verdict),
-        "B-seedless": found({}, "does not hold"),
-        "SmolLM2": found(None, "does not hold"),
+        "A": found("holds", {"wrong": 1, "tasks": 15}),
+        "B-seedless": found("does not hold", {"wrong": 0, "tasks": 14}),
+        "SmolLM2": found("does not hold", None),
     }
     transfers = {
-        "A in B": [StageTransfer("base", 0, {}, 1.0), StageTransfer("sft", 1, {}, chance)],
+        "A in B": [StageTransfer("base", 0, {}, 1.0), StageTransfer("sft", 1, {}, 1e-5)],
         "A in B-other": [StageTransfer("sft", 1, {}, 0.99)],
     }
-    assert study.find_amiss(results, transfers) == amiss
+    return results, transfers
+
+
+def test_a_study_that_came_out_as_planted_has_nothing_amiss(study):
+    assert study.find_amiss(*as_planted()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "verdict"), [("A", "undetermined"), ("B-seedless", "holds"), ("A", "does not hold")]
+)
+def test_a_verdict_that_is_not_as_planted_is_named(study, name, verdict):
+    results, transfers = as_planted()
+    results[name]["verdicts"][0]["verdict"] = verdict
+    assert study.find_amiss(results, transfers) == [f"{name}, {NUCLEATED}: {verdict}"]
+
+
+@pytest.mark.parametrize(("pair", "chance"), [("A in B", 0.3), ("A in B-other", 0.01)])
+def test_a_transfer_that_is_not_as_planted_is_named(study, pair, chance):
+    results, transfers = as_planted()
+    transfers[pair] = [StageTransfer("sft", 1, {}, chance)]
+    assert study.find_amiss(results, transfers) == [f"the seeds of {pair}: p {chance}"]
+
+
+def test_wrong_seeds_are_counted(study):
+    results, transfers = as_planted()
+    results["A"]["planted"]["wrong"] = 2
+    assert study.find_amiss(results, transfers) == ["A: 2 of 15 seeds are wrong"]

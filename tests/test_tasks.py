@@ -211,7 +211,7 @@ FAULTS = {
     ),
     "task names repeated": (
         with_task() + with_task().partition("tasks:\n")[2],
-        r"suite 's': task names must be unique, got 't' twice. Remove one",
+        r"suite 's': task names must be unique, got 't' twice. Remove or rename one",
     ),
     "task name a number": (
         with_task(name="3"),

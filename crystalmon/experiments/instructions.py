@@ -86,7 +86,7 @@ def load_instructions(path: str | Path | None = None) -> tuple[Instruction, ...]
         found = [*_read(DATA_DIR / OPEN), *closed]
     else:
         found = _read(Path(path))
-    check_unique("id", (each.id for each in found), InstructionError)
+    check_unique(f"{path or 'instructions'}: id", (each.id for each in found), InstructionError)
     return tuple(found)
 
 
@@ -105,7 +105,7 @@ def resolve(instructions: Instructions) -> tuple[Instruction, ...]:
         )
     if not instructions:
         raise InstructionError("instructions must not be empty. Give at least one.")
-    check_unique("id", (each.id for each in instructions), InstructionError)
+    check_unique("instructions: id", (each.id for each in instructions), InstructionError)
     return instructions
 
 

@@ -13,6 +13,9 @@ from crystalmon.report.transfer_figure import transfer_figure
 from crystalmon.store import Run
 from crystalmon.transfer import find_transfer
 
+_DAMAGE = (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError)
+"""What files raise that are not what they should be."""
+
 
 def scan_sections(runs: Sequence[Run]) -> tuple[list[dict[str, Any]], list[str]]:
     """What the report shows of each run that is a scan, and a sentence for each that it cannot.
@@ -28,7 +31,7 @@ def scan_sections(runs: Sequence[Run]) -> tuple[list[dict[str, Any]], list[str]]
             continue
         try:
             sections.append(_section(run, json.loads(file.read_text(encoding="utf-8"))))
-        except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        except _DAMAGE as error:
             notes.append(
                 f"{run.name}: {SCAN_FILE} cannot be shown ({type(error).__name__}: {error}). Scan "
                 "again: what is measured is kept."
@@ -50,7 +53,7 @@ def transfer_section(runs: Sequence[Run]) -> tuple[list[dict[str, Any]], list[st
 
     Returns:
         At most one section, as `scan_sections` has them, without verdicts; a sentence for each
-        pair of one suite that cannot be compared.
+        pair of one suite and view that cannot be compared.
     """
     scans = [run for run in runs if (run.folder / SCAN_FILE).is_file()]
     pairs = [pair for other in scans[1:] for pair in ((scans[0], other), (other, scans[0]))]
@@ -58,8 +61,8 @@ def transfer_section(runs: Sequence[Run]) -> tuple[list[dict[str, Any]], list[st
     for a, b in pairs:
         try:
             stages = find_transfer(a, b)
-        except (OSError, ValueError) as error:
-            if a.info.get("suite_hash") == b.info.get("suite_hash"):
+        except _DAMAGE as error:
+            if _measures(a) == _measures(b):
                 notes.append(f"The seeds of {a.name} are not looked for in {b.name}: {error}")
             continue
         figures.append(
@@ -75,6 +78,11 @@ def transfer_section(runs: Sequence[Run]) -> tuple[list[dict[str, Any]], list[st
     name = "Seeds across families"
     pictures = [_picture(each) for each in figures]
     return [{"name": name, "verdicts": [], "figures": pictures}] if pictures else [], notes
+
+
+def _measures(run: Run) -> tuple[Any, Any]:
+    """The suite and the view that a scan was made with."""
+    return run.info.get("suite_hash"), run.info.get("config", {}).get("view")
 
 
 def _picture(figure: ScanFigure) -> dict[str, str]:
