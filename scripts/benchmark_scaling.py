@@ -4,9 +4,10 @@ python scripts/benchmark_scaling.py                  # liquid-tiny, 1 to 64 time
 python scripts/benchmark_scaling.py --device cuda
 
 A machine is not equally fast at all times, so each point takes turns with the suite itself, each
-run over and over until it has had at least 16 times the suite's tokens. Their ratio, a token's
-time over that of the suite's, a median over repetitions, is 1 where the cost is straight in the
-unique tokens. Memory is the peak above what was held before. Prints a table and a JSON line.
+run over and over until it has had at least 16 times the suite's tokens. Their ratio is a token's
+time over that of the suite's, a median over repetitions. To these times of ever larger suites a
+straight line is fitted, with a cost that every probe has; how far the points lie from it is
+printed. Memory is the peak above what was held before. Prints a table and a JSON line.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ from crystalmon.trie import count_tree
 
 LEAST = 16
 """Times the suite's tokens that are timed at once: less is too short to time."""
+LINE = 2
+"""Points that any line goes through."""
 FACTORS = (1, 2, 4, 8, 16, 32, 64)
 NUM_CHOICES = (2, 8, 32, 128)
 NUM_WORDS = (0, 16, 64, 128)
@@ -70,7 +73,7 @@ def main() -> None:
 def scaling(
     model: Any, tokenizer: Any, suite: TaskSuite, args: argparse.Namespace
 ) -> dict[str, Any]:
-    """Time probes of ever larger suites, print the table; the points by kind."""
+    """Time probes of ever larger suites, print the table; the points by kind, and the line."""
     kinds: dict[str, Iterable[tuple[int, TaskSuite]]] = {
         "times the suite": ((factor, more_prompts(suite, factor)) for factor in args.factors),
         "choices": ((number, with_choices(suite, number)) for number in NUM_CHOICES),
@@ -82,7 +85,7 @@ def scaling(
         title=f"{args.model}, {args.view}, {args.device}, {args.dtype}",
     )
     unit = build_plan(suite, tokenizer, args.view)
-    found: dict[str, list[dict[str, Any]]] = {}
+    found: dict[str, Any] = {}
     for kind, suites in kinds.items():
         for number, grown in suites:
             plan = build_plan(grown, tokenizer, args.view)
@@ -93,8 +96,28 @@ def scaling(
             found.setdefault(kind, []).append(point)
             table.add_row(kind, str(number), str(plan.num_prompts), *cells(point))
         table.add_section()
-    Console(width=160).print(table)
+    console = Console(width=160)
+    console.print(table)
+    if len(points := found["times the suite"]) > LINE:
+        found["line"] = line = fit_line(points)
+        console.print(
+            "ever larger suites: a probe of {fixed:.0f} tokens' cost and each token's; no point is "
+            "further from that line than {deviation:.1%}".format(**line)
+        )
     return found
+
+
+def fit_line(points: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """The line t = fixed + tokens through the points, in units of a token's cost.
+
+    By least squares of relative errors, the largest of which is `deviation`.
+    """
+    tokens = np.array([point["unique_tokens"] for point in points], dtype=np.float64)
+    times = tokens * [point["ratio"]["median"] for point in points]
+    columns = np.stack([np.ones_like(tokens), tokens], axis=1) / times[:, None]
+    (fixed, slope), *_ = np.linalg.lstsq(columns, np.ones_like(times), rcond=None)
+    deviation = np.abs(columns @ [fixed, slope] - 1).max()
+    return {"fixed": float(fixed / slope), "deviation": float(deviation)}
 
 
 def cells(point: dict[str, Any]) -> tuple[str, ...]:
@@ -118,7 +141,7 @@ def measure(
     """A probe's median seconds; its ratio to as many tokens of `unit`; its peak memory in bytes."""
     route, unit_route = choose_route(model, plan), choose_route(model, unit)
     tokens, in_unit = (count_tree(each.rows)[0] for each in (plan, unit))
-    least = LEAST * in_unit
+    least = LEAST * in_unit if tokens >= in_unit else in_unit
     times, unit_times = (max(1, round(max(least, tokens) / each)) for each in (tokens, in_unit))
     ways: dict[str, Callable[[], Any]] = {
         "it": partial(probe_often, times, model, plan, route),

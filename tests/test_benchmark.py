@@ -131,6 +131,17 @@ def test_scaling_measures_time_and_memory(sizes, monkeypatch, capsys):
     assert two["ratio"]["min"] <= two["ratio"]["median"] <= two["ratio"]["max"]
 
 
+def test_the_line_is_that_of_the_points(sizes):
+    def point(tokens, cost):
+        return {"unique_tokens": tokens, "ratio": {"median": cost / tokens}}
+
+    straight = sizes.fit_line([point(n, 0.5 * (30 + n)) for n in (100, 200, 800, 6400)])
+    assert straight["fixed"] == pytest.approx(30)
+    assert straight["deviation"] == pytest.approx(0, abs=1e-9)
+    bent = sizes.fit_line([point(n, n**1.3) for n in (100, 200, 800, 6400)])
+    assert bent["deviation"] > 0.1
+
+
 def test_without_lm_eval_it_says_what_to_do(benchmark, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     monkeypatch.setitem(sys.modules, "lm_eval.models.huggingface", None)
