@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,13 +21,32 @@ from crystalmon.names import CHOICE_PREFIX, REFERENCE_FOLDER, TENSOR_FILE
 _DTYPES = {"F64": "<f8", "F32": "<f4"}
 
 
-def read_base_answers(run_folder: Path) -> dict[str, np.ndarray]:
+def read_base_answers(
+    run_folder: Path, tasks: Iterable[str] | None = None
+) -> dict[str, np.ndarray]:
     """By task, [P, C] the base's answers, as the live detector had them.
+
+    Args:
+        run_folder: whose reference is read.
+        tasks: those that are needed, in this order; by default all that are there.
 
     Raises:
         FileNotFoundError: if the run folder holds no reference.
-        ValueError: if its reference cannot be read.
+        ValueError: if its reference cannot be read, or lacks a task.
     """
+    found = _read_all(run_folder)
+    if tasks is None:
+        return found
+    wanted = list(tasks)
+    if lacking := [name for name in wanted if name not in found]:
+        raise ValueError(
+            f"the reference in {run_folder} must hold the tasks of its run, got none of "
+            f"{', '.join(lacking)}. Score the base again."
+        )
+    return {name: found[name] for name in wanted}
+
+
+def _read_all(run_folder: Path) -> dict[str, np.ndarray]:
     file = run_folder / REFERENCE_FOLDER / TENSOR_FILE
     if not file.is_file():
         raise FileNotFoundError(

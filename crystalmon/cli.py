@@ -360,14 +360,20 @@ def _run_detect(args: argparse.Namespace) -> None:
         print(format_detection(found))
 
 
-def _run_send(args: argparse.Namespace) -> None:
+def _run_send(args: argparse.Namespace) -> int:
     from crystalmon.send import send_run
     from crystalmon.store import read_run
 
-    run = read_run(args.run_folder)
+    run, status = read_run(args.run_folder), 0
     for destination in dict.fromkeys(args.to):
-        place = send_run(run, destination, project=args.project, progress=True)
-        print(f"{destination}: {len(run.records)} probes, {len(run.events)} events: {place}")
+        try:
+            place = send_run(run, destination, project=args.project, progress=True)
+        except USER_ERRORS as error:  # the others may take it
+            print(f"crystalmon: not sent to {destination}: {error}", file=sys.stderr)
+            status = 2
+        else:
+            print(f"{destination}: {len(run.records)} probes, {len(run.events)} events: {place}")
+    return status
 
 
 def _drop_stdout() -> None:

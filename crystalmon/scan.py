@@ -115,13 +115,15 @@ def scan(
     _check_view(view, chat_template_from)
     ranks = current_ranks()
     suite, listed = ranks.on_main(lambda: (load_suite(suite), expand_stages(stages)))
-    places = ranks.on_main(lambda: _places(Path(output), view))
+    output = Path(output)
+    places = ranks.on_main(lambda: _places(output, view))
     told: set[str] = set()
     template = chat_template_from and ranks.on_main(
         lambda: find_chat_template(chat_template_from, listed)
     )
     loading = _Loading(dtype, device, ranks, template or None)
-    with _alone(places.values(), ranks):
+    with _alone({output, *places.values()}, ranks):
+        ranks.on_main(lambda: _places(output, view))  # a scan that has ended meanwhile
         views = [_ViewScan(at, own, suite, listed, loading, told) for own, at in places.items()]
         _measure_all(listed, views, loading, _telling(ranks, tell))
         return [one.finish() for one in views]

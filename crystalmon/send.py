@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib
 import os
+import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -50,6 +52,7 @@ def send_run(
     Raises:
         ValueError: for another destination, a run without a probe, or a W&B that refuses it or has
             another run active.
+        OSError: if the folder of the logs cannot be written to.
         ModuleNotFoundError: if the tracker's library is not installed.
     """
     if destination not in DESTINATIONS:
@@ -97,19 +100,24 @@ def _configuration(run: Run) -> dict[str, Any]:
 @contextlib.contextmanager
 def _to_wandb(run: Run, project: str) -> Iterator[tuple[Tracker, str]]:
     wandb = _library("wandb")
-    if wandb.run is not None:
+    if wandb.run is not None and not wandb.run.disabled:
         raise ValueError(
             f"wandb must have no active run, got {wandb.run.name or wandb.run.id!r}. Finish it: "
             "the stored run becomes one of its own."
         )
     try:
         opened = wandb.init(project=project, name=run.name, config=_configuration(run))
-    except wandb.errors.Error as error:
+    except (wandb.errors.Error, ValueError) as error:
         raise ValueError(
-            f"wandb must take the run, got {type(error).__name__}: {error} Log in with `wandb "
-            "login`, or set WANDB_MODE=offline."
+            f"wandb must take the run, got {' '.join(str(error).split())}. Mend that, log in with "
+            "`wandb login`, or set WANDB_MODE=offline."
         ) from error
     with opened:
+        if opened.disabled:
+            raise ValueError(
+                "wandb must be enabled to take the run, got it disabled. Unset WANDB_MODE, or set "
+                "it to offline."
+            )
         report = partial(write_report, [run.folder])
         yield WandbTracker(_prefix(run), report), opened.url or str(opened.dir)
 
@@ -117,6 +125,8 @@ def _to_wandb(run: Run, project: str) -> Iterator[tuple[Tracker, str]]:
 @contextlib.contextmanager
 def _to_trackio(run: Run, project: str) -> Iterator[tuple[Tracker, str]]:
     trackio = _library("trackio")
+    # it would only warn, and keep nothing
+    _check_writable(Path(importlib.import_module("trackio.utils").TRACKIO_DIR), "TRACKIO_DIR")
     trackio.init(project=project, name=run.name, config=_configuration(run), embed=False)
     try:
         yield TrackioTracker(_prefix(run)), f"trackio show --project {project}"
@@ -129,11 +139,30 @@ def _to_tensorboard(run: Run, project: str) -> Iterator[tuple[Tracker, str]]:
     _library("tensorboard")
     own, name = run.folder.resolve(), _prefix(run)
     chosen = os.environ.get("TENSORBOARD_LOGGING_DIR")
-    if chosen:
-        logs = Path(chosen).expanduser() / run.name
+    if chosen:  # runs of many folders share it, some of one name
+        mark = hashlib.sha256(str(own).encode()).hexdigest()[:6]
+        logs = Path(chosen).expanduser() / f"{run.name}-{mark}"
     else:
         logs = (own.parent if _is_inside(run) else own) / "runs"
+    _check_writable(logs / name, "TENSORBOARD_LOGGING_DIR")
     yield TensorBoardTracker("", name, logs / name), str(logs / name)
+
+
+def _check_writable(folder: Path, variable: str) -> None:
+    """Make a folder, and a file in it for a moment.
+
+    Raises:
+        OSError: if that fails; in one sentence.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(
+            f"{folder} must take what is sent, got {error.strerror or error}. Make room, or set "
+            f"{variable} to another folder."
+        ) from error
 
 
 Opening = Callable[[Run, str], AbstractContextManager[tuple[Tracker, str]]]

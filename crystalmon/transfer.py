@@ -90,8 +90,7 @@ def find_transfer(a: Run, b: Run) -> list[StageTransfer]:
     if not a.records or not b.records:
         raise ValueError("both runs must have probes, got one without. Scan it first.")
     _check_views(a, b)
-    base = read_base_answers(a.folder)
-    base = {name: base[name] for name in a.records[0].tasks}
+    base = read_base_answers(a.folder, a.records[0].tasks)
     seeds = {n: s.seed for n, s in find_seeds(a, base).items() if s.seed is not None}
     orders = {name: _choice_order(a, b, name) for name in seeds if name in b.records[0].tasks}
     shared = {name: order for name, order in orders.items() if order is not None}
@@ -105,7 +104,7 @@ def find_transfer(a: Run, b: Run) -> list[StageTransfer]:
     later = [r for r in b.records if r.step > 0] if scanned else b.records[-1:]
     first = names.get(0, "base") if scanned else "base"
     return [
-        _stage(first, 0, read_base_answers(b.folder), base, seeds, shared),
+        _stage(first, 0, read_base_answers(b.folder, shared), base, seeds, shared),
         *(_stage(names[r.step], r.step, _answers(r), base, seeds, shared) for r in later),
     ]
 
@@ -130,14 +129,28 @@ def _check_views(a: Run, b: Run) -> None:
 
 def _choice_order(a: Run, b: Run, task: str) -> list[int] | None:
     """For each of A's choices its place among B's; None if they are not the same texts."""
-    try:
-        ours, theirs = (run.info["suite_texts"][task]["choices"] for run in (a, b))
-    except (KeyError, TypeError) as error:
-        raise ValueError(
-            f"run.json must hold the words of task {task!r}, got none in {a.folder} or {b.folder}. "
-            "Measure it again."
-        ) from error
+    ours, theirs = (_words(run, task) for run in (a, b))
     return [theirs.index(text) for text in ours] if sorted(ours) == sorted(theirs) else None
+
+
+def _words(run: Run, task: str) -> list[str]:
+    """The texts of a task's choices.
+
+    Raises:
+        ValueError: if `run.json` does not hold them.
+    """
+    try:
+        words = run.info["suite_texts"][task]["choices"]
+    except (KeyError, TypeError):
+        words = None
+    count = run.records[0].tasks[task].q.shape[1]
+    texts = isinstance(words, list) and all(isinstance(word, str) for word in words)
+    if words is None or not texts or len(words) != count:
+        raise ValueError(
+            f"run.json must hold the {count} choices of task {task!r}, got none or others in "
+            f"{run.folder}. Measure it again."
+        )
+    return words
 
 
 def _stage(

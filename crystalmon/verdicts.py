@@ -119,8 +119,7 @@ def judge_run(run: Run) -> tuple[Verdict, ...]:
     """
     if not run.records:
         raise ValueError(f"the run {run.folder} must have probes, got none. Scan it first.")
-    base = read_base_answers(run.folder)
-    base = {name: base[name] for name in run.records[0].tasks}
+    base = read_base_answers(run.folder, run.records[0].tasks)
     seeds = find_seeds(run, base)
     return judge_liquid(run.records[0]), judge_nucleation(seeds), judge_support(run, base, seeds)
 

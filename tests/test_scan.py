@@ -256,6 +256,18 @@ def test_two_commands_do_not_scan_into_one_folder_at_once(stages, small, tmp_pat
     assert not [*tmp_path.glob(".*.lock")]
 
 
+def test_both_views_and_one_do_not_scan_into_one_folder_at_once(
+    stages, small, tmp_path, monkeypatch
+):
+    def again(*_: object) -> None:
+        monkeypatch.undo()
+        with pytest.raises(ValueError, match="one command at a time"):
+            scan(stages[:1], tmp_path, small, "raw", tell=print)
+
+    monkeypatch.setattr(crystalmon.scan, "_measure_all", again)
+    scan(stages[:1], tmp_path, small, "both", tell=print)
+
+
 def test_a_folder_of_another_scan_is_refused(whole, stages, small, tmp_path):
     folder = whole[0]
     with pytest.raises(

@@ -230,6 +230,16 @@ def test_a_pair_without_seeds_is_said_and_costs_nothing_else(scanned, tmp_path):
     assert f"The seeds of {liquid.name} are not looked for in {scanned[0].name}" in page
 
 
+def test_a_damaged_run_json_costs_the_transfers_alone(scanned, tmp_path):
+    base = liquid_base()
+    b, _ = write_scan(tmp_path / "b", base, [at_seed(base)])
+    write_info(b.folder, {**b.info, "config": None})
+    (b.folder / "reference" / "reference.safetensors").unlink()
+    names = [section["name"] for section in scans_of(report_html([scanned[0], read_run(b.folder)]))]
+    assert scanned[0].name in names
+    assert "Seeds across families" not in names
+
+
 def test_a_damaged_scan_json_costs_the_figures_and_is_said(tmp_path):
     base = liquid_base()
     run, _ = write_scan(tmp_path, base, [at_seed(base)])

@@ -155,6 +155,51 @@ def test_trackio_gets_every_probe(scanned: Run, tmp_path: Path) -> None:
     assert [row["train/global_step"] for row in ours] == [r.step for r in scanned.records]
 
 
+@pytest.mark.parametrize(
+    ("setting", "value", "message"),
+    [
+        ("WANDB_MODE", "disabled", "wandb must be enabled to take the run, got it disabled"),
+        ("WANDB_MODE", "nonsense", "wandb must take the run, got 1 validation error for Settings"),
+    ],
+)
+@backend
+def test_a_wandb_that_takes_nothing_is_one_sentence(
+    wandb: Any,
+    scanned: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    setting: str,
+    value: str,
+    message: str,
+) -> None:
+    monkeypatch.setenv(setting, value)
+    assert main(["send", str(scanned.folder), "--to", "wandb"]) == 2
+    (line,) = [one for one in capsys.readouterr().err.splitlines() if "crystalmon: " in one]
+    assert message in line
+    assert wandb.run is None or wandb.run.disabled
+
+
+@backend
+def test_one_destination_that_fails_does_not_cost_the_others(
+    scanned: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("tensorboard")
+    monkeypatch.setitem(sys.modules, "trackio", None)
+    assert main(["send", str(scanned.folder), "--to", "trackio", "tensorboard"]) == 2
+    out, err = capsys.readouterr()
+    assert "not sent to trackio" in err
+    assert "tensorboard: 3 probes" in out
+
+
+def test_a_folder_that_cannot_be_written_is_named(
+    scanned: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("tensorboard")
+    (scanned.folder / "runs").write_text("in the way")
+    assert main(["send", str(scanned.folder), "--to", "tensorboard"]) == 2
+    assert "Set TENSORBOARD_LOGGING_DIR" in capsys.readouterr().err.replace("or set", "Set")
+
+
 def test_a_run_without_a_probe_is_refused(tmp_path: Path) -> None:
     store = RunStore.open(tmp_path / "crystalmon", {}, resume_step=None)
     store.close()

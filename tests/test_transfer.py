@@ -17,6 +17,7 @@ from test_verdicts import (
     write_stages,
 )
 
+from crystalmon import base_answers
 from crystalmon.cli import main
 from crystalmon.metrics import js_divergence
 from crystalmon.report.transfer_figure import transfer_figure
@@ -141,7 +142,7 @@ def test_the_joint_p_value_is_uniform_under_the_null():
 def test_what_cannot_be_compared_is_one_sentence(first, tmp_path, capsys):
     base = liquid_base()
     b = write_stages(tmp_path / "b", base, [at_seed(base)])
-    with pytest.raises(ValueError, match=r"run\.json must hold the words of task 'task-0'"):
+    with pytest.raises(ValueError, match=r"run\.json must hold the 8 choices of task 'task-0'"):
         find_transfer(first, b)
     b = with_words(b, [*WORDS[1:], "other"])
     with pytest.raises(ValueError, match="must have a task, with the same choices, in which"):
@@ -152,3 +153,24 @@ def test_what_cannot_be_compared_is_one_sentence(first, tmp_path, capsys):
     assert main(["transfer", str(first.folder), str(first.folder), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [stage["name"] for stage in found] == ["base", "sft", "dpo"]
+
+
+def test_damaged_words_are_one_sentence(first, tmp_path, capsys):
+    base = liquid_base()
+    b = with_words(write_stages(tmp_path / "b", base, [at_seed(base)]))
+    texts = {name: {"choices": {"a": 1}} for name in b.records[0].tasks}
+    write_info(b.folder, {**b.info, "suite_texts": texts})
+    assert main(["transfer", str(first.folder), str(b.folder)]) == 2
+    assert "choices of task" in capsys.readouterr().err
+
+
+def test_a_reference_that_lacks_a_task_is_one_sentence(first, tmp_path, capsys, monkeypatch):
+    def lacking(folder):
+        return {name: row for name, row in everything(folder).items() if name != lost}
+
+    everything, lost = base_answers._read_all, next(iter(first.records[0].tasks))
+    monkeypatch.setattr(base_answers, "_read_all", lacking)
+    assert main(["transfer", str(first.folder), str(first.folder)]) == 2
+    error = capsys.readouterr().err
+    assert f"must hold the tasks of its run, got none of {lost}" in error
+    assert error.count("\n") == 1

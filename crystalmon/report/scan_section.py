@@ -63,7 +63,9 @@ def transfer_section(runs: Sequence[Run]) -> tuple[list[dict[str, Any]], list[st
             stages = find_transfer(a, b)
         except _DAMAGE as error:
             if _measures(a) == _measures(b):
-                notes.append(f"The seeds of {a.name} are not looked for in {b.name}: {error}")
+                known = isinstance(error, OSError | ValueError)
+                why = str(error) if known else f"{type(error).__name__}: {error}. Scan both again."
+                notes.append(f"The seeds of {a.name} are not looked for in {b.name}: {why}")
             continue
         figures.append(
             ScanFigure(
@@ -82,7 +84,9 @@ def transfer_section(runs: Sequence[Run]) -> tuple[list[dict[str, Any]], list[st
 
 def _measures(run: Run) -> tuple[Any, Any]:
     """The suite and the view that a scan was made with."""
-    return run.info.get("suite_hash"), run.info.get("config", {}).get("view")
+    config = run.info.get("config")
+    view = config.get("view") if isinstance(config, Mapping) else None
+    return run.info.get("suite_hash"), view
 
 
 def _picture(figure: ScanFigure) -> dict[str, str]:
