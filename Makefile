@@ -35,8 +35,8 @@ study: .venv/installed
 validate: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/validate_detection.py
 
-# DPO on the bundled model at four KL penalties, three seeds each: some 30 minutes; it goes on where
-# it was interrupted.
+# DPO on the bundled model at four KL penalties, three seeds each: ten minutes or more. It goes on
+# where it was interrupted.
 sweep: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/sweep_beta.py
 
