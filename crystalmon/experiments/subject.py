@@ -248,6 +248,9 @@ class Subject:
         padding = min(_ends(model, self.text_tokenizer), default=0)
         rows = [[padding] * (width - len(prompt)) + list(prompt) for prompt in prompts]
         mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+        settings = {**_PLAIN, **options}
+        if "min_new_tokens" in settings:
+            del settings["min_length"]  # it has no say then, but transformers would warn of both
         return model.generate(
             input_ids=torch.tensor(rows, device=device),
             attention_mask=torch.tensor(mask, device=device),
@@ -256,7 +259,7 @@ class Subject:
             # where every rank must run on until all are through; transformers knows other engines,
             # and where none must, a rank that fails keeps none waiting
             synced_gpus=any(isinstance(each, FSDPModule) for each in model.modules()) or None,
-            **{**_PLAIN, **options},
+            **settings,
         )
 
     def _pads(self, prompts: Sequence[Tokens]) -> bool:
