@@ -56,6 +56,13 @@ def test_the_table_has_a_base_row_and_the_end_of_each_stage() -> None:
     )
 
 
+@pytest.mark.parametrize(("drift", "name"), [(0.0, "base"), (math.nan, "base"), (1.2, "start")])
+def test_a_later_stage_on_its_own_does_not_begin_at_the_base(drift: float, name: str) -> None:
+    first = make_record(0, metrics={"free_energy": drift})
+    run = replace(make_run("dpo", 0, 50), records=(first, make_record(50)))
+    assert stage_table([run])[0].name == name
+
+
 def test_the_table_prints_one_line_a_stage() -> None:
     rows = [
         StageRow("base", 0, "liquid", 0.0, math.nan, 0.5, 0.0, None, 0, 3),

@@ -16,7 +16,7 @@ from crystalmon.report.palette import (
     VERMILION,
 )
 from crystalmon.report.style import LARGE, SMALL, TEXT, WIDTH, text_inches
-from crystalmon.report.summary import BASE, check_probed
+from crystalmon.report.summary import begin_name, check_probed
 from crystalmon.store import Run
 
 _COLOUR_MAP = "magma"
@@ -92,7 +92,7 @@ def _columns(runs: Sequence[Run]) -> list[tuple[str, ProbeRecord]]:
     """(title, probe) of each column."""
     if len(runs) > 1:
         ends = [(f"after {run.name}", run.records[-1]) for run in runs]
-        return [(BASE, runs[0].records[0]), *ends]
+        return [(begin_name(runs[0]), runs[0].records[0]), *ends]
     records = runs[0].records
     picked = sorted({0, len(records) // 2, len(records) - 1})
     return [(f"step {records[index].step}", records[index]) for index in picked]

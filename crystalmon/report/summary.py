@@ -14,7 +14,9 @@ from rich.table import Table
 from crystalmon.records import ProbeRecord
 from crystalmon.store import Run
 
-BASE = "base"
+BASE, START = "base", "start"
+SAME = 1e-3
+"""Free energy in nats up to which a chain's first probe is taken for one of the base itself."""
 _COLUMNS = (
     "step",
     "phase",
@@ -33,12 +35,12 @@ class StageRow:
     """One stage, by its last probe.
 
     Args:
-        name: the name of the stage's output folder; `base` for where the chain begins.
+        name: the name of the stage's output folder; for where the chain begins see `begin_name`.
         step: the probe's step within the stage.
         phase: the suite's phase.
         order, crystallinity, seed_mass, free_energy: suite-level metrics, the last one in nats;
             NaN where the probe does not have them.
-        share: the share of the stage's wall time that probing took; None for `base`.
+        share: the share of the stage's wall time that probing took; None where it begins.
         seeds: the number of tasks with a locked seed.
         tasks: the number of tasks.
     """
@@ -56,7 +58,7 @@ class StageRow:
 
 
 def stage_table(runs: Sequence[Run]) -> list[StageRow]:
-    """One row per run, from its last probe, after a row `base` from the first probe of the first.
+    """One row per run, from its last probe, after a row from the first probe of the first.
 
     Args:
         runs: the stages of one chain, in the order of training.
@@ -65,11 +67,20 @@ def stage_table(runs: Sequence[Run]) -> list[StageRow]:
         ValueError: if there is no run, or one without a probe.
     """
     check_probed(runs)
-    rows = [stage_row(BASE, runs[0].records[0], share=None)]
+    rows = [stage_row(begin_name(runs[0]), runs[0].records[0], share=None)]
     for run in runs:
         record = run.records[-1]
         rows.append(stage_row(run.name, record, share=record.share))
     return rows
+
+
+def begin_name(run: Run) -> str:
+    """`base` where a run's first probe is of the base itself, `start` where it is of a later one.
+
+    A stage whose model was trained before is compared with the base of that training.
+    """
+    drift = run.records[0].metrics.get("free_energy", 0.0)
+    return START if drift > SAME else BASE
 
 
 def check_probed(runs: Sequence[Run]) -> None:
