@@ -101,7 +101,7 @@ def scaling(
     if len(points := found["times the suite"]) > LINE:
         found["line"] = line = fit_line(points)
         console.print(
-            "ever larger suites: a probe of {fixed:.0f} tokens' cost and each token's; no point is "
+            "ever larger suites: the line has a fixed cost of {fixed:.0f} tokens; no point is "
             "further from that line than {deviation:.1%}".format(**line)
         )
     return found
