@@ -36,7 +36,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from crystalmon import load_suite
+from crystalmon import TaskSuite, load_suite
 from crystalmon.forward import DEFAULT_BATCH_TOKENS, MAX_BATCH_TOKENS, Route, choose_route
 from crystalmon.isolation import undisturbed
 from crystalmon.models import load_model
@@ -53,15 +53,7 @@ TOLERANCE = 1e-4
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", default="liquid-tiny")
-    parser.add_argument("--suite", help="by default the model's own, or `randomness`")
-    parser.add_argument("--view", default="raw", choices=("raw", "chat"))
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
-    parser.add_argument("--repeats", type=int, default=5)
+    parser = make_parser(__doc__)
     parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
     parser.add_argument("--sample-prompts", type=int, default=4, help="that sampling is timed on")
     parser.add_argument("--lm-eval-batch", type=int, help="requests; default: as many tokens")
@@ -73,12 +65,31 @@ def main() -> None:
             harness_class()
         except ModuleNotFoundError as error:
             parser.error(str(error))
-    suite = load_suite(args.suite or (args.model if args.model == "liquid-tiny" else "randomness"))
-    model, tokenizer = load_model(args.model, dtype=getattr(torch, args.dtype))
-    model.to(args.device).eval()
+    model, tokenizer, suite = load_asked(args)
     found = side_by_side(model, tokenizer, build_plan(suite, tokenizer, args.view), args)
     context = {key: getattr(args, key) for key in ("model", "view", "device", "dtype", "repeats")}
     print(json.dumps({**context, "suite": suite.name, **found}))
+
+
+def make_parser(doc: str | None) -> argparse.ArgumentParser:
+    """A parser of what is timed and how often, for a script with this docstring."""
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="liquid-tiny")
+    parser.add_argument("--suite", help="by default the model's own, or `randomness`")
+    parser.add_argument("--view", default="raw", choices=("raw", "chat"))
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--repeats", type=int, default=5)
+    return parser
+
+
+def load_asked(args: argparse.Namespace) -> tuple[Any, Any, TaskSuite]:
+    """The model, its tokenizer and the suite that `make_parser`'s arguments ask for."""
+    suite = load_suite(args.suite or (args.model if args.model == "liquid-tiny" else "randomness"))
+    model, tokenizer = load_model(args.model, dtype=getattr(torch, args.dtype))
+    return model.to(args.device).eval(), tokenizer, suite
 
 
 def side_by_side(

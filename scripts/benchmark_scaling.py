@@ -20,16 +20,14 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
-from benchmark import ratio, take_turns
+from benchmark import load_asked, make_parser, ratio, take_turns
 from peak import peak_memory, reset_peak
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from crystalmon import Task, TaskSuite, load_suite
+from crystalmon import Task, TaskSuite
 from crystalmon.forward import Route, choose_route
-from crystalmon.models import load_model
 from crystalmon.scoring import score
 from crystalmon.tasks import Choice
 from crystalmon.tokentree import ScoringPlan, build_plan
@@ -47,24 +45,14 @@ ADDRESSES = ("", "friend", "reader", "student", "machine", "stranger", "colleagu
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", default="liquid-tiny")
-    parser.add_argument("--suite", help="by default the model's own, or `randomness`")
-    parser.add_argument("--view", default="raw", choices=("raw", "chat"))
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
-    parser.add_argument("--repeats", type=int, default=5)
+    parser = make_parser(__doc__)
     parser.add_argument("--factors", nargs="+", type=int, default=FACTORS, help="times the suite")
     args = parser.parse_args()
     if min(args.repeats, *args.factors) < 1:
         parser.error("--repeats and --factors must be at least 1")
     if max(args.factors) > FACTORS[-1]:
         parser.error(f"--factors must be at most {FACTORS[-1]}, got {max(args.factors)}")
-    suite = load_suite(args.suite or (args.model if args.model == "liquid-tiny" else "randomness"))
-    model, tokenizer = load_model(args.model, dtype=getattr(torch, args.dtype))
-    model.to(args.device).eval()
+    model, tokenizer, suite = load_asked(args)
     context = {key: getattr(args, key) for key in ("model", "view", "device", "dtype", "repeats")}
     found = scaling(model, tokenizer, suite, args)
     print(json.dumps({**context, "suite": suite.name, "scaling": found}))

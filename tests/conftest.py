@@ -42,3 +42,15 @@ def suite():
     """Three tasks of the model's own suite, one of them with multi-token choices."""
     whole = load_suite("liquid-tiny")
     return TaskSuite("three", tuple(whole[name] for name in ("coin", "number", "color")))
+
+
+@pytest.fixture
+def wandb(tmp_path, monkeypatch):
+    """The library, offline, with all that it writes in `tmp_path`."""
+    for name in ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    module = pytest.importorskip("wandb")
+    yield module
+    module.teardown()

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,12 @@ import pytest
 from fake_runs import planted_chain
 from readback import read_tensorboard, read_wandb, wandb_history, wandb_summary
 from test_scan_figures import write_scan
-from test_trackers import logged_artifact
+from test_trackers import backend, logged_artifact
 from test_verdicts import at_seed, liquid_base, settled
 
 from crystalmon.cli import main
 from crystalmon.send import send_run
 from crystalmon.store import Run, RunStore, read_run
-
-backend = pytest.mark.filterwarnings("ignore")
 
 
 @pytest.fixture
@@ -29,17 +26,6 @@ def scanned(tmp_path: Path) -> Run:
     """A scan of three stages, with words."""
     base = liquid_base()
     return write_scan(tmp_path / "scan", base, [at_seed(base), settled(base)])[0]
-
-
-@pytest.fixture
-def wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    for name in ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
-        monkeypatch.setenv(name, str(tmp_path))
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    module = pytest.importorskip("wandb")
-    yield module
-    module.teardown()
 
 
 @backend
