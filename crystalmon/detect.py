@@ -26,16 +26,14 @@ from crystalmon.kinetics import (
 )
 from crystalmon.lineage import show, states_of
 from crystalmon.metrics import js_divergence
-from crystalmon.phases import SuiteDetector
-from crystalmon.phases.seed import CONTRAST
+from crystalmon.phases import PhaseState, SuiteDetector
 from crystalmon.records import Event, json_value
 from crystalmon.store import Run
 
 _LEGEND = (
     "p: share of base prompts that lie as near to another one as the answers to the seed; if it is",
     "large, many answer alike, and which of them has won is not settled",
-    "margin: how many times worse the next base prompt explains the answers: 1 no worse, from "
-    f"{CONTRAST:g} the seed stands out",
+    "margin: how many times worse the next base prompt explains the answers: 1 is no worse",
 )
 
 
@@ -69,8 +67,11 @@ class Detection:
         events: as the replay raised them.
         repeats_live: whether they are the stored ones.
         tasks: by name.
+        inherited: by kind of event, the tasks in which the run that the model came from had raised
+            it: it is not raised again.
         transition: abrupt or gradual, from the suite's `order`.
-        avrami: the JMAK fit of the suite's `crystal_fraction`, or None.
+        avrami: the JMAK fit of the suite's `crystal_fraction`; None if there is none, or if the
+            run began with crystals.
         coexistence: of the prompts' own crystallinity, over all tasks, at the suite's midpoint;
             None if no seed is locked or there is no midpoint.
         warning: slowing down of the suite's `order` before its onset.
@@ -82,6 +83,7 @@ class Detection:
     events: tuple[Event, ...]
     repeats_live: bool
     tasks: Mapping[str, TaskDetection] = field(repr=False)
+    inherited: Mapping[str, Sequence[str]]
     transition: Transition
     avrami: Avrami | None
     coexistence: Coexistence | None
@@ -104,7 +106,8 @@ def detect_run(run: Run) -> Detection:
     if not run.records:
         raise ValueError(f"the run {run.folder} must have probes, got none. Train it first.")
     base = _base_of(run)
-    detector = SuiteDetector(base, states_of(run.info))
+    inherited = states_of(run.info)
+    detector = SuiteDetector(base, inherited)
     events: list[Event] = []
     phases: list[tuple[int, str]] = []
     for record in run.records:
@@ -122,9 +125,10 @@ def detect_run(run: Run) -> Detection:
         phases=tuple(phases),
         events=tuple(events),
         repeats_live=stored == sorted((event.to_json() for event in events), key=_place),
-        tasks={name: _task(run, name, detector, events) for name in base},
+        tasks={name: _task(run, name, detector.tasks[name].state) for name in base},
+        inherited=_raised_before(inherited),
         transition=whole,
-        avrami=fit_avrami(*run.series("crystal_fraction")),
+        avrami=fit_avrami(*run.series("crystal_fraction")) if phases[0][1] == "liquid" else None,
         coexistence=_coexistence(run, base, detector, whole.midpoint),
         warning=warning_signals(before),
     )
@@ -146,21 +150,20 @@ def _place(event: Mapping[str, Any]) -> tuple[int, str, str]:
     return event["step"], event["kind"], event["task"] or ""
 
 
-def _task(run: Run, name: str, detector: SuiteDetector, events: Sequence[Event]) -> TaskDetection:
-    locks = [
-        event
-        for event in events
-        if event.task == name and event.kind in ("seed_locked", "recrystallization")
-    ]
-    seed = detector.tasks[name].seed
-    evidence = locks[-1].evidence if locks and seed is not None else {}
+def _task(run: Run, name: str, state: PhaseState) -> TaskDetection:
     return TaskDetection(
-        phase=detector.tasks[name].phase,
-        seed=seed,
-        p_value=evidence.get("p_value"),
-        margin=evidence.get("margin"),
+        phase=state.phase,
+        seed=state.seed,
+        p_value=None if state.lock is None else state.lock.p_value,
+        margin=None if state.lock is None else state.lock.margin,
         transition=classify_transition(*run.series("order", name)),
     )
+
+
+def _raised_before(states: Mapping[str, PhaseState]) -> dict[str, list[str]]:
+    """By kind of event, the tasks that have raised it already."""
+    kinds = sorted({kind for state in states.values() for kind in state.raised})
+    return {kind: [n for n, state in states.items() if kind in state.raised] for kind in kinds}
 
 
 def _coexistence(
@@ -188,7 +191,10 @@ def _crystallinity(q: np.ndarray, b: np.ndarray, seed: int) -> np.ndarray:
 def format_detection(found: Detection) -> str:
     """The replay in words: phases, events with their evidence, kinetics, seeds."""
     course = " → ".join(f"{phase} ({step})" for step, phase in found.phases)
-    lines = [f"{found.name}: {found.probes} probes", f"suite: {course}", "", "events"]
+    lines = [f"{found.name}: {found.probes} probes", f"suite: {course}"]
+    for kind, names in found.inherited.items():
+        lines.append(f"raised before, where the model came from: {kind} {', '.join(names)}")
+    lines += ["", "events"]
     lines += [_event_line(event) for event in found.events] or ["  none"]
     same = "the same as those" if found.repeats_live else "not the same as those"
     lines += [f"  ({same} stored while training)", "", "kinetics", *_kinetics_lines(found), ""]

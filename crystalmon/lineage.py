@@ -1,7 +1,8 @@
 """What a stage of training takes over from the run that its model came from.
 
-The detector of each stage is its own, but a seed that has won stays the seed: SFT → DPO → GRPO is
-one history. A stage's `run.json` holds what it took over, so that a replay needs no other folder.
+The detector of each stage is its own, but a seed that has won stays the seed, and what has been
+raised is not raised again: SFT → DPO → GRPO is one history. A stage's `run.json` holds what it took
+over, so that a replay needs no other folder.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from crystalmon.records import PHASES, Event, ProbeRecord
 from crystalmon.store import Run, read_run
 
 INHERITED_KEY = "inherited"
-"""In `run.json`: by task, the locked seed and the coverage before any training."""
+"""In `run.json`: by task, what `PhaseState.handed_on` keeps."""
 
 
 def states_of(run_info: Mapping[str, Any]) -> dict[str, PhaseState]:
@@ -33,12 +34,13 @@ def states_of(run_info: Mapping[str, Any]) -> dict[str, PhaseState]:
             task: PhaseState(
                 lock=None if kept["lock"] is None else Lock(**kept["lock"]),
                 coverage=kept["coverage"],
+                raised=frozenset(kept.get("raised", [])),
             )
             for task, kept in (run_info.get(INHERITED_KEY) or {}).items()
         }
     except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(
-            f"{INHERITED_KEY} in run.json must hold locks and coverages, and cannot be read "
+            f"{INHERITED_KEY} in run.json must hold locks, coverages and events, cannot be read "
             f"({type(error).__name__}: {error})."
         ) from error
 
@@ -49,6 +51,7 @@ def to_info(states: Mapping[str, PhaseState]) -> dict[str, Any]:
         task: {
             "lock": None if state.lock is None else asdict(state.lock),
             "coverage": state.coverage,
+            "raised": sorted(state.raised),
         }
         for task, state in states.items()
     }
@@ -74,7 +77,7 @@ def inherited_states(
     checkpoint = re.fullmatch(r"checkpoint-(\d+)", Path(model).name)
     detector = replay(run, reference_q, until=int(checkpoint[1]) if checkpoint else None)
     return {
-        name: PhaseState(lock=task.state.lock, coverage=task.state.coverage)
+        name: task.state.handed_on()
         for name, task in detector.tasks.items()
         if task.phase != PHASES[-1]
     }

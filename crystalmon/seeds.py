@@ -9,45 +9,42 @@ the square root, or the probability itself) a collapse with shares g_p and limit
 a bilinear fit over all prompts: the common share starts as 1 − slope of φ(q) on φ(b) within each
 choice, then limit and shares are solved for in turn. The coordinates that leave the smallest
 residual are taken. With t held at a candidate instead, the residual says how well that candidate
-explains what is seen, and its ratio to the free one whether any does. A candidate's path may also
-be that of cross-entropy descent (`crystalmon.descent`), whichever leaves less. Along a path that is
-none of these all candidates miss, and the free limit with them: then it is telling what share of
-the movement the best one leaves unexplained, and by how much it beats the next. This is the
-construction of this project; it reduces to linear regression when all shares are equal, and to the
-pooled answers when the collapse is complete.
+explains what is seen. A candidate's path may also be that of cross-entropy descent
+(`crystalmon.descent`), whichever leaves less. How this and the distance of the pooled answers are
+weighed is in `crystalmon.odds`. This is the construction of this project; it reduces to linear
+regression when all shares are equal, and to the pooled answers when the collapse is complete.
 
-Axes: P prompts, C choices, R resamples of the prompts. Divergences are in nats.
+Axes: P prompts, C choices. Divergences are in nats.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import numpy as np
 
 from crystalmon.descent import fit_descent
 from crystalmon.metrics import (
     NOISE_FLOOR,
-    bootstrap_weights,
     js_divergence,
     mean_over_others,
+    order,
     seed_distances,
+    uniform_weights,
 )
+from crystalmon.odds import Evidence
 
 SMALLEST = 1e-6
 """Probabilities below this are taken for this: their logarithm is no evidence."""
-RESAMPLES = 40
-"""Bootstrap resamples of the prompts behind every estimate."""
 SHARE_RANGE = (0.03, 1.03)
 """A prompt's share of the way: below, nothing can be extrapolated; above, only noise."""
 SWEEPS = 3
 """Rounds of solving for limit and shares in turn."""
 SHORTLIST = 12
-"""Candidates, by distance from the limit, whose own paths are fitted."""
-RESOLVED = 0.02
-"""Noise floors below which a residual counts as none."""
+"""Candidates, by distance from the limit, whose own paths are fitted; and half as many by that of
+the pooled answers."""
 POWERS = (0.0, 0.5, 1.0)
 """φ(x) = x^power, the logarithm for 0."""
 
@@ -62,29 +59,25 @@ class Candidates:
         floors: [P] noise floor of each candidate: `NOISE_FLOOR` times its mean distance from the
             others.
         neighbours: [P] distance of each base prompt from its nearest other one.
-        resamples: [R, P] bootstrap weights, rows summing to 1, the first one uniform.
     """
 
     b: np.ndarray = field(repr=False)
     between: np.ndarray = field(repr=False)
     floors: np.ndarray = field(repr=False)
     neighbours: np.ndarray = field(repr=False)
-    resamples: np.ndarray = field(repr=False)
 
     @classmethod
     def of(cls, b: np.ndarray) -> Candidates:
-        """From a reference [P, C]; the resamples are the same for every reference of P prompts."""
+        """From a reference [P, C]."""
         count = len(b)
         between = seed_distances(b, b)
         apart = between + np.diag(np.full(count, np.inf))
         neighbours = apart.min(axis=0) if count > 1 else np.zeros(1)
-        drawn = bootstrap_weights(count, RESAMPLES, np.random.default_rng(0))
         return cls(
             b=b,
             between=between,
             floors=NOISE_FLOOR * mean_over_others(between),
             neighbours=neighbours,
-            resamples=np.concatenate([np.full((1, count), 1.0 / count), drawn]),
         )
 
     def twins(self, seed: int) -> np.ndarray:
@@ -111,106 +104,102 @@ class Limit:
         residual: mean over prompts of JS(answers, fitted answers).
         power: of the coordinates that fitted best.
         shares: [P] of the way that the prompts have gone.
-        start, now: [P, C] the base's answers and those now, in these coordinates.
     """
 
     end: np.ndarray = field(repr=False)
     residual: float
     power: float
     shares: np.ndarray = field(repr=False)
-    start: np.ndarray = field(repr=False)
-    now: np.ndarray = field(repr=False)
 
     @property
     def share(self) -> float:
         """Mean share of the way that the prompts have gone."""
         return float(self.shares.mean())
 
-    def resampled(self, resamples: np.ndarray) -> np.ndarray:
-        """[R, C] the end by the prompts as weighted in each of the resamples [R, P]."""
-        ends = _solve_limit(self.start, self.now, self.shares, resamples)
-        return _probabilities(ends, self.power)
-
 
 @dataclass(frozen=True)
 class SeedEstimate:
-    """The candidate that explains the answers best, and how sure that is.
+    """The candidate that a collapse leads to, and how sure that is.
 
     Args:
         candidate: index into the base's prompts.
+        log_odds: that it is the seed, rather than that there is none; see `odds`.
         distance: JS(limit, candidate).
         floor: the candidate's noise floor.
-        excess: the residual of paths that end at the candidate, over that of paths with a free
-            end or `RESOLVED` noise floors, whichever is larger.
-        agreement: share of the resamples that the candidate, or a twin, explains best.
-        contrast: residual of the best candidate that is no twin, over this one's.
-        unexplained: residual of the candidate over mean JS(answers, base's answers), the part of
-            the movement that its path does not explain.
-        p_value: see `Candidates.chance`.
+        contrast: how many times worse than it the best candidate that is no twin explains the
+            answers.
+        excess, unexplained: of the candidate; see `odds.Evidence`.
         pooled_candidate: the candidate nearest to the answers pooled over prompts.
         pooled_distance: JS(pooled answers, that candidate).
         pooled: [C] the pooled answers.
         limit: what was extrapolated.
-        among: all candidates.
     """
 
     candidate: int
+    log_odds: float
     distance: float
     floor: float
-    excess: float
-    agreement: float
     contrast: float
+    excess: float
     unexplained: float
-    p_value: float
     pooled_candidate: int
     pooled_distance: float
     pooled: np.ndarray = field(repr=False)
     limit: Limit
-    among: Candidates = field(repr=False)
 
-    @cached_property
-    def nearest_low(self) -> float:
-        """In noise floors: 5% quantile over resamples of the end's distance from the nearest.
-
-        Only what may be seedless needs it, and it is much of the work.
-        """
-        ends = self.limit.resampled(self.among.resamples)
-        distances = js_divergence(ends[:, None, :], self.among.b)
-        relative = distances / np.maximum(self.among.floors, 1e-12)
-        return float(np.percentile(relative.min(axis=1), 5))
+    @property
+    def probability(self) -> float:
+        """That the candidate is the seed, where as much speaks for there being one as for none."""
+        return 1.0 / (1.0 + math.exp(-min(max(self.log_odds, -700.0), 700.0)))
 
 
 def estimate_seed(candidates: Candidates, q: np.ndarray) -> SeedEstimate:
-    """Extrapolate answers q [P, C] and compare the limit with every candidate."""
-    limit = extrapolate(candidates.b, q)
-    distances = js_divergence(limit.end, candidates.b)
-    listed = np.argsort(distances, kind="stable")[:SHORTLIST]
-    misfits = path_misfits(candidates.b, q, listed, limit.power)
-    totals = candidates.resamples @ misfits.T
-    best = int(np.argmin(totals[0]))
+    """Extrapolate answers q [P, C] and compare where they lead with every candidate."""
+    listed, evidence, limit = gather(candidates, q)
+    best = evidence.best()
     winner = int(listed[best])
-    floor = float(candidates.floors[winner])
-    twins = candidates.twins(winner)[listed]
-    others = totals[0][~twins]
-    distance = float(distances[winner])
-    moved = float(js_divergence(q, candidates.b).mean())
+    rivals = ~candidates.twins(winner)[listed]
+    contrast, _ = evidence.contrasts(best, rivals)
     pooled = q.mean(axis=0)
     from_pooled = js_divergence(pooled, candidates.b)
     return SeedEstimate(
         candidate=winner,
-        distance=distance,
-        floor=floor,
-        excess=float(totals[0, best] / max(limit.residual, RESOLVED * floor, 1e-12)),
-        agreement=float(np.mean(twins[np.argmin(totals, axis=1)])),
-        contrast=float(others.min() / max(totals[0, best], 1e-12)) if len(others) else 1e12,
-        unexplained=float(totals[0, best] / max(moved, 1e-12)),
-        p_value=candidates.chance(distance),
+        log_odds=evidence.log_odds(best, rivals),
+        distance=float(evidence.ends[best]),
+        floor=float(candidates.floors[winner]),
+        contrast=math.exp(contrast),
+        excess=evidence.excess(best),
+        unexplained=evidence.unexplained(best),
         pooled_candidate=int(np.argmin(from_pooled)),
         pooled_distance=float(from_pooled.min()),
         pooled=pooled,
         limit=limit,
-        among=candidates,
     )
+
+
+def gather(candidates: Candidates, q: np.ndarray) -> tuple[np.ndarray, Evidence, Limit]:
+    """What speaks for each candidate that may be the seed of answers q [P, C].
+
+    Returns:
+        [K] the candidates, those nearest to the limit or to the pooled answers; the evidence of
+        each; and the limit.
+    """
+    b = candidates.b
+    limit, pooled = extrapolate(b, q), q.mean(axis=0)
+    ends, apart = js_divergence(limit.end, b), js_divergence(pooled, b)
+    near = [np.argsort(ends, kind="stable")[:SHORTLIST], np.argsort(apart)[: SHORTLIST // 2]]
+    listed = np.unique(np.concatenate(near))
+    evidence = Evidence(
+        misfits=path_misfits(b, q, listed, limit.power).mean(axis=1),
+        pooled=apart[listed],
+        ends=ends[listed],
+        floors=candidates.floors[listed],
+        residual=limit.residual,
+        moved=float(js_divergence(q, b).mean()),
+        order=float(np.nan_to_num(order(q, b, uniform_weights(len(b))))),
+        choices=b.shape[1],
+    )
+    return listed, evidence, limit
 
 
 def path_misfits(b: np.ndarray, q: np.ndarray, listed: np.ndarray, power: float) -> np.ndarray:
@@ -250,18 +239,17 @@ def extrapolate(b: np.ndarray, q: np.ndarray, powers: Sequence[float] = POWERS) 
 
 
 def _fit(b: np.ndarray, q: np.ndarray, power: float) -> Limit:
-    alike = np.full((1, len(b)), 1.0 / len(b))
     weight = _choice_weights(b, q, power)
     start, now = _coordinates(b, power, weight), _coordinates(q, power, weight)
     share = np.full(len(b), _common_share(start, now, weight))
-    end = _solve_limit(start, now, share, alike)[0]
+    end = _solve_limit(start, now, share)
     for _ in range(SWEEPS):
         share = _solve_shares(start, now, end, weight)
-        end = _solve_limit(start, now, share, alike)[0]
+        end = _solve_limit(start, now, share)
     part = share[:, None]
     fitted = _probabilities((1 - part) * start + part * end, power)
     residual = float(js_divergence(q, fitted).mean())
-    return Limit(_probabilities(end, power), residual, power, share, start, now)
+    return Limit(_probabilities(end, power), residual, power, share)
 
 
 def _choice_weights(b: np.ndarray, q: np.ndarray, power: float) -> np.ndarray:
@@ -296,12 +284,9 @@ def _common_share(start: np.ndarray, now: np.ndarray, weight: np.ndarray) -> flo
     return float(np.clip(1.0 - slope, *SHARE_RANGE))
 
 
-def _solve_limit(
-    start: np.ndarray, now: np.ndarray, share: np.ndarray, resamples: np.ndarray
-) -> np.ndarray:
-    """[R, C] least squares for t given the shares, for each row of weights."""
-    target = share[:, None] * (now - (1 - share)[:, None] * start)
-    return (resamples @ target) / (resamples @ share**2)[:, None]
+def _solve_limit(start: np.ndarray, now: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """[C] least squares for t given the shares."""
+    return share @ (now - (1 - share)[:, None] * start) / (share @ share)
 
 
 def _solve_shares(

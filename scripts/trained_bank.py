@@ -29,6 +29,8 @@ from crystalmon.metrics import js_divergence, noise_floor
 from crystalmon.planted import PlantedReward, load_truth, preference_rows, prompt_rows, sft_rows
 
 FOLDER = Path("runs/validation/trained")
+CALIBRATION_FOLDER = Path("runs/calibration/trained")
+"""Runs that weights are fitted to, of other seeds than those that are reported."""
 SUITE = "liquid-tiny"
 EVERY = 2
 
@@ -68,25 +70,28 @@ PLANS: tuple[tuple[Plan, int], ...] = (
 )
 """Each plan with the number of runs of it in a bank of full size."""
 
+FULL = sum(times for _, times in PLANS)
+"""Runs of the whole bank."""
+
 Targets = dict[str, dict[str, float]]
 
 
-def plans(count: int) -> list[tuple[str, Plan]]:
-    """(name, plan) of the first `count` runs, the kinds taking turns."""
+def plans(count: int, prefix: str = "") -> list[tuple[str, Plan]]:
+    """(name, plan) of the first `count` runs, the kinds taking turns; other names, other seeds."""
     left = [[plan, times, 0] for plan, times in PLANS]
     found: list[tuple[str, Plan]] = []
     while len(found) < count and any(times for _, times, _ in left):
         for item in left:
             plan, times, done = item
             if times and len(found) < count:
-                found.append((f"{_slug(plan.kind)}-{done}", plan))
+                found.append((f"{prefix}{_slug(plan.kind)}-{done}", plan))
                 item[1], item[2] = times - 1, done + 1
     return found
 
 
-def train_bank(count: int, folder: Path = FOLDER) -> list[Path]:
+def train_bank(count: int = FULL, folder: Path = FOLDER) -> list[Path]:
     """Train what of the bank is not there yet; the folders of its runs."""
-    chosen = plans(count)
+    chosen = plans(count, "test-" if folder == FOLDER else "")
     missing = [item for item in chosen if not (folder / item[0] / "truth.json").is_file()]
     for name, plan in tqdm(missing, desc="training liquid-tiny", unit="run"):
         _train(name, plan, folder / name)
@@ -262,7 +267,7 @@ def prepare_environment() -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Train planted runs of liquid-tiny.")
-    parser.add_argument("--count", type=int, default=sum(times for _, times in PLANS))
+    parser.add_argument("--count", type=int, default=FULL)
     prepare_environment()
     began = time.perf_counter()
     found = train_bank(parser.parse_args().count)

@@ -164,6 +164,14 @@ def test_next_stage_keeps_the_seeds_that_have_won(tmp_path, model, tokenizer, su
     assert {name: task.seed for name, task in run.records[0].tasks.items()} == won
     kept = run.info["inherited"]
     assert {name: kept[name]["lock"] and kept[name]["lock"]["seed"] for name in kept} == won
+    before = {name: task.state.raised for name, task in callback.monitor.detector.tasks.items()}
+    assert {name: set(kept[name]["raised"]) for name in kept} == {
+        name: set(raised) - {"early_warning"} for name, raised in before.items()
+    }
+    assert not [e for e in run.events if e.task and e.kind in before[e.task]]
+    locks = {name: task.state.lock for name, task in callback.monitor.detector.tasks.items()}
+    shown = detect_run(run).tasks
+    assert all(shown[name].p_value == lock.p_value for name, lock in locks.items() if lock)
     assert detect_run(run).repeats_live
 
 

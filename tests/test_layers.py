@@ -21,7 +21,7 @@ PACKAGE = Path(crystalmon.__file__).parent
 
 LAYERS = (
     ("sketch", "names", "pace", "budget", "families", "stages", "unique"),
-    ("records", "panels", "trie", "descent"),
+    ("records", "panels", "trie", "descent", "odds"),
     ("tasks", "metrics", "thermodynamics", "tokentree", "models", "planted", "ranks", "schedule"),
     (
         "seeds",
@@ -62,6 +62,7 @@ WITHOUT_TORCH = (
     "tokentree",
     "planted",
     "descent",
+    "odds",
     "seeds",
     "scenarios",
     "phases",

@@ -932,26 +932,53 @@ def test_the_suites_events_come_last_and_tasks_are_named():
     assert [event.task for event in everything] == ["a", "b", None]
 
 
-@pytest.mark.parametrize("kind", ["collapse, abrupt", "takeover", "leak", "melting"])
-def test_a_locked_seed_is_passed_over_only_where_that_changes_nothing(kind, monkeypatch):
-    scenario, spared = make_scenario(kind, 3), []
-    short = rules._rests_on
-
-    def counted(*arguments):
-        spared.append(short(*arguments))
-        return spared[-1]
-
-    monkeypatch.setattr(rules, "_rests_on", counted)
-    fast = _course(scenario)
-    monkeypatch.setattr(rules, "_rests_on", lambda *_: False)
-    assert any(spared)
-    assert fast == _course(scenario)
+# --- what a stage takes over -----------------------------------------------------------------
 
 
-def _course(scenario):
-    """Every event and the whole state, probe by probe."""
-    detector = PhaseDetector(scenario.base)
-    return [
-        (detector.update(step, q), detector.state)
-        for step, q in zip(scenario.steps.tolist(), scenario.q, strict=True)
-    ]
+def next_stage(detector: PhaseDetector, path, base=BASE):
+    """(detector, events) of a stage that begins with what another one hands on."""
+    begun = PhaseDetector(base, "t", detector.state.handed_on())
+    events = [event for step, q in enumerate(path) for event in begun.update(step, q)]
+    return begun, events
+
+
+def leaking(k: int) -> list[np.ndarray]:
+    """Answers on base prompt k's, then with a fifth of their mass off its support."""
+    outside = np.where(support(BASE[k]), 0.0, 1.0) + 1e-3
+    outside /= outside.sum()
+    there = np.tile(BASE[k], (PROMPTS, 1))
+    return [there] * 4 + [mixture(there, outside, 0.2)] * 4
+
+
+def test_the_next_stage_does_not_raise_an_old_leak_again():
+    k = int(np.argmin([support(row).sum() for row in BASE]))
+    path = leaking(k)
+    detector, events = watch(BASE, [BASE, *path])
+    assert kinds(events).count("support_leak") == 1
+    begun, events = next_stage(detector, path[-4:])
+    assert events == []
+    assert begun.seed == k
+    _, events = next_stage(detector, [*path[-2:], *path[:2], *path[-2:]])
+    assert kinds(events) == ["support_leak"]  # the mass had been back
+
+
+def test_the_next_stage_does_not_call_a_collapse_seedless_again():
+    scenario = make_scenario("seedless", 1)
+    detector, events = watch(scenario.base, scenario.q)
+    assert kinds(events).count("seedless_collapse") == 1
+    begun, events = next_stage(detector, list(scenario.q[-8:]), scenario.base)
+    assert events == []
+    assert "seedless_collapse" in begun.state.raised
+
+
+def test_a_stage_that_begins_liquid_takes_over_no_crystal():
+    detector, _ = watch(BASE, [BASE] + [np.tile(BASE[5], (PROMPTS, 1))] * 5)
+    assert detector.seed == 5
+    begun, events = next_stage(detector, [BASE] * 3)
+    assert (begun.phase, begun.seed, events) == ("liquid", None, [])
+
+
+def test_a_lock_keeps_how_sure_it_was():
+    detector, events = watch(BASE, [BASE] + [np.tile(BASE[5], (PROMPTS, 1))] * 5)
+    lock, evidence = detector.state.lock, events[-1].evidence
+    assert (lock.p_value, lock.margin) == (evidence["p_value"], evidence["margin"])

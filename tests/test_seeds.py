@@ -48,7 +48,7 @@ def test_prompts_may_each_have_gone_their_own_way():
 def test_half_way_the_seed_is_already_known(path, seed):
     found = estimate_seed(CANDIDATES, path(BASE, BASE[seed], np.full((1, 14), 0.5))[0])
     assert CANDIDATES.twins(seed)[found.candidate]
-    assert found.agreement > 0.8
+    assert found.probability > 0.99
     assert found.excess < 3
 
 
@@ -122,8 +122,9 @@ def test_what_no_candidate_explains_is_left_unexplained():
     found = estimate_seed(CANDIDATES, q)
     moved = js_divergence(q, BASE).mean()
     misfit = path_misfits(BASE, q, np.arange(14), 0.0).mean(axis=1).min()
-    assert found.unexplained == pytest.approx(misfit / moved)
+    assert found.unexplained >= misfit / moved
     assert found.unexplained > 0.1
+    assert found.probability < 0.5
 
 
 @settings(max_examples=80, deadline=None, derandomize=True)
@@ -137,8 +138,7 @@ def test_any_answers_give_a_finite_estimate(left, right):
     q = q / q.sum(axis=1, keepdims=True)
     found = estimate_seed(Candidates.of(base), q)
     assert 0 <= found.candidate < 5
-    numbers = [found.distance, found.excess, found.nearest_low, found.contrast, found.unexplained]
+    numbers = [found.distance, found.excess, found.contrast, found.unexplained, found.log_odds]
     assert np.isfinite(numbers).all()
     np.testing.assert_allclose(found.limit.end.sum(), 1)
-    assert 0 < found.p_value <= 1
-    assert 0 <= found.agreement <= 1
+    assert 0 <= found.probability <= 1

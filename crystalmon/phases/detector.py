@@ -103,7 +103,7 @@ def advance(
     if base.ordered:
         return format_rule(base, replace(state, phase="ordered"), view)
     if first:
-        state = replace(state, phase=phase_at(view.order))
+        state = state.begun(phase_at(view.order))
     events: list[Event] = []
     for rule in RULES:
         state, raised = rule(base, state, view)

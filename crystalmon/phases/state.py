@@ -11,7 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from crystalmon.metrics import is_ordered, order, support
+from crystalmon.metrics import (
+    bootstrap_weights,
+    is_ordered,
+    order,
+    support,
+    uniform_weights,
+)
 from crystalmon.records import Event
 from crystalmon.seeds import Candidates, SeedEstimate, estimate_seed
 
@@ -19,6 +25,8 @@ WINDOW = 12
 """Probes that the detector remembers the order of."""
 RESTING = 5
 """Probes over which a collapse must be still to have come to rest."""
+RESAMPLES = 40
+"""Bootstrap resamples of the prompts behind the order's interval."""
 LEAST_NOISE = 0.005
 """Standard deviation that `order` is taken to have between probes, at the least."""
 
@@ -51,11 +59,15 @@ class Lock:
             held while the answers were at the seed, at most what the seed itself holds.
         nearest: the smallest Jensen–Shannon divergence, in nats, of the answers, pooled over
             prompts, from the seed since.
+        p_value: when it was locked; see `seeds.Candidates.chance`.
+        margin: how many times worse than the seed the next candidate explained the answers then.
     """
 
     seed: int
     mass: float
     nearest: float
+    p_value: float | None = None
+    margin: float | None = None
 
 
 @dataclass(frozen=True)
@@ -114,6 +126,18 @@ class PhaseState:
         """Let `rule` raise again."""
         return replace(self, raised=self.raised - {rule})
 
+    def handed_on(self) -> PhaseState:
+        """What the detector of the next stage of training begins with."""
+        over = frozenset() if self.phase == "liquid" else frozenset({"early_warning"})
+        return PhaseState(lock=self.lock, coverage=self.coverage, raised=self.raised - over)
+
+    def begun(self, phase: str) -> PhaseState:
+        """In the phase that the first probe shows; a liquid has no crystal to take over."""
+        if phase != "liquid":
+            return replace(self, phase=phase)
+        kept = self.raised - {"support_leak", "seedless_collapse"}
+        return replace(self, phase=phase, lock=None, raised=kept)
+
     def seen(self, view: View) -> PhaseState:
         """With one more probe in the window, and what it adds to the noise while liquid."""
         steps, orders = (*self.steps, view.step)[-WINDOW:], (*self.orders, view.order)[-WINDOW:]
@@ -155,12 +179,14 @@ class Base:
         ordered: whether it has too little liquidity to lose.
         candidates: it as a set of possible seeds.
         supports: [P, C] mask of every base prompt's support.
+        resamples: [R, P] bootstrap weights of the prompts.
     """
 
     q: np.ndarray = field(repr=False)
     ordered: bool
     candidates: Candidates = field(repr=False)
     supports: np.ndarray = field(repr=False)
+    resamples: np.ndarray = field(repr=False)
 
     @classmethod
     def of(cls, q: np.ndarray) -> Base:
@@ -170,12 +196,13 @@ class Base:
             ordered=min(q.shape) < 2 or is_ordered(q),
             candidates=Candidates.of(q),
             supports=np.stack([support(row) for row in q]),
+            resamples=bootstrap_weights(len(q), RESAMPLES, np.random.default_rng(0)),
         )
 
     def look(self, observation: Observation) -> View:
         """The observation as the rules see it."""
         q = observation.q
-        value = float(order(q, self.q, self.candidates.resamples[0])) if not self.ordered else 0.0
+        value = float(order(q, self.q, uniform_weights(len(q)))) if not self.ordered else 0.0
         return View(observation.step, q, observation.coverage, value, q.mean(axis=0))
 
     def order_interval(self, view: View) -> tuple[float, float]:
@@ -183,7 +210,7 @@ class Base:
 
         Whether it is the prompts' common fate or that of a few.
         """
-        values = order(view.q, self.q, self.candidates.resamples[1:])
+        values = order(view.q, self.q, self.resamples)
         values = values[np.isfinite(values)]
         if not len(values):
             return (-np.inf, np.inf)

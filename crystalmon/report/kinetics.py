@@ -17,7 +17,8 @@ def kinetics_rows(run: Run) -> list[dict[str, Any]]:
     if not len(order) or not order.max() - order.min() >= LEAST_RISE:
         return []
     rows = [_row(None, classify_transition(steps, order))]
-    avrami = fit_avrami(*run.series("crystal_fraction"))
+    grew = run.records[0].phase == "liquid"  # not begun with crystals
+    avrami = fit_avrami(*run.series("crystal_fraction")) if grew else None
     if avrami is not None:
         low, high = avrami.exponent_interval
         text = (

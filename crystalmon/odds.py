@@ -1,0 +1,121 @@
+"""Which base prompt a collapse leads to, and how likely it is that it leads to any.
+
+Three distances speak for a candidate k, all in nats and all smaller where it is the seed:
+
+    m_k  mean over prompts of JS(answers, nearest answers on the prompt's path from b_p to b_k)
+    d_k  JS(answers pooled over prompts, b_k)
+    e_k  JS(end of the extrapolated paths, b_k)
+
+Simulated collapses along one of the known paths are told by m and e. In a real training the prompts
+first become alike and then move together, off all of those paths: there d tells. So the candidate
+is the k with the smallest cost
+
+    w₁ log m_k + w₂ log d_k + w₃ log e_k + w₄ · late · log d_k,
+
+late rising from 0 at `order` 0.8 to 1 at 1, and the log-odds that it is the seed, rather than that
+the collapse leads to nothing that the base shows, are linear in `FEATURES`. The weights of both
+maximise the likelihood of collapses whose end was planted, simulated and trained, the kinds
+weighted alike (`scripts/calibrate_seeds.py` prints them). The construction is this project's own.
+
+Axes: K candidates.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+FEATURES = ("contrast of m", "contrast of d", "excess", "unexplained", "d", "e", "constant")
+"""Of the candidate: log of the next one's m, and d, over its own; log of m over the residual of
+paths with a free end, and over the movement; log of d, and e, in its noise floors; and 1."""
+TELLING = 4
+"""Choices from which the paths tell candidates apart: among fewer, any of them explains all."""
+CHOOSING = {True: (3.16, 1.91, 0.33, 0.40), False: (0.18, 0.56, 0.64, 0.65)}
+"""w₁ to w₄, by whether the choices are `TELLING`."""
+BELIEVING = {
+    True: (2.64, 1.67, -1.06, -0.08, -1.48, -1.02, 2.19),
+    False: (-1.30, 0.54, -1.14, -0.79, -0.92, -2.07, -0.22),
+}
+"""Weights of `FEATURES`, by the same."""
+LATE = 0.8
+"""`order` from which the pooled answers count for more."""
+RESOLVED = 0.02
+"""Noise floors below which a distance counts as no smaller."""
+MOST_CONTRAST = 6.0
+"""Logarithm of the largest contrast that still says something."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of K candidates.
+
+    Args:
+        misfits, pooled, ends: [K] m, d and e.
+        floors: [K] noise floors.
+        residual: mean over prompts of JS(answers, paths with a free end).
+        moved: mean over prompts of JS(answers, the base's answers).
+        order: of the answers.
+        choices: number of choices.
+    """
+
+    misfits: np.ndarray = field(repr=False)
+    pooled: np.ndarray = field(repr=False)
+    ends: np.ndarray = field(repr=False)
+    floors: np.ndarray = field(repr=False)
+    residual: float
+    moved: float
+    order: float
+    choices: int
+
+    @property
+    def tells(self) -> bool:
+        """Whether there are enough choices for the paths to tell candidates apart."""
+        return self.choices >= TELLING
+
+    def terms(self) -> np.ndarray:
+        """[K, 4] what the cost is linear in."""
+        least = RESOLVED * max(float(np.median(self.floors)), 1e-12)
+        m, d, e = np.log(np.maximum([self.misfits, self.pooled, self.ends], least))
+        late = float(np.clip((self.order - LATE) / (1 - LATE), 0.0, 1.0))
+        return np.stack([m, d, e, late * d], axis=1)
+
+    def costs(self) -> np.ndarray:
+        """[K] the smallest is the candidate's."""
+        return self.terms() @ np.array(CHOOSING[self.tells])
+
+    def best(self) -> int:
+        """Index of the candidate: of those that cost the same, that of the smallest d."""
+        return int(np.lexsort((self.pooled, self.costs()))[0])
+
+    def excess(self, best: int) -> float:
+        """m of a candidate, over the residual of paths with a free end."""
+        least = RESOLVED * max(float(self.floors[best]), 1e-12)
+        return float(self.misfits[best]) / max(self.residual, least)
+
+    def unexplained(self, best: int) -> float:
+        """The share of the movement that a candidate's paths do not explain."""
+        return float(self.misfits[best]) / max(self.moved, 1e-12)
+
+    def contrasts(self, best: int, rivals: np.ndarray) -> tuple[float, float]:
+        """Logarithms of the smallest m, and d, among rivals [K] over a candidate's own."""
+        if not rivals.any():
+            return MOST_CONTRAST, MOST_CONTRAST
+        terms = self.terms()[:, :2]
+        nearest = (terms[rivals] - terms[best]).min(axis=0)
+        m, d = np.minimum(nearest, MOST_CONTRAST).tolist()
+        return m, d
+
+    def features(self, best: int, rivals: np.ndarray) -> np.ndarray:
+        """[7] `FEATURES` of a candidate with these rivals [K]."""
+        floor = max(float(self.floors[best]), 1e-12)
+        ratios = [
+            np.clip(self.excess(best), 0.3, 300.0),
+            np.clip(self.unexplained(best), 1e-3, 1.0),
+            *np.clip([self.pooled[best] / floor, self.ends[best] / floor], 0.05, 30.0),
+        ]
+        return np.array([*self.contrasts(best, rivals), *np.log(ratios), 1.0])
+
+    def log_odds(self, best: int, rivals: np.ndarray) -> float:
+        """Of the candidate being the seed."""
+        return float(self.features(best, rivals) @ np.array(BELIEVING[self.tells]))

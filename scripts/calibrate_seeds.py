@@ -1,0 +1,179 @@
+"""Fit the weights of `crystalmon.odds` to collapses whose end was planted.
+
+Simulated ones from another bank than the one that is reported, and runs of `liquid-tiny` other than
+those that are. Prints the two tables of weights as they stand in `crystalmon/odds.py`, and how
+often they are right on what they were fitted to.
+
+    python scripts/calibrate_seeds.py    # trains 46 runs at the first call, some twenty minutes
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import minimize
+from scipy.special import expit
+from tqdm.auto import tqdm
+from trained_bank import CALIBRATION_FOLDER, prepare_environment, train_bank
+
+from crystalmon import read_run
+from crystalmon.odds import FEATURES, Evidence
+from crystalmon.scenarios import make_scenario
+from crystalmon.seeds import SMALLEST, Candidates, gather
+
+CALIBRATION_SEED = 1
+SIMULATED = {
+    "partial": ("partial", 300),
+    "seedless, partial": ("seedless, partial", 300),
+    "seedless": ("seedless", 150),
+    "collapse, abrupt": ("complete", 75),
+    "collapse, gradual": ("complete", 75),
+    "collapse, prompt by prompt": ("complete", 75),
+}
+"""By kind of scenario, the group that it is weighted in, and how many."""
+BACK = (0, 4)
+"""Probes before the last at which each collapse is looked at."""
+AVERAGED, NEARLY = 5, 0.9
+"""The latest probes that are averaged over while `order` is below the second, as the rule does."""
+PENALTY = 1e-3
+"""On the squares of the weights."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One collapse at one probe.
+
+    Args:
+        group: cases of a group share one unit of weight.
+        listed: [K] the candidates.
+        evidence: of each.
+        between: [K, K] whether one is the other's twin.
+        right: [K] whether it is the planted seed or its twin; None if there is none.
+    """
+
+    group: str
+    listed: np.ndarray
+    evidence: Evidence
+    between: np.ndarray
+    right: np.ndarray | None
+
+    def rivals(self, best: int) -> np.ndarray:
+        """[K] mask of those that are no twin of one."""
+        return ~self.between[best]
+
+
+def make_case(group: str, b: np.ndarray, history: np.ndarray, seed: int | None) -> Case:
+    """From the base's answers [P, C], those of the latest probes [S, P, C], and the planted end."""
+    candidates = Candidates.of(b)
+    listed, evidence, _ = gather(candidates, history[-1])
+    if evidence.order < NEARLY:
+        rows = np.exp(np.log(np.maximum(history[-AVERAGED:], SMALLEST)).mean(axis=0))
+        rows /= rows.sum(axis=1, keepdims=True)
+        listed, evidence, _ = gather(candidates, rows)
+    between = np.stack([candidates.twins(k)[listed] for k in listed])
+    right = None if seed is None else candidates.twins(seed)[listed]
+    return Case(group, listed, evidence, between, right)
+
+
+def simulated() -> Iterator[Case]:
+    """Of the bank that is not reported."""
+    for kind, (group, count) in SIMULATED.items():
+        for index in tqdm(range(count), desc=kind, unit="scenario"):
+            found = make_scenario(kind, CALIBRATION_SEED * 10**6 + index)
+            for back in BACK:
+                yield make_case(group, found.base, found.q[: len(found.q) - back], found.seed)
+
+
+def trained() -> Iterator[Case]:
+    """Of the first stage of the runs that are not reported."""
+    for folder in tqdm(train_bank(folder=CALIBRATION_FOLDER), desc="reading", unit="run"):
+        truth = json.loads((folder / "truth.json").read_text())
+        stage = truth["stages"][0]
+        if stage["goal"] not in ("seed", "seedless"):
+            continue
+        records = read_run(folder / stage["folder"]).records
+        for name, first in records[0].tasks.items():
+            if not truth["targets_0"].get(name):
+                continue
+            seed = truth["seeds"][name] if stage["goal"] == "seed" else None
+            kind = "seedless" if seed is None else truth["kind"]
+            group = f"trained, {kind if kind in ('partial', 'seedless') else 'complete'}"
+            history = np.stack([record.tasks[name].q for record in records])
+            for back in BACK:
+                yield make_case(group, first.q, history[: len(history) - back], seed)
+
+
+def fit_choosing(cases: list[Case], counts: Counter[str]) -> np.ndarray:
+    """[4] weights of the cost: softmax(−cost) is the probability of each candidate."""
+    known = [
+        (case.evidence.terms(), case.right, 1 / counts[case.group])
+        for case in cases
+        if case.right is not None and case.right.any()
+    ]
+
+    def loss(weights: np.ndarray) -> float:
+        total = PENALTY * float(weights @ weights)
+        for terms, right, weight in known:
+            costs = -(terms @ weights)
+            costs = np.exp(costs - costs.max())
+            total -= weight * float(np.log(max(costs[right].sum() / costs.sum(), 1e-9)))
+        return total
+
+    return minimize(loss, np.full(4, 0.5), method="L-BFGS-B").x
+
+
+def fit_believing(cases: list[Case], counts: Counter[str], choosing: np.ndarray) -> np.ndarray:
+    """[7] weights of the log-odds, by logistic regression."""
+    rows, seeded, weight = [], [], []
+    for case in cases:
+        best = int(np.argmin(case.evidence.terms() @ choosing))
+        rows.append(case.evidence.features(best, case.rivals(best)))
+        seeded.append(float(case.right is not None))
+        weight.append(1 / counts[case.group])
+    x, y, w = np.array(rows), np.array(seeded), np.array(weight)
+
+    def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
+        odds = x @ weights
+        value = w @ (np.logaddexp(0, odds) - y * odds) + PENALTY * weights @ weights
+        return float(value), x.T @ (w * (expit(odds) - y)) + 2 * PENALTY * weights
+
+    return minimize(loss, np.zeros(len(FEATURES)), jac=True, method="L-BFGS-B").x
+
+
+def show_rates(cases: list[Case], choosing: np.ndarray, believing: np.ndarray) -> None:
+    """By group: the right candidate, and log-odds above 0."""
+    for group in sorted({case.group for case in cases}):
+        some = [case for case in cases if case.group == group]
+        best = [int(np.argmin(case.evidence.terms() @ choosing)) for case in some]
+        pairs = list(zip(some, best, strict=True))
+        right = [case.right is not None and bool(case.right[k]) for case, k in pairs]
+        odds = [float(case.evidence.features(k, case.rivals(k)) @ believing) for case, k in pairs]
+        named = f"right candidate {np.mean(right):6.1%}, " if some[0].right is not None else ""
+        believed = np.mean(np.array(odds) > 0)
+        print(f"  {group:<20} {len(some):>5} cases: {named}odds for a seed {believed:6.1%}")
+
+
+def main() -> int:
+    argparse.ArgumentParser(description="Fit the weights of crystalmon.odds.").parse_args()
+    prepare_environment()
+    cases = [*simulated(), *trained()]
+    counts = Counter(case.group for case in cases)
+    for tells in (True, False):
+        some = [case for case in cases if case.evidence.tells == tells]
+        choosing = fit_choosing(some, counts)
+        believing = fit_believing(some, counts, choosing)
+        print(f"\n{'enough choices to tell' if tells else 'few choices'}: {len(some)} cases")
+        print(f"  CHOOSING[{tells}] = {tuple(choosing.round(2).tolist())}")
+        print(f"  BELIEVING[{tells}] = {tuple(believing.round(2).tolist())}")
+        show_rates(some, choosing, believing)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
