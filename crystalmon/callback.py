@@ -14,7 +14,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from crystalmon.actions import Actions, action_name, actions_for, check_actions, take
 from crystalmon.budget import Budget
 from crystalmon.claims import claim_folder
-from crystalmon.console import announce, say
+from crystalmon.console import announce, conclude, say, scarce
 from crystalmon.experiments.result import Result
 from crystalmon.experiments.training import (
     Experiments,
@@ -22,16 +22,14 @@ from crystalmon.experiments.training import (
     check_experiments,
     experiment_metrics,
 )
-from crystalmon.lineage import inherited_states, states_of
+from crystalmon.lineage import Origin
 from crystalmon.monitor import Monitor
 from crystalmon.names import REFERENCE_FOLDER
-from crystalmon.phases import PhaseState
 from crystalmon.ranks import current_ranks
 from crystalmon.records import Event, ProbeRecord
 from crystalmon.reference import (
     INFO_FILE,
     Reference,
-    find_reference,
     load_reference,
     model_name,
 )
@@ -40,7 +38,7 @@ from crystalmon.report.snapshot import Snapshot
 from crystalmon.run_info import run_info, training_settings
 from crystalmon.scalars import tracker_metrics
 from crystalmon.schedule import Schedule, probe_steps
-from crystalmon.store import RUN_FILE, RunStore, explained, read_run
+from crystalmon.store import RUN_FILE, RunStore, explained
 from crystalmon.tasks import TaskSuite, load_suite
 from crystalmon.tokentree import VIEWS, View
 from crystalmon.trackers import CompositeTracker, make_tracker, sentence
@@ -128,7 +126,7 @@ class CrystalCallback(TrainerCallback):
         self.failures = 0
         self._schedule = Schedule()
         self._last_step = -1
-        self._last_phase: str | None = None
+        self._last_record: ProbeRecord | None = None
         self._stopped_at: int | None = None
         self._untaken: list[Event] = []
         self._store: RunStore | None = None
@@ -169,10 +167,11 @@ class CrystalCallback(TrainerCallback):
         ranks, step = current_ranks(), state.global_step
         folder = claim_folder(Path(str(args.output_dir)), state, self.suite.name)
         # what concerns the run folder happens on rank 0; its result, or its error, on every rank
-        history = ranks.on_main(lambda: self._history(folder, step))
+        origin = Origin(folder, step, model_name(model), self.suite, self.view)
+        history = ranks.on_main(origin.history)
         reference = self.reference
         if not isinstance(reference, Reference):
-            reference = ranks.on_main(lambda: self._reference_for(folder, step, model))
+            reference = ranks.on_main(lambda: origin.reference(str(self.reference)))
         try:
             self.monitor = Monitor(
                 model,
@@ -188,12 +187,13 @@ class CrystalCallback(TrainerCallback):
             self._failed("the base could not be scored, so this run is not monitored")
             return
         monitor = self.monitor
-        monitor.inherit(ranks.on_main(lambda: self._inherited(folder, step, monitor)))
+        base = monitor.reference.info.id
+        monitor.inherit(ranks.on_main(lambda: origin.inherited(base, monitor.base_q)))
         for record in history:
             self.monitor.replay(record)
         self._expect(monitor.seconds_a_probe or max((r.seconds for r in history), default=None))
         self._last_step = history[-1].step if history else -1
-        self._last_phase = history[-1].phase if history else None
+        self._last_record = history[-1] if history else None
         ranks.on_main(lambda: self._open(monitor, folder, args, state))
         self._begin_experiments(monitor, processing_class, folder, step)
 
@@ -237,7 +237,11 @@ class CrystalCallback(TrainerCallback):
         if self.failures:
             logger.warning("crystalmon: %d failures; see the log above.", self.failures)
         budget = self._schedule.budget
-        if self._store is None or budget is None:
+        if self._store is None:
+            return
+        if self._last_record is not None:
+            conclude(self._last_record, self._store.folder)
+        if budget is None:
             return
         say(f"monitoring took {budget.spent / budget.elapsed:.2%} of the time")
         if self._last_step < state.global_step:
@@ -274,51 +278,6 @@ class CrystalCallback(TrainerCallback):
         finally:
             self._tracker.close()
 
-    def _reference_for(self, folder: Path, step: int, model: Any) -> Any:
-        """On resume, the base that this run started with: step 0 cannot be probed any more."""
-        if step == 0 or str(self.reference) not in ("auto", "initial"):
-            return self.reference
-        if (folder / REFERENCE_FOLDER / INFO_FILE).is_file():
-            return folder / REFERENCE_FOLDER
-        if str(self.reference) == "auto":
-            found = find_reference(model_name(model), self.suite, self.view)
-            if found is not None:
-                return found
-        raise FileNotFoundError(
-            f"{folder} holds no reference, and at step {step} the initial model is gone. "
-            "Name the base model: CrystalCallback(reference='<model id or path>')."
-        )
-
-    def _history(self, folder: Path, step: int) -> list[ProbeRecord]:
-        """The records of a run that is being resumed from `step`.
-
-        Raises:
-            RunFolderError: if the folder cannot be written to.
-            ValueError: if that run was monitored with another suite or view.
-        """
-        RunStore.check_writable(folder)
-        if step == 0 or not (folder / RUN_FILE).is_file():
-            return []
-        run = read_run(folder)
-        before = (run.info.get("suite_hash"), run.info.get("config", {}).get("view"))
-        if before != (self.suite.hash, self.view):
-            raise ValueError(
-                f"the run in {folder} must be resumed with its own suite and view, "
-                f"{run.info.get('suite')!r} and {before[1]!r}, got {self.suite.name!r} and "
-                f"{self.view!r}. Use those, or another output_dir."
-            )
-        return [record for record in run.records if record.step <= step]
-
-    def _inherited(self, folder: Path, step: int, monitor: Monitor) -> dict[str, PhaseState]:
-        """What the run that the model came from hands on; on resume, what this one started with."""
-        if step > 0 and (folder / RUN_FILE).is_file():
-            return states_of(read_run(folder).info)
-        origin = model_name(monitor.model)
-        found = find_reference(origin, self.suite, self.view)
-        if found is None or found.parent.resolve() == folder.resolve():
-            return {}
-        return inherited_states(found.parent, origin, monitor.reference.info.id, monitor.base_q)
-
     def _open(
         self, monitor: Monitor, folder: Path, args: TrainingArguments, state: TrainerState
     ) -> None:
@@ -354,6 +313,8 @@ class CrystalCallback(TrainerCallback):
             f"{len(self._schedule.steps)} probes{limit}; "
             f"base {monitor.reference.info.model or 'this model'}; records in {folder}"
         )
+        if warning := scarce(monitor.base_coverage):
+            say(warning)
 
     def _config(self) -> dict[str, Any]:
         """The arguments as `run.json` keeps them."""
@@ -398,7 +359,7 @@ class CrystalCallback(TrainerCallback):
         if self._store is not None:
             self._write(self._store, record, events)
         self._untaken += events
-        self._last_phase = record.phase
+        self._last_record = record
 
     def _write(self, store: RunStore, record: ProbeRecord, events: list[Event]) -> None:
         """Rank 0: one probe to the run folder, the trackers and the terminal."""
@@ -414,7 +375,7 @@ class CrystalCallback(TrainerCallback):
         self._tracker.show(Snapshot(record, choices))
         for event in events:
             self._tracker.event(event)
-        announce(record, events, self._last_phase)
+        announce(record, events, self._last_record)
 
     def _begin_experiments(
         self, monitor: Monitor, processing_class: Any, folder: Path, step: int

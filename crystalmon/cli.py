@@ -235,7 +235,12 @@ def print_record(
         f"{record.metrics[column]:.3f}" if column in record.metrics else "" for column in columns
     ]
     table.add_row("mean", "", *means, f"probe took {record.seconds:.1f} s")
-    (console or _console()).print(table)
+    from crystalmon.console import scarce
+
+    shown = console or _console()
+    shown.print(table)
+    if warning := scarce({name: task.metrics["coverage"] for name, task in record.tasks.items()}):
+        shown.print(escape(warning))
 
 
 def _run_cost(args: argparse.Namespace) -> None:

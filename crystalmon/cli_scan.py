@@ -82,6 +82,7 @@ def _draw_transfer(a: str, b: str, stages: list[StageTransfer], file: Path) -> N
             f"{str(file)!r}. Choose another name."
         )
     transfer_figure(a, b, stages).savefig(file)
+    print(f"figure in {file}", file=sys.stderr)
 
 
 def _run_scan(args: argparse.Namespace) -> int:

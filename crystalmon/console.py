@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+import shlex
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 import numpy as np
 from tqdm.auto import tqdm
 
+from crystalmon.metrics import SCARCE
 from crystalmon.records import Event, ProbeRecord
 
 logger = logging.getLogger(__name__)
 
 
-def announce(record: ProbeRecord, events: Iterable[Event], phase_before: str | None) -> None:
-    """One line per kind of event, and one when the suite's phase is another."""
+def announce(record: ProbeRecord, events: Iterable[Event], before: ProbeRecord | None) -> None:
+    """One line per kind of event, and one when the suite's phase is another than before."""
     tasks: dict[str, list[str]] = {}
     for event in events:
         if event.task is not None:
@@ -24,10 +27,37 @@ def announce(record: ProbeRecord, events: Iterable[Event], phase_before: str | N
     broken = [name for name, task in record.tasks.items() if not np.isfinite(task.q).all()]
     if broken:
         say(f"step {record.step}: no finite answers in {', '.join(broken)}; their phases are held")
-    if record.phase != phase_before:
+    if before is None or record.phase != before.phase:
         order = record.metrics.get("order")
         shown = "" if order is None else f" (order {order:.2f})"
         say(f"step {record.step}: the suite is {record.phase}{shown}")
+
+
+def scarce(coverage: Mapping[str, float]) -> str:
+    """A sentence that names the tasks whose choices are hardly ever given; empty if there are none.
+
+    Args:
+        coverage: by task, the choices' mean total probability.
+    """
+    names = [name for name, share in coverage.items() if share < SCARCE]
+    if not names:
+        return ""
+    return (
+        f"the listed answers hold under {SCARCE:.0%} of the probability in {', '.join(names)}, so "
+        "their phases and seeds say little of what the model answers: try the other view, or a "
+        "suite that lists what it does answer"
+    )
+
+
+def conclude(record: ProbeRecord, folder: Path) -> None:
+    """Where the run has come to by its last probe, and how to see it."""
+    known = {"order": "order {:.2f}", "free_energy": "free energy {:.3f} nats"}
+    values = [
+        text.format(record.metrics[key]) for key, text in known.items() if key in record.metrics
+    ]
+    said = ", ".join([record.phase, *values])
+    say(f"step {record.step}, the last probe: {said}; probing took {record.share:.1%} of the time")
+    say(f"to see the run: crystalmon report {shlex.quote(str(folder))}")
 
 
 def say(line: str) -> None:

@@ -1,4 +1,4 @@
-"""What a stage of training takes over from the run that its model came from.
+"""What a run takes over: on resume its own past, else that of the run its model came from.
 
 The detector of each stage is its own, but a seed that has won stays the seed, and what has been
 raised is not raised again: SFT → DPO → GRPO is one history. A stage's `run.json` holds what it took
@@ -9,18 +9,114 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from crystalmon.names import REFERENCE_FOLDER
 from crystalmon.phases import Lock, PhaseState, SuiteDetector
 from crystalmon.records import PHASES, Event, ProbeRecord
-from crystalmon.store import Run, read_run
+from crystalmon.reference import INFO_FILE, find_reference
+from crystalmon.store import RUN_FILE, Run, RunStore, read_run
+from crystalmon.tasks import TaskSuite
 
 INHERITED_KEY = "inherited"
 """In `run.json`: by task, what `PhaseState.handed_on` keeps."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a run begins.
+
+    Args:
+        folder: its run folder.
+        step: 0, or the step that it is resumed from.
+        model: the name or folder that its model was loaded from.
+        suite, view: what it is probed with.
+    """
+
+    folder: Path
+    step: int
+    model: str
+    suite: TaskSuite
+    view: str
+
+    @property
+    def _is_resumed(self) -> bool:
+        return self.step > 0 and (self.folder / RUN_FILE).is_file()
+
+    def history(self) -> list[ProbeRecord]:
+        """The probes up to the step that a run is resumed from.
+
+        Raises:
+            RunFolderError: if the folder cannot be written to.
+            ValueError: if that run was monitored with another suite or view.
+        """
+        RunStore.check_writable(self.folder)
+        if not self._is_resumed:
+            return []
+        run = read_run(self.folder)
+        before = (run.info.get("suite_hash"), run.info.get("config", {}).get("view"))
+        if before != (self.suite.hash, self.view):
+            raise ValueError(
+                f"the run in {self.folder} must be resumed with its own suite and view, "
+                f"{run.info.get('suite')!r} and {before[1]!r}, got {self.suite.name!r} and "
+                f"{self.view!r}. Use those, or another output_dir."
+            )
+        return [record for record in run.records if record.step <= self.step]
+
+    def reference(self, asked: str) -> str | Path:
+        """Where to look for the base: as asked, but where step 0 cannot be probed any more.
+
+        A run that is resumed keeps the base that it started with.
+
+        Args:
+            asked: `auto`, `initial`, or a name or path.
+
+        Raises:
+            FileNotFoundError: if that base is gone.
+        """
+        if self.step == 0 or asked not in ("auto", "initial"):
+            return asked
+        if (self.folder / REFERENCE_FOLDER / INFO_FILE).is_file():
+            return self.folder / REFERENCE_FOLDER
+        found = find_reference(self.model, self.suite, self.view) if asked == "auto" else None
+        if found is not None:
+            return found
+        raise FileNotFoundError(
+            f"{self.folder} holds no reference, and at step {self.step} the initial model is gone. "
+            "Name the base model: CrystalCallback(reference='<model id or path>')."
+        )
+
+    def inherited(
+        self, reference: str, reference_q: Mapping[str, np.ndarray]
+    ) -> dict[str, PhaseState]:
+        """By task, what the run that the model came from hands on; on resume, what it handed on.
+
+        Args:
+            reference: the id of this run's base; a run with another one hands on nothing.
+            reference_q: by task, the base's answers [P, C].
+        """
+        if self._is_resumed:
+            return states_of(read_run(self.folder).info)
+        found = find_reference(self.model, self.suite, self.view)
+        if found is None or found.parent.resolve() == self.folder.resolve():
+            return {}
+        try:
+            run = read_run(found.parent)
+        except (OSError, ValueError):
+            return {}
+        if run.info.get("reference") != reference:
+            return {}
+        checkpoint = re.fullmatch(r"checkpoint-(\d+)", Path(self.model).name)
+        detector = replay(run, reference_q, until=int(checkpoint[1]) if checkpoint else None)
+        return {
+            name: task.state.handed_on()
+            for name, task in detector.tasks.items()
+            if task.phase != PHASES[-1]
+        }
 
 
 def states_of(run_info: Mapping[str, Any]) -> dict[str, PhaseState]:
@@ -54,32 +150,6 @@ def to_info(states: Mapping[str, PhaseState]) -> dict[str, Any]:
             "raised": sorted(state.raised),
         }
         for task, state in states.items()
-    }
-
-
-def inherited_states(
-    run_folder: Path, model: str, reference: str, reference_q: Mapping[str, np.ndarray]
-) -> dict[str, PhaseState]:
-    """By task, what the run in a folder hands on to the next one.
-
-    Args:
-        run_folder: of the run that trained the model.
-        model: the folder that the model was loaded from: `checkpoint-N` was at step N.
-        reference: the id of the next run's base; a run with another one hands on nothing.
-        reference_q: by task, the base's answers [P, C].
-    """
-    try:
-        run = read_run(run_folder)
-    except (OSError, ValueError):
-        return {}
-    if run.info.get("reference") != reference:
-        return {}
-    checkpoint = re.fullmatch(r"checkpoint-(\d+)", Path(model).name)
-    detector = replay(run, reference_q, until=int(checkpoint[1]) if checkpoint else None)
-    return {
-        name: task.state.handed_on()
-        for name, task in detector.tasks.items()
-        if task.phase != PHASES[-1]
     }
 
 

@@ -26,6 +26,9 @@ ORDERED_LIQUIDITY = 0.01
 """A reference is already ordered when its liquidity is under this share of log C: there is too
 little liquidity left to lose."""
 
+SCARCE = 0.05
+"""Coverage below which the answers of a task are hardly ever given."""
+
 RESOLUTION = 1e-12
 """Below this a reference's liquidity or distance, in nats, is rounding error."""
 

@@ -63,6 +63,7 @@ class Monitor:
             tokenizer's: answers are compared by choice, and what compares vocabularies is NaN.
 
     Attributes:
+        base_q, base_coverage: by task, the base's answers [P, C] and their mean total probability.
         seconds_a_probe: what scoring the suite last took; None before it was.
         is_own_base: whether the base is the model as it was when this monitor was made.
         without_adapters: whether it is so without its adapters.
@@ -113,10 +114,12 @@ class Monitor:
             bare = str(reference) == "auto"
             self.is_own_base, self.without_adapters = found is None, bare
             self.reference = found or self._own_base(tokenizer, bare, bar.update)
-        self.base_q = {
-            task.name: answer_distributions(self.reference.log_choice[task.name])[0]
+        answers = {
+            task.name: answer_distributions(self.reference.log_choice[task.name])
             for task in self.suite
         }
+        self.base_q = {name: q for name, (q, _) in answers.items()}
+        self.base_coverage = {name: float(share.mean()) for name, (_, share) in answers.items()}
         self.inherited: dict[str, PhaseState] = {}
         self.detector = SuiteDetector(self.base_q)
         self._history: deque[dict[str, np.ndarray]] = deque(maxlen=2 * max(DISSIMILARITY_WINDOWS))

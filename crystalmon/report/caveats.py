@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from crystalmon.console import scarce
 from crystalmon.report.frames import MAX_FRAMES
 from crystalmon.report.lanes import Lane
 from crystalmon.store import Run
@@ -72,6 +73,8 @@ def _of_run(run: Run) -> list[str]:
             f"In {run.name} the listed answers hold {coverage:.0%} of the probability at the end. "
             "The rest goes to other text, and the heatmaps do not show it."
         )
+    if warning := scarce({n: t.metrics["coverage"] for n, t in run.records[0].tasks.items()}):
+        said.append(f"In {run.name} {warning}.")
     ordered = [name for name, task in last.tasks.items() if task.phase == "ordered"]
     if ordered:
         said.append(

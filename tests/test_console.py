@@ -1,0 +1,25 @@
+"""What the terminal says at the beginning and the end of a monitored run."""
+
+from __future__ import annotations
+
+from crystalmon.console import conclude, scarce
+from crystalmon.metrics import SCARCE
+from crystalmon.records import ProbeRecord
+
+
+def test_tasks_that_are_hardly_ever_answered_are_named():
+    assert scarce({"coin": SCARCE, "digit": 0.9}) == ""
+    said = scarce({"coin": SCARCE / 2, "digit": 0.9, "die": 0.0})
+    assert "under 5% of the probability in coin, die, so" in said
+
+
+def test_the_end_says_where_the_run_is_and_how_to_see_it(tmp_path, capsys):
+    record = ProbeRecord(
+        step=9, epoch=None, time=0.0, seconds=1.0, share=0.031, phase="crystallized",
+        metrics={"order": 0.94, "free_energy": 1.186}, ci={}, tasks={},
+    )  # fmt: skip
+    conclude(record, tmp_path / "a run" / "crystalmon")
+    first, second = capsys.readouterr().out.splitlines()
+    assert "step 9, the last probe: crystallized, order 0.94, free energy 1.186 nats" in first
+    assert first.endswith("probing took 3.1% of the time")
+    assert second.endswith(f"crystalmon report '{tmp_path}/a run/crystalmon'")
