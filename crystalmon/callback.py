@@ -242,6 +242,8 @@ class CrystalCallback(TrainerCallback):
         if self._last_record is not None:
             conclude(self._last_record, self._store.folder)
         if budget is None:
+            if self.monitor is not None:
+                say(f"probing took {self.monitor.share:.1%} of the time")
             return
         say(f"monitoring took {budget.spent / budget.elapsed:.2%} of the time")
         if self._last_step < state.global_step:

@@ -51,13 +51,14 @@ def scarce(coverage: Mapping[str, float]) -> str:
 
 def conclude(record: ProbeRecord, folder: Path) -> None:
     """Where the run has come to by its last probe, and how to see it."""
-    known = {"order": "order {:.2f}", "free_energy": "free energy {:.3f} nats"}
-    values = [
-        text.format(record.metrics[key]) for key, text in known.items() if key in record.metrics
-    ]
-    said = ", ".join([record.phase, *values])
-    say(f"step {record.step}, the last probe: {said}; probing took {record.share:.1%} of the time")
-    say(f"to see the run: crystalmon report {shlex.quote(str(folder))}")
+    said = [record.phase]
+    for key, digits, words in (("order", 2, "order {}"), ("free_energy", 3, "free energy {} nats")):
+        value = record.metrics.get(key, np.nan)
+        if np.isfinite(value):
+            said.append(words.format(f"{round(value, digits) + 0.0:.{digits}f}"))
+    say(f"step {record.step}, the last probe: {', '.join(said)}")
+    place = str(folder) if not str(folder).startswith("-") else f"./{folder}"
+    say(f"to see the run: crystalmon report {shlex.quote(place)}")
 
 
 def say(line: str) -> None:

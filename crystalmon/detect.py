@@ -32,8 +32,9 @@ from crystalmon.store import Run
 
 _LEGEND = (
     "p: share of base prompts that lie as near to another one as the answers to the seed; if it is",
-    "large, many answer alike, and which of them has won is not settled",
-    "margin: how many times worse the next base prompt explains the answers: 1 is no worse",
+    "large, many answer alike or the answers stop short, and which has won is not settled",
+    "margin: how many times worse the next base prompt explains the answers; around 1 and below,",
+    "the seed was told by where the pooled answers lie",
 )
 
 
@@ -68,7 +69,7 @@ class Detection:
         repeats_live: whether they are the stored ones.
         tasks: by name.
         inherited: by kind of event, the tasks in which the run that the model came from had raised
-            it: it is not raised again.
+            it: it is not raised again before it has passed.
         transition: abrupt or gradual, from the suite's `order`.
         avrami: the JMAK fit of the suite's `crystal_fraction`; None if there is none, or if the
             run began with crystals.
@@ -202,7 +203,7 @@ def format_detection(found: Detection) -> str:
     for name, task in found.tasks.items():
         seed = "–" if task.seed is None else str(task.seed)
         chance = "" if task.p_value is None else f"{task.p_value:.3f}"
-        margin = "" if task.margin is None else f"{min(task.margin, 999):.1f}"
+        margin = "" if task.margin is None else f"{min(task.margin, 400):.1f}"
         lines.append(
             f"{name:<14}{task.phase:<14}{seed:>5}{chance:>8}{margin:>8}   "
             f"{_transition(task.transition)}"

@@ -1,12 +1,14 @@
 """What a run takes over: on resume its own past, else that of the run its model came from.
 
-The detector of each stage is its own, but a seed that has won stays the seed, and what has been
-raised is not raised again: SFT → DPO → GRPO is one history. A stage's `run.json` holds what it took
-over, so that a replay needs no other folder.
+The detector of each stage is its own, but SFT → DPO → GRPO is one history: a seed that has won
+stays the seed, unless the stage begins liquid, and what has been raised is not raised again before
+it has passed. A stage's `run.json` holds what it took over, so that a replay needs no other folder.
 """
 
 from __future__ import annotations
 
+import logging
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -17,10 +19,12 @@ import numpy as np
 
 from crystalmon.names import REFERENCE_FOLDER
 from crystalmon.phases import Lock, PhaseState, SuiteDetector
-from crystalmon.records import PHASES, Event, ProbeRecord
+from crystalmon.records import EVENT_KINDS, PHASES, Event, ProbeRecord
 from crystalmon.reference import INFO_FILE, find_reference
 from crystalmon.store import RUN_FILE, Run, RunStore, read_run
 from crystalmon.tasks import TaskSuite
+
+logger = logging.getLogger(__name__)
 
 INHERITED_KEY = "inherited"
 """In `run.json`: by task, what `PhaseState.handed_on` keeps."""
@@ -104,14 +108,22 @@ class Origin:
         found = find_reference(self.model, self.suite, self.view)
         if found is None or found.parent.resolve() == self.folder.resolve():
             return {}
+        checkpoint = re.fullmatch(r"checkpoint-(\d+)", Path(self.model).name)
         try:
             run = read_run(found.parent)
-        except (OSError, ValueError):
+            if run.info.get("reference") != reference:
+                return {}
+            shared = {
+                n: q for n, q in reference_q.items() if all(n in r.tasks for r in run.records)
+            }
+            detector = replay(run, shared, until=int(checkpoint[1]) if checkpoint else None)
+        except (OSError, ValueError) as error:
+            logger.warning(
+                "crystalmon: nothing is taken over from the damaged run in %s: %s",
+                found.parent,
+                error,
+            )
             return {}
-        if run.info.get("reference") != reference:
-            return {}
-        checkpoint = re.fullmatch(r"checkpoint-(\d+)", Path(self.model).name)
-        detector = replay(run, reference_q, until=int(checkpoint[1]) if checkpoint else None)
         return {
             name: task.state.handed_on()
             for name, task in detector.tasks.items()
@@ -126,19 +138,34 @@ def states_of(run_info: Mapping[str, Any]) -> dict[str, PhaseState]:
         ValueError: if that part of it is damaged.
     """
     try:
-        return {
-            task: PhaseState(
-                lock=None if kept["lock"] is None else Lock(**kept["lock"]),
-                coverage=kept["coverage"],
-                raised=frozenset(kept.get("raised", [])),
-            )
-            for task, kept in (run_info.get(INHERITED_KEY) or {}).items()
-        }
+        kept = (run_info.get(INHERITED_KEY) or {}).items()
+        return {task: _read_state(state) for task, state in kept}
     except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(
-            f"{INHERITED_KEY} in run.json must hold locks, coverages and events, cannot be read "
-            f"({type(error).__name__}: {error})."
+            f"{INHERITED_KEY} in run.json must hold locks, coverages and kinds of events, and is "
+            f"damaged ({type(error).__name__}: {error}). Take it out, or train the stage again."
         ) from error
+
+
+def _read_state(kept: Mapping[str, Any]) -> PhaseState:
+    """What `to_info` has written of one task, checked."""
+    lock = None if kept["lock"] is None else Lock(**kept["lock"])
+    numbers = [kept["coverage"]]
+    if lock is not None:
+        numbers += [lock.mass, lock.nearest, lock.p_value, lock.margin]
+        if type(lock.seed) is not int or None in (lock.mass, lock.nearest):
+            raise TypeError(f"a lock must have a seed, a mass and a distance, got {lock}")
+    wrong = [x for x in numbers if x is not None and not _is_number(x)]
+    if wrong:
+        raise TypeError(f"numbers must be finite, got {wrong[0]!r}")
+    raised = kept.get("raised", [])
+    if not isinstance(raised, list) or not set(raised) <= set(EVENT_KINDS):
+        raise TypeError(f"raised must list kinds of events, got {raised!r}")
+    return PhaseState(lock=lock, coverage=kept["coverage"], raised=frozenset(raised))
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
 
 
 def to_info(states: Mapping[str, PhaseState]) -> dict[str, Any]:

@@ -232,6 +232,11 @@ class Monitor:
         return replace(record, phase=made.phase, metrics=metrics, ci=ci, tasks=tasks)
 
     @property
+    def share(self) -> float:
+        """Of the time since this monitor was made, that which it has taken."""
+        return self._spent / (time.perf_counter() - self._started)
+
+    @property
     def shares_tokens(self) -> bool:
         """Whether the base has the same tokens for the suite, so that vocabularies compare."""
         return self.reference.info.plan == self.plan.fingerprint
@@ -309,7 +314,7 @@ class Monitor:
             epoch=epoch,
             time=time.time(),
             seconds=seconds,
-            share=self._spent / (time.perf_counter() - self._started),
+            share=self.share,
             phase=self.detector.phase,
             metrics=metrics,
             ci=ci,

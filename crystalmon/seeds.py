@@ -1,4 +1,4 @@
-"""Which base prompt a collapse leads to: extrapolate it to its end and look who is there.
+"""Which base prompt a collapse leads to: what speaks for each, by its end and by its paths.
 
 The nearest base prompt is a poor guess while a collapse is under way: what is half-way looks
 central. So the answers are extrapolated along their own paths. In coordinates φ (the logarithm,
@@ -126,12 +126,11 @@ class SeedEstimate:
         log_odds: that it is the seed, rather than that there is none; see `odds`.
         distance: JS(limit, candidate).
         floor: the candidate's noise floor.
-        contrast: how many times worse than it the best candidate that is no twin explains the
-            answers.
+        contrast: how many times worse than it the best other candidate that is no twin explains
+            the answers, at most e⁶; below 1 that one explains them better, but the pooled answers
+            lie elsewhere.
         excess, unexplained: of the candidate; see `odds.Evidence`.
-        pooled_candidate: the candidate nearest to the answers pooled over prompts.
-        pooled_distance: JS(pooled answers, that candidate).
-        pooled: [C] the pooled answers.
+        pooled: [C] the answers pooled over prompts.
         limit: what was extrapolated.
     """
 
@@ -142,14 +141,12 @@ class SeedEstimate:
     contrast: float
     excess: float
     unexplained: float
-    pooled_candidate: int
-    pooled_distance: float
     pooled: np.ndarray = field(repr=False)
     limit: Limit
 
     @property
     def probability(self) -> float:
-        """That the candidate is the seed, where as much speaks for there being one as for none."""
+        """That there is a seed, by the fitted weights, if half of all collapses have one."""
         return 1.0 / (1.0 + math.exp(-min(max(self.log_odds, -700.0), 700.0)))
 
 
@@ -160,8 +157,6 @@ def estimate_seed(candidates: Candidates, q: np.ndarray) -> SeedEstimate:
     winner = int(listed[best])
     rivals = ~candidates.twins(winner)[listed]
     contrast, _ = evidence.contrasts(best, rivals)
-    pooled = q.mean(axis=0)
-    from_pooled = js_divergence(pooled, candidates.b)
     return SeedEstimate(
         candidate=winner,
         log_odds=evidence.log_odds(best, rivals),
@@ -169,10 +164,8 @@ def estimate_seed(candidates: Candidates, q: np.ndarray) -> SeedEstimate:
         floor=float(candidates.floors[winner]),
         contrast=math.exp(contrast),
         excess=evidence.excess(best),
-        unexplained=evidence.unexplained(best),
-        pooled_candidate=int(np.argmin(from_pooled)),
-        pooled_distance=float(from_pooled.min()),
-        pooled=pooled,
+        unexplained=min(evidence.unexplained(best), 1.0),
+        pooled=q.mean(axis=0),
         limit=limit,
     )
 
@@ -187,8 +180,8 @@ def gather(candidates: Candidates, q: np.ndarray) -> tuple[np.ndarray, Evidence,
     b = candidates.b
     limit, pooled = extrapolate(b, q), q.mean(axis=0)
     ends, apart = js_divergence(limit.end, b), js_divergence(pooled, b)
-    near = [np.argsort(ends, kind="stable")[:SHORTLIST], np.argsort(apart)[: SHORTLIST // 2]]
-    listed = np.unique(np.concatenate(near))
+    by_end, by_pooled = np.argsort(ends, kind="stable"), np.argsort(apart, kind="stable")
+    listed = np.union1d(by_end[:SHORTLIST], by_pooled[: SHORTLIST // 2])
     evidence = Evidence(
         misfits=path_misfits(b, q, listed, limit.power).mean(axis=1),
         pooled=apart[listed],
@@ -200,6 +193,12 @@ def gather(candidates: Candidates, q: np.ndarray) -> tuple[np.ndarray, Evidence,
         choices=b.shape[1],
     )
     return listed, evidence, limit
+
+
+def mean_answers(history: np.ndarray) -> np.ndarray:
+    """[P, C] mean over probes of answers [S, P, C], taken in the logarithm."""
+    rows = np.exp(np.log(np.maximum(history, SMALLEST)).mean(axis=0))
+    return rows / rows.sum(axis=1, keepdims=True)
 
 
 def path_misfits(b: np.ndarray, q: np.ndarray, listed: np.ndarray, power: float) -> np.ndarray:

@@ -75,7 +75,7 @@ class TaskSeed:
             been seen in between, or None.
         locked: whether successive probes have confirmed the seed.
         p_value: of the seed; see `seeds.Candidates.chance`.
-        distance: JS of the answers' end from the seed or the nearest candidate, in nats.
+        distance: JS of the answers' end from the seed or the likeliest candidate, in nats.
     """
 
     state: SeedState

@@ -4,7 +4,7 @@ Simulated ones from another bank than the one that is reported, and runs of `liq
 those that are. Prints the two tables of weights as they stand in `crystalmon/odds.py`, and how
 often they are right on what they were fitted to.
 
-    python scripts/calibrate_seeds.py    # trains 46 runs at the first call, some twenty minutes
+    python scripts/calibrate_seeds.py    # two minutes; the first call trains 46 runs, 25 more
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ from trained_bank import CALIBRATION_FOLDER, prepare_environment, train_bank
 
 from crystalmon import read_run
 from crystalmon.odds import FEATURES, Evidence
+from crystalmon.phases.seed import LONELY, NEARLY, SEEDED
+from crystalmon.phases.state import RESTING
 from crystalmon.scenarios import make_scenario
-from crystalmon.seeds import SMALLEST, Candidates, gather
+from crystalmon.seeds import Candidates, gather, mean_answers
 
 CALIBRATION_SEED = 1
 SIMULATED = {
@@ -38,9 +40,9 @@ SIMULATED = {
 }
 """By kind of scenario, the group that it is weighted in, and how many."""
 BACK = (0, 4)
-"""Probes before the last at which each collapse is looked at."""
-AVERAGED, NEARLY = 5, 0.9
-"""The latest probes that are averaged over while `order` is below the second, as the rule does."""
+"""Probes before the last at which each collapse is looked at, at rest or not."""
+SIGNS = (1, 1, -1, -1, -1, -1, 0)
+"""Of the weights of `FEATURES`: what speaks for a seed must not count against it."""
 PENALTY = 1e-3
 """On the squares of the weights."""
 
@@ -63,9 +65,11 @@ class Case:
     between: np.ndarray
     right: np.ndarray | None
 
-    def rivals(self, best: int) -> np.ndarray:
-        """[K] mask of those that are no twin of one."""
-        return ~self.between[best]
+    def features(self, choosing: np.ndarray) -> tuple[int, np.ndarray]:
+        """Index of the candidate by these weights, and its features [7]."""
+        costs = self.evidence.terms() @ choosing
+        best = int(np.lexsort((self.evidence.pooled, costs))[0])
+        return best, self.evidence.features(best, ~self.between[best])
 
 
 def make_case(group: str, b: np.ndarray, history: np.ndarray, seed: int | None) -> Case:
@@ -73,9 +77,7 @@ def make_case(group: str, b: np.ndarray, history: np.ndarray, seed: int | None) 
     candidates = Candidates.of(b)
     listed, evidence, _ = gather(candidates, history[-1])
     if evidence.order < NEARLY:
-        rows = np.exp(np.log(np.maximum(history[-AVERAGED:], SMALLEST)).mean(axis=0))
-        rows /= rows.sum(axis=1, keepdims=True)
-        listed, evidence, _ = gather(candidates, rows)
+        listed, evidence, _ = gather(candidates, mean_answers(history[-RESTING:]))
     between = np.stack([candidates.twins(k)[listed] for k in listed])
     right = None if seed is None else candidates.twins(seed)[listed]
     return Case(group, listed, evidence, between, right)
@@ -130,33 +132,36 @@ def fit_choosing(cases: list[Case], counts: Counter[str]) -> np.ndarray:
 
 def fit_believing(cases: list[Case], counts: Counter[str], choosing: np.ndarray) -> np.ndarray:
     """[7] weights of the log-odds, by logistic regression."""
-    rows, seeded, weight = [], [], []
-    for case in cases:
-        best = int(np.argmin(case.evidence.terms() @ choosing))
-        rows.append(case.evidence.features(best, case.rivals(best)))
-        seeded.append(float(case.right is not None))
-        weight.append(1 / counts[case.group])
-    x, y, w = np.array(rows), np.array(seeded), np.array(weight)
+    x = np.array([case.features(choosing)[1] for case in cases])
+    y = np.array([case.right is not None for case in cases], dtype=float)
+    w = np.array([1 / counts[case.group] for case in cases])
+    w /= np.where(y, w[y == 1].sum(), w[y == 0].sum())  # as many with a seed as without
 
     def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
         odds = x @ weights
-        value = w @ (np.logaddexp(0, odds) - y * odds) + PENALTY * weights @ weights
+        value = w @ (np.logaddexp(0, odds) - y * odds) + PENALTY * float(weights @ weights)
         return float(value), x.T @ (w * (expit(odds) - y)) + 2 * PENALTY * weights
 
-    return minimize(loss, np.zeros(len(FEATURES)), jac=True, method="L-BFGS-B").x
+    bounds = [(0 if sign > 0 else None, 0 if sign < 0 else None) for sign in SIGNS]
+    start = np.zeros(len(FEATURES))
+    return minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x
 
 
 def show_rates(cases: list[Case], choosing: np.ndarray, believing: np.ndarray) -> None:
-    """By group: the right candidate, and log-odds above 0."""
+    """By group: the right candidate, and the verdicts."""
     for group in sorted({case.group for case in cases}):
         some = [case for case in cases if case.group == group]
-        best = [int(np.argmin(case.evidence.terms() @ choosing)) for case in some]
-        pairs = list(zip(some, best, strict=True))
-        right = [case.right is not None and bool(case.right[k]) for case, k in pairs]
-        odds = [float(case.evidence.features(k, case.rivals(k)) @ believing) for case, k in pairs]
-        named = f"right candidate {np.mean(right):6.1%}, " if some[0].right is not None else ""
-        believed = np.mean(np.array(odds) > 0)
-        print(f"  {group:<20} {len(some):>5} cases: {named}odds for a seed {believed:6.1%}")
+        found = [case.features(choosing) for case in some]
+        right = [
+            case.right is not None and bool(case.right[best])
+            for case, (best, _) in zip(some, found, strict=True)
+        ]
+        odds = np.array([features @ believing for _, features in found])
+        named = "" if some[0].right is None else f", right candidate {np.mean(right):.1%}"
+        print(
+            f"  {group:<20} {len(some):>5} cases: seeded {np.mean(odds >= SEEDED):6.1%}, seedless "
+            f"{np.mean(odds <= LONELY):6.1%}{named}"
+        )
 
 
 def main() -> int:

@@ -30,7 +30,7 @@ from crystalmon.planted import PlantedReward, load_truth, preference_rows, promp
 
 FOLDER = Path("runs/validation/trained")
 CALIBRATION_FOLDER = Path("runs/calibration/trained")
-"""Runs that weights are fitted to, of other seeds than those that are reported."""
+"""Runs that weights and thresholds are chosen on, of other random seeds than those reported."""
 SUITE = "liquid-tiny"
 EVERY = 2
 
@@ -76,8 +76,9 @@ FULL = sum(times for _, times in PLANS)
 Targets = dict[str, dict[str, float]]
 
 
-def plans(count: int, prefix: str = "") -> list[tuple[str, Plan]]:
-    """(name, plan) of the first `count` runs, the kinds taking turns; other names, other seeds."""
+def plans(count: int, folder: Path) -> list[tuple[str, Plan]]:
+    """(name, plan) of a bank's first `count` runs, the kinds taking turns; the name is the seed."""
+    prefix = "" if folder == CALIBRATION_FOLDER else "test-"
     left = [[plan, times, 0] for plan, times in PLANS]
     found: list[tuple[str, Plan]] = []
     while len(found) < count and any(times for _, times, _ in left):
@@ -91,7 +92,7 @@ def plans(count: int, prefix: str = "") -> list[tuple[str, Plan]]:
 
 def train_bank(count: int = FULL, folder: Path = FOLDER) -> list[Path]:
     """Train what of the bank is not there yet; the folders of its runs."""
-    chosen = plans(count, "test-" if folder == FOLDER else "")
+    chosen = plans(count, folder)
     missing = [item for item in chosen if not (folder / item[0] / "truth.json").is_file()]
     for name, plan in tqdm(missing, desc="training liquid-tiny", unit="run"):
         _train(name, plan, folder / name)

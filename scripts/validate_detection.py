@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import beta
 from tqdm.auto import tqdm
-from trained_bank import PLANS, prepare_environment
+from trained_bank import FULL, prepare_environment
 from validation_simulated import BASELINES, NEVER, Outcome, judge, page_hinkley_peak
 from validation_stress import stress
 from validation_trained import judge_bank
@@ -288,7 +288,7 @@ def main() -> int:
     parser.add_argument("--positives", type=int, default=2000)
     parser.add_argument("--nulls", type=int, default=2000)
     parser.add_argument("--held-out", type=int, default=600, help="of each, positives and nulls")
-    parser.add_argument("--trained", type=int, default=sum(times for _, times in PLANS))
+    parser.add_argument("--trained", type=int, default=FULL)
     parser.add_argument("--stress", type=int, default=0, help="only this: so many random probes")
     args = parser.parse_args()
     began = time.perf_counter()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from trained_bank import FOLDER, train_bank
+from trained_bank import FOLDER, FULL, plans, train_bank
 
 from crystalmon import read_run
 from crystalmon.metrics import js_divergence
@@ -113,8 +113,8 @@ def judge_bank(count: int, head: Callable[[str], None]) -> Iterator[Line]:
 
     With 0, only what has been trained before.
     """
-    folders = train_bank(count) if count else sorted(FOLDER.glob("*/truth.json"))
-    folders = [path if path.is_dir() else path.parent for path in folders]
+    known = [FOLDER / name for name, _ in plans(FULL, FOLDER)]
+    folders = train_bank(count) if count else [f for f in known if (f / "truth.json").is_file()]
     histories = [history for folder in folders for history in read_histories(folder)]
     if not histories:
         return

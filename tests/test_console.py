@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 from crystalmon.console import conclude, scarce
 from crystalmon.metrics import SCARCE
 from crystalmon.records import ProbeRecord
@@ -21,5 +24,10 @@ def test_the_end_says_where_the_run_is_and_how_to_see_it(tmp_path, capsys):
     conclude(record, tmp_path / "a run" / "crystalmon")
     first, second = capsys.readouterr().out.splitlines()
     assert "step 9, the last probe: crystallized, order 0.94, free energy 1.186 nats" in first
-    assert first.endswith("probing took 3.1% of the time")
+    assert first.endswith("nats")
     assert second.endswith(f"crystalmon report '{tmp_path}/a run/crystalmon'")
+    broken = {"order": -1e-9, "free_energy": float("nan")}
+    conclude(replace(record, metrics=broken), Path("-odd"))
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.endswith("crystallized, order 0.00")
+    assert second.endswith("crystalmon report ./-odd")

@@ -55,11 +55,22 @@ def test_late_in_a_collapse_the_pooled_answers_count_for_more():
     np.testing.assert_allclose(early[:, :3], late[:, :3])
 
 
+@pytest.mark.parametrize("choices", [8, 3])
 @pytest.mark.parametrize(
-    ("name", "value"), [("pooled", [0.2, 0.1, 0.3]), ("misfits", [0.07, 0.08, 0.1])]
+    ("name", "value"),
+    [
+        ("pooled", [0.2, 0.1, 0.3]),
+        ("misfits", [0.07, 0.08, 0.1]),
+        ("misfits", [0.02, 0.021, 0.1]),
+        ("ends", [0.3, 0.2, 0.4]),
+    ],
 )
-def test_less_evidence_is_lower_odds(name, value):
-    assert replace(ALIKE, **{name: np.array(value)}).log_odds(0, RIVALS) < ALIKE.log_odds(0, RIVALS)
+def test_less_evidence_is_no_higher_odds(name, value, choices):
+    some = replace(ALIKE, choices=choices)
+    less = replace(some, **{name: np.array(value)})
+    assert less.log_odds(0, RIVALS) <= some.log_odds(0, RIVALS)
+    if name != "misfits" or choices == 8:
+        assert less.log_odds(0, RIVALS) < some.log_odds(0, RIVALS)
 
 
 def test_nothing_is_smaller_than_what_can_be_resolved():
@@ -69,8 +80,8 @@ def test_nothing_is_smaller_than_what_can_be_resolved():
     assert exact.contrasts(0, RIVALS) == (0, 0)
 
 
-def test_without_a_rival_the_contrast_is_the_largest():
-    assert ALIKE.contrasts(0, np.zeros(3, dtype=bool)) == (MOST_CONTRAST, MOST_CONTRAST)
+def test_without_a_rival_there_is_no_contrast():
+    assert ALIKE.contrasts(0, np.zeros(3, dtype=bool)) == (0, 0)
     far = replace(ALIKE, misfits=np.array([1e-3, 1e3, 1e3]))
     assert far.contrasts(0, RIVALS)[0] == MOST_CONTRAST
 

@@ -982,3 +982,12 @@ def test_a_lock_keeps_how_sure_it_was():
     detector, events = watch(BASE, [BASE] + [np.tile(BASE[5], (PROMPTS, 1))] * 5)
     lock, evidence = detector.state.lock, events[-1].evidence
     assert (lock.p_value, lock.margin) == (evidence["p_value"], evidence["margin"])
+
+
+def test_a_crowd_of_twins_is_no_evidence_for_a_far_end():
+    base = np.repeat([[0.7, 0.1, 0.1, 0.1]], 18, axis=0)
+    base[17] = [0.1, 0.7, 0.1, 0.1]
+    end = np.array([0.05, 0.05, 0.1, 0.8])
+    detector, events = watch(base, [mixture(base, end, share) for share in ramp(25, 2, 5)])
+    assert "seed_locked" not in kinds(events)
+    assert detector.seed is None

@@ -33,7 +33,8 @@ class PhaseDetector:
         state: what it remembers from before, such as a seed that an earlier stage has locked.
 
     Raises:
-        ValueError: if `reference_q` is not [P, C] on the simplex.
+        ValueError: if `reference_q` is not [P, C] on the simplex, or the state holds a seed that is
+            none of its prompts.
     """
 
     def __init__(
@@ -41,6 +42,9 @@ class PhaseDetector:
     ) -> None:
         self._base = Base.of(check_simplex("reference_q", reference_q))
         self._task = task
+        prompts, seed = len(self._base.q), None if state is None else state.seed
+        if seed is not None and not 0 <= seed < prompts:
+            raise ValueError(f"seed must be one of the {prompts} prompts of {task!r}, got {seed}.")
         phase = "ordered" if self._base.ordered else "liquid"
         self._state = replace(PhaseState() if state is None else state, phase=phase)
 

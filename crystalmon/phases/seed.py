@@ -26,7 +26,7 @@ from crystalmon.phases.state import (
     View,
     make_event,
 )
-from crystalmon.seeds import SMALLEST, SeedEstimate
+from crystalmon.seeds import SeedEstimate, mean_answers
 
 SEED_CONFIRM = 3
 """Successive probes that lock a seed if all are sure of it and the end stands still."""
@@ -38,7 +38,7 @@ TO_AND_FRO = 1.5
 """Mean steps that it may have moved over `CONFIRM` probes, if they are mere noise."""
 SEEDED = 0.0
 """Log-odds from which a collapse leads to its candidate, …"""
-LONELY = -1.0
+LONELY = -1.5
 """…and up to which to nothing that the base shows; see `odds`."""
 SURELY_SEEDED, SURELY_LONELY = 2.0, -4.0
 """Log-odds from which a verdict is sure."""
@@ -51,12 +51,10 @@ DONE = 0.97
 """`order` from which there is no way left to wait for."""
 REST = 0.05
 """Range of `order` over `RESTING` probes within which a collapse has come to rest."""
-TOLD_APART = 0.1
-"""P-value up to which a seed's name is taken at its word; above, many base prompts answer alike."""
 SEEDLESS = -1
 """The verdict that no candidate is the seed."""
 
-Evidence = dict[str, Any]
+Numbers = dict[str, Any]
 
 
 def seed_rule(base: Base, state: PhaseState, view: View) -> Outcome:
@@ -74,13 +72,13 @@ def seed_rule(base: Base, state: PhaseState, view: View) -> Outcome:
     state = _judged(base, state, verdict, end, sure=_is_sure(estimate))
     if verdict is None or not _is_confirmed(state, verdict, estimate.floor):
         return state, []
-    evidence = _evidence(base, estimate, estimate.candidate)
+    evidence = _evidence(base, estimate)
     if verdict == SEEDLESS:
         return _seedless(state, view, evidence, estimate.floor)
     return _first_lock(base, state, view, evidence)
 
 
-def judge_probe(reference_q: np.ndarray, observation: Observation) -> tuple[int | None, Evidence]:
+def judge_probe(reference_q: np.ndarray, observation: Observation) -> tuple[int | None, Numbers]:
     """The verdict on one probe alone, where there are too few for it to be confirmed.
 
     The rules are those of a live verdict, without the wait until successive probes agree.
@@ -95,7 +93,7 @@ def judge_probe(reference_q: np.ndarray, observation: Observation) -> tuple[int 
     base = Base.of(reference_q)
     view = base.look(observation)
     estimate = base.estimate(view)
-    return _verdict(estimate), _evidence(base, estimate, estimate.candidate)
+    return _verdict(estimate), _evidence(base, estimate)
 
 
 def _judged(
@@ -135,8 +133,7 @@ def _at_rest(state: PhaseState, view: View) -> View:
     """
     if view.order >= NEARLY or len(state.answers) < RESTING or not _rests(state):
         return view
-    rows = np.exp(np.log(np.maximum(state.answers, SMALLEST)).mean(axis=0))
-    rows /= rows.sum(axis=1, keepdims=True)
+    rows = mean_answers(np.array(state.answers))
     return replace(view, q=rows, mean=rows.mean(axis=0))
 
 
@@ -187,23 +184,24 @@ def _is_still(ends: Sequence[Sequence[float]], probes: int, floor: float) -> boo
     return float(np.sqrt(js_divergence(rows[-1], rows[0]))) <= TO_AND_FRO * step
 
 
-def _first_lock(base: Base, state: PhaseState, view: View, evidence: Evidence) -> Outcome:
-    told = evidence["p_value"] <= TOLD_APART
+def _first_lock(base: Base, state: PhaseState, view: View, evidence: Numbers) -> Outcome:
+    seed = int(evidence["candidate"])
+    alike = int(base.candidates.twins(seed).sum()) - 1
     message = (
-        f"the answers of base prompt {evidence['candidate']} {'' if told else 'or its like '}have "
-        f"won ({evidence['distance']:.3f} nats away, p = {evidence['p_value']:.2f})"
+        f"the answers of base prompt {seed} {f'or of {alike} like it ' if alike else ''}have won "
+        f"({evidence['distance']:.3f} nats away, p = {evidence['p_value']:.2f})"
     )
     event = make_event("seed_locked", view, evidence, message)
     return _locked(base, state, view, evidence), [event]
 
 
-def _seedless(state: PhaseState, view: View, evidence: Evidence, floor: float) -> Outcome:
+def _seedless(state: PhaseState, view: View, evidence: Numbers, floor: float) -> Outcome:
     if "seedless_collapse" in state.raised:
         return state, []
     message = (
-        "the prompts come to answer alike, but like none of the base: the nearest is "
-        f"{evidence['distance']:.3f} nats away (noise floor {floor:.3f}), and with probability "
-        f"{1 - evidence['probability']:.2f} not the seed"
+        "the prompts come to answer alike, but like none of the base: the likeliest is "
+        f"{evidence['distance']:.3f} nats away (noise floor {floor:.3f}); there is a seed with "
+        f"probability {evidence['probability']:.2f}"
     )
     event = make_event("seedless_collapse", view, evidence, message)
     return state.once("seedless_collapse"), [event]
@@ -219,17 +217,19 @@ def _takeover(base: Base, state: PhaseState, lock: Lock, view: View) -> Outcome:
     if not near or not far or not _is_confirmed(state, rival, float(floors[rival])):
         return state, []
     message = f"base prompt {rival} has taken over from {lock.seed}"
-    evidence = {**_evidence(base, base.estimate(view), rival), "from": lock.seed}
+    distance = float(distances[rival])
+    evidence = {"candidate": rival, "distance": distance, "from": lock.seed}
+    evidence["p_value"] = base.candidates.chance(distance)
     event = make_event("recrystallization", view, evidence, message)
     return _locked(base, state, view, evidence), [event]
 
 
-def _evidence(base: Base, estimate: SeedEstimate, seed: int) -> Evidence:
-    """What speaks for a seed: its distance from the end by whichever estimate is nearer."""
+def _evidence(base: Base, estimate: SeedEstimate) -> Numbers:
+    """What speaks for the candidate: its distance from the end by whichever estimate is nearer."""
     ends = np.stack([estimate.pooled, estimate.limit.end])
-    distance = float(js_divergence(ends, base.candidates.b[seed]).min())
+    distance = float(js_divergence(ends, base.candidates.b[estimate.candidate]).min())
     return {
-        "candidate": seed,
+        "candidate": estimate.candidate,
         "distance": distance,
         "p_value": base.candidates.chance(distance),
         "probability": estimate.probability,
@@ -240,7 +240,7 @@ def _evidence(base: Base, estimate: SeedEstimate, seed: int) -> Evidence:
     }
 
 
-def _locked(base: Base, state: PhaseState, view: View, evidence: Evidence) -> PhaseState:
+def _locked(base: Base, state: PhaseState, view: View, evidence: Numbers) -> PhaseState:
     seed = int(evidence["candidate"])
     own = float(base.q[seed, base.supports[seed]].sum())
     lock = Lock(
@@ -248,7 +248,7 @@ def _locked(base: Base, state: PhaseState, view: View, evidence: Evidence) -> Ph
         mass=min(base.seed_mass(view, seed), own),
         nearest=float(js_divergence(view.mean, base.q[seed])),
         p_value=evidence["p_value"],
-        margin=evidence["margin"],
+        margin=evidence.get("margin"),
     )
     phase = "crystallized" if state.phase == "settling" else state.phase
     return replace(state, phase=phase, lock=lock).rearm("support_leak")

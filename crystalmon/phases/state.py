@@ -60,7 +60,8 @@ class Lock:
         nearest: the smallest Jensen–Shannon divergence, in nats, of the answers, pooled over
             prompts, from the seed since.
         p_value: when it was locked; see `seeds.Candidates.chance`.
-        margin: how many times worse than the seed the next candidate explained the answers then.
+        margin: how many times worse than the seed the next candidate explained the answers then;
+            None of a seed that took over.
     """
 
     seed: int
@@ -80,7 +81,7 @@ class PhaseState:
         steps, orders: the latest probes' steps and orders, oldest first, at most `WINDOW`.
         jumps: number of second differences of `order` seen while liquid.
         noise: their mean square / 6, the variance of what does not last from probe to probe.
-        streaks: by rule, the number of successive probes at which its condition has held.
+        streaks: by condition, the number of successive probes at which it has held.
         candidate: the verdict on the seed held for `streaks["seed"]` probes: an index, −1 for
             none of the candidates, None for no verdict.
         answers: [P, C] of the latest probes past the onset while no seed is locked, at most
