@@ -57,8 +57,8 @@ def conclude(record: ProbeRecord, folder: Path) -> None:
         if np.isfinite(value):
             said.append(words.format(f"{round(value, digits) + 0.0:.{digits}f}"))
     say(f"step {record.step}, the last probe: {', '.join(said)}")
-    place = str(folder) if not str(folder).startswith("-") else f"./{folder}"
-    say(f"to see the run: crystalmon report {shlex.quote(place)}")
+    place = shlex.quote(str(folder) if not str(folder).startswith("-") else f"./{folder}")
+    say(f"to see the run: crystalmon report {place} -o {place}/report.html")
 
 
 def say(line: str) -> None:

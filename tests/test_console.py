@@ -25,9 +25,10 @@ def test_the_end_says_where_the_run_is_and_how_to_see_it(tmp_path, capsys):
     first, second = capsys.readouterr().out.splitlines()
     assert "step 9, the last probe: crystallized, order 0.94, free energy 1.186 nats" in first
     assert first.endswith("nats")
-    assert second.endswith(f"crystalmon report '{tmp_path}/a run/crystalmon'")
+    place = f"'{tmp_path}/a run/crystalmon'"
+    assert second.endswith(f"crystalmon report {place} -o {place}/report.html")
     broken = {"order": -1e-9, "free_energy": float("nan")}
     conclude(replace(record, metrics=broken), Path("-odd"))
     first, second = capsys.readouterr().out.splitlines()
     assert first.endswith("crystallized, order 0.00")
-    assert second.endswith("crystalmon report ./-odd")
+    assert second.endswith("crystalmon report ./-odd -o ./-odd/report.html")

@@ -68,10 +68,30 @@ def test_the_command_prints_words_or_json(run, capsys):
     assert set(data["tasks"]) == set(run.records[0].tasks)
 
 
+def test_a_seeds_own_prompt_is_quoted(run):
+    words = {
+        name: {
+            "prompts": [f"{name} in wording {k}" for k in range(task.q.shape[0])],
+            "choices": [f"choice {c}" for c in range(task.q.shape[1])],
+        }
+        for name, task in run.records[0].tasks.items()
+    }
+    file = run.folder / "run.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "suite_texts": words}))
+    found = detect_run(read_run(run.folder))
+    seeds = {name: task.seed for name, task in found.tasks.items() if task.seed is not None}
+    assert seeds
+    text = format_detection(found)
+    assert all(repr(f"{name} in wording {seed}") in text for name, seed in seeds.items())
+
+
 def test_events_of_another_detector_are_told(run):
     events = run.folder / "events.jsonl"
     events.write_text("".join(events.read_text().splitlines(keepends=True)[1:]))
-    assert not detect_run(read_run(run.folder)).repeats_live
+    found = detect_run(read_run(run.folder))
+    assert not found.repeats_live
+    assert found.differing == 1
+    assert "not the same as those stored while training: 1 " in format_detection(found)
 
 
 def test_a_run_without_its_reference_says_what_is_missing(run, capsys):
