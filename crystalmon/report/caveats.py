@@ -73,7 +73,10 @@ def _of_run(run: Run) -> list[str]:
             f"In {run.name} the listed answers hold {coverage:.0%} of the probability at the end. "
             "The rest goes to other text, and the heatmaps do not show it."
         )
-    if warning := scarce({n: t.metrics["coverage"] for n, t in run.records[0].tasks.items()}):
+    shares = {
+        name: task.metrics.get("coverage", 1.0) for name, task in run.records[0].tasks.items()
+    }
+    if warning := scarce(shares):
         said.append(f"In {run.name} {warning}.")
     ordered = [name for name, task in last.tasks.items() if task.phase == "ordered"]
     if ordered:
