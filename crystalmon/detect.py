@@ -227,7 +227,7 @@ def format_detection(found: Detection) -> str:
     lines += [_event_line(event) for event in found.events] or ["  none"]
     lines += [f"  ({_compared(found)})", "", "kinetics", *_kinetics_lines(found), ""]
     lines.append(
-        f"{'task':<14}{'phase':<14}{'seed':>5}{'p':>8}{'margin':>8}{'away':>8}   {'transition':<42}"
+        f"{'task':<14}{'phase':<14}{'seed':>5}{'p':>8}{'margin':>8}{'away':>8}   {'transition':<46}"
         "the seed's own prompt"
     )
     for name, task in found.tasks.items():
@@ -237,7 +237,7 @@ def format_detection(found: Detection) -> str:
         away = "" if task.distance is None else f"{task.distance:.3f}"
         lines.append(
             f"{name:<14}{task.phase:<14}{seed:>5}{chance:>8}{margin:>8}{away:>8}   "
-            f"{_transition(task.transition):<42}{_quoted(task.prompt)}".rstrip()
+            f"{_transition(task.transition):<46}{_quoted(task.prompt)}".rstrip()
         )
     return "\n".join([*lines, "", *_LEGEND])
 
