@@ -21,8 +21,10 @@ from crystalmon.tokentree import ScoringPlan
 Observer = Callable[[np.ndarray, Tensor, Tensor], Mapping[str, Tensor]]
 """(prompt indices [b], log_p [b, V], first tokens of choices [b, V] bool) → [b, …] by key."""
 
-MAX_OBSERVED = 2**23
-"""Log-probabilities that an observer gets at once, b · V: its temporaries are a few times that."""
+MAX_OBSERVED = {"cpu": 2**19}
+DEFAULT_OBSERVED = 2**23
+"""Log-probabilities that an observer gets at once, b · V. It holds several such tables in float64:
+those that stay in a CPU's cache are several times as fast, and a GPU wants much to do at once."""
 
 MAX_GATHERED = 2**22
 """Values that ranks send each other at once."""
@@ -77,7 +79,8 @@ def score(
         observe: Observer, rows: np.ndarray, log_p: Tensor, position: Tensor, token: Tensor
     ) -> None:
         prompts = np.flatnonzero(rows < plan.num_prompts)
-        step = max(1, MAX_OBSERVED // log_p.shape[1])
+        at_once = MAX_OBSERVED.get(log_p.device.type, DEFAULT_OBSERVED)
+        step = max(1, at_once // log_p.shape[1])
         for part in (prompts[start : start + step] for start in range(0, len(prompts), step)):
             keep = torch.from_numpy(part).to(log_p.device)
             begins = _first_tokens(log_p.shape, position, token, keep)

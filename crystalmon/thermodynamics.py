@@ -50,8 +50,13 @@ def free_energy_parts(log_p: Tensor, log_b: Tensor, begins: Tensor) -> tuple[Ten
         KL(P‖B) = P(A) · KL(P(·|A) ‖ B(·|A))                             [choice]
                 + kl(P(A) ‖ B(A)) + P(Ā) · KL(P(·|Ā) ‖ B(·|Ā))           [format]
 
-    where kl is the divergence of the two-way split. Source: spec section 3; Cover & Thomas,
-    Elements of Information Theory, theorem 2.5.3.
+    where kl is the divergence of the two-way split. In the terms k(p, b) = p log(p/b) − p + b ≥ 0
+    of the divergence, which one pass over the vocabulary gives, that is
+
+        choice = Σ_{v∈A} k(p_v, b_v) − k(P(A), B(A))
+        format = Σ_{v∉A} k(p_v, b_v) + k(P(A), B(A))
+
+    Source: spec section 3; Cover & Thomas, Elements of Information Theory, theorem 2.5.3.
 
     Args:
         log_p: [B, V].
@@ -61,11 +66,13 @@ def free_energy_parts(log_p: Tensor, log_b: Tensor, begins: Tensor) -> tuple[Ten
     Returns:
         (choice, format), each [B] and at least 0; their sum is KL(P ‖ B).
     """
-    mass_p, log_p_in, log_p_out = _conditionals(log_p, begins)
-    mass_b, log_b_in, log_b_out = _conditionals(log_b, begins)
-    choice = _weighted(mass_p[..., 0], kl_divergence(log_p_in, log_b_in))
-    outside = _weighted(mass_p[..., 1], kl_divergence(log_p_out, log_b_out))
-    return choice, kl_divergence(mass_p, mass_b) + outside
+    terms = _kl_terms(log_p, log_b)
+    split = _kl_terms(_log_mass(log_p, begins), _log_mass(log_b, begins))
+    inside = torch.where(begins, terms, 0.0).sum(dim=-1)
+    outside = torch.where(begins, 0.0, terms).sum(dim=-1)
+    # where B(A) = 0 < P(A) both are infinite, and so is their difference
+    choice = torch.where(inside == torch.inf, inside, inside - split).clamp(min=0.0)
+    return choice, outside + split
 
 
 def vocabulary_observables(log_p: Tensor, log_b: Tensor, begins: Tensor) -> dict[str, Tensor]:
@@ -117,19 +124,6 @@ def _expectation(log_p: Tensor, values: Tensor) -> Tensor:
     return torch.where(p == 0, 0.0, p * values).sum(dim=-1)
 
 
-def _conditionals(log_p: Tensor, inside: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """log P of (A, Ā) [B, 2]; log P(·|A) and log P(·|Ā), −inf off their set, [B, V] each."""
-    log_in = log_p.masked_fill(~inside, -torch.inf)
-    log_out = log_p.masked_fill(inside, -torch.inf)
-    masses = torch.stack([log_in.logsumexp(dim=-1), log_out.logsumexp(dim=-1)], dim=-1)
-    return masses, _normalise(log_in, masses[..., :1]), _normalise(log_out, masses[..., 1:])
-
-
-def _normalise(log_p: Tensor, log_mass: Tensor) -> Tensor:
-    """log p − log mass; −inf throughout where the mass is 0."""
-    return torch.where(log_mass == -torch.inf, -torch.inf, log_p - log_mass)
-
-
-def _weighted(log_mass: Tensor, value: Tensor) -> Tensor:
-    """mass · value with 0 · inf = 0."""
-    return torch.where(log_mass == -torch.inf, 0.0, log_mass.exp() * value)
+def _log_mass(log_p: Tensor, inside: Tensor) -> Tensor:
+    """log Σ_{v∈A} p_v over the last axis; −inf where A holds nothing."""
+    return torch.where(inside, log_p.exp(), 0.0).sum(dim=-1).log()

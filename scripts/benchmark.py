@@ -3,10 +3,15 @@
 python scripts/benchmark.py                                  # liquid-tiny
 python scripts/benchmark.py --model smollm2-135m --repeats 3
 python scripts/benchmark.py --device cuda --parts crystalmon floor
+python scripts/benchmark.py --model smollm2-135m --parts scoring --packs 128 256 512
 
-- crystalmon: `scoring.score` by the route that it chooses (the choice, made once a run, is timed
+- crystalmon: a whole probe, `Monitor.probe`, as in training: scored, compared with the base over
+  the vocabulary, with its intervals and phases (the choice of the route, made once a run, is timed
   apart);
+- scoring: of that the log-probabilities of the choices alone, `scoring.score`;
 - rows: the same with every unfinished answer in a row of its own, in the same precision;
+- packs (`--packs`): scoring again with trees of at most so many tokens, to hold the size that is
+  chosen by arithmetic against others;
 - lm-eval: lm-evaluation-harness' own HFLM, given the same tokens as log-likelihood requests
   (context, continuation) and as many of them a batch; its answers are first held against
   crystalmon's, in the dtype given and in float64, and where they differ most in the former, both
@@ -28,6 +33,8 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -40,11 +47,11 @@ from crystalmon import TaskSuite, load_suite
 from crystalmon.forward import DEFAULT_BATCH_TOKENS, MAX_BATCH_TOKENS, Route, choose_route
 from crystalmon.isolation import undisturbed
 from crystalmon.models import load_model
+from crystalmon.monitor import Monitor
 from crystalmon.scoring import score
 from crystalmon.tokentree import ScoringPlan, build_plan
-from crystalmon.trie import count_tree
 
-PARTS = ("crystalmon", "rows", "lm-eval", "sampling", "floor")
+PARTS = ("crystalmon", "scoring", "rows", "lm-eval", "sampling", "floor")
 SAMPLES = 128
 CHECKED = 16
 """Paths, of those that differ most, that are computed in float64 too."""
@@ -55,18 +62,19 @@ TOLERANCE = 1e-4
 def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
+    parser.add_argument("--packs", nargs="+", type=int, default=(), help="sizes to score with too")
     parser.add_argument("--sample-prompts", type=int, default=4, help="that sampling is timed on")
     parser.add_argument("--lm-eval-batch", type=int, help="requests; default: as many tokens")
     args = parser.parse_args()
-    if min(args.repeats, args.sample_prompts) < 1:
-        parser.error("--repeats and --sample-prompts must be at least 1")
+    if min(args.repeats, args.sample_prompts, *args.packs) < 1:
+        parser.error("--repeats, --sample-prompts and --packs must be at least 1")
     if "lm-eval" in args.parts:
         try:
             harness_class()
         except ModuleNotFoundError as error:
             parser.error(str(error))
     model, tokenizer, suite = load_asked(args)
-    found = side_by_side(model, tokenizer, build_plan(suite, tokenizer, args.view), args)
+    found = side_by_side(model, tokenizer, suite, args)
     context = {key: getattr(args, key) for key in ("model", "view", "device", "dtype", "repeats")}
     print(json.dumps({**context, "suite": suite.name, **found}))
 
@@ -93,39 +101,59 @@ def load_asked(args: argparse.Namespace) -> tuple[Any, Any, TaskSuite]:
 
 
 def side_by_side(
-    model: Any, tokenizer: Any, plan: ScoringPlan, args: argparse.Namespace
+    model: Any, tokenizer: Any, suite: TaskSuite, args: argparse.Namespace
 ) -> dict[str, Any]:
     """Time all parts in turns, print their table; all of it as a dict."""
+    plan = build_plan(suite, tokenizer, args.view)
     started = time.perf_counter()
     route = choose_route(model, plan)
     choosing = time.perf_counter() - started
-    found: dict[str, Any] = {"route": str(route), "seconds_to_choose": choosing}
-    ways: dict[str, Callable[[], Any]] = {
-        "crystalmon": lambda: score(model, plan, route=route),
-        "rows": lambda: score(model, plan, route=Route("rows", route.precision)),
-        "floor": lambda: bare_forward(model, count_tree(plan.rows)[0], route.pack),
-        "sampling": lambda: sample_answers(model, tokenizer, plan, args.sample_prompts),
-    }
+    found: dict[str, Any] = {"route": str(route), "pack": route.pack, "seconds_to_choose": choosing}
+    ways = ways_to_score(model, tokenizer, plan, route, args)
+    if "crystalmon" in args.parts:
+        monitor, steps = Monitor(model, tokenizer, suite, "initial", view=args.view), count()
+        ways["crystalmon"] = lambda: monitor.probe(next(steps))
     if "lm-eval" in args.parts:
         harness = load_harness(model, tokenizer, plan, args.lm_eval_batch)
         ways["lm-eval"] = lambda: harness_log_likelihoods(harness, plan)
         mine, theirs = log_likelihoods(model, plan, route), ways["lm-eval"]()
         found["agreement"] = agreement(mine, theirs)
         found["agreement"] |= in_float64(model, tokenizer, plan, route, args, (mine, theirs))
-    seconds = take_turns({part: ways[part] for part in args.parts}, args.repeats, args.device)
+    parts = [*args.parts, *(pack_name(size) for size in args.packs)]
+    seconds = take_turns({part: ways[part] for part in parts}, args.repeats, args.device)
     if "sampling" in seconds:
         scale = plan.num_prompts / min(args.sample_prompts, plan.num_prompts)
         seconds["sampling"] = [value * scale for value in seconds["sampling"]]
-    base = "crystalmon" if "crystalmon" in args.parts else args.parts[0]
+    base = "crystalmon" if "crystalmon" in parts else parts[0]
     found |= {
         "rows": len(plan.rows),
         "row_tokens": plan.num_tokens,
-        "unique_tokens": count_tree(plan.rows)[0],
+        "unique_tokens": plan.num_unique_tokens,
         "seconds": seconds,
-        "ratios": {part: ratio(seconds[part], seconds[base]) for part in args.parts},
+        "ratios": {part: ratio(seconds[part], seconds[base]) for part in parts},
     }
     print_parts(args, plan, found, base)
     return found
+
+
+def ways_to_score(
+    model: Any, tokenizer: Any, plan: ScoringPlan, route: Route, args: argparse.Namespace
+) -> dict[str, Callable[[], Any]]:
+    """The parts that need nothing but the plan, by name."""
+    return {
+        "scoring": lambda: score(model, plan, route=route),
+        "rows": lambda: score(model, plan, route=Route("rows", route.precision)),
+        "floor": lambda: bare_forward(model, plan.num_unique_tokens, route.pack),
+        "sampling": lambda: sample_answers(model, tokenizer, plan, args.sample_prompts),
+        **{
+            pack_name(size): partial(score, model, plan, route=replace(route, pack=size))
+            for size in args.packs
+        },
+    }
+
+
+def pack_name(size: int) -> str:
+    return f"packs of {size}"
 
 
 def take_turns(
@@ -167,11 +195,10 @@ def print_parts(
     title = (
         f"{args.model}, {args.view}, {args.device}, {args.dtype}: {len(plan.rows)} rows, "
         f"{found['unique_tokens']} unique tokens of {found['row_tokens']}; route {found['route']}, "
-        f"chosen in {found['seconds_to_choose']:.2f} s"
+        f"packs of {found['pack']}, chosen in {found['seconds_to_choose']:.2f} s"
     )
     table = Table("part", "median, s", f"× {base}", "range", title=title)
-    for part in args.parts:
-        share = found["ratios"][part]
+    for part, share in found["ratios"].items():
         scaled = f" (scaled up from {args.sample_prompts} prompts)" if part == "sampling" else ""
         table.add_row(
             part + scaled,

@@ -107,8 +107,10 @@ def run(benchmark, monkeypatch, capsys, *arguments):
 
 
 def test_it_prints_a_table_and_a_line(benchmark, monkeypatch, capsys):
-    found = run(benchmark, monkeypatch, capsys, "--parts", "crystalmon", "rows", "floor")
-    assert set(found["seconds"]) == {"crystalmon", "rows", "floor"}
+    arguments = ("--parts", "crystalmon", "scoring", "rows", "floor", "--packs", "64", "128")
+    found = run(benchmark, monkeypatch, capsys, *arguments)
+    parts = {"crystalmon", "scoring", "rows", "floor", "packs of 64", "packs of 128"}
+    assert set(found["seconds"]) == parts
     assert all(len(values) == 2 for values in found["seconds"].values())
     assert found["ratios"]["crystalmon"]["median"] == 1
     plan = build_plan(load_suite("liquid-tiny"), benchmark.load_model("liquid-tiny")[1])
