@@ -14,7 +14,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from crystalmon.actions import Actions, action_name, actions_for, check_actions, take
 from crystalmon.budget import Budget
 from crystalmon.claims import claim_folder
-from crystalmon.console import announce, conclude, say, scarce
+from crystalmon.console import announce, conclude, costly, say, scarce
 from crystalmon.experiments.result import Result
 from crystalmon.experiments.training import (
     Experiments,
@@ -44,6 +44,9 @@ from crystalmon.tokentree import VIEWS, View
 from crystalmon.trackers import CompositeTracker, make_tracker, sentence
 
 logger = logging.getLogger(__name__)
+
+PACED_STEPS = 3
+"""Training steps after which it is known how long one takes."""
 
 
 class CrystalCallback(TrainerCallback):
@@ -126,6 +129,8 @@ class CrystalCallback(TrainerCallback):
         self.failures = 0
         self._schedule = Schedule()
         self._last_step = -1
+        self._first_step = 0
+        self._cost_is_known = False
         self._last_record: ProbeRecord | None = None
         self._stopped_at: int | None = None
         self._untaken: list[Event] = []
@@ -165,6 +170,7 @@ class CrystalCallback(TrainerCallback):
     ) -> None:
         """All that comes before the first probe."""
         ranks, step = current_ranks(), state.global_step
+        self._first_step = step
         folder = claim_folder(Path(str(args.output_dir)), state, self.suite.name)
         # what concerns the run folder happens on rank 0; its result, or its error, on every rank
         origin = Origin(folder, step, model_name(model), self.suite, self.view)
@@ -378,6 +384,20 @@ class CrystalCallback(TrainerCallback):
         for event in events:
             self._tracker.event(event)
         announce(record, events, self._last_record)
+        self._mention_cost(record.step)
+
+    def _mention_cost(self, step: int) -> None:
+        """Rank 0: say once, after a few steps, what the schedule will take, where that is much."""
+        trained, monitor = step - self._first_step, self.monitor
+        if self._cost_is_known or trained < PACED_STEPS or monitor is None:
+            return
+        self._cost_is_known = True
+        if self._schedule.budget is not None or monitor.seconds_a_probe is None:
+            return
+        pace = monitor.seconds_left_alone / trained
+        share = self._schedule.expected_share(monitor.seconds_a_probe, pace)
+        if warning := costly(share, monitor.seconds_a_probe, pace):
+            say(warning)
 
     def _begin_experiments(
         self, monitor: Monitor, processing_class: Any, folder: Path, step: int

@@ -101,6 +101,7 @@ def _add_cost(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     cost.add_argument("--every", type=int, help="probe at this interval; default: the callback's")
     cost.add_argument("--tokens-per-step", type=int, help="trained on, over all devices")
     cost.add_argument("--rate", help="what the machine achieves: 1e13 (FLOP/s) or 2e4tokens/s")
+    cost.add_argument("--step-seconds", type=float, help="what a training step takes")
     cost.add_argument("--json", action="store_true", help="print it as one JSON line")
     cost.set_defaults(run=_run_cost)
 
@@ -259,6 +260,7 @@ def _run_cost(args: argparse.Namespace) -> None:
         every=args.every,
         tokens_per_step=args.tokens_per_step,
         rate=rate,
+        step_seconds=args.step_seconds,
     )
     print(json.dumps(cost.to_json(), allow_nan=False) if args.json else format_cost(cost))
 

@@ -15,6 +15,9 @@ from crystalmon.records import Event, ProbeRecord
 
 logger = logging.getLogger(__name__)
 
+COSTLY = 0.1
+"""The share of a run's time from which it is said what probing takes."""
+
 
 def announce(record: ProbeRecord, events: Iterable[Event], before: ProbeRecord | None) -> None:
     """One line per kind of event, and one when the suite's phase is another than before."""
@@ -46,6 +49,21 @@ def scarce(coverage: Mapping[str, float]) -> str:
         f"the listed answers hold under {SCARCE:.0%} of the probability in {', '.join(names)}, so "
         "their phases and seeds say little of what the model answers: try the other view, or a "
         "suite that lists what it does answer"
+    )
+
+
+def costly(share: float, probe_seconds: float, step_seconds: float) -> str:
+    """A sentence on what probing will take of a run; empty where that is little.
+
+    Args:
+        share: of the run's time.
+        probe_seconds, step_seconds: of one probe, and of one training step.
+    """
+    if share < COSTLY:
+        return ""
+    return (
+        f"by this schedule probing takes {share:.0%} of the run's time ({probe_seconds:.2g} s a "
+        f"probe, {step_seconds:.2g} s a step): max_overhead= sets a limit, every= probes less often"
     )
 
 

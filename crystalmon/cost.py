@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, cast
 
 from torch import Tensor, nn
@@ -23,6 +23,9 @@ from crystalmon.trie import count_tree
 
 EXAMPLE_RATES = (1e12, 1e13, 1e14)
 """FLOP/s at which seconds are named where no rate is given: examples, not any machine's."""
+
+EXAMPLE_OVERHEAD = 0.01
+"""The share of a run's time for which it is said how many probes it allows."""
 
 _UNITS = {"": "FLOP/s", "flop/s": "FLOP/s", "flops": "FLOP/s", "tokens/s": "tokens/s"}
 _BYTES = {"log_p": 4, "log_choice": 8}  # float32 and float64; see reference.py
@@ -82,10 +85,10 @@ class Cost:
         probe_flops: of one probe over the unique tokens.
         reference_bytes: on disk; `logits_bytes`: of one batch in float32, twice that on a CPU.
         rate, seconds: of one probe at this rate, None without one.
-        steps, every, tokens_per_step: the run, None where not given.
+        steps, every, tokens_per_step, step_seconds: the run, None where not given.
         probes: over the run, None without `steps`.
         training_flops: of the whole run without its probes.
-        share: probes' part of all FLOPs.
+        share: probes' part of all FLOPs; `time_share`: of all time.
     """
 
     prompts: int
@@ -104,6 +107,8 @@ class Cost:
     probes: int | None = None
     training_flops: int | None = None
     share: float | None = None
+    step_seconds: float | None = None
+    time_share: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """All fields as plain values."""
@@ -118,6 +123,7 @@ def estimate_cost(
     every: int | None = None,
     tokens_per_step: int | None = None,
     rate: Rate | None = None,
+    step_seconds: float | None = None,
 ) -> Cost:
     """Estimate what monitoring costs before anything is attached.
 
@@ -126,7 +132,7 @@ def estimate_cost(
 
         probe    = 2·p·U + 4·a·K + 2·D·V·R                              FLOPs
         training = 6·(p + D·V) · tokens_per_step · steps                 FLOPs
-        share    = probes · probe / (probes · probe + training)
+        share    = probes · probe / (probes · probe + training), likewise of the time
         on disk  = 4·N·V + 8·Σ P·C bytes, and a header of some 100 bytes a task
 
     Left out: padding, what several packs begin with alike (the header of a chat template), the
@@ -142,24 +148,22 @@ def estimate_cost(
         every: interval between probes; None for `schedule.probe_steps`' own.
         tokens_per_step: over all devices.
         rate: of the machine, for `seconds`.
+        step_seconds: of one training step, for `time_share`.
 
     Raises:
-        ValueError: for counts that are not positive.
+        ValueError: for counts or seconds that are not positive, and for `step_seconds` without
+            `steps` and `rate`.
         TypeError: if the configuration's model has no language-modelling head.
     """
     for name, value in (("steps", steps), ("every", every), ("tokens_per_step", tokens_per_step)):
         _check_count(name, value)
+    _check_seconds(step_seconds, steps, rate)
     size = config if isinstance(config, ModelSize) else model_size(config)
     tokens, pairs = count_tree(plan.rows)
     probe = forward_flops(size, tokens, pairs, len(plan.rows))
-    probes = None if steps is None else _count_probes(steps, every)
-    training = share = None
-    if steps is not None and probes is not None and tokens_per_step is not None:
-        training = 6 * (size.layer_parameters + size.head_parameters) * tokens_per_step * steps
-        share = probes * probe / (probes * probe + training)
     cells = sum(prompts * choices for prompts, choices in plan.shapes)
     batch = min(len(plan.rows), max(1, MAX_BATCH_LOGITS // size.vocabulary))
-    return Cost(
+    alone = Cost(
         prompts=plan.num_prompts,
         rows=len(plan.rows),
         unique_tokens=tokens,
@@ -171,12 +175,30 @@ def estimate_cost(
         logits_bytes=4 * batch * size.vocabulary,
         rate=rate,
         seconds=None if rate is None else _seconds(rate, probe, tokens),
-        steps=steps,
         every=every,
         tokens_per_step=tokens_per_step,
+        step_seconds=step_seconds,
+    )
+    return alone if steps is None else _over_a_run(alone, steps)
+
+
+def _over_a_run(cost: Cost, steps: int) -> Cost:
+    """A probe's cost with what it makes over so many steps."""
+    probes = _count_probes(steps, cost.every)
+    training = share = time_share = None
+    if cost.tokens_per_step is not None:
+        parameters = cost.size.layer_parameters + cost.size.head_parameters
+        training = 6 * parameters * cost.tokens_per_step * steps
+        share = probes * cost.probe_flops / (probes * cost.probe_flops + training)
+    if cost.seconds is not None and cost.step_seconds is not None:
+        time_share = probes * cost.seconds / (probes * cost.seconds + steps * cost.step_seconds)
+    return replace(
+        cost,
+        steps=steps,
         probes=probes,
         training_flops=training,
         share=share,
+        time_share=time_share,
     )
 
 
@@ -274,7 +296,20 @@ def format_cost(cost: Cost) -> str:
             f"its training: {cost.tokens_per_step} tokens a step, "
             f"{_short(cost.training_flops)}FLOP; probes are {cost.share:.2%} of all FLOPs"
         )
+    if cost.time_share is not None:
+        lines.append(_time_words(cost))
     return "\n".join(lines)
+
+
+def _time_words(cost: Cost) -> str:
+    """What probes take of a run whose steps, their seconds and a probe's are known."""
+    training = (cost.steps or 0) * (cost.step_seconds or 0)
+    allowed = EXAMPLE_OVERHEAD / (1 - EXAMPLE_OVERHEAD) * training / (cost.seconds or math.inf)
+    return (
+        f"its time: {training / 60:,.1f} min of training; probes are {cost.time_share:.2%} of all time; "
+        f"max_overhead={EXAMPLE_OVERHEAD:g} leaves time for {math.floor(allowed)} of them, the "
+        "base's answers among them"
+    )
 
 
 def _times(cost: Cost) -> str:
@@ -295,6 +330,23 @@ def _check_count(name: str, value: Any) -> None:
         raise TypeError(f"{name} must be an integer, got {value!r}. Give a whole number.")
     if value < 1:
         raise ValueError(f"{name} must be at least 1, got {value!r}. Give a positive number.")
+
+
+def _check_seconds(step_seconds: Any, steps: int | None, rate: Rate | None) -> None:
+    if step_seconds is None:
+        return
+    if isinstance(step_seconds, bool) or not isinstance(step_seconds, int | float):
+        raise TypeError(f"step_seconds must be a number, got {step_seconds!r}. Give seconds.")
+    if not 0 < step_seconds < math.inf:
+        raise ValueError(
+            f"step_seconds must be positive and finite, got {step_seconds!r}. Give what a "
+            "training step takes."
+        )
+    if steps is None or rate is None:
+        raise ValueError(
+            f"step_seconds must come with steps and rate, got {step_seconds!r} alone. Give both, "
+            "to know what probes take of the time."
+        )
 
 
 def _short(value: float) -> str:

@@ -61,6 +61,16 @@ class Schedule:
         wanted = self._due or (self.budget is not None and self._moving)
         return wanted and (last or step >= self._resting_until)
 
+    def expected_share(self, probe_seconds: float, step_seconds: float) -> float:
+        """Of the run's time, what N probes at all its steps take: N·c / (N·c + L·s).
+
+        Args:
+            probe_seconds: c, of one probe.
+            step_seconds: s, of one of the run's L training steps.
+        """
+        probing = len(self.steps) * probe_seconds
+        return probing / (probing + max(self.steps) * step_seconds)
+
     def steps_to_wait(self, step: int, last: bool = False) -> int:
         """Steps until a probe keeps to the budget, 0 for now; by this process' clock and pace."""
         if self.budget is None:

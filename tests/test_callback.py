@@ -546,6 +546,21 @@ def test_a_budget_keeps_probing_to_its_share_of_the_time(
     assert f"monitoring took {clock.budgets[0].spent / clock.now:.2%} of the time" in told
 
 
+@pytest.mark.parametrize(
+    ("step_seconds", "options", "times"),
+    [(1.0, {}, 1), (1000.0, {}, 0), (1.0, {"max_overhead": 0.9}, 0)],
+)
+def test_it_is_said_once_what_a_dear_schedule_will_take(
+    tmp_path, model, tokenizer, suite, capsys, monkeypatch, step_seconds, options, times
+):
+    elapsed = SlowSteps(monkeypatch, step_seconds, probe_seconds=1.0)
+    monkeypatch.setattr(Monitor, "seconds_left_alone", property(lambda self: elapsed.now))
+    callbacks = [elapsed, CrystalCallback(suite, every=2, **options)]
+    train(tmp_path, model, tokenizer, suite, callbacks, max_steps=8)
+    told = capsys.readouterr().out
+    assert told.count("by this schedule probing takes") == times
+
+
 def test_a_resumed_run_does_not_probe_a_step_that_was_not_asked_for(
     tmp_path, model, tokenizer, suite
 ):

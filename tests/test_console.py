@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from crystalmon.console import conclude, scarce
+from crystalmon.console import COSTLY, conclude, costly, scarce
 from crystalmon.metrics import SCARCE
 from crystalmon.records import ProbeRecord
 
@@ -14,6 +14,13 @@ def test_tasks_that_are_hardly_ever_answered_are_named():
     assert scarce({"coin": SCARCE, "digit": 0.9}) == ""
     said = scarce({"coin": SCARCE / 2, "digit": 0.9, "die": 0.0})
     assert "under 5% of the probability in coin, die, so" in said
+
+
+def test_probing_that_takes_much_of_the_time_is_said():
+    assert costly(0.9 * COSTLY, 1.0, 1.0) == ""
+    said = costly(0.833, 12.94, 2.6)
+    assert said.startswith("by this schedule probing takes 83% of the run's time (13 s a probe")
+    assert "max_overhead=" in said
 
 
 def test_the_end_says_where_the_run_is_and_how_to_see_it(tmp_path, capsys):

@@ -135,6 +135,31 @@ def test_a_run_adds_up(plan):
     assert estimate_cost(replace(SIZE, vocabulary=2**24), plan).logits_bytes == 2**27
 
 
+def test_a_run_takes_time(plan):
+    run = {"steps": 10, "every": 5, "rate": Rate(1e6)}
+    probing = 3 * estimate_cost(SIZE, plan, **run).seconds
+    cost = estimate_cost(SIZE, plan, **run, step_seconds=0.5)
+    assert cost.time_share == pytest.approx(probing / (probing + 5.0))
+    # 1% of all time is 1/99 of the training's
+    fits = int(10 * 2000.0 / 99 / cost.seconds)
+    slow = format_cost(estimate_cost(SIZE, plan, **run, step_seconds=2000.0))
+    assert f"max_overhead=0.01 leaves time for {fits} of them" in slow
+    assert fits > 10
+
+
+@pytest.mark.parametrize(
+    ("seconds", "run", "error", "sentence"),
+    [
+        (0.0, {}, ValueError, "step_seconds must be positive and finite, got 0.0"),
+        ("2", {}, TypeError, "step_seconds must be a number, got '2'"),
+        (2.0, {"steps": 5}, ValueError, "step_seconds must come with steps and rate, got 2.0"),
+    ],
+)
+def test_seconds_of_a_step_are_checked(plan, seconds, run, error, sentence):
+    with pytest.raises(error, match=sentence):
+        estimate_cost(SIZE, plan, **run, step_seconds=seconds)
+
+
 def test_it_is_told_in_words(plan):
     text = format_cost(estimate_cost(SIZE, plan, steps=10, every=5, tokens_per_step=10**6))
     assert "s at 1e+14 achieved FLOP/s" in text

@@ -82,6 +82,13 @@ def test_default_schedule(length):
     assert gaps[0] <= gaps[-1]
 
 
+@pytest.mark.parametrize(("length", "every"), [(40, None), (5000, None), (100, 10)])
+def test_the_expected_share_is_that_of_the_whole_run(length, every):
+    steps = probe_steps(length, every)
+    share = Schedule(steps).expected_share(3.0, 0.5)
+    assert share == pytest.approx(3.0 * len(steps) / (3.0 * len(steps) + 0.5 * length))
+
+
 def test_fixed_schedule():
     assert sorted(probe_steps(10, every=4)) == [0, 4, 8, 10]
 

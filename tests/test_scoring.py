@@ -125,6 +125,25 @@ def test_bf16_logits_are_not_rounded(tiny):
         assert (naive.double() - exact).abs().max() > 1e-2
 
 
+def test_an_observer_sees_the_same_however_little_it_gets_at_once(tiny, monkeypatch):
+    model, tokenizer = tiny
+    plan = build_plan(NUMBERS, tokenizer)
+    sizes = []
+
+    def observe(prompts, log_p, begins):
+        sizes.append(len(prompts))
+        return {"own": log_p.exp().square().sum(-1), "begins": begins.sum(-1)}
+
+    whole = score(model, plan, observe).observed
+    assert max(sizes) > 1
+    monkeypatch.setattr("crystalmon.scoring.MAX_OBSERVED", {"cpu": 1})
+    sizes.clear()
+    one_by_one = score(model, plan, observe).observed
+    assert set(sizes) == {1}
+    for key, values in whole.items():
+        np.testing.assert_array_equal(one_by_one[key], values)
+
+
 def test_leaves_no_trace(tiny):
     model, tokenizer = tiny
     model.train()
