@@ -37,7 +37,7 @@ from crystalmon.report.page import write_report
 from crystalmon.report.snapshot import Snapshot
 from crystalmon.run_info import run_info, training_settings
 from crystalmon.scalars import tracker_metrics
-from crystalmon.schedule import Schedule, probe_steps
+from crystalmon.schedule import Schedule, probe_steps, probing_share
 from crystalmon.store import RUN_FILE, RunStore, explained
 from crystalmon.tasks import TaskSuite, load_suite
 from crystalmon.tokentree import VIEWS, View
@@ -46,7 +46,7 @@ from crystalmon.trackers import CompositeTracker, make_tracker, sentence
 logger = logging.getLogger(__name__)
 
 PACED_STEPS = 3
-"""Training steps after which it is known how long one takes."""
+"""Training steps, after the first one, by which it is told how long one takes."""
 
 
 class CrystalCallback(TrainerCallback):
@@ -129,7 +129,7 @@ class CrystalCallback(TrainerCallback):
         self.failures = 0
         self._schedule = Schedule()
         self._last_step = -1
-        self._first_step = 0
+        self._paced_from: tuple[int, float] | None = None
         self._cost_is_known = False
         self._last_record: ProbeRecord | None = None
         self._stopped_at: int | None = None
@@ -170,7 +170,6 @@ class CrystalCallback(TrainerCallback):
     ) -> None:
         """All that comes before the first probe."""
         ranks, step = current_ranks(), state.global_step
-        self._first_step = step
         folder = claim_folder(Path(str(args.output_dir)), state, self.suite.name)
         # what concerns the run folder happens on rank 0; its result, or its error, on every rank
         origin = Origin(folder, step, model_name(model), self.suite, self.view)
@@ -211,6 +210,8 @@ class CrystalCallback(TrainerCallback):
             logger.warning("crystalmon: this trainer does not stop when a callback asks it to.")
             self._stopped_at = None
         self._act(state, control)
+        if self.monitor is not None and self.max_overhead is None:
+            self._mention_cost(self.monitor, state)
         last = state.global_step >= state.max_steps or control.should_training_stop
         if self._wanted(state.global_step, last):
             self._probe(state)
@@ -384,18 +385,21 @@ class CrystalCallback(TrainerCallback):
         for event in events:
             self._tracker.event(event)
         announce(record, events, self._last_record)
-        self._mention_cost(record.step)
 
-    def _mention_cost(self, step: int) -> None:
+    def _mention_cost(self, monitor: Monitor, state: TrainerState) -> None:
         """Rank 0: say once, after a few steps, what the schedule will take, where that is much."""
-        trained, monitor = step - self._first_step, self.monitor
-        if self._cost_is_known or trained < PACED_STEPS or monitor is None:
+        if self._cost_is_known or self._store is None or monitor.seconds_a_probe is None:
+            return
+        step, seconds = state.global_step, monitor.seconds_left_alone
+        if self._paced_from is None:  # the first step may take longer than the others
+            self._paced_from = step, seconds
+        trained = step - self._paced_from[0]
+        if trained < PACED_STEPS:
             return
         self._cost_is_known = True
-        if self._schedule.budget is not None or monitor.seconds_a_probe is None:
-            return
-        pace = monitor.seconds_left_alone / trained
-        share = self._schedule.expected_share(monitor.seconds_a_probe, pace)
+        pace = (seconds - self._paced_from[1]) / trained
+        probes = len(self._schedule.steps)
+        share = probing_share(probes, monitor.seconds_a_probe, state.max_steps, pace)
         if warning := costly(share, monitor.seconds_a_probe, pace):
             say(warning)
 

@@ -61,10 +61,16 @@ def costly(share: float, probe_seconds: float, step_seconds: float) -> str:
     """
     if share < COSTLY:
         return ""
+    each = f"{_seconds(probe_seconds)} a probe, {_seconds(step_seconds)} a step"
     return (
-        f"by this schedule probing takes {share:.0%} of the run's time ({probe_seconds:.2g} s a "
-        f"probe, {step_seconds:.2g} s a step): max_overhead= sets a limit, every= probes less often"
+        f"by this schedule probing takes {share:.0%} of the run's time ({each}): max_overhead= "
+        "sets a limit, every= probes less often"
     )
+
+
+def _seconds(value: float) -> str:
+    """Two digits or all before the point: `0.042 s`, `2.6 s`, `123 s`."""
+    return f"{value:.2g} s" if value < 99 else f"{value:.0f} s"
 
 
 def conclude(record: ProbeRecord, folder: Path) -> None:

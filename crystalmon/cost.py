@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from crystalmon.forward import MAX_BATCH_LOGITS, output_head
 from crystalmon.models import empty_model
-from crystalmon.schedule import probe_steps
+from crystalmon.schedule import probe_steps, probing_share
 from crystalmon.tokentree import ScoringPlan
 from crystalmon.trie import count_tree
 
@@ -89,6 +89,7 @@ class Cost:
         probes: over the run, None without `steps`.
         training_flops: of the whole run without its probes.
         share: probes' part of all FLOPs; `time_share`: of all time.
+        probes_allowed: how many `EXAMPLE_OVERHEAD` of all time has room for.
     """
 
     prompts: int
@@ -109,6 +110,7 @@ class Cost:
     share: float | None = None
     step_seconds: float | None = None
     time_share: float | None = None
+    probes_allowed: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """All fields as plain values."""
@@ -153,7 +155,8 @@ def estimate_cost(
     Raises:
         ValueError: for counts or seconds that are not positive, and for `step_seconds` without
             `steps` and `rate`.
-        TypeError: if the configuration's model has no language-modelling head.
+        TypeError: for counts or seconds that are no numbers, and if the configuration's model has
+            no language-modelling head.
     """
     for name, value in (("steps", steps), ("every", every), ("tokens_per_step", tokens_per_step)):
         _check_count(name, value)
@@ -185,13 +188,16 @@ def estimate_cost(
 def _over_a_run(cost: Cost, steps: int) -> Cost:
     """A probe's cost with what it makes over so many steps."""
     probes = _count_probes(steps, cost.every)
-    training = share = time_share = None
+    training = share = time_share = allowed = None
     if cost.tokens_per_step is not None:
         parameters = cost.size.layer_parameters + cost.size.head_parameters
         training = 6 * parameters * cost.tokens_per_step * steps
         share = probes * cost.probe_flops / (probes * cost.probe_flops + training)
     if cost.seconds is not None and cost.step_seconds is not None:
-        time_share = probes * cost.seconds / (probes * cost.seconds + steps * cost.step_seconds)
+        time_share = probing_share(probes, cost.seconds, steps, cost.step_seconds)
+        # N·c = s · (N·c + training)
+        for_probes = EXAMPLE_OVERHEAD / (1 - EXAMPLE_OVERHEAD) * steps * cost.step_seconds
+        allowed = min(steps + 1, math.floor(for_probes / cost.seconds))
     return replace(
         cost,
         steps=steps,
@@ -199,6 +205,7 @@ def _over_a_run(cost: Cost, steps: int) -> Cost:
         training_flops=training,
         share=share,
         time_share=time_share,
+        probes_allowed=allowed,
     )
 
 
@@ -296,20 +303,14 @@ def format_cost(cost: Cost) -> str:
             f"its training: {cost.tokens_per_step} tokens a step, "
             f"{_short(cost.training_flops)}FLOP; probes are {cost.share:.2%} of all FLOPs"
         )
-    if cost.time_share is not None:
-        lines.append(_time_words(cost))
+    if cost.time_share is not None and cost.probes_allowed is not None:
+        allowed = cost.probes_allowed
+        fit = f"has time for at most {allowed}" if allowed else "has time for the first alone"
+        lines.append(
+            f"its time: {cost.step_seconds:g} s a step; probes are {cost.time_share:.2%} of all "
+            f"time; max_overhead={EXAMPLE_OVERHEAD:g} {fit}"
+        )
     return "\n".join(lines)
-
-
-def _time_words(cost: Cost) -> str:
-    """What probes take of a run whose steps, their seconds and a probe's are known."""
-    training = (cost.steps or 0) * (cost.step_seconds or 0)
-    allowed = EXAMPLE_OVERHEAD / (1 - EXAMPLE_OVERHEAD) * training / (cost.seconds or math.inf)
-    return (
-        f"its time: {training / 60:,.1f} min of training; probes are {cost.time_share:.2%} of all time; "
-        f"max_overhead={EXAMPLE_OVERHEAD:g} leaves time for {math.floor(allowed)} of them, the "
-        "base's answers among them"
-    )
 
 
 def _times(cost: Cost) -> str:

@@ -33,6 +33,17 @@ def probe_steps(max_steps: int, every: int | None = None) -> frozenset[int]:
     return frozenset(round(max_steps * share) for share in shares)
 
 
+def probing_share(probes: int, probe_seconds: float, steps: int, step_seconds: float) -> float:
+    """Of a run's time, what its probes take: N·c / (N·c + L·s).
+
+    Args:
+        probes, probe_seconds: N, and c of one of them.
+        steps, step_seconds: L training steps, and s of one of them.
+    """
+    probing = probes * probe_seconds
+    return probing / (probing + steps * step_seconds)
+
+
 class Schedule:
     """When to probe: at given steps, as far as a budget allows.
 
@@ -60,16 +71,6 @@ class Schedule:
         self._due = self._due or last or step in self.steps
         wanted = self._due or (self.budget is not None and self._moving)
         return wanted and (last or step >= self._resting_until)
-
-    def expected_share(self, probe_seconds: float, step_seconds: float) -> float:
-        """Of the run's time, what N probes at all its steps take: N·c / (N·c + L·s).
-
-        Args:
-            probe_seconds: c, of one probe.
-            step_seconds: s, of one of the run's L training steps.
-        """
-        probing = len(self.steps) * probe_seconds
-        return probing / (probing + max(self.steps) * step_seconds)
 
     def steps_to_wait(self, step: int, last: bool = False) -> int:
         """Steps until a probe keeps to the budget, 0 for now; by this process' clock and pace."""

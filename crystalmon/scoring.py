@@ -22,9 +22,10 @@ Observer = Callable[[np.ndarray, Tensor, Tensor], Mapping[str, Tensor]]
 """(prompt indices [b], log_p [b, V], first tokens of choices [b, V] bool) → [b, …] by key."""
 
 MAX_OBSERVED = {"cpu": 2**19}
+"""Log-probabilities that an observer gets at once, b · V, by device: several tables of so many
+float64 values are held at once, and a CPU is faster where they are near its caches."""
 DEFAULT_OBSERVED = 2**23
-"""Log-probabilities that an observer gets at once, b · V. It holds several such tables in float64:
-those that stay in a CPU's cache are several times as fast, and a GPU wants much to do at once."""
+"""The same on other devices, which want much to do at once."""
 
 MAX_GATHERED = 2**22
 """Values that ranks send each other at once."""

@@ -53,7 +53,7 @@ def free_energy_parts(log_p: Tensor, log_b: Tensor, begins: Tensor) -> tuple[Ten
     where kl is the divergence of the two-way split. In the terms k(p, b) = p log(p/b) − p + b ≥ 0
     of the divergence, which one pass over the vocabulary gives, that is
 
-        choice = Σ_{v∈A} k(p_v, b_v) − k(P(A), B(A))
+        choice = Σ_{v∈A} k(p_v, b_v · P(A) / B(A))
         format = Σ_{v∉A} k(p_v, b_v) + k(P(A), B(A))
 
     Source: spec section 3; Cover & Thomas, Elements of Information Theory, theorem 2.5.3.
@@ -66,13 +66,12 @@ def free_energy_parts(log_p: Tensor, log_b: Tensor, begins: Tensor) -> tuple[Ten
     Returns:
         (choice, format), each [B] and at least 0; their sum is KL(P ‖ B).
     """
-    terms = _kl_terms(log_p, log_b)
-    split = _kl_terms(_log_mass(log_p, begins), _log_mass(log_b, begins))
-    inside = torch.where(begins, terms, 0.0).sum(dim=-1)
+    log_mass_p, log_mass_b = _log_mass(log_p, begins), _log_mass(log_b, begins)
+    raised = torch.where(log_mass_b == -torch.inf, 0.0, log_mass_p - log_mass_b).unsqueeze(-1)
+    terms = _kl_terms(log_p, torch.where(begins, log_b + raised, log_b))
+    choice = torch.where(begins, terms, 0.0).sum(dim=-1)
     outside = torch.where(begins, 0.0, terms).sum(dim=-1)
-    # where B(A) = 0 < P(A) both are infinite, and so is their difference
-    choice = torch.where(inside == torch.inf, inside, inside - split).clamp(min=0.0)
-    return choice, outside + split
+    return choice, outside + _kl_terms(log_mass_p, log_mass_b)
 
 
 def vocabulary_observables(log_p: Tensor, log_b: Tensor, begins: Tensor) -> dict[str, Tensor]:
@@ -90,7 +89,8 @@ def vocabulary_observables(log_p: Tensor, log_b: Tensor, begins: Tensor) -> dict
         [B] values by metric key.
     """
     shared = min(log_p.shape[-1], log_b.shape[-1])
-    outside = 0.0 * log_p.exp().sum(dim=-1)  # NaN stays NaN
+    entropy = shannon_entropy(log_p)
+    outside = 0.0 * entropy  # NaN stays NaN
     shared_p, shared_b = log_p[..., :shared], log_b[..., :shared]
     if shared < log_p.shape[-1]:
         outside = log_p[..., shared:].exp().sum(dim=-1)
@@ -102,7 +102,7 @@ def vocabulary_observables(log_p: Tensor, log_b: Tensor, begins: Tensor) -> dict
         "free_energy": choice + formatting,
         "free_energy_choice": choice,
         "free_energy_format": formatting,
-        "compliance_entropy": shannon_entropy(log_p),
+        "compliance_entropy": entropy,
         "heat_capacity": heat_capacity(log_p),
         "vocabulary_outside": outside,
     }
@@ -126,4 +126,4 @@ def _expectation(log_p: Tensor, values: Tensor) -> Tensor:
 
 def _log_mass(log_p: Tensor, inside: Tensor) -> Tensor:
     """log Σ_{v∈A} p_v over the last axis; −inf where A holds nothing."""
-    return torch.where(inside, log_p.exp(), 0.0).sum(dim=-1).log()
+    return log_p.masked_fill(~inside, -torch.inf).logsumexp(dim=-1)

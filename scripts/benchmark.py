@@ -112,6 +112,7 @@ def side_by_side(
     ways = ways_to_score(model, tokenizer, plan, route, args)
     if "crystalmon" in args.parts:
         monitor, steps = Monitor(model, tokenizer, suite, "initial", view=args.view), count()
+        monitor.route = route  # what is said of the others' holds for it too
         ways["crystalmon"] = lambda: monitor.probe(next(steps))
     if "lm-eval" in args.parts:
         harness = load_harness(model, tokenizer, plan, args.lm_eval_batch)

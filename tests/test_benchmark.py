@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from crystalmon.forward import Route
+from crystalmon.monitor import Monitor
 from crystalmon.tasks import load_suite
 from crystalmon.tokentree import build_plan
 from crystalmon.trie import count_tree
@@ -107,10 +108,24 @@ def run(benchmark, monkeypatch, capsys, *arguments):
 
 
 def test_it_prints_a_table_and_a_line(benchmark, monkeypatch, capsys):
+    packs, probe = [], Monitor.probe
+
+    def scored(model, plan, *, route):
+        packs.append((route.method, route.pack))
+
+    def probed(monitor, step):
+        packs.append(("probe", step))
+        return probe(monitor, step)
+
+    monkeypatch.setattr(benchmark, "score", scored)
+    monkeypatch.setattr(Monitor, "probe", probed)
     arguments = ("--parts", "crystalmon", "scoring", "rows", "floor", "--packs", "64", "128")
     found = run(benchmark, monkeypatch, capsys, *arguments)
     parts = {"crystalmon", "scoring", "rows", "floor", "packs of 64", "packs of 128"}
     assert set(found["seconds"]) == parts
+    asked = [("tree", found["pack"]), ("tree", 64), ("tree", 128), ("rows", Route("rows").pack)]
+    expected = [*asked, ("probe", 0), ("probe", 1), ("probe", 2)]
+    assert set(packs) == set(expected)
     assert all(len(values) == 2 for values in found["seconds"].values())
     assert found["ratios"]["crystalmon"]["median"] == 1
     plan = build_plan(load_suite("liquid-tiny"), benchmark.load_model("liquid-tiny")[1])

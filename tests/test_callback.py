@@ -494,11 +494,13 @@ class SlowSteps(TrainerCallback):
     def __init__(self, monkeypatch, step_seconds, probe_seconds):
         self.now = 0.0
         self.step_seconds = step_seconds
+        self.probes = 0
         self.budgets = []
         probe = Monitor.probe
 
         def slow(monitor, *args, **options):
             self.now += probe_seconds
+            self.probes += 1
             record = probe(monitor, *args, **options)
             monitor.seconds_a_probe = probe_seconds
             return record
@@ -547,18 +549,29 @@ def test_a_budget_keeps_probing_to_its_share_of_the_time(
 
 
 @pytest.mark.parametrize(
-    ("step_seconds", "options", "times"),
-    [(1.0, {}, 1), (1000.0, {}, 0), (1.0, {"max_overhead": 0.9}, 0)],
+    ("step_seconds", "options", "said"),
+    [
+        (4.0, {}, "takes 53% of the run's time (8 s a probe, 4 s a step)"),
+        (4.0, {"every": 100}, "takes 20% of the run's time (8 s a probe, 4 s a step)"),
+        (1000.0, {}, None),
+        (4.0, {"max_overhead": 0.9}, None),
+    ],
 )
 def test_it_is_said_once_what_a_dear_schedule_will_take(
-    tmp_path, model, tokenizer, suite, capsys, monkeypatch, step_seconds, options, times
+    tmp_path, model, tokenizer, suite, capsys, monkeypatch, step_seconds, options, said
 ):
-    elapsed = SlowSteps(monkeypatch, step_seconds, probe_seconds=1.0)
-    monkeypatch.setattr(Monitor, "seconds_left_alone", property(lambda self: elapsed.now))
-    callbacks = [elapsed, CrystalCallback(suite, every=2, **options)]
-    train(tmp_path, model, tokenizer, suite, callbacks, max_steps=8)
+    clock = SlowSteps(monkeypatch, step_seconds, probe_seconds=8.0)
+    clock.now = 3600.0  # what came before the first step ended is of no account
+    monkeypatch.setattr(
+        Monitor, "seconds_left_alone", property(lambda self: clock.now - 8.0 * clock.probes)
+    )
+    options = {"every": 2, **options}
+    train(
+        tmp_path, model, tokenizer, suite, [clock, CrystalCallback(suite, **options)], max_steps=16
+    )
     told = capsys.readouterr().out
-    assert told.count("by this schedule probing takes") == times
+    assert told.count("by this schedule probing") == (said is not None)
+    assert said is None or said in told
 
 
 def test_a_resumed_run_does_not_probe_a_step_that_was_not_asked_for(

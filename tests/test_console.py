@@ -21,6 +21,8 @@ def test_probing_that_takes_much_of_the_time_is_said():
     said = costly(0.833, 12.94, 2.6)
     assert said.startswith("by this schedule probing takes 83% of the run's time (13 s a probe")
     assert "max_overhead=" in said
+    assert "(123 s a probe, 100 s a step)" in costly(0.5, 123.4, 99.6)
+    assert "(0.042 s a probe, 99 s a step)" in costly(0.5, 0.0421, 98.7)
 
 
 def test_the_end_says_where_the_run_is_and_how_to_see_it(tmp_path, capsys):

@@ -140,11 +140,14 @@ def test_a_run_takes_time(plan):
     probing = 3 * estimate_cost(SIZE, plan, **run).seconds
     cost = estimate_cost(SIZE, plan, **run, step_seconds=0.5)
     assert cost.time_share == pytest.approx(probing / (probing + 5.0))
+    assert cost.probes_allowed == 0
+    assert "max_overhead=0.01 has time for the first alone" in format_cost(cost)
     # 1% of all time is 1/99 of the training's
-    fits = int(10 * 2000.0 / 99 / cost.seconds)
-    slow = format_cost(estimate_cost(SIZE, plan, **run, step_seconds=2000.0))
-    assert f"max_overhead=0.01 leaves time for {fits} of them" in slow
-    assert fits > 10
+    run["steps"] = 1000
+    slow = estimate_cost(SIZE, plan, **run, step_seconds=cost.seconds)
+    assert slow.probes_allowed == 10
+    assert "max_overhead=0.01 has time for at most 10" in format_cost(slow)
+    assert estimate_cost(SIZE, plan, **run, step_seconds=1e6).probes_allowed == 1001
 
 
 @pytest.mark.parametrize(
@@ -216,6 +219,10 @@ def test_the_command_prints_it(capsys):
     assert status == 0
     assert "unique tokens" in out
     assert "s at 1e+10 FLOP/s" in out
+    times = ("--rate", "1e10", "--step-seconds", "0.5")
+    status, out, _ = run(capsys, "liquid-tiny", *run_options, *times)
+    assert status == 0
+    assert "its time: 0.5 s a step" in out
     status, out, _ = run(capsys, "liquid-tiny", *run_options, "--every", "50", "--json")
     found = json.loads(out)
     assert status == 0
@@ -228,6 +235,7 @@ def test_the_command_prints_it(capsys):
     [
         (["no/where"], "model 'no/where' cannot be loaded"),
         (["liquid-tiny", "--every", "0"], "every must be at least 1, got 0."),
+        (["liquid-tiny", "--step-seconds", "nan"], "step_seconds must be positive and finite"),
         (["liquid-tiny", "--rate=-1"], "rate must be positive and finite, got -1.0."),
         (["liquid-tiny", "--suite", "nothing"], "suite 'nothing' is neither a bundled"),
     ],

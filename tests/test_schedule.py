@@ -9,7 +9,7 @@ import pytest
 from crystalmon.budget import REMEMBERED, SAVED_PROBES, Budget
 from crystalmon.callback import CrystalCallback
 from crystalmon.records import ProbeRecord
-from crystalmon.schedule import Schedule, probe_steps
+from crystalmon.schedule import Schedule, probe_steps, probing_share
 
 
 class Clock:
@@ -82,11 +82,9 @@ def test_default_schedule(length):
     assert gaps[0] <= gaps[-1]
 
 
-@pytest.mark.parametrize(("length", "every"), [(40, None), (5000, None), (100, 10)])
-def test_the_expected_share_is_that_of_the_whole_run(length, every):
-    steps = probe_steps(length, every)
-    share = Schedule(steps).expected_share(3.0, 0.5)
-    assert share == pytest.approx(3.0 * len(steps) / (3.0 * len(steps) + 0.5 * length))
+def test_the_share_of_probing_is_that_of_probes_and_steps_together():
+    assert probing_share(4, 3.0, 24, 0.5) == 0.5
+    assert probing_share(41, 12.0, 40, 2.0) == pytest.approx(41 * 12 / (41 * 12 + 40 * 2))
 
 
 def test_fixed_schedule():

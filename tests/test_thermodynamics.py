@@ -284,6 +284,30 @@ def test_free_energy_parts_where_one_side_has_no_mass_on_the_choices():
     assert choice.item() == form.item() == 0.0
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("log_tiny", [-1.0, -50.0, -100.0, -120.0, -744.0, -800.0, -1e4])
+def test_free_energy_parts_where_the_choices_underflow(dtype, log_tiny):
+    """Masked with a large negative number instead of −inf, the choices keep their proportions."""
+    now = torch.tensor([[0.5, 0.3, 0.2]], dtype=dtype).log()
+    base = torch.tensor([[log_tiny, log_tiny - 1.0, 0.0]], dtype=dtype)
+    choice, form = free_energy_parts(now, base, torch.tensor([[True, True, False]]))
+    first = 1 / (1 + math.exp(-1.0))  # of the base's choices, the share of the first
+    expected = 0.5 * math.log(0.5 / 0.8 / first) + 0.3 * math.log(0.3 / 0.8 / (1 - first))
+    # a logarithm's own rounding, 1e4 in float32 having three digits after the point
+    rounding = abs(log_tiny) * torch.finfo(dtype).eps
+    assert choice.item() == pytest.approx(expected, rel=TOLERANCE[dtype], abs=rounding)
+    whole = kl_divergence(now, base).item()
+    assert choice.item() + form.item() == pytest.approx(whole, rel=TOLERANCE[dtype])
+
+
+def test_a_small_part_is_no_difference_of_large_ones():
+    now = torch.tensor([[0.6e-9, 0.4e-9, 1 - 1e-9]]).log()
+    base = torch.tensor([[0.45, 0.45, 0.1]]).log()
+    choice, _ = free_energy_parts(now, base, torch.tensor([[True, True, False]]))
+    exact = 1e-9 * (0.6 * math.log(1.2) + 0.4 * math.log(0.8))
+    assert choice.item() == pytest.approx(exact, rel=1e-4)
+
+
 # --- all of them -----------------------------------------------------------------------------
 
 KEYS = {
