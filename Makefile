@@ -59,7 +59,7 @@ test-oldest: .venv-oldest/installed
 	  tests/test_actions.py tests/test_forward.py tests/test_scoring.py tests/test_monitor.py \
 	  tests/test_reference.py
 
-# The table of trainers and engines in the README, and that of faults: about twenty minutes.
+# The tables of trainers, engines and faults in scripts/README.md: about twenty minutes.
 no-trace: install
 	$(BIN)/python scripts/no_trace/check.py --ppo-python $(BIN_OLDEST)/python
 	$(BIN)/python scripts/no_trace/faults.py

@@ -246,11 +246,11 @@ class CrystalCallback(TrainerCallback):
         budget = self._schedule.budget
         if self._store is None:
             return
-        if self._last_record is not None:
-            conclude(self._last_record, self._store.folder)
+        if (last := self._last_record) is not None:
+            conclude(last, self._store.folder)
+            if budget is None:
+                say(f"probing took {last.share:.1%} of the time up to its last probe")
         if budget is None:
-            if self.monitor is not None:
-                say(f"probing took {self.monitor.share:.1%} of the time")
             return
         say(f"monitoring took {budget.spent / budget.elapsed:.2%} of the time")
         if self._last_step < state.global_step:

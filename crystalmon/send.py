@@ -178,5 +178,5 @@ def _library(name: str) -> Any:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f"{name} must be installed to send a run there. Install crystalmon[{name}]."
+            f"{name} must be installed to send a run there. Run `pip install {name}`."
         ) from error

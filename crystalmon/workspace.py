@@ -29,8 +29,7 @@ def build_workspace(entity: str, project: str) -> Any:
         import wandb_workspaces.workspaces as workspaces
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "a workspace needs the package wandb-workspaces. "
-            "Install it: pip install 'crystalmon[workspace]'."
+            "a workspace needs the package wandb-workspaces. Run `pip install wandb-workspaces`."
         ) from error
 
     def line_plot(panel: Panel) -> Any:

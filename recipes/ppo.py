@@ -32,7 +32,7 @@ try:
 except ImportError:
     sys.exit(
         f"recipes/ppo.py needs TRL 1.12, the last release with a PPO trainer; this is TRL "
-        f"{trl.__version__}. In an environment of its own, run: pip install 'crystalmon[ppo]'"
+        f"{trl.__version__}. In an environment of its own, run: pip install -e '.[ppo]'"
     )
 
 

@@ -15,7 +15,7 @@ python scripts/benchmark.py --model smollm2-135m --parts scoring --packs 128 256
 - lm-eval: lm-evaluation-harness' own HFLM, given the same tokens as log-likelihood requests
   (context, continuation) and as many of them a batch; its answers are first held against
   crystalmon's, in the dtype given and in float64, and where they differ most in the former, both
-  against the model's plain forward pass in float64. Needs `pip install crystalmon[bench]`;
+  against the model's plain forward pass in float64. Needs `pip install -e '.[bench]'`;
 - sampling: 128 sampled answers a prompt with `model.generate`, on a few prompts, scaled up;
 - floor: the model's bare forward pass over as many tokens as the suite's prefix tree has, in
   sequences as long as crystalmon's packs, as many tokens a batch.
@@ -283,8 +283,8 @@ def harness_class() -> Any:
         from lm_eval.models.huggingface import HFLM  # pyright: ignore[reportMissingImports]
     except (ImportError, AttributeError) as error:  # the latter: too old for this transformers
         raise ModuleNotFoundError(
-            f"the part lm-eval needs the package lm-eval ({error}). Run `pip install "
-            "crystalmon[bench]`, or name other --parts."
+            f"the part lm-eval needs the package lm-eval ({error}). In the clone, run "
+            "`pip install -e '.[bench]'`, or name other --parts."
         ) from error
     return HFLM
 

@@ -1,4 +1,4 @@
-"""What a probe takes against the size of the suite: prompts, choices, words in a prompt.
+"""What scoring takes against the size of the suite: prompts, choices, words in a prompt.
 
 python scripts/benchmark_scaling.py                  # liquid-tiny, 1 to 64 times the suite
 python scripts/benchmark_scaling.py --device cuda
@@ -6,7 +6,7 @@ python scripts/benchmark_scaling.py --device cuda
 A machine is not equally fast at all times, so each point takes turns with the suite itself, each
 run over and over until it has had at least 16 times the suite's tokens. Their ratio is a token's
 time over that of the suite's, a median over repetitions. To these times of ever larger suites a
-straight line is fitted, with a cost that every probe has; how far the points lie from it is
+straight line is fitted, with a cost that each time has; how far the points lie from it is
 printed. Memory is the peak above what was held before. Prints a table and a JSON line.
 """
 

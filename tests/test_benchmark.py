@@ -165,4 +165,4 @@ def test_without_lm_eval_it_says_what_to_do(benchmark, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["benchmark.py", "--parts", "lm-eval"])
     with pytest.raises(SystemExit):
         benchmark.main()
-    assert "pip install crystalmon[bench]" in capsys.readouterr().err
+    assert "pip install -e '.[bench]'" in capsys.readouterr().err

@@ -218,4 +218,4 @@ def test_ppo_says_which_trl_it_needs():
     message = done.stderr.strip().splitlines()[-1]
     assert message.startswith("recipes/ppo.py needs TRL 1.12")
     assert trl.__version__ in message
-    assert "pip install 'crystalmon[ppo]'" in message
+    assert "pip install -e '.[ppo]'" in message

@@ -203,4 +203,4 @@ def test_a_library_that_is_missing_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, "trackio", None)
     assert main(["send", str(scanned.folder), "--to", "trackio"]) == 2
-    assert "Install crystalmon[trackio]" in capsys.readouterr().err
+    assert "Run `pip install trackio`." in capsys.readouterr().err

@@ -38,6 +38,7 @@ def watch_terminal(feed: RunFeed, console: Console | None = None) -> None:
 
 
 def _show_live(feed: RunFeed, console: Console) -> None:
+    console.print("(Ctrl-C ends it)")
     with Live(console=console, auto_refresh=False, vertical_overflow="ellipsis") as live:
         shown = None
         while True:
