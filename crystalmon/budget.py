@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import statistics
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ class Budget:
     base's answers and the first probe, is spent in advance and earned back before the next one.
 
     Args:
-        share: of the wall time since this object was made, in (0, 1].
+        share: of the wall time since this object was made, in (0, 1]; infinite for no limit.
         clock: seconds.
     """
 
@@ -36,6 +37,16 @@ class Budget:
     def elapsed(self) -> float:
         """Seconds since this object was made."""
         return self._clock() - self._began
+
+    @property
+    def trained(self) -> float:
+        """Of these, the seconds not spent here."""
+        return self.elapsed - self.spent
+
+    @property
+    def typical_cost(self) -> float:
+        """The median of the latest probes' seconds; 0 before the first."""
+        return statistics.median(self._costs) if self._costs else 0.0
 
     @contextlib.contextmanager
     def spending(self) -> Iterator[None]:
@@ -61,6 +72,8 @@ class Budget:
             moving: the model is changing: what was saved for that may be spent.
             last: the run ends here: nothing need be held back.
         """
+        if self.share >= 1:  # all of the time may be spent
+            return 0.0
         held_back = 0 if last else 1 if moving else 1 + SAVED_PROBES
         cost = max(self._costs, default=0.0)
         needed = (self.spent + (1 + held_back) * cost) / self.share - cost

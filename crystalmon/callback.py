@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
 import weakref
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ from crystalmon.report.page import write_report
 from crystalmon.report.snapshot import Snapshot
 from crystalmon.run_info import run_info, training_settings
 from crystalmon.scalars import tracker_metrics
-from crystalmon.schedule import Schedule, probe_steps, probing_share
+from crystalmon.schedule import Schedule, probe_steps
 from crystalmon.store import RUN_FILE, RunStore, explained
 from crystalmon.tasks import TaskSuite, load_suite
 from crystalmon.tokentree import VIEWS, View
@@ -76,6 +76,8 @@ class CrystalCallback(TrainerCallback):
             raises it, else of any task; `<task>/<kind>` for one task. `save`, `stop` and
             `evaluate` set the trainer's control, `alert` goes through W&B and trackio, and a
             function is called with (event, state, control), on every rank.
+        experiments: further measurements, each with its interval in steps; see
+            `experiments.training`. The first of each is not refused for `max_overhead`.
         max_overhead: the largest share of the wall time to spend on monitoring, such as 0.01,
             from where training begins or is resumed to its last step. Scheduled probes, the last
             one too, then wait until they are affordable, and while the model is changing any step
@@ -128,7 +130,9 @@ class CrystalCallback(TrainerCallback):
         self.monitor: Monitor | None = None
         self.failures = 0
         self._schedule = Schedule()
+        self._meter = Budget(math.inf if self.max_overhead is None else self.max_overhead)
         self._last_step = -1
+        self._refused = False
         self._paced_from: tuple[int, float] | None = None
         self._cost_is_known = False
         self._last_record: ProbeRecord | None = None
@@ -156,9 +160,9 @@ class CrystalCallback(TrainerCallback):
             return
         self._start_over()
         self._training = weakref.ref(state)
-        budget = Budget(self.max_overhead) if self.max_overhead is not None else None
+        budget = None if self.max_overhead is None else self._meter
         self._schedule = Schedule(probe_steps(state.max_steps, self.every), budget)
-        with self._counted():
+        with self._meter.spending():
             self._begin(args, state, _unwrapped(model), processing_class)
         if self._last_step < 0 or self._wanted(state.global_step):
             # the trainer clears its control before the first step: act on this probe after it
@@ -196,7 +200,9 @@ class CrystalCallback(TrainerCallback):
         monitor.inherit(ranks.on_main(lambda: origin.inherited(base, monitor.base_q)))
         for record in history:
             self.monitor.replay(record)
-        self._expect(monitor.seconds_a_probe or max((r.seconds for r in history), default=None))
+        known = monitor.seconds_a_probe or max((r.seconds for r in history), default=None)
+        if known is not None:
+            self._meter.expect(known)
         self._last_step = history[-1].step if history else -1
         self._last_record = history[-1] if history else None
         ranks.on_main(lambda: self._open(monitor, folder, args, state))
@@ -210,8 +216,7 @@ class CrystalCallback(TrainerCallback):
             logger.warning("crystalmon: this trainer does not stop when a callback asks it to.")
             self._stopped_at = None
         self._act(state, control)
-        if self.monitor is not None and self.max_overhead is None:
-            self._mention_cost(self.monitor, state)
+        self._mention_cost(state)
         last = state.global_step >= state.max_steps or control.should_training_stop
         if self._wanted(state.global_step, last):
             self._probe(state)
@@ -222,8 +227,17 @@ class CrystalCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Probe where training stopped early: later the best checkpoint may be loaded over it."""
-        if not control.should_training_stop:
-            return
+        if control.should_training_stop:
+            self._probe_the_end(state, control)
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """The same, for what stops on the evaluation that comes after an epoch's end."""
+        if control.should_training_stop:
+            self._probe_the_end(state, control)
+
+    def _probe_the_end(self, state: TrainerState, control: TrainerControl) -> None:
         if self._wanted(state.global_step, last=True):
             self._probe(state)
             self._act(state, control)
@@ -235,28 +249,23 @@ class CrystalCallback(TrainerCallback):
         """Probe the end if no other event did; close the trackers."""
         try:
             if not args.load_best_model_at_end:
-                if self._wanted(state.global_step, last=True):
-                    self._probe(state)
-                    self._act(state, control)
-                self._experiment(state, last=True)
+                self._probe_the_end(state, control)
         finally:
             self._close()
         if self.failures:
             logger.warning("crystalmon: %d failures; see the log above.", self.failures)
-        budget = self._schedule.budget
         if self._store is None:
             return
         if (last := self._last_record) is not None:
             conclude(last, self._store.folder)
-            if budget is None:
+            if self.max_overhead is None:
                 say(f"probing took {last.share:.1%} of the time up to its last probe")
-        if budget is None:
-            return
-        say(f"monitoring took {budget.spent / budget.elapsed:.2%} of the time")
-        if self._last_step < state.global_step:
+        if self.max_overhead is not None:
+            say(f"monitoring took {self._meter.spent / self._meter.elapsed:.2%} of the time")
+        if self._refused and last is not None:
             say(
-                f"the last probe is that of step {self._last_step}: another one would have taken "
-                f"over {self.max_overhead:.2%} of the time"
+                f"the last probe is that of step {last.step}: another one would have taken over "
+                f"{self.max_overhead:.2%} of the time"
             )
 
     def _wanted(self, step: int, last: bool = False) -> bool:
@@ -270,12 +279,8 @@ class CrystalCallback(TrainerCallback):
         # all ranks, also those that do not share the prompts out
         wait = current_ranks().broadcast(self._schedule.steps_to_wait(step, last))
         self._schedule.rest(step, wait)
+        self._refused = last and wait > 0
         return wait == 0
-
-    def _counted(self) -> AbstractContextManager[None]:
-        """Within, time counts as spent on monitoring, where there is a budget."""
-        budget = self._schedule.budget
-        return nullcontext() if budget is None else budget.spending()
 
     def _close(self) -> None:
         """The run folder first: a tracker may take the report of it."""
@@ -341,16 +346,16 @@ class CrystalCallback(TrainerCallback):
             },
         }
 
-    def _expect(self, seconds: float | None) -> None:
-        """Let the budget, where there is one, know what a probe costs."""
-        if self._schedule.budget is not None and seconds is not None:
-            self._schedule.budget.expect(seconds)
-
     def _probe(self, state: TrainerState, unchanged: bool = False) -> None:
         """Probe this step; a failure is logged and counted, or raised if strict."""
-        if self.monitor is not None:
-            with self._counted():
-                self._probe_with(self.monitor, state, unchanged)
+        if self.monitor is None:
+            return
+        before = self._meter.spent
+        with self._meter.spending():
+            self._probe_with(self.monitor, state, unchanged)
+        # storing, trackers and a failure count; the first may come free with the base's answers
+        took = self._meter.spent - before
+        self._meter.expect(max(took, self.monitor.seconds_a_probe or 0.0))
 
     def _probe_with(self, monitor: Monitor, state: TrainerState, unchanged: bool) -> None:
         self._last_step = step = state.global_step
@@ -364,7 +369,6 @@ class CrystalCallback(TrainerCallback):
             return
         events = monitor.events
         self._schedule.probed(record, events)
-        self._expect(monitor.seconds_a_probe)
         if self._store is not None:
             self._write(self._store, record, events)
         self._untaken += events
@@ -386,29 +390,29 @@ class CrystalCallback(TrainerCallback):
             self._tracker.event(event)
         announce(record, events, self._last_record)
 
-    def _mention_cost(self, monitor: Monitor, state: TrainerState) -> None:
+    def _mention_cost(self, state: TrainerState) -> None:
         """Rank 0: say once, after a few steps, what the schedule will take, where that is much."""
-        if self._cost_is_known or self._store is None or monitor.seconds_a_probe is None:
+        step, meter = state.global_step, self._meter
+        if self._cost_is_known or self._store is None or self.max_overhead is not None:
             return
-        step, seconds = state.global_step, monitor.seconds_left_alone
         if self._paced_from is None:  # the first step may take longer than the others
-            self._paced_from = step, seconds
+            self._paced_from = step, meter.trained
         trained = step - self._paced_from[0]
-        if trained < PACED_STEPS:
+        if trained < PACED_STEPS or step >= state.max_steps:
             return
         self._cost_is_known = True
-        pace = (seconds - self._paced_from[1]) / trained
-        probes = len(self._schedule.steps)
-        share = probing_share(probes, monitor.seconds_a_probe, state.max_steps, pace)
-        if warning := costly(share, monitor.seconds_a_probe, pace):
+        cost, pace = meter.typical_cost, (meter.trained - self._paced_from[1]) / trained
+        to_come = sum(cost for each in self._schedule.steps if each >= step)
+        total = meter.elapsed + to_come + (state.max_steps - step) * pace
+        if warning := costly((meter.spent + to_come) / total, cost, pace):
             say(warning)
 
     def _begin_experiments(
         self, monitor: Monitor, processing_class: Any, folder: Path, step: int
     ) -> None:
-        budget, show = self._schedule.budget, partial(self._show, folder.name)
+        show = partial(self._show, folder.name)
         found = ExperimentsInTraining(
-            self.experiments, monitor, processing_class, folder, budget, self._failed, show
+            self.experiments, monitor, processing_class, folder, self._meter, self._failed, show
         )
         try:
             found.begin(monitor, step)

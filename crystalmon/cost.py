@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, cast
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from crystalmon.forward import MAX_BATCH_LOGITS, output_head
 from crystalmon.models import empty_model
-from crystalmon.schedule import probe_steps, probing_share
+from crystalmon.schedule import probe_steps
 from crystalmon.tokentree import ScoringPlan
 from crystalmon.trie import count_tree
 
@@ -26,6 +27,10 @@ EXAMPLE_RATES = (1e12, 1e13, 1e14)
 
 EXAMPLE_OVERHEAD = 0.01
 """The share of a run's time for which it is said how many probes it allows."""
+
+MAX_COUNT = 10**18
+"""The largest count or number of seconds, and the inverse of the lowest rate, that is taken: beyond
+it floating-point numbers overflow, and nothing is."""
 
 _UNITS = {"": "FLOP/s", "flop/s": "FLOP/s", "flops": "FLOP/s", "tokens/s": "tokens/s"}
 _BYTES = {"log_p": 4, "log_choice": 8}  # float32 and float64; see reference.py
@@ -44,7 +49,7 @@ class Rate:
     unit: Literal["FLOP/s", "tokens/s"] = "FLOP/s"
 
     def __post_init__(self) -> None:
-        if not 0 < self.value < math.inf:
+        if not 1 / MAX_COUNT <= self.value < math.inf:
             raise ValueError(
                 f"rate must be positive and finite, got {self.value!r}. "
                 "Give what the machine achieves, e.g. 1e13 or 2e4tokens/s."
@@ -153,14 +158,17 @@ def estimate_cost(
         step_seconds: of one training step, for `time_share`.
 
     Raises:
-        ValueError: for counts or seconds that are not positive, and for `step_seconds` without
-            `steps` and `rate`.
+        ValueError: for counts or seconds that are not positive, or too large to multiply; for what
+            is said of a run without its `steps`, and for `step_seconds` without `rate`.
         TypeError: for counts or seconds that are no numbers, and if the configuration's model has
             no language-modelling head.
     """
     for name, value in (("steps", steps), ("every", every), ("tokens_per_step", tokens_per_step)):
         _check_count(name, value)
-    _check_seconds(step_seconds, steps, rate)
+    _check_seconds(step_seconds)
+    run = {"every": every, "tokens_per_step": tokens_per_step, "step_seconds": step_seconds}
+    _check_company(run, {"steps": steps})
+    _check_company({"step_seconds": step_seconds}, {"rate": rate})
     size = config if isinstance(config, ModelSize) else model_size(config)
     tokens, pairs = count_tree(plan.rows)
     probe = forward_flops(size, tokens, pairs, len(plan.rows))
@@ -194,10 +202,11 @@ def _over_a_run(cost: Cost, steps: int) -> Cost:
         training = 6 * parameters * cost.tokens_per_step * steps
         share = probes * cost.probe_flops / (probes * cost.probe_flops + training)
     if cost.seconds is not None and cost.step_seconds is not None:
-        time_share = probing_share(probes, cost.seconds, steps, cost.step_seconds)
+        time = steps * cost.step_seconds
+        time_share = probes * cost.seconds / (probes * cost.seconds + time)
         # N·c = s · (N·c + training)
-        for_probes = EXAMPLE_OVERHEAD / (1 - EXAMPLE_OVERHEAD) * steps * cost.step_seconds
-        allowed = min(steps + 1, math.floor(for_probes / cost.seconds))
+        for_probes = EXAMPLE_OVERHEAD / (1 - EXAMPLE_OVERHEAD) * time
+        allowed = math.floor(min(steps + 1, for_probes / cost.seconds))
     return replace(
         cost,
         steps=steps,
@@ -331,22 +340,30 @@ def _check_count(name: str, value: Any) -> None:
         raise TypeError(f"{name} must be an integer, got {value!r}. Give a whole number.")
     if value < 1:
         raise ValueError(f"{name} must be at least 1, got {value!r}. Give a positive number.")
+    if value > MAX_COUNT:
+        raise ValueError(f"{name} must be at most {MAX_COUNT:g}, got more. Give less.")
 
 
-def _check_seconds(step_seconds: Any, steps: int | None, rate: Rate | None) -> None:
+def _check_company(given: Mapping[str, Any], needed: Mapping[str, Any]) -> None:
+    """Refuse what means nothing alone, instead of leaving it out in silence."""
+    for name, value in given.items():
+        if value is not None:
+            for other, there in needed.items():
+                if there is None:
+                    raise ValueError(
+                        f"{name} must come with {other}, got {value!r} alone. Give both."
+                    )
+
+
+def _check_seconds(step_seconds: Any) -> None:
     if step_seconds is None:
         return
     if isinstance(step_seconds, bool) or not isinstance(step_seconds, int | float):
         raise TypeError(f"step_seconds must be a number, got {step_seconds!r}. Give seconds.")
-    if not 0 < step_seconds < math.inf:
+    if not 0 < step_seconds <= MAX_COUNT:
         raise ValueError(
             f"step_seconds must be positive and finite, got {step_seconds!r}. Give what a "
             "training step takes."
-        )
-    if steps is None or rate is None:
-        raise ValueError(
-            f"step_seconds must come with steps and rate, got {step_seconds!r} alone. Give both, "
-            "to know what probes take of the time."
         )
 
 

@@ -334,12 +334,13 @@ def choose_route(model: nn.Module, plan: ScoringPlan, ranks: Ranks = ONE) -> Rou
 def _trial(plan: ScoringPlan, pack: int) -> tuple[set[int], set[int]]:
     """Prompts that tell whether trees are honoured, and those to fill a whole pack with them.
 
-    The longest one (a sliding window may be shorter), the one whose tree has branches and costs
-    least in rows, and some from the first to the last place of a pack, since what a model does may
-    depend on how far into a sequence a token stands.
+    The one with the longest row (a sliding window may be shorter), the one whose tree has branches
+    and costs least in rows, and some from the first to the last place of a pack, since what a model
+    does may depend on how far into a sequence a token stands.
     """
     unfinished = np.bincount(plan.row_prompt, minlength=plan.num_prompts)
-    lengths = np.array([len(row) for row in plan.rows[: plan.num_prompts]])
+    lengths = np.zeros(plan.num_prompts, dtype=np.int64)
+    np.maximum.at(lengths, plan.row_prompt, [len(row) for row in plan.rows])
     order = sorted(range(plan.num_prompts), key=lambda prompt: plan.rows[prompt])
     some = np.linspace(0, plan.num_prompts - 1, num=6, dtype=int)
     branches = np.where(unfinished > 2, unfinished * lengths, np.iinfo(np.int64).max)

@@ -237,11 +237,6 @@ class Monitor:
         return self._spent / (time.perf_counter() - self._started)
 
     @property
-    def seconds_left_alone(self) -> float:
-        """Of the seconds since this monitor was made, those that it has not taken."""
-        return (time.perf_counter() - self._started) - self._spent
-
-    @property
     def shares_tokens(self) -> bool:
         """Whether the base has the same tokens for the suite, so that vocabularies compare."""
         return self.reference.info.plan == self.plan.fingerprint

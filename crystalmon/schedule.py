@@ -33,17 +33,6 @@ def probe_steps(max_steps: int, every: int | None = None) -> frozenset[int]:
     return frozenset(round(max_steps * share) for share in shares)
 
 
-def probing_share(probes: int, probe_seconds: float, steps: int, step_seconds: float) -> float:
-    """Of a run's time, what its probes take: N·c / (N·c + L·s).
-
-    Args:
-        probes, probe_seconds: N, and c of one of them.
-        steps, step_seconds: L training steps, and s of one of them.
-    """
-    probing = probes * probe_seconds
-    return probing / (probing + steps * step_seconds)
-
-
 class Schedule:
     """When to probe: at given steps, as far as a budget allows.
 
@@ -77,7 +66,7 @@ class Schedule:
         if self.budget is None:
             return 0
         seconds = self.budget.wait(moving=self._moving, last=last)
-        trained = self.budget.elapsed - self.budget.spent
+        trained = self.budget.trained
         pace = trained / max(1, step - (self._first_step or 0))
         return 0 if seconds <= 0 else max(1, int(min(seconds, trained) / max(pace, 1e-9)))
 

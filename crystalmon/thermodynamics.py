@@ -78,7 +78,8 @@ def vocabulary_observables(log_p: Tensor, log_b: Tensor, begins: Tensor) -> dict
     """Every vocabulary-level metric of spec section 3, per row.
 
     Vocabularies of different size (tokens added since the reference) are compared on the shared
-    leading part, renormalised; `vocabulary_outside` is the current mass beyond it.
+    leading part, renormalised; `vocabulary_outside` is the current mass beyond it. The parts of the
+    free energy are NaN where all of the mass is beyond it.
 
     Args:
         log_p: [B, V] now.

@@ -44,9 +44,9 @@ from rich.table import Table
 from torch import nn
 
 from crystalmon import TaskSuite, load_suite
+from crystalmon.cli_options import load_placed
 from crystalmon.forward import DEFAULT_BATCH_TOKENS, MAX_BATCH_TOKENS, Route, choose_route
 from crystalmon.isolation import undisturbed
-from crystalmon.models import load_model
 from crystalmon.monitor import Monitor
 from crystalmon.scoring import score
 from crystalmon.tokentree import ScoringPlan, build_plan
@@ -73,7 +73,7 @@ def main() -> None:
             harness_class()
         except ModuleNotFoundError as error:
             parser.error(str(error))
-    model, tokenizer, suite = load_asked(args)
+    model, tokenizer, suite = load_asked(args, parser)
     found = side_by_side(model, tokenizer, suite, args)
     context = {key: getattr(args, key) for key in ("model", "view", "device", "dtype", "repeats")}
     print(json.dumps({**context, "suite": suite.name, **found}))
@@ -93,11 +93,17 @@ def make_parser(doc: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def load_asked(args: argparse.Namespace) -> tuple[Any, Any, TaskSuite]:
+def load_asked(
+    args: argparse.Namespace, parser: argparse.ArgumentParser
+) -> tuple[Any, Any, TaskSuite]:
     """The model, its tokenizer and the suite that `make_parser`'s arguments ask for."""
-    suite = load_suite(args.suite or (args.model if args.model == "liquid-tiny" else "randomness"))
-    model, tokenizer = load_model(args.model, dtype=getattr(torch, args.dtype))
-    return model.to(args.device).eval(), tokenizer, suite
+    own = args.model if args.model == "liquid-tiny" else "randomness"
+    try:
+        suite = load_suite(args.suite or own)
+        model, tokenizer = load_placed(args.model, args.dtype, args.device)
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        parser.error(str(error))
+    return model.eval(), tokenizer, suite
 
 
 def side_by_side(

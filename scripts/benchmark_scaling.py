@@ -50,9 +50,10 @@ def main() -> None:
     args = parser.parse_args()
     if min(args.repeats, *args.factors) < 1:
         parser.error("--repeats and --factors must be at least 1")
+    args.factors = sorted(set(args.factors))
     if max(args.factors) > FACTORS[-1]:
         parser.error(f"--factors must be at most {FACTORS[-1]}, got {max(args.factors)}")
-    model, tokenizer, suite = load_asked(args)
+    model, tokenizer, suite = load_asked(args, parser)
     context = {key: getattr(args, key) for key in ("model", "view", "device", "dtype", "repeats")}
     found = scaling(model, tokenizer, suite, args)
     print(json.dumps({**context, "suite": suite.name, "scaling": found}))
@@ -86,7 +87,7 @@ def scaling(
         table.add_section()
     console = Console(width=160)
     console.print(table)
-    if len(points := found["times the suite"]) > LINE:
+    if len(points := found.get("times the suite", ())) > LINE:
         found["line"] = line = fit_line(points)
         console.print(
             "ever larger suites: the line has a fixed cost of {fixed:.0f} tokens; no point is "

@@ -123,5 +123,25 @@ def test_it_equals_the_oracle_by_the_route_that_is_chosen(name, tokenizer):
         np.testing.assert_allclose(normalised(mine), normalised(exact), rtol=0, atol=1e-5)
 
 
+def test_a_window_shorter_than_a_prompt_with_its_choice_is_found_out(tokenizer):
+    """The longest prompt fits into it, a shorter one with an unfinished answer does not."""
+    near = "My lucky number today, of all days, is"
+    others = [f"{verb} {letter}:" for verb in ("Give", "Name", "Pick") for letter in "abcdefg"]
+    short = Task("number", (near.replace("number", "number, number"),), (Choice("1"), Choice("2")))
+    long = Task("digits", (*others[:9], near, *others[9:]), (Choice("7"), Choice("1234567")))
+    suite = TaskSuite("windowed", (short, long))
+    plan = build_plan(suite, tokenizer)
+    longest_prompt = max(map(len, plan.rows[: plan.num_prompts]))
+    assert max(map(len, plan.rows)) > longest_prompt
+    torch.manual_seed(0)
+    config = MistralConfig(vocab_size=len(tokenizer), **SIZES, sliding_window=longest_prompt)
+    model = MistralForCausalLM(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(6.0)
+    assert choose_route(model, plan).method == "rows"
+
+
 def normalised(table):
     return table / table.sum(axis=1, keepdims=True)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from crystalmon.forward import Route
+from crystalmon.models import load_model
 from crystalmon.monitor import Monitor
 from crystalmon.tasks import load_suite
 from crystalmon.tokentree import build_plan
@@ -128,7 +129,7 @@ def test_it_prints_a_table_and_a_line(benchmark, monkeypatch, capsys):
     assert set(packs) == set(expected)
     assert all(len(values) == 2 for values in found["seconds"].values())
     assert found["ratios"]["crystalmon"]["median"] == 1
-    plan = build_plan(load_suite("liquid-tiny"), benchmark.load_model("liquid-tiny")[1])
+    plan = build_plan(load_suite("liquid-tiny"), load_model("liquid-tiny")[1])
     assert found["unique_tokens"] == count_tree(plan.rows)[0]
 
 
@@ -166,3 +167,19 @@ def test_without_lm_eval_it_says_what_to_do(benchmark, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         benchmark.main()
     assert "pip install -e '.[bench]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--device", "nonsense"], "device must be usable here, got 'nonsense'"),
+        (["--model", "no/where"], "model 'no/where' cannot be loaded"),
+        (["--suite", "nothing"], "suite 'nothing' is neither a bundled"),
+        (["--packs", "0"], "--packs must be at least 1"),
+    ],
+)
+def test_bad_arguments_are_one_sentence(benchmark, monkeypatch, capsys, arguments, sentence):
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", "--parts", "floor", *arguments])
+    with pytest.raises(SystemExit):
+        benchmark.main()
+    assert sentence in capsys.readouterr().err

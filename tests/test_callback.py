@@ -12,6 +12,7 @@ from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import (
     AutoModel,
+    EarlyStoppingCallback,
     TrainerCallback,
     TrainerControl,
     TrainerState,
@@ -494,13 +495,11 @@ class SlowSteps(TrainerCallback):
     def __init__(self, monkeypatch, step_seconds, probe_seconds):
         self.now = 0.0
         self.step_seconds = step_seconds
-        self.probes = 0
         self.budgets = []
         probe = Monitor.probe
 
         def slow(monitor, *args, **options):
             self.now += probe_seconds
-            self.probes += 1
             record = probe(monitor, *args, **options)
             monitor.seconds_a_probe = probe_seconds
             return record
@@ -540,12 +539,12 @@ def test_a_budget_keeps_probing_to_its_share_of_the_time(
     run = read_run(tmp_path / "crystalmon")
     assert [record.step for record in run.records] == steps
     assert run.info["config"]["max_overhead"] == share
-    assert clock.budgets[0].spent == pytest.approx(len(steps) * seconds[1])
-    assert len(steps) == 1 or clock.budgets[0].spent <= share * clock.now
+    assert clock.budgets[-1].spent == pytest.approx(len(steps) * seconds[1])
+    assert len(steps) == 1 or clock.budgets[-1].spent <= share * clock.now
     said = "the last probe is that of step 0: another one would have taken over 25.00%"
     told = capsys.readouterr().out
     assert (said in told) == (steps == [0])
-    assert f"monitoring took {clock.budgets[0].spent / clock.now:.2%} of the time" in told
+    assert f"monitoring took {clock.budgets[-1].spent / clock.now:.2%} of the time" in told
 
 
 @pytest.mark.parametrize(
@@ -561,10 +560,6 @@ def test_it_is_said_once_what_a_dear_schedule_will_take(
     tmp_path, model, tokenizer, suite, capsys, monkeypatch, step_seconds, options, said
 ):
     clock = SlowSteps(monkeypatch, step_seconds, probe_seconds=8.0)
-    clock.now = 3600.0  # what came before the first step ended is of no account
-    monkeypatch.setattr(
-        Monitor, "seconds_left_alone", property(lambda self: clock.now - 8.0 * clock.probes)
-    )
     options = {"every": 2, **options}
     train(
         tmp_path, model, tokenizer, suite, [clock, CrystalCallback(suite, **options)], max_steps=16
@@ -572,6 +567,59 @@ def test_it_is_said_once_what_a_dear_schedule_will_take(
     told = capsys.readouterr().out
     assert told.count("by this schedule probing") == (said is not None)
     assert said is None or said in told
+
+
+def test_what_trackers_take_is_part_of_what_a_probe_costs(
+    tmp_path, model, tokenizer, suite, monkeypatch
+):
+    clock = SlowSteps(monkeypatch, step_seconds=1.0, probe_seconds=0.25)
+
+    def slow(tracker, *args):
+        clock.now += 1.75
+
+    monkeypatch.setattr("crystalmon.callback.CompositeTracker.log", slow)
+    callback = CrystalCallback(suite, every=100, max_overhead=0.25)
+    train(tmp_path, model, tokenizer, suite, [clock, callback], max_steps=10)
+    # a second one at the end would make 4 of 14 seconds
+    assert [record.step for record in read_run(tmp_path / "crystalmon").records] == [0]
+    assert clock.budgets[-1].spent == 2.0
+
+
+def test_a_failing_probe_is_paid_for_and_named_by_the_last_that_was_none(
+    tmp_path, model, tokenizer, suite, capsys, monkeypatch
+):
+    clock = SlowSteps(monkeypatch, step_seconds=1.0, probe_seconds=1.0)
+    slow = Monitor.probe
+
+    def fail(monitor, step, *args, **options):
+        if step == 0:
+            return slow(monitor, step, *args, **options)
+        clock.now += 8.0
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(Monitor, "probe", fail)
+    callback = CrystalCallback(suite, every=1, max_overhead=0.25)
+    train(tmp_path, model, tokenizer, suite, [clock, callback], max_steps=34)
+    told = capsys.readouterr().out
+    assert callback.failures == 1, "the next one is known to take 8 s, and waits"
+    assert clock.budgets[-1].spent / clock.now <= 0.25
+    assert "the last probe is that of step 0: another one would have taken over 25.00%" in told
+
+
+def test_stop_after_an_epoch_is_probed_before_the_best_model_is_loaded(
+    tmp_path, model, tokenizer, suite, capsys
+):
+    callback = CrystalCallback(suite, every=1000, max_overhead=1.0)
+    stop = EarlyStoppingCallback(1, early_stopping_threshold=10.0)
+    train(
+        tmp_path, model, tokenizer, suite, [callback, stop], max_steps=-1, num_train_epochs=4,
+        eval_strategy="epoch", save_strategy="epoch", load_best_model_at_end=True,
+        metric_for_best_model="loss",
+    )  # fmt: skip
+    steps = [record.step for record in read_run(tmp_path).records]
+    state = json.loads(next(tmp_path.glob("checkpoint-*/trainer_state.json")).read_text())
+    assert steps == [0, 2 * (state["max_steps"] // 4)]
+    assert "another one would have taken" not in capsys.readouterr().out
 
 
 def test_a_resumed_run_does_not_probe_a_step_that_was_not_asked_for(

@@ -155,7 +155,9 @@ def test_a_run_takes_time(plan):
     [
         (0.0, {}, ValueError, "step_seconds must be positive and finite, got 0.0"),
         ("2", {}, TypeError, "step_seconds must be a number, got '2'"),
-        (2.0, {"steps": 5}, ValueError, "step_seconds must come with steps and rate, got 2.0"),
+        (1e308, {"steps": 5}, ValueError, "step_seconds must be positive and finite, got 1e"),
+        (2.0, {"steps": 5}, ValueError, "step_seconds must come with rate, got 2.0 alone"),
+        (2.0, {"rate": Rate(1e9)}, ValueError, "step_seconds must come with steps, got 2.0 alone"),
     ],
 )
 def test_seconds_of_a_step_are_checked(plan, seconds, run, error, sentence):
@@ -236,6 +238,9 @@ def test_the_command_prints_it(capsys):
         (["no/where"], "model 'no/where' cannot be loaded"),
         (["liquid-tiny", "--every", "0"], "every must be at least 1, got 0."),
         (["liquid-tiny", "--step-seconds", "nan"], "step_seconds must be positive and finite"),
+        (["liquid-tiny", "--every", "7"], "every must come with steps, got 7 alone."),
+        (["liquid-tiny", "--steps", "1" + 400 * "0"], "steps must be at most 1e+18, got more."),
+        (["liquid-tiny", "--rate", "1e-320"], "rate must be positive and finite, got 1e-320."),
         (["liquid-tiny", "--rate=-1"], "rate must be positive and finite, got -1.0."),
         (["liquid-tiny", "--suite", "nothing"], "suite 'nothing' is neither a bundled"),
     ],

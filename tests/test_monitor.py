@@ -37,25 +37,6 @@ def monitor(model, tokenizer, suite):
     return Monitor(model, tokenizer, suite, "initial")
 
 
-def test_the_time_between_probes_is_left_to_the_training(model, tokenizer, suite, monkeypatch):
-    now = 0.0
-    monkeypatch.setattr("crystalmon.monitor.time.perf_counter", lambda: now)
-
-    def slow(*args, **options):
-        nonlocal now
-        now += 4.0
-        return score_rows(*args, **options)
-
-    monkeypatch.setattr("crystalmon.scoring.score_rows", slow)
-    monitor = Monitor(model, tokenizer, suite, "initial")
-    now += 10.0
-    assert monitor.seconds_left_alone == 10.0
-    monitor.probe(1)
-    assert (monitor.seconds_left_alone, monitor.share) == (10.0, 8 / 18)
-    now += 2.0
-    assert monitor.seconds_left_alone == 12.0
-
-
 def test_identical_model_is_exactly_at_the_reference(monitor):
     record = monitor.probe(0)
     for key in ("free_energy", "free_energy_choice", "free_energy_format"):

@@ -9,7 +9,7 @@ import pytest
 from crystalmon.budget import REMEMBERED, SAVED_PROBES, Budget
 from crystalmon.callback import CrystalCallback
 from crystalmon.records import ProbeRecord
-from crystalmon.schedule import Schedule, probe_steps, probing_share
+from crystalmon.schedule import Schedule, probe_steps
 
 
 class Clock:
@@ -82,11 +82,6 @@ def test_default_schedule(length):
     assert gaps[0] <= gaps[-1]
 
 
-def test_the_share_of_probing_is_that_of_probes_and_steps_together():
-    assert probing_share(4, 3.0, 24, 0.5) == 0.5
-    assert probing_share(41, 12.0, 40, 2.0) == pytest.approx(41 * 12 / (41 * 12 + 40 * 2))
-
-
 def test_fixed_schedule():
     assert sorted(probe_steps(10, every=4)) == [0, 4, 8, 10]
 
@@ -134,6 +129,22 @@ def test_a_wait_is_not_asked_for_at_every_step():
     asked = []
     probed, _ = simulate(0.01, 1.0, 2.0, 5000, asked=asked)
     assert len(asked) < 12 * len(probed)
+
+
+@pytest.mark.parametrize("share", [1.0, float("inf")])
+def test_who_may_spend_all_of_the_time_never_waits(share):
+    budget = Budget(share, Clock())
+    budget.expect(300.0)
+    assert budget.wait() == 0.0
+    assert budget.affords(300.0)
+
+
+def test_a_typical_cost_is_no_outlier():
+    budget = Budget(0.5, Clock())
+    assert budget.typical_cost == 0.0
+    for seconds in (1.0, 90.0, 2.0):
+        budget.expect(seconds)
+    assert budget.typical_cost == 2.0
 
 
 def test_one_slow_probe_is_forgotten():

@@ -112,7 +112,7 @@ class ExperimentsInTraining:
         monitor: of this training, with its base; its ranks are those of the run.
         tokenizer: the trainer's.
         folder: the run folder.
-        budget: to keep to, or None.
+        budget: to keep to; what a first measurement takes is not known before it.
         failed: called within an except block with what has failed; may raise on.
         found: rank 0's, called with each result.
     """
@@ -123,7 +123,7 @@ class ExperimentsInTraining:
         monitor: Monitor,
         tokenizer: Any,
         folder: Path,
-        budget: Budget | None,
+        budget: Budget,
         failed: Callable[[str], None],
         found: Callable[[Result], None],
     ) -> None:
@@ -237,13 +237,11 @@ class ExperimentsInTraining:
                 self._measure(each, state, step)
 
     def _affordable(self, state: _State) -> bool:
-        if self._budget is None:
-            return True
         return self._ranks.broadcast(self._budget.affords(state.seconds))
 
     def _measure(self, each: Experiment, state: _State, step: int) -> None:
         began, result = time.perf_counter(), None
-        with self._budget.spending() if self._budget else contextlib.nullcontext():
+        with self._budget.spending():
             try:
                 with undisturbed(self._subject.model):
                     result = each.measure(self._subject, self._folder, Parts())
