@@ -37,16 +37,13 @@ from crystalmon.report.page import write_report
 from crystalmon.report.snapshot import Snapshot
 from crystalmon.run_info import run_info, training_settings
 from crystalmon.scalars import tracker_metrics
-from crystalmon.schedule import Schedule, probe_steps
+from crystalmon.schedule import Forecast, Schedule, probe_steps
 from crystalmon.store import RUN_FILE, RunStore, explained
 from crystalmon.tasks import TaskSuite, load_suite
 from crystalmon.tokentree import VIEWS, View
 from crystalmon.trackers import CompositeTracker, make_tracker, sentence
 
 logger = logging.getLogger(__name__)
-
-PACED_STEPS = 3
-"""Training steps, after the first one, by which it is told how long one takes."""
 
 
 class CrystalCallback(TrainerCallback):
@@ -131,10 +128,9 @@ class CrystalCallback(TrainerCallback):
         self.failures = 0
         self._schedule = Schedule()
         self._meter = Budget(math.inf if self.max_overhead is None else self.max_overhead)
+        self._forecast = Forecast(self._schedule.steps, self._meter)
         self._last_step = -1
         self._refused = False
-        self._paced_from: tuple[int, float] | None = None
-        self._cost_is_known = False
         self._last_record: ProbeRecord | None = None
         self._stopped_at: int | None = None
         self._untaken: list[Event] = []
@@ -162,6 +158,7 @@ class CrystalCallback(TrainerCallback):
         self._training = weakref.ref(state)
         budget = None if self.max_overhead is None else self._meter
         self._schedule = Schedule(probe_steps(state.max_steps, self.every), budget)
+        self._forecast = Forecast(self._schedule.steps, self._meter)
         with self._meter.spending():
             self._begin(args, state, _unwrapped(model), processing_class)
         if self._last_step < 0 or self._wanted(state.global_step):
@@ -216,7 +213,9 @@ class CrystalCallback(TrainerCallback):
             logger.warning("crystalmon: this trainer does not stop when a callback asks it to.")
             self._stopped_at = None
         self._act(state, control)
-        self._mention_cost(state)
+        forecast = self._forecast.at(state.global_step)
+        if forecast and self._store is not None and self.max_overhead is None:
+            say(costly(*forecast))
         last = state.global_step >= state.max_steps or control.should_training_stop
         if self._wanted(state.global_step, last):
             self._probe(state)
@@ -389,23 +388,6 @@ class CrystalCallback(TrainerCallback):
         for event in events:
             self._tracker.event(event)
         announce(record, events, self._last_record)
-
-    def _mention_cost(self, state: TrainerState) -> None:
-        """Rank 0: say once, after a few steps, what the schedule will take, where that is much."""
-        step, meter = state.global_step, self._meter
-        if self._cost_is_known or self._store is None or self.max_overhead is not None:
-            return
-        if self._paced_from is None:  # the first step may take longer than the others
-            self._paced_from = step, meter.trained
-        trained = step - self._paced_from[0]
-        if trained < PACED_STEPS or step >= state.max_steps:
-            return
-        self._cost_is_known = True
-        cost, pace = meter.typical_cost, (meter.trained - self._paced_from[1]) / trained
-        to_come = sum(cost for each in self._schedule.steps if each >= step)
-        total = meter.elapsed + to_come + (state.max_steps - step) * pace
-        if warning := costly((meter.spent + to_come) / total, cost, pace):
-            say(warning)
 
     def _begin_experiments(
         self, monitor: Monitor, processing_class: Any, folder: Path, step: int

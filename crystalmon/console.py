@@ -15,9 +15,6 @@ from crystalmon.records import Event, ProbeRecord
 
 logger = logging.getLogger(__name__)
 
-COSTLY = 0.1
-"""The share of a run's time from which it is said what probing takes."""
-
 
 def announce(record: ProbeRecord, events: Iterable[Event], before: ProbeRecord | None) -> None:
     """One line per kind of event, and one when the suite's phase is another than before."""
@@ -53,14 +50,12 @@ def scarce(coverage: Mapping[str, float]) -> str:
 
 
 def costly(share: float, probe_seconds: float, step_seconds: float) -> str:
-    """A sentence on what probing will take of a run; empty where that is little.
+    """A sentence on what probing will take of a run.
 
     Args:
         share: of the run's time.
         probe_seconds, step_seconds: of one probe, and of one training step.
     """
-    if share < COSTLY:
-        return ""
     each = f"{_seconds(probe_seconds)} a probe, {_seconds(step_seconds)} a step"
     return (
         f"by this schedule probing takes {share:.0%} of the run's time ({each}): max_overhead= "

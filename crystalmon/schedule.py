@@ -10,6 +10,12 @@ from crystalmon.records import Event, ProbeRecord
 
 DEFAULT_PROBES = 100
 
+PACED_STEPS = 3
+"""Training steps, after the first one, by which it is told how long one takes."""
+
+COSTLY = 0.1
+"""The share of a run's time from which it is said what probing takes."""
+
 MOVED = 0.02
 """A change of `order` from one probe to the next from which a model counts as moving."""
 
@@ -31,6 +37,40 @@ def probe_steps(max_steps: int, every: int | None = None) -> frozenset[int]:
         return frozenset(range(max_steps + 1))
     shares = ((i / DEFAULT_PROBES) ** 2 for i in range(DEFAULT_PROBES + 1))
     return frozenset(round(max_steps * share) for share in shares)
+
+
+class Forecast:
+    """What probing at all steps of a schedule will take of a run, by its first training steps.
+
+    Args:
+        steps: at which to probe, the run's last one among them.
+        meter: has counted what was spent so far, and knows what a probe costs.
+    """
+
+    def __init__(self, steps: frozenset[int], meter: Budget) -> None:
+        self._steps, self._meter = steps, meter
+        self._from: tuple[int, float] | None = None
+        self._told = False
+
+    def at(self, step: int) -> tuple[float, float, float] | None:
+        """To be called at the end of each step, before its probe.
+
+        Returns:
+            Once, after a few steps and if it is over `COSTLY`: the share of the whole run's time,
+            (spent + N·c) / (elapsed + N·c + L·s) with N probes and L steps to come, c, the seconds
+            of a probe, and s, of a step. None otherwise.
+        """
+        if self._from is None:  # the first step may take longer than the others
+            self._from = step, self._meter.trained
+        last, trained = max(self._steps), step - self._from[0]
+        if self._told or trained < PACED_STEPS or step >= last:
+            return None
+        self._told = True
+        cost, pace = self._meter.typical_cost, (self._meter.trained - self._from[1]) / trained
+        probing = sum(cost for each in self._steps if each >= step)
+        total = self._meter.elapsed + probing + (last - step) * pace
+        share = (self._meter.spent + probing) / total
+        return (share, cost, pace) if share >= COSTLY else None
 
 
 class Schedule:

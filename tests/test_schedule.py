@@ -9,7 +9,7 @@ import pytest
 from crystalmon.budget import REMEMBERED, SAVED_PROBES, Budget
 from crystalmon.callback import CrystalCallback
 from crystalmon.records import ProbeRecord
-from crystalmon.schedule import Schedule, probe_steps
+from crystalmon.schedule import COSTLY, Forecast, Schedule, probe_steps
 
 
 class Clock:
@@ -80,6 +80,42 @@ def test_default_schedule(length):
     assert len(steps) >= min(length, 75)
     gaps = [b - a for a, b in itertools.pairwise(steps)]
     assert gaps[0] <= gaps[-1]
+
+
+def forecasts(step_seconds, probe_seconds, *, start, steps, every=1, slow_first=0.0):
+    """What a forecast says at each step after `start`, and what probing then takes of the whole."""
+    clock = Clock()
+    meter = Budget(float("inf"), clock)
+    schedule = probe_steps(steps, every)
+    forecast, said = Forecast(schedule, meter), {}
+    with meter.spending():
+        clock.now += 7.0  # the base's answers
+    meter.expect(probe_seconds)
+    clock.now += slow_first
+    for step in range(start + 1, steps + 1):
+        clock.now += step_seconds
+        if found := forecast.at(step):
+            said[step] = found
+        if step in schedule:
+            with meter.spending():
+                clock.now += probe_seconds
+            meter.expect(probe_seconds)
+    return said, meter.spent / meter.elapsed
+
+
+@pytest.mark.parametrize("start", [0, 20])
+@pytest.mark.parametrize("every", [1, 7, 1000])
+@pytest.mark.parametrize("slow_first", [0.0, 30.0])
+def test_a_forecast_comes_true(start, every, slow_first):
+    said, share = forecasts(0.5, 2.0, start=start, steps=50, every=every, slow_first=slow_first)
+    assert [*said] == ([start + 4] if share >= COSTLY else [])
+    for found in said.values():
+        assert found == pytest.approx((share, 2.0, 0.5))
+
+
+def test_a_forecast_of_little_or_at_the_end_is_not_told():
+    assert forecasts(1000.0, 2.0, start=0, steps=50)[0] == {}
+    assert forecasts(0.5, 2.0, start=0, steps=4)[0] == {}
 
 
 def test_fixed_schedule():
