@@ -2,7 +2,7 @@
 
 python scripts/estimate_cost.py
 python scripts/estimate_cost.py --view chat --steps 5000 --tokens-per-step 524288
-python scripts/estimate_cost.py --scan 4 --rate 8.2e10     # of a scan of so many stages
+python scripts/estimate_cost.py --scan 4 --rate 1.15e11    # of a scan of so many stages
 
 The models' shapes are written down here, not read from their repositories. The suite's tokens are
 those of SmolLM2's tokenizer (vocabulary 49152), since the models' own are not bundled; larger
