@@ -384,7 +384,7 @@ def _read_info(file: Path) -> dict[str, Any]:
     if version > SCHEMA_VERSION:
         raise ValueError(
             f"{file} has schema version {version}, and this crystalmon reads up to "
-            f"{SCHEMA_VERSION}. Install a newer crystalmon."
+            f"{SCHEMA_VERSION}. Upgrade crystalmon."
         )
     return info
 

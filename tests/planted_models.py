@@ -164,6 +164,8 @@ def at_divergence(log_b: Tensor, direction: Tensor, target: float) -> Tensor:
     The marker's place is taken out of both.
     """
     base, direction = _unmarked(log_b), direction.double()
+    if target == 0.0:  # rounding may put a divergence just below it, and the search beyond it
+        return base.log_softmax(-1)
     low, high = 0.0, 1.0
     while kl(base + high * direction, base) < target:
         high *= 2

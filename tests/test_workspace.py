@@ -51,5 +51,5 @@ def test_without_the_package_it_says_what_to_install(monkeypatch: pytest.MonkeyP
         return real(name, *rest, **more)
 
     monkeypatch.setattr(builtins, "__import__", missing)
-    with pytest.raises(ModuleNotFoundError, match=r"crystalmon\[workspace\]"):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install wandb-workspaces"):
         build_workspace("team", "runs")
