@@ -259,8 +259,8 @@ class CrystalCallback(TrainerCallback):
             conclude(last, self._store.folder)
             if self.max_overhead is None:
                 say(f"probing took {last.share:.1%} of the time up to its last probe")
-        if self.max_overhead is not None:
-            say(f"monitoring took {self._meter.spent / self._meter.elapsed:.2%} of the time")
+        # with the base, trackers and pictures
+        say(f"monitoring took {self._meter.spent / self._meter.elapsed:.2%} of the time")
         if self._refused and last is not None:
             say(
                 f"the last probe is that of step {last.step}: another one would have taken over "

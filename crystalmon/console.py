@@ -50,7 +50,7 @@ def scarce(coverage: Mapping[str, float]) -> str:
 
 
 def costly(share: float, probe_seconds: float, step_seconds: float) -> str:
-    """A sentence on what probing will take of a run.
+    """A sentence on what monitoring will take of a run.
 
     Args:
         share: of the run's time.
@@ -58,7 +58,7 @@ def costly(share: float, probe_seconds: float, step_seconds: float) -> str:
     """
     each = f"{_seconds(probe_seconds)} a probe, {_seconds(step_seconds)} a step"
     return (
-        f"by this schedule probing takes {share:.0%} of the run's time ({each}): max_overhead= "
+        f"by this schedule monitoring takes {share:.0%} of the run's time ({each}): max_overhead= "
         "sets a limit, every= probes less often"
     )
 

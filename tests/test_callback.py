@@ -565,7 +565,7 @@ def test_it_is_said_once_what_a_dear_schedule_will_take(
         tmp_path, model, tokenizer, suite, [clock, CrystalCallback(suite, **options)], max_steps=16
     )
     told = capsys.readouterr().out
-    assert told.count("by this schedule probing") == (said is not None)
+    assert told.count("by this schedule monitoring") == (said is not None)
     assert said is None or said in told
 
 

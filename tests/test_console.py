@@ -18,7 +18,7 @@ def test_tasks_that_are_hardly_ever_answered_are_named():
 
 def test_probing_that_takes_much_of_the_time_is_said():
     said = costly(0.833, 12.94, 2.6)
-    assert said.startswith("by this schedule probing takes 83% of the run's time (13 s a probe")
+    assert said.startswith("by this schedule monitoring takes 83% of the run's time (13 s a probe")
     assert "max_overhead=" in said
     assert "(123 s a probe, 100 s a step)" in costly(0.5, 123.4, 99.6)
     assert "(0.042 s a probe, 99 s a step)" in costly(0.5, 0.0421, 98.7)
