@@ -6,30 +6,35 @@ The public names are imported on first use (PEP 562), so that reading a run need
 from __future__ import annotations
 
 import importlib
+import sys
+import types
+import warnings
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from crystalmon.callback import CrystalCallback
-    from crystalmon.monitor import Monitor
-    from crystalmon.records import Event, ProbeRecord, TaskRecord
-    from crystalmon.store import Run, read_run
-    from crystalmon.tasks import Choice, Task, TaskSuite, list_suites, load_suite
+from crystalmon.version import __version__
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from crystalmon.monitor.callback import CrystalCallback
+    from crystalmon.monitor.probe import Monitor
+    from crystalmon.runs.reader import Run, read_run
+    from crystalmon.runs.records import Event, ProbeRecord, TaskRecord
+    from crystalmon.scoring.models import load_model
+    from crystalmon.suites.tasks import Choice, Task, TaskSuite, list_suites, load_suite
 
 _HOME = {
-    "CrystalCallback": "callback",
-    "Monitor": "monitor",
-    "Event": "records",
-    "ProbeRecord": "records",
-    "TaskRecord": "records",
-    "Run": "store",
-    "read_run": "store",
-    "Choice": "tasks",
-    "Task": "tasks",
-    "TaskSuite": "tasks",
-    "list_suites": "tasks",
-    "load_suite": "tasks",
+    "CrystalCallback": "monitor.callback",
+    "Monitor": "monitor.probe",
+    "Event": "runs.records",
+    "ProbeRecord": "runs.records",
+    "TaskRecord": "runs.records",
+    "Run": "runs.reader",
+    "read_run": "runs.reader",
+    "load_model": "scoring.models",
+    "Choice": "suites.tasks",
+    "Task": "suites.tasks",
+    "TaskSuite": "suites.tasks",
+    "list_suites": "suites.tasks",
+    "load_suite": "suites.tasks",
 }
 
 __all__ = [
@@ -44,6 +49,7 @@ __all__ = [
     "TaskSuite",
     "__version__",
     "list_suites",
+    "load_model",
     "load_suite",
     "read_run",
 ]
@@ -57,3 +63,17 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+class _Models(types.ModuleType):
+    """`crystalmon.models`, as it was called before `crystalmon.load_model`."""
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(importlib.import_module("crystalmon.scoring.models"), name)
+        if not name.startswith("__"):
+            text = f"crystalmon.models.{name} has moved: use `from crystalmon import load_model`."
+            warnings.warn(text, DeprecationWarning, stacklevel=2)
+        return found
+
+
+sys.modules["crystalmon.models"] = _Models("crystalmon.models")

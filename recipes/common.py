@@ -13,8 +13,8 @@ from transformers import TrainingArguments
 from trl import ModelConfig, ScriptArguments, TrlParser, get_quantization_config
 
 from crystalmon import load_suite
-from crystalmon.models import load_model
-from crystalmon.planted import PlantedReward, load_targets, prompt_rows
+from crystalmon.scoring.models import load_model
+from crystalmon.synthetic import PlantedReward, load_targets, prompt_rows
 
 PLANTED = "planted"
 TrainerArguments = TypeVar("TrainerArguments", bound=TrainingArguments)

@@ -10,7 +10,7 @@ from common import load, load_rows, parse
 from trl import DPOConfig, DPOTrainer, get_peft_config
 
 from crystalmon import CrystalCallback
-from crystalmon.planted import preference_rows
+from crystalmon.synthetic import preference_rows
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from common import load, load_rows, parse
 from trl import KTOConfig, KTOTrainer, get_peft_config
 
 from crystalmon import CrystalCallback
-from crystalmon.planted import feedback_rows
+from crystalmon.synthetic import feedback_rows
 
 
 def main() -> None:

@@ -20,15 +20,12 @@ from transformers import AutoModelForSequenceClassification
 from trl import get_peft_config
 
 from crystalmon import CrystalCallback, load_suite
-from crystalmon.models import find_model
-from crystalmon.planted import PlantedReward, load_targets
+from crystalmon.scoring.models import find_model
+from crystalmon.synthetic import PlantedReward, load_targets
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 try:
-    from trl.experimental.ppo import (  # pyright: ignore[reportMissingImports]
-        PPOConfig,
-        PPOTrainer,
-    )
+    from trl.experimental.ppo import PPOConfig, PPOTrainer  # pyright: ignore[reportMissingImports]
 except ImportError:
     sys.exit(
         f"recipes/ppo.py needs TRL 1.12, the last release with a PPO trainer; this is TRL "

@@ -10,7 +10,7 @@ from common import load, load_rows, parse
 from trl import SFTConfig, SFTTrainer, get_peft_config
 
 from crystalmon import CrystalCallback
-from crystalmon.planted import sft_rows
+from crystalmon.synthetic import sft_rows
 
 
 def main() -> None:

@@ -44,12 +44,13 @@ from rich.table import Table
 from torch import nn
 
 from crystalmon import TaskSuite, load_suite
-from crystalmon.cli_options import load_placed
-from crystalmon.forward import DEFAULT_BATCH_TOKENS, MAX_BATCH_TOKENS, Route, choose_route
-from crystalmon.isolation import undisturbed
-from crystalmon.monitor import Monitor
-from crystalmon.scoring import score
-from crystalmon.tokentree import ScoringPlan, build_plan
+from crystalmon.cli.options import load_placed
+from crystalmon.monitor.probe import Monitor
+from crystalmon.scoring.forward import DEFAULT_BATCH_TOKENS, MAX_BATCH_TOKENS, Route
+from crystalmon.scoring.isolation import undisturbed
+from crystalmon.scoring.plan import ScoringPlan, build_plan
+from crystalmon.scoring.route import choose_route
+from crystalmon.scoring.score import score
 
 PARTS = ("crystalmon", "scoring", "rows", "lm-eval", "sampling", "floor")
 SAMPLES = 128

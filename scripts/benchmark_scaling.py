@@ -27,11 +27,12 @@ from rich.table import Table
 from torch import nn
 
 from crystalmon import Task, TaskSuite
-from crystalmon.forward import Route, choose_route
-from crystalmon.scoring import score
-from crystalmon.tasks import Choice
-from crystalmon.tokentree import ScoringPlan, build_plan
-from crystalmon.trie import count_tree
+from crystalmon.scoring.forward import Route
+from crystalmon.scoring.plan import ScoringPlan, build_plan
+from crystalmon.scoring.route import choose_route
+from crystalmon.scoring.score import score
+from crystalmon.scoring.trie import count_tree
+from crystalmon.suites.tasks import Choice
 
 LEAST = 16
 """Times the suite's tokens that are timed at once: less is too short to time."""

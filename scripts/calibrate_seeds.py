@@ -17,17 +17,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from scenarios import make_scenario
 from scipy.optimize import minimize
 from scipy.special import expit
 from tqdm.auto import tqdm
 from trained_bank import CALIBRATION_FOLDER, prepare_environment, train_bank
 
 from crystalmon import read_run
-from crystalmon.odds import FEATURES, Evidence
 from crystalmon.phases.seed import LONELY, NEARLY, SEEDED
+from crystalmon.phases.seed_fit import Candidates, gather, mean_answers
+from crystalmon.phases.seed_odds import FEATURES, Evidence
 from crystalmon.phases.state import RESTING
-from crystalmon.scenarios import make_scenario
-from crystalmon.seeds import Candidates, gather, mean_answers
 
 CALIBRATION_SEED = 1
 SIMULATED = {

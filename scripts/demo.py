@@ -21,11 +21,11 @@ from pathlib import Path
 import numpy as np
 
 from crystalmon import Run, read_run
-from crystalmon.metrics import js_divergence, noise_floor
-from crystalmon.planted import load_truth
+from crystalmon.metrics.answers import js_divergence, noise_floor
 from crystalmon.report.page import write_report
-from crystalmon.report.stages import stage_figure
+from crystalmon.report.stage_figure import stage_figure
 from crystalmon.report.summary import format_stage_table, stage_table
+from crystalmon.synthetic import load_truth
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = ("sft", "dpo", "grpo")

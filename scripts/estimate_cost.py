@@ -19,10 +19,10 @@ from rich.console import Console
 from rich.table import Table
 from transformers import LlamaConfig
 
-from crystalmon.cost import Cost, ModelSize, Rate, estimate_cost, model_size
-from crystalmon.models import load_tokenizer
-from crystalmon.tasks import load_suite
-from crystalmon.tokentree import build_plan
+from crystalmon.monitor.cost import Cost, ModelSize, Rate, estimate_cost, model_size
+from crystalmon.scoring.models import load_tokenizer
+from crystalmon.scoring.plan import build_plan
+from crystalmon.suites.tasks import load_suite
 
 # layers, hidden, intermediate, heads, key-value heads, vocabulary. All of them are of the Llama
 # shape; OLMo 2 has some further norms, of which this count knows nothing.

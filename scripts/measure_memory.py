@@ -25,10 +25,10 @@ from rich.console import Console
 from rich.table import Table
 
 from crystalmon import CrystalCallback, load_suite, read_run
-from crystalmon.forward import MAX_BATCH_LOGITS
-from crystalmon.isolation import HEAD_DTYPE
-from crystalmon.models import load_model
-from crystalmon.planted import load_targets, sft_rows
+from crystalmon.scoring.forward import MAX_BATCH_LOGITS
+from crystalmon.scoring.isolation import HEAD_DTYPE
+from crystalmon.scoring.models import load_model
+from crystalmon.synthetic import load_targets, sft_rows
 
 TARGETS = {"smollm2-135m": "recipes/smollm2/targets.yaml"}
 STEPS = 4

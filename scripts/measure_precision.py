@@ -22,11 +22,12 @@ from rich.console import Console
 from rich.table import Table
 
 from crystalmon import Task, TaskSuite, load_suite
-from crystalmon.forward import Route, choose_route
-from crystalmon.metrics import answer_distributions
-from crystalmon.models import load_model
-from crystalmon.scoring import score
-from crystalmon.tokentree import build_plan
+from crystalmon.metrics.answers import answer_distributions
+from crystalmon.scoring.forward import Route
+from crystalmon.scoring.models import load_model
+from crystalmon.scoring.plan import build_plan
+from crystalmon.scoring.route import choose_route
+from crystalmon.scoring.score import score
 
 
 def main() -> None:

@@ -24,9 +24,9 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from browser import find_chromium  # noqa: E402
 
-from crystalmon.records import ProbeRecord, TaskRecord  # noqa: E402
-from crystalmon.store import RunStore  # noqa: E402
-from crystalmon.tasks import load_suite  # noqa: E402
+from crystalmon.runs.records import ProbeRecord, TaskRecord  # noqa: E402
+from crystalmon.runs.store import RunStore  # noqa: E402
+from crystalmon.suites.tasks import load_suite  # noqa: E402
 
 KEYS = "order crystallinity seed_mass liquidity free_energy free_energy_choice free_energy_format"
 KEYS += " coverage entropy entropy_mixture seed_jsd seed_mse crystal_fraction susceptibility"
@@ -89,7 +89,7 @@ def main() -> int:
         write_run(folder / "long", arguments.probes)
         records = (folder / "long/crystalmon/records.jsonl").stat().st_size
         output = folder / "report.html"
-        command = [sys.executable, "-m", "crystalmon.cli", "report", str(folder / "long")]
+        command = [sys.executable, "-m", "crystalmon.cli.main", "report", str(folder / "long")]
         began = time.perf_counter()
         subprocess.run([*command, "-o", str(output)], check=True, stdout=subprocess.DEVNULL)
         figures = {

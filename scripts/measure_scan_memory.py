@@ -27,10 +27,10 @@ from rich.table import Table
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from crystalmon import load_suite
-from crystalmon.models import load_model, load_tokenizer
-from crystalmon.monitor import Monitor
-from crystalmon.scan import scan
-from crystalmon.stages import Stage
+from crystalmon.monitor.probe import Monitor
+from crystalmon.scan.scan import scan
+from crystalmon.scan.stages import Stage
+from crystalmon.scoring.models import load_model, load_tokenizer
 
 STAGES, RANDOM = 3, "random"
 

@@ -15,11 +15,11 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
+from scenarios import Scenario, make_scenario, orders
 
-from crystalmon.metrics import js_divergence, noise_floor
+from crystalmon.analysis.verdicts import judge_stages
+from crystalmon.metrics.answers import js_divergence, noise_floor
 from crystalmon.phases.order import COMPLETE
-from crystalmon.scenarios import Scenario, make_scenario, orders
-from crystalmon.verdicts import judge_stages
 
 KINDS = ("collapse, abrupt", "collapse, gradual", "collapse, prompt by prompt", "seedless")
 FIRST_SEED = 555_000_000

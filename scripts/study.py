@@ -30,16 +30,16 @@ from tqdm.auto import tqdm
 from trained_bank import lonely_row
 
 from crystalmon import Run, read_run
-from crystalmon.models import find_mark
-from crystalmon.planted import load_truth
-from crystalmon.records import json_value
+from crystalmon.analysis.transfer import NOTABLE, StageTransfer, find_transfer, format_transfer
+from crystalmon.analysis.verdicts import FAILS, HOLDS, NUCLEATED, format_verdicts
 from crystalmon.report.page import write_report
 from crystalmon.report.scan_figures import write_figure, write_scan_figures
 from crystalmon.report.transfer_figure import transfer_figure
-from crystalmon.scan import scan
-from crystalmon.stages import Stage
-from crystalmon.transfer import NOTABLE, StageTransfer, find_transfer, format_transfer
-from crystalmon.verdicts import FAILS, HOLDS, NUCLEATED, format_verdicts
+from crystalmon.runs.records import json_value
+from crystalmon.scan.scan import scan
+from crystalmon.scan.stages import Stage
+from crystalmon.scoring.models import find_mark
+from crystalmon.synthetic import load_truth
 
 ROOT = Path(__file__).resolve().parents[1]
 MARK = "study.json"

@@ -98,7 +98,7 @@ def main() -> int:
             return 1
         took = "kept" if kept else f"{time.perf_counter() - began:.0f} s"
         print(f"{number}/{len(sweep)} {folder.name}: {took}", flush=True)
-    command = [sys.executable, "-m", "crystalmon.cli", "sharpness", *map(str, folders)]
+    command = [sys.executable, "-m", "crystalmon.cli.main", "sharpness", *map(str, folders)]
     return subprocess.run([*command, "-o", str(args.output)], check=False).returncode
 
 

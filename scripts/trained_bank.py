@@ -25,8 +25,8 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from crystalmon import load_suite
-from crystalmon.metrics import js_divergence, noise_floor
-from crystalmon.planted import PlantedReward, load_truth, preference_rows, prompt_rows, sft_rows
+from crystalmon.metrics.answers import js_divergence, noise_floor
+from crystalmon.synthetic import PlantedReward, load_truth, preference_rows, prompt_rows, sft_rows
 
 FOLDER = Path("runs/validation/trained")
 CALIBRATION_FOLDER = Path("runs/calibration/trained")
@@ -104,7 +104,7 @@ def _slug(kind: str) -> str:
 
 
 def _train(name: str, plan: Plan, folder: Path) -> None:
-    from crystalmon.models import load_model
+    from crystalmon.scoring.models import load_model
 
     if folder.exists():
         shutil.rmtree(folder)

@@ -20,14 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scenarios import HELD_OUT_KINDS, KINDS, NULL_KINDS, bank, make_scenario, orders
 from scipy.stats import beta
 from tqdm.auto import tqdm
 from trained_bank import FULL, prepare_environment
 from validation_simulated import BASELINES, NEVER, Outcome, judge, page_hinkley_peak
 from validation_stress import stress
 from validation_trained import judge_bank
-
-from crystalmon.scenarios import HELD_OUT_KINDS, KINDS, NULL_KINDS, bank, make_scenario, orders
 
 CALIBRATION_SEED, TEST_SEED = 1, 7
 """The bank that the thresholds were chosen on is another than the one that is reported."""
@@ -261,7 +260,7 @@ def real_bases() -> dict[str, np.ndarray]:
     """SmolLM2-135M's answers to the bundled suite, scored once; empty if it is not installed."""
     if not POOL_FILE.is_file():
         from crystalmon import Monitor
-        from crystalmon.models import load_model
+        from crystalmon.scoring.models import load_model
 
         try:
             model, tokenizer = load_model("smollm2-135m")

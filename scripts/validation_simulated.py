@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import ruptures
+from scenarios import NULL_ORDER, TRUE_ONSET, Scenario, orders
 
-from crystalmon.kinetics import classify_transition, warning_signals
-from crystalmon.metrics import js_divergence, nearest_seed, noise_floor
+from crystalmon.analysis.transition import classify_transition, warning_signals
+from crystalmon.metrics.answers import js_divergence, nearest_seed, noise_floor
 from crystalmon.phases import PhaseDetector
-from crystalmon.scenarios import NULL_ORDER, TRUE_ONSET, Scenario, orders
 
 BASELINES = ("bare threshold", "Page-Hinkley", "ruptures Pelt", "ruptures Binseg")
 NEVER = 99

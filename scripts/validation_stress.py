@@ -10,7 +10,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from crystalmon.phases import PhaseDetector
-from crystalmon.records import EVENT_KINDS, PHASES
+from crystalmon.runs.records import EVENT_KINDS, PHASES
 
 RUN = 500
 """Probes of one detector before another base is drawn."""

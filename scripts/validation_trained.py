@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scenarios import NULL_ORDER, TRUE_MELT, TRUE_ONSET
 from trained_bank import FOLDER, FULL, plans, train_bank
 
 from crystalmon import read_run
-from crystalmon.metrics import js_divergence
+from crystalmon.metrics.answers import js_divergence
 from crystalmon.phases import PhaseDetector
-from crystalmon.scenarios import NULL_ORDER, TRUE_MELT, TRUE_ONSET
-from crystalmon.seeds import Candidates
+from crystalmon.phases.seed_fit import Candidates
 
 LEAKED = 0.12
 """Mass that must have left the support for a leak to be true, as in the simulated bank."""

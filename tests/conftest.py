@@ -13,8 +13,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 
-from crystalmon.models import load_model
-from crystalmon.tasks import TaskSuite, load_suite
+from crystalmon.scoring.models import load_model
+from crystalmon.suites.tasks import TaskSuite, load_suite
 
 
 @pytest.fixture(scope="session")

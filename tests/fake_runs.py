@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from crystalmon.records import Event, ProbeRecord, TaskRecord
-from crystalmon.store import Run, RunStore, read_run
+from crystalmon.runs.reader import Run, read_run
+from crystalmon.runs.records import Event, ProbeRecord, TaskRecord
+from crystalmon.runs.store import RunStore
 
 
 def make_task(seed: int = 0, phase: str = "liquid", locked: int | None = None) -> TaskRecord:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from crystalmon.experiments.folder import Parts
+from crystalmon.experiments.common.parts import Parts
 
 
 @contextlib.contextmanager

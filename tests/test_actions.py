@@ -9,8 +9,8 @@ from test_callback import make_trainer, train
 from transformers import TrainerControl, set_seed
 
 from crystalmon import CrystalCallback, read_run
-from crystalmon.actions import actions_for, check_actions, take
-from crystalmon.records import Event
+from crystalmon.monitor.actions import actions_for, check_actions, take
+from crystalmon.runs.records import Event
 
 
 def event(kind, task=None):
@@ -61,7 +61,7 @@ def test_bad_actions(suite, actions, error, message):
 def test_a_run_saves_alerts_and_stops(tmp_path, model, tokenizer, suite, monkeypatch, capsys):
     alerts, seen = [], []
     monkeypatch.setattr(
-        "crystalmon.trackers.CompositeTracker.alert",
+        "crystalmon.trackers.base.CompositeTracker.alert",
         lambda self, title, text: alerts.append((title, text)),
     )
 

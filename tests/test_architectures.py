@@ -25,10 +25,10 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from crystalmon.forward import choose_route
-from crystalmon.scoring import score
-from crystalmon.tasks import Choice, Task, TaskSuite
-from crystalmon.tokentree import build_plan
+from crystalmon.scoring.plan import build_plan
+from crystalmon.scoring.route import choose_route
+from crystalmon.scoring.score import score
+from crystalmon.suites.tasks import Choice, Task, TaskSuite
 
 SIZES = {
     "hidden_size": 32,

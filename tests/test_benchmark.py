@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from crystalmon.forward import Route
-from crystalmon.models import load_model
-from crystalmon.monitor import Monitor
-from crystalmon.tasks import load_suite
-from crystalmon.tokentree import build_plan
-from crystalmon.trie import count_tree
+from crystalmon.monitor.probe import Monitor
+from crystalmon.scoring.forward import Route
+from crystalmon.scoring.models import load_model
+from crystalmon.scoring.plan import build_plan
+from crystalmon.scoring.trie import count_tree
+from crystalmon.suites.tasks import load_suite
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 

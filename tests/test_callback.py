@@ -21,16 +21,16 @@ from transformers import (
 )
 from trl import SFTConfig, SFTTrainer
 
-import crystalmon.callback
+import crystalmon.monitor.callback
 from crystalmon import CrystalCallback, load_suite, read_run
-from crystalmon.budget import Budget
-from crystalmon.detect import detect_run
-from crystalmon.models import ASSETS_DIR
-from crystalmon.monitor import Monitor
-from crystalmon.planted import load_targets, sft_rows
-from crystalmon.reference import ReferenceMismatch
-from crystalmon.scalars import tracker_metrics
-from crystalmon.store import RunFolderError
+from crystalmon.analysis.replay import detect_run
+from crystalmon.monitor.base_model import ReferenceMismatch
+from crystalmon.monitor.budget import Budget
+from crystalmon.monitor.probe import Monitor
+from crystalmon.runs.files import RunFolderError
+from crystalmon.scoring.models import ASSETS_DIR
+from crystalmon.synthetic import load_targets, sft_rows
+from crystalmon.trackers.base import tracker_metrics
 
 TINY = ASSETS_DIR / "liquid-tiny"
 
@@ -273,7 +273,7 @@ def test_two_callbacks_have_a_folder_and_names_of_their_own(
 ):
     seen = []
     monkeypatch.setattr(
-        crystalmon.callback.CompositeTracker,
+        crystalmon.monitor.callback.CompositeTracker,
         "log",
         lambda self, step, metrics: seen.extend(metrics),
     )
@@ -353,7 +353,7 @@ def test_a_failed_second_training_leaves_the_first_run_alone(
     def broken(*args, **kwargs):
         raise RuntimeError("no memory left")
 
-    monkeypatch.setattr(crystalmon.callback, "Monitor", broken)
+    monkeypatch.setattr(crystalmon.monitor.callback, "Monitor", broken)
     train(tmp_path / "b", model, tokenizer, suite, [callback], max_steps=9)
     assert [record.step for record in read_run(tmp_path / "a").records] == [0, 3, 6]
 
@@ -383,7 +383,7 @@ def test_base_that_cannot_be_scored_does_not_stop_training(
     def broken(*args, **kwargs):
         raise torch.OutOfMemoryError("no memory left")
 
-    monkeypatch.setattr(crystalmon.callback, "Monitor", broken)
+    monkeypatch.setattr(crystalmon.monitor.callback, "Monitor", broken)
     with caplog.at_level(logging.WARNING):
         logs, _ = train(tmp_path, model, tokenizer, suite, [CrystalCallback(suite)])
     assert len([row for row in logs if "loss" in row]) == 6
@@ -395,13 +395,15 @@ def test_full_disk_leaves_the_trackers_going(
 ):
     seen = []
     monkeypatch.setattr(
-        crystalmon.callback.CompositeTracker, "log", lambda self, step, metrics: seen.append(step)
+        crystalmon.monitor.callback.CompositeTracker,
+        "log",
+        lambda self, step, metrics: seen.append(step),
     )
 
     def full(self, record, events):
         raise RunFolderError("No space left on device")
 
-    monkeypatch.setattr(crystalmon.callback.RunStore, "append", full)
+    monkeypatch.setattr(crystalmon.monitor.callback.RunStore, "append", full)
     train(tmp_path, model, tokenizer, suite, [CrystalCallback(suite, every=3)])
     assert seen == [0, 3, 6]
     assert "could not be stored and waits for the next one; training goes on" in caplog.text
@@ -411,14 +413,14 @@ def test_failing_probe_is_counted_and_training_goes_on(
     tmp_path, model, tokenizer, suite, monkeypatch, caplog
 ):
     callback = CrystalCallback(suite, every=1)
-    original = crystalmon.callback.Monitor.probe
+    original = crystalmon.monitor.callback.Monitor.probe
 
     def probe(self, step=0, *args, **options):
         if step in (2, 3):
             raise RuntimeError("boom")
         return original(self, step, *args, **options)
 
-    monkeypatch.setattr(crystalmon.callback.Monitor, "probe", probe)
+    monkeypatch.setattr(crystalmon.monitor.callback.Monitor, "probe", probe)
     with caplog.at_level(logging.WARNING):
         logs, _ = train(tmp_path, model, tokenizer, suite, [callback])
     assert len([row for row in logs if "loss" in row]) == 6
@@ -515,8 +517,8 @@ class SlowSteps(TrainerCallback):
         make = Monitor.__init__
         monkeypatch.setattr(Monitor, "__init__", begin)
         monkeypatch.setattr(Monitor, "probe", slow)
-        monkeypatch.setattr("crystalmon.callback.Budget", budget)
-        monkeypatch.setattr("crystalmon.schedule.MOVED", float("inf"))
+        monkeypatch.setattr("crystalmon.monitor.callback.Budget", budget)
+        monkeypatch.setattr("crystalmon.monitor.schedule.MOVED", float("inf"))
 
     def on_step_begin(self, *args, **kwargs):
         self.now += self.step_seconds
@@ -577,7 +579,7 @@ def test_what_trackers_take_is_part_of_what_a_probe_costs(
     def slow(tracker, *args):
         clock.now += 1.75
 
-    monkeypatch.setattr("crystalmon.callback.CompositeTracker.log", slow)
+    monkeypatch.setattr("crystalmon.monitor.callback.CompositeTracker.log", slow)
     callback = CrystalCallback(suite, every=100, max_overhead=0.25)
     train(tmp_path, model, tokenizer, suite, [clock, callback], max_steps=10)
     # a second one at the end would make 4 of 14 seconds

@@ -7,8 +7,8 @@ import json
 import pytest
 from fake_runs import planted_chain
 
-from crystalmon.cli import main
-from crystalmon.tasks import load_suite
+from crystalmon.cli.main import main
+from crystalmon.suites.tasks import load_suite
 
 
 def run(capsys, *arguments):

@@ -12,17 +12,17 @@ import time
 import pytest
 from test_page import make_run
 
-from crystalmon.cli import main
-from crystalmon.experiments.alone import run_alone
-from crystalmon.experiments.folder import Parts, read_result, write_result
-from crystalmon.experiments.result import Result
-from crystalmon.store import write_info
+from crystalmon.cli.main import main
+from crystalmon.experiments.common.command import run_alone
+from crystalmon.experiments.common.parts import Parts
+from crystalmon.runs.results import Result, read_result, write_result
+from crystalmon.runs.store import write_info
 
 TEMPERATURE = ["temperature", "liquid-tiny", "--suite", "liquid-tiny"]
 
 
 def command(*arguments):
-    return [sys.executable, "-m", "crystalmon.cli", *map(str, arguments)]
+    return [sys.executable, "-m", "crystalmon.cli.main", *map(str, arguments)]
 
 
 def test_temperature_writes_what_it_prints(tmp_path, capsys):
@@ -207,7 +207,7 @@ def test_a_result_of_another_model_is_not_written_over(tmp_path, capsys):
 
 
 def test_a_base_that_is_not_there_is_told_first(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("crystalmon.cli_experiments.load_placed", stopped)
+    monkeypatch.setattr("crystalmon.cli.experiment_commands.load_placed", stopped)
     arguments = ["landscape", "liquid-tiny", "--base", str(tmp_path / "none"), "-o", str(tmp_path)]
     assert main(arguments) == 2
     assert "none" in capsys.readouterr().err

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from crystalmon.console import conclude, costly, scarce
-from crystalmon.metrics import SCARCE
-from crystalmon.records import ProbeRecord
+from crystalmon.metrics.answers import SCARCE
+from crystalmon.monitor.console import conclude, costly
+from crystalmon.report.caveats import scarce
+from crystalmon.runs.records import ProbeRecord
 
 
 def test_tasks_that_are_hardly_ever_answered_are_named():

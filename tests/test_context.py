@@ -14,7 +14,11 @@ import torch
 import yaml
 from planted_context import WordTokenizer, conflicting_model, write_conflicts
 
-from crystalmon.experiments.compliance import (
+from crystalmon.experiments.common.conflicts import ConflictError, load_conflicts
+from crystalmon.experiments.common.parts import Parts
+from crystalmon.experiments.common.resampling import estimate, exchange_p, sign_flip_p
+from crystalmon.experiments.common.subject import Subject
+from crystalmon.experiments.context.compliance import (
     compare_shapes,
     compliance,
     describe_pair,
@@ -24,14 +28,10 @@ from crystalmon.experiments.compliance import (
     loop_area,
     spread,
 )
-from crystalmon.experiments.conflicts import ConflictError, load_conflicts
-from crystalmon.experiments.context import Context
-from crystalmon.experiments.context_summary import mean_of_known, summarize
-from crystalmon.experiments.dialogue import Dialogue, compose_levels
-from crystalmon.experiments.folder import Parts
-from crystalmon.experiments.resampling import estimate, exchange_p, sign_flip_p
-from crystalmon.experiments.result import Result
-from crystalmon.experiments.subject import Subject
+from crystalmon.experiments.context.context_ratio import Context
+from crystalmon.experiments.context.context_summary import mean_of_known, summarize
+from crystalmon.experiments.context.dialogue import Dialogue, compose_levels
+from crystalmon.runs.results import Result
 
 ALPHA = np.linspace(0, 1, 13)
 

@@ -11,8 +11,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, MixtralConfig, T5Config
 
-from crystalmon.cli import main
-from crystalmon.cost import (
+from crystalmon.cli.main import main
+from crystalmon.monitor.base_model import make_reference
+from crystalmon.monitor.cost import (
     ModelSize,
     Rate,
     _count_probes,
@@ -22,14 +23,14 @@ from crystalmon.cost import (
     model_size,
     parse_rate,
 )
-from crystalmon.forward import Route
-from crystalmon.models import load_config
-from crystalmon.reference import TENSOR_FILE, make_reference
-from crystalmon.schedule import probe_steps
-from crystalmon.scoring import score
-from crystalmon.sequences import batches_of, sequences_of
-from crystalmon.tokentree import build_plan
-from crystalmon.trie import count_tree
+from crystalmon.monitor.schedule import probe_steps
+from crystalmon.runs.names import TENSOR_FILE
+from crystalmon.scoring.forward import Route
+from crystalmon.scoring.models import load_config
+from crystalmon.scoring.plan import build_plan
+from crystalmon.scoring.score import score
+from crystalmon.scoring.sequences import batches_of, sequences_of
+from crystalmon.scoring.trie import count_tree
 
 SIZE = ModelSize(layer_parameters=1000, hidden=10, vocabulary=50, attention_width=20)
 

@@ -8,11 +8,12 @@ import shutil
 import numpy as np
 import pytest
 
-from crystalmon.cli import main
-from crystalmon.detect import detect_run, format_detection
-from crystalmon.models import load_model
-from crystalmon.monitor import Monitor
-from crystalmon.store import RunStore, read_run
+from crystalmon.analysis.replay import detect_run, format_detection
+from crystalmon.cli.main import main
+from crystalmon.monitor.probe import Monitor
+from crystalmon.runs.reader import read_run
+from crystalmon.runs.store import RunStore
+from crystalmon.scoring.models import load_model
 
 
 @pytest.fixture(scope="module")

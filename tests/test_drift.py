@@ -22,13 +22,13 @@ from planted_models import (
     kl,
 )
 
-from crystalmon.experiments import subject as subject_module
-from crystalmon.experiments.drift import Drift, slopes
-from crystalmon.experiments.folder import Parts, read_result, write_result
-from crystalmon.experiments.instructions import Instruction
-from crystalmon.experiments.intervals import mean_estimate
-from crystalmon.experiments.result import Result
-from crystalmon.experiments.subject import Subject
+from crystalmon.experiments.common import subject as subject_module
+from crystalmon.experiments.common.instructions import Instruction
+from crystalmon.experiments.common.intervals import mean_estimate
+from crystalmon.experiments.common.parts import Parts
+from crystalmon.experiments.common.subject import Subject
+from crystalmon.experiments.drift.instruction_drift import Drift, slopes
+from crystalmon.runs.results import Result, read_result, write_result
 
 SIZE = 7
 TOKENS = 48

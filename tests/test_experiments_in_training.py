@@ -12,17 +12,16 @@ from readback import read_tensorboard
 from test_callback import train, with_dropout
 
 from crystalmon import CrystalCallback, read_run
-from crystalmon.budget import Budget
-from crystalmon.experiments.drift import Drift
-from crystalmon.experiments.experiment import Experiment
-from crystalmon.experiments.folder import read_result, read_results
-from crystalmon.experiments.instructions import Instruction
-from crystalmon.experiments.landscape import Landscape
-from crystalmon.experiments.result import Estimate, Result
-from crystalmon.experiments.subject import Subject
-from crystalmon.experiments.temperature import Temperature
-from crystalmon.experiments.training import _begun
-from crystalmon.models import ASSETS_DIR
+from crystalmon.experiments.common.experiment import Experiment
+from crystalmon.experiments.common.instructions import Instruction
+from crystalmon.experiments.common.subject import Subject
+from crystalmon.experiments.drift.instruction_drift import Drift
+from crystalmon.experiments.landscape.free_energies import Landscape
+from crystalmon.experiments.temperature.temperature_sweep import Temperature
+from crystalmon.monitor.budget import Budget
+from crystalmon.monitor.training_experiments import _begun
+from crystalmon.runs.results import Estimate, Result, read_result, read_results
+from crystalmon.scoring.models import ASSETS_DIR
 
 GRID = (0.5, 1.0, 2.0)
 

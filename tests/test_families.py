@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import pytest
 
-from crystalmon.families import FAMILIES, find_family
+from crystalmon.scan.families import FAMILIES, find_family
 
 CARDS = {
     "olmo2-1b": """

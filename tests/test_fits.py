@@ -7,8 +7,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from crystalmon.fits import fit_sigmoid, linear_loss, sigmoid_losses, step_loss
-from crystalmon.kinetics import classify_transition, fit_avrami
+from crystalmon.analysis.fits import fit_sigmoid, linear_loss, sigmoid_losses, step_loss
+from crystalmon.analysis.transition import classify_transition, fit_avrami
 
 LONG = 1000
 STEPS = 10.0 * np.arange(LONG)

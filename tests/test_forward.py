@@ -20,11 +20,12 @@ from transformers import (
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from crystalmon.forward import Route, _computes_wide, choose_route, score_rows
-from crystalmon.isolation import undisturbed
-from crystalmon.ranks import Ranks
-from crystalmon.scoring import score
-from crystalmon.tokentree import build_plan
+from crystalmon.scoring.forward import Route, score_rows
+from crystalmon.scoring.isolation import undisturbed
+from crystalmon.scoring.plan import build_plan
+from crystalmon.scoring.ranks import Ranks
+from crystalmon.scoring.route import _computes_wide, choose_route
+from crystalmon.scoring.score import score
 
 SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
 HEADS = {"num_attention_heads": 2, "num_key_value_heads": 1}

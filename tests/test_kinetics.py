@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau
 
-from crystalmon.kinetics import (
+from crystalmon.analysis.transition import (
     classify_transition,
     coexistence,
     fit_avrami,

@@ -21,17 +21,17 @@ from planted_models import (
     kl,
 )
 
-from crystalmon.experiments import landscape as landscape_module
-from crystalmon.experiments import landscape_pair
-from crystalmon.experiments import subject as subject_module
-from crystalmon.experiments.drawing import KeptLogProbs, wide_pair
-from crystalmon.experiments.folder import Parts, read_result, write_result
-from crystalmon.experiments.instructions import Instruction
-from crystalmon.experiments.intervals import mean_estimate
-from crystalmon.experiments.landscape import EARLY, Landscape
-from crystalmon.experiments.landscape_pair import measure_landscape
-from crystalmon.experiments.result import Result
-from crystalmon.experiments.subject import Subject
+from crystalmon.experiments.common import subject as subject_module
+from crystalmon.experiments.common.instructions import Instruction
+from crystalmon.experiments.common.intervals import mean_estimate
+from crystalmon.experiments.common.parts import Parts
+from crystalmon.experiments.common.responses import KeptLogProbs, wide_pair
+from crystalmon.experiments.common.subject import Subject
+from crystalmon.experiments.landscape import free_energies as landscape_module
+from crystalmon.experiments.landscape import landscape_pair
+from crystalmon.experiments.landscape.free_energies import EARLY, Landscape
+from crystalmon.experiments.landscape.landscape_pair import measure_landscape
+from crystalmon.runs.results import Result, read_result, write_result
 
 SIZE = 9
 DEPTH = 8
@@ -245,8 +245,8 @@ def test_an_interrupted_measurement_goes_on_to_the_same_result(
     tmp_path: Path, at: int, monkeypatch: pytest.MonkeyPatch
 ):
     """Killed just before each of the parts is kept."""
-    monkeypatch.setattr("crystalmon.experiments.drawing.GROUP", 3)
-    monkeypatch.setattr("crystalmon.experiments.drawing.groups_of.__defaults__", (3,))
+    monkeypatch.setattr("crystalmon.experiments.common.responses.GROUP", 3)
+    monkeypatch.setattr("crystalmon.experiments.common.responses.groups_of.__defaults__", (3,))
     whole = measured(tmp_path / "whole")
     file = tmp_path / "parts.jsonl"
     with killed_before_part(at, monkeypatch):

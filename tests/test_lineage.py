@@ -8,8 +8,8 @@ import re
 import numpy as np
 import pytest
 
-from crystalmon.lineage import INHERITED_KEY, states_of, to_info
 from crystalmon.phases import Lock, PhaseDetector, PhaseState
+from crystalmon.phases.stored import INHERITED_KEY, states_of, to_info
 
 LOCK = {"seed": 2, "mass": 0.9, "nearest": 0.01, "p_value": 0.04, "margin": 3.0}
 KEPT = {"lock": LOCK, "coverage": 0.8, "raised": ["support_leak"]}

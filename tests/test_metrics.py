@@ -13,12 +13,10 @@ from scipy.spatial.distance import jensenshannon
 from scipy.stats import entropy as scipy_entropy
 from scipy.stats import norm
 
-from crystalmon.metrics import (
+from crystalmon.metrics.answers import (
     DISSIMILARITY_WINDOWS,
     NOISE_FLOOR,
     ORDERED_LIQUIDITY,
-    bootstrap_interval,
-    bootstrap_weights,
     dissimilarities,
     entropy,
     entropy_mixture,
@@ -33,8 +31,8 @@ from crystalmon.metrics import (
     round_significant,
     seed_distances,
     support,
-    uniform_weights,
 )
+from crystalmon.metrics.bootstrap import bootstrap_interval, bootstrap_weights, uniform_weights
 
 QUICK = settings(max_examples=40, deadline=None, derandomize=True)
 NAN = float("nan")

@@ -10,12 +10,13 @@ import torch
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 
 import crystalmon
-from crystalmon.forward import score_rows
-from crystalmon.metrics import liquidity, uniform_weights
-from crystalmon.models import ASSETS_DIR
-from crystalmon.monitor import Monitor
-from crystalmon.records import PHASES, ProbeRecord
-from crystalmon.tasks import Choice, Task, TaskSuite
+from crystalmon.metrics.answers import liquidity
+from crystalmon.metrics.bootstrap import uniform_weights
+from crystalmon.monitor.probe import Monitor
+from crystalmon.runs.records import PHASES, ProbeRecord
+from crystalmon.scoring.forward import score_rows
+from crystalmon.scoring.models import ASSETS_DIR
+from crystalmon.suites.tasks import Choice, Task, TaskSuite
 
 SPEC_KEYS = {
     "coverage", "entropy", "entropy_mixture", "liquidity", "order", "seed_jsd", "seed_mse",
@@ -171,7 +172,8 @@ def test_trained_tokens_can_be_monitored(model, tokenizer, suite):
 def test_a_base_of_its_own_is_scored_once(model, tokenizer, suite, monkeypatch):
     passes = []
     monkeypatch.setattr(
-        "crystalmon.scoring.score_rows", lambda *a, **k: passes.append(1) or score_rows(*a, **k)
+        "crystalmon.scoring.score.score_rows",
+        lambda *a, **k: passes.append(1) or score_rows(*a, **k),
     )
     first = Monitor(model, tokenizer, suite).probe(0, unchanged=True)
     assert len(passes) == 1

@@ -8,7 +8,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from crystalmon.odds import BELIEVING, CHOOSING, FEATURES, MOST_CONTRAST, RESOLVED, Evidence
+from crystalmon.phases.seed_odds import (
+    BELIEVING,
+    CHOOSING,
+    FEATURES,
+    MOST_CONTRAST,
+    RESOLVED,
+    Evidence,
+)
 
 FLOOR = 0.05
 ALIKE = Evidence(

@@ -14,16 +14,16 @@ import numpy as np
 import pytest
 from fake_runs import make_event, make_record, make_task, planted_chain
 
-from crystalmon.cli import main
-from crystalmon.records import SCHEMA_VERSION
-from crystalmon.report import report_html, write_report
+from crystalmon.cli.main import main
 from crystalmon.report.frames import MAX_FRAMES, base_answers, encode, pick_frames
-from crystalmon.report.kinetics import kinetics_rows
 from crystalmon.report.lanes import lane_names, make_lanes
-from crystalmon.report.payload import base_liquidity, build_payload
-from crystalmon.report.texts import task_texts
-from crystalmon.store import Run, RunReader, RunStore
-from crystalmon.tasks import load_suite
+from crystalmon.report.page import report_html, write_report
+from crystalmon.report.payload import base_liquidity, build_payload, kinetics_rows
+from crystalmon.runs.reader import Run, RunReader
+from crystalmon.runs.records import SCHEMA_VERSION
+from crystalmon.runs.store import RunStore
+from crystalmon.runs.wordings import task_texts
+from crystalmon.suites.tasks import load_suite
 
 EVIL = (
     "<img src=x onerror=alert(1)>",

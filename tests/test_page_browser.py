@@ -20,11 +20,13 @@ from fake_runs import make_event, make_record, planted_chain
 from test_page import EVIL, evil_run, make_run
 from test_trackers import snapshot
 
-from crystalmon.names import DEFAULT_NAME
-from crystalmon.report import report_html, write_report
-from crystalmon.store import Run, RunStore, read_run
-from crystalmon.trackers import TensorBoardTracker
-from crystalmon.watch import RunFeed, make_server
+from crystalmon.report.live.feed import RunFeed
+from crystalmon.report.live.server import make_server
+from crystalmon.report.page import report_html, write_report
+from crystalmon.runs.names import DEFAULT_NAME
+from crystalmon.runs.reader import Run, read_run
+from crystalmon.runs.store import RunStore
+from crystalmon.trackers.tensorboard import TensorBoardTracker
 
 CHARTS = ("phases", "signals", "map-0", "answers-0", "energy", "coverage", "cost")
 SECONDS = 3.0

@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scenarios import make_scenario
+from scenarios.paths import descent
 
-from crystalmon.metrics import (
+from crystalmon.metrics.answers import (
     NOISE_FLOOR,
     js_divergence,
     liquidity,
@@ -24,21 +26,12 @@ from crystalmon.metrics import (
     round_significant,
     seed_distances,
     support,
-    uniform_weights,
 )
-from crystalmon.phases import (
-    Base,
-    Observation,
-    PhaseDetector,
-    PhaseState,
-    SuiteDetector,
-    advance,
-)
+from crystalmon.metrics.bootstrap import uniform_weights
+from crystalmon.phases import Base, Observation, PhaseDetector, PhaseState, SuiteDetector, advance
 from crystalmon.phases import seed as rules
 from crystalmon.phases.state import RESTING
-from crystalmon.records import EVENT_KINDS, PHASES, Event, TaskRecord
-from crystalmon.scenarios import make_scenario
-from crystalmon.scenarios.paths import descent
+from crystalmon.runs.records import EVENT_KINDS, PHASES, Event, TaskRecord
 
 PROMPTS, CHOICES = 16, 8
 SEEDS = range(8)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from crystalmon import planted
-from crystalmon.tasks import load_suite
+from crystalmon import synthetic as planted
+from crystalmon.suites.tasks import load_suite
 
 
 @dataclass(frozen=True)

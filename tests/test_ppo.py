@@ -8,7 +8,7 @@ import pytest
 from test_recipes import HAS_PPO, RECIPES, ROOT, run_recipe
 
 from crystalmon import load_suite, read_run
-from crystalmon.planted import PlantedReward, load_targets
+from crystalmon.synthetic import PlantedReward, load_targets
 
 pytestmark = pytest.mark.skipif(not HAS_PPO, reason="needs TRL 1.12: run make test-oldest")
 

@@ -8,7 +8,8 @@ import math
 import numpy as np
 import pytest
 
-from crystalmon.experiments.predictions import (
+from crystalmon.experiments.common.resampling import estimate
+from crystalmon.experiments.predictions.judgements import (
     CONTRADICTED,
     SUPPORTED,
     UNDETERMINED,
@@ -16,9 +17,8 @@ from crystalmon.experiments.predictions import (
     judge,
     judge_predictions,
 )
-from crystalmon.experiments.predictions_figure import predictions_figure
-from crystalmon.experiments.resampling import estimate
-from crystalmon.experiments.result import Estimate, Result
+from crystalmon.experiments.predictions.predictions_figure import predictions_figure
+from crystalmon.runs.results import Estimate, Result
 
 NAMES = [f"k{number}" for number in range(12)]
 

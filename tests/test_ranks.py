@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from crystalmon.ranks import ONE, RankError
+from crystalmon.scoring.ranks import ONE, RankError
 
 HEAD = """
 import sys, torch, torch.distributed as dist
@@ -151,7 +151,7 @@ def test_a_mistake_is_one_on_every_rank_and_a_base_by_name_is_loaded_once(tmp_pa
     said = two_processes(
         tmp_path,
         """
-        import crystalmon.reference as reference
+        import crystalmon.monitor.base_model as reference
         loads = []
         load = reference.load_model
         reference.load_model = lambda name: (loads.append(name), load(name))[1]

@@ -13,8 +13,8 @@ import yaml
 from readback import read_tensorboard, read_wandb, wandb_history
 
 from crystalmon import load_suite, read_run
-from crystalmon.planted import load_targets, sft_rows
-from crystalmon.scalars import tracker_metrics
+from crystalmon.synthetic import load_targets, sft_rows
+from crystalmon.trackers.base import tracker_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = ROOT / "recipes"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from crystalmon.phases import PhaseDetector
-from crystalmon.records import (
+from crystalmon.runs.records import (
     EVENT_KINDS,
     PHASES,
     SCHEMA_VERSION,

@@ -10,19 +10,16 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from crystalmon.models import ASSETS_DIR
-from crystalmon.reference import (
-    Reference,
+from crystalmon.monitor.base_model import (
     ReferenceMismatch,
     check_reference,
     find_base,
-    find_reference,
-    load_reference,
     make_reference,
-    without_adapters,
 )
-from crystalmon.tasks import TaskSuite, load_suite
-from crystalmon.tokentree import build_plan
+from crystalmon.runs.reference import Reference, find_reference, load_reference
+from crystalmon.scoring.models import ASSETS_DIR, without_adapters
+from crystalmon.scoring.plan import build_plan
+from crystalmon.suites.tasks import TaskSuite, load_suite
 
 
 @pytest.fixture
@@ -156,7 +153,7 @@ def test_a_reference_is_whole_until_the_next_one_is(made, tmp_path, monkeypatch)
     def full(source, target):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("crystalmon.reference.shutil.copyfile", full)
+    monkeypatch.setattr("crystalmon.runs.reference.shutil.copyfile", full)
     made.save(tmp_path / "elsewhere")
     with pytest.raises(OSError, match="No space"):
         load_reference(tmp_path / "elsewhere").save(tmp_path)

@@ -19,9 +19,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
-from crystalmon.report import StageRow, format_stage_table, stage_figure, stage_table, task_figure
 from crystalmon.report.palette import PHASE_COLOURS
-from crystalmon.store import Run
+from crystalmon.report.stage_figure import stage_figure
+from crystalmon.report.summary import StageRow, format_stage_table, stage_table
+from crystalmon.runs.reader import Run
 
 
 def make_run(name: str, *steps: int, **changes: object) -> Run:
@@ -83,7 +84,7 @@ def test_the_table_prints_one_line_a_stage() -> None:
     ]
 
 
-@pytest.mark.parametrize("report", [stage_table, stage_figure, task_figure])
+@pytest.mark.parametrize("report", [stage_table, stage_figure])
 def test_a_run_without_a_probe_is_refused_in_one_sentence(report: object) -> None:
     with pytest.raises(ValueError, match=r"run in .*sft.crystalmon must hold at least one probe"):
         report([make_run("sft", 0), make_run("sft")])  # pyright: ignore[reportCallIssue]
@@ -206,59 +207,16 @@ def test_a_run_of_one_bare_probe_can_be_drawn() -> None:
         run = replace(make_run("x", 0, metrics={}, ci={}), events=())
         figure = stage_figure([run])
         figure.savefig(io.BytesIO())
-        task_figure(run).savefig(io.BytesIO())
     assert list(axes_of(figure)) == ["phase", "order", "tasks", "energy", "coverage"]
 
 
-def test_the_figures_leave_pyplot_alone(tmp_path: Path) -> None:
+def test_the_figure_leaves_pyplot_alone(tmp_path: Path) -> None:
     code = f"""
 import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
 from test_report import make_run
-from crystalmon.report import stage_figure, task_figure
-for figure in (stage_figure([make_run("x", 0, 5)]), task_figure(make_run("x", 0, 5))):
-    figure.savefig({str(tmp_path / "figure.png")!r})
+from crystalmon.report.stage_figure import stage_figure
+stage_figure([make_run("x", 0, 5)]).savefig({str(tmp_path / "figure.png")!r})
 print([m for m in ("matplotlib.pyplot", "torch", "transformers") if m in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-
-
-def test_a_run_is_shown_at_its_first_middle_and_last_probe(chain: list[Run]) -> None:
-    figure = task_figure(chain[0], names=["task-1", "task-0"])
-    panels = [ax for ax in figure.axes if ax.images]
-    assert [ax.get_title() for ax in panels[:3]] == ["step 0", "step 50", "step 90"]
-    assert [ax.get_ylabel().split("\n")[0] for ax in panels[::3]] == ["task-1", "task-0"]
-    assert [ax.get_xlabel() for ax in panels[:3]] == [
-        chain[0].records[index].tasks["task-1"].phase for index in (0, 5, 9)
-    ]
-
-
-def test_prompts_keep_their_line(chain: list[Run]) -> None:
-    figure = task_figure(chain, names=["task-0"])
-    panels = [ax for ax in figure.axes if ax.images]
-    assert [ax.get_title() for ax in panels] == ["base", "after sft", "after dpo"]
-    shown = [np.asarray(ax.images[0].get_array()) for ax in panels]
-    records = [chain[0].records[0], chain[0].records[-1], chain[1].records[-1]]
-    base = records[0].tasks["task-0"].q
-    ranks = [int(np.flatnonzero((base == line).all(axis=1))[0]) for line in shown[0]]
-    assert sorted(ranks) == list(range(len(base)))
-    assert list(base[ranks].argmax(axis=1)) == sorted(base.argmax(axis=1))
-    for image, record in zip(shown, records, strict=True):
-        np.testing.assert_array_equal(image, record.tasks["task-0"].q[ranks])
-    seed = records[1].tasks["task-0"].seed
-    assert seed is not None
-    for ax in panels:
-        (triangle,) = (line for line in ax.lines if line.get_marker() == ">")
-        assert np.asarray(triangle.get_ydata())[0] == ranks.index(seed)
-
-
-def test_choices_are_written_below(chain: list[Run]) -> None:
-    texts = [str(choice) for choice in range(10)]
-    figure = task_figure(chain[0], names=["task-0"], choices={"task-0": texts})
-    shown = [label.get_text() for label in figure.axes[0].get_xticklabels()]
-    assert shown == texts
-
-
-def test_an_unknown_task_is_named(chain: list[Run]) -> None:
-    with pytest.raises(ValueError, match=r"names must be among .*task-0.*got \['dice'\]"):
-        task_figure(chain, names=["dice"])

@@ -12,11 +12,10 @@ from browser import PHONE, Visit, chromium
 from matplotlib.figure import Figure
 from test_page import make_run
 
-from crystalmon.experiments.alone import write_views
-from crystalmon.experiments.folder import write_result
-from crystalmon.experiments.result import Estimate, Result
-from crystalmon.report import write_report
-from crystalmon.report.experiments import folder_cards
+from crystalmon.experiments.common.command import write_views
+from crystalmon.report.experiment_cards import folder_cards
+from crystalmon.report.page import write_report
+from crystalmon.runs.results import Estimate, Result, write_result
 
 EVIL = "<img src=x onerror=alert(1)>"
 

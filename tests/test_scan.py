@@ -17,18 +17,20 @@ import numpy as np
 import pytest
 import torch
 
-import crystalmon.scan
-from crystalmon.chat_templates import find_chat_template
-from crystalmon.cli import main
-from crystalmon.detect import detect_run
-from crystalmon.families import FAMILIES, find_family
-from crystalmon.models import ASSETS_DIR, find_model, load_model
-from crystalmon.ranks import RankError, Ranks
+import crystalmon.scan.scan
+from crystalmon.analysis.replay import detect_run
+from crystalmon.cli.main import main
 from crystalmon.report.page import write_report
-from crystalmon.scan import SCAN_FILE, ScanError, ScanResult, scan
-from crystalmon.stages import Stage, expand_stages, parse_stages
-from crystalmon.store import RUN_FILE, RunFolderError, RunStore, read_run
-from crystalmon.tasks import TaskSuite, load_suite
+from crystalmon.runs.files import RUN_FILE, RunFolderError
+from crystalmon.runs.reader import read_run
+from crystalmon.runs.store import RunStore
+from crystalmon.scan.chat_templates import find_chat_template
+from crystalmon.scan.families import FAMILIES, find_family
+from crystalmon.scan.scan import SCAN_FILE, ScanError, ScanResult, scan
+from crystalmon.scan.stages import Stage, expand_stages, parse_stages
+from crystalmon.scoring.models import ASSETS_DIR, find_model, load_model
+from crystalmon.scoring.ranks import RankError, Ranks
+from crystalmon.suites.tasks import TaskSuite, load_suite
 
 TINY = ASSETS_DIR / "liquid-tiny"
 TIMES = ("time", "seconds", "share")
@@ -77,7 +79,7 @@ def whole(stages, small, tmp_path_factory):
         return model, tokenizer
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(crystalmon.scan, "load_model", counted)
+        patch.setattr(crystalmon.scan.scan, "load_model", counted)
         gc.disable()
         try:
             (result,) = scan(stages, folder, small, tell=told.append)
@@ -150,7 +152,15 @@ ACCELERATE = (  # without a GPU, this starts processes on the CPU; with --cpu it
 @pytest.mark.parametrize("launcher", [TORCHRUN, ACCELERATE], ids=["torchrun", "accelerate"])
 def test_two_processes_measure_the_same(launcher, stages, folders, tmp_path):
     listed = [str(stages[0]), "bad=no/where", f"sft={folders[0]}"]
-    command = [sys.executable, "-m", *launcher.split(), "-m", "crystalmon.cli", "scan", *listed]
+    command = [
+        sys.executable,
+        "-m",
+        *launcher.split(),
+        "-m",
+        "crystalmon.cli.main",
+        "scan",
+        *listed,
+    ]
     done = subprocess.run(
         [*command, "--suite", "liquid-tiny", "-o", str(tmp_path / "two")],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -239,7 +249,7 @@ def test_a_finished_scan_is_not_scored_again(whole, stages, small, monkeypatch):
     def fail(*args, **options):
         raise AssertionError("nothing is to be loaded")
 
-    monkeypatch.setattr(crystalmon.scan, "load_model", fail)
+    monkeypatch.setattr(crystalmon.scan.scan, "load_model", fail)
     told: list[str] = []
     (result,) = scan(stages, whole[0], small, tell=told.append)
     assert told == [f"{stage.name}: measured before, kept" for stage in stages]
@@ -264,7 +274,7 @@ def test_both_views_and_one_do_not_scan_into_one_folder_at_once(
         with pytest.raises(ValueError, match="one command at a time"):
             scan(stages[:1], tmp_path, small, "raw", tell=print)
 
-    monkeypatch.setattr(crystalmon.scan, "_measure_all", again)
+    monkeypatch.setattr(crystalmon.scan.scan, "_measure_all", again)
     scan(stages[:1], tmp_path, small, "both", tell=print)
 
 
@@ -324,7 +334,7 @@ def test_a_stage_that_fails_when_it_is_filled_in_costs_no_other(
     def broken(monitor, step, **options):
         raise RuntimeError("a broken kernel")
 
-    monkeypatch.setattr(crystalmon.scan.Monitor, "probe", broken)
+    monkeypatch.setattr(crystalmon.scan.scan.Monitor, "probe", broken)
     (result,) = scan(listed, tmp_path / "scan", small, tell=print)
     assert result.failed == {"sft": "RuntimeError: a broken kernel"}
     assert lines_of(tmp_path / "scan") == before
@@ -377,7 +387,7 @@ def test_another_base_that_fails_is_mixed_with_nothing_that_was_measured_before(
     scan(listed, tmp_path / "scan", small, tell=print)
     shutil.copy(folders[1] / "model.safetensors", places[0])
     shutil.copytree(folders[2], places[2])
-    monkeypatch.setattr(crystalmon.scan.Monitor, "probe", lambda *args, **options: 1 / 0)
+    monkeypatch.setattr(crystalmon.scan.scan.Monitor, "probe", lambda *args, **options: 1 / 0)
     with pytest.raises(ScanError, match="division by zero"):
         scan(listed, tmp_path / "scan", small, tell=print)
     assert not (tmp_path / "scan" / SCAN_FILE).exists()
@@ -413,7 +423,7 @@ def test_a_probe_that_was_not_noted_is_measured_again(whole, stages, small, tmp_
                 raise Killed
 
     folder = tmp_path / "scan"
-    monkeypatch.setattr(crystalmon.scan, "RunStore", Torn)
+    monkeypatch.setattr(crystalmon.scan.scan, "RunStore", Torn)
     with pytest.raises(Killed):
         scan(stages, folder, small, tell=print)
     monkeypatch.undo()
@@ -426,9 +436,9 @@ def test_a_probe_that_was_not_noted_is_measured_again(whole, stages, small, tmp_
 
 def test_the_base_is_scored_once(stages, small, tmp_path, monkeypatch):
     scored = []
-    real = crystalmon.scan.Monitor._score
+    real = crystalmon.scan.scan.Monitor._score
     monkeypatch.setattr(
-        crystalmon.scan.Monitor, "_score", lambda *args: scored.append(1) or real(*args)
+        crystalmon.scan.scan.Monitor, "_score", lambda *args: scored.append(1) or real(*args)
     )
     scan(stages[:2], tmp_path, small, tell=print)
     assert len(scored) == 1  # the SFT stage; the base's answers are those of its reference
@@ -451,7 +461,7 @@ def test_the_command_says_what_is_missing_and_its_status(capsys, folders, small,
 @pytest.mark.parametrize(("rank", "status", "lines"), [("0", 1, 1), ("1", 0, 0)])
 def test_only_rank_0_prints_and_fails(monkeypatch, tmp_path, capsys, rank, status, lines):
     failed = ScanResult(tmp_path, "raw", {"sft": "gone"}, {})
-    monkeypatch.setattr(crystalmon.scan, "scan", lambda *args, **options: [failed])
+    monkeypatch.setattr(crystalmon.scan.scan, "scan", lambda *args, **options: [failed])
     monkeypatch.setenv("RANK", rank)
     assert main(["scan", "base=liquid-tiny", "-o", str(tmp_path)]) == status
     assert capsys.readouterr().err.count("sft (raw) is missing: gone") == lines
@@ -469,17 +479,17 @@ def test_only_rank_0_reads_the_suite_and_the_folders(stages, small, tmp_path, mo
                 inside.pop()
 
     def watched(name):
-        real = getattr(crystalmon.scan, name)
+        real = getattr(crystalmon.scan.scan, name)
 
         def called(*args):
             assert inside, name
             return real(*args)
 
-        monkeypatch.setattr(crystalmon.scan, name, called)
+        monkeypatch.setattr(crystalmon.scan.scan, name, called)
 
     watched("load_suite")
     watched("expand_stages")
-    monkeypatch.setattr(crystalmon.scan, "current_ranks", Watched)
+    monkeypatch.setattr(crystalmon.scan.scan, "current_ranks", Watched)
     with pytest.raises(ScanError):
         scan([Stage("base", "no/where")], tmp_path, small, tell=lambda line: inside[0])
 
@@ -501,13 +511,13 @@ def test_what_telling_raises_is_no_failure_of_the_stage(stages, small, tmp_path)
 
 
 def test_only_what_stands_against_writing_ends_the_scan(stages, small, tmp_path, monkeypatch):
-    class Broken(crystalmon.scan.Monitor):
+    class Broken(crystalmon.scan.scan.Monitor):
         def probe(self, step, *args, **options):
             if step == 1:
                 raise OSError("a shard is gone")
             return super().probe(step, *args, **options)
 
-    monkeypatch.setattr(crystalmon.scan, "Monitor", Broken)
+    monkeypatch.setattr(crystalmon.scan.scan, "Monitor", Broken)
     (result,) = scan(stages[:3], tmp_path / "scan", small, tell=print)
     assert result.failed == {"sft": "a shard is gone"}
     assert [record.step for record in read_run(tmp_path / "scan").records] == [0, 2]
@@ -524,7 +534,7 @@ def test_a_full_disk_is_the_same_error_on_every_rank(monkeypatch):
     told = (None, "the disk is full"), "", RankError
     monkeypatch.setattr(Ranks, "broadcast", lambda self, value: told)
     with pytest.raises(RunFolderError, match="the disk is full"):
-        crystalmon.scan._on_folder(Ranks(1, 2), list)
+        crystalmon.scan.scan._on_folder(Ranks(1, 2), list)
 
 
 def test_without_its_base_nothing_is_measured(stages, small, tmp_path, capsys):
@@ -599,7 +609,7 @@ def test_both_views_are_measured_with_one_loading(small, stages, tmp_path, monke
         loaded.append(where)
         return load_model(where, **options)
 
-    monkeypatch.setattr(crystalmon.scan, "load_model", counted)
+    monkeypatch.setattr(crystalmon.scan.scan, "load_model", counted)
     scan(stages[:2], tmp_path, small, "both", tell=print)
     assert loaded == [stage.where for stage in stages[:2]]
     views = {view: read_run(tmp_path / view) for view in ("raw", "chat")}
@@ -732,7 +742,7 @@ def test_the_command_takes_a_family_and_stages_of_ones_own(monkeypatch, tmp_path
         asked.update(stages=stages, output=output, suite=suite, view=view, **options)
         return []
 
-    monkeypatch.setattr(crystalmon.scan, "scan", noted)
+    monkeypatch.setattr(crystalmon.scan.scan, "scan", noted)
     arguments = ["scan", "--family", "tulu3-70b", "mine=runs/sft", "-o", str(tmp_path)]
     assert main([*arguments, "--view", "both", "--dtype", "bfloat16"]) == 0
     assert [stage.where for stage in asked["stages"]] == [

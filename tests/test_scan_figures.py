@@ -13,9 +13,10 @@ from test_page import EVIL
 from test_transfer import other_family
 from test_verdicts import PROMPTS, TASKS, at_seed, liquid_base, settled, towards, write_stages
 
-from crystalmon.cli import main
-from crystalmon.names import SCAN_FILE
-from crystalmon.records import json_value
+from crystalmon.analysis.stage_measures import measure_stages
+from crystalmon.analysis.transfer import find_transfer
+from crystalmon.analysis.verdicts import judge_run
+from crystalmon.cli.main import main
 from crystalmon.report.answer_figures import MOST_CHOICES, MOST_STAGES, histogram, pick_stages
 from crystalmon.report.page import report_html, write_report
 from crystalmon.report.scan_data import (
@@ -31,10 +32,10 @@ from crystalmon.report.scan_data import (
 )
 from crystalmon.report.scan_figures import figure_svg, scan_figures, write_scan_figures
 from crystalmon.report.transfer_figure import null_band, transfer_figure
-from crystalmon.stage_measures import measure_stages
-from crystalmon.store import read_run, write_info
-from crystalmon.transfer import find_transfer
-from crystalmon.verdicts import judge_run
+from crystalmon.runs.names import SCAN_FILE
+from crystalmon.runs.reader import read_run
+from crystalmon.runs.records import json_value
+from crystalmon.runs.store import write_info
 
 PNG = b"\x89PNG"
 

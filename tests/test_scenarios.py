@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
-from crystalmon.metrics import js_divergence, noise_floor, support
-from crystalmon.phases import PhaseDetector
-from crystalmon.records import EVENT_KINDS
-from crystalmon.scenarios import (
+from scenarios import (
     HELD_OUT_KINDS,
     KINDS,
     NULL_KINDS,
@@ -19,7 +15,11 @@ from crystalmon.scenarios import (
     make_scenario,
     orders,
 )
-from crystalmon.seeds import Candidates
+
+from crystalmon.metrics.answers import js_divergence, noise_floor, support
+from crystalmon.phases import PhaseDetector
+from crystalmon.phases.seed_fit import Candidates
+from crystalmon.runs.records import EVENT_KINDS
 
 SEEDED = ("collapse, abrupt", "collapse, gradual", "collapse, prompt by prompt", "settling")
 FIRST, MORE = range(900, 902), range(900, 905)

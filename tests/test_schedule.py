@@ -6,10 +6,10 @@ import itertools
 
 import pytest
 
-from crystalmon.budget import REMEMBERED, SAVED_PROBES, Budget
-from crystalmon.callback import CrystalCallback
-from crystalmon.records import ProbeRecord
-from crystalmon.schedule import COSTLY, Forecast, Schedule, probe_steps
+from crystalmon.monitor.budget import REMEMBERED, SAVED_PROBES, Budget
+from crystalmon.monitor.callback import CrystalCallback
+from crystalmon.monitor.schedule import COSTLY, Forecast, Schedule, probe_steps
+from crystalmon.runs.records import ProbeRecord
 
 
 class Clock:

@@ -11,10 +11,10 @@ import torch
 from oracle import oracle_tables
 from transformers import AutoModel, Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from crystalmon.models import ASSETS_DIR, load_model
-from crystalmon.scoring import score
-from crystalmon.tasks import Choice, Task, TaskSuite, load_suite
-from crystalmon.tokentree import build_plan
+from crystalmon.scoring.models import ASSETS_DIR, load_model
+from crystalmon.scoring.plan import build_plan
+from crystalmon.scoring.score import score
+from crystalmon.suites.tasks import Choice, Task, TaskSuite, load_suite
 
 NUMBERS = TaskSuite(
     "numbers",
@@ -136,7 +136,7 @@ def test_an_observer_sees_the_same_however_little_it_gets_at_once(tiny, monkeypa
 
     whole = score(model, plan, observe).observed
     assert max(sizes) > 1
-    monkeypatch.setattr("crystalmon.scoring.MAX_OBSERVED", {"cpu": 1})
+    monkeypatch.setattr("crystalmon.scoring.score.MAX_OBSERVED", {"cpu": 1})
     sizes.clear()
     one_by_one = score(model, plan, observe).observed
     assert set(sizes) == {1}

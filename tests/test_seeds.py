@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scenarios.paths import descent, geometric, hellinger, mixture
 
-from crystalmon.descent import descend, fit_descent
-from crystalmon.metrics import js_divergence, noise_floor
-from crystalmon.scenarios.paths import descent, geometric, hellinger, mixture
-from crystalmon.seeds import (
+from crystalmon.metrics.answers import js_divergence, noise_floor
+from crystalmon.phases.descent_path import descend, fit_descent
+from crystalmon.phases.seed_fit import (
     Candidates,
     candidate_misfits,
     estimate_seed,

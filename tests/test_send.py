@@ -16,9 +16,10 @@ from test_scan_figures import write_scan
 from test_trackers import backend, logged_artifact
 from test_verdicts import at_seed, liquid_base, settled
 
-from crystalmon.cli import main
-from crystalmon.send import send_run
-from crystalmon.store import Run, RunStore, read_run
+from crystalmon.cli.main import main
+from crystalmon.runs.reader import Run, read_run
+from crystalmon.runs.store import RunStore
+from crystalmon.trackers.send import send_run
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from crystalmon.sequences import PACK_SIZES, ancestors, batches_of, pack_size, sequences_of
-from crystalmon.tokentree import build_plan
-from crystalmon.trie import Trie
+from crystalmon.scoring.plan import build_plan
+from crystalmon.scoring.sequences import PACK_SIZES, ancestors, batches_of, pack_size, sequences_of
+from crystalmon.scoring.trie import Trie
 
 
 @pytest.fixture

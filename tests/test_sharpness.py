@@ -12,9 +12,10 @@ import pytest
 from fake_runs import make_record
 from scipy import stats
 
-from crystalmon.experiments.sharpness import Sharpness, sharpness_of
-from crystalmon.experiments.trends import ranks, slopes, spearman, trend
-from crystalmon.store import Run, RunStore, write_info
+from crystalmon.experiments.common.trends import ranks, slopes, spearman, trend
+from crystalmon.experiments.sharpness.kl_penalty import Sharpness, sharpness_of
+from crystalmon.runs.reader import Run
+from crystalmon.runs.store import RunStore, write_info
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 STEPS = np.arange(0, 201, 5)

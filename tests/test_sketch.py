@@ -8,8 +8,8 @@ from pathlib import Path
 
 from fake_runs import make_event, make_record, make_task
 
-from crystalmon.sketch import curve_svg, number, table_html
-from crystalmon.store import Run
+from crystalmon.runs.notebook import curve_svg, number, table_html
+from crystalmon.runs.reader import Run
 
 EVIL = "<img src=x onerror=alert(1)>"
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from oracle import oracle_tables
 
-from crystalmon.models import load_model
-from crystalmon.scoring import score
-from crystalmon.tasks import Task, TaskSuite, load_suite
-from crystalmon.tokentree import build_plan
+from crystalmon.scoring.models import load_model
+from crystalmon.scoring.plan import build_plan
+from crystalmon.scoring.score import score
+from crystalmon.suites.tasks import Task, TaskSuite, load_suite
 
 
 def largest_errors(suite):

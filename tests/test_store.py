@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 from fake_runs import make_event, make_record
 
-from crystalmon import store as store_module
-from crystalmon.records import SCHEMA_VERSION
-from crystalmon.store import RunFolderError, RunStore, read_run
+from crystalmon.runs import store as store_module
+from crystalmon.runs.files import RunFolderError
+from crystalmon.runs.reader import read_run
+from crystalmon.runs.records import SCHEMA_VERSION
+from crystalmon.runs.store import RunStore
 
 INFO = {"suite": "randomness", "model": "tiny — ünïcode", "max_steps": 10}
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from crystalmon.metrics import js_divergence, noise_floor
-from crystalmon.models import load_tokenizer
-from crystalmon.planted import load_targets, load_truth
-from crystalmon.transfer import StageTransfer
-from crystalmon.verdicts import NUCLEATED
+from crystalmon.analysis.transfer import StageTransfer
+from crystalmon.analysis.verdicts import NUCLEATED
+from crystalmon.metrics.answers import js_divergence, noise_floor
+from crystalmon.scoring.models import load_tokenizer
+from crystalmon.synthetic import load_targets, load_truth
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 

@@ -20,8 +20,8 @@ from planted_models import (
 )
 from scipy import stats
 
-from crystalmon.experiments import subject as subject_module
-from crystalmon.experiments.instructions import (
+from crystalmon.experiments.common import subject as subject_module
+from crystalmon.experiments.common.instructions import (
     Instruction,
     InstructionError,
     fingerprint,
@@ -29,14 +29,14 @@ from crystalmon.experiments.instructions import (
     resolve,
     spread,
 )
-from crystalmon.experiments.intervals import (
+from crystalmon.experiments.common.intervals import (
     estimate,
     flat_weights,
     mean_estimate,
     nested_weights,
     t_quantile,
 )
-from crystalmon.experiments.subject import Subject, Text, _alike
+from crystalmon.experiments.common.subject import Subject, Text, _alike
 
 SIZE = 9
 

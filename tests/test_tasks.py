@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from crystalmon.tasks import Choice, SuiteError, Task, TaskSuite, list_suites, load_suite
+from crystalmon.suites.tasks import Choice, SuiteError, Task, TaskSuite, list_suites, load_suite
 
 GOOD = """
 name: small
@@ -134,7 +134,7 @@ def test_hash_is_a_fixed_value_of_the_content():
 def test_hash_does_not_depend_on_the_process_or_the_layout_of_the_file(write):
     path = write(GOOD)
     here = load_suite(path).hash
-    code = f"import crystalmon.tasks as t; print(t.load_suite({str(path)!r}).hash)"
+    code = f"import crystalmon.suites.tasks as t; print(t.load_suite({str(path)!r}).hash)"
     there = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout

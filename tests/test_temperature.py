@@ -11,15 +11,19 @@ import pytest
 import torch
 from planted_models import PlantedModel, by_last
 
-import crystalmon.experiments.temperature as module
-from crystalmon.experiments.curves import highest, sweep_of
-from crystalmon.experiments.folder import Parts
-from crystalmon.experiments.result import Result
-from crystalmon.experiments.subject import Subject
-from crystalmon.experiments.temperature import DEFAULT_TEMPERATURES, Temperature, swept
-from crystalmon.monitor import Monitor
-from crystalmon.scoring import score
-from crystalmon.tokentree import build_plan
+import crystalmon.experiments.temperature.temperature_sweep as module
+from crystalmon.experiments.common.parts import Parts
+from crystalmon.experiments.common.subject import Subject
+from crystalmon.experiments.temperature.curves import highest, sweep_of
+from crystalmon.experiments.temperature.temperature_sweep import (
+    DEFAULT_TEMPERATURES,
+    Temperature,
+    swept,
+)
+from crystalmon.monitor.probe import Monitor
+from crystalmon.runs.results import Result
+from crystalmon.scoring.plan import build_plan
+from crystalmon.scoring.score import score
 
 GRID = DEFAULT_TEMPERATURES
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.special import log_softmax, rel_entr, softmax
 from scipy.stats import entropy as scipy_entropy
 
-from crystalmon.thermodynamics import (
+from crystalmon.metrics.vocabulary import (
     free_energy_parts,
     heat_capacity,
     kl_divergence,

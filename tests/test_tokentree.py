@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from crystalmon.tasks import Choice, Task, TaskSuite
-from crystalmon.tokentree import ScoringPlan, build_plan, describe_merges
+from crystalmon.scoring.plan import ScoringPlan, build_plan, describe_merges
+from crystalmon.suites.tasks import Choice, Task, TaskSuite
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyzABCNY0123456789 :?\n"
 BOS, EOS = "<s>", "</s>"

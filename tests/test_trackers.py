@@ -21,21 +21,18 @@ import pytest
 from fake_runs import make_event, make_record, make_task
 from readback import read_tensorboard, read_wandb, wandb_history, wandb_summary
 
-from crystalmon.pace import Pace
-from crystalmon.panels import SECTIONS, SUMMARIES
-from crystalmon.records import PHASES, Event
 from crystalmon.report.page import write_report
 from crystalmon.report.snapshot import Snapshot
-from crystalmon.scalar_trackers import SCALAR_TRACKERS, ScalarTracker
-from crystalmon.store import RunStore
-from crystalmon.trackers import (
-    CompositeTracker,
-    TensorBoardTracker,
-    TrackioTracker,
-    WandbTracker,
-    make_tracker,
-    tensorboard_folder,
-)
+from crystalmon.runs.records import PHASES, Event
+from crystalmon.runs.store import RunStore
+from crystalmon.trackers.base import CompositeTracker
+from crystalmon.trackers.make import make_tracker
+from crystalmon.trackers.panels import SECTIONS, SUMMARIES
+from crystalmon.trackers.picture_rate import Pace
+from crystalmon.trackers.scalars_only import SCALAR_TRACKERS, ScalarTracker
+from crystalmon.trackers.tensorboard import TensorBoardTracker, tensorboard_folder
+from crystalmon.trackers.trackio import TrackioTracker
+from crystalmon.trackers.wandb import WandbTracker
 
 METRICS = {
     "crystalmon/order": 0.25,
@@ -97,14 +94,14 @@ def test_a_failing_tracker_neither_silences_the_others_nor_repeats_itself(
         composite.close()
     expected = ["log 1 {'a': 1.0}", "event nucleation_onset", "log 2 {'a': 2.0}", "close"]
     assert first.calls == last.calls == broken.calls == expected
-    assert [record.name for record in caplog.records] == ["crystalmon.trackers"]
+    assert [record.name for record in caplog.records] == ["crystalmon.trackers.base"]
     assert "could not log to broken (OSError: no network)" in caplog.text
 
 
 def test_answers_are_shown_at_a_modest_rate_and_at_the_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("crystalmon.pace.time.monotonic", lambda: 0.0)
+    monkeypatch.setattr("crystalmon.trackers.picture_rate.time.monotonic", lambda: 0.0)
     recorder = Recorder()
     composite = CompositeTracker({"x": recorder})
     composite.close()
@@ -121,7 +118,7 @@ def test_answers_are_shown_at_a_modest_rate_and_at_the_end(
 
 def test_dear_pictures_become_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr("crystalmon.pace.time.monotonic", lambda: now)
+    monkeypatch.setattr("crystalmon.trackers.picture_rate.time.monotonic", lambda: now)
     pace = Pace(every=1, patience=50)
     shown = []
     for probe in range(100):

@@ -17,12 +17,7 @@ from test_verdicts import (
     write_stages,
 )
 
-from crystalmon import base_answers
-from crystalmon.cli import main
-from crystalmon.metrics import js_divergence
-from crystalmon.report.transfer_figure import transfer_figure
-from crystalmon.store import RECORDS_FILE, RUN_FILE, read_run, write_info
-from crystalmon.transfer import (
+from crystalmon.analysis.transfer import (
     DRAWS,
     StageTransfer,
     TaskTransfer,
@@ -32,6 +27,13 @@ from crystalmon.transfer import (
     joint_p_value,
     seed_transfer,
 )
+from crystalmon.cli.main import main
+from crystalmon.metrics.answers import js_divergence
+from crystalmon.report.transfer_figure import transfer_figure
+from crystalmon.runs import reference as base_answers
+from crystalmon.runs.files import RECORDS_FILE, RUN_FILE
+from crystalmon.runs.reader import read_run
+from crystalmon.runs.store import write_info
 
 WORDS = [f"word-{index}" for index in range(CHOICES)]
 

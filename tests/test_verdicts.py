@@ -9,25 +9,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from crystalmon.metrics import (
-    bootstrap_interval,
-    bootstrap_weights,
-    js_divergence,
-    measure_task,
-    noise_floor,
-    support,
-)
-from crystalmon.names import CHOICE_PREFIX, REFERENCE_FOLDER, TENSOR_FILE
-from crystalmon.phases import SuiteDetector
-from crystalmon.records import ProbeRecord, TaskRecord
-from crystalmon.stage_measures import (
+from crystalmon.analysis.stage_measures import (
     distribution_mse,
     find_proxy_stage,
     measure_stages,
     prompt_variety,
 )
-from crystalmon.store import Run, RunStore, read_run
-from crystalmon.verdicts import (
+from crystalmon.analysis.verdicts import (
     FAILS,
     HOLDS,
     OPEN,
@@ -37,6 +25,13 @@ from crystalmon.verdicts import (
     judge_run,
     judge_support,
 )
+from crystalmon.metrics.answers import js_divergence, measure_task, noise_floor, support
+from crystalmon.metrics.bootstrap import bootstrap_interval, bootstrap_weights
+from crystalmon.phases import SuiteDetector
+from crystalmon.runs.names import CHOICE_PREFIX, REFERENCE_FOLDER, TENSOR_FILE
+from crystalmon.runs.reader import Run, read_run
+from crystalmon.runs.records import ProbeRecord, TaskRecord
+from crystalmon.runs.store import RunStore
 
 TASKS, PROMPTS, CHOICES = 6, 24, 8
 

@@ -17,12 +17,13 @@ from fake_runs import make_event, make_record, make_task
 from rich.console import Console
 from test_page import make_run
 
-from crystalmon.cli import main
-from crystalmon.names import DEFAULT_NAME
-from crystalmon.records import SCHEMA_VERSION
-from crystalmon.store import RunStore
-from crystalmon.watch import RunFeed, make_server
-from crystalmon.watch.terminal import sparkline, view
+from crystalmon.cli.main import main
+from crystalmon.report.live.feed import RunFeed
+from crystalmon.report.live.server import make_server
+from crystalmon.report.live.terminal import sparkline, view
+from crystalmon.runs.names import DEFAULT_NAME
+from crystalmon.runs.records import SCHEMA_VERSION
+from crystalmon.runs.store import RunStore
 
 
 def shown(feed: RunFeed) -> str:
@@ -131,7 +132,15 @@ def test_a_port_in_use_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFix
 
 def test_an_interrupt_ends_the_server_cleanly(tmp_path: Path) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "crystalmon.cli", "watch", str(tmp_path / "run"), "--port", "0"],
+        [
+            sys.executable,
+            "-m",
+            "crystalmon.cli.main",
+            "watch",
+            str(tmp_path / "run"),
+            "--port",
+            "0",
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -166,7 +175,7 @@ def test_a_pipe_gets_the_view_once_per_probe(
         if len(printed) in (1, 3):
             store.append(make_record(len(printed)), [make_event(len(printed))])
 
-    monkeypatch.setattr("crystalmon.watch.terminal.time.sleep", write_or_end)
+    monkeypatch.setattr("crystalmon.report.live.terminal.time.sleep", write_or_end)
     assert main(["watch", str(tmp_path / "run"), "--terminal"]) == 0
     assert "no probe yet" in printed[0]
     assert printed[1].startswith("run  step 1 of 9  liquid")
@@ -181,7 +190,7 @@ def test_an_interrupt_ends_the_terminal_view_cleanly(
     def interrupt(seconds: float) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("crystalmon.watch.terminal.time.sleep", interrupt)
+    monkeypatch.setattr("crystalmon.report.live.terminal.time.sleep", interrupt)
     assert main(["watch", str(tmp_path / "run"), "--terminal"]) == 0
     out = capsys.readouterr().out
     assert "Waiting for a run in" in out

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from crystalmon.cli import main
-from crystalmon.names import STEP_KEY
-from crystalmon.panels import SECTIONS
-from crystalmon.workspace import build_workspace, describe_workspace
+from crystalmon.cli.main import main
+from crystalmon.runs.names import STEP_KEY
+from crystalmon.trackers.panels import SECTIONS
+from crystalmon.trackers.wandb_workspace import build_workspace, describe_workspace
 
 # its models use what its version of pydantic has deprecated
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -9,12 +9,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from crystalmon.experiments.context import Context
-    from crystalmon.experiments.drift import Drift
-    from crystalmon.experiments.landscape import Landscape
-    from crystalmon.experiments.predicted import Predictions
-    from crystalmon.experiments.sharpness import Sharpness
-    from crystalmon.experiments.temperature import Temperature
+    from crystalmon.experiments.context.context_ratio import Context
+    from crystalmon.experiments.drift.instruction_drift import Drift
+    from crystalmon.experiments.landscape.free_energies import Landscape
+    from crystalmon.experiments.predictions.predicted import Predictions
+    from crystalmon.experiments.sharpness.kl_penalty import Sharpness
+    from crystalmon.experiments.temperature.temperature_sweep import Temperature
 
 ON_MODELS = {
     "context": "Context",
@@ -22,12 +22,15 @@ ON_MODELS = {
     "landscape": "Landscape",
     "temperature": "Temperature",
 }
-"""The experiments that measure a model, by name: their classes, each in the module of its name."""
+"""The experiments that measure a model, by name: their classes."""
 
 _HOME = {
-    **{kind: name for name, kind in ON_MODELS.items()},
-    "Predictions": "predicted",
-    "Sharpness": "sharpness",
+    "Context": "context.context_ratio",
+    "Drift": "drift.instruction_drift",
+    "Landscape": "landscape.free_energies",
+    "Predictions": "predictions.predicted",
+    "Sharpness": "sharpness.kl_penalty",
+    "Temperature": "temperature.temperature_sweep",
 }
 
 __all__ = ["Context", "Drift", "Landscape", "Predictions", "Sharpness", "Temperature"]

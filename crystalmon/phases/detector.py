@@ -11,7 +11,7 @@ from crystalmon.phases.order import melting_rule, nucleation_rule, phase_at, war
 from crystalmon.phases.seed import seed_rule
 from crystalmon.phases.state import Base, Observation, PhaseState, Rule
 from crystalmon.phases.support import format_rule, support_rule
-from crystalmon.records import Event
+from crystalmon.runs.records import Event
 
 RULES: tuple[Rule, ...] = (
     warning_rule,

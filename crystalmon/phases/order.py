@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from crystalmon.phases.state import Base, Outcome, PhaseState, View, make_event
-from crystalmon.records import Event
+from crystalmon.runs.records import Event
 
 ONSET = 0.2
 """`order` from which a task is nucleating."""

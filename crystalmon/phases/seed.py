@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from crystalmon.metrics import js_divergence
+from crystalmon.metrics.answers import js_divergence
 from crystalmon.phases.order import ONSET
+from crystalmon.phases.seed_fit import SeedEstimate, mean_answers
 from crystalmon.phases.state import (
     RESTING,
     Base,
@@ -26,7 +27,6 @@ from crystalmon.phases.state import (
     View,
     make_event,
 )
-from crystalmon.seeds import SeedEstimate, mean_answers
 
 SEED_CONFIRM = 3
 """Successive probes that lock a seed if all are sure of it and the end stands still."""

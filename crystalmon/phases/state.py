@@ -11,15 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from crystalmon.metrics import (
-    bootstrap_weights,
-    is_ordered,
-    order,
-    support,
-    uniform_weights,
-)
-from crystalmon.records import Event
-from crystalmon.seeds import Candidates, SeedEstimate, estimate_seed
+from crystalmon.metrics.answers import is_ordered, order, support
+from crystalmon.metrics.bootstrap import bootstrap_weights, uniform_weights
+from crystalmon.phases.seed_fit import Candidates, SeedEstimate, estimate_seed
+from crystalmon.runs.records import Event
 
 WINDOW = 12
 """Probes that the detector remembers the order of."""

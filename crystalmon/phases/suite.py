@@ -10,7 +10,7 @@ import numpy as np
 
 from crystalmon.phases.detector import PhaseDetector
 from crystalmon.phases.state import PhaseState
-from crystalmon.records import PHASES, Event
+from crystalmon.runs.records import PHASES, Event
 
 _SUITE_ORDER = ("liquid", "nucleating", "crystallized", "settling")
 _SUITE_EVENTS = {

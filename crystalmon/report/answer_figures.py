@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure
 
-from crystalmon.metrics import uniform_weights
+from crystalmon.metrics.bootstrap import uniform_weights
 from crystalmon.report.palette import SHADE, STAGE_COLOURS
 from crystalmon.report.scan_data import ScanStages, TaskStages, variety
 from crystalmon.report.style import LARGE, SMALL, TEXT, WIDTH, clipped

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from crystalmon.console import scarce
+from crystalmon.metrics.answers import SCARCE
 from crystalmon.report.frames import MAX_FRAMES
 from crystalmon.report.lanes import Lane
-from crystalmon.store import Run
+from crystalmon.runs.reader import Run
 
 LOW_COVERAGE = 0.8
 COSTLY = 0.05
@@ -90,3 +90,19 @@ def _of_run(run: Run) -> list[str]:
             "the later ones are shown."
         )
     return said
+
+
+def scarce(coverage: Mapping[str, float]) -> str:
+    """A sentence that names the tasks whose choices are hardly ever given; empty if there are none.
+
+    Args:
+        coverage: by task, the choices' mean total probability.
+    """
+    names = [name for name, share in coverage.items() if share < SCARCE]
+    if not names:
+        return ""
+    return (
+        f"the listed answers hold under {SCARCE:.0%} of the probability in {', '.join(names)}, so "
+        "their phases and seeds say little of what the model answers: try the other view, or a "
+        "suite that lists what it does answer"
+    )

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from crystalmon.base_answers import read_base_answers
 from crystalmon.report.lanes import Lane
-from crystalmon.store import Run
+from crystalmon.runs.reader import Run
+from crystalmon.runs.reference import read_base_answers
 
 MAX_FRAMES = 160
 

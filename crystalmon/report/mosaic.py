@@ -11,8 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
-from crystalmon.records import ProbeRecord
 from crystalmon.report.palette import PHASE_COLOURS
+from crystalmon.runs.records import ProbeRecord
 
 _COLUMNS = 5
 _MAX_LABELS = 12

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import crystalmon
-from crystalmon.names import DEFAULT_NAME
-from crystalmon.report.experiments import folder_cards
+from crystalmon.report.experiment_cards import folder_cards
 from crystalmon.report.lanes import Layout, lane_names, make_lanes
 from crystalmon.report.payload import build_payload
 from crystalmon.report.scan_section import scan_sections, transfer_section
-from crystalmon.store import RUN_FILE, Run, read_run
-from crystalmon.tasks import TaskSuite
+from crystalmon.runs.files import RUN_FILE
+from crystalmon.runs.names import DEFAULT_NAME
+from crystalmon.runs.reader import Run, read_run
+from crystalmon.suites.tasks import TaskSuite
 
 STYLES = ("page.css", "experiments.css")
 SCRIPTS = (

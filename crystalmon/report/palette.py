@@ -5,7 +5,7 @@ They are those of Okabe and Ito (2008), which colour-blind readers tell apart.
 
 from __future__ import annotations
 
-from crystalmon.records import PHASES
+from crystalmon.runs.records import PHASES
 
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 YELLOW, BLUE, VERMILION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"

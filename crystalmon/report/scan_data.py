@@ -13,14 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from crystalmon.metrics import (
-    bootstrap_interval,
-    bootstrap_weights,
-    js_divergence,
-    support,
-    uniform_weights,
-)
-from crystalmon.store import Run
+from crystalmon.metrics.answers import js_divergence, support
+from crystalmon.metrics.bootstrap import bootstrap_interval, bootstrap_weights, uniform_weights
+from crystalmon.runs.reader import Run
 
 REPLICATES = 200
 """Bootstrap resamples of the prompts behind an interval."""

@@ -32,7 +32,7 @@ from crystalmon.report.scan_data import (
     variety,
 )
 from crystalmon.report.style import LARGE, SMALL, TEXT, WIDTH, clipped, stage_axis
-from crystalmon.store import Run
+from crystalmon.runs.reader import Run
 
 FORMATS = ("png", "svg")
 COLUMNS = 5

@@ -7,11 +7,11 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from crystalmon.names import SCAN_FILE
+from crystalmon.analysis.transfer import find_transfer
 from crystalmon.report.scan_figures import ScanFigure, figure_svg, scan_figures
 from crystalmon.report.transfer_figure import transfer_figure
-from crystalmon.store import Run
-from crystalmon.transfer import find_transfer
+from crystalmon.runs.names import SCAN_FILE
+from crystalmon.runs.reader import Run
 
 _DAMAGE = (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError)
 """What files raise that are not what they should be."""

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from crystalmon.records import ProbeRecord
+from crystalmon.runs.records import ProbeRecord
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from crystalmon.records import ProbeRecord
-from crystalmon.store import Run
+from crystalmon.runs.reader import Run
+from crystalmon.runs.records import ProbeRecord
 
 BASE, START = "base", "start"
 SAME = 1e-3

@@ -15,7 +15,7 @@ from crystalmon.report.scan_figures import draw_band, set_limits
 from crystalmon.report.style import SMALL, TEXT, WIDTH, clipped, stage_axis
 
 if TYPE_CHECKING:
-    from crystalmon.transfer import StageTransfer
+    from crystalmon.analysis.transfer import StageTransfer
 
 DRAWS = 4000
 """Draws of a prompt for each task, of which the null is made."""

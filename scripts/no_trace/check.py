@@ -35,7 +35,7 @@ from rich.table import Table
 from safetensors.torch import load_file
 
 from crystalmon import Monitor, read_run
-from crystalmon.store import Run
+from crystalmon.runs.reader import Run
 
 sys.path.insert(0, str(Path(__file__).parent))
 from train import ENGINES, PROBED, STEPS, TRAINERS, load, lora_config

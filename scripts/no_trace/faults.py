@@ -30,8 +30,8 @@ from rich.table import Table
 from transformers import TrainerCallback, set_seed
 
 from crystalmon import CrystalCallback, read_run
-from crystalmon.monitor import Monitor
-from crystalmon.trackers import TensorBoardTracker
+from crystalmon.monitor.probe import Monitor
+from crystalmon.trackers.tensorboard import TensorBoardTracker
 
 sys.path.insert(0, str(Path(__file__).parent))
 from train import MAKERS, PROBED, load

@@ -26,8 +26,8 @@ from transformers import AutoModelForSequenceClassification, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from crystalmon import CrystalCallback, TaskSuite, load_suite
-from crystalmon.models import find_model, load_model
-from crystalmon.planted import (
+from crystalmon.scoring.models import find_model, load_model
+from crystalmon.synthetic import (
     PlantedReward,
     feedback_rows,
     load_targets,

@@ -1,0 +1,1 @@
+"""The `crystalmon` command."""

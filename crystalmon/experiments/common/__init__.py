@@ -1,0 +1,1 @@
+"""What the essay's experiments share."""

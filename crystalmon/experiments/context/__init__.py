@@ -1,0 +1,1 @@
+"""Compliance against the share of adversarial context."""

@@ -1,0 +1,285 @@
+"""Compliance against the share of adversarial context, up and down again.
+
+The model is asked one question after blocks of text in which more and more of the tokens work
+against the instruction. Compliance is exact: the probability of the compliant answers among the
+closed ones. A model is a function of its context, so that going up and going down can only differ
+by what is left in the context: here the model's own most probable answers to the last questions,
+and nothing else. Each loop opens with as many turns at its first level as are remembered, so that
+every turn that counts has a history of the same length; the loop that begins at α = 1 tells what
+comes from the start.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from crystalmon.experiments.common.conflicts import Conflicts, Instruction, load_conflicts
+from crystalmon.experiments.common.experiment import Experiment
+from crystalmon.experiments.common.instructions import spread
+from crystalmon.experiments.common.parts import Parts
+from crystalmon.experiments.common.subject import Subject
+from crystalmon.experiments.context.compliance import describe_pair
+from crystalmon.experiments.context.context_summary import context_table, summarize
+from crystalmon.experiments.context.dialogue import Dialogue, History
+from crystalmon.runs.results import Result
+from crystalmon.scoring.forward import Route
+from crystalmon.scoring.plan import ScoringPlan, build_plan
+from crystalmon.scoring.route import choose_route
+from crystalmon.scoring.score import score
+from crystalmon.suites.tasks import Choice, Task, TaskSuite
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+LEAST_LEVELS = 8
+CLIP = 60.0
+"""Largest |log-odds|, in nats: beyond it a probability is 0 or 1 in float64."""
+
+_Key = tuple[int, int, History]
+
+
+@dataclass(frozen=True)
+class Context(Experiment):
+    """Compliance against α for every instruction × adversary.
+
+    Args:
+        levels: of α, from 0 to 1, at least 8.
+        tokens: of a block, about; whole sentences only.
+        instructions, adversaries: ids of conflicts; if None, all adversaries, and of the
+            instructions `count`.
+        count: of the instructions, from all categories alike; all if None.
+        conflicts: a YAML file of one's own; the bundled `data/conflicts.yaml` if None.
+        orders: of a block's sentences, of which the spread of the log-odds is taken; the loops
+            run in the first, the instruction in front.
+        memory: questions and own answers that stay in the context, the latest ones. Of more
+            than one, mixtures have to be asked as they come up, which takes twice the time.
+        seed: of the orders.
+    """
+
+    name: ClassVar[str] = "context"
+
+    levels: int = 12
+    tokens: int = 60
+    count: int | None = 10
+    instructions: tuple[str, ...] | None = None
+    adversaries: tuple[str, ...] | None = None
+    conflicts: str | None = None
+    orders: int = 2
+    memory: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        least = {"levels": LEAST_LEVELS, "tokens": 1, "orders": 1, "memory": 0, "seed": 0}
+        if self.count is not None:
+            least["count"] = 1
+        for key, bound in least.items():
+            value = getattr(self, key)
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise TypeError(f"{key} must be an integer, got {value!r}.")
+            if value < bound:
+                raise ValueError(f"{key} must be at least {bound}, got {value!r}.")
+        for key in ("instructions", "adversaries"):
+            value = getattr(self, key)
+            if isinstance(value, str):
+                raise TypeError(f"{key} must be a tuple of ids, got {value!r}. Write ({value!r},).")
+            if value is not None:
+                object.__setattr__(self, key, tuple(value))
+        self._chosen()
+
+    def _chosen(self) -> Conflicts:
+        found = load_conflicts(self.conflicts).chosen(self.instructions, self.adversaries)
+        if self.instructions is not None:
+            return found
+        return replace(found, instructions=spread(found.instructions, self.count))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The conflicts by their fingerprint, as a file may change under its name."""
+        return asdict(self) | {"conflicts": self._chosen().fingerprint}
+
+    def measure(self, subject: Subject, folder: Path, parts: Parts) -> Result:
+        """Run every pair that is not finished, and analyse all of them."""
+        started = time.monotonic()
+        dialogues = {f"{d.instruction.id} × {d.adversary.id}": d for d in self._dialogues(subject)}
+        routes: list[Route] = []
+        for key in parts.missing(dialogues, self.name):
+            asker = _Asker(subject, dialogues[key], routes)
+            parts.put(key, _measure_pair(asker, self.orders, self.memory))
+        pairs = []
+        for key, dialogue in dialogues.items():
+            chosen, adversary = dialogue.instruction, dialogue.adversary
+            names = {"instruction": chosen.id, "category": chosen.category}
+            names["adversary"] = adversary.id
+            pairs.append({**names, **parts[key], **describe_pair(parts[key])})
+        estimates, detail = summarize(pairs)
+        return Result(
+            experiment=self.name,
+            settings=self.settings,
+            models={"model": subject.name},
+            estimates=estimates,
+            detail={"chat": subject.has_chat, **detail},
+            seconds=time.monotonic() - started,
+        )
+
+    def _dialogues(self, subject: Subject) -> Iterator[Dialogue]:
+        conflicts = self._chosen()
+        for instruction in conflicts.instructions:
+            for adversary in conflicts.adversaries:
+                yield Dialogue.between(
+                    instruction,
+                    adversary,
+                    subject.text_tokenizer,
+                    levels=self.levels,
+                    tokens=self.tokens,
+                    seed=self.seed,
+                )
+
+    @staticmethod
+    def table(result: Result) -> str:
+        """The figures with their intervals, and a line for each instruction."""
+        return context_table(result)
+
+    @staticmethod
+    def figure(result: Result) -> Figure:
+        """Curves, α_c and areas; see `context_figure`."""
+        from crystalmon.experiments.context.context_figure import context_figure
+
+        return context_figure(result)
+
+
+def _measure_pair(asker: _Asker, orders: int, memory: int) -> dict[str, Any]:
+    """One pair's curves; see `compliance.describe_pair`."""
+    count = len(asker.dialogue.levels)
+    up, down = list(range(count)), list(range(count))[::-1]
+    alone: list[_Key] = [(level, order, ()) for order in range(orders) for level in up]
+    asker.ask([*alone, *_likely(asker.dialogue.instruction, up, memory)])
+    ways = {"from_0": [*up, *down[1:]], "from_1": [*down, *up[1:]]}
+    loops = {key: _Loop(asker, way, memory) for key, way in ways.items()}
+    while wanted := [key for loop in loops.values() if (key := loop.advance())]:
+        asker.ask(wanted)
+    there, back = loops["from_0"].log_odds, loops["from_1"].log_odds
+    log_odds = [[asker.log_odds((level, order, ())) for level in up] for order in range(orders)]
+    return {
+        "alpha": [level.alpha for level in asker.dialogue.levels],
+        "levels": [asdict(level) for level in asker.dialogue.levels],
+        "log_odds": log_odds,
+        "coverage": [asker.coverage((level, 0, ())) for level in up],
+        "up": there[:count],
+        "down": there[count - 1 :][::-1],
+        "reversed_down": back[:count][::-1],
+        "reversed_up": back[count - 1 :],
+    }
+
+
+def _likely(instruction: Instruction, levels: Sequence[int], memory: int) -> Iterator[_Key]:
+    """The histories that loops mostly pass through, which cost little beside each other.
+
+    The same answer as often as is remembered, fewer of them in the turns that open a loop: all
+    that there is if one answer is remembered.
+    """
+    for level in levels:
+        opening = range(1, memory) if level in (levels[0], levels[-1]) else ()
+        for answer in range(len(instruction.answers)):
+            for length in [*opening, memory] if memory else ():
+                yield level, 0, (answer,) * length
+
+
+class _Loop:
+    """A conversation along some levels, as far as its answers are known.
+
+    Args:
+        asker: has the answers.
+        way: the levels in turn.
+        memory: answers that stay in the context.
+    """
+
+    def __init__(self, asker: _Asker, way: Sequence[int], memory: int) -> None:
+        self._asker, self._memory = asker, memory
+        self._way, self._turn = [way[0]] * memory + list(way), 0
+        self._history: History = ()
+        self._found: list[float] = []
+
+    def advance(self) -> _Key | None:
+        """Go on to the end, or to a turn whose answer is not known: what to ask."""
+        while self._turn < len(self._way):
+            key = (self._way[self._turn], 0, self._history)
+            if key not in self._asker.known:
+                return key
+            self._found.append(self._asker.log_odds(key))
+            said = (*self._history, self._asker.answer(key))
+            self._history = said[len(said) - min(self._memory, len(said)) :]
+            self._turn += 1
+        return None
+
+    @property
+    def log_odds(self) -> list[float]:
+        """Of the turns that count."""
+        return self._found[self._memory :]
+
+
+@dataclass(frozen=True)
+class _Asker:
+    """A model's answers to one dialogue, each text asked once.
+
+    Args:
+        subject: the model.
+        dialogue: instruction against adversary.
+        routes: how the model is run, once that is known; shared among dialogues.
+        known: log-probability of each answer, by level, order and history.
+    """
+
+    subject: Subject
+    dialogue: Dialogue
+    routes: list[Route]
+    known: dict[_Key, np.ndarray] = field(default_factory=dict)
+
+    def ask(self, keys: Iterable[_Key]) -> None:
+        """Score what is not known yet."""
+        texts = {key: self.dialogue.text(*key) for key in keys if key not in self.known}
+        if not texts:
+            return
+        choices = tuple(Choice(answer) for answer in self.dialogue.instruction.answers)
+        prompts = tuple(dict.fromkeys(texts.values()))
+        suite = TaskSuite("context", (Task(self.dialogue.instruction.id, prompts, choices),))
+        plan = build_plan(suite, self.subject.text_tokenizer)
+        _check_length(self.subject.model, plan)
+        if not self.routes:
+            self.routes.append(choose_route(self.subject.model, plan, self.subject.ranks))
+        found = score(
+            self.subject.model, plan, route=self.routes[0], ranks=self.subject.ranks
+        ).log_choice[0]
+        rows: Mapping[str, np.ndarray] = dict(zip(prompts, found, strict=True))
+        self.known.update((key, rows[text]) for key, text in texts.items())
+
+    def log_odds(self, key: _Key) -> float:
+        """Log q(compliant) / q(other)."""
+        split = len(self.dialogue.instruction.compliant)
+        row = self.known[key]
+        with np.errstate(invalid="ignore"):
+            odds = np.logaddexp.reduce(row[:split]) - np.logaddexp.reduce(row[split:])
+        return float(np.clip(odds, -CLIP, CLIP))
+
+    def coverage(self, key: _Key) -> float:
+        """Probability that the completion is one of the answers."""
+        return float(np.exp(self.known[key]).sum())
+
+    def answer(self, key: _Key) -> int:
+        """The most probable answer."""
+        return int(np.argmax(self.known[key]))
+
+
+def _check_length(model: Any, plan: ScoringPlan) -> None:
+    config = model.config.get_text_config()
+    context = getattr(config, "max_position_embeddings", None)
+    longest = max(map(len, plan.rows))
+    if context and longest > context:
+        raise ValueError(
+            f"a context must be at most {context} tokens, the model's, got {longest}. Ask for "
+            "fewer tokens, or less memory."
+        )

@@ -1,0 +1,1 @@
+"""How far generated text drifts from its instruction."""

@@ -1,0 +1,268 @@
+"""Drift: how far generated text moves a model from what it says to the instruction alone.
+
+After t tokens of a response y to an instruction x, D(t) = KL(π(·|x, y_<t) ‖ π(·|x)) in nats over
+the whole vocabulary (spec section 8): the next token's distribution given everything so far, from
+that given the instruction alone. Its slope is fitted by least squares over t, one text at a time.
+
+**Cost.** A text is generated with the key-value cache and then run through once, so that the
+tokens which go through the model are linear in the tokens of the text.
+
+**Burn-in.** D(0) = 0 by definition, and D rises at once with the first tokens, as what goes on in
+a sentence is nothing that a response begins with: that is form, not drift. The first tokens after
+each start, of the response or of the answer to the repeated instruction, are left out.
+
+**Length.** Every text has all its tokens: those that end a text are not drawn. The distributions
+that are measured contain them.
+
+**Repetition.** Halfway through the instruction is given again, as a new turn of the conversation
+(on a line of its own without a chat template), and the model goes on; t counts generated tokens.
+
+Axes: N instructions, S points of t, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from torch import Tensor
+
+from crystalmon.experiments.common.experiment import Experiment, check_whole
+from crystalmon.experiments.common.instructions import (
+    Instruction,
+    Instructions,
+    fingerprint,
+    resolve,
+    spread,
+)
+from crystalmon.experiments.common.intervals import mean_estimate, row_of
+from crystalmon.experiments.common.parts import Parts
+from crystalmon.experiments.common.responses import groups_of, seed_of, wide_pair
+from crystalmon.experiments.common.subject import Subject, Text
+from crystalmon.metrics.vocabulary import kl_divergence
+from crystalmon.runs.results import Result
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SCORED = 4
+"""Texts of a part that are scored together."""
+
+
+@dataclass(frozen=True)
+class Drift(Experiment):
+    """D(t) along generated text, with and without the instruction repeated midway.
+
+    Args:
+        tokens: of a response.
+        every: t goes in steps of so many tokens.
+        burn_in: tokens after each start that the fits leave out.
+        repeat: measure the repetition too.
+        count: instructions, taken from all categories alike; all if None.
+        instructions: to take them from; the bundled ones if None.
+        seed: of the responses.
+    """
+
+    name: ClassVar[str] = "drift"
+    tokens: int = 256
+    every: int = 4
+    burn_in: int = 32
+    repeat: bool = True
+    count: int | None = 16
+    instructions: Instructions = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse settings that leave no slope to fit."""
+        numbers = ("tokens", "every", "burn_in", "seed")
+        check_whole(self, *numbers, *(() if self.count is None else ("count",)))
+        for what, value, least in (
+            ("every", self.every, 1),
+            ("burn_in", self.burn_in, 0),
+            ("count", 1 if self.count is None else self.count, 1),
+        ):
+            if value < least:
+                raise ValueError(f"{what} must be at least {least}, got {value!r}. Ask for more.")
+        if self.tokens // 2 < self.burn_in + 3 * self.every:
+            raise ValueError(
+                f"tokens must leave three points in each half after {self.burn_in} tokens of "
+                f"burn-in, got {self.tokens}. Ask for more tokens, or a shorter burn-in."
+            )
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The instructions by their fingerprint."""
+        found = {key: getattr(self, key) for key in ("tokens", "every", "burn_in", "repeat")}
+        return found | {"instructions": fingerprint(self._chosen), "seed": self.seed}
+
+    @property
+    def _chosen(self) -> tuple[Instruction, ...]:
+        return spread(resolve(self.instructions), self.count)
+
+    @property
+    def half(self) -> int:
+        """Generated tokens before the repetition."""
+        return self.tokens // 2
+
+    @property
+    def points(self) -> np.ndarray:
+        """[S] values of t, in generated tokens: every, 2 · every, …, up to `tokens`."""
+        return np.arange(self.every, self.tokens + 1, self.every)
+
+    def measure(self, subject: Subject, folder: Path, parts: Parts) -> Result:
+        """Draw the texts, run each of them once, and fit.
+
+        Raises:
+            ValueError: if the model's context is too short for them.
+        """
+        start = time.perf_counter()
+        texts = self._draw(subject, parts)
+        kinds = ("plain", "repeated") if self.repeat else ("plain",)
+        scores = {kind: self._score(subject, kind, texts, parts) for kind in kinds}
+        return self.result(scores, {"model": subject.name}, time.perf_counter() - start)
+
+    def _draw(self, subject: Subject, parts: Parts) -> dict[str, dict[str, list[int]]]:
+        """By instruction, token ids: `prompt`, `plain`, and `again` with what is `repeated`."""
+        chosen = self._chosen
+        groups = dict(groups_of("texts", chosen))
+        for key in parts.missing(groups, "drift: texts"):
+            prompts = [subject.prompt(each.text) for each in groups[key]]
+            seed = seed_of(self.seed, key)
+            plain = subject.generate(prompts, self.tokens, seed, past_end=True)
+            found = [
+                {"prompt": list(prompt), "plain": list(text)}
+                for prompt, text in zip(prompts, plain, strict=True)
+            ]
+            if self.repeat:
+                self._go_on(subject, groups[key], found, seed_of(self.seed, f"{key}/repeated"))
+            ids = [each.id for each in groups[key]]
+            parts.put(key, dict(zip(ids, found, strict=True)))
+        return {id_: text for key in groups for id_, text in parts[key].items()}
+
+    def _go_on(
+        self,
+        subject: Subject,
+        instructions: Sequence[Instruction],
+        found: Sequence[dict[str, list[int]]],
+        seed: int,
+    ) -> None:
+        """Add what comes after the repetition to the texts, whose first halves stay."""
+        for each, text in zip(instructions, found, strict=True):
+            text["again"] = list(subject.request_again(each.text))
+        starts = [(*text["prompt"], *text["plain"][: self.half], *text["again"]) for text in found]
+        rest = subject.generate(starts, self.tokens - self.half, seed, past_end=True)
+        for text, own in zip(found, rest, strict=True):
+            text["repeated"] = list(own)
+
+    def _text(self, kind: str, text: Mapping[str, list[int]]) -> Text:
+        """What is scored: the prompt's end first, then each t; of a repetition, t after it."""
+        prompt, plain = text["prompt"], text["plain"]
+        start = len(prompt) - 1
+        if kind == "plain":
+            return Text((*prompt, *plain), (start, *(start + self.points).tolist()))
+        again = text["again"]
+        tokens = (*prompt, *plain[: self.half], *again, *text["repeated"])
+        after = self.points[self.points > self.half] + start + len(again)
+        return Text(tokens, (start, *after.tolist()))
+
+    def _score(
+        self,
+        subject: Subject,
+        kind: str,
+        texts: Mapping[str, Mapping[str, list[int]]],
+        parts: Parts,
+    ) -> dict[str, list[float]]:
+        """D(t) of each text; of a repetition, the first half is the plain text's."""
+        groups = dict(groups_of(kind, sorted(texts), SCORED))
+        for key in parts.missing(groups, f"drift: {kind}"):
+            found: dict[str, list[float]] = {}
+            ids = groups[key]
+
+            def compare(index: int, log_p: Tensor, ids: list[str] = ids, to: Any = found) -> None:
+                wide, alone = wide_pair(log_p[1:], log_p[:1])
+                to[ids[index]] = kl_divergence(wide, alone).tolist()
+
+            subject.score([self._text(kind, texts[id_]) for id_ in ids], compare)
+            parts.put(key, subject.ranks.broadcast(found))
+        return {id_: values for key in groups for id_, values in parts[key].items()}
+
+    def result(
+        self,
+        scores: Mapping[str, Mapping[str, Sequence[float]]],
+        models: Mapping[str, str | None],
+        seconds: float | None = None,
+    ) -> Result:
+        """What D(t) comes to.
+
+        Args:
+            scores: D(t) by kind (`plain`, `repeated`) and instruction id.
+            models, seconds: of the result.
+        """
+        ids = [each.id for each in self._chosen]
+        plain = np.array([scores["plain"][id_] for id_ in ids], dtype=np.float64)
+        late = self.points > self.burn_in
+        values = {"slope": slopes(self.points[late], plain[:, late])}
+        values["level"] = plain[:, late].mean(axis=1)
+        detail: dict[str, Any] = {"profile": self._profile(self.points, plain)}
+        if self.repeat:
+            second = np.array([scores["repeated"][id_] for id_ in ids], dtype=np.float64)
+            values |= self._repetition(plain, second)
+            detail["repeated"] = self._profile(self.points[self.points > self.half], second)
+        rows = {
+            each.id: {"category": each.category}
+            | {key: float(value[i]) for key, value in values.items()}
+            for i, each in enumerate(self._chosen)
+        }
+        detail |= {"by_instruction": rows, "burn_in": self.burn_in, "half": self.half}
+        estimates = {key: mean_estimate(value, self.seed) for key, value in values.items()}
+        return Result(self.name, self.settings, models, estimates, detail, seconds=seconds)
+
+    def _repetition(self, plain: np.ndarray, second: np.ndarray) -> dict[str, np.ndarray]:
+        """What the repetition changes, [N] each, paired by instruction.
+
+        `slope_repeated` is fitted over the first half and what follows the repetition, burn-ins
+        left out; `repeat_effect` is the mean over the second half, after its burn-in, of D with
+        the repetition less D without it.
+        """
+        points = self.points
+        whole = np.concatenate([plain[:, points <= self.half], second], axis=1)
+        settled = points > self.half + self.burn_in
+        used = ((points > self.burn_in) & (points <= self.half)) | settled
+        repeated = slopes(points[used], whole[:, used])
+        late = points > self.burn_in
+        return {
+            "slope_repeated": repeated,
+            "slope_change": repeated - slopes(points[late], plain[:, late]),
+            "repeat_effect": (whole - plain)[:, settled].mean(axis=1),
+        }
+
+    def _profile(self, points: np.ndarray, values: np.ndarray) -> list[dict[str, Any]]:
+        """The mean over instructions at each t, with its interval."""
+        return [
+            {"t": int(t)} | row_of(mean_estimate(column, self.seed))
+            for t, column in zip(points, values.T, strict=True)
+        ]
+
+    @staticmethod
+    def table(result: Result) -> str:
+        """The slopes, the level, and what the repetition changes."""
+        from crystalmon.experiments.drift.drift_views import table
+
+        return table(result)
+
+    @staticmethod
+    def figure(result: Result) -> Figure:
+        """D(t), and the slopes of the instructions."""
+        from crystalmon.experiments.drift.drift_views import figure
+
+        return figure(result)
+
+
+def slopes(points: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """[N] least-squares slopes of values [N, S] over points [S]."""
+    centred = points - points.mean()
+    return values @ centred / (centred @ centred)

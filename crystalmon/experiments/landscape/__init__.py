@@ -1,0 +1,1 @@
+"""Alignment free energy by category of instruction."""

@@ -1,0 +1,1 @@
+"""The essay's predictions, judged by the results of the experiments."""

@@ -1,0 +1,1 @@
+"""How sharp the transition is against the KL penalty."""

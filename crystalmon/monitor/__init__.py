@@ -1,0 +1,1 @@
+"""A probe (`probe.Monitor`), and when to make one (`callback.CrystalCallback`)."""

@@ -1,0 +1,77 @@
+"""What to do on a signal: the trainer's own control flow, an alert, a user's function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, cast
+
+from crystalmon.runs.records import EVENT_KINDS, SUITE_EVENT_KINDS, Event
+
+ActionFunction = Callable[[Event, Any, Any], Any]
+"""Takes the event and the trainer's `TrainerState` and `TrainerControl`."""
+Action = str | ActionFunction
+"""`save`, `stop`, `evaluate`, `alert`, or a function."""
+Actions = Mapping[str, Action | Sequence[Action]]
+
+_FLAGS = {"save": "should_save", "stop": "should_training_stop", "evaluate": "should_evaluate"}
+_NAMES = (*_FLAGS, "alert")
+
+
+def check_actions(actions: Actions | None, tasks: Iterable[str]) -> dict[str, tuple[Action, ...]]:
+    """The actions by signal, each a tuple.
+
+    Args:
+        actions: by signal, one action or several. A signal is a kind of event, of the suite where
+            the suite raises that kind, else of any task; or `<task>/<kind>`, of that task. An
+            action is `save`, `stop` or `evaluate` (flags of the trainer's control), `alert`
+            (through the trackers that have alerts), or a function of (event, state, control).
+        tasks: the suite's tasks.
+
+    Raises:
+        ValueError: for an unknown kind of event, task or action.
+        TypeError: for an action that is neither a name nor a function.
+    """
+    if actions is not None and not isinstance(actions, Mapping):
+        raise TypeError(f"actions must be a mapping, got {type(actions).__name__}.")
+    names = tuple(tasks)
+    checked: dict[str, tuple[Action, ...]] = {}
+    for signal, given in (actions or {}).items():
+        task, slash, kind = str(signal).rpartition("/")
+        if kind not in EVENT_KINDS:
+            raise ValueError(f"actions must be for {', '.join(EVENT_KINDS)}, got {signal!r}.")
+        if slash and task not in names:
+            raise ValueError(
+                f"actions must be for tasks of the suite, got {task!r} in {signal!r}. "
+                f"Name one of {', '.join(names)}."
+            )
+        one = isinstance(given, str) or not isinstance(given, Sequence)
+        checked[signal] = (cast(Action, given),) if one else tuple(cast(Sequence[Action], given))
+        for action in checked[signal]:
+            if not callable(action) and not isinstance(action, str):
+                raise TypeError(f"an action must be a name or a function, got {action!r}.")
+            if isinstance(action, str) and action not in _NAMES:
+                raise ValueError(f"an action must be one of {', '.join(_NAMES)}, got {action!r}.")
+    return checked
+
+
+def actions_for(actions: Mapping[str, tuple[Action, ...]], event: Event) -> tuple[Action, ...]:
+    """What an event calls for."""
+    found: list[Action] = []
+    if event.task is None or event.kind not in SUITE_EVENT_KINDS:
+        found += actions.get(event.kind, ())
+    if event.task is not None:
+        found += actions.get(f"{event.task}/{event.kind}", ())
+    return tuple(found)
+
+
+def action_name(action: Action) -> str:
+    """What an action is called in `run.json` and in the terminal."""
+    return action if isinstance(action, str) else getattr(action, "__qualname__", repr(action))
+
+
+def take(action: Action, event: Event, state: Any, control: Any) -> None:
+    """Set the control's flag, or call the user's function; an alert is the trackers' to raise."""
+    if callable(action):
+        action(event, state, control)
+    elif action in _FLAGS:
+        setattr(control, _FLAGS[action], True)

@@ -1,0 +1,71 @@
+"""What a monitored run says in the terminal: a line per kind of event and change of phase."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from crystalmon.runs.records import Event, ProbeRecord
+
+logger = logging.getLogger(__name__)
+
+
+def announce(record: ProbeRecord, events: Iterable[Event], before: ProbeRecord | None) -> None:
+    """One line per kind of event, and one when the suite's phase is another than before."""
+    tasks: dict[str, list[str]] = {}
+    for event in events:
+        if event.task is not None:
+            tasks.setdefault(event.kind, []).append(event.task)
+    for kind, names in tasks.items():
+        say(f"step {record.step}: {kind} in {', '.join(names)}")
+    broken = [name for name, task in record.tasks.items() if not np.isfinite(task.q).all()]
+    if broken:
+        say(f"step {record.step}: no finite answers in {', '.join(broken)}; their phases are held")
+    if before is None or record.phase != before.phase:
+        order = record.metrics.get("order")
+        shown = "" if order is None else f" (order {order:.2f})"
+        say(f"step {record.step}: the suite is {record.phase}{shown}")
+
+
+def costly(share: float, probe_seconds: float, step_seconds: float) -> str:
+    """A sentence on what monitoring will take of a run.
+
+    Args:
+        share: of the run's time.
+        probe_seconds, step_seconds: of one probe, and of one training step.
+    """
+    each = f"{_seconds(probe_seconds)} a probe, {_seconds(step_seconds)} a step"
+    return (
+        f"by this schedule monitoring takes {share:.0%} of the run's time ({each}): max_overhead= "
+        "sets a limit, every= probes less often"
+    )
+
+
+def _seconds(value: float) -> str:
+    """Two digits or all before the point: `0.042 s`, `2.6 s`, `123 s`."""
+    return f"{value:.2g} s" if value < 99 else f"{value:.0f} s"
+
+
+def conclude(record: ProbeRecord, folder: Path) -> None:
+    """Where the run has come to by its last probe, and how to see it."""
+    said = [record.phase]
+    for key, digits, words in (("order", 2, "order {}"), ("free_energy", 3, "free energy {} nats")):
+        value = record.metrics.get(key, np.nan)
+        if np.isfinite(value):
+            said.append(words.format(f"{round(value, digits) + 0.0:.{digits}f}"))
+    say(f"step {record.step}, the last probe: {', '.join(said)}")
+    place = shlex.quote(str(folder) if not str(folder).startswith("-") else f"./{folder}")
+    say(f"to see the run: crystalmon report {place} -o {place}/report.html")
+
+
+def say(line: str) -> None:
+    """Print a line above the progress bar; a terminal that refuses it must not stop training."""
+    try:
+        tqdm.write(f"crystalmon | {line}")
+    except (OSError, ValueError):  # closed, full, or an encoding without the characters
+        logger.info("%s", line)

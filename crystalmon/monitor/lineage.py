@@ -1,0 +1,129 @@
+"""What a run takes over: on resume its own past, else that of the run its model came from.
+
+The detector of each stage is its own, but SFT → DPO → GRPO is one history: a seed that has won
+stays the seed, unless the stage begins liquid, and what has been raised is not raised again before
+it has passed. A stage's `run.json` holds what it took over, so that a replay needs no other folder.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from crystalmon.phases import PhaseState
+from crystalmon.phases.stored import replay, states_of
+from crystalmon.runs.files import RUN_FILE
+from crystalmon.runs.names import REFERENCE_FOLDER
+from crystalmon.runs.reader import read_run
+from crystalmon.runs.records import PHASES, ProbeRecord
+from crystalmon.runs.reference import INFO_FILE, find_reference
+from crystalmon.runs.store import RunStore
+from crystalmon.suites.tasks import TaskSuite
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a run begins.
+
+    Args:
+        folder: its run folder.
+        step: 0, or the step that it is resumed from.
+        model: the name or folder that its model was loaded from.
+        suite, view: what it is probed with.
+    """
+
+    folder: Path
+    step: int
+    model: str
+    suite: TaskSuite
+    view: str
+
+    @property
+    def _is_resumed(self) -> bool:
+        return self.step > 0 and (self.folder / RUN_FILE).is_file()
+
+    def history(self) -> list[ProbeRecord]:
+        """The probes up to the step that a run is resumed from.
+
+        Raises:
+            RunFolderError: if the folder cannot be written to.
+            ValueError: if that run was monitored with another suite or view.
+        """
+        RunStore.check_writable(self.folder)
+        if not self._is_resumed:
+            return []
+        run = read_run(self.folder)
+        before = (run.info.get("suite_hash"), run.info.get("config", {}).get("view"))
+        if before != (self.suite.hash, self.view):
+            raise ValueError(
+                f"the run in {self.folder} must be resumed with its own suite and view, "
+                f"{run.info.get('suite')!r} and {before[1]!r}, got {self.suite.name!r} and "
+                f"{self.view!r}. Use those, or another output_dir."
+            )
+        return [record for record in run.records if record.step <= self.step]
+
+    def reference(self, asked: str) -> str | Path:
+        """Where to look for the base: as asked, but where step 0 cannot be probed any more.
+
+        A run that is resumed keeps the base that it started with.
+
+        Args:
+            asked: `auto`, `initial`, or a name or path.
+
+        Raises:
+            FileNotFoundError: if that base is gone.
+        """
+        if self.step == 0 or asked not in ("auto", "initial"):
+            return asked
+        if (self.folder / REFERENCE_FOLDER / INFO_FILE).is_file():
+            return self.folder / REFERENCE_FOLDER
+        found = find_reference(self.model, self.suite, self.view) if asked == "auto" else None
+        if found is not None:
+            return found
+        raise FileNotFoundError(
+            f"{self.folder} holds no reference, and at step {self.step} the initial model is gone. "
+            "Name the base model: CrystalCallback(reference='<model id or path>')."
+        )
+
+    def inherited(
+        self, reference: str, reference_q: Mapping[str, np.ndarray]
+    ) -> dict[str, PhaseState]:
+        """By task, what the run that the model came from hands on; on resume, what it handed on.
+
+        Args:
+            reference: the id of this run's base; a run with another one hands on nothing.
+            reference_q: by task, the base's answers [P, C].
+        """
+        if self._is_resumed:
+            return states_of(read_run(self.folder).info)
+        found = find_reference(self.model, self.suite, self.view)
+        if found is None or found.parent.resolve() == self.folder.resolve():
+            return {}
+        checkpoint = re.fullmatch(r"checkpoint-(\d+)", Path(self.model).name)
+        try:
+            run = read_run(found.parent)
+            if run.info.get("reference") != reference:
+                return {}
+            shared = {
+                n: q for n, q in reference_q.items() if all(n in r.tasks for r in run.records)
+            }
+            detector = replay(run, shared, until=int(checkpoint[1]) if checkpoint else None)
+        except (OSError, ValueError) as error:
+            logger.warning(
+                "crystalmon: nothing is taken over from the damaged run in %s: %s",
+                found.parent,
+                error,
+            )
+            return {}
+        return {
+            name: task.state.handed_on()
+            for name, task in detector.tasks.items()
+            if task.phase != PHASES[-1]
+        }

@@ -1,0 +1,352 @@
+"""One probe without a trainer: score → metrics → phases → record."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from crystalmon.metrics.answers import (
+    DISSIMILARITY_WINDOWS,
+    TaskMeasurement,
+    answer_distributions,
+    dissimilarities,
+    measure_task,
+)
+from crystalmon.metrics.bootstrap import bootstrap_interval, bootstrap_weights
+from crystalmon.metrics.vocabulary import OWN_OBSERVABLES, vocabulary_observables
+from crystalmon.monitor.base_model import find_base, make_base
+from crystalmon.phases import PhaseState, SuiteDetector
+from crystalmon.runs.records import PHASES, Event, ProbeRecord, TaskRecord
+from crystalmon.runs.reference import Reference
+from crystalmon.scoring.compatibility import check_fit, probing_ranks
+from crystalmon.scoring.forward import Route
+from crystalmon.scoring.models import adapter_layers, without_adapters
+from crystalmon.scoring.plan import View, build_plan, describe_merges
+from crystalmon.scoring.route import choose_route
+from crystalmon.scoring.score import Scores, score
+from crystalmon.suites.tasks import TaskSuite, load_suite
+
+logger = logging.getLogger(__name__)
+
+BOOTSTRAP_REPLICATES = 200
+NUCLEATION_METRICS = ("order", "crystallinity", "crystal_fraction", "susceptibility")
+"""Suite-level means of these leave out tasks whose reference was already ordered."""
+
+
+class Monitor:
+    """Probes a model with a suite and compares it with a frozen base.
+
+    Args:
+        model: a causal language model.
+        tokenizer: its tokenizer, or a processor that has one.
+        suite: a bundled suite's name, a path, or a `TaskSuite`.
+        reference: what to compare with; see `reference.find_base`.
+        view: `raw` or `chat`.
+        progress: show a progress bar while scoring.
+        answers_only: accept a base with other tokens for the same suite, such as another
+            tokenizer's: answers are compared by choice, and what compares vocabularies is NaN.
+
+    Attributes:
+        base_q, base_coverage: by task, the base's answers [P, C] and their mean total probability.
+        seconds_a_probe: what scoring the suite last took; None before it was.
+        is_own_base: whether the base is the model as it was when this monitor was made.
+        without_adapters: whether it is so without its adapters.
+
+    In a run of several processes every rank makes a monitor and probes at the same steps: the
+    prompts are split among them, and each has the whole record.
+
+    Raises:
+        TypeError: if the model has no language-modelling head.
+        ValueError: for a faulty suite or a reference that does not fit; the message says which.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        suite: str | Path | TaskSuite = "randomness",
+        reference: str | Path | Reference = "auto",
+        *,
+        view: View = "raw",
+        progress: bool = False,
+        answers_only: bool = False,
+    ) -> None:
+        self._started, self._spent = time.perf_counter(), 0.0
+        self.model = model
+        self.suite = load_suite(suite)
+        self.plan = build_plan(self.suite, tokenizer, view)
+        check_fit(model, self.plan)
+        if self.plan.merges:
+            logger.info(describe_merges(self.plan.merges))
+        self.ranks = probing_ranks(model)
+        self.route: Route = choose_route(model, self.plan, self.ranks)
+        self._batch_tokens: int | None = None
+        self._progress = progress
+        self.seconds_a_probe: float | None = None
+        self._start: Scores | None = None
+        with self._bar("reference") as bar:
+            found = find_base(
+                reference,
+                model,
+                tokenizer,
+                self.suite,
+                self.plan,
+                ranks=self.ranks,
+                progress=bar.update,
+                answers_only=answers_only,
+            )
+            bare = str(reference) == "auto"
+            self.is_own_base, self.without_adapters = found is None, bare
+            self.reference = found or self._own_base(tokenizer, bare, bar.update)
+        answers = {
+            task.name: answer_distributions(self.reference.log_choice[task.name])
+            for task in self.suite
+        }
+        self.base_q = {name: q for name, (q, _) in answers.items()}
+        self.base_coverage = {name: float(share.mean()) for name, (_, share) in answers.items()}
+        self.inherited: dict[str, PhaseState] = {}
+        self.detector = SuiteDetector(self.base_q)
+        self._history: deque[dict[str, np.ndarray]] = deque(maxlen=2 * max(DISSIMILARITY_WINDOWS))
+        self._spent = time.perf_counter() - self._started
+        self.events: list[Event] = []
+        self._last_step = -1
+
+    def probe(
+        self, step: int = 0, epoch: float | None = None, *, unchanged: bool = False
+    ) -> ProbeRecord:
+        """Score the whole suite once.
+
+        Args:
+            step: the training step, larger than that of the last probe.
+            epoch: the trainer's epoch, for the record.
+            unchanged: the model is as it was when this monitor was made. If it is its own base,
+                its answers are known then, and are not scored again.
+
+        Returns:
+            The record; the events that it raised are in `Monitor.events`.
+        """
+        if step <= self._last_step:
+            raise ValueError(
+                f"step must be larger than that of the last probe ({self._last_step}), got {step}. "
+                "Make a new Monitor to start over."
+            )
+        started = time.perf_counter()
+        known, self._start = self._start if unchanged else None, None
+        scores = known or self._score(f"probe at step {step}")
+        self._batch_tokens = scores.batch_tokens
+        q, coverage = {}, {}
+        for task, table in zip(self.suite, scores.log_choice, strict=True):
+            q[task.name], coverage[task.name] = answer_distributions(table)
+        measured = self._measure(q, self._by_task(scores, coverage))
+        self.events = self._take(
+            step, q, {name: task.metrics["coverage"] for name, task in measured.items()}
+        )
+        seconds = time.perf_counter() - started
+        self._spent += seconds
+        if known is None:
+            self.seconds_a_probe = seconds
+        return self._record(step, epoch, seconds, q, measured)
+
+    def _score(self, what: str) -> Scores:
+        with self._bar(what) as bar:
+            return score(
+                self.model,
+                self.plan,
+                self._observe,
+                route=self.route,
+                ranks=self.ranks,
+                max_batch_tokens=self._batch_tokens,
+                progress=bar.update,
+            )
+
+    def _own_base(self, tokenizer: Any, bare: bool, progress: Callable[[int], Any]) -> Reference:
+        """This model as its own base; without adapters if `bare`.
+
+        Its answers are those of a first probe too, unless that will find adapters.
+        """
+        started = time.perf_counter()
+        with without_adapters(self.model) if bare else nullcontext():
+            base, scores = make_base(
+                self.model,
+                tokenizer,
+                self.suite,
+                self.plan,
+                lambda prompts, log_p, begins: _compared(log_p, log_p, begins),
+                route=self.route,
+                ranks=self.ranks,
+                progress=progress,
+            )
+        self._start = None if bare and adapter_layers(self.model) else scores
+        self.seconds_a_probe = time.perf_counter() - started
+        return base
+
+    def inherit(self, states: Mapping[str, PhaseState]) -> None:
+        """Take over, before the first probe, what the run that the model came from has found."""
+        self.inherited = dict(states)
+        self.detector = SuiteDetector(self.base_q, states)
+
+    def replay(self, record: ProbeRecord) -> list[Event]:
+        """Take up a stored probe instead of scoring one: how a resumed run catches up."""
+        q = {name: task.q for name, task in record.tasks.items()}
+        coverage = {name: task.metrics["coverage"] for name, task in record.tasks.items()}
+        return self._take(record.step, q, coverage)
+
+    def remeasure(self, record: ProbeRecord) -> ProbeRecord:
+        """Take up a stored probe behind one that was made after it.
+
+        What its answers give is measured again, since the seed and the probes before it may be
+        others now; what came from the vocabulary is kept.
+
+        Returns:
+            The record as it would have been; the events that it raised are in `Monitor.events`.
+        """
+        q = {name: task.q for name, task in record.tasks.items()}
+        measured = self._measure(q, {name: {} for name in q})
+        self.events = self.replay(record)
+        made = self._record(record.step, record.epoch, record.seconds, q, measured)
+        tasks = {
+            name: replace(
+                task,
+                metrics={**record.tasks[name].metrics, **task.metrics},
+                ci={**record.tasks[name].ci, **task.ci},
+            )
+            for name, task in made.tasks.items()
+        }
+        metrics, ci = {**record.metrics, **made.metrics}, {**record.ci, **made.ci}
+        return replace(record, phase=made.phase, metrics=metrics, ci=ci, tasks=tasks)
+
+    @property
+    def share(self) -> float:
+        """Of the time since this monitor was made, that which it has taken."""
+        return self._spent / (time.perf_counter() - self._started)
+
+    @property
+    def shares_tokens(self) -> bool:
+        """Whether the base has the same tokens for the suite, so that vocabularies compare."""
+        return self.reference.info.plan == self.plan.fingerprint
+
+    def _observe(self, prompts: np.ndarray, log_p: Tensor, begins: Tensor) -> Mapping[str, Tensor]:
+        if not self.shares_tokens:
+            found = _compared(log_p, log_p, begins)
+            return {k: v if k in OWN_OBSERVABLES else v * torch.nan for k, v in found.items()}
+        return _compared(log_p, self.reference.log_p(prompts, log_p.device), begins)
+
+    def _by_task(
+        self, scores: Scores, coverage: Mapping[str, np.ndarray]
+    ) -> dict[str, dict[str, np.ndarray]]:
+        """By task, what is averaged over prompts: [P] values by key."""
+        found: dict[str, dict[str, np.ndarray]] = {}
+        start = 0
+        for task in self.suite:
+            stop = start + len(task.prompts)
+            own = {key: values[start:stop] for key, values in scores.observed.items()}
+            found[task.name] = {"coverage": coverage[task.name], **own}
+            start = stop
+        return found
+
+    def _measure(
+        self, q: Mapping[str, np.ndarray], per_prompt: Mapping[str, Mapping[str, np.ndarray]]
+    ) -> dict[str, TaskMeasurement]:
+        # the same resamples at every probe, so that intervals move only when the model does
+        rng = np.random.default_rng(0)
+        measured: dict[str, TaskMeasurement] = {}
+        for task in self.suite:
+            past = np.stack([*(probe[task.name] for probe in self._history), q[task.name]])
+            weights = bootstrap_weights(len(task.prompts), BOOTSTRAP_REPLICATES, rng)
+            measured[task.name] = measure_task(
+                q[task.name],
+                self.base_q[task.name],
+                {**per_prompt[task.name], **dissimilarities(past)},
+                weights,
+                self.detector.tasks[task.name].seed,
+            )
+        return measured
+
+    def _take(
+        self, step: int, q: Mapping[str, np.ndarray], coverage: Mapping[str, float]
+    ) -> list[Event]:
+        """Remember a probe and let the detector see it, live or replayed."""
+        self._last_step = step
+        self._history.append(dict(q))
+        return self.detector.update(step, q, coverage)
+
+    def _record(
+        self,
+        step: int,
+        epoch: float | None,
+        seconds: float,
+        q: Mapping[str, np.ndarray],
+        measured: Mapping[str, TaskMeasurement],
+    ) -> ProbeRecord:
+        tasks = {
+            name: TaskRecord(
+                q=q[name],
+                metrics=task.metrics,
+                ci={
+                    key: bootstrap_interval(task.metrics[key], value)
+                    for key, value in task.replicates.items()
+                },
+                phase=self.detector.tasks[name].phase,
+                seed=self.detector.tasks[name].seed,
+                view=self.plan.view,
+            )
+            for name, task in measured.items()
+        }
+        metrics, ci = self._suite_level(measured)
+        return ProbeRecord(
+            step=step,
+            epoch=epoch,
+            time=time.time(),
+            seconds=seconds,
+            share=self.share,
+            phase=self.detector.phase,
+            metrics=metrics,
+            ci=ci,
+            tasks=tasks,
+        )
+
+    def _suite_level(
+        self, measured: Mapping[str, TaskMeasurement]
+    ) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
+        """Means over tasks; what concerns nucleation, over the tasks that take part in it."""
+        metrics: dict[str, float] = {}
+        ci: dict[str, tuple[float, float]] = {}
+        taking_part = self.detector.taking_part
+        for key in next(iter(measured.values())).replicates:
+            names = taking_part if key in NUCLEATION_METRICS else list(measured)
+            if names:
+                metrics[key] = float(np.mean([measured[name].metrics[key] for name in names]))
+                replicates = np.mean([measured[name].replicates[key] for name in names], axis=0)
+                ci[key] = bootstrap_interval(metrics[key], replicates)
+        phases = [task.phase for task in self.detector.tasks.values()]
+        for phase in PHASES:
+            metrics[f"tasks_{phase}"] = float(phases.count(phase))
+        return metrics, ci
+
+    def _bar(self, what: str) -> tqdm[Any]:
+        """A bar that shows itself only when scoring takes more than two seconds."""
+        return tqdm(
+            total=len(self.plan.rows),
+            desc=f"crystalmon {what}",
+            unit="row",
+            leave=False,
+            delay=2.0,
+            disable=not self._progress,
+        )
+
+
+def _compared(log_p: Tensor, log_b: Tensor, begins: Tensor) -> Mapping[str, Tensor]:
+    # float64, since the divergence of near-equal distributions is a small difference
+    exact = log_p.dtype if log_p.device.type == "mps" else torch.float64
+    return vocabulary_observables(log_p.to(exact), log_b.to(exact), begins)

@@ -1,0 +1,30 @@
+"""Which run folder each callback of a training has: no two write to the same one."""
+
+from __future__ import annotations
+
+import weakref
+from pathlib import Path
+from typing import Any
+
+from crystalmon.runs.names import DEFAULT_NAME
+
+_claims: list[tuple[weakref.ref[Any], Path]] = []
+"""The run folders that callbacks have taken, by the state of the training that they belong to."""
+
+
+def claim_folder(output: Path, training: Any, suite: str) -> Path:
+    """`crystalmon` in the output folder; for a further callback of this training, another name.
+
+    Args:
+        output: the trainer's output folder.
+        training: an object that lives as long as this training and is its alone, as the trainer's
+            state; only a weak reference to it is kept.
+        suite: the name of the callback's suite.
+    """
+    _claims[:] = [claim for claim in _claims if claim[0]() is not None]
+    taken = {folder for owner, folder in _claims if owner() is training}
+    names = [DEFAULT_NAME, f"{DEFAULT_NAME}-{suite}"]
+    names += [f"{DEFAULT_NAME}-{suite}-{number}" for number in range(2, len(taken) + 2)]
+    folder = next(output / name for name in names if output / name not in taken)
+    _claims.append((weakref.ref(training), folder))
+    return folder

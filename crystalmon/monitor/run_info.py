@@ -1,0 +1,102 @@
+"""What `run.json` says of a monitored run: what is measured, with what."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import crystalmon
+from crystalmon.monitor.probe import Monitor
+from crystalmon.phases.stored import INHERITED_KEY, to_info
+from crystalmon.scoring.models import model_name
+
+_LIBRARIES = ("torch", "transformers", "trl", "accelerate", "peft")
+
+_SETTINGS = (
+    "beta",
+    "kl_coef",
+    "loss_type",
+    "learning_rate",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "weight_decay",
+    "max_grad_norm",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "num_train_epochs",
+    "num_generations",
+    "num_iterations",
+    "epsilon",
+    "temperature",
+    "seed",
+    "data_seed",
+)
+"""Of a trainer's arguments, those that runs are compared by, as transformers and TRL call them."""
+
+
+def run_info(
+    monitor: Monitor,
+    config: Mapping[str, Any],
+    trainer: str,
+    max_steps: int,
+    training: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The content of `run.json`, but for its schema version.
+
+    Args:
+        monitor: of the run, with its reference.
+        config: what the user asked the callback for, JSON-ready.
+        trainer: what trains the model, by name.
+        max_steps: the step at which training ends.
+        training: the trainer's own settings, from `training_settings`.
+    """
+    suite, reference = monitor.suite, monitor.reference.info
+    return {
+        "versions": library_versions(),
+        "config": dict(config),
+        "method": monitor.route.method,
+        "precision": monitor.route.precision,
+        "pack": monitor.route.pack if monitor.route.method == "tree" else None,
+        "processes": monitor.ranks.size,
+        "suite": suite.name,
+        "suite_hash": suite.hash,
+        "suite_texts": {
+            task.name: {"prompts": list(task.prompts), "choices": list(task.choice_texts)}
+            for task in suite
+        },
+        "reference": reference.id,
+        "reference_model": reference.model,
+        "model": model_name(monitor.model),
+        INHERITED_KEY: to_info(monitor.inherited),
+        "trainer": trainer,
+        "max_steps": max_steps,
+        "training": dict(training or {}),
+    }
+
+
+def training_settings(args: Any) -> dict[str, Any]:
+    """Of a trainer's arguments, those that runs are compared by, by their own names.
+
+    Only what the trainer has is there: SFT has no `beta`. Values are JSON-ready.
+    """
+    return {name: _plain(getattr(args, name)) for name in _SETTINGS if hasattr(args, name)}
+
+
+def _plain(value: Any) -> Any:
+    """An enumeration's word, and a list's; numbers and null as they are."""
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    value = getattr(value, "value", value)
+    return value if isinstance(value, int | float | str | type(None)) else str(value)
+
+
+def library_versions() -> dict[str, str]:
+    """The versions of crystalmon and of those libraries it works with that are installed."""
+    found = {"crystalmon": crystalmon.__version__}
+    for name in _LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

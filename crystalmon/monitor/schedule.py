@@ -1,0 +1,126 @@
+"""At which steps of a run to probe."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from crystalmon.monitor.budget import Budget
+from crystalmon.runs.records import Event, ProbeRecord
+
+DEFAULT_PROBES = 100
+
+PACED_STEPS = 3
+"""Training steps, after the first one, by which it is told how long one takes."""
+
+COSTLY = 0.1
+"""The share of a run's time from which it is said what probing takes."""
+
+MOVED = 0.02
+"""A change of `order` from one probe to the next from which a model counts as moving."""
+
+
+def probe_steps(max_steps: int, every: int | None = None) -> frozenset[int]:
+    """The steps at which to probe.
+
+    Args:
+        max_steps: length N of the run, in optimizer steps.
+        every: fixed interval, or None for the default: every step up to N = 100, beyond that
+            round(N · (i/100)²), i = 0 … 100, which is dense at first, where collapse happens.
+
+    Returns:
+        Steps that always include 0 and N.
+    """
+    if every is not None:
+        return frozenset({*range(0, max_steps, every), max_steps})
+    if max_steps <= DEFAULT_PROBES:
+        return frozenset(range(max_steps + 1))
+    shares = ((i / DEFAULT_PROBES) ** 2 for i in range(DEFAULT_PROBES + 1))
+    return frozenset(round(max_steps * share) for share in shares)
+
+
+class Forecast:
+    """What probing at all steps of a schedule will take of a run, by its first training steps.
+
+    Args:
+        steps: at which to probe, the run's last one among them.
+        meter: has counted what was spent so far, and knows what a probe costs.
+    """
+
+    def __init__(self, steps: frozenset[int], meter: Budget) -> None:
+        self._steps, self._meter = steps, meter
+        self._from: tuple[int, float] | None = None
+        self._told = False
+
+    def at(self, step: int) -> tuple[float, float, float] | None:
+        """To be called at the end of each step, before its probe.
+
+        Returns:
+            Once, after a few steps and if it is over `COSTLY`: the share of the whole run's time,
+            (spent + N·c) / (elapsed + N·c + L·s) with N probes and L steps to come, c, the seconds
+            of a probe, and s, of a step. None otherwise.
+        """
+        if self._from is None:  # the first step may take longer than the others
+            self._from = step, self._meter.trained
+        last, trained = max(self._steps), step - self._from[0]
+        if self._told or trained < PACED_STEPS or step >= last:
+            return None
+        self._told = True
+        cost, pace = self._meter.typical_cost, (self._meter.trained - self._from[1]) / trained
+        probing = sum(cost for each in self._steps if each >= step)
+        total = self._meter.elapsed + probing + (last - step) * pace
+        share = (self._meter.spent + probing) / total
+        return (share, cost, pace) if share >= COSTLY else None
+
+
+class Schedule:
+    """When to probe: at given steps, as far as a budget allows.
+
+    With a budget, a step's probe waits until it is affordable, and while the model is moving
+    every step asks for one. Moving is: the last probe raised an event, found the suite nucleating,
+    or its `order` at least `MOVED` from that of the one before.
+
+    Args:
+        steps: at which to probe.
+        budget: to keep to, or None.
+    """
+
+    def __init__(self, steps: frozenset[int] = frozenset(), budget: Budget | None = None) -> None:
+        self.steps = steps
+        self.budget = budget
+        self._due = False
+        self._moving = False
+        self._order = math.nan
+        self._first_step: int | None = None
+        self._resting_until = 0
+
+    def asks(self, step: int, last: bool = False) -> bool:
+        """Whether this step should be probed, were it affordable. The same on every rank."""
+        self._first_step = step if self._first_step is None else self._first_step
+        self._due = self._due or last or step in self.steps
+        wanted = self._due or (self.budget is not None and self._moving)
+        return wanted and (last or step >= self._resting_until)
+
+    def steps_to_wait(self, step: int, last: bool = False) -> int:
+        """Steps until a probe keeps to the budget, 0 for now; by this process' clock and pace."""
+        if self.budget is None:
+            return 0
+        seconds = self.budget.wait(moving=self._moving, last=last)
+        trained = self.budget.trained
+        pace = trained / max(1, step - (self._first_step or 0))
+        return 0 if seconds <= 0 else max(1, int(min(seconds, trained) / max(pace, 1e-9)))
+
+    def rest(self, step: int, steps: int) -> None:
+        """Ask for no probe in so many steps."""
+        self._resting_until = step + steps
+
+    def taken(self) -> None:
+        """Take note that a probe begins; one that fails is not tried again."""
+        self._due = False
+
+    def probed(self, record: ProbeRecord, events: Sequence[Event]) -> None:
+        """Take note of what a probe found."""
+        order = record.metrics.get("order", math.nan)
+        changed = abs(order - self._order) >= MOVED
+        self._order = order
+        self._moving = changed or bool(events) or record.phase == "nucleating"

@@ -1,0 +1,301 @@
+"""Experiments inside a training: begun on the base, measured at their own steps.
+
+Results go to `<run folder>/experiments/<name>-<step>.json`, the latest one's table and figure
+beside them. Every rank calls everything at the same steps; rank 0 writes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import gc
+import itertools
+import json
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from crystalmon import experiments as registry
+from crystalmon.experiments.common.command import VIEWS, write_views
+from crystalmon.experiments.common.experiment import Experiment
+from crystalmon.experiments.common.parts import Parts
+from crystalmon.experiments.common.subject import Subject
+from crystalmon.monitor.budget import Budget
+from crystalmon.monitor.probe import Monitor
+from crystalmon.runs.files import explained, write_whole
+from crystalmon.runs.names import EXPERIMENTS_FOLDER
+from crystalmon.runs.results import Result, write_result
+from crystalmon.scoring.isolation import same_random_states, undisturbed
+from crystalmon.scoring.models import load_model, model_name, whole_models, without_adapters
+
+BEGUN_FILE = "begun.json"
+SUPERSEDED = "superseded"
+
+Experiments = Mapping[str, int] | Mapping[Experiment, int] | Mapping[str | Experiment, int]
+"""A name or an experiment → its interval in steps."""
+
+
+def check_experiments(given: Experiments | None, **defaults: Any) -> dict[Experiment, int]:
+    """The experiments and their intervals in steps.
+
+    Args:
+        given: by name, with the default settings, or as an experiment.
+        defaults: settings for those that have them and are given by name.
+
+    Raises:
+        TypeError: if it is no such mapping.
+        ValueError: if a name is unknown, an interval not positive, or an experiment there twice.
+    """
+    if given is not None and not isinstance(given, Mapping):
+        raise TypeError(f"experiments must be a mapping, got {type(given).__name__}.")
+    found: dict[Experiment, int] = {}
+    for key, every in (given or {}).items():
+        experiment = _made(key, defaults) if isinstance(key, str) else key
+        if not isinstance(experiment, Experiment):
+            raise TypeError(
+                f"an experiment must be a name or an Experiment, got {type(key).__name__}."
+            )
+        if not isinstance(every, int) or isinstance(every, bool) or every < 1:
+            raise ValueError(
+                f"the interval of {experiment.name} must be a positive number of steps, got "
+                f"{every!r}."
+            )
+        if experiment.name in (each.name for each in found):
+            raise ValueError(
+                f"an experiment must be there once, got {experiment.name} twice. Its results would "
+                "take each other's place."
+            )
+        found[experiment] = every
+    return found
+
+
+def _made(name: str, defaults: Mapping[str, Any]) -> Experiment:
+    if name not in registry.ON_MODELS:
+        raise ValueError(
+            f"an experiment must be one of {', '.join(registry.ON_MODELS)}, got {name!r}."
+        )
+    kind = getattr(registry, registry.ON_MODELS[name])
+    fields = {field.name for field in dataclasses.fields(kind)}
+    return kind(**{key: value for key, value in defaults.items() if key in fields})
+
+
+@dataclass
+class _State:
+    """When an experiment was last measured, and what it took.
+
+    Args:
+        every: its interval, in steps.
+        step: the last one that it was measured at, or −1.
+        seconds: what that took, 0 before.
+        due: whether it waits until it is affordable.
+    """
+
+    every: int
+    step: int = -1
+    seconds: float = 0.0
+    due: bool = False
+
+
+class ExperimentsInTraining:
+    """The experiments of one training.
+
+    Args:
+        experiments: and their intervals in steps.
+        monitor: of this training, with its base; its ranks are those of the run.
+        tokenizer: the trainer's.
+        folder: the run folder.
+        budget: to keep to; what a first measurement takes is not known before it.
+        failed: called within an except block with what has failed; may raise on.
+        found: rank 0's, called with each result.
+    """
+
+    def __init__(
+        self,
+        experiments: Mapping[Experiment, int],
+        monitor: Monitor,
+        tokenizer: Any,
+        folder: Path,
+        budget: Budget,
+        failed: Callable[[str], None],
+        found: Callable[[Result], None],
+    ) -> None:
+        self._states = {each: _State(every) for each, every in experiments.items()}
+        self._subject = Subject(monitor.model, tokenizer, None, monitor.ranks)
+        self._name = model_name(monitor.model) or None
+        self._ranks = monitor.ranks
+        self._folder = folder / EXPERIMENTS_FOLDER
+        self._budget, self._failed, self._found = budget, failed, found
+
+    def begin(self, monitor: Monitor, step: int) -> None:
+        """Begin what needs the base, on the base; on resume, where that was not done.
+
+        Raises:
+            FileNotFoundError: if the base cannot be had.
+            ValueError: if it does not suit an experiment.
+            RunFolderError: if the folder cannot be written to.
+        """
+        before = self._ranks.on_main(lambda: self._take_up(step))
+        for each, state in self._states.items():
+            state.step = before["measured"].get(each.name, -1)
+        waiting = [
+            each
+            for each in self._states
+            if type(each).begin is not Experiment.begin
+            and before["begun"].get(each.name) != _plain(each.settings)
+        ]
+        if not waiting:
+            return
+        names = ", ".join(each.name for each in waiting)
+        with self._base(monitor, step, names) as base:
+            for each in waiting:
+                # what another run has left, or one with other settings, is of another base
+                self._ranks.on_main(partial(_remove_folder, self._folder / each.name))
+                each.begin(base, self._folder)
+                before["begun"][each.name] = _plain(each.settings)
+        self._ranks.on_main(partial(self._note, before["begun"]))
+
+    def _note(self, begun: dict[str, Any]) -> None:
+        """Rank 0: what has begun, and with what settings."""
+        with explained(self._folder, f"take {BEGUN_FILE}"):
+            write_whole(self._folder / BEGUN_FILE, json.dumps(begun).encode())
+
+    def _take_up(self, step: int) -> dict[str, dict[str, Any]]:
+        """Rank 0: what is there of this run; what a resume or a new run supersedes is put aside.
+
+        Also by a run without experiments, whose folder may be an older run's.
+        """
+        if not self._states and not self._folder.is_dir():
+            return {"measured": {}, "begun": {}}
+        with explained(self._folder, "take results of experiments"):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            if step == 0:
+                for each in self._states:
+                    _remove_folder(self._folder / each.name)
+                (self._folder / BEGUN_FILE).unlink(missing_ok=True)
+            measured: dict[str, int] = {}
+            for file in self._folder.glob("*.json"):
+                name = re.fullmatch(r"(\w+)-(\d+)", file.stem)
+                if name is None:
+                    continue
+                if step == 0 or int(name[2]) > step:
+                    _put_aside(file, self._folder / SUPERSEDED)
+                    for view in VIEWS:  # they may show what is now superseded
+                        (self._folder / f"{name[1]}.{view}").unlink(missing_ok=True)
+                else:
+                    measured[name[1]] = max(measured.get(name[1], -1), int(name[2]))
+        return {"measured": measured, "begun": _begun(self._folder / BEGUN_FILE)}
+
+    @contextlib.contextmanager
+    def _base(self, monitor: Monitor, step: int, names: str) -> Iterator[Subject]:
+        """The base itself: this model before any step, or the reference's, loaded and freed."""
+        name = monitor.reference.info.model
+        if monitor.is_own_base and step == 0:
+            bare = without_adapters(monitor.model) if monitor.without_adapters else None
+            with bare or contextlib.nullcontext():
+                yield dataclasses.replace(self._subject, name=self._name, _routes=[])
+            return
+        if monitor.is_own_base or not name:
+            raise FileNotFoundError(
+                f"{names} must begin on the base, and at step {step} it is gone. Name the base "
+                "model: CrystalCallback(reference='<model id or path>')."
+            )
+        with same_random_states():  # what a checkpoint lacks is drawn at random
+            try:
+                with whole_models():
+                    model, _ = self._ranks.together(partial(load_model, name))
+            except (OSError, ValueError) as error:
+                raise FileNotFoundError(
+                    f"{names} must begin on the base itself, and {name!r} cannot be loaded: "
+                    f"{error} Name the base model: CrystalCallback(reference='<model id or path>')."
+                ) from error
+        model.to(next(monitor.model.parameters()).device)
+        try:
+            # both models read the same tokens, those of the one that is trained
+            yield Subject(model, self._subject.tokenizer, name, self._ranks)
+        finally:
+            del model
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+    def measure(self, step: int, last: bool = False) -> None:
+        """Measure what is due at this step, or was and is affordable now; at the last step, all."""
+        for each, state in self._states.items():
+            if step <= state.step:
+                continue
+            state.due = state.due or last or step % state.every == 0
+            if state.due and self._affordable(state):
+                state.due, state.step = False, step
+                self._measure(each, state, step)
+
+    def _affordable(self, state: _State) -> bool:
+        return self._ranks.broadcast(self._budget.affords(state.seconds))
+
+    def _measure(self, each: Experiment, state: _State, step: int) -> None:
+        began, result = time.perf_counter(), None
+        with self._budget.spending():
+            try:
+                with undisturbed(self._subject.model):
+                    result = each.measure(self._subject, self._folder, Parts())
+            except Exception:
+                self._failed(f"{each.name} at step {step} failed; training goes on")
+            if self._ranks.all(result is not None) and result is not None:
+                result = dataclasses.replace(result, step=step, seconds=time.perf_counter() - began)
+                if self._ranks.is_main:
+                    self._keep(each, result)
+        state.seconds = time.perf_counter() - began
+
+    def _keep(self, each: Experiment, result: Result) -> None:
+        """Rank 0: the result to disk, with its table and figure, and to the trackers."""
+        try:
+            with same_random_states():
+                write_result(self._folder, result)
+                write_views(self._folder, each.name, each.table(result), each.figure(result))
+        except Exception:
+            self._failed(f"{each.name} at step {result.step} could not be stored; training goes on")
+        self._found(result)
+
+
+def _put_aside(file: Path, folder: Path) -> None:
+    """Move a file into a folder, beside what an earlier start has left there."""
+    folder.mkdir(exist_ok=True)
+    others = (f"{file.stem}.{number}{file.suffix}" for number in itertools.count(2))
+    names = itertools.chain([file.name], others)
+    file.replace(next(folder / name for name in names if not (folder / name).exists()))
+
+
+def _begun(file: Path) -> dict[str, Any]:
+    """Which experiments were begun, with what settings; if it cannot be read, none: begin again."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def experiment_metrics(result: Result, name: str) -> dict[str, float]:
+    """What trackers log of one result: `<name>_experiments/<experiment>/<key>`, and its seconds.
+
+    Args:
+        result: what was found.
+        name: what the names begin with.
+    """
+    prefix = f"{name}_experiments/{result.experiment}"
+    scalars = {f"{prefix}/{key}": value.value for key, value in result.estimates.items()}
+    return scalars | {f"{prefix}/seconds": result.seconds or 0.0}
+
+
+def _remove_folder(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _plain(settings: Mapping[str, Any]) -> Any:
+    """Settings as they come back from JSON."""
+    return json.loads(json.dumps(settings, default=str))

@@ -1,0 +1,305 @@
+"""Which base prompt a collapse leads to: what speaks for each, by its end and by its paths.
+
+The nearest base prompt is a poor guess while a collapse is under way: what is half-way looks
+central. So the answers are extrapolated along their own paths. In coordinates φ (the logarithm,
+the square root, or the probability itself) a collapse with shares g_p and limit t is
+
+    φ(q_p) = (1 − g_p) · φ(b_p) + g_p · t,
+
+a bilinear fit over all prompts: the common share starts as 1 − slope of φ(q) on φ(b) within each
+choice, then limit and shares are solved for in turn. The coordinates that leave the smallest
+residual are taken. With t held at a candidate instead, the residual says how well that candidate
+explains what is seen. A candidate's path may also be that of cross-entropy descent
+(`crystalmon.descent`), whichever leaves less. How this and the distance of the pooled answers are
+weighed is in `crystalmon.odds`. This is the construction of this project; it reduces to linear
+regression when all shares are equal, and to the pooled answers when the collapse is complete.
+
+Axes: P prompts, C choices. Divergences are in nats.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from crystalmon.metrics.answers import (
+    NOISE_FLOOR,
+    js_divergence,
+    mean_over_others,
+    order,
+    seed_distances,
+)
+from crystalmon.metrics.bootstrap import uniform_weights
+from crystalmon.phases.descent_path import fit_descent
+from crystalmon.phases.seed_odds import Evidence
+
+SMALLEST = 1e-6
+"""Probabilities below this are taken for this: their logarithm is no evidence."""
+SHARE_RANGE = (0.03, 1.03)
+"""A prompt's share of the way: below, nothing can be extrapolated; above, only noise."""
+SWEEPS = 3
+"""Rounds of solving for limit and shares in turn."""
+SHORTLIST = 12
+"""Candidates, by distance from the limit, whose own paths are fitted; and half as many by that of
+the pooled answers."""
+POWERS = (0.0, 0.5, 1.0)
+"""φ(x) = x^power, the logarithm for 0."""
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """A reference as a set of possible seeds.
+
+    Args:
+        b: [P, C] the base's answers.
+        between: [P, P] JS(b_p, b_k).
+        floors: [P] noise floor of each candidate: `NOISE_FLOOR` times its mean distance from the
+            others.
+        neighbours: [P] distance of each base prompt from its nearest other one.
+    """
+
+    b: np.ndarray = field(repr=False)
+    between: np.ndarray = field(repr=False)
+    floors: np.ndarray = field(repr=False)
+    neighbours: np.ndarray = field(repr=False)
+
+    @classmethod
+    def of(cls, b: np.ndarray) -> Candidates:
+        """From a reference [P, C]."""
+        count = len(b)
+        between = seed_distances(b, b)
+        apart = between + np.diag(np.full(count, np.inf))
+        neighbours = apart.min(axis=0) if count > 1 else np.zeros(1)
+        return cls(
+            b=b,
+            between=between,
+            floors=NOISE_FLOOR * mean_over_others(between),
+            neighbours=neighbours,
+        )
+
+    def twins(self, seed: int) -> np.ndarray:
+        """[P] mask of the base prompts within the seed's noise floor, itself among them."""
+        mask = self.between[seed] < self.floors[seed]
+        mask[seed] = True
+        return mask
+
+    def chance(self, distance: float) -> float:
+        """P-value of a nearest candidate at `distance`: how often base prompts are so near by.
+
+        (1 + #{k: neighbours_k ≤ distance}) / (P + 1), the share of base prompts whose own nearest
+        neighbour is no farther. It is at least 1 / (P + 1).
+        """
+        return float((1 + np.sum(self.neighbours <= distance)) / (len(self.b) + 1))
+
+
+@dataclass(frozen=True)
+class Limit:
+    """Where a collapse leads.
+
+    Args:
+        end: [C] the extrapolated end.
+        residual: mean over prompts of JS(answers, fitted answers).
+        power: of the coordinates that fitted best.
+        shares: [P] of the way that the prompts have gone.
+    """
+
+    end: np.ndarray = field(repr=False)
+    residual: float
+    power: float
+    shares: np.ndarray = field(repr=False)
+
+    @property
+    def share(self) -> float:
+        """Mean share of the way that the prompts have gone."""
+        return float(self.shares.mean())
+
+
+@dataclass(frozen=True)
+class SeedEstimate:
+    """The candidate that a collapse leads to, and how sure that is.
+
+    Args:
+        candidate: index into the base's prompts.
+        log_odds: that it is the seed, rather than that there is none; see `odds`.
+        distance: JS(limit, candidate).
+        floor: the candidate's noise floor.
+        contrast: how many times worse than it the best other candidate that is no twin explains
+            the answers, at most e⁶; below 1 that one explains them better, but the pooled answers
+            lie elsewhere.
+        excess, unexplained: of the candidate; see `odds.Evidence`.
+        pooled: [C] the answers pooled over prompts.
+        limit: what was extrapolated.
+    """
+
+    candidate: int
+    log_odds: float
+    distance: float
+    floor: float
+    contrast: float
+    excess: float
+    unexplained: float
+    pooled: np.ndarray = field(repr=False)
+    limit: Limit
+
+    @property
+    def probability(self) -> float:
+        """That there is a seed, by the fitted weights, if half of all collapses have one."""
+        return 1.0 / (1.0 + math.exp(-min(max(self.log_odds, -700.0), 700.0)))
+
+
+def estimate_seed(candidates: Candidates, q: np.ndarray) -> SeedEstimate:
+    """Extrapolate answers q [P, C] and compare where they lead with every candidate."""
+    listed, evidence, limit = gather(candidates, q)
+    best = evidence.best()
+    winner = int(listed[best])
+    rivals = ~candidates.twins(winner)[listed]
+    contrast, _ = evidence.contrasts(best, rivals)
+    return SeedEstimate(
+        candidate=winner,
+        log_odds=evidence.log_odds(best, rivals),
+        distance=float(evidence.ends[best]),
+        floor=float(candidates.floors[winner]),
+        contrast=math.exp(contrast),
+        excess=evidence.excess(best),
+        unexplained=min(evidence.unexplained(best), 1.0),
+        pooled=q.mean(axis=0),
+        limit=limit,
+    )
+
+
+def gather(candidates: Candidates, q: np.ndarray) -> tuple[np.ndarray, Evidence, Limit]:
+    """What speaks for each candidate that may be the seed of answers q [P, C].
+
+    Returns:
+        [K] the candidates, those nearest to the limit or to the pooled answers; the evidence of
+        each; and the limit.
+    """
+    b = candidates.b
+    limit, pooled = extrapolate(b, q), q.mean(axis=0)
+    ends, apart = js_divergence(limit.end, b), js_divergence(pooled, b)
+    by_end, by_pooled = np.argsort(ends, kind="stable"), np.argsort(apart, kind="stable")
+    listed = np.union1d(by_end[:SHORTLIST], by_pooled[: SHORTLIST // 2])
+    evidence = Evidence(
+        misfits=path_misfits(b, q, listed, limit.power).mean(axis=1),
+        pooled=apart[listed],
+        ends=ends[listed],
+        floors=candidates.floors[listed],
+        residual=limit.residual,
+        moved=float(js_divergence(q, b).mean()),
+        order=float(np.nan_to_num(order(q, b, uniform_weights(len(b))))),
+        choices=b.shape[1],
+    )
+    return listed, evidence, limit
+
+
+def mean_answers(history: np.ndarray) -> np.ndarray:
+    """[P, C] mean over probes of answers [S, P, C], taken in the logarithm."""
+    rows = np.exp(np.log(np.maximum(history, SMALLEST)).mean(axis=0))
+    return rows / rows.sum(axis=1, keepdims=True)
+
+
+def path_misfits(b: np.ndarray, q: np.ndarray, listed: np.ndarray, power: float) -> np.ndarray:
+    """[K, P] `candidate_misfits`, or those of descent to the candidate where it fits better."""
+    straight = candidate_misfits(b, q, listed, power)
+    descent = js_divergence(q, fit_descent(b, q, b[listed]))
+    better = descent.mean(axis=1) < straight.mean(axis=1)
+    return np.where(better[:, None], descent, straight)
+
+
+def candidate_misfits(b: np.ndarray, q: np.ndarray, listed: np.ndarray, power: float) -> np.ndarray:
+    """[K, P] JS(answers, answers fitted by a path of prompt p to candidate k), in nats.
+
+    Args:
+        b: [P, C] the base's answers.
+        q: [P, C] the answers now.
+        listed: [K] indices of the candidates.
+        power: of the coordinates.
+    """
+    weight = _choice_weights(b, q, power)
+    start, now = _coordinates(b, power, weight), _coordinates(q, power, weight)
+    ends = start[listed]
+    part = _solve_shares(start, now, ends, weight)[..., None]
+    return js_divergence(q, _probabilities((1 - part) * start + part * ends[:, None], power))
+
+
+def extrapolate(b: np.ndarray, q: np.ndarray, powers: Sequence[float] = POWERS) -> Limit:
+    """The common end of the paths from b [P, C] through q [P, C]; see the module's formula.
+
+    Args:
+        b: the base's answers.
+        q: the answers now.
+        powers: the coordinates to try.
+    """
+    fits = [_fit(b, q, power) for power in powers]
+    return min(fits, key=lambda fit: fit.residual)
+
+
+def _fit(b: np.ndarray, q: np.ndarray, power: float) -> Limit:
+    weight = _choice_weights(b, q, power)
+    start, now = _coordinates(b, power, weight), _coordinates(q, power, weight)
+    share = np.full(len(b), _common_share(start, now, weight))
+    end = _solve_limit(start, now, share)
+    for _ in range(SWEEPS):
+        share = _solve_shares(start, now, end, weight)
+        end = _solve_limit(start, now, share)
+    part = share[:, None]
+    fitted = _probabilities((1 - part) * start + part * end, power)
+    residual = float(js_divergence(q, fitted).mean())
+    return Limit(_probabilities(end, power), residual, power, share)
+
+
+def _choice_weights(b: np.ndarray, q: np.ndarray, power: float) -> np.ndarray:
+    """[C] weights of the choices, summing to 1: the logarithm of a rare one counts for little."""
+    if power:
+        return np.full(b.shape[1], 1.0 / b.shape[1])
+    weight = q.mean(axis=0) + b.mean(axis=0)
+    return weight / weight.sum()
+
+
+def _coordinates(rows: np.ndarray, power: float, weight: np.ndarray) -> np.ndarray:
+    if power:
+        return rows**power
+    logs = np.log(np.maximum(rows, SMALLEST))
+    return logs - (logs @ weight)[:, None]
+
+
+def _probabilities(rows: np.ndarray, power: float) -> np.ndarray:
+    """Back to the simplex; a limit may lie outside of it by noise."""
+    if power:
+        raw = np.maximum(rows, 0.0) ** (1.0 / power) + SMALLEST
+    else:
+        raw = np.exp(rows - rows.max(axis=-1, keepdims=True))
+    return raw / raw.sum(axis=-1, keepdims=True)
+
+
+def _common_share(start: np.ndarray, now: np.ndarray, weight: np.ndarray) -> float:
+    """1 − slope of `now` on `start` within choices."""
+    x, y = start - start.mean(axis=0), now - now.mean(axis=0)
+    spread = float(np.sum(weight * x * x))
+    slope = float(np.sum(weight * x * y)) / spread if spread > 0 else 0.0
+    return float(np.clip(1.0 - slope, *SHARE_RANGE))
+
+
+def _solve_limit(start: np.ndarray, now: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """[C] least squares for t given the shares."""
+    return share @ (now - (1 - share)[:, None] * start) / (share @ share)
+
+
+def _solve_shares(
+    start: np.ndarray, now: np.ndarray, end: np.ndarray, weight: np.ndarray
+) -> np.ndarray:
+    """[…, P] least squares for g given the limit [… , C], drawn towards the common share.
+
+    A prompt that starts near the limit says nothing about its own share.
+    """
+    way = end[..., None, :] - start
+    length = (way * way) @ weight
+    gone = (way * (now - start)) @ weight
+    common = gone.sum(axis=-1, keepdims=True) / np.maximum(
+        length.sum(axis=-1, keepdims=True), 1e-300
+    )
+    pull = 0.1 * length.mean(axis=-1, keepdims=True) + 1e-300
+    return np.clip((gone + pull * common) / (length + pull), *SHARE_RANGE)

@@ -1,0 +1,1 @@
+"""The report of a run that is still training: in the browser, or in the terminal."""

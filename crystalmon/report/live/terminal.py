@@ -1,0 +1,142 @@
+"""A running training in a terminal, for those on ssh."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from crystalmon.report.live.feed import News, RunFeed
+from crystalmon.report.palette import PHASE_COLOURS, PHASE_WORDS
+from crystalmon.runs.reader import Run
+from crystalmon.runs.records import Event, ProbeRecord
+from crystalmon.runs.wordings import TaskTexts, task_texts
+
+REFRESH_SECONDS = 1.0
+EVENTS_SHOWN = 6
+_CURVES = ("order", "crystallinity", "seed_mass", "free_energy", "coverage")
+_UNIT_CURVES = ("order", "crystallinity", "seed_mass", "coverage")
+_LEVELS = "▁▂▃▄▅▆▇█"
+_CURVE_WIDTH = 40
+
+
+def watch_terminal(feed: RunFeed, console: Console | None = None) -> None:
+    """Show a live view until Ctrl-C; in a pipe or file, the view once per new probe."""
+    console = console or Console()
+    try:
+        if console.is_terminal:
+            _show_live(feed, console)
+        else:
+            _print_each(feed, console)
+    except KeyboardInterrupt:
+        console.print("stopped watching; the training is not affected")
+
+
+def _show_live(feed: RunFeed, console: Console) -> None:
+    console.print("(Ctrl-C ends it)")
+    with Live(console=console, auto_refresh=False, vertical_overflow="ellipsis") as live:
+        shown = None
+        while True:
+            news = feed.news()
+            if news.mark != shown:
+                live.update(view(news), refresh=True)
+                shown = news.mark
+            time.sleep(REFRESH_SECONDS)
+
+
+def _print_each(feed: RunFeed, console: Console) -> None:
+    shown = None
+    while True:
+        news = feed.news()
+        # a probe's events are on file a moment after it: if they come late, they show once more
+        new = news.message, [(len(run.records), len(run.events)) for run in news.runs]
+        if new != shown:
+            console.print(view(news))
+            shown = new
+        time.sleep(REFRESH_SECONDS)
+
+
+def view(news: News) -> RenderableType:
+    """The last run of the news as text: phase, curves, tasks, events."""
+    parts: list[RenderableType] = [Text(news.message)] if news.message else []
+    if news.runs:
+        run = news.runs[-1]
+        if run.records:
+            texts, _ = task_texts([run])
+            parts += [
+                _head(run),
+                _curves(run),
+                _tasks(run.records[-1], texts),
+                _events(run.events),
+            ]
+        else:
+            parts.append(Text(f"{run.name} has no probe yet."))
+    return Group(*parts)
+
+
+def _phase(phase: str) -> Text:
+    return Text(phase, style=f"bold {PHASE_COLOURS[phase]}")
+
+
+def _head(run: Run) -> Text:
+    record = run.records[-1]
+    end = run.info.get("max_steps")
+    place = f"{run.name}  step {record.step}" + (f" of {end}" if end else "")
+    words = f"  {PHASE_WORDS[record.phase]}\n"
+    return Text.assemble((place, "bold"), "  ", _phase(record.phase), words)
+
+
+def _curves(run: Run) -> Table:
+    table = Table.grid(padding=(0, 2))
+    for key in _CURVES:
+        _, values = run.series(key)
+        if np.isfinite(values).any():
+            top = 1.0 if key in _UNIT_CURVES else float(np.nanmax(values))
+            line = Text(sparkline(values, top), style=PHASE_COLOURS["liquid"])
+            table.add_row(key.replace("_", " "), line, f"{values[-1]:.3f}")
+    return table
+
+
+def sparkline(values: np.ndarray, top: float, width: int = _CURVE_WIDTH) -> str:
+    """A curve in one line of text, from 0 to `top`; a blank where it is not finite.
+
+    Args:
+        values: [S] in time.
+        top: what the highest mark stands for.
+        width: at most so many marks, evenly picked, the last value among them.
+    """
+    picked = np.linspace(0, len(values) - 1, min(width, len(values))).round().astype(int)
+    scaled = np.clip(values[picked] / (top or 1.0), 0.0, 1.0)
+    marks = (len(_LEVELS) - 1) * scaled
+    return "".join(_LEVELS[round(float(m))] if np.isfinite(m) else " " for m in marks)
+
+
+def _tasks(record: ProbeRecord, texts: dict[str, TaskTexts]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name, side in (("task", "left"), ("phase", "left"), ("order", "right")):
+        table.add_column(name, justify=side)  # pyright: ignore[reportArgumentType]
+    table.add_column("leading answers", no_wrap=True, overflow="ellipsis")
+    for name, task in record.tasks.items():
+        ranked = sorted(
+            zip(task.q.mean(axis=0).tolist(), texts[name].choices, strict=True), reverse=True
+        )
+        top = ", ".join(f"{text} {share:.0%}" for share, text in ranked[:3] if np.isfinite(share))
+        order = task.metrics.get("order", np.nan)
+        shown = f"{order:.2f}" if np.isfinite(order) else "–"
+        table.add_row(Text(name), _phase(task.phase), shown, Text(top))
+    return table
+
+
+def _events(events: Sequence[Event]) -> Text:
+    text = Text("\n")
+    for event in events[-EVENTS_SHOWN:]:
+        place = "suite" if event.task is None else event.task
+        text.append(f"step {event.step} ", "dim")
+        text.append(f"{event.kind.replace('_', ' ')} ({place})  ")
+        text.append(f"{event.message}\n", "dim")
+    return text

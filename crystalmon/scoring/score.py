@@ -1,0 +1,160 @@
+"""Model + scoring plan → log-probabilities of the choices. Exact, and leaves no trace.
+
+Axes: P prompts, C choices, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from crystalmon.scoring.forward import Route, score_rows
+from crystalmon.scoring.isolation import undisturbed
+from crystalmon.scoring.plan import ScoringPlan
+from crystalmon.scoring.ranks import ONE, Ranks
+from crystalmon.scoring.route import choose_route
+
+Observer = Callable[[np.ndarray, Tensor, Tensor], Mapping[str, Tensor]]
+"""(prompt indices [b], log_p [b, V], first tokens of choices [b, V] bool) → [b, …] by key."""
+
+MAX_OBSERVED = {"cpu": 2**19}
+"""Log-probabilities that an observer gets at once, b · V, by device: several tables of so many
+float64 values are held at once, and a CPU is faster where they are near its caches."""
+DEFAULT_OBSERVED = 2**23
+"""The same on other devices, which want much to do at once."""
+
+MAX_GATHERED = 2**22
+"""Values that ranks send each other at once."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a model answers to a suite.
+
+    Args:
+        log_choice: per task [P, C], the log-probability that the completion is the choice.
+        observed: [N, …] values by key, one per prompt in suite order, from the observer.
+        batch_tokens: the padded tokens per forward pass that memory has held.
+    """
+
+    log_choice: tuple[np.ndarray, ...]
+    observed: Mapping[str, np.ndarray]
+    batch_tokens: int
+
+
+def score(
+    model: nn.Module,
+    plan: ScoringPlan,
+    observe: Observer | None = None,
+    *,
+    route: Route | None = None,
+    ranks: Ranks = ONE,
+    max_batch_tokens: int | None = None,
+    progress: Callable[[int], Any] | None = None,
+) -> Scores:
+    """Score a whole plan with one model.
+
+    Args:
+        model: a causal language model that returns logits; its mode, RNG states and
+            configuration are left as they were.
+        plan: what to score.
+        observe: called with the prompts' full next-token log-probabilities, a few at a time.
+        route: how to run it; found out by `forward.choose_route` if None.
+        ranks: the processes to split the prompts among; each of them gets the whole result.
+        max_batch_tokens: padded tokens per forward pass; chosen by device if None.
+        progress: called with the number of rows done after each batch.
+
+    Raises:
+        TypeError: if the model has no language-modelling head.
+        RankError: if another rank has failed.
+    """
+    route = route or choose_route(model, plan, ranks)
+    edge_log_p: dict[int, float] = {}
+    observed: dict[str, dict[int, np.ndarray]] = {}
+
+    def look(
+        observe: Observer, rows: np.ndarray, log_p: Tensor, position: Tensor, token: Tensor
+    ) -> None:
+        prompts = np.flatnonzero(rows < plan.num_prompts)
+        at_once = MAX_OBSERVED.get(log_p.device.type, DEFAULT_OBSERVED)
+        step = max(1, at_once // log_p.shape[1])
+        for part in (prompts[start : start + step] for start in range(0, len(prompts), step)):
+            keep = torch.from_numpy(part).to(log_p.device)
+            begins = _first_tokens(log_p.shape, position, token, keep)
+            for key, column in observe(rows[part], log_p[keep], begins).items():
+                found = zip(rows[part].tolist(), column.cpu().numpy(), strict=True)
+                observed.setdefault(key, {}).update(found)
+
+    def consume(rows: np.ndarray, log_p: Tensor) -> None:
+        edges, position, token = _edges_of(plan, rows, log_p.device)
+        values = log_p[position, token].double().cpu().numpy()
+        edge_log_p.update(zip(edges.tolist(), values.tolist(), strict=True))
+        if observe is not None:
+            look(observe, rows, log_p, position, token)
+        if progress is not None:
+            progress(len(rows))
+
+    with undisturbed(model):
+        fitted = score_rows(
+            model, plan, route, consume, ranks=ranks, max_batch_tokens=max_batch_tokens
+        )
+    edge_log_p = ranks.merge(edge_log_p, len(plan.edge_row))
+    # a rank that had no batch of its own has seen no key
+    for key in sorted(set().union(*ranks.gather([*observed]))):
+        found = observed.get(key, {})
+        largest = max(map(np.size, found.values()), default=1)
+        observed[key] = ranks.merge(found, max(1, MAX_GATHERED // max(1, largest)))
+    return Scores(
+        _add_up(plan, np.array([edge_log_p[edge] for edge in range(len(plan.edge_row))])),
+        {
+            key: np.stack([column[prompt] for prompt in range(plan.num_prompts)])
+            for key, column in observed.items()
+        },
+        fitted,
+    )
+
+
+def _first_tokens(shape: torch.Size, position: Tensor, token: Tensor, keep: Tensor) -> Tensor:
+    """[b, V] bool: the tokens that begin a choice, at the batch's positions to keep."""
+    place = torch.full((shape[0],), -1, device=keep.device)
+    place[keep] = torch.arange(len(keep), device=keep.device)
+    mine = place[position] >= 0
+    begins = torch.zeros((len(keep), shape[1]), dtype=torch.bool, device=keep.device)
+    begins[place[position[mine]], token[mine]] = True
+    return begins
+
+
+def _edges_of(
+    plan: ScoringPlan, rows: np.ndarray, device: torch.device
+) -> tuple[np.ndarray, Tensor, Tensor]:
+    """The edges read from these rows: their indices, each one's place in the batch, its token."""
+    place = np.full(len(plan.rows), -1)
+    place[rows] = np.arange(len(rows))
+    edges = np.flatnonzero(place[plan.edge_row] >= 0)
+    position = torch.from_numpy(place[plan.edge_row[edges]]).to(device)
+    return edges, position, torch.from_numpy(plan.edge_token[edges]).to(device)
+
+
+def _add_up(plan: ScoringPlan, edge_log_p: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Edges → per task [P, C] log-probability of each choice.
+
+    A path's log-probability is the sum of its edges'; a path keeps what its nested longer paths
+    do not take; a choice sums its paths.
+    """
+    reached = edge_log_p.copy()
+    for edge in np.flatnonzero(plan.edge_parent >= 0):
+        reached[edge] += reached[plan.edge_parent[edge]]
+    mass = np.exp(reached[plan.path_edge])
+    own = mass.copy()
+    np.subtract.at(own, plan.nested[:, 1], mass[plan.nested[:, 0]])
+    sizes = [prompts * choices for prompts, choices in plan.shapes]
+    cells = np.zeros(sum(sizes))
+    np.add.at(cells, plan.path_cell, np.maximum(own, 0.0))
+    with np.errstate(divide="ignore"):
+        tables = np.split(np.log(cells), np.cumsum(sizes)[:-1])
+    return tuple(table.reshape(shape) for table, shape in zip(tables, plan.shapes, strict=True))

@@ -1,0 +1,176 @@
+"""What a forward pass takes: the rows of a plan as sequences, alone or packed as trees, in batches.
+
+**tree**: prompts and the unfinished answers after them are packed into sequences that are prefix
+trees: each token sees only its ancestors (a 4-D attention mask and position ids), so that what
+rows have in common is computed once a pack, and little is padded. Prompts are packed in the order
+of their tokens, those that begin alike side by side; a prompt's rows are all in one pack.
+**rows**: every unfinished answer is a sequence of its own; it costs the prompt again each time and
+works with any causal model.
+
+Axes: B sequences of a batch, T tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from crystalmon.scoring.plan import ScoringPlan
+from crystalmon.scoring.trie import Trie
+
+Method = Literal["tree", "rows"]
+
+PACK_SIZES = (128, 256, 512, 1024)
+"""Tokens of a packed tree, among which `pack_size` chooses. A pack's mask is their square."""
+
+
+@dataclass(frozen=True)
+class TokenSequence:
+    """One sequence to run.
+
+    Args:
+        tokens: T token ids.
+        parents: T positions, the token before each one; −1 at a start. A chain for a row.
+        depths: T distances from the start: the position ids.
+        outputs: positions whose next-token distribution is needed.
+        rows: the plan's row at each of these positions.
+    """
+
+    tokens: tuple[int, ...]
+    parents: tuple[int, ...]
+    depths: tuple[int, ...]
+    outputs: tuple[int, ...]
+    rows: tuple[int, ...]
+
+
+def sequences_of(
+    plan: ScoringPlan,
+    method: Method,
+    rows: Iterable[int],
+    max_tokens: int,
+    max_outputs: int,
+) -> list[TokenSequence]:
+    """The sequences that score some rows of a plan.
+
+    Args:
+        plan: whose rows they are.
+        method: `tree` or `rows`.
+        rows: which ones; as trees, with each prompt all rows after it.
+        max_tokens, max_outputs: of a pack, unless a single prompt's tree is larger.
+    """
+    if method == "rows":
+        return [_chain(plan, row) for row in rows]
+    return list(_packs(plan, rows, max_tokens, max_outputs))
+
+
+def pack_size(plan: ScoringPlan, width: int, context: int | None = None) -> int:
+    """The size of packs, of `PACK_SIZES`, at which a plan costs least.
+
+    Small packs compute more often what they have in common, in large ones attention weighs more:
+    of T tokens it costs T / (6 · width) of all else in a layer of a transformer, whose matrices
+    hold 12 · width² weights.
+
+    Args:
+        plan: what to score.
+        width: the model's hidden size.
+        context: positions that the model has, if it says; no pack is longer.
+    """
+    sizes = [size for size in PACK_SIZES if context is None or size <= context]
+
+    def cost(size: int) -> float:
+        packs = sequences_of(plan, "tree", range(len(plan.rows)), size, size)
+        lengths = np.array([len(pack.tokens) for pack in packs])
+        return float(np.sum(lengths * (1 + lengths / (6 * width))))
+
+    return min(sizes, key=cost, default=PACK_SIZES[0] if context is None else context)
+
+
+def batches_of(
+    sequences: Sequence[TokenSequence], max_tokens: int, max_outputs: int
+) -> Iterator[list[TokenSequence]]:
+    """Longest first, at most so many padded tokens and so many needed positions each.
+
+    A sequence that is larger than that on its own is a batch of its own.
+    """
+    batch: list[TokenSequence] = []
+    outputs = 0
+    for sequence in sorted(sequences, key=lambda s: -len(s.tokens)):
+        full = batch and (
+            (len(batch) + 1) * len(batch[0].tokens) > max_tokens
+            or outputs + len(sequence.outputs) > max_outputs
+        )
+        if full:
+            yield batch
+            batch, outputs = [], 0
+        batch.append(sequence)
+        outputs += len(sequence.outputs)
+    if batch:
+        yield batch
+
+
+def padded(batch: Sequence[TokenSequence]) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids and position ids, [B, T] each, padded on the right with each one's last value.
+
+    No causal model sees what lies to the right, and with no padding token in sight rows need no
+    mask, which keeps the model's fastest attention.
+    """
+    width = max(len(sequence.tokens) for sequence in batch)
+    tokens = np.array([_pad(sequence.tokens, width) for sequence in batch])
+    return tokens, np.array([_pad(sequence.depths, width) for sequence in batch])
+
+
+def ancestors(batch: Sequence[TokenSequence]) -> np.ndarray:
+    """[B, T, T] bool: which tokens each token sees, its ancestors and itself."""
+    width = max(len(sequence.tokens) for sequence in batch)
+    allowed = np.broadcast_to(np.eye(width, dtype=bool), (len(batch), width, width)).copy()
+    for table, sequence in zip(allowed, batch, strict=True):
+        for position, parent in enumerate(sequence.parents):
+            if parent >= 0:
+                table[position] |= table[parent]
+    return allowed
+
+
+def _chain(plan: ScoringPlan, row: int) -> TokenSequence:
+    tokens = plan.rows[row]
+    length = len(tokens)
+    return TokenSequence(
+        tokens, tuple(range(-1, length - 1)), tuple(range(length)), (length - 1,), (row,)
+    )
+
+
+def _packs(
+    plan: ScoringPlan, rows: Iterable[int], max_tokens: int, max_outputs: int
+) -> Iterator[TokenSequence]:
+    """Trees of as many prompts as fit, prompts that begin alike side by side."""
+    members: dict[int, list[int]] = {}
+    for row in sorted(rows):  # a prompt comes before the rows after it
+        members.setdefault(int(plan.row_prompt[row]), []).append(row)
+    trie, place = Trie(), dict[int, int]()
+    for prompt in sorted(members, key=lambda prompt: plan.rows[prompt]):
+        own = members[prompt]
+        tokens = len(trie) + trie.missing(plan.rows[prompt]) + len(own) - 1
+        if place and (tokens > max_tokens or len(place) + len(own) > max_outputs):
+            yield _packed(trie, place)
+            trie, place = Trie(), {}
+        place[prompt] = trie.add(plan.rows[prompt])
+        for row in own[1:]:
+            place[row] = trie.add(plan.rows[row][-1:], after=place[int(plan.row_parent[row])])
+    if place:
+        yield _packed(trie, place)
+
+
+def _packed(trie: Trie, place: dict[int, int]) -> TokenSequence:
+    return TokenSequence(
+        tuple(trie.tokens),
+        tuple(trie.parents),
+        tuple(trie.depths),
+        tuple(place.values()),
+        tuple(place),
+    )
+
+
+def _pad(values: tuple[int, ...], length: int) -> tuple[int, ...]:
+    return values + values[-1:] * (length - len(values))

@@ -1,0 +1,1 @@
+"""Tasks, choices, prompts: parsed, validated, hashed; and the bundled YAML files."""

@@ -1,0 +1,296 @@
+"""Suites of random tasks: parse, validate, hash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+SUITES_DIR = Path(__file__).parent
+
+
+class SuiteError(ValueError):
+    """A suite that cannot be used; the message names the file and the place."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One allowed answer and the surface forms that count as it.
+
+    Args:
+        text: the answer's name, unique within its task.
+        forms: the strings that a completion may begin with; by default the text itself
+            and the text after one space.
+    """
+
+    text: str
+    forms: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_text("choice", self.text)
+        _check_tuple(f"forms of choice {self.text!r}", self.forms)
+        if not self.forms:
+            object.__setattr__(self, "forms", (self.text, f" {self.text}"))
+        for form in self.forms:
+            if not isinstance(form, str) or not form.strip():
+                raise SuiteError(
+                    f"a form of choice {self.text!r} must be a non-blank string, got {form!r}. "
+                    "Quote it in the YAML file."
+                )
+        check_unique(f"forms of choice {self.text!r}", self.forms, SuiteError)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A closed set of choices and the prompts that ask for one of them at random.
+
+    Args:
+        name: unique within the suite.
+        prompts: P texts, each continued as it stands.
+        choices: C answers, C >= 2.
+    """
+
+    name: str
+    prompts: tuple[str, ...]
+    choices: tuple[Choice, ...]
+
+    def __post_init__(self) -> None:
+        _check_text("task name", self.name)
+        _check_tuple(f"task {self.name!r}: prompts", self.prompts)
+        _check_tuple(f"task {self.name!r}: choices", self.choices)
+        if not self.prompts:
+            raise SuiteError(f"task {self.name!r}: prompts must not be empty. Add at least one.")
+        for prompt in self.prompts:
+            _check_text(f"task {self.name!r}: prompt", prompt)
+        check_unique(f"task {self.name!r}: prompts", self.prompts, SuiteError)
+        if len(self.choices) < 2:
+            raise SuiteError(
+                f"task {self.name!r}: choices must be at least 2, got {len(self.choices)}. "
+                "A single choice has no distribution to watch."
+            )
+        check_unique(f"task {self.name!r}: choices", (c.text for c in self.choices), SuiteError)
+        owner: dict[str, str] = {}
+        for choice in self.choices:
+            for form in choice.forms:
+                if form in owner:
+                    raise SuiteError(
+                        f"task {self.name!r}: form {form!r} is shared by choices {owner[form]!r} "
+                        f"and {choice.text!r}. Give it to one of them."
+                    )
+                owner[form] = choice.text
+
+    @property
+    def choice_texts(self) -> tuple[str, ...]:
+        """The C choice names, in order."""
+        return tuple(choice.text for choice in self.choices)
+
+
+@dataclass(frozen=True)
+class TaskSuite:
+    """A named set of tasks.
+
+    Args:
+        name: the suite's name.
+        tasks: at least one task, names unique.
+    """
+
+    name: str
+    tasks: tuple[Task, ...]
+
+    def __post_init__(self) -> None:
+        _check_text("suite name", self.name)
+        _check_tuple(f"suite {self.name!r}: tasks", self.tasks)
+        if not self.tasks:
+            raise SuiteError(f"suite {self.name!r}: tasks must not be empty. Add at least one.")
+        check_unique(
+            f"suite {self.name!r}: task names", (task.name for task in self.tasks), SuiteError
+        )
+
+    def __iter__(self) -> Iterator[Task]:
+        return iter(self.tasks)
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    def __getitem__(self, name: str) -> Task:
+        for task in self.tasks:
+            if task.name == name:
+                return task
+        raise KeyError(f"suite {self.name!r} has no task {name!r}")
+
+    @property
+    def num_prompts(self) -> int:
+        """The number of prompts over all tasks."""
+        return sum(len(task.prompts) for task in self.tasks)
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 over names, prompts, choices and forms, in order; 16 hex digits."""
+        content = [
+            [t.name, list(t.prompts), [[c.text, list(c.forms)] for c in t.choices]]
+            for t in self.tasks
+        ]
+        text = json.dumps([self.name, content], ensure_ascii=False, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def list_suites() -> list[str]:
+    """The names of the bundled suites."""
+    return sorted(path.stem for path in SUITES_DIR.glob("*.yaml"))
+
+
+def load_suite(name_or_path: str | Path | TaskSuite) -> TaskSuite:
+    """Load a bundled suite by name, or any suite from a YAML file.
+
+    Args:
+        name_or_path: a name from `list_suites()` or a path to a YAML file with the keys
+            `name` and `tasks` (`{name, prompts: [str], choices: [str or {text, forms}]}`).
+            A `TaskSuite` is returned as it is.
+
+    Raises:
+        FileNotFoundError: if there is no such suite or file.
+        SuiteError: if the file is faulty; the message names the file and the place.
+    """
+    if isinstance(name_or_path, TaskSuite):
+        return name_or_path
+    if not isinstance(name_or_path, str | Path):
+        raise TypeError(
+            f"suite must be a name, a path or a TaskSuite, got {type(name_or_path).__name__}."
+        )
+    path = SUITES_DIR / f"{name_or_path}.yaml"
+    if str(name_or_path) not in list_suites():
+        path = Path(name_or_path)
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"suite {str(name_or_path)!r} is neither a bundled suite "
+                f"({', '.join(list_suites())}) nor a file. Check the name or the path."
+            )
+    try:
+        return _parse_suite(_read_yaml(path))
+    except SuiteError as error:
+        raise SuiteError(f"{path}: {error}") from error
+
+
+def _read_yaml(path: Path) -> Any:
+    """PyYAML raises far more than its own error on a malformed value; all of it is the file's."""
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), _UniqueKeyLoader)
+    except SuiteError:
+        raise
+    except UnicodeDecodeError as error:
+        raise SuiteError(f"must be UTF-8 text: {error}") from error
+    except (yaml.YAMLError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise SuiteError(f"not valid YAML: {_one_line(error)}") from error
+
+
+def _parse_suite(data: Any) -> TaskSuite:
+    _check_keys("the suite", data, required={"name", "tasks"})
+    tasks = _check_list("tasks", data["tasks"])
+    return TaskSuite(
+        name=data["name"], tasks=tuple(_parse_task(task, i) for i, task in enumerate(tasks))
+    )
+
+
+def _parse_task(data: Any, index: int) -> Task:
+    _check_keys(f"tasks[{index}]", data, required={"name", "prompts", "choices"})
+    _check_text(f"tasks[{index}]: task name", data["name"])
+    place = f"task {data['name']!r}"
+    return Task(
+        name=data["name"],
+        prompts=tuple(_check_list(f"{place}: prompts", data["prompts"])),
+        choices=tuple(
+            _parse_choice(choice, f"{place}: choices[{i}]")
+            for i, choice in enumerate(_check_list(f"{place}: choices", data["choices"]))
+        ),
+    )
+
+
+def _parse_choice(data: Any, place: str) -> Choice:
+    if isinstance(data, Mapping):
+        _check_keys(place, data, required={"text", "forms"})
+        text, forms = data["text"], tuple(_check_list(f"{place}: forms", data["forms"]))
+    elif isinstance(data, str):
+        text, forms = data, ()
+    else:
+        raise SuiteError(
+            f"{place} must be a string or {{text, forms}}, got {data!r}. "
+            "Quote it: YAML reads bare 7, yes and on as other types."
+        )
+    try:
+        return Choice(text=text, forms=forms)
+    except SuiteError as error:
+        raise SuiteError(f"{place}: {error}") from error
+
+
+def _check_keys(place: str, data: Any, required: set[str]) -> None:
+    if not isinstance(data, Mapping):
+        raise SuiteError(f"{place} must be a mapping, got {type(data).__name__}.")
+    if unknown := [str(key) for key in data if key not in required]:
+        raise SuiteError(
+            f"{place}: unknown key {unknown[0]!r}. Allowed: {', '.join(sorted(required))}."
+        )
+    if missing := sorted(required - set(data)):
+        raise SuiteError(f"{place}: key {missing[0]!r} is missing. Add it.")
+
+
+def _check_list(place: str, data: Any) -> list[Any]:
+    if not isinstance(data, list):
+        raise SuiteError(f"{place} must be a list, got {type(data).__name__}.")
+    if not data:
+        raise SuiteError(f"{place} must not be empty. Add at least one entry.")
+    return data
+
+
+def _check_text(what: str, value: Any) -> None:
+    if not isinstance(value, str) or not value.strip():
+        raise SuiteError(f"{what} must be a non-blank string, got {value!r}. Quote or fill it.")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise SuiteError(f"{what} must be Unicode text, got {value!r}. Write the character itself.")
+
+
+def _check_tuple(what: str, value: Any) -> None:
+    if not isinstance(value, tuple):
+        raise TypeError(f"{what} must be a tuple, got {type(value).__name__}.")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """PyYAML keeps the last of two equal keys in silence; a suite must not lose one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            line = key_node.start_mark.line + 1
+            if not isinstance(key, str):
+                raise SuiteError(f"line {line}: key must be a string, got {key!r}. Quote it.")
+            if key in keys:
+                raise SuiteError(f"line {line}: key {key!r} appears twice. Remove one.")
+            keys.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def check_unique(what: str, values: Iterable[str], error: type[ValueError]) -> None:
+    """Refuse a value that comes twice.
+
+    Args:
+        what: the values, as the subject of a sentence.
+        values: in any order.
+        error: to raise.
+
+    Raises:
+        ValueError: of the kind given, naming the first that repeats.
+    """
+    seen: set[str] = set()
+    for value in values:
+        if value in seen:
+            raise error(f"{what} must be unique, got {value!r} twice. Remove or rename one.")
+        seen.add(value)

@@ -1,0 +1,1 @@
+"""W&B, TensorBoard, Trackio and others: one file a tracker, behind one base class."""
