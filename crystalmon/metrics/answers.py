@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from crystalmon.metrics.bootstrap import uniform_weights
+from crystalmon.metrics.catalogue import DISSIMILARITY_WINDOWS
 
 SUPPORT_MASS = 0.9
 """Share of the seed's mass that its support must hold."""
@@ -33,9 +34,6 @@ SCARCE = 0.05
 
 RESOLUTION = 1e-12
 """Below this a reference's liquidity or distance, in nats, is rounding error."""
-
-DISSIMILARITY_WINDOWS = (1, 2, 4)
-"""Window lengths, in probes, of the `dissimilarity_<length>` metrics."""
 
 
 def entropy(q: np.ndarray) -> np.ndarray:

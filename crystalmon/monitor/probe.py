@@ -24,6 +24,7 @@ from crystalmon.metrics.answers import (
     measure_task,
 )
 from crystalmon.metrics.bootstrap import bootstrap_interval, bootstrap_weights
+from crystalmon.metrics.catalogue import BY_KEY
 from crystalmon.metrics.vocabulary import OWN_OBSERVABLES, vocabulary_observables
 from crystalmon.monitor.base_model import find_base, make_base
 from crystalmon.phases import PhaseState, SuiteDetector
@@ -40,8 +41,6 @@ from crystalmon.suites.tasks import TaskSuite, load_suite
 logger = logging.getLogger(__name__)
 
 BOOTSTRAP_REPLICATES = 200
-NUCLEATION_METRICS = ("order", "crystallinity", "crystal_fraction", "susceptibility")
-"""Suite-level means of these leave out tasks whose reference was already ordered."""
 
 
 class Monitor:
@@ -324,7 +323,7 @@ class Monitor:
         ci: dict[str, tuple[float, float]] = {}
         taking_part = self.detector.taking_part
         for key in next(iter(measured.values())).replicates:
-            names = taking_part if key in NUCLEATION_METRICS else list(measured)
+            names = taking_part if BY_KEY[key].nucleation else list(measured)
             if names:
                 metrics[key] = float(np.mean([measured[name].metrics[key] for name in names]))
                 replicates = np.mean([measured[name].replicates[key] for name in names], axis=0)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from crystalmon.runs.files import (explained,)
+from crystalmon.runs.files import explained
 
 
 @contextlib.contextmanager

@@ -13,13 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from crystalmon.runs.notebook import (number, table_html,)
+from crystalmon.metrics.catalogue import BRIEF, PHASES
+from crystalmon.runs.notebook import number, table_html
 
 SCHEMA_VERSION = 1
-
-PHASES = ("liquid", "nucleating", "crystallized", "settling", "melting", "ordered")
-"""The phases of a task and of a suite; a tracker logs the index. `ordered` is a task whose
-reference had too little liquidity to lose, and which takes no part in nucleation."""
 
 EVENT_KINDS = (
     "nucleation_onset",
@@ -35,9 +32,6 @@ EVENT_KINDS = (
 
 SUITE_EVENT_KINDS = ("nucleation_onset", "nucleation_complete", "melting")
 """The kinds that the suite raises too; the others come from single tasks only."""
-
-SHOWN_METRICS = ("order", "crystallinity", "seed_mass", "liquidity", "free_energy", "coverage")
-"""The metrics that a short view shows."""
 
 Interval = tuple[float, float]
 
@@ -136,13 +130,13 @@ class ProbeRecord:
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the tasks' phases and main metrics."""
-        keys = [key for key in SHOWN_METRICS if key in self.metrics]
+        shown = [metric for metric in BRIEF if metric.key in self.metrics]
         rows = [
-            [name, task.phase, *(number(task.metrics.get(key)) for key in keys)]
+            [name, task.phase, *(number(task.metrics.get(metric.key)) for metric in shown)]
             for name, task in self.tasks.items()
         ]
-        rows.append(["suite", self.phase, *(number(self.metrics[key]) for key in keys)])
-        head = ["task", "phase", *(key.replace("_", " ") for key in keys)]
+        rows.append(["suite", self.phase, *(number(self.metrics[each.key]) for each in shown)])
+        head = ["task", "phase", *(metric.label for metric in shown)]
         return table_html(f"step {self.step}: {self.phase}", head, rows)
 
     def to_json(self) -> dict[str, Any]:

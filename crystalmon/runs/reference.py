@@ -7,40 +7,25 @@ The report and the replay need nothing else of it. A safetensors file is the len
 
 from __future__ import annotations
 
-import json
-import struct
-from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import Any, BinaryIO
-
-import numpy as np
-
-from crystalmon.metrics.answers import (answer_distributions,)
-from crystalmon.runs.names import (CHOICE_PREFIX, REFERENCE_FOLDER, TENSOR_FILE,)
-import contextlib
-import gc
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
-from crystalmon.scoring.forward import (Route,)
-from crystalmon.scoring.isolation import (same_random_states,)
-from crystalmon.scoring.models import (load_model, whole_models,)
-from crystalmon.runs.names import (CHOICE_PREFIX, DEFAULT_NAME, REFERENCE_FOLDER, TENSOR_FILE,)
-from crystalmon.scoring.ranks import (ONE, Ranks,)
-from crystalmon.scoring.score import (Observer, Scores, score,)
-from crystalmon.suites.tasks import (TaskSuite,)
-from crystalmon.scoring.plan import (ScoringPlan, build_plan,)
-from crystalmon.scoring.models import vocabulary_size, model_name
+from torch import Tensor
+
+from crystalmon.metrics.answers import answer_distributions
+from crystalmon.runs.names import CHOICE_PREFIX, DEFAULT_NAME, REFERENCE_FOLDER, TENSOR_FILE
+from crystalmon.suites.tasks import TaskSuite
 
 _DTYPES = {"F64": "<f8", "F32": "<f4"}
 

@@ -5,22 +5,15 @@ Plain data: reading a result needs neither torch nor the model.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
-
-from crystalmon.runs.records import (json_value, number_value,)
-import hashlib
-import json
-import os
-import re
-from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from tqdm.auto import tqdm
-from crystalmon.runs.records import (json_value, number_value,)
-from crystalmon.runs.files import (explained, write_whole,)
+
+from crystalmon.runs.files import explained, write_whole
+from crystalmon.runs.records import json_value, number_value
 
 RESULT_SCHEMA = 1
 

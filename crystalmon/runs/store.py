@@ -13,28 +13,24 @@ do not count.
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import json
-import os
-import uuid
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import numpy as np
-
-from crystalmon.runs.names import (DEFAULT_NAME, REFERENCE_FOLDER,)
-from crystalmon.runs.records import (SCHEMA_VERSION, SHOWN_METRICS, Event, ProbeRecord, json_value, number_value,)
-from crystalmon.runs.notebook import (curve_svg, number, table_html,)
-from crystalmon.runs.files import _append, write_whole, explained, _dumps, _as_line
-from crystalmon.runs.files import RUN_FILE, RECORDS_FILE, EVENTS_FILE, RESUME_KEY, FRESH_START
-
-
-
-
+from crystalmon.runs.files import (
+    EVENTS_FILE,
+    FRESH_START,
+    RECORDS_FILE,
+    RESUME_KEY,
+    RUN_FILE,
+    _append,
+    _as_line,
+    _dumps,
+    explained,
+    write_whole,
+)
+from crystalmon.runs.names import REFERENCE_FOLDER
+from crystalmon.runs.records import SCHEMA_VERSION, Event, ProbeRecord
 
 
 class RunStore:
@@ -133,33 +129,3 @@ def write_info(folder: Path, info: Mapping[str, Any]) -> None:
     text = _dumps({**info, "schema_version": SCHEMA_VERSION}, indent=2)
     with explained(folder, "be written to"):
         write_whole(folder / RUN_FILE, text.encode() + b"\n")
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-

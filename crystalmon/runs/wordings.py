@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from crystalmon.runs.reader import (Run,)
-from crystalmon.suites.tasks import (TaskSuite, load_suite,)
+from crystalmon.runs.reader import Run
+from crystalmon.suites.tasks import TaskSuite, load_suite
 
 
 @dataclass(frozen=True)

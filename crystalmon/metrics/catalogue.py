@@ -1,0 +1,202 @@
+"""The one list of what is measured. To add a metric: its formula, a row here, a row in `README.md`.
+
+Records, trackers, the terminal, the page and the docs read this list; none has one of its own.
+`README.md` beside this file defines every quantity and says where it comes from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+PHASES = ("liquid", "nucleating", "crystallized", "settling", "melting", "ordered")
+"""The phases of a task and of a suite; a tracker logs the index. `ordered` is a task whose base had
+too little liquidity to lose. It takes no part in nucleation."""
+
+Panel = tuple[str, str]
+"""A dashboard's section, and the title of one panel in it."""
+
+CRYSTALLIZATION, DISTANCE, COST = "Crystallization", "Distance from the base", "Cost of probing"
+_ALIKE = (CRYSTALLIZATION, "Do the wordings still answer differently?")
+_PHASE = (CRYSTALLIZATION, f"Phase: {', '.join(f'{i} {name}' for i, name in enumerate(PHASES))}")
+_VARIETY = (CRYSTALLIZATION, "Variety between wordings (nats)")
+_TASKS = (CRYSTALLIZATION, "Tasks in each phase (ordered: the base already answered alike)")
+_KL = (DISTANCE, "KL from the base and its parts (nats)")
+_COVERAGE = (DISTANCE, "Probability on listed answers")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One measured quantity.
+
+    Args:
+        key: its name in records and trackers.
+        label: its name for people.
+        unit: `nats`, `s`, or nothing.
+        level: `task` and `suite`: recorded for that one alone; `both`: for each task, and for the
+            suite as the mean over tasks.
+        better: the direction in which nothing is lost, if there is one; dashboards keep the worst
+            value.
+        panel: where a dashboard shows the suite's value; None for no panel.
+        summary: how to read it, in one line.
+        formula: its definition, in the notation of `README.md`.
+        brief: shown also where there is room for a few metrics only.
+        nucleation: the suite's mean leaves out tasks whose base is ordered.
+    """
+
+    key: str
+    label: str
+    unit: Literal["", "nats", "s"]
+    level: Literal["task", "suite", "both"]
+    better: Literal["higher", "lower"] | None
+    panel: Panel | None
+    summary: str
+    formula: str
+    brief: bool = False
+    nucleation: bool = False
+
+
+METRICS: tuple[Metric, ...] = (
+    Metric(
+        "order", "order", "", "both", "lower", _ALIKE,
+        "0: the wordings answer as differently as in the base; 1: all answer alike",
+        "1 − liquidity(q) / liquidity(b)",
+        brief=True, nucleation=True,
+    ),
+    Metric(
+        "crystallinity", "crystallinity", "", "both", "lower", _ALIKE,
+        "how near all wordings have come to the seed's answers: 0 as far as in the base, 1 there",
+        "1 − seed_jsd / (the same of the base)",
+        brief=True, nucleation=True,
+    ),
+    Metric(
+        "seed_mass", "seed mass", "", "both", "higher", _ALIKE,
+        "probability on the answers that the seed gives; falling: answers leave the seed's support",
+        "mean_p Σ_{c∈S} q_pc, S the smallest set of choices that holds 90% of b_k",
+        brief=True,
+    ),
+    Metric(
+        "phase", "phase", "", "both", None, _PHASE,
+        "the index of the phase that the suite, or the task, is in",
+        "see phases/",
+    ),
+    Metric(
+        "liquidity", "liquidity", "nats", "both", "higher", _VARIETY,
+        "how many different answer distributions can be prompted out of the model",
+        "H(mean_p q_p) − mean_p H(q_p)",
+        brief=True,
+    ),
+    Metric(
+        "entropy", "entropy", "nats", "both", "higher", _VARIETY,
+        "how random the answer to one wording is",
+        "mean_p H(q_p)",
+    ),
+    *(
+        Metric(
+            f"tasks_{phase}", f"{phase} tasks", "", "suite", None,
+            None if phase in ("settling", "melting") else _TASKS,
+            f"how many tasks are {phase}",
+            f"number of tasks whose phase is {phase}",
+        )
+        for phase in PHASES
+    ),
+    Metric(
+        "free_energy", "free energy", "nats", "both", "lower", _KL,
+        "KL from the base over the whole vocabulary: how far the model has drifted",
+        "mean_p KL(π_p ‖ π⁰_p)",
+        brief=True,
+    ),
+    Metric(
+        "free_energy_choice", "free energy, choice", "nats", "both", None, _KL,
+        "the part of the KL that lies within the tokens that begin a listed answer",
+        "mean_p P(A) · KL(π_p(·|A) ‖ π⁰_p(·|A)), A the tokens that begin a choice",
+    ),
+    Metric(
+        "free_energy_format", "free energy, format", "nats", "both", None, _KL,
+        "the rest of the KL: formatting, and whether a listed answer is given at all",
+        "free_energy − free_energy_choice",
+    ),
+    Metric(
+        "coverage", "coverage", "", "both", "higher", _COVERAGE,
+        "total probability of the listed answers; low: phases and seeds say little",
+        "mean_p Σ_c P(choice c | prompt p)",
+        brief=True,
+    ),
+    Metric(
+        "entropy_mixture", "pooled entropy", "nats", "both", "higher", None,
+        "how varied the answers are over all wordings together",
+        "H(mean_p q_p)",
+    ),
+    Metric(
+        "seed", "seed", "", "task", None, None,
+        "the base wording whose answers are winning, as its index",
+        "the k held by the detector, else argmin_k seed_jsd",
+    ),
+    Metric(
+        "seed_jsd", "distance to the seed", "nats", "both", None, None,
+        "distance of the other wordings' answers from the seed's",
+        "mean_{p≠k} JS(q_p, b_k)",
+    ),
+    Metric(
+        "seed_mse", "MSE to the seed", "", "both", None, None,
+        "the same as a mean squared difference: the paper's MSE, by this project's definition",
+        "mean_{p≠k} mean_c (q_pc − b_kc)²",
+    ),
+    Metric(
+        "crystal_fraction", "crystal fraction", "", "both", None, None,
+        "share of wordings that already answer like the seed",
+        "share of p with JS(q_p, b_k) < 0.1 · mean_{p≠k} JS(b_p, b_k)",
+        nucleation=True,
+    ),
+    Metric(
+        "susceptibility", "susceptibility", "", "both", None, None,
+        "peaks while the wordings disagree on whether they have collapsed",
+        "P · Var_p(x_p), x_p = 1 − JS(q_p, b_k) / mean_{r≠k} JS(b_r, b_k)",
+        nucleation=True,
+    ),
+    Metric(
+        "compliance_entropy", "vocabulary entropy", "nats", "both", None, None,
+        "how uncertain the next token is, over the whole vocabulary: the essay's S",
+        "mean_p H(π_p)",
+    ),
+    Metric(
+        "heat_capacity", "heat capacity", "", "both", None, None,
+        "how strongly the entropy reacts to the temperature: the essay's C",
+        "mean_p Var_{v ~ π_p}(log π_pv)",
+    ),
+    *(
+        Metric(
+            f"dissimilarity_{length}", f"change over {length} probes", "", "both", None, None,
+            f"change of the answers from the {length} probes before to the last {length}",
+            "mean_p ½ Σ_c (l_pc − r_pc)² / (l_pc + r_pc), l and r the windows' means",
+        )
+        for length in (1, 2, 4)
+    ),
+    Metric(
+        "probe_seconds", "seconds per probe", "s", "suite", "lower", (COST, "Seconds per probe"),
+        "wall time that the probe took",
+        "clock",
+    ),
+    Metric(
+        "probe_share", "share of the time", "", "suite", "lower", (COST, "Share of the run's time"),
+        "share of the run's wall time spent on probing so far",
+        "time of base and probes / time since training began",
+    ),
+)  # fmt: skip
+
+BY_KEY = {metric.key: metric for metric in METRICS}
+BRIEF = tuple(metric for metric in METRICS if metric.brief)
+DISSIMILARITY_WINDOWS = tuple(
+    int(key.rpartition("_")[2]) for key in BY_KEY if key.startswith("dissimilarity_")
+)
+"""Window lengths, in probes, of the metrics `dissimilarity_<length>`."""
+
+
+def panels() -> dict[str, dict[str, list[Metric]]]:
+    """By section, by panel: the metrics on it. All in the order in which they are looked at."""
+    found: dict[str, dict[str, list[Metric]]] = {}
+    for metric in METRICS:
+        if metric.panel is not None:
+            section, title = metric.panel
+            found.setdefault(section, {}).setdefault(title, []).append(metric)
+    return found

@@ -1,0 +1,104 @@
+"""files."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from crystalmon.runs.records import json_value
+
+
+class RunFolderError(OSError):
+    """The run folder cannot be written; the message names it, the cause and what to do."""
+
+
+def _dumps(data: Mapping[str, Any], indent: int | None = None) -> str:
+    return json.dumps(json_value(data), allow_nan=False, ensure_ascii=False, indent=indent)
+
+
+def _as_line(data: Mapping[str, Any]) -> bytes:
+    return _dumps(data).encode() + b"\n"
+
+
+def _append(file: Path, block: bytes) -> None:
+    """Append whole lines and sync them; on an error, take back what had been written."""
+    with file.open("a+b", buffering=0) as handle:
+        size = handle.seek(0, os.SEEK_END)
+        if size > 0 and block:
+            handle.seek(size - 1)
+            block = block if handle.read(1) == b"\n" else b"\n" + block
+        try:
+            _write_all(handle.fileno(), block)
+            os.fsync(handle.fileno())
+        except OSError:
+            with contextlib.suppress(OSError):
+                handle.truncate(size)
+            raise
+
+
+def _write_all(descriptor: int, block: bytes) -> None:
+    """Write every byte: unbuffered, a nearly full disk takes only a part at a time."""
+    view = memoryview(block)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def write_whole(file: Path, content: bytes, *, keep: bool = True) -> None:
+    """Write a file whole or not at all: under another name, synced, then moved (or removed)."""
+    part = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
+    try:
+        with part.open("xb", buffering=0) as handle:
+            _write_all(handle.fileno(), content)
+            os.fsync(handle.fileno())
+        if keep:
+            os.replace(part, file)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+_ADVICE = {
+    errno.ENOSPC: "Free some disk space, or choose another output_dir",
+    errno.EDQUOT: "Free some of your disk quota, or choose another output_dir",
+    errno.EACCES: "Make it writable, or choose another output_dir",
+    errno.EPERM: "Make it writable, or choose another output_dir",
+    errno.EROFS: "Choose an output_dir on a writable file system",
+    errno.EEXIST: "Move the file that is in the way, or choose another output_dir",
+    errno.ENOTDIR: "Move the file that is in the way, or choose another output_dir",
+    errno.EISDIR: "Move the folder that is in the way, or choose another output_dir",
+}
+
+
+@contextlib.contextmanager
+def explained(folder: Path, purpose: str) -> Iterator[None]:
+    """Turn an OSError into one sentence: which folder, why, what to do."""
+    try:
+        yield
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        advice = _ADVICE.get(error.errno or 0, "Choose another output_dir")
+        place = f" ({error.filename})" if error.filename else ""
+        raise RunFolderError(
+            f"the run folder {folder} cannot {purpose}: {reason}{place}. {advice}."
+        ) from error
+
+
+RUN_FILE = "run.json"
+
+
+RECORDS_FILE = "records.jsonl"
+
+
+EVENTS_FILE = "events.jsonl"
+
+
+RESUME_KEY = "resume"
+
+
+FRESH_START = -1
+"""The marker's step when training begins anew in an old folder: every earlier line is past it."""

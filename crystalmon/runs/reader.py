@@ -1,0 +1,261 @@
+"""reader."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from crystalmon.metrics.catalogue import BRIEF
+from crystalmon.runs.files import EVENTS_FILE, RECORDS_FILE, RESUME_KEY, RUN_FILE
+from crystalmon.runs.names import DEFAULT_NAME
+from crystalmon.runs.notebook import curve_svg, number, table_html
+from crystalmon.runs.records import SCHEMA_VERSION, Event, ProbeRecord, number_value
+
+_Line = TypeVar("_Line", ProbeRecord, Event)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder as read back.
+
+    Args:
+        folder: the run folder itself.
+        info: the content of `run.json`.
+        records: one per probe, by step.
+        events: of those probes, by step, in the order in which they were raised.
+        superseded: the number of probes on file that a later resume, or a later probe of the
+            same step, has replaced.
+    """
+
+    folder: Path
+    info: Mapping[str, Any]
+    records: tuple[ProbeRecord, ...] = field(repr=False)
+    events: tuple[Event, ...] = field(repr=False)
+    superseded: int = 0
+
+    @property
+    def name(self) -> str:
+        """The output folder's name, and the run folder's own if it is a second callback's."""
+        folder = self.folder.resolve()
+        return (
+            folder.parent.name
+            if folder.name == DEFAULT_NAME
+            else f"{folder.parent.name}/{folder.name}"
+        )
+
+    def series(self, key: str, task: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """One metric over the run.
+
+        Args:
+            key: the metric's key.
+            task: the task's name, or None for the suite-level metric.
+
+        Returns:
+            steps [S], int; values [S], float, NaN where a probe does not have the metric.
+        """
+        values = [_holder(record, task, "metrics").get(key, np.nan) for record in self.records]
+        return self._steps(), np.array(values, dtype=np.float64)
+
+    def intervals(self, key: str, task: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """The 95% interval of one metric over the run: low [S] and high [S], NaN where missing."""
+        missing = (np.nan, np.nan)
+        ends = [_holder(record, task, "ci").get(key, missing) for record in self.records]
+        array = np.array(ends, dtype=np.float64).reshape(-1, 2)
+        return array[:, 0], array[:, 1]
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: where the run stands, each main metric as a curve, its events."""
+        if not self.records:
+            return table_html(f"{self.name}: no probe yet", [], [])
+        last = self.records[-1]
+        rows = [
+            [
+                metric.label,
+                curve_svg(self.series(metric.key)[1].tolist()),
+                number(self.records[0].metrics.get(metric.key)),
+                number(last.metrics[metric.key]),
+            ]
+            for metric in BRIEF
+            if metric.key in last.metrics
+        ]
+        title = f"{self.name}: {last.phase} at step {last.step}, {len(self.records)} probes"
+        curves = table_html(title, ["metric", "", "first", "last"], rows)
+        suite = [event for event in self.events if event.task is None]
+        if not suite:
+            return curves
+        told = [[str(e.step), e.kind.replace("_", " "), e.message] for e in suite]
+        return curves + table_html("what happened", ["step", "event", ""], told)
+
+    def _steps(self) -> np.ndarray:
+        return np.array([record.step for record in self.records], dtype=np.int64)
+
+
+def _holder(record: ProbeRecord, task: str | None, attribute: str) -> Mapping[str, Any]:
+    """The `metrics` or `ci` of a probe's suite or task; empty if the task was not probed."""
+    if task is None:
+        return getattr(record, attribute)
+    found = record.tasks.get(task)
+    return {} if found is None else getattr(found, attribute)
+
+
+def read_run(path: str | Path) -> Run:
+    """Read a run folder back.
+
+    A line that cannot be read, such as the last one of a run that was killed, is left out with
+    a warning that names it. Of the same step twice, the later line counts.
+
+    Args:
+        path: an output folder, or the `crystalmon` folder in it.
+
+    Raises:
+        FileNotFoundError: if there is no run; the message says what is missing.
+        ValueError: if `run.json` is damaged, or a newer crystalmon wrote it.
+    """
+    return RunReader(path).read()
+
+
+class RunReader:
+    """Reads a run while it grows: each `read` parses only what was written since the last.
+
+    Args:
+        path: an output folder, or the `crystalmon` folder in it.
+
+    Raises:
+        FileNotFoundError: if there is no run; the message says what is missing.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.folder = _find_folder(Path(path))
+        self._forget()
+
+    def _forget(self) -> None:
+        self._files = (
+            _LineFile(self.folder / RECORDS_FILE),
+            _LineFile(self.folder / EVENTS_FILE),
+        )
+        self._records: dict[int, ProbeRecord] = {}
+        self._events: dict[tuple[int, str, str | None], Event] = {}
+        self._read = 0
+
+    def read(self, *, growing: bool = False) -> Run:
+        """The run as it is now.
+
+        Args:
+            growing: leave a last line without its end for the next call: it is being written.
+        """
+        info = _read_info(self.folder / RUN_FILE)
+        if any(file.was_replaced() for file in self._files):
+            self._forget()
+        records, events = self._files
+        for record in records.new(ProbeRecord.from_json, growing):
+            if isinstance(record, ProbeRecord):
+                self._records[record.step] = record
+                self._read += 1
+            else:
+                self._records = {s: kept for s, kept in self._records.items() if s <= record}
+        for event in events.new(Event.from_json, growing):
+            if isinstance(event, Event):
+                self._events[event.step, event.kind, event.task] = event
+            else:
+                self._events = {k: kept for k, kept in self._events.items() if kept.step <= event}
+        return Run(
+            self.folder,
+            info,
+            records=tuple(self._records[step] for step in sorted(self._records)),
+            events=tuple(
+                event
+                for event in sorted(self._events.values(), key=lambda event: event.step)
+                if event.step in self._records
+            ),
+            superseded=self._read - len(self._records),
+        )
+
+
+class _LineFile:
+    """A file of JSON lines, and how far it has been read."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._position = 0
+        self._line = 0
+        self._inode = 0
+
+    def was_replaced(self) -> bool:
+        """Whether what has been read is no longer this file's beginning."""
+        if self._position == 0:
+            return False
+        if not self._file.exists():
+            return True
+        status = self._file.stat()
+        return status.st_size < self._position or status.st_ino != self._inode
+
+    def new(
+        self, parse: Callable[[Mapping[str, Any]], _Line], growing: bool
+    ) -> Iterator[_Line | int]:
+        """The new lines in order; for a resume marker, its step."""
+        if not self._file.exists():
+            return
+        with self._file.open("rb") as handle:
+            handle.seek(self._position)
+            block = handle.read()
+            self._inode = os.fstat(handle.fileno()).st_ino
+        if growing:
+            block = block[: block.rfind(b"\n") + 1]
+        self._position += len(block)
+        # bytes and split: a message may hold characters that text mode takes for line ends
+        for line in block.removesuffix(b"\n").split(b"\n"):
+            self._line += 1
+            if not line.strip():
+                continue
+            try:
+                data = json.loads(line)
+                yield int(data[RESUME_KEY]) if RESUME_KEY in data else parse(data)
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+                warnings.warn(
+                    f"{self._file}, line {self._line} cannot be read and is left out "
+                    f"({type(error).__name__}: {error}).",
+                    stacklevel=4,
+                )
+
+
+def _find_folder(path: Path) -> Path:
+    for folder in (path, path / DEFAULT_NAME):
+        if (folder / RUN_FILE).is_file():
+            return folder
+    if not path.exists():
+        raise FileNotFoundError(f"no crystalmon run in {path}: there is no such folder.")
+    found = path / DEFAULT_NAME if (path / DEFAULT_NAME).is_dir() else path
+    missing = f"{found / RUN_FILE} is missing" if found.is_dir() else "it is not a folder"
+    raise FileNotFoundError(
+        f"no crystalmon run in {path}: {missing}. "
+        "Name the output_dir of a training run that had the CrystalCallback."
+    )
+
+
+_WORDS = ("config", "model", "stages", "suite", "suite_texts")
+"""In `run.json`: names of others' making, one of which may be NaN and still is a word."""
+
+
+def _read_info(file: Path) -> dict[str, Any]:
+    try:
+        text = json.loads(file.read_text(encoding="utf-8"))
+        info = number_value(text) | {key: text[key] for key in _WORDS if key in text}
+        version = int(info["schema_version"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"{file} must be JSON with a schema_version, and cannot be read "
+            f"({type(error).__name__}: {error})."
+        ) from error
+    if version > SCHEMA_VERSION:
+        raise ValueError(
+            f"{file} has schema version {version}, and this crystalmon reads up to "
+            f"{SCHEMA_VERSION}. Upgrade crystalmon."
+        )
+    return info
