@@ -87,7 +87,7 @@ def test_sharpness_needs_only_run_folders(tmp_path, capsys):
     result = json.loads(capsys.readouterr().out)
     assert [(run["beta"], run["seed"]) for run in result["detail"]["runs"]] == [(0.1, 0), (1, 1)]
     code = (
-        "import sys; from crystalmon.cli import main; "
+        "import sys; from crystalmon.cli.main import main; "
         f"main({['sharpness', *folders, '-o', str(tmp_path / 'out')]!r}); "
         "print(sorted({'torch', 'transformers'} & set(sys.modules)))"
     )

@@ -15,8 +15,8 @@ from crystalmon.scoring.ranks import ONE, RankError
 HEAD = """
 import sys, torch, torch.distributed as dist
 from crystalmon import Monitor, load_suite
-from crystalmon.models import load_model
-from crystalmon.ranks import current_ranks
+from crystalmon.scoring.models import load_model
+from crystalmon.scoring.ranks import current_ranks
 
 dist.init_process_group("gloo")
 ranks = current_ranks()
@@ -117,7 +117,8 @@ def test_an_experiment_s_failure_on_one_rank_is_both_ranks(tmp_path, when, error
     said = two_processes(
         tmp_path,
         f"""
-        from crystalmon.experiments.subject import Subject, Text
+        from crystalmon.experiments.common.subject import Subject
+        from crystalmon.experiments.common.scored_texts import Text
         subject = Subject(model, tokenizer, "tiny", ranks)
         texts = [Text((1, 2, 3), (1, 2)), Text((4, 5), (1,))]
         def broken(*given, **options):
@@ -197,7 +198,7 @@ def test_rank_0s_clock_decides_for_both(tmp_path):
         from types import SimpleNamespace
         from transformers import TrainerControl, TrainerState, TrainingArguments
         from crystalmon import CrystalCallback
-        from crystalmon.budget import Budget
+        from crystalmon.monitor.budget import Budget
         Budget.wait = lambda self, **options: 0.0 if ranks.rank == 0 else 1e9
         callback = CrystalCallback(suite, every=1, max_overhead=0.5)
         args = TrainingArguments({str(tmp_path / "out")!r}, report_to=[], disable_tqdm=True)

@@ -185,8 +185,9 @@ def test_two_processes_measure_the_same(launcher, stages, folders, tmp_path):
 
 KILLED = """
 import os, sys
-from crystalmon.cli import main
-from crystalmon.store import RECORDS_FILE, RunStore
+from crystalmon.cli.main import main
+from crystalmon.runs.files import RECORDS_FILE
+from crystalmon.runs.store import RunStore
 
 append = RunStore.append
 

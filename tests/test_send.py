@@ -125,7 +125,7 @@ def test_trackio_gets_every_probe(scanned: Run, tmp_path: Path) -> None:
     # trackio fixes its folder on import, so that a process of its own is needed
     script = (
         "import json, sys\n"
-        "from crystalmon.cli import main\n"
+        "from crystalmon.cli.main import main\n"
         f"sent = main(['send', {str(scanned.folder)!r}, '--to', 'trackio', '--project', 'p'])\n"
         "assert sent == 0\n"
         "from trackio.sqlite_storage import SQLiteStorage\n"

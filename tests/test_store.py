@@ -193,7 +193,7 @@ def test_a_killed_process_leaves_every_appended_probe(folder: Path) -> None:
         import os, pathlib, signal, sys
         sys.path.insert(0, {str(Path(__file__).parent)!r})
         from fake_runs import make_event, make_record
-        from crystalmon.store import RunStore
+        from crystalmon.runs.store import RunStore
         store = RunStore.open(pathlib.Path({str(folder)!r}), {{}}, resume_step=None)
         for step in range(3):
             store.append(make_record(step), [make_event(step)])
