@@ -416,7 +416,7 @@ def test_series_and_intervals_follow_a_metric(folder: Path) -> None:
 def test_reading_a_run_imports_neither_torch_nor_transformers(folder: Path) -> None:
     write(folder, range(1))
     code = (
-        "import sys, crystalmon.store as s; s.read_run(sys.argv[1]);"
+        "import sys, crystalmon.runs.reader as s; s.read_run(sys.argv[1]);"
         "print([m for m in ('torch', 'transformers', 'matplotlib') if m in sys.modules])"
     )
     done = subprocess.run(
