@@ -83,14 +83,12 @@ def find_base(
 
 def _load_everywhere(folder: Path, ranks: Ranks) -> Reference:
     """Each rank maps the folder. If some rank cannot see it, all get rank 0's copy."""
-    if ranks.size == 1:
-        return load_reference(folder)
     try:
         loaded = load_reference(folder)
     except (OSError, ValueError):
         loaded = None
-    ids = set(ranks.gather("" if loaded is None else loaded.info.id))
-    if loaded is not None and len(ids) == 1:
+    ids = ranks.gather(None if loaded is None else loaded.info.id)
+    if loaded is not None and len(set(ids)) == 1:
         return loaded
     return ranks.on_main(lambda: load_reference(folder).in_memory())
 
@@ -139,10 +137,8 @@ def make_base(
     """Score a suite with the model as it is now: a reference, and what else was observed.
 
     Args:
-        model: the base model.
-        tokenizer: for its name only; the plan holds its tokens.
-        suite: the suite that the plan was built from.
-        plan: what to score.
+        model, tokenizer: the base; of the tokenizer only the name is kept.
+        suite, plan: what to score; the plan was built from the suite.
         observe, route, ranks, progress: see `scoring.score`.
 
     Raises:

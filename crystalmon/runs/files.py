@@ -39,15 +39,7 @@ _ADVICE = {
 
 @contextlib.contextmanager
 def explained(folder: Path, purpose: str) -> Iterator[None]:
-    """Turn an OSError into one sentence: which folder, why, what to do.
-
-    Args:
-        folder: what is written to.
-        purpose: what it cannot do, such as `take the last probes`.
-
-    Raises:
-        RunFolderError: in place of any OSError.
-    """
+    """Turn an OSError into a `RunFolderError`: which folder cannot do what, why, what to do."""
     try:
         yield
     except OSError as error:

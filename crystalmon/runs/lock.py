@@ -50,12 +50,11 @@ def _locked(file: Path, what: str) -> BinaryIO:
 
 def _lock(handle: BinaryIO) -> bool:
     """Lock the file; false if another process has done so."""
-    try:
+    with contextlib.suppress(ModuleNotFoundError, OSError):  # where there are no such locks
         import fcntl
 
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except (ModuleNotFoundError, OSError):
-        return True
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
     return True

@@ -128,9 +128,6 @@ class RunReader:
 
     def __init__(self, path: str | Path) -> None:
         self.folder = _find_folder(Path(path))
-        self._forget()
-
-    def _forget(self) -> None:
         self._records = _LineFile(
             self.folder / RECORDS_FILE, ProbeRecord.from_json, lambda record: record.step
         )
@@ -147,17 +144,13 @@ class RunReader:
             growing: leave a last line without its end for the next call: it is being written.
         """
         info = _read_info(self.folder / RUN_FILE)
-        if self._records.was_replaced() or self._events.was_replaced():
-            self._forget()
-        self._records.read(growing)
-        self._events.read(growing)
-        records = self._records.kept
-        events = sorted(self._events.kept.values(), key=lambda event: event.step)
+        records, events = self._records.read(growing), self._events.read(growing)
+        by_step = sorted(events.values(), key=lambda event: event.step)
         return Run(
             self.folder,
             info,
             records=tuple(records[step] for step in sorted(records)),
-            events=tuple(event for event in events if event.step in records),
+            events=tuple(event for event in by_step if event.step in records),
             superseded=self._records.count - len(records),
         )
 
@@ -171,38 +164,32 @@ class _LineFile(Generic[_Line]):
         key: of two lines with the same one, the later counts.
 
     Attributes:
-        kept: by key, the lines that count.
-        count: of all lines read.
+        count: of all lines read, also those that no longer count.
     """
 
     def __init__(
-        self,
-        file: Path,
-        parse: Callable[[Mapping[str, Any]], _Line],
-        key: Callable[[_Line], Any],
+        self, file: Path, parse: Callable[[Mapping[str, Any]], _Line], key: Callable[[_Line], Any]
     ) -> None:
         self._file, self._parse, self._key = file, parse, key
-        self._position = self._line = self._inode = 0
-        self.kept: dict[Any, _Line] = {}
-        self.count = 0
+        self._inode = 0
+        self._start_over()
 
-    def was_replaced(self) -> bool:
-        """Whether what has been read is no longer this file's beginning."""
-        if self._position == 0:
-            return False
-        if not self._file.exists():
-            return True
-        status = self._file.stat()
-        return status.st_size < self._position or status.st_ino != self._inode
+    def _start_over(self) -> None:
+        self._position = self._line = self.count = 0
+        self._kept: dict[Any, _Line] = {}
 
-    def read(self, growing: bool) -> None:
-        """Take up the new lines; see `RunReader.read`."""
+    def read(self, growing: bool) -> dict[Any, _Line]:
+        """Take up the new lines (see `RunReader.read`); return all that count, by key."""
         if not self._file.exists():
-            return
+            self._start_over()
+            return self._kept
         with self._file.open("rb") as handle:
+            status = os.fstat(handle.fileno())
+            if status.st_size < self._position or status.st_ino != self._inode:
+                self._start_over()  # another file lies here now
+            self._inode = status.st_ino
             handle.seek(self._position)
             block = handle.read()
-            self._inode = os.fstat(handle.fileno()).st_ino
         if growing:
             block = block[: block.rfind(b"\n") + 1]
         self._position += len(block)
@@ -219,14 +206,15 @@ class _LineFile(Generic[_Line]):
                     f"({type(error).__name__}: {error}).",
                     stacklevel=4,
                 )
+        return self._kept
 
     def _take(self, data: Mapping[str, Any]) -> None:
         if RESUME_KEY in data:
             step = int(data[RESUME_KEY])
-            self.kept = {key: line for key, line in self.kept.items() if line.step <= step}
+            self._kept = {key: line for key, line in self._kept.items() if line.step <= step}
         else:
             line = self._parse(data)
-            self.kept[self._key(line)] = line
+            self._kept[self._key(line)] = line
             self.count += 1
 
 

@@ -38,12 +38,6 @@ class Estimate:
         """Strict JSON values only."""
         return json_value(asdict(self))
 
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Estimate:
-        """The inverse of `to_json`; what is missing is NaN."""
-        ends = [value.get(each.name) for each in fields(cls)]
-        return cls(*(math.nan if end is None else float(end) for end in ends))
-
 
 @dataclass(frozen=True)
 class Result:
@@ -95,15 +89,13 @@ class Result:
                 "Install the crystalmon that wrote it, or a newer one."
             )
         _check_kinds(value)
-        return cls(
-            experiment=value["experiment"],
-            settings=value["settings"],
-            models=value["models"],
-            estimates={key: Estimate.from_json(each) for key, each in value["estimates"].items()},
-            detail=number_value(value["detail"]),
-            step=value.get("step"),
-            seconds=value.get("seconds"),
-        )
+        own: dict[str, Any] = {each.name: value.get(each.name) for each in fields(cls)}
+        own["detail"] = number_value(value["detail"])
+        own["estimates"] = {
+            key: Estimate(**{end: float(number) for end, number in each.items()})
+            for key, each in value["estimates"].items()
+        }
+        return cls(**own)
 
 
 def _check_kinds(value: Mapping[str, Any]) -> None:
@@ -156,10 +148,10 @@ def read_results(folder: Path) -> list[Result]:
 
 
 def result_files(folder: Path) -> list[Path]:
-    """The files of results in a folder, and those of which nothing can be told, by name.
+    """The files in a folder that hold a result, or are damaged and may have held one, by name.
 
-    JSON of another kind may lie there too. A result has the key `experiment` and lies under its own
-    name: a copy with another name does not count. What cannot be read as JSON may have been one.
+    JSON of another kind may lie there too: a result has the key `experiment` and lies under its own
+    name, so that a renamed copy does not count.
     """
     return [file for file in sorted(folder.glob("*.json")) if _may_be_result(file)]
 
