@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, MixtralConfig, T5Config
 
 from crystalmon.cli.main import main
-from crystalmon.monitor.base_model import make_reference
+from crystalmon.monitor.base_model import make_base
 from crystalmon.monitor.cost import (
     ModelSize,
     Rate,
@@ -24,7 +24,7 @@ from crystalmon.monitor.cost import (
     parse_rate,
 )
 from crystalmon.monitor.schedule import probe_steps
-from crystalmon.runs.names import TENSOR_FILE
+from crystalmon.runs.reference import TENSOR_FILE
 from crystalmon.scoring.forward import Route
 from crystalmon.scoring.models import load_config
 from crystalmon.scoring.plan import build_plan
@@ -89,7 +89,7 @@ def test_flops_of_the_whole_tree_are_those_that_torch_counts(model, plan):
 
 
 def test_the_reference_is_as_large_as_said(model, tokenizer, suite, plan, tmp_path):
-    make_reference(model, tokenizer, suite, plan).save(tmp_path)
+    make_base(model, tokenizer, suite, plan)[0].save(tmp_path)
     written = (tmp_path / TENSOR_FILE).read_bytes()
     header = 8 + int.from_bytes(written[:8], "little")
     assert len(written) - header == estimate_cost(model.config, plan).reference_bytes

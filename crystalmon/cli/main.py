@@ -193,10 +193,8 @@ def _run_probe(args: argparse.Namespace) -> None:
     if args.json:
         print(json.dumps(record.to_json(), allow_nan=False, ensure_ascii=False))
         return
-    is_own_base = not monitor.reference.is_stored and args.base in ("auto", "initial")
-    print_record(
-        record, suite, title=f"{args.model} · {suite.name} · {args.view}", compare=not is_own_base
-    )
+    title = f"{args.model} · {suite.name} · {args.view}"
+    print_record(record, suite, title=title, compare=not monitor.is_own_base)
 
 
 def print_record(
