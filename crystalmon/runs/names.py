@@ -20,6 +20,3 @@ EXPERIMENTS_FOLDER = "experiments"
 
 STEP_KEY = "train/global_step"
 """The key under which transformers logs the step to wandb and trackio."""
-
-DESTINATIONS = ("wandb", "tensorboard", "trackio")
-"""The trackers that a stored run can be sent to."""

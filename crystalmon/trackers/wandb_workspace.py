@@ -6,23 +6,20 @@ import os
 from typing import Any
 
 from crystalmon.runs.names import DEFAULT_NAME, STEP_KEY
-from crystalmon.trackers.panels import ANSWERS_KEY, DISTRIBUTIONS_KEY, MEDIA_PREFIX, SECTIONS, Panel
+from crystalmon.trackers.panels import ANSWERS, DISTRIBUTIONS, TASKS, dashboard
 
 
 def build_workspace(entity: str, project: str) -> Any:
-    """The workspace, not saved yet; building it needs no network.
+    """Build a `wandb_workspaces.workspaces.Workspace`; its `.save()` sends it to W&B.
 
     Args:
         entity: the W&B user or team.
         project: the W&B project that the runs were logged to.
 
-    Returns:
-        A `wandb_workspaces.workspaces.Workspace`; `.save()` sends it to W&B.
-
     Raises:
         ModuleNotFoundError: if wandb-workspaces is not installed.
     """
-    # the package tells W&B of each use by default, and waits for it where there is no network
+    # by default the package reports each use to W&B, and without a network it waits for that
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     try:
         import wandb_workspaces.reports.v2 as panels
@@ -32,25 +29,27 @@ def build_workspace(entity: str, project: str) -> Any:
             "a workspace needs the package wandb-workspaces. Run `pip install wandb-workspaces`."
         ) from error
 
-    def line_plot(panel: Panel) -> Any:
-        if panel.task_key is None:
-            return panels.LinePlot(title=panel.title, x=STEP_KEY, y=[*panel.curves()])
-        return panels.LinePlot(title=panel.title, x=STEP_KEY, metric_regex=panel.curves()[0])
+    def plot(section: str, title: str, curves: list[str]) -> Any:
+        shown = {"metric_regex": f"^{curves[0]}$"} if section == TASKS else {"y": curves}
+        return panels.LinePlot(title=title, x=STEP_KEY, **shown)
 
+    media = {"Answers: wordings × choices": ANSWERS, "Distributions": DISTRIBUTIONS}
+    browsers = [
+        panels.MediaBrowser(title=title, media_keys=[f"{DEFAULT_NAME}{key}"])
+        for title, key in media.items()
+    ]
     sections = [
-        workspaces.Section(name=name, panels=[line_plot(panel) for panel in group], is_open=True)
-        for name, group in SECTIONS.items()
+        (name, [plot(name, *panel) for panel in group.items()])
+        for name, group in dashboard().items()
     ]
-    media: list[Any] = [
-        panels.MediaBrowser(title="Answers: wordings × choices", media_keys=[ANSWERS_KEY]),
-        panels.MediaBrowser(title="Distributions", media_keys=[DISTRIBUTIONS_KEY]),
-    ]
-    sections.insert(1, workspaces.Section(name=MEDIA_PREFIX, panels=media, is_open=True))
+    sections.insert(1, (f"{DEFAULT_NAME}_media", browsers))
     return workspaces.Workspace(
         entity=entity,
         project=project,
         name=DEFAULT_NAME,
-        sections=sections,
+        sections=[
+            workspaces.Section(name=name, panels=shown, is_open=True) for name, shown in sections
+        ],
         settings=workspaces.WorkspaceSettings(x_axis=STEP_KEY),
     )
 
@@ -61,8 +60,8 @@ def describe_workspace(workspace: Any) -> list[str]:
     Raises:
         ValueError: if the schema refuses the workspace.
     """
-    view = workspace._to_model()
-    type(view).model_validate(view.model_dump(by_alias=True))
+    model = workspace._to_model()
+    type(model).model_validate(model.model_dump(by_alias=True))
     lines: list[str] = []
     for section in workspace.sections:
         lines.append(section.name)
