@@ -34,11 +34,9 @@ def make_tracker(
     name: str = DEFAULT_NAME,
     write_report: WriteReport | None = None,
 ) -> CompositeTracker:
-    """The trackers that a trainer reports to, as one.
+    """The trackers in a trainer's `report_to`, as one; names without a tracker are logged.
 
-    Args:
-        report_to: the trainer's `report_to`; names without a tracker are logged and skipped.
-        output_dir: as for each `Tracker`, like `name` and `write_report`.
+    The other arguments are those of each `Tracker`.
     """
     for kind in report_to:
         if kind not in TRACKERS and kind != "none":
@@ -46,10 +44,7 @@ def make_tracker(
                 f"crystalmon does not log to {kind}. The run folder has every probe: "
                 f"crystalmon report {output_dir}"
             )
+    kinds = [kind for kind in TRACKERS if kind in report_to]
     return CompositeTracker(
-        {
-            kind: tracker(name, output_dir, write_report)
-            for kind, tracker in TRACKERS.items()
-            if kind in report_to
-        }
+        {kind: TRACKERS[kind](name, output_dir, write_report) for kind in kinds}
     )

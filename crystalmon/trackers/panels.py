@@ -26,10 +26,7 @@ def dashboard(prefix: str = DEFAULT_NAME) -> dict[str, dict[str, list[str]]]:
     A panel of the section `TASKS` has one curve a task: its one entry is a regular expression.
     """
     sections = {
-        section: {
-            title: [f"{prefix}/{metric.key}" for metric in metrics]
-            for title, metrics in group.items()
-        }
+        section: {title: [f"{prefix}/{metric.key}" for metric in group[title]] for title in group}
         for section, group in panels().items()
     }
     sections[TASKS] = {
@@ -44,7 +41,7 @@ def media(library: Any, snapshot: Snapshot, prefix: str) -> dict[str, Any]:
     """What wandb and trackio, whose interfaces are alike, log of one probe's answers."""
     step = snapshot.record.step
     return {
-        f"{prefix}{ANSWERS}": library.Image(snapshot.image, caption=f"step {step}"),
-        f"{prefix}{DISTRIBUTIONS}": library.Table(columns=snapshot.columns, data=snapshot.rows),
+        prefix + ANSWERS: library.Image(snapshot.image, caption=f"step {step}"),
+        prefix + DISTRIBUTIONS: library.Table(columns=snapshot.columns, data=snapshot.rows),
         STEP_KEY: step,
     }

@@ -22,20 +22,17 @@ class PictureRate:
     _probes: int = 0
     _next: int = 0
     _phase: str | None = None
-    _cost: float = 0.0
-    _since: float = -math.inf
+    _rests_until: float = -math.inf
 
     def is_due(self, phase: str) -> bool:
         """Count one more probe; returns whether to show it."""
         index, self._probes = self._probes, self._probes + 1
-        rested = time.monotonic() - self._since >= self.patience * self._cost
         due = index >= self._next or phase != self._phase
-        if not (due and rested):
+        if not due or time.monotonic() < self._rests_until:
             return False
-        self._next = index + max(self.every, index // 5)
-        self._phase = phase
+        self._next, self._phase = index + max(self.every, index // 5), phase
         return True
 
     def took(self, seconds: float) -> None:
         """Note what the last picture cost."""
-        self._cost, self._since = seconds, time.monotonic()
+        self._rests_until = time.monotonic() + self.patience * seconds

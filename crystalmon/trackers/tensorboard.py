@@ -50,9 +50,8 @@ class TensorBoardTracker(Tracker):
 
     def show(self, snapshot: Snapshot) -> None:
         """Add the answers as an image, and write it out."""
-        step = snapshot.record.step
-        writer = self._open(step)
-        writer.add_image(f"{self.name}{ANSWERS}", snapshot.image, step, dataformats="HWC")
+        writer, step = self._open(snapshot.record.step), snapshot.record.step
+        writer.add_image(self.name + ANSWERS, snapshot.image, step, dataformats="HWC")
         writer.flush()
 
     def event(self, event: Event) -> None:
@@ -75,30 +74,28 @@ class TensorBoardTracker(Tracker):
             folder = self._folder or tensorboard_folder(self.output_dir, self.name)
             # purge_step: in a folder that a resumed run shares, later steps are superseded
             self._writer = SummaryWriter(str(folder), purge_step=step)
-            layout: dict[str, dict[str, list[Any]]] = {}
-            for section, panels in dashboard(self.name).items():
-                for title, curves in panels.items():
-                    exact = [f"^{curve}$" for curve in curves]
-                    layout.setdefault(section, {})[title] = ["Multiline", exact]
+            layout = {
+                section: {
+                    title: ["Multiline", [f"^{curve}$" for curve in curves]]
+                    for title, curves in panels.items()
+                }
+                for section, panels in dashboard(self.name).items()
+            }
             self._writer.add_custom_scalars(layout)
         return self._writer
 
 
 def tensorboard_folder(output_dir: str, name: str = DEFAULT_NAME) -> Path:
-    """Where the TensorBoard tracker writes: the subfolder `name` of the trainer's log folder.
+    """The subfolder `name` of the trainer's log folder.
 
     The log folder is `TENSORBOARD_LOGGING_DIR` if that is set, else the folder below
     `<output_dir>/runs` with the newest event file of this process, else `<output_dir>/runs`.
     """
-    chosen = os.environ.get(FOLDER_VARIABLE)
-    if chosen:
+    if chosen := os.environ.get(FOLDER_VARIABLE):
         return Path(chosen).expanduser() / name
     runs = Path(output_dir) / "runs"
     # events.out.tfevents.<time>.<host>.<pid>.<count>
-    mine = [
-        file
-        for file in runs.rglob(f"events.out.tfevents.*.{os.getpid()}.*")
-        if not file.parent.name.startswith(DEFAULT_NAME)
-    ]
+    files = runs.rglob(f"events.out.tfevents.*.{os.getpid()}.*")
+    mine = [file for file in files if not file.parent.name.startswith(DEFAULT_NAME)]
     newest = max(mine, key=lambda file: file.stat().st_mtime_ns, default=None)
     return (runs if newest is None else newest.parent) / name

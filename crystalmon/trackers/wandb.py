@@ -53,8 +53,7 @@ class WandbTracker(Tracker):
         """Log the numbers with the trainer's step, and the phase by its name."""
         run = self._active_run()
         run.log({**metrics, STEP_KEY: step})
-        phase = metrics.get(f"{self.name}/phase")
-        if phase is not None:
+        if (phase := metrics.get(f"{self.name}/phase")) is not None:
             run.summary[f"{self.name}/phase_name"] = PHASES[int(phase)]
 
     def show(self, snapshot: Snapshot) -> None:

@@ -10,11 +10,7 @@ from crystalmon.trackers.panels import ANSWERS, DISTRIBUTIONS, TASKS, dashboard
 
 
 def build_workspace(entity: str, project: str) -> Any:
-    """Build a `wandb_workspaces.workspaces.Workspace`; its `.save()` sends it to W&B.
-
-    Args:
-        entity: the W&B user or team.
-        project: the W&B project that the runs were logged to.
+    """Build the workspace of a user's or team's project; its `.save()` sends it to W&B.
 
     Raises:
         ModuleNotFoundError: if wandb-workspaces is not installed.
@@ -30,27 +26,25 @@ def build_workspace(entity: str, project: str) -> Any:
         ) from error
 
     def plot(section: str, title: str, curves: list[str]) -> Any:
-        shown = {"metric_regex": f"^{curves[0]}$"} if section == TASKS else {"y": curves}
+        shown: Any = {"metric_regex": f"^{curves[0]}$"} if section == TASKS else {"y": curves}
         return panels.LinePlot(title=title, x=STEP_KEY, **shown)
 
-    media = {"Answers: wordings × choices": ANSWERS, "Distributions": DISTRIBUTIONS}
-    browsers = [
-        panels.MediaBrowser(title=title, media_keys=[f"{DEFAULT_NAME}{key}"])
-        for title, key in media.items()
-    ]
+    def section(name: str, shown: list[Any]) -> Any:
+        return workspaces.Section(name=name, panels=shown, is_open=True)
+
     sections = [
-        (name, [plot(name, *panel) for panel in group.items()])
+        section(name, [plot(name, *panel) for panel in group.items()])
         for name, group in dashboard().items()
     ]
-    sections.insert(1, (f"{DEFAULT_NAME}_media", browsers))
+    media = {"Answers: wordings × choices": ANSWERS, "Distributions": DISTRIBUTIONS}
+    browsers = [
+        panels.MediaBrowser(title=title, media_keys=[DEFAULT_NAME + key])
+        for title, key in media.items()
+    ]
+    sections.insert(1, section(f"{DEFAULT_NAME}_media", browsers))
+    settings = workspaces.WorkspaceSettings(x_axis=STEP_KEY)
     return workspaces.Workspace(
-        entity=entity,
-        project=project,
-        name=DEFAULT_NAME,
-        sections=[
-            workspaces.Section(name=name, panels=shown, is_open=True) for name, shown in sections
-        ],
-        settings=workspaces.WorkspaceSettings(x_axis=STEP_KEY),
+        entity=entity, project=project, name=DEFAULT_NAME, sections=sections, settings=settings
     )
 
 
