@@ -39,7 +39,7 @@ class WandbTracker(Tracker):
             )
         try:
             opened = wandb.init(project=project, name=run.name, config=dict(run.info))
-        except (wandb.errors.Error, ValueError) as error:
+        except (wandb.Error, ValueError) as error:
             raise ValueError(
                 f"wandb does not take the run: {' '.join(str(error).split())}. Correct that, log "
                 "in with `wandb login`, or set WANDB_MODE=offline."
