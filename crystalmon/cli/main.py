@@ -21,8 +21,9 @@ import crystalmon
 from crystalmon.cli.experiment_commands import add_experiments
 from crystalmon.cli.options import add_model, add_placement, add_prompts, load_placed
 from crystalmon.cli.scan_commands import add_scan, add_transfer
-from crystalmon.runs.names import DEFAULT_NAME, DESTINATIONS
+from crystalmon.runs.names import DEFAULT_NAME
 from crystalmon.suites.tasks import TaskSuite, list_suites, load_suite
+from crystalmon.trackers.make import DESTINATIONS
 
 if TYPE_CHECKING:
     from crystalmon.runs.records import ProbeRecord

@@ -17,6 +17,3 @@ SCAN_FILE = "scan.json"
 
 STEP_KEY = "train/global_step"
 """The key under which transformers logs the step to wandb and trackio."""
-
-DESTINATIONS = ("wandb", "tensorboard", "trackio")
-"""The trackers that a stored run can be sent to."""
