@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from crystalmon.report import scan_data, style
 from crystalmon.report.answer_figures import answers_figure, variety_figure
 from crystalmon.report.palette import BLUE, GREY, ORANGE
-from crystalmon.report.scan_data import StageBand, Measure, ScanStages
+from crystalmon.report.scan_data import Measure, ScanStages, StageBand
 from crystalmon.report.style import COLUMNS, SMALL, TEXT, WIDTH
 from crystalmon.runs.reader import Run
 
