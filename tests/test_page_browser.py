@@ -28,7 +28,7 @@ from crystalmon.runs.reader import Run, read_run
 from crystalmon.runs.store import RunStore
 from crystalmon.trackers.tensorboard import TensorBoardTracker
 
-CHARTS = ("phases", "signals", "map-0", "answers-0", "energy", "coverage", "cost")
+CHARTS = ("phases", "signals", "map-0", "answers-0", "free_energy", "coverage", "cost")
 SECONDS = 3.0
 """How soon a watcher shows a new probe."""
 
@@ -183,7 +183,7 @@ def test_few_probes_are_a_right_page(browser: Any, tmp_path: Path, steps: list[i
     page = visit.open(file.as_uri())
     text = page.locator("main").inner_text()
     if steps:
-        assert "one probe: a state, and no change" in text
+        assert "few has one probe" in text
         assert {"map-0", "answers-0"} <= drawn_charts(page)
     else:
         assert "There is no probe in this run yet" in text
