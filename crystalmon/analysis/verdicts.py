@@ -1,10 +1,10 @@
 """Does a chain of stages show the paper's picture: liquid, nucleated on a base seed, settled in it?
 
-Three claims, each with a verdict and its evidence, from a run folder alone. In a scan the stages
-are few, so a seed need not have been confirmed by successive probes as in a live run: where the
-detector has confirmed neither a seed nor that there is none, each crystallized stage is judged by
-the same rules, alone, and the last that names a seed decides. A later one that names none has left
-the seed, which is another claim's matter. Nothing here needs torch. Axes: P prompts, C choices.
+Three claims, each with a verdict and its evidence, from a run folder alone. A scan has few stages,
+so successive probes need not have confirmed a seed as in a live run. Where the detector has
+confirmed neither a seed nor that there is none, each crystallized stage is judged alone, by the
+same rules, and the last that names a seed decides. A later stage that names none has left the
+seed, which is the third claim's matter. Axes: P prompts, C choices.
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ from crystalmon.runs.reference import read_base_answers
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "undetermined"
 NUCLEATED = "nucleated on a base seed"
-REPLICATES = 200
-"""Bootstrap resamples of the prompts behind an interval."""
+SUPPORT_RESAMPLES = 200
+"""Bootstrap resamples of the prompts behind the interval of a fall."""
 
 _LOCKS = ("seed_locked", "recrystallization")
+"""Events that give a task a seed, …"""
 _UNSEEDED = ("seedless_collapse", "melting")
-"""Events after which a task has no seed, where those before give it one."""
+"""… and those after which it has none."""
 
 SeedState = Literal["seeded", "seedless", "open", "not crystallized"]
 
@@ -68,7 +69,7 @@ class TaskSeed:
         step: the stage from which on it is so, the first that was crystallized if nothing else has
             been seen in between, or None.
         locked: whether successive probes have confirmed the seed.
-        p_value: of the seed; see `seeds.Candidates.chance`.
+        p_value: of the seed; see `Candidates.chance`.
         distance: JS of the answers' end from the seed or the likeliest candidate, in nats.
     """
 
@@ -98,7 +99,6 @@ class SupportChange:
     fall: float
     interval: Interval
     moved: bool
-    replicates: np.ndarray = field(repr=False)
 
 
 def judge_run(run: Run) -> tuple[Verdict, ...]:
@@ -122,9 +122,9 @@ def judge_liquid(first: ProbeRecord) -> Verdict:
     """Whether the base gives different answers to different wordings.
 
     A task is liquid where the whole 95% interval of its liquidity lies above
-    `metrics.ORDERED_LIQUIDITY` · log C, ordered where it lies below. The claim holds if at least
-    half of the tasks are liquid and more than are ordered; it does not if at least half are
-    ordered and more than are liquid.
+    `ORDERED_LIQUIDITY` · log C, ordered where it lies below. The claim holds if at least half of
+    the tasks are liquid and more than are ordered; it does not if at least half are ordered and
+    more than are liquid.
     """
     liquid, ordered = [], []
     for name, task in first.tasks.items():
@@ -152,33 +152,31 @@ def find_seeds(run: Run, base: Mapping[str, np.ndarray]) -> dict[str, TaskSeed]:
 def _find_seed(run: Run, name: str, b: np.ndarray) -> TaskSeed:
     """What the detector has confirmed; else what the stages say, each judged alone."""
     seen = [r for r in run.records[1:] if np.isfinite(r.tasks[name].q).all()]
-    crystallized = [r for r in seen if r.tasks[name].metrics["order"] >= COMPLETE]
+    crystallized = {
+        r.step: r.tasks[name].q for r in seen if r.tasks[name].metrics["order"] >= COMPLETE
+    }
     told = [e for e in run.events if e.task == name and e.kind in (*_LOCKS, *_UNSEEDED)]
     if seen and (locked := seen[-1].tasks[name].seed) is not None:
-        return _locked_seed(locked, told, crystallized)
+        return _locked_seed(locked, told, next(iter(crystallized), None))
     if told and told[-1].kind == "seedless_collapse" and seen[-1].tasks[name].phase != "liquid":
-        last = told[-1]
-        found = last.evidence.get("p_value"), last.evidence.get("distance")
-        return TaskSeed("seedless", None, last.step, False, *found)
+        found = told[-1].evidence.get("p_value"), told[-1].evidence.get("distance")
+        return TaskSeed("seedless", None, told[-1].step, False, *found)
     if not crystallized:
         high = seen[-1].tasks[name].ci["order"][1] if seen else float("nan")
         return TaskSeed("not crystallized" if high < COMPLETE else "open")
-    return judge_stages(b, {r.step: r.tasks[name].q for r in crystallized})
+    return judge_stages(b, crystallized)
 
 
-def _locked_seed(seed: int, told: Sequence[Event], crystallized: Sequence[ProbeRecord]) -> TaskSeed:
-    """The seed that the detector holds.
+def _locked_seed(seed: int, told: Sequence[Event], crystallized: int | None) -> TaskSeed:
+    """The seed that the detector holds, dated to the stage that was the first to be crystallized.
 
-    It was there when the task first was crystallized, unless the task had another one before, had
-    none, or melted: then from the last lock on.
+    If the task had another seed before, had none, or melted, it is dated to the last lock.
     """
     locks = [e for e in told if e.kind in _LOCKS and e.evidence.get("candidate") == seed]
     evidence = locks[-1].evidence if locks else {}
-    steps = [record.step for record in crystallized[:1]]
-    if locks and (not steps or len(told) > 1):
-        steps = [locks[-1].step]
+    step = locks[-1].step if locks and (crystallized is None or len(told) > 1) else crystallized
     found = evidence.get("p_value"), evidence.get("distance")
-    return TaskSeed("seeded", seed, next(iter(steps), None), True, *found)
+    return TaskSeed("seeded", seed, step, True, *found)
 
 
 def judge_stages(b: np.ndarray, stages: Mapping[int, np.ndarray]) -> TaskSeed:
@@ -200,13 +198,8 @@ def judge_stages(b: np.ndarray, stages: Mapping[int, np.ndarray]) -> TaskSeed:
     others = [s for s, each in named.items() if each != seed]
     own = [s for s in named if not others or s > others[-1]] or seedless
     evidence = judged[own[0]][1]
-    return TaskSeed(
-        "seeded" if named else "seedless",
-        seed,
-        step=own[0],
-        p_value=evidence["p_value"],
-        distance=evidence["distance"],
-    )
+    found = evidence["p_value"], evidence["distance"]
+    return TaskSeed("seeded" if named else "seedless", seed, own[0], False, *found)
 
 
 def judge_nucleation(seeds: Mapping[str, TaskSeed]) -> Verdict:
@@ -216,15 +209,14 @@ def judge_nucleation(seeds: Mapping[str, TaskSeed]) -> Verdict:
     seedless or not crystallized; it does not if at least half are one of those, and more than are
     seeded.
     """
-    claim = NUCLEATED
     by_state = {
         state: [name for name, seed in seeds.items() if seed.state == state]
         for state in ("seeded", "seedless", "not crystallized", "open")
     }
     evidence = {"tasks": {name: asdict(seed) for name, seed in seeds.items()}, **by_state}
     if not seeds:
-        return Verdict(claim, OPEN, "no task has a base that is liquid", evidence)
-    seeded = [seed for seed in seeds.values() if seed.state == "seeded"]
+        return Verdict(NUCLEATED, OPEN, "no task has a base that is liquid", evidence)
+    seeded = [seeds[name] for name in by_state["seeded"]]
     chances = [seed.p_value for seed in seeded if seed.p_value is not None]
     reason = f"{len(seeded)} of {len(seeds)} tasks on a seed"
     if seeded:
@@ -235,7 +227,7 @@ def judge_nucleation(seeds: Mapping[str, TaskSeed]) -> Verdict:
     counts = [f"{len(names)} {state}" for state, names in by_state.items() if state != "seeded"]
     against = len(by_state["seedless"]) + len(by_state["not crystallized"])
     verdict = _majority(len(seeded), against, len(seeds))
-    return Verdict(claim, verdict, f"{reason}; {', '.join(counts)}", evidence)
+    return Verdict(NUCLEATED, verdict, f"{reason}; {', '.join(counts)}", evidence)
 
 
 def judge_support(
@@ -250,19 +242,12 @@ def judge_support(
     """
     claim = "settles inside the seed's support"
     rng = np.random.default_rng(0)  # one for all: the tasks' resamples must not be the same
-    found = {
-        name: change
-        for name, seed in seeds.items()
-        if (change := _support_change(run, name, base[name], seed, rng)) is not None
-    }
+    both = {n: _support_change(run, n, base[n], seed, rng) for n, seed in seeds.items()}
+    found = {name: each[0] for name, each in both.items() if each is not None}
     leaking = [name for name, change in found.items() if change.interval[0] > LEAK]
     moved = [name for name, change in found.items() if change.moved]
-    shown = ("before", "after", "fall", "interval", "moved")
-    evidence: dict[str, Any] = {
-        "leaking": leaking,
-        "moved": moved,
-        "tasks": {n: {key: getattr(change, key) for key in shown} for n, change in found.items()},
-    }
+    tasks = {name: asdict(change) for name, change in found.items()}
+    evidence: dict[str, Any] = {"leaking": leaking, "moved": moved, "tasks": tasks}
     if not found or 2 * len(found) < len(seeds):
         reason = (
             f"{len(found)} of {len(seeds)} tasks have a seed, a stage after it, and a choice "
@@ -270,7 +255,7 @@ def judge_support(
         )
         return Verdict(claim, OPEN, reason, evidence)
     fall = float(np.mean([change.fall for change in found.values()]))
-    replicates = np.mean([change.replicates for change in found.values()], axis=0)
+    replicates = np.mean([each[1] for each in both.values() if each is not None], axis=0)
     low, high = bootstrap_interval(fall, replicates)
     reason = (
         f"mass on the support changed by {-fall:+.3f} [{-high:+.3f}, {-low:+.3f}] on average over "
@@ -284,30 +269,28 @@ def judge_support(
 
 def _support_change(
     run: Run, name: str, b: np.ndarray, seed: TaskSeed, rng: np.random.Generator
-) -> SupportChange | None:
-    """None if the task has no seed, no later stage, or a seed that every choice supports."""
+) -> tuple[SupportChange, np.ndarray] | None:
+    """With the fall's replicates [R]; None without a seed, a later stage, or a choice outside."""
     if seed.seed is None or seed.step is None:
         return None
     q = {r.step: r.tasks[name].q for r in run.records if np.isfinite(r.tasks[name].q).all()}
-    last, mask = max(q), support(b[seed.seed])
+    end, last, mask = b[seed.seed], max(q), support(b[seed.seed])
     if last <= seed.step or mask.all():
         return None
-    own = float(b[seed.seed, mask].sum())
+    own = float(end[mask].sum())
     then, now = q[seed.step][:, mask].sum(axis=1), q[last][:, mask].sum(axis=1)
     before, after = min(own, float(then.mean())), float(now.mean())
-    weights = bootstrap_weights(len(b), REPLICATES, rng)
+    weights = bootstrap_weights(len(b), SUPPORT_RESAMPLES, rng)
     replicates = np.minimum(own, weights @ then) - weights @ now
-    started, ended = (
-        float(js_divergence(q[s].mean(axis=0), b[seed.seed])) for s in (seed.step, last)
-    )
-    return SupportChange(
+    started, ended = (float(js_divergence(q[s].mean(axis=0), end)) for s in (seed.step, last))
+    change = SupportChange(
         before=before,
         after=after,
         fall=before - after,
         interval=bootstrap_interval(before - after, replicates),
         moved=ended > max(started, noise_floor(b, seed.seed)),
-        replicates=replicates,
     )
+    return change, replicates
 
 
 def _majority(yes: int, no: int, total: int) -> str:

@@ -137,7 +137,7 @@ def variety(q: np.ndarray, w: np.ndarray) -> np.ndarray:
 
 
 def without_prompt(w: np.ndarray, prompt: int) -> np.ndarray:
-    """Weights `w` [..., P] shared among the other prompts; of a single prompt, the weights as given.
+    """Weights `w` [..., P] shared among the other prompts; those of a single prompt stay.
 
     Metrics of a seed leave out its own prompt, which starts on it. NaN where no other prompt has
     a weight.
@@ -171,13 +171,14 @@ def squared_error(q: np.ndarray, target: np.ndarray, w: np.ndarray) -> np.ndarra
 def support_mass(q: np.ndarray, target: np.ndarray, w: np.ndarray) -> np.ndarray:
     """Mean over prompts of the mass on the `support` of a distribution; with b_k, `seed_mass`.
 
-    Shapes are those of `squared_error`.
+    Shapes are those of `squared_error`. NaN if the target is.
 
     >>> q = np.array([[0.9, 0.1], [0.5, 0.5]])
     >>> float(support_mass(q, np.array([1.0, 0.0]), uniform_weights(2)))
     0.7
     """
-    return w @ q[..., support(target)].sum(axis=-1).T
+    mass = q[..., support(target)].sum(axis=-1)
+    return w @ np.where(np.isnan(target).any(), np.nan, mass).T
 
 
 def prompt_crystallinity(q: np.ndarray, b: np.ndarray, seed: int) -> np.ndarray:
