@@ -19,7 +19,6 @@ from crystalmon.metrics.answers import ORDERED_LIQUIDITY, js_divergence, noise_f
 from crystalmon.metrics.bootstrap import bootstrap_interval, bootstrap_weights
 from crystalmon.phases.order import COMPLETE
 from crystalmon.phases.seed import SEEDLESS, judge_probe
-from crystalmon.phases.state import Observation
 from crystalmon.phases.support import LEAK
 from crystalmon.runs.reader import Run
 from crystalmon.runs.records import Event, Interval, ProbeRecord, json_value
@@ -189,7 +188,7 @@ def judge_stages(b: np.ndarray, stages: Mapping[int, np.ndarray]) -> TaskSeed:
         b: [P, C] the base's answers.
         stages: by step, in its order, [P, C] the answers at each crystallized stage; at least one.
     """
-    judged = {s: judge_probe(b, Observation(s, q)) for s, q in stages.items()}
+    judged = {s: judge_probe(b, q) for s, q in stages.items()}
     named = {s: verdict for s, (verdict, _) in judged.items() if verdict not in (None, SEEDLESS)}
     seedless = [s for s, (verdict, _) in judged.items() if verdict == SEEDLESS]
     if not named and not seedless:
