@@ -3,7 +3,7 @@
 A search tries every point of a grid, then twice a finer grid about the best point, so no starting
 point can mislead it. Intervals are profile intervals: the parameters whose residual sum of squares
 (RSS) is within the factor 1 + χ²₁(0.95) / (S − k) of the least one. Time grows linearly with S, and
-memory holds a few hundred rows of S numbers.
+memory holds a few hundred rows of S numbers. Everywhere `steps` [S] are increasing.
 """
 
 from __future__ import annotations
@@ -70,10 +70,6 @@ def fit_sigmoid(steps: np.ndarray, values: np.ndarray) -> SigmoidFit:
 
     A narrow one is tried at four midpoints per point, a wide one at so many that its RSS hardly
     changes from one midpoint to the next.
-
-    Args:
-        steps: [S], increasing.
-        values: [S].
     """
     span, spacing = steps[-1] - steps[0], float(np.min(np.diff(steps)))
     widths = np.geomspace(0.2 * spacing, 2 * span, 30)
@@ -97,16 +93,10 @@ def fit_sigmoid(steps: np.ndarray, values: np.ndarray) -> SigmoidFit:
 def sigmoid_losses(
     steps: np.ndarray, values: np.ndarray, middles: np.ndarray, width: float
 ) -> np.ndarray:
-    """[M] RSS of the best level and rise for sigmoids of one 10–90% width.
+    """[M] RSS of the best level and rise for sigmoids at increasing midpoints, of one 10–90% width.
 
     RSS = Σy² − 2cΣyσ + c²Σσ² with y and σ centred and c = max(Σyσ, 0) / Σσ². Midpoints are taken
     in blocks; for points farther than `REACH` from a whole block σ is 0 or 1 and not computed.
-
-    Args:
-        steps: [S], increasing.
-        values: [S].
-        middles: [M], increasing.
-        width: in steps.
     """
     scale = width / _TEN_TO_NINETY
     count = len(steps)

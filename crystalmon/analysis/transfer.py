@@ -128,8 +128,7 @@ def _words(run: Run, task: str) -> list[str]:
     except (KeyError, TypeError):
         words = None
     count = run.records[0].tasks[task].q.shape[1]
-    texts = isinstance(words, list) and all(isinstance(word, str) for word in words)
-    if words is None or not texts or len(words) != count:
+    if not isinstance(words, list) or [type(word) for word in words] != [str] * count:
         raise ValueError(
             f"run.json must hold the {count} choices of task {task!r}, got none or others in "
             f"{run.folder}. Measure it again."

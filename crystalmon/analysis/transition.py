@@ -1,7 +1,8 @@
 """How a transition went: abrupt or gradual, how fast, all prompts at once or in two groups.
 
 Read from the history, finished or so far, of `order` [S] and `crystal_fraction` [S] against the
-training step [S]. The least-squares fits and their intervals are those of `fits`.
+increasing training steps [S]; probes that are not finite are left out. The least-squares fits and
+their intervals are those of `fits`.
 """
 
 from __future__ import annotations
@@ -99,10 +100,6 @@ def classify_transition(steps: np.ndarray, order: np.ndarray) -> Transition:
     The BIC is that of `shape_bic`. Abrupt and gradual are measured in probes: no fit can tell a
     step from a rise between two probes. The history is cut where order has fallen to three
     quarters of its highest, so that a later melting is not fitted.
-
-    Args:
-        steps: [S], increasing.
-        order: [S]; probes that are not finite are left out.
     """
     steps, order = _until_melting(steps, order)
     if len(steps) < LEAST_POINTS or np.max(order) - np.min(order[: len(order) // 2]) < LEAST_RISE:
@@ -127,10 +124,6 @@ def shape_bic(steps: np.ndarray, values: np.ndarray) -> tuple[dict[str, float], 
     BIC = S log(RSS / S) + k log S with k = 2, 4, 3 (Schwarz 1978), RSS / S at least
     `fits.LEAST_DEVIATION`².
 
-    Args:
-        steps: [S], increasing.
-        values: [S].
-
     Returns:
         By `linear`, `sigmoid` and `step`; the least-squares sigmoid.
     """
@@ -148,15 +141,9 @@ def shape_bic(steps: np.ndarray, values: np.ndarray) -> tuple[dict[str, float], 
 
 
 def fit_avrami(steps: np.ndarray, fraction: np.ndarray) -> Avrami | None:
-    """Fit JMAK kinetics (Avrami 1939, doi:10.1063/1.1750380) to a growing fraction.
+    """Fit JMAK kinetics (Avrami 1939, doi:10.1063/1.1750380) to a growing fraction in [0, 1].
 
-    Args:
-        steps: [S], increasing.
-        fraction: [S] in [0, 1], `crystal_fraction`; probes that are not finite are left out.
-
-    Returns:
-        The fit, or None with fewer than `LEAST_POINTS` probes or a fraction that stays under
-        `LEAST_RISE`.
+    None with fewer than `LEAST_POINTS` probes, or if the fraction stays under `LEAST_RISE`.
     """
     steps, fraction = _until_melting(steps, fraction)
     if len(steps) < LEAST_POINTS or fraction.max() < LEAST_RISE:
@@ -192,7 +179,7 @@ def coexistence(values: np.ndarray) -> Coexistence:
     (Ashman, Bird, Zepf 1994, doi:10.1086/117248).
 
     Args:
-        values: [N], such as each prompt's own crystallinity at the transition.
+        values: [N], such as each prompt's own crystallinity in mid-transition.
     """
     values = np.sort(values[np.isfinite(values)])
     count = len(values)

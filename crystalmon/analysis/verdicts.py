@@ -21,7 +21,7 @@ from crystalmon.phases.order import COMPLETE
 from crystalmon.phases.seed import SEEDLESS, judge_probe
 from crystalmon.phases.support import LEAK
 from crystalmon.runs.reader import Run
-from crystalmon.runs.records import Event, Interval, ProbeRecord, json_value
+from crystalmon.runs.records import Event, ProbeRecord, json_value
 from crystalmon.runs.reference import read_base_answers
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "undetermined"
@@ -78,26 +78,6 @@ class TaskSeed:
     locked: bool = False
     p_value: float | None = None
     distance: float | None = None
-
-
-@dataclass(frozen=True)
-class SupportChange:
-    """What happened to the mass on a seed's support after the task had crystallized.
-
-    Args:
-        before, after: the pooled answers' mass on it then and at the last stage; before at most
-            what the seed itself holds.
-        fall: before − after.
-        interval: 95% bootstrap interval of the fall over prompts.
-        moved: whether the pooled answers have left the seed: they are farther from it than its
-            noise floor, and than they were at `before`.
-    """
-
-    before: float
-    after: float
-    fall: float
-    interval: Interval
-    moved: bool
 
 
 def judge_run(run: Run) -> tuple[Verdict, ...]:
@@ -241,11 +221,11 @@ def judge_support(
     """
     claim = "settles inside the seed's support"
     rng = np.random.default_rng(0)  # one for all: the tasks' resamples must not be the same
-    both = {n: _support_change(run, n, base[n], seed, rng) for n, seed in seeds.items()}
-    found = {name: each[0] for name, each in both.items() if each is not None}
-    leaking = [name for name, change in found.items() if change.interval[0] > LEAK]
-    moved = [name for name, change in found.items() if change.moved]
-    tasks = {name: asdict(change) for name, change in found.items()}
+    changes = {n: _support_change(run, n, base[n], seed, rng) for n, seed in seeds.items()}
+    found = {name: change for name, change in changes.items() if change is not None}
+    tasks = {name: numbers for name, (numbers, _) in found.items()}
+    leaking = [name for name, numbers in tasks.items() if numbers["interval"][0] > LEAK]
+    moved = [name for name, numbers in tasks.items() if numbers["moved"]]
     evidence: dict[str, Any] = {"leaking": leaking, "moved": moved, "tasks": tasks}
     if not found or 2 * len(found) < len(seeds):
         reason = (
@@ -253,9 +233,9 @@ def judge_support(
             "outside the seed's support"
         )
         return Verdict(claim, OPEN, reason, evidence)
-    fall = float(np.mean([change.fall for change in found.values()]))
-    replicates = np.mean([each[1] for each in both.values() if each is not None], axis=0)
-    low, high = bootstrap_interval(fall, replicates)
+    fall = float(np.mean([numbers["fall"] for numbers in tasks.values()]))
+    replicates = [drawn for _, drawn in found.values()]
+    low, high = bootstrap_interval(fall, np.mean(replicates, axis=0))
     reason = (
         f"mass on the support changed by {-fall:+.3f} [{-high:+.3f}, {-low:+.3f}] on average over "
         f"{len(found)} tasks; {len(moved)} left the seed, "
@@ -268,8 +248,15 @@ def judge_support(
 
 def _support_change(
     run: Run, name: str, b: np.ndarray, seed: TaskSeed, rng: np.random.Generator
-) -> tuple[SupportChange, np.ndarray] | None:
-    """With the fall's replicates [R]; None without a seed, a later stage, or a choice outside."""
+) -> tuple[dict[str, Any], np.ndarray] | None:
+    """What happened to the mass on a seed's support after the task had crystallized.
+
+    Returns:
+        `before` and `after`, the pooled answers' mass on it then and at the last stage, before at
+        most what the seed itself holds; the `fall` and its 95% `interval`; and whether the pooled
+        answers `moved` away: farther from the seed than its noise floor, and than before. With
+        it the fall's replicates [R]. None without a seed, a later stage, or a choice outside.
+    """
     if seed.seed is None or seed.step is None:
         return None
     q = {r.step: r.tasks[name].q for r in run.records if np.isfinite(r.tasks[name].q).all()}
@@ -282,14 +269,11 @@ def _support_change(
     weights = bootstrap_weights(len(b), SUPPORT_RESAMPLES, rng)
     replicates = np.minimum(own, weights @ then) - weights @ now
     started, ended = (float(js_divergence(q[s].mean(axis=0), end)) for s in (seed.step, last))
-    change = SupportChange(
-        before=before,
-        after=after,
-        fall=before - after,
-        interval=bootstrap_interval(before - after, replicates),
-        moved=ended > max(started, noise_floor(b, seed.seed)),
-    )
-    return change, replicates
+    fall = before - after
+    interval = bootstrap_interval(fall, replicates)
+    moved = ended > max(started, noise_floor(b, seed.seed))
+    numbers = {"before": before, "after": after, "fall": fall, "interval": interval}
+    return numbers | {"moved": moved}, replicates
 
 
 def _majority(yes: int, no: int, total: int) -> str:

@@ -18,6 +18,7 @@ from crystalmon.metrics.answers import js_divergence
 from crystalmon.phases.order import ONSET
 from crystalmon.phases.seed_fit import Candidates, SeedEstimate, estimate_seed, mean_answers
 from crystalmon.phases.state import RESTING, Base, Lock, Outcome, PhaseState, Reading
+from crystalmon.runs.records import Event
 
 SURE_PROBES = 3
 """Successive probes that lock a seed if all are sure of it and the end stands still."""
@@ -45,8 +46,6 @@ REST = 0.05
 SEEDLESS = -1
 """The verdict that no candidate is the seed."""
 
-Numbers = dict[str, Any]
-
 
 def seed_rule(base: Base, state: PhaseState, now: Reading) -> Outcome:
     """`seed_locked`, `seedless_collapse`, `recrystallization`."""
@@ -57,26 +56,26 @@ def seed_rule(base: Base, state: PhaseState, now: Reading) -> Outcome:
         return replace(_unjudged(state), ends=()), []
     if state.lock is not None:
         return _takeover(base, state, state.lock, now)
-    estimate = estimate_seed(base.candidates, at_rest(state, now))
+    answers = at_rest(state, now)
+    estimate = estimate_seed(base.candidates, answers)
     verdict = _verdict(estimate)
-    end = estimate.pooled if now.order >= NEARLY else estimate.limit.end
+    end = answers.mean(axis=0) if now.order >= NEARLY else estimate.limit.end
     sure = not SURELY_LONELY < estimate.log_odds < SURELY_SEEDED
     state = _judged(base, state, verdict, end, sure=sure)
     if verdict is None or not _is_confirmed(state, verdict, estimate.floor):
         return state, []
-    evidence = _evidence(base.candidates, estimate)
     if verdict == SEEDLESS:
-        return _seedless(state, now, evidence, estimate.floor)
+        return _seedless(state, now, estimate)
     alike = int(base.candidates.twins(verdict).sum()) - 1
     message = (
         f"the answers of base prompt {verdict} {f'or of {alike} like it ' if alike else ''}have "
-        f"won ({evidence['distance']:.3f} nats away, p = {evidence['p_value']:.2f})"
+        f"won ({estimate.distance:.3f} nats away, p = {estimate.p_value:.2f})"
     )
-    event = now.event("seed_locked", evidence, message)
-    return _locked(base, state, now, evidence), [event]
+    event = now.event("seed_locked", estimate.numbers(), message)
+    return _locked(base, state, now, event), [event]
 
 
-def judge_probe(b: np.ndarray, q: np.ndarray) -> tuple[int | None, Numbers]:
+def judge_probe(b: np.ndarray, q: np.ndarray) -> tuple[int | None, dict[str, Any]]:
     """The verdict on one probe alone, where there are too few for it to be confirmed.
 
     The rules are those of a live verdict, without the wait until successive probes agree.
@@ -88,9 +87,8 @@ def judge_probe(b: np.ndarray, q: np.ndarray) -> tuple[int | None, Numbers]:
     Returns:
         The seed, `SEEDLESS`, or None while that is open; and the numbers behind it.
     """
-    candidates = Candidates.of(b)
-    estimate = estimate_seed(candidates, q)
-    return _verdict(estimate), _evidence(candidates, estimate)
+    estimate = estimate_seed(Candidates.of(b), q)
+    return _verdict(estimate), estimate.numbers()
 
 
 def remember(state: PhaseState, now: Reading) -> PhaseState:
@@ -179,15 +177,15 @@ def _is_still(ends: Sequence[Sequence[float]], probes: int, floor: float) -> boo
     return float(np.sqrt(js_divergence(rows[-1], rows[0]))) <= TO_AND_FRO * step
 
 
-def _seedless(state: PhaseState, now: Reading, evidence: Numbers, floor: float) -> Outcome:
+def _seedless(state: PhaseState, now: Reading, estimate: SeedEstimate) -> Outcome:
     if "seedless_collapse" in state.raised:
         return state, []
     message = (
         "the prompts come to answer alike, but like none of the base: the likeliest is "
-        f"{evidence['distance']:.3f} nats away (noise floor {floor:.3f}); there is a seed with "
-        f"probability {evidence['probability']:.2f}"
+        f"{estimate.distance:.3f} nats away (noise floor {estimate.floor:.3f}); there is a seed "
+        f"with probability {estimate.probability:.2f}"
     )
-    event = now.event("seedless_collapse", evidence, message)
+    event = now.event("seedless_collapse", estimate.numbers(), message)
     return state.once("seedless_collapse"), [event]
 
 
@@ -205,33 +203,18 @@ def _takeover(base: Base, state: PhaseState, lock: Lock, now: Reading) -> Outcom
     evidence["p_value"] = base.candidates.chance(distance)
     message = f"base prompt {rival} has taken over from {lock.seed}"
     event = now.event("recrystallization", evidence, message)
-    return _locked(base, state, now, evidence), [event]
+    return _locked(base, state, now, event), [event]
 
 
-def _evidence(candidates: Candidates, estimate: SeedEstimate) -> Numbers:
-    """What speaks for the candidate: its distance from the end by whichever estimate is nearer."""
-    ends = np.stack([estimate.pooled, estimate.limit.end])
-    distance = float(js_divergence(ends, candidates.b[estimate.candidate]).min())
-    return {
-        "candidate": estimate.candidate,
-        "distance": distance,
-        "p_value": candidates.chance(distance),
-        "probability": estimate.probability,
-        "margin": estimate.contrast,
-        "excess": estimate.excess,
-        "unexplained": estimate.unexplained,
-        "share": estimate.limit.share,
-    }
-
-
-def _locked(base: Base, state: PhaseState, now: Reading, evidence: Numbers) -> PhaseState:
-    seed = int(evidence["candidate"])
+def _locked(base: Base, state: PhaseState, now: Reading, event: Event) -> PhaseState:
+    """The state with the seed that an event names."""
+    seed = event.evidence["candidate"]
     lock = Lock(
         seed=seed,
         mass=min(base.mass_on(seed, now.mean), base.mass_on(seed, base.q[seed])),
         nearest=float(js_divergence(now.mean, base.q[seed])),
-        p_value=evidence["p_value"],
-        margin=evidence.get("margin"),
+        p_value=event.evidence["p_value"],
+        margin=event.evidence.get("margin"),
     )
     phase = "crystallized" if state.phase == "settling" else state.phase
     return replace(state, phase=phase, lock=lock).rearm("support_leak")

@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -120,27 +121,35 @@ class SeedEstimate:
         candidate: index into the base's prompts.
         log_odds: that it is the seed, rather than that there is none; see `seed_odds`.
         floor: the candidate's noise floor.
-        contrast: how many times worse than it the best other candidate that is no twin explains
+        distance: JS of it from the limit or from the pooled answers, whichever is nearer.
+        p_value: of that; see `Candidates.chance`.
+        margin: how many times worse than it the best other candidate that is no twin explains
             the answers, at most e⁶. Below 1 that one explains them better, but the pooled answers
             lie elsewhere.
         excess, unexplained: of the candidate; see `Evidence`.
-        pooled: [C] the answers pooled over prompts.
         limit: what was extrapolated.
     """
 
     candidate: int
     log_odds: float
     floor: float
-    contrast: float
+    distance: float
+    p_value: float
+    margin: float
     excess: float
     unexplained: float
-    pooled: np.ndarray = field(repr=False)
     limit: Limit
 
     @property
     def probability(self) -> float:
         """That there is a seed, by the fitted weights, if half of all collapses have one."""
         return 1.0 / (1.0 + math.exp(-min(max(self.log_odds, -700.0), 700.0)))
+
+    def numbers(self) -> dict[str, Any]:
+        """What an event reports of it."""
+        keys = ("candidate", "distance", "p_value", "probability", "margin")
+        shown = {key: getattr(self, key) for key in (*keys, "excess", "unexplained")}
+        return shown | {"share": self.limit.share}
 
 
 def estimate_seed(candidates: Candidates, q: np.ndarray) -> SeedEstimate:
@@ -150,14 +159,16 @@ def estimate_seed(candidates: Candidates, q: np.ndarray) -> SeedEstimate:
     winner = int(listed[best])
     rivals = ~candidates.twins(winner)[listed]
     contrast, _ = evidence.contrasts(best, rivals)
+    distance = float(min(evidence.pooled[best], evidence.ends[best]))
     return SeedEstimate(
         candidate=winner,
         log_odds=evidence.log_odds(best, rivals),
         floor=float(candidates.floors[winner]),
-        contrast=math.exp(contrast),
+        distance=distance,
+        p_value=candidates.chance(distance),
+        margin=math.exp(contrast),
         excess=evidence.excess(best),
         unexplained=min(evidence.unexplained(best), 1.0),
-        pooled=q.mean(axis=0),
         limit=limit,
     )
 
@@ -204,11 +215,7 @@ def path_misfits(b: np.ndarray, q: np.ndarray, listed: np.ndarray, power: float)
 def candidate_misfits(b: np.ndarray, q: np.ndarray, listed: np.ndarray, power: float) -> np.ndarray:
     """[K, P] JS(answers, answers fitted by a path of prompt p to candidate k), in nats.
 
-    Args:
-        b: [P, C] the base's answers.
-        q: [P, C] the answers now.
-        listed: [K] indices of the candidates.
-        power: of the coordinates.
+    The paths lead from b [P, C] to the candidates `listed` [K], in the coordinates of that power.
     """
     start, now, weight = _coordinates(b, q, power)
     ends = start[listed]
@@ -216,13 +223,7 @@ def candidate_misfits(b: np.ndarray, q: np.ndarray, listed: np.ndarray, power: f
 
 
 def extrapolate(b: np.ndarray, q: np.ndarray, powers: Sequence[float] = POWERS) -> Limit:
-    """The common end of the paths from b [P, C] through q [P, C]; see the module's formula.
-
-    Args:
-        b: the base's answers.
-        q: the answers now.
-        powers: the coordinates to try.
-    """
+    """The common end of the paths from b [P, C] through q [P, C]; see the module's formula."""
     return min((_fit(b, q, power) for power in powers), key=lambda fit: fit.residual)
 
 

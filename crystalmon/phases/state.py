@@ -176,14 +176,12 @@ class Base:
         q: [P, C] its answers.
         ordered: whether it has too little liquidity to lose.
         candidates: its prompts as possible seeds.
-        supports: [P, C] mask of every base prompt's support.
         resamples: [R, P] bootstrap weights of the prompts.
     """
 
     q: np.ndarray = field(repr=False)
     ordered: bool
     candidates: Candidates = field(repr=False)
-    supports: np.ndarray = field(repr=False)
     resamples: np.ndarray = field(repr=False)
 
     @classmethod
@@ -193,7 +191,6 @@ class Base:
             q=q,
             ordered=min(q.shape) < 2 or is_ordered(q),
             candidates=Candidates.of(q),
-            supports=np.stack([support(row) for row in q]),
             resamples=bootstrap_weights(len(q), RESAMPLES, np.random.default_rng(0)),
         )
 
@@ -221,7 +218,7 @@ class Base:
 
     def mass_on(self, seed: int, answers: np.ndarray) -> float:
         """Mass of answers [C] on the support of a seed."""
-        return float(answers[self.supports[seed]].sum())
+        return float(answers[support(self.q[seed])].sum())
 
 
 Outcome = tuple[PhaseState, list[Event]]

@@ -38,11 +38,11 @@ class SuiteState:
 class SuiteDetector:
     """One detector per task, and the suite's phase from theirs.
 
-    The suite has reached a phase when at least half of the tasks that take part have: tasks
-    whose reference was already ordered do not.
+    The suite has reached a phase when at least half of the tasks that take part have. Tasks whose
+    base was already ordered take no part.
 
     Args:
-        reference_q: by task, [P, C].
+        reference_q: by task, the base's answers [P, C].
         states: by task, what its detector remembers from before.
     """
 
@@ -64,7 +64,7 @@ class SuiteDetector:
 
     @property
     def taking_part(self) -> list[str]:
-        """The tasks whose reference has liquidity to lose."""
+        """The tasks whose base has liquidity to lose."""
         return [name for name, task in self.tasks.items() if task.phase != "ordered"]
 
     def update(
@@ -72,7 +72,7 @@ class SuiteDetector:
     ) -> list[Event]:
         """Take one probe of every task; return its events, the suite's own last.
 
-        A task with answers that are not finite is passed over at this probe.
+        A task whose answers are not finite skips this probe.
         """
         events: list[Event] = []
         for name, task in self.tasks.items():
@@ -95,17 +95,24 @@ def advance_suite(
         events: that the tasks raised at this probe.
 
     Returns:
-        The state after it, and the suite's own events.
+        The state after it, and one event for each phase that the suite has entered or passed.
     """
     onsets = {name: state.onsets[name] for name in state.onsets if phases.get(name) != "liquid"}
     for event in events:
         if event.kind == "nucleation_onset" and event.task is not None:
             low, high = event.evidence["onset_interval"]
             onsets[event.task] = (low, high, event.evidence["onset_step"])
-    now = _majority(list(phases.values()))
-    own: list[Event] = []
-    if state.started and now != state.phase:
-        own = _transition(state.phase, now, step, list(phases.values()), onsets)
+    reached = list(phases.values())
+    now = _majority(reached)
+    counts = {phase: reached.count(phase) for phase in PHASES if phase in reached}
+    spelled = ", ".join(f"{count} {phase}" for phase, count in counts.items())
+    message = f"the suite is {now}: {spelled} of {len(reached)} tasks"
+    own = []
+    for phase in _passed(state.phase, now) if state.started and now != state.phase else ():
+        evidence: dict[str, Any] = {"tasks": counts}
+        if phase == "nucleating":
+            evidence |= _suite_onset(onsets, len(reached))
+        own.append(Event(_SUITE_EVENTS[phase], step, None, evidence, message))
     return SuiteState(now, True, onsets), own
 
 
@@ -118,28 +125,6 @@ def _majority(phases: Sequence[str]) -> str:
     return _SUITE_ORDER[ranks[len(ranks) // 2]]
 
 
-def _transition(
-    before: str,
-    now: str,
-    step: int,
-    phases: Sequence[str],
-    onsets: Mapping[str, tuple[float, float, float]],
-) -> list[Event]:
-    """One event for each phase that the suite has entered or passed since the last probe."""
-    counts = {phase: phases.count(phase) for phase in PHASES if phase in phases}
-    spelled = ", ".join(f"{count} {phase}" for phase, count in counts.items())
-    message = f"the suite is {now}: {spelled} of {len(phases)} tasks"
-    events = []
-    for phase in _passed(before, now):
-        if phase not in _SUITE_EVENTS:
-            continue
-        evidence: dict[str, Any] = {"tasks": counts}
-        if phase == "nucleating":
-            evidence |= _suite_onset(onsets, len(phases))
-        events.append(Event(_SUITE_EVENTS[phase], step, None, evidence, message))
-    return events
-
-
 def _suite_onset(onsets: Mapping[str, tuple[float, float, float]], tasks: int) -> dict[str, Any]:
     """When half of the tasks had their onset: the order statistics of theirs, end by end."""
     needed = tasks - tasks // 2
@@ -149,9 +134,10 @@ def _suite_onset(onsets: Mapping[str, tuple[float, float, float]], tasks: int) -
     return {"onset_step": crossing, "onset_interval": [low, high]}
 
 
-def _passed(before: str, now: str) -> tuple[str, ...]:
-    """The suite's phases after `before` up to `now`; after melting, the onset is not repeated."""
+def _passed(before: str, now: str) -> list[str]:
+    """The phases with an event after `before`, up to `now`; after melting no onset is repeated."""
     if now == "melting":
-        return (now,)
+        return [now]
     start = _SUITE_ORDER.index("nucleating" if before == "melting" else before)
-    return _SUITE_ORDER[start + 1 : _SUITE_ORDER.index(now) + 1]
+    passed = _SUITE_ORDER[start + 1 : _SUITE_ORDER.index(now) + 1]
+    return [phase for phase in passed if phase in _SUITE_EVENTS]
