@@ -102,9 +102,7 @@ class Detection:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dict."""
-        data = asdict(self)
-        data["events"] = [event.to_json() for event in self.events]
-        return json_value(data)
+        return json_value(asdict(self))
 
 
 def detect_run(run: Run) -> Detection:
@@ -193,7 +191,13 @@ def format_detection(found: Detection) -> str:
         lines.append(f"raised before, where the model came from: {kind} {', '.join(names)}")
     lines += ["", "events"]
     lines += [_event_line(event) for event in found.events] or ["  none"]
-    lines += [f"  ({_compared(found)})", "", "kinetics", *_kinetics_lines(found), ""]
+    compared = "the same as those stored while training"
+    if not found.repeats_live:
+        compared = (
+            f"not {compared}: {found.differing} in only one of the two; another version of the "
+            "detector judges the same answers by rules of its own"
+        )
+    lines += [f"  ({compared})", "", "kinetics", *_kinetics_lines(found), ""]
     lines.append(
         f"{'task':<14}{'phase':<14}{'seed':>5}{'p':>8}{'margin':>8}{'away':>8}   {'transition':<46}"
         "the seed's own prompt"
@@ -211,15 +215,6 @@ def format_detection(found: Detection) -> str:
             f"{_transition(task.transition):<46}{prompt}".rstrip()
         )
     return "\n".join([*lines, _LEGEND])
-
-
-def _compared(found: Detection) -> str:
-    if found.repeats_live:
-        return "the same as those stored while training"
-    return (
-        f"not the same as those stored while training: {found.differing} in only one of "
-        "the two; another version of the detector judges the same answers by rules of its own"
-    )
 
 
 def _event_line(event: Event) -> str:

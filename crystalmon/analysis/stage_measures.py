@@ -39,10 +39,9 @@ def find_proxy_stage(names: Mapping[int, str], listed: Iterable[str] = ()) -> in
         listed: the names of all stages. If there is an `sft` among them and none was measured, no
             other stands for it: None.
     """
-    if named := [step for step, name in names.items() if _is_proxy(name)]:
-        return named[-1]
+    named = [step for step, name in names.items() if _is_proxy(name)]
     later = [] if any(map(_is_proxy, listed)) else [step for step in names if step > 0]
-    return min(later, default=None)
+    return named[-1] if named else min(later, default=None)
 
 
 def _is_proxy(name: str) -> bool:

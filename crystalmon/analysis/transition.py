@@ -11,14 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from crystalmon.analysis.fits import (
-    LEAST_DEVIATION,
-    SigmoidFit,
-    fit_sigmoid,
-    linear_loss,
-    search,
-    step_loss,
-)
+from crystalmon.analysis import fits
 
 LEAST_POINTS = 8
 """Probes below which nothing is said."""
@@ -118,7 +111,7 @@ def classify_transition(steps: np.ndarray, order: np.ndarray) -> Transition:
     return Transition(verdict, model, bic, width, interval, middle, spacing)
 
 
-def shape_bic(steps: np.ndarray, values: np.ndarray) -> tuple[dict[str, float], SigmoidFit]:
+def shape_bic(steps: np.ndarray, values: np.ndarray) -> tuple[dict[str, float], fits.SigmoidFit]:
     """BIC of a line, a rising sigmoid and a step, and the sigmoid itself.
 
     BIC = S log(RSS / S) + k log S with k = 2, 4, 3 (Schwarz 1978), RSS / S at least
@@ -127,15 +120,15 @@ def shape_bic(steps: np.ndarray, values: np.ndarray) -> tuple[dict[str, float], 
     Returns:
         By `linear`, `sigmoid` and `step`; the least-squares sigmoid.
     """
-    sigmoid, count = fit_sigmoid(steps, values), len(steps)
-    fits = {
-        "linear": (2, linear_loss(steps, values)),
+    sigmoid, count, floor = fits.fit_sigmoid(steps, values), len(steps), fits.LEAST_DEVIATION**2
+    losses = {
+        "linear": (2, fits.linear_loss(steps, values)),
         "sigmoid": (4, sigmoid.loss),
-        "step": (3, step_loss(values)),
+        "step": (3, fits.step_loss(values)),
     }
     bic = {
-        name: float(count * np.log(max(loss / count, LEAST_DEVIATION**2)) + k * np.log(count))
-        for name, (k, loss) in fits.items()
+        name: float(count * np.log(max(loss / count, floor)) + k * np.log(count))
+        for name, (k, loss) in losses.items()
     }
     return bic, sigmoid
 
@@ -160,7 +153,7 @@ def fit_avrami(steps: np.ndarray, fraction: np.ndarray) -> Avrami | None:
         grown = 1 - np.exp(-np.exp(power[:, None] * np.log(age)))  # half the time of a power
         return np.sum((grown - fraction) ** 2, axis=1)
 
-    (start, scale, power), (starts, scales, powers), least = search(loss, axes, len(steps))
+    (start, scale, power), (starts, scales, powers), least = fits.search(loss, axes, len(steps))
     return Avrami(
         rate=1 / scale,
         rate_interval=(1 / scales[1], 1 / scales[0]),
@@ -173,13 +166,10 @@ def fit_avrami(steps: np.ndarray, fraction: np.ndarray) -> Avrami | None:
 
 
 def coexistence(values: np.ndarray) -> Coexistence:
-    """One group or two: normal mixtures of one and two components compared by BIC.
+    """One group or two of values [N]: normal mixtures of one and two components, by BIC.
 
     Two are called bimodal when their BIC is lower by `DECISIVE_BIC` and Ashman's D is over 2
     (Ashman, Bird, Zepf 1994, doi:10.1086/117248).
-
-    Args:
-        values: [N], such as each prompt's own crystallinity in mid-transition.
     """
     values = np.sort(values[np.isfinite(values)])
     count = len(values)

@@ -1,10 +1,11 @@
 """Does a chain of stages show the paper's picture: liquid, nucleated on a base seed, settled in it?
 
-Three claims, each with a verdict and its evidence, from a run folder alone. A scan has few stages,
-so successive probes need not have confirmed a seed as in a live run. Where the detector has
-confirmed neither a seed nor that there is none, each crystallized stage is judged alone, by the
-same rules, and the last that names a seed decides. A later stage that names none has left the
-seed, which is the third claim's matter. Axes: P prompts, C choices.
+Three claims, each with a verdict and its evidence, from a run folder alone. A claim about tasks
+holds if at least half of them speak for it and more than against it; it does not hold if at least
+half speak against it and more than for it. A scan has few stages, so successive probes need not
+have confirmed a seed as in a live run: where the detector has confirmed neither a seed nor that
+there is none, each crystallized stage is judged alone, by the same rules. Axes: P prompts,
+C choices.
 """
 
 from __future__ import annotations
@@ -65,8 +66,7 @@ class TaskSeed:
     Args:
         state: `seeded` on a base prompt, `seedless`, `open`, or `not crystallized`.
         seed: the base prompt, or None.
-        step: the stage from which on it is so, the first that was crystallized if nothing else has
-            been seen in between, or None.
+        step: the stage from which on it is so, or None.
         locked: whether successive probes have confirmed the seed.
         p_value: of the seed; see `Candidates.chance`.
         distance: JS of the answers' end from the seed or the likeliest candidate, in nats.
@@ -81,10 +81,7 @@ class TaskSeed:
 
 
 def judge_run(run: Run) -> tuple[Verdict, ...]:
-    """The three verdicts, in the order of the phases.
-
-    Args:
-        run: with the base as its first probe.
+    """The three verdicts on a run with the base as its first probe, in the order of the phases.
 
     Raises:
         ValueError: if the run has no probe, or its reference is damaged.
@@ -101,9 +98,7 @@ def judge_liquid(first: ProbeRecord) -> Verdict:
     """Whether the base gives different answers to different wordings.
 
     A task is liquid where the whole 95% interval of its liquidity lies above
-    `ORDERED_LIQUIDITY` · log C, ordered where it lies below. The claim holds if at least half of
-    the tasks are liquid and more than are ordered; it does not if at least half are ordered and
-    more than are liquid.
+    `ORDERED_LIQUIDITY` · log C, and ordered where it lies below.
     """
     liquid, ordered = [], []
     for name, task in first.tasks.items():
@@ -161,8 +156,9 @@ def _locked_seed(seed: int, told: Sequence[Event], crystallized: int | None) -> 
 def judge_stages(b: np.ndarray, stages: Mapping[int, np.ndarray]) -> TaskSeed:
     """What one task's answers have crystallized onto, each stage judged alone.
 
-    The last stage that names a seed decides, and the seed is dated to the first from which on no
-    other is named. Without one the task is seedless if a stage says so, and else open.
+    The last stage that names a seed decides; a later one that names none has left the seed, which
+    is another claim's matter. The seed is dated to the first stage from which on no other is
+    named. Without one the task is seedless if a stage says so, and else open.
 
     Args:
         b: [P, C] the base's answers.
@@ -184,9 +180,7 @@ def judge_stages(b: np.ndarray, stages: Mapping[int, np.ndarray]) -> TaskSeed:
 def judge_nucleation(seeds: Mapping[str, TaskSeed]) -> Verdict:
     """Whether the tasks have crystallized, each onto the answers of one base prompt.
 
-    The claim holds if at least half of the tasks that take part are seeded, and more than are
-    seedless or not crystallized; it does not if at least half are one of those, and more than are
-    seeded.
+    Seedless tasks and those that have not crystallized speak against it.
     """
     by_state = {
         state: [name for name, seed in seeds.items() if seed.state == state]
@@ -214,10 +208,10 @@ def judge_support(
 ) -> Verdict:
     """Whether later stages keep the probability on the support of the seed.
 
-    Over the tasks with a seed, a later stage, and a choice outside the seed's support, the mean
-    fall of the mass on it, with its 95% bootstrap interval over prompts: the claim holds if the
-    whole interval is at most `phases.support.LEAK`, and does not if it lies above. A task
-    leaks where its own interval lies above. With fewer than half of the tasks it is open.
+    The claim holds if the mean fall of the mass on it is at most `phases.support.LEAK`, with its
+    whole 95% bootstrap interval over prompts, and does not if that lies above. A task leaks where
+    its own interval lies above. Tasks count that have a seed, a later stage, and a choice outside
+    the seed's support; with fewer than half of them the claim is open.
     """
     claim = "settles inside the seed's support"
     rng = np.random.default_rng(0)  # one for all: the tasks' resamples must not be the same
@@ -277,7 +271,7 @@ def _support_change(
 
 
 def _majority(yes: int, no: int, total: int) -> str:
-    """A claim about most tasks, given those beyond doubt."""
+    """The verdict on a claim, given how many of the tasks speak for and against it."""
     if 2 * yes >= total and yes > no:
         return HOLDS
     return FAILS if 2 * no >= total and no > yes else OPEN

@@ -91,15 +91,12 @@ class PhaseDetector:
 def advance(
     base: Base, state: PhaseState, observation: Observation
 ) -> tuple[PhaseState, list[Event]]:
-    """One step of the detector: a pure function.
+    """One step of the detector, a pure function: the state after a probe, and its events.
 
     Args:
-        base: the reference, from `Base.of`.
+        base: from `Base.of`.
         state: after the last probe; `PhaseState()` before the first.
-        observation: this probe, on the simplex and of the reference's shape.
-
-    Returns:
-        The state after it, and the events that it raised, without a task's name.
+        observation: this probe, on the simplex and of the base's shape.
     """
     now = base.read(observation)
     first = not state.steps

@@ -46,12 +46,8 @@ def warning_rule(base: Base, state: PhaseState, now: Reading) -> Outcome:
     low, high = base.order_interval(now)
     if "early_warning" in state.raised or low <= 0:
         return state, []
-    evidence = {
-        "orders": list(recent),
-        "steps": list(state.steps[-4:]),
-        "noise": state.sigma,
-        "order_interval": [low, high],
-    }
+    evidence = {"orders": list(recent), "steps": list(state.steps[-4:]), "noise": state.sigma}
+    evidence["order_interval"] = [low, high]
     message = f"order has risen at each of the last 3 probes, to {now.order:.2f}"
     return state.once("early_warning"), [now.event("early_warning", evidence, message)]
 

@@ -76,13 +76,7 @@ def seed_rule(base: Base, state: PhaseState, now: Reading) -> Outcome:
 
 
 def judge_probe(b: np.ndarray, q: np.ndarray) -> tuple[int | None, dict[str, Any]]:
-    """The verdict on one probe alone, where there are too few for it to be confirmed.
-
-    The rules are those of a live verdict, without the wait until successive probes agree.
-
-    Args:
-        b: [P, C] choice distributions of the frozen base.
-        q: [P, C] those of the probe.
+    """The live verdict on one probe q [P, C] against the base's answers b, confirmed by no other.
 
     Returns:
         The seed, `SEEDLESS`, or None while that is open; and the numbers behind it.

@@ -9,10 +9,9 @@ the square root, or the probability itself) a collapse with shares g_p and limit
 a bilinear fit over all prompts: the common share starts as 1 − slope of φ(q) on φ(b) within each
 choice, then limit and shares are solved for in turn. The coordinates that leave the smallest
 residual are taken. With t held at a candidate instead, the residual says how well that candidate
-explains what is seen, by these paths or by that of `descent_path`, whichever fits better.
-`seed_odds` weighs this against the distance of the pooled answers. This is a construction of this
-project; it reduces to linear regression when all shares are equal, and to the pooled answers when
-the collapse is complete.
+explains the answers, by these paths or by that of `descent_path`, whichever fits better. This is a
+construction of this project. It reduces to linear regression when all shares are equal, and to the
+pooled answers when the collapse is complete.
 
 Axes: P prompts, C choices. Divergences are in nats.
 """
@@ -99,18 +98,13 @@ class Limit:
         end: [C] the extrapolated end.
         residual: mean over prompts of JS(answers, fitted answers).
         power: of the coordinates that fitted best.
-        shares: [P] of the way that the prompts have gone.
+        share: of the way that the prompts have gone, on average.
     """
 
     end: np.ndarray = field(repr=False)
     residual: float
     power: float
-    shares: np.ndarray = field(repr=False)
-
-    @property
-    def share(self) -> float:
-        """Mean share of the way that the prompts have gone."""
-        return float(self.shares.mean())
+    share: float
 
 
 @dataclass(frozen=True)
@@ -143,7 +137,7 @@ class SeedEstimate:
     @property
     def probability(self) -> float:
         """That there is a seed, by the fitted weights, if half of all collapses have one."""
-        return 1.0 / (1.0 + math.exp(-min(max(self.log_odds, -700.0), 700.0)))
+        return 1.0 / (1.0 + math.exp(-self.log_odds))
 
     def numbers(self) -> dict[str, Any]:
         """What an event reports of it."""
@@ -238,7 +232,7 @@ def _fit(b: np.ndarray, q: np.ndarray, power: float) -> Limit:
         share = _solve_shares(start, now, end, weight)
         end = _solve_limit(start, now, share)
     residual = float(js_divergence(q, _fitted(start, end, share, power)).mean())
-    return Limit(_probabilities(end, power), residual, power, share)
+    return Limit(_probabilities(end, power), residual, power, float(share.mean()))
 
 
 def _coordinates(

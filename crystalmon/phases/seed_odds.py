@@ -17,8 +17,6 @@ the collapse leads to nothing that the base shows, are linear in `FEATURES`. The
 maximise the likelihood of collapses whose end was planted, simulated and trained, as many with a
 seed as without; `scripts/calibrate_seeds.py` prints them. The trained ones with few choices are of
 one task with two. This is a construction of this project.
-
-Axes: K candidates.
 """
 
 from __future__ import annotations

@@ -25,8 +25,6 @@ RESAMPLES = 40
 LEAST_NOISE = 0.005
 """Standard deviation that `order` is taken to have between probes, at the least."""
 
-Rows = tuple[tuple[float, ...], ...]
-
 
 @dataclass(frozen=True)
 class Observation:
@@ -92,7 +90,7 @@ class PhaseState:
     noise: float = 0.0
     streaks: Mapping[str, int] = field(default_factory=dict)
     candidate: int | None = None
-    answers: tuple[Rows, ...] = ()
+    answers: tuple[tuple[tuple[float, ...], ...], ...] = ()
     ends: tuple[tuple[float, ...], ...] = ()
     coverage: float | None = None
     raised: frozenset[str] = frozenset()
@@ -207,8 +205,6 @@ class Base:
         """
         values = order(now.q, self.q, self.resamples)
         values = values[np.isfinite(values)]
-        if not len(values):
-            return (-np.inf, np.inf)
         low, high = np.percentile(values, [5.0, 95.0]) - values.mean() + now.order
         return (float(low), float(high))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,21 +17,6 @@ _SUITE_EVENTS = {
     "crystallized": "nucleation_complete",
     "melting": "melting",
 }
-
-
-@dataclass(frozen=True)
-class SuiteState:
-    """What the suite remembers beside its tasks.
-
-    Args:
-        phase: one of `records.PHASES`.
-        started: whether a probe has been taken.
-        onsets: by task, the latest onset's interval and crossing (low, high, crossing), as steps.
-    """
-
-    phase: str = "liquid"
-    started: bool = False
-    onsets: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
 
 
 class SuiteDetector:
@@ -55,12 +39,13 @@ class SuiteDetector:
         self.tasks = {
             name: PhaseDetector(q, name, before.get(name)) for name, q in reference_q.items()
         }
-        self._state = SuiteState()
+        self._phase: str | None = None
+        self._onsets: dict[str, tuple[float, float, float]] = {}
 
     @property
     def phase(self) -> str:
-        """The suite's phase; `ordered` if no task takes part."""
-        return self._state.phase
+        """The suite's phase, `liquid` before the first probe; `ordered` if no task takes part."""
+        return self._phase or "liquid"
 
     @property
     def taking_part(self) -> list[str]:
@@ -78,42 +63,39 @@ class SuiteDetector:
         for name, task in self.tasks.items():
             if np.isfinite(q[name]).all():
                 events.extend(task.update(step, q[name], coverage=coverage.get(name)))
-        phases = {name: self.tasks[name].phase for name in self.taking_part}
-        self._state, own = advance_suite(self._state, step, phases, events)
-        return [*events, *own]
+            if task.phase == "liquid":
+                self._onsets.pop(name, None)
+        for event in events:
+            if event.kind == "nucleation_onset" and event.task is not None:
+                low, high = event.evidence["onset_interval"]
+                self._onsets[event.task] = (low, high, event.evidence["onset_step"])
+        phases = [self.tasks[name].phase for name in self.taking_part]
+        before, self._phase = self._phase, _majority(phases)
+        if before not in (None, self._phase):
+            events += self._entered(before, step, phases)
+        return events
 
+    def _entered(self, before: str, step: int, phases: Sequence[str]) -> list[Event]:
+        """One event for each phase that the suite has entered or passed since the last probe."""
+        counts = {phase: phases.count(phase) for phase in PHASES if phase in phases}
+        spelled = ", ".join(f"{count} {phase}" for phase, count in counts.items())
+        message = f"the suite is {self.phase}: {spelled} of {len(phases)} tasks"
+        events = []
+        for phase in _passed(before, self.phase):
+            evidence: dict[str, Any] = {"tasks": counts}
+            if phase == "nucleating":
+                evidence |= self._onset(len(phases))
+            events.append(Event(_SUITE_EVENTS[phase], step, None, evidence, message))
+        return events
 
-def advance_suite(
-    state: SuiteState, step: int, phases: Mapping[str, str], events: Sequence[Event]
-) -> tuple[SuiteState, list[Event]]:
-    """One step of the suite: a pure function.
-
-    Args:
-        state: after the last probe.
-        step: of this probe.
-        phases: by task that takes part, its phase now.
-        events: that the tasks raised at this probe.
-
-    Returns:
-        The state after it, and one event for each phase that the suite has entered or passed.
-    """
-    onsets = {name: state.onsets[name] for name in state.onsets if phases.get(name) != "liquid"}
-    for event in events:
-        if event.kind == "nucleation_onset" and event.task is not None:
-            low, high = event.evidence["onset_interval"]
-            onsets[event.task] = (low, high, event.evidence["onset_step"])
-    reached = list(phases.values())
-    now = _majority(reached)
-    counts = {phase: reached.count(phase) for phase in PHASES if phase in reached}
-    spelled = ", ".join(f"{count} {phase}" for phase, count in counts.items())
-    message = f"the suite is {now}: {spelled} of {len(reached)} tasks"
-    own = []
-    for phase in _passed(state.phase, now) if state.started and now != state.phase else ():
-        evidence: dict[str, Any] = {"tasks": counts}
-        if phase == "nucleating":
-            evidence |= _suite_onset(onsets, len(reached))
-        own.append(Event(_SUITE_EVENTS[phase], step, None, evidence, message))
-    return SuiteState(now, True, onsets), own
+    def _onset(self, tasks: int) -> dict[str, Any]:
+        """When half of the tasks had their onset: the order statistics of theirs, end by end."""
+        needed = tasks - tasks // 2
+        if len(self._onsets) < needed:  # tasks that were first seen beyond their onset have none
+            return {}
+        onsets = np.sort(np.array(list(self._onsets.values())), axis=0)
+        low, high, crossing = onsets[needed - 1].tolist()
+        return {"onset_step": crossing, "onset_interval": [low, high]}
 
 
 def _majority(phases: Sequence[str]) -> str:
@@ -123,15 +105,6 @@ def _majority(phases: Sequence[str]) -> str:
         return "melting"
     ranks = sorted(_SUITE_ORDER.index("liquid" if p == "melting" else p) for p in phases)
     return _SUITE_ORDER[ranks[len(ranks) // 2]]
-
-
-def _suite_onset(onsets: Mapping[str, tuple[float, float, float]], tasks: int) -> dict[str, Any]:
-    """When half of the tasks had their onset: the order statistics of theirs, end by end."""
-    needed = tasks - tasks // 2
-    if len(onsets) < needed:  # tasks that were first seen beyond their onset have none
-        return {}
-    low, high, crossing = np.sort(np.array(list(onsets.values())), axis=0)[needed - 1].tolist()
-    return {"onset_step": crossing, "onset_interval": [low, high]}
 
 
 def _passed(before: str, now: str) -> list[str]:
