@@ -13,12 +13,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from crystalmon.runs.records import Interval
+
 LEAST_DEVIATION = 0.005
 """Standard deviation that residuals are taken to have at the least: no fit is infinitely good."""
 COARSEST = 800
-"""Midpoints that each width is tried at over the whole series, at the least, …"""
+"""Midpoints at which each width is tried over the whole series, at the least, …"""
 PER_WIDTH = 32
-"""… and within one 10–90% width; but never more than four a point."""
+"""… and within one 10–90% width, so that the RSS hardly changes between them. More than four per
+point are never needed."""
 REACH = 25.0
 """Units of a sigmoid's exponent beyond which it is 0 or 1: what is left out is under 2e-11."""
 FINER = 17
@@ -28,8 +31,6 @@ _NO_OVERFLOW = 300.0
 _ROUNDING = 1e-10
 _CHI2 = 3.841458820694124
 _TEN_TO_NINETY = 2 * np.log(9.0)
-
-Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,11 @@ class SigmoidFit:
 
 
 def linear_loss(steps: np.ndarray, values: np.ndarray) -> float:
-    """Least RSS of a straight line."""
+    """Least RSS of a straight line.
+
+    >>> linear_loss(np.arange(3.0), np.array([0.0, 1.0, 2.0]))
+    0.0
+    """
     time = steps - steps.mean()
     centred = values - values.mean()
     slope = time @ centred / (time @ time)
@@ -58,7 +63,11 @@ def linear_loss(steps: np.ndarray, values: np.ndarray) -> float:
 
 
 def step_loss(values: np.ndarray) -> float:
-    """Least RSS over all places of one step between two levels."""
+    """Least RSS over all places of one step between two levels.
+
+    >>> step_loss(np.array([0.0, 0.0, 1.0, 1.0]))
+    0.0
+    """
     count = np.arange(1, len(values))
     left, square = np.cumsum(values)[:-1], np.sum(values**2)
     right = values.sum() - left
@@ -66,11 +75,7 @@ def step_loss(values: np.ndarray) -> float:
 
 
 def fit_sigmoid(steps: np.ndarray, values: np.ndarray) -> SigmoidFit:
-    """The least-squares sigmoid.
-
-    A narrow one is tried at four midpoints per point, a wide one at so many that its RSS hardly
-    changes from one midpoint to the next.
-    """
+    """The least-squares sigmoid."""
     span, spacing = steps[-1] - steps[0], float(np.min(np.diff(steps)))
     widths = np.geomspace(0.2 * spacing, 2 * span, 30)
     counts = [min(4 * len(steps), max(COARSEST, int(PER_WIDTH * span / w))) for w in widths]

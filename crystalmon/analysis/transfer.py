@@ -160,6 +160,10 @@ def seed_transfer(q: np.ndarray, a: np.ndarray, seed: int) -> TaskTransfer:
         q: [P_b, C] the answers of B's stage.
         a: [P_a, C] the answers of A's base, choices in the same order.
         seed: index into A's prompts.
+
+    >>> a = np.array([[1.0, 0.0], [0.5, 0.5], [0.0, 1.0], [0.1, 0.9]])
+    >>> seed_transfer(a[:1], a, seed=0).p_value  # the nearest of four
+    0.25
     """
     distances = js_divergence(q[:, None], a[None]).mean(axis=0)
     others = np.delete(distances, seed)

@@ -30,10 +30,8 @@ NUCLEATED = "nucleated on a base seed"
 SUPPORT_RESAMPLES = 200
 """Bootstrap resamples of the prompts behind the interval of a fall."""
 
-_LOCKS = ("seed_locked", "recrystallization")
-"""Events that give a task a seed, …"""
-_UNSEEDED = ("seedless_collapse", "melting")
-"""… and those after which it has none."""
+_LOCKS, _UNSEEDED = ("seed_locked", "recrystallization"), ("seedless_collapse", "melting")
+"""Events that give a task a seed, and those after which it has none."""
 
 SeedState = Literal["seeded", "seedless", "open", "not crystallized"]
 

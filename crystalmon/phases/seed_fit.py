@@ -235,9 +235,7 @@ def _fit(b: np.ndarray, q: np.ndarray, power: float) -> Limit:
     return Limit(_probabilities(end, power), residual, power, float(share.mean()))
 
 
-def _coordinates(
-    b: np.ndarray, q: np.ndarray, power: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _coordinates(b: np.ndarray, q: np.ndarray, power: float) -> tuple[np.ndarray, ...]:
     """φ(b) and φ(q) [P, C], and weights [C] of the choices, which sum to 1.
 
     The logarithm of a rare choice counts for little.

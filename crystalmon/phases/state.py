@@ -185,12 +185,8 @@ class Base:
     @classmethod
     def of(cls, q: np.ndarray) -> Base:
         """From its answers [P, C], on the simplex."""
-        return cls(
-            q=q,
-            ordered=min(q.shape) < 2 or is_ordered(q),
-            candidates=Candidates.of(q),
-            resamples=bootstrap_weights(len(q), RESAMPLES, np.random.default_rng(0)),
-        )
+        resamples = bootstrap_weights(len(q), RESAMPLES, np.random.default_rng(0))
+        return cls(q, min(q.shape) < 2 or is_ordered(q), Candidates.of(q), resamples)
 
     def read(self, observation: Observation) -> Reading:
         """The observation as the rules see it."""
@@ -199,10 +195,7 @@ class Base:
         return Reading(observation.step, q, observation.coverage, value, q.mean(axis=0))
 
     def order_interval(self, now: Reading) -> tuple[float, float]:
-        """90% bootstrap interval of the order over prompts, centred on its value.
-
-        A wide one tells that the order is the doing of a few prompts.
-        """
+        """90% bootstrap interval of the order over prompts: wide if a few of them make the order."""
         values = order(now.q, self.q, self.resamples)
         values = values[np.isfinite(values)]
         low, high = np.percentile(values, [5.0, 95.0]) - values.mean() + now.order

@@ -11,8 +11,8 @@ from crystalmon.phases.state import Base, Outcome, PhaseState, Reading
 LEAK = 0.1
 """Fall of `seed_mass` below what the locked seed holds that counts as leaving its support."""
 AWAY = 1.1
-"""Settling is to be so many times farther from the seed than at the nearest approach, and farther
-than the noise floor. What is still on its way to the seed does not settle."""
+"""Settling answers are so many times farther from the seed than at their nearest approach, and
+farther than its noise floor: answers on their way to the seed do not settle."""
 FORMAT_DROP = 0.5
 """Share of the first probe's coverage below which the format has drifted."""
 
