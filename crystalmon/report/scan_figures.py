@@ -103,12 +103,7 @@ def scan_figures(run: Run, found: Mapping[str, Any]) -> list[ScanFigure]:
 
 
 def write_scan_figures(run: Run, found: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Write every figure of a scan as PNG and SVG; the files, in order.
-
-    Raises:
-        OSError: if they cannot be written.
-        ValueError: see `scan_figures`.
-    """
+    """Write every figure of a scan as PNG and SVG; the files, in order. See `scan_figures`."""
     return [
         path
         for each in scan_figures(run, found)

@@ -82,13 +82,9 @@ def clipped(text: str, length: int = _LONGEST) -> str:
 
 
 def stage_axis(ax: Axes, names: Sequence[str], inches: float, *, labels: bool = True) -> None:
-    """Stages along x, at 0, 1, …: their names, upright where they would run into each other.
+    """Stages along x, at 0, 1, …; names upright where they would not fit side by side in `inches`.
 
-    Args:
-        ax: whose x axis it is.
-        names: [S] of the stages.
-        inches: the width of the axes.
-        labels: whether the names are written.
+    Of many stages only some are named; with `labels` false, none.
     """
     step = -(-len(names) // MOST_TICKS)
     shown = [clipped(name) for name in names[::step]]
