@@ -25,7 +25,6 @@ TITLE: dict[str, Any] = {"fontsize": LARGE, "fontweight": "bold", "parse_math": 
 COLUMNS = 5
 """Tasks side by side, where each has a panel."""
 MOST_TICKS = 12
-_LONGEST = 22
 
 
 def new_figure(height: float, layout: str | None = "constrained") -> Figure:
@@ -73,7 +72,7 @@ def text_inches(text: str, size: float) -> float:
     return TextPath((0, 0), plain, size=size).get_extents().width / 72
 
 
-def clipped(text: str, length: int = _LONGEST) -> str:
+def clipped(text: str, length: int = 22) -> str:
     """A text of at most so many characters, its middle left out: ends tell names apart."""
     if len(text) <= length:
         return text
