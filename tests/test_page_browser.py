@@ -303,7 +303,7 @@ def test_a_watcher_keeps_up_with_a_training(
 @pytest.mark.filterwarnings("ignore")
 def test_tensorboard_itself_shows_the_layout_and_the_pictures(browser: Any, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
-    tracker = TensorBoardTracker(str(tmp_path))
+    tracker = TensorBoardTracker(output_dir=str(tmp_path))
     for step in range(5):
         tracker.log(step, {"crystalmon/order": step / 5})
     tracker.show(snapshot())

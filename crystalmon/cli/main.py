@@ -21,8 +21,9 @@ import crystalmon
 from crystalmon.cli.experiment_commands import add_experiments
 from crystalmon.cli.options import add_model, add_placement, add_prompts, load_placed
 from crystalmon.cli.scan_commands import add_scan, add_transfer
-from crystalmon.runs.names import DEFAULT_NAME, DESTINATIONS
+from crystalmon.runs.names import DEFAULT_NAME
 from crystalmon.suites.tasks import TaskSuite, list_suites, load_suite
+from crystalmon.trackers.make import DESTINATIONS
 
 if TYPE_CHECKING:
     from crystalmon.runs.records import ProbeRecord
@@ -193,10 +194,8 @@ def _run_probe(args: argparse.Namespace) -> None:
     if args.json:
         print(json.dumps(record.to_json(), allow_nan=False, ensure_ascii=False))
         return
-    is_own_base = not monitor.reference.is_stored and args.base in ("auto", "initial")
-    print_record(
-        record, suite, title=f"{args.model} · {suite.name} · {args.view}", compare=not is_own_base
-    )
+    title = f"{args.model} · {suite.name} · {args.view}"
+    print_record(record, suite, title=title, compare=not monitor.is_own_base)
 
 
 def print_record(
