@@ -1,8 +1,7 @@
 """What the figures of a scan show: measures by stage, with intervals, from a run and `scan.json`.
 
-Axes: S stages, P prompts, C choices, R bootstrap replicates. Stages are in the order of their
-steps; those that were not measured are left out. Intervals are over prompts, resampled apart in
-each task.
+Axes: S stages by step, of those that were measured, P prompts, C choices, R bootstrap replicates.
+Intervals are over prompts, which each task resamples on its own.
 """
 
 from __future__ import annotations
