@@ -22,6 +22,7 @@ from transformers import (
 from trl import SFTConfig, SFTTrainer
 
 import crystalmon.monitor.callback
+import crystalmon.monitor.recorder
 from crystalmon import CrystalCallback, load_suite, read_run
 from crystalmon.analysis.replay import detect_run
 from crystalmon.monitor.base_model import ReferenceMismatch
@@ -273,7 +274,7 @@ def test_two_callbacks_have_a_folder_and_names_of_their_own(
 ):
     seen = []
     monkeypatch.setattr(
-        crystalmon.monitor.callback.CompositeTracker,
+        crystalmon.monitor.recorder.CompositeTracker,
         "log",
         lambda self, step, metrics: seen.extend(metrics),
     )
@@ -395,7 +396,7 @@ def test_full_disk_leaves_the_trackers_going(
 ):
     seen = []
     monkeypatch.setattr(
-        crystalmon.monitor.callback.CompositeTracker,
+        crystalmon.monitor.recorder.CompositeTracker,
         "log",
         lambda self, step, metrics: seen.append(step),
     )
@@ -403,7 +404,7 @@ def test_full_disk_leaves_the_trackers_going(
     def full(self, record, events):
         raise RunFolderError("No space left on device")
 
-    monkeypatch.setattr(crystalmon.monitor.callback.RunStore, "append", full)
+    monkeypatch.setattr(crystalmon.monitor.recorder.RunStore, "append", full)
     train(tmp_path, model, tokenizer, suite, [CrystalCallback(suite, every=3)])
     assert seen == [0, 3, 6]
     assert "could not be stored and waits for the next one; training goes on" in caplog.text
@@ -543,7 +544,7 @@ def test_a_budget_keeps_probing_to_its_share_of_the_time(
     assert run.info["config"]["max_overhead"] == share
     assert clock.budgets[-1].spent == pytest.approx(len(steps) * seconds[1])
     assert len(steps) == 1 or clock.budgets[-1].spent <= share * clock.now
-    said = "the last probe is that of step 0: another one would have taken over 25.00%"
+    said = "the last step was not probed: one more probe would have taken over 25.00%"
     told = capsys.readouterr().out
     assert (said in told) == (steps == [0])
     assert f"monitoring took {clock.budgets[-1].spent / clock.now:.2%} of the time" in told
@@ -579,7 +580,7 @@ def test_what_trackers_take_is_part_of_what_a_probe_costs(
     def slow(tracker, *args):
         clock.now += 1.75
 
-    monkeypatch.setattr("crystalmon.monitor.callback.CompositeTracker.log", slow)
+    monkeypatch.setattr("crystalmon.monitor.recorder.CompositeTracker.log", slow)
     callback = CrystalCallback(suite, every=100, max_overhead=0.25)
     train(tmp_path, model, tokenizer, suite, [clock, callback], max_steps=10)
     # a second one at the end would make 4 of 14 seconds
@@ -587,7 +588,7 @@ def test_what_trackers_take_is_part_of_what_a_probe_costs(
     assert clock.budgets[-1].spent == 2.0
 
 
-def test_a_failing_probe_is_paid_for_and_named_by_the_last_that_was_none(
+def test_a_failing_probe_is_paid_for_and_the_next_one_waits(
     tmp_path, model, tokenizer, suite, capsys, monkeypatch
 ):
     clock = SlowSteps(monkeypatch, step_seconds=1.0, probe_seconds=1.0)
@@ -605,7 +606,7 @@ def test_a_failing_probe_is_paid_for_and_named_by_the_last_that_was_none(
     told = capsys.readouterr().out
     assert callback.failures == 1, "the next one is known to take 8 s, and waits"
     assert clock.budgets[-1].spent / clock.now <= 0.25
-    assert "the last probe is that of step 0: another one would have taken over 25.00%" in told
+    assert "the last step was not probed: one more probe would have taken over 25.00%" in told
 
 
 def test_stop_after_an_epoch_is_probed_before_the_best_model_is_loaded(

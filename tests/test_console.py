@@ -30,14 +30,16 @@ def test_the_end_says_where_the_run_is_and_how_to_see_it(tmp_path, capsys):
         step=9, epoch=None, time=0.0, seconds=1.0, share=0.031, phase="crystallized",
         metrics={"order": 0.94, "free_energy": 1.186}, ci={}, tasks={},
     )  # fmt: skip
-    conclude(record, tmp_path / "a run" / "crystalmon")
-    first, second = capsys.readouterr().out.splitlines()
+    conclude(record, tmp_path / "a run" / "crystalmon", 0.0123, None)
+    first, second, third = capsys.readouterr().out.splitlines()
     assert "step 9, the last probe: crystallized, order 0.94, free energy 1.186 nats" in first
     assert first.endswith("nats")
     place = f"'{tmp_path}/a run/crystalmon'"
     assert second.endswith(f"crystalmon report {place} -o {place}/report.html")
+    assert third.endswith("monitoring took 1.23% of the time")
     broken = {"order": -1e-9, "free_energy": float("nan")}
-    conclude(replace(record, metrics=broken), Path("-odd"))
-    first, second = capsys.readouterr().out.splitlines()
+    conclude(replace(record, metrics=broken), Path("-odd"), 0.01, 0.01)
+    first, second, third, _ = capsys.readouterr().out.splitlines()
+    assert "one more probe would have taken over 1.00%" in third
     assert first.endswith("crystallized, order 0.00")
     assert second.endswith("crystalmon report ./-odd -o ./-odd/report.html")

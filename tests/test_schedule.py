@@ -50,9 +50,7 @@ def simulate(
         last = step == steps
         if schedule.asks(step, last):
             asked.append(step)
-            wait = schedule.steps_to_wait(step, last)
-            schedule.rest(step, wait)
-            if wait == 0:
+            if schedule.wants(step, last):
                 probe(step)
     return probed, budget.spent / budget.elapsed
 

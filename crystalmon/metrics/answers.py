@@ -1,11 +1,10 @@
-"""What is measured on the choice distributions of one task: pure functions, one formula each.
+"""What is measured on the answers to one task: pure functions, one formula each.
 
-Axes: P prompts, C choices. `q` is [P, C], each row a distribution over the choices; `b` is the
-same from the reference. Prompts are averaged with weights `w`, [..., P], each row summing to 1;
-uniform weights give the point estimate and multinomial ones a bootstrap replicate, so that a
-metric and its interval come from the same formula. Entropies and divergences are in nats; all
-arithmetic is float64. The paper's own formulas for "MSE" and "ProbMass" are not public: the
-definitions of `seed_mse` and `seed_mass` here are this project's.
+Axes: P prompts, C choices. `q` [P, C] holds a distribution over the choices in each row; `b` is the
+same from the base. Prompts are averaged with weights `w` [..., P] that sum to 1: uniform weights
+give the estimate, multinomial ones a bootstrap replicate, so that a metric and its interval come
+from one formula. Entropies and divergences are in nats, in float64. `README.md` beside this file
+has every definition and its source.
 """
 
 from __future__ import annotations
@@ -37,7 +36,11 @@ RESOLUTION = 1e-12
 
 
 def entropy(q: np.ndarray) -> np.ndarray:
-    """Shannon entropy H(q) = −Σ_c q_c log q_c over the last axis, in nats; 0 log 0 = 0."""
+    """Shannon entropy H(q) = −Σ_c q_c log q_c over the last axis, in nats; 0 log 0 = 0.
+
+    >>> float(entropy(np.array([0.5, 0.5, 0.0])))  # log 2
+    0.6931471805599453
+    """
     return -np.sum(_x_log_y(q, q), axis=-1)
 
 
@@ -46,6 +49,9 @@ def js_divergence(p: np.ndarray, q: np.ndarray) -> np.ndarray:
 
     JS(p, q) = ½ KL(p ‖ m) + ½ KL(q ‖ m), m = (p + q) / 2 (Lin 1991, doi:10.1109/18.61115),
     summed as ½ Σ [p log(p/m) + q log(q/m)]. Broadcasts like a ufunc.
+
+    >>> float(js_divergence(np.array([1.0, 0.0]), np.array([0.0, 1.0])))  # disjoint: log 2
+    0.6931471805599453
     """
     total = p + q  # not halved: half of the smallest float is 0
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -56,7 +62,11 @@ def js_divergence(p: np.ndarray, q: np.ndarray) -> np.ndarray:
 
 
 def entropy_mixture(q: np.ndarray, w: np.ndarray) -> np.ndarray:
-    """H(Σ_p w_p q_p): the entropy of the answers pooled over prompts. `w` [..., P] → [...]."""
+    """H(Σ_p w_p q_p): the entropy of the answers pooled over prompts. `w` [..., P] → [...].
+
+    >>> float(entropy_mixture(np.eye(2), uniform_weights(2)))  # each sure, of another answer
+    0.6931471805599453
+    """
     return entropy(w @ q)
 
 
@@ -65,6 +75,11 @@ def liquidity(q: np.ndarray, w: np.ndarray) -> np.ndarray:
 
     H(Σ_p w_p q_p) − Σ_p w_p H(q_p): the mutual information between prompt and answer (Lin 1991).
     0 when every prompt answers alike, at most min(log P, log C).
+
+    >>> float(liquidity(np.eye(2), uniform_weights(2)))  # the prompt decides the answer: log 2
+    0.6931471805599453
+    >>> float(liquidity(np.full((2, 2), 0.5), uniform_weights(2)))  # the prompt does not matter
+    0.0
     """
     return np.maximum(entropy_mixture(q, w) - w @ entropy(q), 0.0)
 
@@ -73,6 +88,9 @@ def is_ordered(b: np.ndarray) -> bool:
     """Whether the reference itself is too ordered for `order` to mean anything.
 
     True when liquidity(b) < ORDERED_LIQUIDITY · log C.
+
+    >>> is_ordered(np.eye(2)), is_ordered(np.full((2, 2), 0.5))
+    (False, True)
     """
     return bool(liquidity(b, uniform_weights(len(b))) < ORDERED_LIQUIDITY * np.log(b.shape[1]))
 
@@ -82,12 +100,20 @@ def order(q: np.ndarray, b: np.ndarray, w: np.ndarray) -> np.ndarray:
 
     Negative when the prompts differ more than in the reference; NaN when liquidity(b) is 0
     to rounding.
+
+    >>> alike, unlike, w = np.full((2, 2), 0.5), np.eye(2), uniform_weights(2)
+    >>> float(order(unlike, unlike, w)), float(order(alike, unlike, w))
+    (0.0, 1.0)
     """
     return 1.0 - _ratio(liquidity(q, w), liquidity(b, w))
 
 
 def seed_distances(q: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """[P, P] matrix of JS(q_p, b_k): prompt p now, candidate seed k of the reference."""
+    """[P, P] matrix of JS(q_p, b_k): prompt p now, candidate seed k of the reference.
+
+    >>> seed_distances(np.eye(2), np.eye(2)).round(3).tolist()
+    [[0.0, 0.693], [0.693, 0.0]]
+    """
     return js_divergence(q[:, None, :], b[None, :, :])
 
 
@@ -95,6 +121,9 @@ def mean_over_others(distances: np.ndarray) -> np.ndarray:
     """[P] mean over p ≠ k of a [P, P] matrix d[p, k]: `seed_jsd` of every candidate k.
 
     Prompt k itself is left out, since it starts on the seed. With P = 1 it is all there is.
+
+    >>> mean_over_others(np.array([[0.0, 2.0], [4.0, 0.0]])).tolist()
+    [4.0, 2.0]
     """
     count = len(distances)
     if count == 1:
@@ -103,17 +132,29 @@ def mean_over_others(distances: np.ndarray) -> np.ndarray:
 
 
 def noise_floor(b: np.ndarray, seed: int) -> float:
-    """NOISE_FLOOR · mean over p ≠ seed of JS(b_p, b_seed): nearer than this counts as the same."""
+    """NOISE_FLOOR · mean over p ≠ seed of JS(b_p, b_seed): nearer than this counts as the same.
+
+    >>> round(noise_floor(np.eye(2), seed=0), 4)  # a tenth of log 2
+    0.0693
+    """
     return NOISE_FLOOR * float(mean_over_others(seed_distances(b, b))[seed])
 
 
 def nearest_seed(q: np.ndarray, b: np.ndarray) -> int:
-    """The reference prompt k with the smallest mean over p ≠ k of JS(q_p, b_k)."""
+    """The reference prompt k with the smallest mean over p ≠ k of JS(q_p, b_k).
+
+    >>> nearest_seed(np.array([[0.1, 0.9], [0.0, 1.0]]), np.eye(2))
+    1
+    """
     return int(np.argmin(mean_over_others(seed_distances(q, b))))
 
 
 def support(b_k: np.ndarray, mass: float = SUPPORT_MASS) -> np.ndarray:
-    """[C] mask of the smallest set of choices that holds `mass` of the distribution `b_k` [C]."""
+    """[C] mask of the smallest set of choices that holds `mass` of the distribution `b_k` [C].
+
+    >>> support(np.array([0.05, 0.7, 0.25])).tolist()
+    [False, True, True]
+    """
     ranked = np.argsort(-b_k, kind="stable")
     held = np.cumsum(b_k[ranked])
     count = int(np.searchsorted(held, mass * held[-1] * (1 - 1e-12))) + 1
@@ -127,6 +168,9 @@ def linear_dissimilarity(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 
     The linear dissimilarity of Arnold, Holtorf, Schäfer, Lörch (arXiv 2405.17088): 0 for equal
     distributions, 1 for disjoint ones.
+
+    >>> float(linear_dissimilarity(np.array([1.0, 0.0]), np.array([0.0, 1.0])))
+    1.0
     """
     total = left + right
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -143,6 +187,9 @@ def dissimilarities(history: np.ndarray) -> dict[str, np.ndarray]:
     Returns:
         `dissimilarity_<l>` [P] for each length l in `DISSIMILARITY_WINDOWS` with 2·l <= S: the
         linear dissimilarity between the mean of the last l probes and of the l before.
+
+    >>> {k: v.tolist() for k, v in dissimilarities(np.array([[[1.0, 0]], [[0, 1.0]]])).items()}
+    {'dissimilarity_1': [1.0]}
     """
     return {
         f"dissimilarity_{length}": linear_dissimilarity(
@@ -185,8 +232,13 @@ def measure_task(
             holds; the nearest one if None.
 
     Returns:
-        Keys of spec section 3; the seed is held fixed over the replicates, and current and
-        reference values of a ratio share their resample.
+        The keys of `catalogue` that belong to one task. The seed is held fixed over the replicates,
+        and both parts of a ratio share their resample.
+
+    >>> b, w = np.array([[0.9, 0.1], [0.1, 0.9]]), uniform_weights(2)[None]
+    >>> found = measure_task(np.full((2, 2), 0.5), b, {}, w).metrics
+    >>> round(found["entropy"], 3), found["liquidity"], found["order"]
+    (0.693, 0.0, 1.0)
     """
     uniform = uniform_weights(len(q))
     stacked = np.concatenate([uniform[None, :], weights])
@@ -230,7 +282,11 @@ def _seed_metrics(
 
 
 def round_significant(values: np.ndarray, digits: int = 8) -> np.ndarray:
-    """Values to `digits` significant decimal digits; NaN stays NaN."""
+    """Values to `digits` significant decimal digits; NaN stays NaN.
+
+    >>> round_significant(np.array([0.123456789, 12345.6789]), 3).tolist()
+    [0.123, 12300.0]
+    """
     rounded = [float(f"{value:.{digits}g}") for value in values.ravel()]
     return np.array(rounded, dtype=np.float64).reshape(values.shape)
 
@@ -260,6 +316,10 @@ def answer_distributions(log_choice: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
     Returns:
         q [P, C], renormalised, to 8 significant digits; coverage [P], the choices' total.
+
+    >>> q, coverage = answer_distributions(np.log([[0.1, 0.3]]))
+    >>> q.tolist(), coverage.round(6).tolist()
+    ([[0.25, 0.75]], [0.4])
     """
     coverage = np.minimum(np.exp(log_choice).sum(axis=1), 1.0)
     top = log_choice.max(axis=1, keepdims=True)

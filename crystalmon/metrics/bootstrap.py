@@ -1,4 +1,4 @@
-"""bootstrap."""
+"""The bootstrap over prompts: weights, and the interval that their replicates give."""
 
 from __future__ import annotations
 
@@ -6,12 +6,20 @@ import numpy as np
 
 
 def uniform_weights(count: int) -> np.ndarray:
-    """[count] weights 1/count."""
+    """[count] weights 1/count.
+
+    >>> uniform_weights(4).tolist()
+    [0.25, 0.25, 0.25, 0.25]
+    """
     return np.full(count, 1.0 / count)
 
 
 def bootstrap_weights(count: int, replicates: int, rng: np.random.Generator) -> np.ndarray:
-    """[replicates, count] bootstrap weights: multinomial counts of `count` draws, over `count`."""
+    """[replicates, count] bootstrap weights: multinomial counts of `count` draws, over `count`.
+
+    >>> bootstrap_weights(3, 2, np.random.default_rng(0)).sum(axis=1).tolist()
+    [1.0, 1.0]
+    """
     return rng.multinomial(count, uniform_weights(count), size=replicates) / count
 
 
@@ -33,6 +41,10 @@ def bootstrap_interval(
 
     Returns:
         (low, high); NaN if no replicate is defined.
+
+    >>> low, high = bootstrap_interval(0.5, np.linspace(0.0, 1.0, 101))
+    >>> round(low, 3), round(high, 3)
+    (0.025, 0.975)
     """
     defined = replicates[~np.isnan(replicates)]
     if not len(defined) or np.isnan(value):

@@ -109,7 +109,7 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "free_energy_choice", "free energy, choice", "nats", "both", None, _KL,
         "the part of the KL that lies within the tokens that begin a listed answer",
-        "mean_p P(A) · KL(π_p(·|A) ‖ π⁰_p(·|A)), A the tokens that begin a choice",
+        "mean_p P(A) · KL(π_p given A ‖ π⁰_p given A), A the tokens that begin a choice",
     ),
     Metric(
         "free_energy_format", "free energy, format", "nats", "both", None, _KL,
@@ -119,7 +119,7 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "coverage", "coverage", "", "both", "higher", _COVERAGE,
         "total probability of the listed answers; low: phases and seeds say little",
-        "mean_p Σ_c P(choice c | prompt p)",
+        "mean_p Σ_c P(c), the probability that prompt p is continued by choice c",
         brief=True,
     ),
     Metric(
@@ -173,6 +173,11 @@ METRICS: tuple[Metric, ...] = (
         for length in (1, 2, 4)
     ),
     Metric(
+        "vocabulary_outside", "mass on new tokens", "", "both", None, None,
+        "probability on tokens that the base's vocabulary does not have",
+        "mean_p Σ_{v∉V⁰} π_pv, V⁰ the base's vocabulary",
+    ),
+    Metric(
         "probe_seconds", "seconds per probe", "s", "suite", "lower", (COST, "Seconds per probe"),
         "wall time that the probe took",
         "clock",
@@ -190,6 +195,16 @@ DISSIMILARITY_WINDOWS = tuple(
     int(key.rpartition("_")[2]) for key in BY_KEY if key.startswith("dissimilarity_")
 )
 """Window lengths, in probes, of the metrics `dissimilarity_<length>`."""
+
+
+def definitions() -> str:
+    """The table of `README.md`: a row a metric."""
+    head = "| key | of | unit | definition | reads as |\n| --- | --- | --- | --- | --- |\n"
+    level = {"task": "task", "suite": "suite", "both": "task, suite"}
+    return head + "".join(
+        f"| `{m.key}` | {level[m.level]} | {m.unit} | {m.formula} | {m.summary} |\n"
+        for m in METRICS
+    )
 
 
 def panels() -> dict[str, dict[str, list[Metric]]]:

@@ -2,9 +2,9 @@
 
 Axes: B rows, V vocabulary. `log_p` is log π_now, `log_b` log π_base; both are normalised
 log-probabilities. Only quantities that stay the same when a constant is added to all logits are
-computed: F = −T ln Z and the energies are not among them. Entropies and divergences in nats.
-The names are those of the essay (spec section 7); the quantities are entropies, variances and
-KL divergences.
+computed: F = −T ln Z and the energies are not among them. Entropies and divergences are in nats.
+The names are the essay's; the quantities are entropies, variances and KL divergences. `README.md`
+beside this file has every definition and its source.
 """
 
 from __future__ import annotations
@@ -17,7 +17,11 @@ OWN_OBSERVABLES = ("compliance_entropy", "heat_capacity")
 
 
 def shannon_entropy(log_p: Tensor) -> Tensor:
-    """S = −Σ_v p_v log p_v over the last axis, in nats: the essay's compliance entropy."""
+    """S = −Σ_v p_v log p_v over the last axis, in nats: the essay's compliance entropy.
+
+    >>> round(shannon_entropy(torch.tensor([0.5, 0.5]).log()).item(), 4)
+    0.6931
+    """
     return -_expectation(log_p, log_p)
 
 
@@ -26,7 +30,10 @@ def heat_capacity(log_p: Tensor) -> Tensor:
 
     log p differs from z by a constant, so its variance is the same. Computed around the mean.
     Equals T · dS/dT at T = 1. For U = −⟨z⟩ it is dU/dT; the essay's U = −⟨z⟩/T does not give its
-    own C (spec section 7).
+    own C.
+
+    >>> round(heat_capacity(torch.tensor([0.9, 0.1]).log()).item(), 4)  # p (1 − p) log²(p/(1 − p))
+    0.4345
     """
     centred = log_p - _expectation(log_p, log_p).unsqueeze(-1)
     return _expectation(log_p, centred**2)
@@ -38,6 +45,10 @@ def kl_divergence(log_p: Tensor, log_b: Tensor) -> Tensor:
     Each term is at least 0, so the sum is never negative, is exactly 0 on identical inputs and
     stays accurate when the two are near. Both inputs must be normalised. Infinite where b is 0
     and p is not.
+
+    >>> p, b = torch.tensor([0.5, 0.5]).log(), torch.tensor([0.25, 0.75]).log()
+    >>> round(kl_divergence(p, b).item(), 4), kl_divergence(p, p).item()
+    (0.1438, 0.0)
     """
     return _kl_terms(log_p, log_b).sum(dim=-1)
 
@@ -56,7 +67,7 @@ def free_energy_parts(log_p: Tensor, log_b: Tensor, begins: Tensor) -> tuple[Ten
         choice = Σ_{v∈A} k(p_v, b_v · P(A) / B(A))
         format = Σ_{v∉A} k(p_v, b_v) + k(P(A), B(A))
 
-    Source: spec section 3; Cover & Thomas, Elements of Information Theory, theorem 2.5.3.
+    Source: Cover & Thomas, Elements of Information Theory, theorem 2.5.3.
 
     Args:
         log_p: [B, V].
@@ -65,6 +76,11 @@ def free_energy_parts(log_p: Tensor, log_b: Tensor, begins: Tensor) -> tuple[Ten
 
     Returns:
         (choice, format), each [B] and at least 0; their sum is KL(P ‖ B).
+
+    >>> p, b = torch.tensor([[0.4, 0.4, 0.2]]).log(), torch.tensor([[0.2, 0.6, 0.2]]).log()
+    >>> choice, rest = free_energy_parts(p, b, torch.tensor([[True, True, False]]))
+    >>> round((choice + rest).item(), 4) == round(kl_divergence(p, b).item(), 4)
+    True
     """
     log_mass_p, log_mass_b = _log_mass(log_p, begins), _log_mass(log_b, begins)
     raised = torch.where(log_mass_b == -torch.inf, 0.0, log_mass_p - log_mass_b).unsqueeze(-1)
@@ -75,7 +91,7 @@ def free_energy_parts(log_p: Tensor, log_b: Tensor, begins: Tensor) -> tuple[Ten
 
 
 def vocabulary_observables(log_p: Tensor, log_b: Tensor, begins: Tensor) -> dict[str, Tensor]:
-    """Every vocabulary-level metric of spec section 3, per row.
+    """Every metric of the vocabulary, per row.
 
     Vocabularies of different size (tokens added since the reference) are compared on the shared
     leading part, renormalised; `vocabulary_outside` is the current mass beyond it. The parts of the

@@ -78,3 +78,21 @@ class Budget:
         cost = max(self._costs, default=0.0)
         needed = (self.spent + (1 + held_back) * cost) / self.share - cost
         return max(0.0, needed - self.elapsed)
+
+
+def check_share(share: float | None) -> float | None:
+    """The largest share of a run's time to spend, or None for no limit.
+
+    Raises:
+        TypeError: if it is no number.
+        ValueError: if it is not within (0, 1].
+    """
+    if share is None:
+        return None
+    if not isinstance(share, int | float) or isinstance(share, bool):
+        raise TypeError(f"max_overhead must be a number or None, got {type(share).__name__}.")
+    if not 0 < share <= 1:
+        raise ValueError(
+            f"max_overhead must be within (0, 1], got {share}. 0.01 is 1% of the time."
+        )
+    return float(share)

@@ -10,6 +10,9 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
+from crystalmon.metrics.catalogue import BY_KEY
+from crystalmon.monitor.probe import Monitor
+from crystalmon.report.caveats import scarce
 from crystalmon.runs.records import Event, ProbeRecord
 
 logger = logging.getLogger(__name__)
@@ -51,16 +54,43 @@ def _seconds(value: float) -> str:
     return f"{value:.2g} s" if value < 99 else f"{value:.0f} s"
 
 
-def conclude(record: ProbeRecord, folder: Path) -> None:
-    """Where the run has come to by its last probe, and how to see it."""
-    said = [record.phase]
-    for key, digits, words in (("order", 2, "order {}"), ("free_energy", 3, "free energy {} nats")):
-        value = record.metrics.get(key, np.nan)
-        if np.isfinite(value):
-            said.append(words.format(f"{round(value, digits) + 0.0:.{digits}f}"))
-    say(f"step {record.step}, the last probe: {', '.join(said)}")
-    place = shlex.quote(str(folder) if not str(folder).startswith("-") else f"./{folder}")
-    say(f"to see the run: crystalmon report {place} -o {place}/report.html")
+def introduce(monitor: Monitor, folder: Path, probes: int, max_overhead: float | None) -> None:
+    """Say at the start what will be probed, against which base, and where the records go."""
+    suite, base = monitor.suite, monitor.reference.info.model or "this model"
+    limit = "" if max_overhead is None else f" or {max_overhead:.2%} of the time"
+    say(
+        f"{suite.name}: {len(suite)} tasks, {suite.num_prompts} prompts, {probes} probes{limit}; "
+        f"base {base}; records in {folder}"
+    )
+    if warning := scarce(monitor.base_coverage):
+        say(warning)
+
+
+def conclude(record: ProbeRecord | None, folder: Path, share: float, refused: float | None) -> None:
+    """Say at the end where the run stands, how to see it, and what monitoring has cost.
+
+    Args:
+        record: the last one, if there is any.
+        folder: the run folder.
+        share: of the run's time that monitoring took, with the base, trackers and pictures.
+        refused: the `max_overhead` that the last step's probe did not fit into, or None.
+    """
+    if record is not None:
+        said = [record.phase]
+        for key, digits in (("order", 2), ("free_energy", 3)):
+            value = record.metrics.get(key, np.nan)
+            if np.isfinite(value):
+                number = f"{round(value, digits) + 0.0:.{digits}f}"
+                said.append(f"{BY_KEY[key].label} {number} {BY_KEY[key].unit}".rstrip())
+        say(f"step {record.step}, the last probe: {', '.join(said)}")
+        place = shlex.quote(str(folder) if not str(folder).startswith("-") else f"./{folder}")
+        say(f"to see the run: crystalmon report {place} -o {place}/report.html")
+        if refused is not None:
+            say(
+                f"the last step was not probed: one more probe would have taken over {refused:.2%} "
+                "of the time"
+            )
+    say(f"monitoring took {share:.2%} of the time")
 
 
 def say(line: str) -> None:

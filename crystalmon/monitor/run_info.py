@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import crystalmon
+from crystalmon.monitor.actions import action_name
 from crystalmon.monitor.probe import Monitor
 from crystalmon.phases.stored import INHERITED_KEY, to_info
 from crystalmon.scoring.models import model_name
@@ -36,25 +38,21 @@ _SETTINGS = (
 
 
 def run_info(
-    monitor: Monitor,
-    config: Mapping[str, Any],
-    trainer: str,
-    max_steps: int,
-    training: Mapping[str, Any] | None = None,
+    monitor: Monitor, settings: Mapping[str, Any], trainer: str, max_steps: int, args: Any = None
 ) -> dict[str, Any]:
     """The content of `run.json`, but for its schema version.
 
     Args:
         monitor: of the run, with its reference.
-        config: what the user asked the callback for, JSON-ready.
-        trainer: what trains the model, by name.
+        settings: what the user asked for, ready for JSON; see `callback_settings`.
+        trainer: what trains the model, by name; see `trainer_name`.
         max_steps: the step at which training ends.
-        training: the trainer's own settings, from `training_settings`.
+        args: the trainer's arguments, if there is a trainer.
     """
     suite, reference = monitor.suite, monitor.reference.info
     return {
         "versions": library_versions(),
-        "config": dict(config),
+        "config": dict(settings),
         "method": monitor.route.method,
         "precision": monitor.route.precision,
         "pack": monitor.route.pack if monitor.route.method == "tree" else None,
@@ -71,16 +69,31 @@ def run_info(
         INHERITED_KEY: to_info(monitor.inherited),
         "trainer": trainer,
         "max_steps": max_steps,
-        "training": dict(training or {}),
+        # only what this trainer has: SFT has no `beta`
+        "training": {k: _plain(getattr(args, k)) for k in _SETTINGS if hasattr(args, k)},
     }
 
 
-def training_settings(args: Any) -> dict[str, Any]:
-    """Of a trainer's arguments, those that runs are compared by, by their own names.
+def callback_settings(callback: Any) -> dict[str, Any]:
+    """The arguments of a `CrystalCallback`, ready for JSON."""
+    named = isinstance(callback.reference, str | Path)
+    return {
+        "every": callback.every,
+        "max_overhead": callback.max_overhead,
+        "reference": str(callback.reference) if named else "given",
+        "view": callback.view,
+        "strict": callback.strict,
+        "experiments": {each.name: every for each, every in callback.experiments.items()},
+        "actions": {
+            signal: [action_name(action) for action in actions]
+            for signal, actions in callback.actions.items()
+        },
+    }
 
-    Only what the trainer has is there: SFT has no `beta`. Values are JSON-ready.
-    """
-    return {name: _plain(getattr(args, name)) for name in _SETTINGS if hasattr(args, name)}
+
+def trainer_name(args: Any) -> str:
+    """As its arguments' class tells: `SFTConfig` → `SFT`, `TrainingArguments` → `Trainer`."""
+    return type(args).__name__.replace("TrainingArguments", "Trainer").removesuffix("Config")
 
 
 def _plain(value: Any) -> Any:

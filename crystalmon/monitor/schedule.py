@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from crystalmon.monitor.budget import Budget
 from crystalmon.runs.records import Event, ProbeRecord
@@ -37,6 +37,20 @@ def probe_steps(max_steps: int, every: int | None = None) -> frozenset[int]:
         return frozenset(range(max_steps + 1))
     shares = ((i / DEFAULT_PROBES) ** 2 for i in range(DEFAULT_PROBES + 1))
     return frozenset(round(max_steps * share) for share in shares)
+
+
+def check_every(every: int | None) -> int | None:
+    """The interval in steps, or None for the default schedule.
+
+    Raises:
+        TypeError: if it is no whole number.
+        ValueError: if it is below 1.
+    """
+    if every is not None and (not isinstance(every, int) or isinstance(every, bool)):
+        raise TypeError(f"every must be an int or None, got {type(every).__name__}.")
+    if every is not None and every < 1:
+        raise ValueError(f"every must be positive, got {every}. Use None for the default.")
+    return every
 
 
 class Forecast:
@@ -83,16 +97,39 @@ class Schedule:
     Args:
         steps: at which to probe.
         budget: to keep to, or None.
+
+    Attributes:
+        refused: whether the last step's probe was not affordable.
     """
 
     def __init__(self, steps: frozenset[int] = frozenset(), budget: Budget | None = None) -> None:
         self.steps = steps
         self.budget = budget
+        self.refused = False
         self._due = False
         self._moving = False
         self._order = math.nan
         self._first_step: int | None = None
         self._resting_until = 0
+
+    def wants(
+        self, step: int, last: bool = False, agree: Callable[[int], int] = lambda wait: wait
+    ) -> bool:
+        """Whether to probe this step: it is asked for, and affordable.
+
+        Args:
+            step: optimizer steps done.
+            last: training ends here.
+            agree: gives every process rank 0's answer, since each has a clock of its own.
+        """
+        if not self.asks(step, last):
+            return False
+        if self.budget is None:
+            return True
+        wait = agree(self._steps_to_wait(self.budget, step, last))
+        self._resting_until = step + wait
+        self.refused = last and wait > 0
+        return wait == 0
 
     def asks(self, step: int, last: bool = False) -> bool:
         """Whether this step should be probed, were it affordable. The same on every rank."""
@@ -101,18 +138,11 @@ class Schedule:
         wanted = self._due or (self.budget is not None and self._moving)
         return wanted and (last or step >= self._resting_until)
 
-    def steps_to_wait(self, step: int, last: bool = False) -> int:
+    def _steps_to_wait(self, budget: Budget, step: int, last: bool) -> int:
         """Steps until a probe keeps to the budget, 0 for now; by this process' clock and pace."""
-        if self.budget is None:
-            return 0
-        seconds = self.budget.wait(moving=self._moving, last=last)
-        trained = self.budget.trained
+        seconds, trained = budget.wait(moving=self._moving, last=last), budget.trained
         pace = trained / max(1, step - (self._first_step or 0))
         return 0 if seconds <= 0 else max(1, int(min(seconds, trained) / max(pace, 1e-9)))
-
-    def rest(self, step: int, steps: int) -> None:
-        """Ask for no probe in so many steps."""
-        self._resting_until = step + steps
 
     def taken(self) -> None:
         """Take note that a probe begins; one that fails is not tried again."""

@@ -1,0 +1,166 @@
+"""What rank 0 does with the probes of a training: store them, send them to trackers, report them.
+
+The callback decides when to probe. The recorder opens the run folder and the trackers, writes each
+record, and closes both. It exists on rank 0 alone.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from crystalmon.monitor import console
+from crystalmon.monitor.actions import Action, action_name
+from crystalmon.monitor.probe import Monitor
+from crystalmon.monitor.training_experiments import experiment_metrics
+from crystalmon.report.page import write_report
+from crystalmon.report.snapshot import Snapshot
+from crystalmon.runs.files import RUN_FILE, explained
+from crystalmon.runs.names import REFERENCE_FOLDER
+from crystalmon.runs.records import Event, ProbeRecord
+from crystalmon.runs.reference import INFO_FILE, load_reference
+from crystalmon.runs.results import Result
+from crystalmon.runs.store import RunStore
+from crystalmon.suites.tasks import TaskSuite
+from crystalmon.trackers.base import CompositeTracker, sentence, tracker_metrics
+from crystalmon.trackers.make import make_tracker
+
+logger = logging.getLogger(__name__)
+
+
+class Failures:
+    """Counts failures so that training goes on, or raises them.
+
+    Args:
+        strict: raise every failure.
+    """
+
+    def __init__(self, strict: bool) -> None:
+        self._strict = strict
+        self.count = 0
+
+    def note(self, what: str) -> None:
+        """Log and count the exception that is being handled, or raise it again if strict."""
+        if self._strict:
+            raise
+        self.count += 1
+        logger.exception("crystalmon: %s.", what)
+
+
+class Recorder:
+    """Writes the probes of one training to its run folder and its trackers.
+
+    Args:
+        store: the run folder, open for writing.
+        tracker: the trackers.
+        suite: what is probed.
+        failures: where failures are counted.
+        last: the latest record of the run before it was resumed, if it was.
+    """
+
+    def __init__(
+        self,
+        store: RunStore,
+        tracker: CompositeTracker,
+        suite: TaskSuite,
+        failures: Failures,
+        last: ProbeRecord | None = None,
+    ) -> None:
+        self._store, self._tracker, self._failures = store, tracker, failures
+        self._choices = {task.name: task.choice_texts for task in suite}
+        self.last = last
+
+    @classmethod
+    def open(
+        cls,
+        folder: Path,
+        monitor: Monitor,
+        info: Mapping[str, Any],
+        step: int,
+        history: Sequence[ProbeRecord],
+        args: Any,
+        failures: Failures,
+    ) -> Recorder:
+        """Open the run folder, with the base's answers in it, and the trackers.
+
+        Args:
+            folder: the run folder.
+            monitor: of this run; it reads its base from the run folder from now on.
+            info: the content of `run.json`.
+            step: 0, or the step that training resumes from.
+            history: the records of the run up to that step.
+            args: the trainer's arguments, for `report_to` and `output_dir`.
+            failures: where failures are counted.
+
+        Raises:
+            RunFolderError: if the folder cannot be written to.
+            ValueError: if a run is resumed with another base than its own.
+        """
+        _store_base(folder, monitor, step)
+        if step == 0 and (folder / RUN_FILE).is_file():
+            console.say(f"the earlier run in {folder} is superseded; its lines stay on file")
+        store = RunStore.open(folder, info, resume_step=step or None)
+        report = partial(write_report, [folder])
+        tracker = make_tracker(args.report_to or [], str(args.output_dir), folder.name, report)
+        return cls(store, tracker, monitor.suite, failures, history[-1] if history else None)
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self._store.folder
+
+    def write(self, record: ProbeRecord, events: Sequence[Event]) -> None:
+        """Store one probe, send it to the trackers, and print what it changed."""
+        try:
+            self._store.append(record, events)
+        except Exception:
+            self._failures.note(
+                f"the probe at step {record.step} could not be stored and waits for the next one; "
+                "training goes on"
+            )
+        self._tracker.log(record.step, tracker_metrics(record, self.folder.name))
+        self._tracker.show(Snapshot(record, self._choices))
+        for event in events:
+            self._tracker.event(event)
+        console.announce(record, events, self.last)
+        self.last = record
+
+    def write_result(self, result: Result) -> None:
+        """Send the result of an experiment to the trackers."""
+        self._tracker.log(result.step or 0, experiment_metrics(result, self.folder.name))
+
+    def act(self, event: Event, action: Action) -> None:
+        """Print that an action follows an event, and send the alert if it is one."""
+        console.say(f"{sentence(event)}: {action_name(action)}")
+        # the trackers alert of suite events by themselves
+        if action == "alert" and event.task is not None:
+            self._tracker.alert(f"crystalmon: {event.kind}", sentence(event))
+
+    def close(self) -> None:
+        """Close the run folder, then the trackers: one of them may keep the report of it."""
+        try:
+            self._store.close()
+        except Exception:
+            self._failures.note("the last probes could not be stored")
+        finally:
+            self._tracker.close()
+
+
+def _store_base(folder: Path, monitor: Monitor, step: int) -> None:
+    """Write the base's answers into the run folder, or check that a resumed run keeps its own."""
+    stored, base = folder / REFERENCE_FOLDER, monitor.reference.info
+    if step == 0 or not (stored / INFO_FILE).is_file():
+        # before the run's own files: an earlier run stays whole if this fails
+        with explained(folder, "take the base's answers"):
+            monitor.reference.save(stored)
+        monitor.reference = load_reference(stored)  # read from disk, it takes no memory
+        return
+    own = load_reference(stored).info
+    if own.id != base.id:
+        raise ValueError(
+            f"the run in {folder} must be resumed with its own base, {own.model!r}, got "
+            f"{base.model!r}. Leave out reference=, or choose another output_dir."
+        )

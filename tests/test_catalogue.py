@@ -1,0 +1,51 @@
+"""The one list of metrics: everything recorded is in it, and the docs have its every row."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import crystalmon
+from crystalmon.metrics.catalogue import BRIEF, BY_KEY, METRICS, PHASES, definitions, panels
+from crystalmon.monitor.probe import Monitor
+from crystalmon.trackers.base import tracker_metrics
+
+PACKAGE = Path(crystalmon.__file__).parent
+
+
+@pytest.fixture(scope="module")
+def record(_tiny):
+    monitor = Monitor(*_tiny, suite="liquid-tiny")
+    return [monitor.probe(step) for step in range(8)][-1]
+
+
+def test_every_recorded_metric_is_in_the_catalogue_at_its_level(record):
+    of_tasks = {metric.key for metric in METRICS if metric.level != "suite"}
+    of_suites = {metric.key for metric in METRICS if metric.level != "task"}
+    outside = {"phase", "probe_seconds", "probe_share"}  # fields of the record itself
+    for task in record.tasks.values():
+        assert set(task.metrics) == of_tasks - outside
+        assert set(task.ci) == set(task.metrics) - {"seed"}
+    assert set(record.metrics) == of_suites - outside
+    logged = {key.rpartition("/")[2] for key in tracker_metrics(record)}
+    assert logged == set(BY_KEY)
+
+
+def test_keys_are_unique_and_every_row_is_whole():
+    assert len(BY_KEY) == len(METRICS)
+    assert {f"tasks_{phase}" for phase in PHASES} <= set(BY_KEY)
+    for metric in METRICS:
+        assert all((metric.label, metric.summary, metric.formula)), metric.key
+        assert not {"|", "\n"} & set(metric.summary + metric.formula), metric.key
+
+
+def test_brief_metrics_have_a_panel():
+    shown = {
+        metric.key for group in panels().values() for each in group.values() for metric in each
+    }
+    assert {metric.key for metric in BRIEF} <= shown
+
+
+def test_the_definitions_have_every_row():
+    assert definitions() in (PACKAGE / "metrics" / "README.md").read_text(encoding="utf-8")
