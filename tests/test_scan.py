@@ -393,7 +393,9 @@ def test_another_base_that_fails_is_mixed_with_nothing_that_was_measured_before(
     scan(listed, tmp_path / "scan", small, tell=print)
     shutil.copy(folders[1] / "model.safetensors", places[0])
     shutil.copytree(folders[2], places[2])
-    monkeypatch.setattr(crystalmon.scan.probe_stage.Monitor, "probe", lambda *args, **options: 1 / 0)
+    monkeypatch.setattr(
+        crystalmon.scan.probe_stage.Monitor, "probe", lambda *args, **options: 1 / 0
+    )
     with pytest.raises(ScanError, match="division by zero"):
         scan(listed, tmp_path / "scan", small, tell=print)
     assert not (tmp_path / "scan" / SCAN_FILE).exists()

@@ -39,8 +39,7 @@ def _probe(args: argparse.Namespace) -> None:
     if args.json:
         print_json(record.to_json())
         return
-    with_base = monitor.reference.is_stored or args.base not in ("auto", "initial")
-    table = _table(record, suite, with_base)
+    table = _table(record, suite, with_base=not monitor.is_own_base)
     table.title = escape(f"{args.model} · {suite.name} · {args.view}")
     shown = console()
     shown.print(table)

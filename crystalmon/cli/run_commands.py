@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 from crystalmon.cli.options import USER_ERRORS, check_figure, command, console, option, print_json
-from crystalmon.runs.names import DEFAULT_NAME, DESTINATIONS
+from crystalmon.runs.names import DEFAULT_NAME
 from crystalmon.suites.tasks import load_suite
+from crystalmon.trackers.make import DESTINATIONS
 
 
 @command("summary", "the table by stage of one or more runs", "runs figure")

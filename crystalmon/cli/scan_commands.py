@@ -98,12 +98,12 @@ def _print_results(results: list[ScanResult], as_json: bool) -> None:
 def _print_result(result: ScanResult) -> None:
     from crystalmon.analysis.stage_measures import stage_names
     from crystalmon.analysis.verdicts import format_verdicts
-    from crystalmon.report.summary import format_stage_table, stage_row
+    from crystalmon.report.summary import StageRow, format_stage_table
     from crystalmon.runs.reader import read_run
 
     run = read_run(result.folder)
     names = stage_names(run)
-    print(format_stage_table([stage_row(names[r.step], r, share=None) for r in run.records]))
+    print(format_stage_table([StageRow(names[r.step], r) for r in run.records]))
     print("(phases wait until two stages agree, seeds until four; the verdicts below do not)\n")
     print(format_verdicts(result.verdicts))
     print(f"\nrun folder: {result.folder}")

@@ -15,7 +15,7 @@ from crystalmon.analysis.stage_measures import measure_stages
 from crystalmon.analysis.verdicts import Verdict, judge_run
 from crystalmon.monitor.probe import Monitor
 from crystalmon.monitor.run_info import run_info
-from crystalmon.runs.files import RUN_FILE, RunFolderError, explained, write_whole
+from crystalmon.runs.files import RUN_FILE, RunFolderError, explained, json_bytes, write_whole
 from crystalmon.runs.names import REFERENCE_FOLDER, SCAN_FILE
 from crystalmon.runs.reader import read_run
 from crystalmon.runs.records import Event, ProbeRecord, json_value
@@ -201,9 +201,8 @@ class ScanFolder:
         verdicts = judge_run(run)
         found = {"view": self._config["view"], **measure_stages(run)}
         found = json_value(found | {"verdicts": [verdict.to_json() for verdict in verdicts]})
-        text = json.dumps(found, indent=2, allow_nan=False, ensure_ascii=False)
         with explained(self.path, f"take {SCAN_FILE}"):
-            write_whole(self.path / SCAN_FILE, text.encode() + b"\n")
+            write_whole(self.path / SCAN_FILE, json_bytes(found, indent=2))
         return found, verdicts
 
 
