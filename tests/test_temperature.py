@@ -159,12 +159,12 @@ def test_the_objective_weighs_reliability_against_the_spread_over_wordings():
     spread = (log_t - math.log(2)) ** 2
     entropy = np.stack([1 + spread**0.5, 1 - spread**0.5])
     reliability = -((log_t - math.log(0.5)) ** 2)
-    assert sweep(entropy, reliability, 0.0).best.temperature == pytest.approx(0.5, rel=1e-3)
+    assert sweep(entropy, reliability, 0.0).best.temperature.value == pytest.approx(0.5, rel=1e-3)
     # L = −(x − a)² − λ (x − b)² is highest at (a + λ b) / (1 + λ)
     for weight in (1.0, 3.0):
         x = (math.log(0.5) + weight * math.log(2)) / (1 + weight)
         best = sweep(entropy, reliability, weight).best
-        assert best.temperature == pytest.approx(math.exp(x), rel=1e-3)
+        assert best.temperature.value == pytest.approx(math.exp(x), rel=1e-3)
         assert not best.edge
 
 
@@ -182,8 +182,8 @@ def test_the_interval_covers_the_whole_population_s_mean():
     for _ in range(100):
         values = rng.normal(1.0, 0.3, (24, 3, 3))
         found = sweep_of({"task": values}, np.array([0.5, 1.0, 2.0]), 0.0, 200)
-        _, low, high = found.mean["entropy"].at(1.0)
-        hits += low <= 1.0 <= high
+        entropy = found.mean["entropy"].at(1.0)
+        hits += entropy.low <= 1.0 <= entropy.high
     assert hits >= 88
 
 
@@ -221,7 +221,7 @@ def test_a_broken_model_gives_no_numbers_and_no_error(suite, tokenizer, model, t
     Temperature.figure(result).savefig(tmp_path / "figure.png")
 
 
-def test_the_views_show_every_task_and_no_markup(suite, tokenizer, model, tmp_path):
+def test_table_and_figure_show_every_task(suite, tokenizer, model, tmp_path):
     result = Temperature(suite).measure(Subject(model, tokenizer), tmp_path, Parts())
     table = Temperature.table(result)
     assert [line.split()[0] for line in table.splitlines()[1:5]] == [
@@ -242,7 +242,7 @@ def test_the_views_show_every_task_and_no_markup(suite, tokenizer, model, tmp_pa
         ({"weight": -1.0}, "weight must be finite and at least 0, got -1.0"),
         ({"weight": math.nan}, "weight must be finite"),
         ({"view": "both"}, "view must be one of raw, chat, got 'both'"),
-        ({"replicates": 0}, "replicates must be positive"),
+        ({"replicates": 0}, "replicates must be at least 1"),
     ],
 )
 def test_bad_settings_are_named(suite, options, message):

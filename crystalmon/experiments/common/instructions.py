@@ -8,23 +8,23 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
-import yaml
-
+from crystalmon.experiments.common.yaml_entries import (
+    InstructionError,
+    check_text,
+    entries,
+    read_yaml,
+)
 from crystalmon.suites.tasks import check_unique
 
-DATA_DIR = Path(__file__).parent / "data"
-OPEN, CONFLICTS = "instructions.yaml", "conflicts.yaml"
+OPEN_FILE, CONFLICTS_FILE = (
+    Path(__file__).parent / "data" / name for name in ("instructions.yaml", "conflicts.yaml")
+)
 """The bundled files: open instructions, and those whose keeping can be tested (`context`)."""
 CLOSED = "closed_answers"
 """The category of the latter among the former: there are too few of each of their own kinds."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
-_CONFLICT_KEYS = {"question", "compliant", "other"}
-
-
-class InstructionError(ValueError):
-    """A faulty file of instructions; the message names the file and the place."""
 
 
 @dataclass(frozen=True)
@@ -42,52 +42,43 @@ class Instruction:
     text: str
 
     def __post_init__(self) -> None:
-        """Refuse names that no file could have, and blank texts."""
         for what, value in (("id", self.id), ("category", self.category)):
             if not isinstance(value, str) or not _NAME.fullmatch(value):
                 raise InstructionError(
                     f"{what} must be of small letters, digits, - and _, got {value!r}. Rename it."
                 )
-        if not isinstance(self.text, str) or not self.text.strip():
-            raise InstructionError(
-                f"text of {self.id!r} must be a non-blank string, got {self.text!r}. "
-                "Quote or fill it."
-            )
+        check_text(f"text of {self.id!r}", self.text)
 
 
-class Categorised(Protocol):
-    """What has a category."""
-
-    @property
-    def category(self) -> str:
-        """Its kind."""
-        ...
-
-
-Kind = TypeVar("Kind", bound=Categorised)
+Kind = TypeVar("Kind", bound=Instruction)
 
 Instructions: TypeAlias = str | Path | tuple[Instruction, ...] | None
 """As an experiment's setting: the bundled ones (None), a YAML file, or instructions themselves."""
 
 
 def load_instructions(path: str | Path | None = None) -> tuple[Instruction, ...]:
-    """The instructions of a YAML file; of the bundled files if none is named.
+    """The instructions of a YAML file, or all bundled ones.
 
     Args:
-        path: a file with `instructions: [{id, category, text}]`. What a file of conflicts has
-            beside (`question`, `compliant`, `other`, `adversaries`) is left aside.
+        path: a file with `instructions: [{id, category, text}]`. It may be a file of conflicts: its
+            other keys (`question`, `compliant`, `other`, `adversaries`) are ignored.
 
     Raises:
         FileNotFoundError: if there is no such file.
         InstructionError: if it is faulty.
     """
     if path is None:
-        closed = [replace(each, category=CLOSED) for each in _read(DATA_DIR / CONFLICTS)]
-        found = [*_read(DATA_DIR / OPEN), *closed]
+        closed = [replace(each, category=CLOSED) for each in read_yaml(CONFLICTS_FILE, _parse)]
+        found = (*read_yaml(OPEN_FILE, _parse), *closed)
     else:
-        found = _read(Path(path))
+        found = read_yaml(Path(path), _parse)
     check_unique(f"{path or 'instructions'}: id", (each.id for each in found), InstructionError)
-    return tuple(found)
+    return found
+
+
+def _parse(data: Any) -> tuple[Instruction, ...]:
+    items = data.get("instructions") if isinstance(data, Mapping) else None
+    return entries(Instruction, "instructions", items, ignored=("question", "compliant", "other"))
 
 
 def resolve(instructions: Instructions) -> tuple[Instruction, ...]:
@@ -95,6 +86,7 @@ def resolve(instructions: Instructions) -> tuple[Instruction, ...]:
 
     Raises:
         FileNotFoundError, InstructionError: see `load_instructions`.
+        TypeError: if something among them is not an `Instruction`.
     """
     if not isinstance(instructions, tuple):
         return load_instructions(instructions)
@@ -109,11 +101,11 @@ def resolve(instructions: Instructions) -> tuple[Instruction, ...]:
     return instructions
 
 
-def spread(instructions: Sequence[Kind], count: int | None) -> tuple[Kind, ...]:
-    """So many of the instructions, from all categories alike, the first of each before the second.
+def take_evenly(instructions: Sequence[Kind], count: int | None) -> tuple[Kind, ...]:
+    """So many instructions, as evenly from all categories as they allow, in their order.
 
     Args:
-        instructions: in their order.
+        instructions: the first ones of a category are taken first.
         count: how many; all if None or more than there are.
     """
     seen: dict[str, int] = {}
@@ -121,48 +113,15 @@ def spread(instructions: Sequence[Kind], count: int | None) -> tuple[Kind, ...]:
     for index, each in enumerate(instructions):
         seen[each.category] = seen.get(each.category, 0) + 1
         turns.append((seen[each.category], index))
-    chosen = sorted(sorted(turns)[:count], key=lambda turn: turn[1])
-    return tuple(instructions[index] for _, index in chosen)
+    chosen = sorted(index for _, index in sorted(turns)[:count])
+    return tuple(instructions[index] for index in chosen)
 
 
 def fingerprint(instructions: Iterable[Instruction]) -> str:
     """SHA-256 over ids, categories and texts, in order; 16 hex digits."""
-    content = [[each.id, each.category, each.text] for each in instructions]
+    return short_hash([[each.id, each.category, each.text] for each in instructions])
+
+
+def short_hash(content: Any) -> str:
+    """SHA-256 of JSON content; 16 hex digits."""
     return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()[:16]
-
-
-def _read(file: Path) -> list[Instruction]:
-    if not file.is_file():
-        raise FileNotFoundError(f"instructions must be in a YAML file, found none at {file}.")
-    try:
-        return _parse(yaml.safe_load(file.read_text(encoding="utf-8")))
-    except InstructionError as error:
-        raise InstructionError(f"{file}: {error}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InstructionError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from error
-
-
-def _parse(data: Any) -> list[Instruction]:
-    items = data.get("instructions") if isinstance(data, Mapping) else None
-    if not isinstance(items, list) or not items:
-        raise InstructionError(
-            "instructions must be a list of {id, category, text} with at least one entry, got "
-            f"{type(items).__name__}."
-        )
-    return [_parse_item(item, index) for index, item in enumerate(items)]
-
-
-def _parse_item(item: Any, index: int) -> Instruction:
-    place, keys = f"instructions[{index}]", {"id", "category", "text"}
-    if not isinstance(item, Mapping):
-        raise InstructionError(f"{place} must be a mapping, got {type(item).__name__}.")
-    if unknown := [key for key in item if key not in keys | _CONFLICT_KEYS]:
-        raise InstructionError(
-            f"{place}: unknown key {unknown[0]!r}. Allowed: {', '.join(sorted(keys))}."
-        )
-    if missing := sorted(keys - set(item)):
-        raise InstructionError(f"{place}: key {missing[0]!r} is missing. Add it.")
-    try:
-        return Instruction(item["id"], item["category"], item["text"])
-    except InstructionError as error:
-        raise InstructionError(f"{place}: {error}") from error

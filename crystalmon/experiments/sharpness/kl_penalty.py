@@ -1,8 +1,8 @@
 """Sharpness against the KL penalty: runs that differ in beta, from their run folders alone.
 
-The essay expects a lower penalty to give a sharper transition. Of every run: the heat capacity of
+The essay expects a lower penalty to give a sharper transition. Each run gives the heat capacity of
 its answers at the end, the width of its transition in training steps and the largest
-susceptibility in it; against beta, their rank correlation and their slope in log beta.
+susceptibility in it. Each of the three has a rank correlation with beta and a slope in log beta.
 
 Axes: N runs, R resamples or permutations of them.
 """
@@ -14,17 +14,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import ClassVar
 
 import numpy as np
 
 from crystalmon.analysis.transition import classify_transition
-from crystalmon.experiments.common.trends import Trend, trend
+from crystalmon.experiments.common.experiment import Shown
+from crystalmon.experiments.common.statistics import Trend, trend
 from crystalmon.runs.reader import Run, read_run
 from crystalmon.runs.results import Estimate, Result
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 PENALTIES = ("beta", "kl_coef")
 """What TRL's trainers call the weight of the KL penalty: PPO has the second name."""
@@ -63,10 +61,11 @@ class SharpnessOfRun:
     transition: str
 
 
-class Sharpness:
+class Sharpness(Shown):
     """The experiment on a set of runs; it needs neither a model nor torch."""
 
-    name = "sharpness"
+    name: ClassVar[str] = "sharpness"
+    display: ClassVar[str] = "sharpness.sharpness_display"
 
     @staticmethod
     def measure(
@@ -94,9 +93,14 @@ class Sharpness:
             for run, beta, name in zip(runs, known, _names(runs), strict=True)
         ]
         found.sort(key=lambda run: (run.beta, run.name))
-        trends = {key: _trend(found, key, replicates) for key in MEASURES}
+        trends = {
+            key: trend(
+                np.array([run.beta for run in found]), _counted(found, key), sign, replicates
+            )
+            for key, sign in MEASURES.items()
+        }
         return Result(
-            experiment="sharpness",
+            experiment=Sharpness.name,
             settings={"replicates": replicates, "suite": runs[0].info.get("suite")},
             models={"model": runs[0].info.get("model")},
             estimates=_estimates(trends),
@@ -106,20 +110,6 @@ class Sharpness:
             },
             seconds=time.perf_counter() - began,
         )
-
-    @staticmethod
-    def table(result: Result) -> str:
-        """A line per run, a line per trend."""
-        from crystalmon.experiments.sharpness.sharpness_views import sharpness_table
-
-        return sharpness_table(result)
-
-    @staticmethod
-    def figure(result: Result) -> Figure:
-        """Each measure against beta."""
-        from crystalmon.experiments.sharpness.sharpness_views import sharpness_figure
-
-        return sharpness_figure(result)
 
 
 def penalty_of(run: Run) -> float:
@@ -172,9 +162,7 @@ def sharpness_of(run: Run, beta: float, name: str | None = None) -> SharpnessOfR
 
 def _check_alike(runs: Sequence[Run]) -> None:
     folders = [run.folder.resolve() for run in runs]
-    if twice := [
-        run.name for run, own in zip(runs, folders, strict=True) if folders.count(own) > 1
-    ]:
+    if twice := [run.name for run in runs if folders.count(run.folder.resolve()) > 1]:
         raise ValueError(
             f"a run must be given once, got {twice[0]} more than once. Repetitions are runs of "
             "their own, of other seeds."
@@ -215,17 +203,10 @@ def _names(runs: Sequence[Run]) -> list[str]:
     return names if len(set(names)) == len(names) else [str(run.folder) for run in runs]
 
 
-def _trend(runs: Sequence[SharpnessOfRun], key: str, replicates: int) -> Trend:
-    beta = np.array([run.beta for run in runs])
-    values = np.array([_value(run, key) for run in runs])
-    return trend(beta, values, MEASURES[key], replicates)
-
-
-def _value(run: SharpnessOfRun, key: str) -> float:
-    """What counts in a trend; NaN for a width that is not known."""
-    if key == "width" and run.transition not in IN_TREND:
-        return math.nan
-    return getattr(run, key)
+def _counted(runs: Sequence[SharpnessOfRun], key: str) -> np.ndarray:
+    """[N] what counts in a trend; NaN for a width that is not known."""
+    known = [key != "width" or run.transition in IN_TREND for run in runs]
+    return np.where(known, [getattr(run, key) for run in runs], np.nan)
 
 
 def _estimates(trends: dict[str, Trend]) -> dict[str, Estimate]:

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from crystalmon.experiments.common.statistics import central_interval
 from crystalmon.metrics.bootstrap import bootstrap_weights, uniform_weights
-
-PERCENTILES = (2.5, 97.5)
+from crystalmon.runs.results import Estimate
 
 
 @dataclass(frozen=True)
-class Band:
+class TemperatureCurve:
     """A curve with its 95% interval.
 
     Args:
@@ -29,31 +29,28 @@ class Band:
     low: np.ndarray
     high: np.ndarray
 
-    def at(self, temperature: float) -> tuple[float, float, float]:
-        """Value, low and high there, interpolated in log T; NaN outside the grid."""
+    def at(self, temperature: float) -> Estimate:
+        """The estimate there, interpolated in log T; NaN outside the grid."""
         log_t, where = np.log(self.temperatures), math.log(temperature)
         if not log_t[0] <= where <= log_t[-1]:
-            return (math.nan, math.nan, math.nan)
+            return Estimate(math.nan)
         ends = [float(np.interp(where, log_t, each)) for each in (self.value, self.low, self.high)]
-        return (ends[0], ends[1], ends[2])
+        return Estimate(*ends)
 
 
 @dataclass(frozen=True)
 class Peak:
-    """The highest point of a curve over temperature.
+    """The highest point of a curve over temperature; see `highest`.
 
     Args:
-        temperature, value: of the vertex of the parabola in log T through the highest point and
-            its neighbours, or of the end point if that is highest.
+        temperature, height: where it is, and how high; with intervals over resamples of the
+            prompts for a mean over tasks.
         edge: whether it is an end of the grid: the curve may rise further beyond it.
-        interval, value_interval: 95%, over resamples of the prompts; NaN where there is none.
     """
 
-    temperature: float
-    value: float
+    temperature: Estimate
+    height: Estimate
     edge: bool
-    interval: tuple[float, float] = (math.nan, math.nan)
-    value_interval: tuple[float, float] = (math.nan, math.nan)
 
 
 @dataclass(frozen=True)
@@ -61,7 +58,6 @@ class Sweep:
     """What a sweep of the temperature has given.
 
     Args:
-        temperatures: [K].
         mean: over tasks: `entropy`, `heat_capacity`, `reliability`, `variance` (of the entropy
             over a task's prompts) and `objective`.
         tasks: by task, [K] by the same keys but the last.
@@ -69,8 +65,7 @@ class Sweep:
         peak, best: of the mean heat capacity, of the objective.
     """
 
-    temperatures: np.ndarray
-    mean: Mapping[str, Band]
+    mean: Mapping[str, TemperatureCurve]
     tasks: Mapping[str, Mapping[str, np.ndarray]]
     peaks: Mapping[str, Peak]
     peak: Peak
@@ -104,9 +99,12 @@ def sweep_of(
     point = {key: np.mean([each[key] for each in own.values()], axis=0) for key in resampled}
     for each in (point, resampled):
         each["objective"] = each["reliability"] - weight * each["variance"]
+    mean = {
+        key: TemperatureCurve(temperatures, point[key][0], *central_interval(resampled[key]))
+        for key in point
+    }
     return Sweep(
-        temperatures,
-        {key: _band(temperatures, point[key][0], resampled[key]) for key in point},
+        mean,
         {name: {key: curve[0] for key, curve in curves.items()} for name, curves in own.items()},
         {name: _peak(temperatures, curves["heat_capacity"]) for name, curves in own.items()},
         _peak(temperatures, point["heat_capacity"], resampled["heat_capacity"]),
@@ -114,8 +112,35 @@ def sweep_of(
     )
 
 
+def _over_prompts(values: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """[R, K] means over prompts and the variance of S; values [P, 3, K], weights [R, P]."""
+    entropy, heat_capacity, reliability = values.transpose(1, 0, 2)
+    centred = entropy - entropy.mean(axis=0)
+    return {
+        "entropy": weights @ entropy,
+        "heat_capacity": weights @ heat_capacity,
+        "reliability": weights @ reliability,
+        "variance": np.maximum(weights @ centred**2 - (weights @ centred) ** 2, 0.0),
+    }
+
+
+def _peak(
+    temperatures: np.ndarray, curve: np.ndarray, replicates: np.ndarray | None = None
+) -> Peak:
+    """Of a curve [1, K], with intervals from replicates [R, K]."""
+    points = [float(each[0]) for each in highest(temperatures, curve)]
+    ends: list[list[float]] = [[], []]
+    if replicates is not None:
+        ends = [central_interval(each).tolist() for each in highest(temperatures, replicates)]
+    place, height = (Estimate(point, *own) for point, own in zip(points, ends, strict=True))
+    return Peak(place, height, int(np.argmax(curve[0])) in (0, len(temperatures) - 1))
+
+
 def highest(temperatures: np.ndarray, curves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where curves are highest, and how high: the vertex of a parabola in log T.
+    """Where curves are highest, and how high.
+
+    The vertex of the parabola in log T through the highest point of the grid and its neighbours;
+    an end of the grid itself, if that is highest.
 
     Args:
         temperatures: [K], increasing, at least 3.
@@ -123,6 +148,10 @@ def highest(temperatures: np.ndarray, curves: np.ndarray) -> tuple[np.ndarray, n
 
     Returns:
         [R] temperatures and [R] values; NaN where a curve is not finite.
+
+    >>> place, value = highest(np.exp([0.0, 1.0, 2.0]), np.array([[0.0, 3.0, 0.0]]))
+    >>> place.round(3).tolist(), value.tolist()
+    ([2.718], [3.0])
     """
     x, rows = np.log(temperatures), np.arange(len(curves))
     finite = np.asarray(np.isfinite(curves).all(axis=1))
@@ -139,33 +168,3 @@ def highest(temperatures: np.ndarray, curves: np.ndarray) -> tuple[np.ndarray, n
     place = np.where(inside, x[middle] + shift, x[top])
     value = np.where(inside, y + slope * shift / 2, curves[rows, top])
     return np.where(finite, np.exp(place), np.nan), np.where(finite, value, np.nan)
-
-
-def _over_prompts(values: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """[R, K] means over prompts and the variance of S; values [P, 3, K], weights [R, P]."""
-    entropy, heat_capacity, reliability = values.transpose(1, 0, 2)
-    centred = entropy - entropy.mean(axis=0)
-    return {
-        "entropy": weights @ entropy,
-        "heat_capacity": weights @ heat_capacity,
-        "reliability": weights @ reliability,
-        "variance": np.maximum(weights @ centred**2 - (weights @ centred) ** 2, 0.0),
-    }
-
-
-def _band(temperatures: np.ndarray, value: np.ndarray, replicates: np.ndarray) -> Band:
-    low, high = np.percentile(replicates, PERCENTILES, axis=0)
-    return Band(temperatures, value, low, high)
-
-
-def _peak(
-    temperatures: np.ndarray, curve: np.ndarray, replicates: np.ndarray | None = None
-) -> Peak:
-    """Of a curve [1, K], with intervals from replicates [R, K]."""
-    place, value = (float(each[0]) for each in highest(temperatures, curve))
-    edge = int(np.argmax(curve[0])) in (0, len(temperatures) - 1)
-    if replicates is None:
-        return Peak(place, value, edge)
-    drawn = highest(temperatures, replicates)
-    (low, high), (least, most) = (np.percentile(each, PERCENTILES).tolist() for each in drawn)
-    return Peak(place, value, edge, (low, high), (least, most))
