@@ -15,6 +15,7 @@ import yaml
 from planted_context import WordTokenizer, conflicting_model, write_conflicts
 
 from crystalmon.experiments.common.conflicts import load_conflicts
+from crystalmon.experiments.common.instructions import InstructionError
 from crystalmon.experiments.common.parts import Parts
 from crystalmon.experiments.common.statistics import (
     bounded_estimate,
@@ -23,7 +24,6 @@ from crystalmon.experiments.common.statistics import (
     sign_flip_p,
 )
 from crystalmon.experiments.common.subject import Subject
-from crystalmon.experiments.common.yaml_entries import InstructionError
 from crystalmon.experiments.context.compliance import (
     compare_shapes,
     compliance,

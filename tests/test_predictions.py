@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -182,11 +183,11 @@ def test_the_last_result_of_an_experiment_counts():
 def test_table_json_and_figure_hold_every_prediction(tmp_path):
     for results in (world(1), world(-1), []):
         found = judged(results)
-        shown = Result("predictions", {}, {}, {}, {"predictions": [p.to_json() for p in found]})
+        shown = Result("predictions", {}, {}, {}, {"predictions": [asdict(p) for p in found]})
         text = Predictions.table(shown)
         assert all(each.claim in text and each.reason in text for each in found)
-        for each in found:
-            value = json.loads(json.dumps(each.to_json(), allow_nan=False))
+        back = json.loads(json.dumps(shown.to_json(), allow_nan=False))
+        for each, value in zip(found, back["detail"]["predictions"], strict=True):
             assert value["verdict"] == each.verdict
             assert set(value["effect"]) == {"value", "low", "high"}
         figure = Predictions.figure(shown)

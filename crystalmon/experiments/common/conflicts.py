@@ -11,14 +11,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from crystalmon.experiments.common.instructions import CONFLICTS_FILE, Instruction, short_hash
-from crystalmon.experiments.common.yaml_entries import (
+from crystalmon.experiments.common.instructions import (
+    CONFLICTS_FILE,
+    Instruction,
     InstructionError,
     check_keys,
     check_text,
     check_texts,
     entries,
     read_yaml,
+    short_hash,
 )
 from crystalmon.suites.tasks import check_unique
 

@@ -1,21 +1,20 @@
-"""The instructions that the experiments give to a model: bundled, or from a YAML file."""
+"""The instructions that the experiments give to a model: bundled, or from a YAML file.
+
+The reader and the checks of YAML entries at the end also serve `conflicts`.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
-from crystalmon.experiments.common.yaml_entries import (
-    InstructionError,
-    check_text,
-    entries,
-    read_yaml,
-)
+import yaml
+
 from crystalmon.suites.tasks import check_unique
 
 OPEN_FILE, CONFLICTS_FILE = (
@@ -25,6 +24,10 @@ OPEN_FILE, CONFLICTS_FILE = (
 CLOSED = "closed_answers"
 """The category of the latter among the former: there are too few of each of their own kinds."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
+
+
+class InstructionError(ValueError):
+    """Faulty instructions or conflicts; the message names the place, and the file if any."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class Instruction:
 
 
 Kind = TypeVar("Kind", bound=Instruction)
+T = TypeVar("T")
 
 Instructions: TypeAlias = str | Path | tuple[Instruction, ...] | None
 """As an experiment's setting: the bundled ones (None), a YAML file, or instructions themselves."""
@@ -125,3 +129,79 @@ def fingerprint(instructions: Iterable[Instruction]) -> str:
 def short_hash(content: Any) -> str:
     """SHA-256 of JSON content; 16 hex digits."""
     return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()[:16]
+
+
+def read_yaml(file: Path, parse: Callable[[Any], T]) -> T:
+    """What `parse` makes of the content of a YAML file.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        InstructionError: if it is not YAML, or `parse` refuses it.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"instructions must be in a YAML file, got {str(file)!r}. Check the path."
+        )
+    try:
+        return parse(yaml.safe_load(file.read_text(encoding="utf-8")))
+    except InstructionError as error:
+        raise InstructionError(f"{file}: {error}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        said = " ".join(str(error).split())
+        raise InstructionError(f"{file}: must be YAML in UTF-8: {said}") from error
+
+
+def entries(kind: type[T], what: str, items: Any, ignored: Collection[str] = ()) -> tuple[T, ...]:
+    """A dataclass for each mapping in a list; the fields are the keys, and a list becomes a tuple.
+
+    Args:
+        kind: the dataclass.
+        what: the list's name.
+        items: the list.
+        ignored: keys that may be there too.
+
+    Raises:
+        InstructionError: naming the entry.
+    """
+    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    if not isinstance(items, list) or not items:
+        raise InstructionError(
+            f"{what} must be a list of at least one {{{', '.join(names)}}}, got {items!r:.60}."
+        )
+    found = []
+    for index, item in enumerate(items):
+        check_keys(f"{what}[{index}]", item, names, ignored)
+        values = {name: item[name] for name in names}
+        values = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
+        try:
+            found.append(kind(**values))
+        except InstructionError as error:
+            raise InstructionError(f"{what}[{index}]: {error}") from error
+    return tuple(found)
+
+
+def check_keys(place: str, item: Any, keys: Collection[str], ignored: Collection[str] = ()) -> None:
+    """Refuse what is not a mapping with exactly these keys, and perhaps ignored ones."""
+    if not isinstance(item, Mapping):
+        raise InstructionError(f"{place} must be a mapping, got {type(item).__name__}.")
+    if unknown := [key for key in item if key not in {*keys, *ignored}]:
+        raise InstructionError(f"{place}: unknown key {unknown[0]!r}. Allowed: {', '.join(keys)}.")
+    if missing := [key for key in keys if key not in item]:
+        raise InstructionError(f"{place}: key {missing[0]!r} is missing. Add it.")
+
+
+def check_text(what: str, value: Any) -> None:
+    """Refuse what is not a string with something in it."""
+    if not isinstance(value, str) or not value.strip():
+        raise InstructionError(
+            f"{what} must be a non-blank string, got {value!r}. Quote or fill it."
+        )
+
+
+def check_texts(what: str, values: Any) -> None:
+    """Refuse what is not a tuple of different non-blank strings, at least one."""
+    if not isinstance(values, tuple) or not values:
+        raise InstructionError(f"{what} must be a list of at least one string, got {values!r:.60}.")
+    for value in values:
+        check_text(what, value)
+    check_unique(what, values, InstructionError)

@@ -281,33 +281,19 @@ class Subject:
         return self.ranks.all(same)
 
 
+_ONE_PLAIN_TEXT = ("num_beams", "num_return_sequences", "typical_p", "repetition_penalty")
+_NO_BOUNDS = ("min_length", "epsilon_cutoff", "eta_cutoff", "no_repeat_ngram_size")
+_NO_RULES = ("min_p", "bad_words_ids", "suppress_tokens", "begin_suppress_tokens", "sequence_bias")
+_NO_FORCE = ("forced_bos_token_id", "forced_eos_token_id", "exponential_decay_length_penalty")
 _PLAIN: dict[str, Any] = {
-    "num_beams": 1,
-    "num_return_sequences": 1,
-    "min_length": 0,
-    "min_p": None,
-    "typical_p": 1.0,
-    "epsilon_cutoff": 0.0,
-    "eta_cutoff": 0.0,
-    "repetition_penalty": 1.0,
-    "no_repeat_ngram_size": 0,
-    "bad_words_ids": None,
-    "suppress_tokens": None,
-    "begin_suppress_tokens": None,
-    "sequence_bias": None,
-    "forced_bos_token_id": None,
-    "forced_eos_token_id": None,
-    "exponential_decay_length_penalty": None,
+    **dict.fromkeys(_ONE_PLAIN_TEXT, 1),
+    **dict.fromkeys(_NO_BOUNDS, 0),
+    **dict.fromkeys((*_NO_RULES, *_NO_FORCE)),
 }
-"""What a model's own generation settings may hold, and would change what is drawn."""
+"""A model's own generation settings that would change what is drawn, each set to do nothing."""
 _ANSWER = "an answer of no account"
-_TRIAL: dict[str, Any] = {
-    "do_sample": False,
-    "max_new_tokens": 2,
-    "min_new_tokens": 2,
-    "output_logits": True,
-    "return_dict_in_generate": True,
-}
+_TRIAL: dict[str, Any] = {"do_sample": False, "max_new_tokens": 2, "min_new_tokens": 2}
+_TRIAL |= {"output_logits": True, "return_dict_in_generate": True}
 
 
 def _until_end(tokens: Sequence[int], ends: set[int]) -> Tokens:

@@ -23,7 +23,7 @@ NEAREST = 7
 NEAR = 0.15
 """Levels so near to α_c count as near."""
 LOOPS = ("up", "down", "reversed_down", "reversed_up")
-"""The curves with the model's own answers in the context: from α = 0 and back, from α = 1 and back."""
+"""Curves with the model's own answers in the context: from α = 0 and back, from α = 1 and back."""
 _TEN_TO_NINETY = 2 * math.log(9.0)
 
 Status = Literal["flips", "never_flips", "never_compliant", "not_finite"]
@@ -106,7 +106,7 @@ def compliance(log_odds: np.ndarray) -> np.ndarray:
 
 
 def compare_shapes(alpha: np.ndarray, curve: np.ndarray) -> dict[str, float] | None:
-    """BIC of a line, a sigmoid and a step through the loss of compliance; see `analysis.transition`.
+    """BIC of a line, a sigmoid and a step through the loss of compliance.
 
     Args:
         alpha: [L], increasing.

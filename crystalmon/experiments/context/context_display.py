@@ -8,13 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from crystalmon.experiments.common.display_parts import (
-    aligned,
-    frame,
-    new_figure,
-    number,
-    upright,
-)
+from crystalmon.experiments.common import display_parts as draw
 from crystalmon.experiments.context.compliance import compliance
 from crystalmon.experiments.context.context_summary import SHAPES
 from crystalmon.report.palette import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION
@@ -50,7 +44,7 @@ def table(result: Result) -> str:
     best = ", ".join(f"{shape} {shapes['best'][shape]}" for shape in SHAPES)
     rows = [("instruction", "flips", *_COLUMNS.values())]
     for name, own in detail["by_instruction"].items():
-        cells = (number(own[key]) for key in _COLUMNS)
+        cells = (draw.number(own[key]) for key in _COLUMNS)
         rows.append((name, f"{own['flips']}/{own['pairs']}", *cells))
     lines = [
         f"context: {_model(result)}, {len(detail['pairs'])} pairs of "
@@ -59,12 +53,12 @@ def table(result: Result) -> str:
         f"compliance {found['compliance_0']} at α = 0, {found['compliance_1']} at α = 1",
         f"best shape by BIC: {best} of {shapes['compared']}; line less threshold "
         f"{found['bic_gain']}",
-        f"hysteresis {found['hysteresis']} (p {number(p_values['hysteresis'])}): from α = 0 "
+        f"hysteresis {found['hysteresis']} (p {draw.number(p_values['hysteresis'])}): from α = 0 "
         f"{found['area']}, from α = 1 {found['reversed_area']}",
         f"spread of log-odds near α_c over elsewhere {found['excess_spread']} nats (p "
-        f"{number(p_values['excess_spread'])})",
+        f"{draw.number(p_values['excess_spread'])})",
         "",
-        *aligned(rows),
+        *draw.aligned(rows),
     ]
     return "\n".join(lines)
 
@@ -76,16 +70,16 @@ def _model(result: Result) -> str:
 def figure(result: Result) -> Figure:
     """Compliance against α; α_c and hysteresis by instruction, an adversary a mark."""
     pairs, names = result.detail["pairs"], list(result.detail["by_instruction"])
-    drawn = new_figure(max(5.2, 1.9 + 0.28 * len(names)))
+    drawn = draw.new_figure(max(5.2, 1.9 + 0.28 * len(names)))
     curves, middles, areas = drawn.subplots(1, 3, width_ratios=(1.25, 1, 1))
     _draw_curves(curves, pairs)
     _draw_by_instruction(middles, pairs, names, "alpha_c", result.estimates["alpha_c"])
     middles.set_xlim(-0.03, 1.03)
-    frame(middles, "α_c, where compliance is 1/2")
+    draw.frame(middles, "α_c, where compliance is 1/2")
     _draw_by_instruction(areas, pairs, names, "hysteresis", result.estimates["hysteresis"])
     areas.axvline(0, color=GREY, linewidth=0.8, zorder=1)
     areas.set_yticklabels([])
-    frame(areas, "hysteresis area, in compliance × α")
+    draw.frame(areas, "hysteresis area, in compliance × α")
     marks = middles.get_legend_handles_labels()
     place = {"loc": "outside lower right", "ncols": len(marks[0])}
     for text in drawn.legend(*marks, **place, frameon=False, fontsize=SMALL).get_texts():
@@ -108,7 +102,7 @@ def _draw_curves(ax: Axes, pairs: list[dict[str, Any]]) -> None:
     ax.axhline(0.5, color=GREY, linewidth=0.6, zorder=1)
     ax.set_xlim(0, 1)
     ax.set_ylim(-0.02, 1.02)
-    frame(ax, "α, the adversarial share of the block's tokens", "compliance")
+    draw.frame(ax, "α, the adversarial share of the block's tokens", "compliance")
     below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.12), "ncols": 3}
     ax.legend(frameon=False, fontsize=SMALL, **below)
 
@@ -128,7 +122,7 @@ def _draw_by_instruction(
             alpha=0.8,
             label=adversary,
         )
-    upright(ax, mean, BLACK)
+    draw.upright(ax, mean, BLACK)
     ax.set_yticks(range(len(names)), names, fontsize=SMALL, parse_math=False)
     ax.set_ylim(len(names) - 0.4, -0.6)
     ax.grid(axis="y", linewidth=0.4, color=GREY, alpha=0.4)

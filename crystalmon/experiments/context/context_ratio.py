@@ -146,11 +146,14 @@ def _measure_pair(asker: _Asker, orders: int, memory: int) -> dict[str, Any]:
     up, down = list(range(count)), list(range(count))[::-1]
     alone: list[_Key] = [(level, order, ()) for order in range(orders) for level in up]
     asker.ask([*alone, *_likely(asker.dialogue.instruction, up, memory)])
-    ways = {"from_0": [*up, *down[1:]], "from_1": [*down, *up[1:]]}
-    loops = {key: _Loop(asker, way, memory) for key, way in ways.items()}
-    while wanted := [key for loop in loops.values() if (key := loop.advance())]:
+    there: list[float] = []
+    back: list[float] = []
+    loops = [
+        _loop(asker, [*up, *down[1:]], memory, there),
+        _loop(asker, [*down, *up[1:]], memory, back),
+    ]
+    while wanted := [key for loop in loops if (key := next(loop, None))]:
         asker.ask(wanted)
-    there, back = loops["from_0"].log_odds, loops["from_1"].log_odds
     log_odds = [[asker.log_odds((level, order, ())) for level in up] for order in range(orders)]
     return {
         "alpha": [level.alpha for level in asker.dialogue.levels],
@@ -177,37 +180,20 @@ def _likely(instruction: ClosedInstruction, levels: Sequence[int], memory: int) 
                 yield level, 0, (answer,) * length
 
 
-class _Loop:
-    """A conversation along some levels, as far as its answers are known.
+def _loop(asker: _Asker, way: Sequence[int], memory: int, found: list[float]) -> Iterator[_Key]:
+    """A conversation along some levels, whose log-odds are put into `found`.
 
-    Args:
-        asker: has the answers.
-        way: the levels in turn.
-        memory: answers that stay in the context.
+    Yields each turn whose answer is not known yet: it must be asked before the loop goes on. The
+    turns that open the loop, as many as are remembered, do not count.
     """
-
-    def __init__(self, asker: _Asker, way: Sequence[int], memory: int) -> None:
-        self._asker, self._memory = asker, memory
-        self._way, self._turn = [way[0]] * memory + list(way), 0
-        self._history: History = ()
-        self._found: list[float] = []
-
-    def advance(self) -> _Key | None:
-        """Go on to the end, or to a turn whose answer is not known, and return what to ask."""
-        while self._turn < len(self._way):
-            key = (self._way[self._turn], 0, self._history)
-            if key not in self._asker.known:
-                return key
-            self._found.append(self._asker.log_odds(key))
-            said = (*self._history, self._asker.answer(key))
-            self._history = said[len(said) - min(self._memory, len(said)) :]
-            self._turn += 1
-        return None
-
-    @property
-    def log_odds(self) -> list[float]:
-        """Of the turns that count."""
-        return self._found[self._memory :]
+    history: History = ()
+    for turn, level in enumerate([way[0]] * memory + list(way)):
+        key = (level, 0, history)
+        if key not in asker.known:
+            yield key
+        if turn >= memory:
+            found.append(asker.log_odds(key))
+        history = (*history, asker.answer(key))[-memory:] if memory else ()
 
 
 @dataclass(frozen=True)

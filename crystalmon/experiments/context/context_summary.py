@@ -8,7 +8,7 @@ torch.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,23 +41,26 @@ def summarize(pairs: Sequence[Pair]) -> tuple[dict[str, Estimate], dict[str, Any
         `compliance_1` (at the ends of α); and the detail, whose `by_instruction` other
         experiments are joined by.
     """
-    own: dict[str, Callable[[Pair], float]] = {
-        **{key: _reader(key) for key in ("alpha_c", "slope", "width")},
-        "bic_gain": lambda pair: gain_over_line(pair["bic"]) if pair["bic"] else math.nan,
-        "excess_spread": lambda pair: _excess_at(pair, pair["alpha_c"]),
-        **{key: _where_it_switches(key) for key in _AREAS},
-        "flips": lambda pair: float(pair["status"] == "flips"),
-        "compliance_0": lambda pair: pair["compliance"][0],
-        "compliance_1": lambda pair: pair["compliance"][-1],
-    }
-    means = {key: instruction_means(pairs, read) for key, read in own.items()}
+    values = [_values_of(pair) for pair in pairs]
+    means = {key: _instruction_means(pairs, [own[key] for own in values]) for key in values[0]}
+    censored = means.pop("alpha_c_at_least")
     estimates = {key: mean_of_known(list(found.values())) for key, found in means.items()}
+    by_instruction: dict[str, dict[str, Any]] = {}
+    for name, category in {pair["instruction"]: pair["category"] for pair in pairs}.items():
+        mine = [pair["status"] for pair in pairs if pair["instruction"] == name]
+        by_instruction[name] = {
+            "category": category,
+            **{key: found[name] for key, found in means.items() if key != "flips"},
+            "alpha_c_at_least": censored[name],
+            "pairs": len(mine),
+            **{status: mine.count(status) for status in STATUSES},
+        }
     by_status = {
         status: [f"{p['instruction']} × {p['adversary']}" for p in pairs if p["status"] == status]
         for status in STATUSES
     }
     detail = {
-        "by_instruction": _by_instruction(pairs, means),
+        "by_instruction": by_instruction,
         "statuses": by_status,
         "shapes": _shapes(pairs),
         "p_values": {
@@ -69,29 +72,38 @@ def summarize(pairs: Sequence[Pair]) -> tuple[dict[str, Estimate], dict[str, Any
     return estimates, detail
 
 
-def instruction_means(pairs: Sequence[Pair], read: Callable[[Pair], float]) -> dict[str, float]:
+def _values_of(pair: Pair) -> dict[str, float | None]:
+    """What is averaged of a pair; None or NaN where it is not defined.
+
+    `alpha_c_at_least` takes a pair that never flips at 1, the largest α there is. A pair in which
+    one answer always wins has no areas: it would count as proof that nothing lags.
+    """
+    return {
+        **{key: pair[key] for key in ("alpha_c", "slope", "width")},
+        "bic_gain": gain_over_line(pair["bic"]) if pair["bic"] else None,
+        "excess_spread": _excess_at(pair, pair["alpha_c"]),
+        **{key: pair[key] if pair["switches"] else None for key in _AREAS},
+        "flips": float(pair["status"] == "flips"),
+        "compliance_0": pair["compliance"][0],
+        "compliance_1": pair["compliance"][-1],
+        "alpha_c_at_least": 1.0 if pair["status"] == "never_flips" else pair["alpha_c"],
+    }
+
+
+def _instruction_means(pairs: Sequence[Pair], values: Sequence[float | None]) -> dict[str, float]:
     """By instruction, the mean over its pairs of what is defined; NaN if nothing is."""
     found: dict[str, list[float]] = {}
-    for pair in pairs:
-        found.setdefault(pair["instruction"], []).append(read(pair))
-    finite = {key: [v for v in values if math.isfinite(v)] for key, values in found.items()}
-    return {key: float(np.mean(v)) if v else math.nan for key, v in finite.items()}
+    for pair, value in zip(pairs, values, strict=True):
+        own = found.setdefault(pair["instruction"], [])
+        if value is not None and math.isfinite(value):
+            own.append(value)
+    return {name: float(np.mean(own)) if own else math.nan for name, own in found.items()}
 
 
-def _reader(key: str) -> Callable[[Pair], float]:
-    return lambda pair: math.nan if pair[key] is None else float(pair[key])
-
-
-def _where_it_switches(key: str) -> Callable[[Pair], float]:
-    """Pairs in which one answer always wins would count as proof that nothing lags."""
-    read = _reader(key)
-    return lambda pair: read(pair) if pair["switches"] else math.nan
-
-
-def _excess_at(pair: Pair, middle: float | None) -> float:
-    """Spread near a place over that elsewhere; NaN if there is none, or the pair does not flip."""
+def _excess_at(pair: Pair, middle: float | None) -> float | None:
+    """Spread near a place over that elsewhere; None if there is none, or the pair does not flip."""
     if middle is None or pair["alpha_c"] is None:
-        return math.nan
+        return None
     alpha, spreads = (np.array(pair[key], dtype=float) for key in ("alpha", "spread"))
     return excess_spread(alpha, spreads, middle)
 
@@ -108,12 +120,9 @@ def _spread_p(pairs: Sequence[Pair]) -> float:
 
     def statistic(match: np.ndarray) -> float:
         other = {name: names[at] for name, at in zip(names, match, strict=True)}
-
-        def read(pair: Pair) -> float:
-            source = other.get(pair["instruction"])
-            return _excess_at(pair, middles.get((source, pair["adversary"])))
-
-        found = [v for v in instruction_means(pairs, read).values() if math.isfinite(v)]
+        own = [middles.get((other.get(p["instruction"]), p["adversary"])) for p in pairs]
+        excess = [_excess_at(pair, middle) for pair, middle in zip(pairs, own, strict=True)]
+        found = [v for v in _instruction_means(pairs, excess).values() if math.isfinite(v)]
         return float(np.mean(found)) if found else math.nan
 
     return exchange_p(len(names), statistic, exchanges=MATCHES)
@@ -129,29 +138,3 @@ def _shapes(pairs: Sequence[Pair]) -> dict[str, Any]:
         "threshold_decisive": int(np.sum(gains >= DECISIVE_BIC)),
         "line_decisive": int(np.sum(gains <= -DECISIVE_BIC)),
     }
-
-
-def _by_instruction(
-    pairs: Sequence[Pair], means: Mapping[str, Mapping[str, float]]
-) -> dict[str, dict[str, Any]]:
-    """Of each instruction: means over its pairs, and how many of them did what.
-
-    `alpha_c_at_least` takes a pair that never flips at 1, the largest α there is.
-    """
-    censored = instruction_means(pairs, _at_least)
-    found: dict[str, dict[str, Any]] = {}
-    categories = {pair["instruction"]: pair["category"] for pair in pairs}
-    for name, category in categories.items():
-        mine = [each["status"] for each in pairs if each["instruction"] == name]
-        found[name] = {
-            "category": category,
-            **{key: values[name] for key, values in means.items() if key != "flips"},
-            "alpha_c_at_least": censored[name],
-            "pairs": len(mine),
-            **{status: mine.count(status) for status in STATUSES},
-        }
-    return found
-
-
-def _at_least(pair: Pair) -> float:
-    return 1.0 if pair["status"] == "never_flips" else _reader("alpha_c")(pair)

@@ -5,14 +5,7 @@ from __future__ import annotations
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from crystalmon.experiments.common.display_parts import (
-    aligned,
-    band,
-    columns,
-    frame,
-    new_figure,
-    row_of_estimate,
-)
+from crystalmon.experiments.common import display_parts as draw
 from crystalmon.report.palette import BLUE, GREY, SHADE, VERMILION
 from crystalmon.report.style import SMALL
 from crystalmon.runs.results import Result
@@ -34,7 +27,7 @@ def table(result: Result) -> str:
     ]
     detail, settings = result.detail, result.settings
     lines = [
-        *aligned([("quantity", "mean over instructions, 95% interval"), *rows]),
+        *draw.aligned([("quantity", "mean over instructions, 95% interval"), *rows]),
         "",
         f"{len(detail['by_instruction'])} instructions, {settings['tokens']} tokens each, "
         f"every {settings['every']}; the first {detail['burn_in']} after each start left out",
@@ -44,7 +37,7 @@ def table(result: Result) -> str:
 
 def figure(result: Result) -> Figure:
     """D(t) with its interval, with and without the repetition; the slope of every instruction."""
-    drawn = new_figure(4.6)
+    drawn = draw.new_figure(4.6)
     left, right = drawn.subplots(1, 2, width_ratios=(3, 2))
     _draw_profile(left, result)
     _draw_slopes(right, result)
@@ -56,26 +49,26 @@ def _draw_profile(ax: Axes, result: Result) -> None:
     burn_in, half = detail["burn_in"], detail["half"]
     ax.axvspan(0, burn_in, color=SHADE, linewidth=0, zorder=0, label="left out")
     start = {"t": 0, "value": 0.0, "low": 0.0, "high": 0.0}
-    plain = columns([start, *detail["profile"]])
-    band(ax, plain["t"], plain, BLUE, "instruction once")
+    plain = draw.columns([start, *detail["profile"]])
+    draw.band(ax, plain["t"], plain, BLUE, "instruction once")
     if "repeated" in detail:
         ax.axvspan(half, half + burn_in, color=SHADE, linewidth=0, zorder=0)
         ax.axvline(half, color=GREY, linewidth=1.0, zorder=1)
-        repeated = columns(detail["repeated"])
-        band(ax, repeated["t"], repeated, VERMILION, "repeated midway")
+        repeated = draw.columns(detail["repeated"])
+        draw.band(ax, repeated["t"], repeated, VERMILION, "repeated midway")
     ax.set_xlim(0, plain["t"][-1])
     ax.set_ylim(bottom=0)
     ax.legend(fontsize=SMALL, frameon=False, loc="lower right")
-    frame(ax, "tokens generated, t", "D(t) in nats", "from the instruction alone")
+    draw.frame(ax, "tokens generated, t", "D(t) in nats", "from the instruction alone")
 
 
 def _draw_slopes(ax: Axes, result: Result) -> None:
     shown = {key: name for key, name in _SLOPES.items() if key in result.estimates}
     rows = result.detail["by_instruction"].values()
     for y, key in enumerate(shown):
-        row_of_estimate(ax, y, result.estimates[key], [row[key] for row in rows])
+        draw.row_of_estimate(ax, y, result.estimates[key], [row[key] for row in rows])
     ax.axvline(0, color=GREY, linewidth=1.0, zorder=1)
     ax.set_yticks(range(len(shown)), list(shown.values()))
     ax.set_ylim(-0.6, len(shown) - 0.4)
     ax.ticklabel_format(axis="x", style="sci", scilimits=(-2, 3))
-    frame(ax, "nats per token; a dot is an instruction", title="slopes")
+    draw.frame(ax, "nats per token; a dot is an instruction", title="slopes")

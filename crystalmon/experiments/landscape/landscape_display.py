@@ -10,15 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from crystalmon.experiments.common.display_parts import (
-    aligned,
-    band,
-    columns,
-    frame,
-    new_figure,
-    row_of_estimate,
-    upright,
-)
+from crystalmon.experiments.common import display_parts as draw
 from crystalmon.report.palette import BLUE, SHADE
 from crystalmon.report.style import SMALL
 from crystalmon.runs.results import Estimate, Result
@@ -36,7 +28,7 @@ def table(result: Result) -> str:
     ]
     rows.append(("all categories", str(len(detail["by_instruction"])), str(found["free_energy"])))
     lines = [
-        *aligned([("category", "instructions", "F in nats per token, 95% interval"), *rows]),
+        *draw.aligned([("category", "instructions", "F in nats per token, 95% interval"), *rows]),
         "",
         f"share of the first {detail['early']} tokens in F: {found['early_share']}; were F the "
         f"same at every token: {detail['even_share']:.3g}",
@@ -48,7 +40,7 @@ def table(result: Result) -> str:
 
 def figure(result: Result) -> Figure:
     """F by category with every instruction as a dot, and F by depth, with 95% intervals."""
-    drawn = new_figure(max(3.8, 1.8 + 0.36 * len(result.detail["by_category"])))
+    drawn = draw.new_figure(max(3.8, 1.8 + 0.36 * len(result.detail["by_category"])))
     left, right = drawn.subplots(1, 2)
     _draw_categories(left, result)
     _draw_depth(right, result.detail)
@@ -58,22 +50,22 @@ def figure(result: Result) -> Figure:
 def _draw_categories(ax: Axes, result: Result) -> None:
     detail = result.detail
     ranked = sorted(detail["by_category"].items(), key=lambda item: item[1]["free_energy"]["value"])
-    upright(ax, result.estimates["free_energy"])
+    draw.upright(ax, result.estimates["free_energy"])
     for y, (name, row) in enumerate(ranked):
         each = detail["by_instruction"].values()
         own = [one["free_energy"] for one in each if one["category"] == name]
-        row_of_estimate(ax, y, Estimate(**row["free_energy"]), own)
+        draw.row_of_estimate(ax, y, Estimate(**row["free_energy"]), own)
     ax.set_yticks(range(len(ranked)), [name.replace("_", " ") for name, _ in ranked])
     ax.set_ylim(-0.6, len(ranked) - 0.4)
     ax.set_xlim(left=0)
     below = "F in nats per token; a dot is an instruction"
-    frame(ax, below, title="by category, and their mean (grey)")
+    draw.frame(ax, below, title="by category, and their mean (grey)")
 
 
 def _draw_depth(ax: Axes, detail: Mapping[str, Any]) -> None:
-    early, depth = detail["early"], columns(detail["depth"])
+    early, depth = detail["early"], draw.columns(detail["depth"])
     ax.axvspan(0.5, early + 0.5, color=SHADE, linewidth=0, zorder=0, label=f"first {early} tokens")
-    band(ax, depth["token"], depth, BLUE, "mean")
+    draw.band(ax, depth["token"], depth, BLUE, "mean")
     ax.set_xlim(0.5, len(depth["token"]) + 0.5)
     # the few texts that go on longest must not flatten the rest with their wide intervals
     least = SHOWN_SHARE * max(depth["texts"])
@@ -82,4 +74,4 @@ def _draw_depth(ax: Axes, detail: Mapping[str, Any]) -> None:
     ax.set_ylim(0, 1.08 * max(highest, 1e-6))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend(fontsize=SMALL, frameon=False, loc="best")
-    frame(ax, "token of the response", "F in nats", "by depth")
+    draw.frame(ax, "token of the response", "F in nats", "by depth")

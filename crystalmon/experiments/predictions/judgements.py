@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -27,7 +27,6 @@ from crystalmon.experiments.common.statistics import (
     mean_of_known,
     spearman,
 )
-from crystalmon.runs.records import json_value
 from crystalmon.runs.results import Estimate, Result
 
 LEAST_UNITS = 5
@@ -57,10 +56,6 @@ class Prediction:
     n: int
     reason: str
 
-    def to_json(self) -> dict[str, Any]:
-        """A JSON-ready dict."""
-        return json_value(asdict(self))
-
 
 def judge_predictions(results: Sequence[Result]) -> dict[str, Prediction]:
     """All predictions by their keys, on what there is.
@@ -70,20 +65,21 @@ def judge_predictions(results: Sequence[Result]) -> dict[str, Prediction]:
             each counts. What is missing leaves its predictions undetermined.
     """
     by_name = {result.experiment: result for result in results}
-    return {key: test.judge(by_name) for key, test in _TESTS.items()}
+    found = {}
+    for key, test in _TESTS.items():
+        if absent := [name for name in test.needs if name not in by_name]:
+            outcome = _unknown(f"no result of {' and '.join(absent)}")
+        else:
+            outcome = test.find(*(by_name[name] for name in test.needs))
+        found[key] = Prediction(test.claim, test.measure, *outcome)
+    return found
 
 
-class _Found(NamedTuple):
-    """What a test has found; see `Prediction`."""
-
-    effect: Estimate
-    verdict: Verdict
-    n: int
-    reason: str
+_Found = tuple[Estimate, Verdict, int, str]
+"""Effect, verdict, n and reason; see `Prediction`."""
 
 
-@dataclass(frozen=True)
-class _Test:
+class _Test(NamedTuple):
     """A prediction that can be tested: its claim and measure, the results it needs, and how."""
 
     claim: str
@@ -91,17 +87,9 @@ class _Test:
     needs: tuple[str, ...]
     find: Callable[..., _Found]
 
-    def judge(self, results: Mapping[str, Result]) -> Prediction:
-        """The prediction, undetermined where a result is missing."""
-        if absent := [name for name in self.needs if name not in results]:
-            found = _unknown(f"no result of {' and '.join(absent)}")
-        else:
-            found = self.find(*(results[name] for name in self.needs))
-        return Prediction(self.claim, self.measure, *found)
-
 
 def _unknown(reason: str) -> _Found:
-    return _Found(Estimate(math.nan), UNDETERMINED, 0, reason)
+    return Estimate(math.nan), UNDETERMINED, 0, reason
 
 
 def judge(effect: Estimate, notable: float = 0.0) -> Verdict:
@@ -136,7 +124,7 @@ def _correlation(
         reason = f"ρ = {sign * effect.value:+.2f} over {count} {what}"
         if math.isnan(effect.value):
             reason = f"one of the two is the same in all of {count} {what}"
-    return _Found(effect, judge(effect, NOTABLE_CORRELATION), count, reason + note)
+    return effect, judge(effect, NOTABLE_CORRELATION), count, reason + note
 
 
 def _joined(
@@ -202,7 +190,7 @@ def _in_context(
     verdict = judge(effect, notable)
     if count < LEAST_UNITS or (verdict == SUPPORTED and not chance <= SIGNIFICANT):
         verdict = UNDETERMINED
-    return _Found(effect, verdict, count, reason)
+    return effect, verdict, count, reason
 
 
 def _sharper(key: str, sharpness: Result) -> _Found:
@@ -212,7 +200,7 @@ def _sharper(key: str, sharpness: Result) -> _Found:
     ends = sorted(sign * _number(end) for end in found["correlation_interval"])
     effect = Estimate(sign * _number(found["correlation"]), *ends)
     reason = f"over {found['runs']} runs, p {_number(found['p_value']):.3g}"
-    return _Found(effect, found["verdict"], found["runs"], reason)
+    return effect, found["verdict"], found["runs"], reason
 
 
 def _number(value: float | None) -> float:
@@ -227,7 +215,7 @@ def _drift(key: str, sign: int, drift: Result) -> _Found:
         return _unknown(f"the result of drift has no {key.replace('_', ' ')}")
     effect = mean_of_known(sign * known)
     reason = f"so in {np.mean(sign * known > 0):.0%} of {len(known)} instructions"
-    return _Found(effect, judge(effect), len(known), reason)
+    return effect, judge(effect), len(known), reason
 
 
 _TESTS = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import ClassVar
 
@@ -43,7 +44,7 @@ class Predictions(Shown):
             settings={"results": sorted(latest)},
             models={"model": model},
             estimates={key: each.effect for key, each in found.items()},
-            detail={"predictions": [each.to_json() for each in found.values()]},
+            detail={"predictions": [asdict(each) for each in found.values()]},
             seconds=time.perf_counter() - began,
         )
 

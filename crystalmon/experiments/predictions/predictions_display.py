@@ -7,12 +7,11 @@ import math
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from crystalmon.experiments.common.display_parts import has_interval
+from crystalmon.experiments.common import display_parts as draw
 from crystalmon.experiments.common.statistics import CONTRADICTED, SUPPORTED, UNDETERMINED
 from crystalmon.experiments.predictions.judgements import Prediction
 from crystalmon.report.palette import GREEN, GREY, VERMILION
 from crystalmon.report.style import LARGE, SMALL, TEXT, WIDTH
-from crystalmon.runs.records import number_value
 from crystalmon.runs.results import Estimate, Result
 
 VERDICT_COLOURS = {SUPPORTED: GREEN, CONTRADICTED: VERMILION, UNDETERMINED: GREY}
@@ -21,7 +20,7 @@ _LEFT, _RIGHT = 0.42, 0.60
 
 
 def _predictions(result: Result) -> list[Prediction]:
-    found = number_value(result.detail["predictions"])
+    found = result.detail["predictions"]
     return [Prediction(**{**each, "effect": Estimate(**each["effect"])}) for each in found]
 
 
@@ -69,7 +68,7 @@ def _draw_effect(ax: Axes, effect: Estimate, colour: str) -> None:
     ends = [abs(end) for end in (effect.low, effect.value, effect.high) if math.isfinite(end)]
     reach = 1.25 * max(ends, default=1.0) or 1.0
     ax.axvline(0, color=GREY, linewidth=1.0)
-    if has_interval(effect):
+    if draw.has_interval(effect):
         ax.plot([effect.low, effect.high], [0, 0], color=colour, linewidth=2.4)
     if math.isfinite(effect.value):
         ax.plot(effect.value, 0, "o", color=colour, markersize=7)

@@ -20,7 +20,7 @@ import numpy as np
 
 from crystalmon.analysis.transition import classify_transition
 from crystalmon.experiments.common.experiment import Shown
-from crystalmon.experiments.common.statistics import Trend, trend
+from crystalmon.experiments.common.statistics import trend
 from crystalmon.runs.reader import Run, read_run
 from crystalmon.runs.results import Estimate, Result
 
@@ -88,22 +88,26 @@ class Sharpness(Shown):
         runs = [read_run(path) for path in paths]
         _check_alike(runs)
         known = _penalties(runs, betas)
-        found = [
-            sharpness_of(run, beta, name)
-            for run, beta, name in zip(runs, known, _names(runs), strict=True)
-        ]
+        names = [run.name for run in runs]
+        if len(set(names)) < len(names):
+            names = [str(run.folder) for run in runs]
+        found = [sharpness_of(*each) for each in zip(runs, known, names, strict=True)]
         found.sort(key=lambda run: (run.beta, run.name))
+        beta = np.array([run.beta for run in found])
         trends = {
-            key: trend(
-                np.array([run.beta for run in found]), _counted(found, key), sign, replicates
-            )
+            key: trend(beta, _counted(found, key), sign, replicates)
             for key, sign in MEASURES.items()
         }
+        estimates: dict[str, Estimate] = {}
+        for key, value in trends.items():
+            correlation, slope = value.correlation_interval, value.slope_interval
+            estimates[f"{key}_correlation"] = Estimate(value.correlation, *correlation)
+            estimates[f"{key}_slope"] = Estimate(value.slope, *slope)
         return Result(
             experiment=Sharpness.name,
             settings={"replicates": replicates, "suite": runs[0].info.get("suite")},
             models={"model": runs[0].info.get("model")},
-            estimates=_estimates(trends),
+            estimates=estimates,
             detail={
                 "runs": [asdict(run) for run in found],
                 "trends": {key: asdict(value) for key, value in trends.items()},
@@ -112,12 +116,8 @@ class Sharpness(Shown):
         )
 
 
-def penalty_of(run: Run) -> float:
-    """The KL penalty that a run was trained with.
-
-    Raises:
-        ValueError: if its `run.json` does not tell: it is older, or its trainer has none.
-    """
+def _penalty_of(run: Run) -> float:
+    """The KL penalty that a run was trained with; an older `run.json` may not tell."""
     training = run.info.get("training") or {}
     for name in PENALTIES:
         if isinstance(training.get(name), int | float):
@@ -182,7 +182,7 @@ def _penalties(runs: Sequence[Run], betas: Sequence[float] | None) -> list[float
         raise ValueError(
             f"--beta must be given once for each run, {len(runs)} times, got {len(betas)}."
         )
-    known = [penalty_of(run) for run in runs] if betas is None else [*map(_checked, betas)]
+    known = [_penalty_of(run) for run in runs] if betas is None else [*map(_checked, betas)]
     if len(set(known)) < 2:
         raise ValueError(
             f"runs must differ in their KL penalty, got {sorted(set(known))}. "
@@ -197,21 +197,7 @@ def _checked(beta: float) -> float:
     return float(beta)
 
 
-def _names(runs: Sequence[Run]) -> list[str]:
-    """The runs' names; their folders where two have the same one."""
-    names = [run.name for run in runs]
-    return names if len(set(names)) == len(names) else [str(run.folder) for run in runs]
-
-
 def _counted(runs: Sequence[SharpnessOfRun], key: str) -> np.ndarray:
     """[N] what counts in a trend; NaN for a width that is not known."""
     known = [key != "width" or run.transition in IN_TREND for run in runs]
     return np.where(known, [getattr(run, key) for run in runs], np.nan)
-
-
-def _estimates(trends: dict[str, Trend]) -> dict[str, Estimate]:
-    found: dict[str, Estimate] = {}
-    for key, value in trends.items():
-        found[f"{key}_correlation"] = Estimate(value.correlation, *value.correlation_interval)
-        found[f"{key}_slope"] = Estimate(value.slope, *value.slope_interval)
-    return found

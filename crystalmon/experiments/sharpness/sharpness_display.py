@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from crystalmon.experiments.common.display_parts import aligned, frame, new_figure
+from crystalmon.experiments.common import display_parts as draw
 from crystalmon.experiments.sharpness.kl_penalty import IN_TREND
 from crystalmon.report.palette import BLUE, GREY, VERMILION
 from crystalmon.report.style import SMALL
@@ -37,7 +37,7 @@ def table(result: Result) -> str:
         numbers = (str(found[f"{key}_correlation"]), str(found[f"{key}_slope"]))
         verdict = f"{trend['verdict']} ({trend['runs']} runs)"
         trends.append((label, *numbers, f"{trend['p_value']:.3g}", verdict))
-    lines = [*aligned(rows), "", *aligned(trends)]
+    lines = [*draw.aligned(rows), "", *draw.aligned(trends)]
     lines.append("expected at a lower beta: narrower, a higher heat capacity, more susceptible")
     if left_out := [run["name"] for run in runs if run["transition"] not in IN_TREND]:
         lines.append(f"no width in the trend: {', '.join(left_out)}")
@@ -53,7 +53,7 @@ def _width(run: dict[str, Any]) -> str:
 
 def figure(result: Result) -> Figure:
     """A panel per measure, a mark per run against beta, and each beta's mean."""
-    drawn = new_figure(4.2)
+    drawn = draw.new_figure(4.2)
     for ax, key in zip(drawn.subplots(1, len(LABELS)), LABELS, strict=True):
         _draw(ax, result, key)
     return drawn
@@ -79,7 +79,7 @@ def _draw(ax: Axes, result: Result, key: str) -> None:
         ax.set_xscale("log")
     ax.set_xticks(levels, [f"{level:g}" for level in levels])
     ax.xaxis.set_minor_formatter(NullFormatter())
-    frame(ax, "KL penalty beta", LABELS[key])
+    draw.frame(ax, "KL penalty beta", LABELS[key])
     ax.set_title(_title(result, key), fontsize=SMALL, loc="left")
 
 

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
-from crystalmon.experiments.common.display_parts import aligned, band, frame, new_figure, upright
+from crystalmon.experiments.common import display_parts as draw
 from crystalmon.report.palette import BLACK, BLUE, GREEN, GREY, VERMILION
 from crystalmon.report.style import SMALL
 from crystalmon.runs.results import Estimate, Result
@@ -34,7 +34,7 @@ def table(result: Result) -> str:
         rows.append(_row(name, ones, detail["peaks"][name]))
     rows.append(_row("mean", [found[key].value for key in _AT_ONE], detail["peak"]))
     lines = [
-        *aligned(rows),
+        *draw.aligned(rows),
         "",
         f"C(T) peaks at T = {_place(found['peak_temperature'], detail['peak'])}, "
         f"at {found['peak_heat_capacity']}",
@@ -56,7 +56,7 @@ def _place(estimate: Estimate, peak: dict[str, Any]) -> str:
 
 def figure(result: Result) -> Figure:
     """S, C, R and L against T: each task in grey, the mean with its 95% interval."""
-    drawn = new_figure(7.0)
+    drawn = draw.new_figure(7.0)
     axes = drawn.subplots(2, 2, sharex=True)
     for ax, key in zip(axes.flat, PANELS, strict=True):
         _draw(ax, result.detail, key)
@@ -65,7 +65,7 @@ def figure(result: Result) -> Figure:
         (axes[1, 1], "optimal_temperature", "best"),
     ):
         found = result.estimates[key]
-        upright(ax, found, BLACK)
+        draw.upright(ax, found, BLACK)
         if np.isfinite(found.value):
             ax.set_title(f"{word} at T = {found}", fontsize=SMALL, loc="right")
     return drawn
@@ -77,10 +77,10 @@ def _draw(ax: Axes, detail: Any, key: str) -> None:
     for curves in detail["tasks"].values():
         if key in curves:
             ax.plot(temperatures, curves[key], color=GREY, linewidth=0.7, alpha=0.6)
-    band(ax, temperatures, detail["mean"][key], colour)
+    draw.band(ax, temperatures, detail["mean"][key], colour)
     ax.set_xscale("log")
     ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.xaxis.set_major_formatter(ScalarFormatter())
     ax.xaxis.set_minor_formatter(NullFormatter())
     ax.axvline(1.0, color=GREY, linewidth=0.8, linestyle=":")
-    frame(ax, "sampling temperature T", label)
+    draw.frame(ax, "sampling temperature T", label)

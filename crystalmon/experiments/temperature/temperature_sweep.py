@@ -22,8 +22,8 @@ from torch import Tensor
 from crystalmon.experiments.common.experiment import Experiment, check_whole
 from crystalmon.experiments.common.parts import Parts
 from crystalmon.experiments.common.subject import Subject
-from crystalmon.experiments.temperature.curves import Peak, Sweep, sweep_of
-from crystalmon.runs.results import Estimate, Result
+from crystalmon.experiments.temperature.curves import summarize_sweep
+from crystalmon.runs.results import Result
 from crystalmon.scoring.compatibility import check_fit
 from crystalmon.scoring.plan import VIEWS, View, build_plan
 from crystalmon.scoring.route import choose_route
@@ -124,15 +124,10 @@ class Temperature(Experiment):
             ).observed["swept"]
             parts.put(name, found.tolist())
         tasks = {task.name: np.array(parts[task.name]) for task in suite}
-        found = sweep_of(tasks, np.array(self.temperatures), self.weight, self.replicates)
-        return Result(
-            self.name,
-            self.settings,
-            {"model": subject.name},
-            _estimates(found),
-            {"temperatures": list(self.temperatures), **_detail(found)},
-            seconds=time.perf_counter() - began,
-        )
+        grid = np.array(self.temperatures)
+        estimates, detail = summarize_sweep(tasks, grid, self.weight, self.replicates)
+        models, seconds = {"model": subject.name}, time.perf_counter() - began
+        return Result(self.name, self.settings, models, estimates, detail, seconds=seconds)
 
     def _observe(self, prompts: np.ndarray, log_p: Tensor, begins: Tensor) -> Mapping[str, Tensor]:
         return {"swept": swept(log_p, begins, self.temperatures)}
@@ -169,35 +164,3 @@ def _at_one(z: Tensor, energy: Tensor, begins: Tensor, temperature: float) -> Te
     entropy = (total.log() - mean / temperature).squeeze(-1)
     heat_capacity = (p * (energy - mean) ** 2).sum(dim=-1) / temperature**2
     return torch.stack([entropy, heat_capacity, (p * begins).sum(dim=-1)], dim=-1)
-
-
-def _estimates(found: Sweep) -> dict[str, Estimate]:
-    """The headline figures: at T = 1, at the peak of C, at the best temperature."""
-    return {
-        **{key: found.mean[key].at(1.0) for key in ("entropy", "heat_capacity", "reliability")},
-        "peak_temperature": found.peak.temperature,
-        "peak_heat_capacity": found.peak.height,
-        "optimal_temperature": found.best.temperature,
-        "optimal_objective": found.best.height,
-    }
-
-
-def _detail(found: Sweep) -> dict[str, Any]:
-    return {
-        "mean": {
-            key: {end: getattr(curve, end).tolist() for end in ("value", "low", "high")}
-            for key, curve in found.mean.items()
-        },
-        "tasks": {
-            name: {key: curve.tolist() for key, curve in curves.items()}
-            for name, curves in found.tasks.items()
-        },
-        "peaks": {name: _peak(peak) for name, peak in found.peaks.items()},
-        "peak": _peak(found.peak),
-        "optimum": _peak(found.best),
-    }
-
-
-def _peak(peak: Peak) -> dict[str, Any]:
-    place, height = peak.temperature.value, peak.height.value
-    return {"temperature": place, "value": height, "edge": peak.edge}
