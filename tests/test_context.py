@@ -130,7 +130,7 @@ def test_the_ratio_counts_the_tokens_of_the_text(tmp_path):
     conflicts = load_conflicts(write_conflicts(tmp_path, own=3, against=(5, 4)))
     for chat in (False, True):
         tokenizer = WordTokenizer(chat)
-        dialogue = Dialogue.between(
+        dialogue = Dialogue(
             *conflicts.instructions, *conflicts.adversaries, tokenizer, levels=13, tokens=48
         )
         for number, level in enumerate(dialogue.levels):
@@ -145,7 +145,7 @@ def test_the_ratio_counts_the_tokens_of_the_text(tmp_path):
 def test_a_template_that_begins_the_text_does_so_once(tmp_path):
     conflicts = load_conflicts(write_conflicts(tmp_path))
     tokenizer = WordTokenizer(chat=True)
-    dialogue = Dialogue.between(
+    dialogue = Dialogue(
         *conflicts.instructions, *conflicts.adversaries, tokenizer, levels=8, tokens=48
     )
     assert tokenizer(dialogue.text(3))["input_ids"].count(tokenizer.bos_token_id) == 1
@@ -153,7 +153,7 @@ def test_a_template_that_begins_the_text_does_so_once(tmp_path):
 
 def test_other_orders_are_shuffles_of_the_same_sentences(tmp_path):
     conflicts = load_conflicts(write_conflicts(tmp_path))
-    dialogue = Dialogue.between(
+    dialogue = Dialogue(
         *conflicts.instructions, *conflicts.adversaries, WordTokenizer(), levels=9, tokens=64
     )
     texts = {dialogue.text(4, order) for order in range(4)}

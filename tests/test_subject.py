@@ -157,8 +157,6 @@ def test_a_text_beyond_the_context_is_refused():
     subject = subject_of(by_last(chain()), context=6)
     with pytest.raises(ValueError, match=r"at most 6 tokens, the model's context, got 7\. Ask"):
         subject.generate([(1, MARKER)], 5)
-    with pytest.raises(ValueError, match=r"positions must be within the text's 2 tokens"):
-        Text((1, 2), (2,))
 
 
 def test_a_token_that_the_model_does_not_know_is_refused():

@@ -57,7 +57,7 @@ class Drawn:
         return Text.after(self.prompt, self.response)
 
     def to_json(self) -> list[Any]:
-        """Without the instruction, by whose id it is kept."""
+        """Without the instruction, whose id is the key."""
         return [self.shown, list(self.prompt), list(self.response)]
 
     @classmethod
@@ -115,11 +115,7 @@ def random_seed_of(random_seed: int, key: str) -> int:
 
 
 class KeptLogProbs:
-    """Log-probabilities of texts in a folder, a file each, which are mapped and not read whole.
-
-    Args:
-        folder: for these alone: `remove` takes it away.
-    """
+    """Log-probabilities of texts in a folder of their own, a file each, mapped when read."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -22,13 +22,6 @@ class Text:
     tokens: Tokens
     positions: tuple[int, ...]
 
-    def __post_init__(self) -> None:
-        if not self.tokens or not all(0 <= t < len(self.tokens) for t in self.positions):
-            raise ValueError(
-                f"positions must be within the text's {len(self.tokens)} tokens, got "
-                f"{self.positions!r:.60}."
-            )
-
     @classmethod
     def after(cls, prompt: Sequence[int], response: Sequence[int]) -> Text:
         """Prompt and response; needed is the distribution of each token of the response."""

@@ -10,7 +10,7 @@ Axes: T tokens, M positions needed, V vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -86,8 +86,7 @@ class Subject:
             TypeError: if the model has no language-modelling head.
             RankError: if another rank has failed.
         """
-        self.check_room(max((len(text.tokens) for text in texts), default=0))
-        self._check_known(text.tokens for text in texts)
+        self._check([text.tokens for text in texts])
         with undisturbed(self.model):
             if not self._routes:
                 trial = [sequence_of(text) for text in texts[:2]]
@@ -141,8 +140,12 @@ class Subject:
                 "Ask for fewer tokens."
             )
 
-    def _check_known(self, texts: Iterable[Tokens]) -> None:
-        """Refuse tokens without an embedding: on a GPU they would be an abort, not an error."""
+    def _check(self, texts: Sequence[Tokens], more: int = 0) -> None:
+        """Refuse texts that with so many more tokens are too long, or have unknown tokens.
+
+        On a GPU a token without an embedding would be an abort, not an error.
+        """
+        self.check_room(max(map(len, texts), default=0) + more)
         size = vocabulary_size(self.model)
         if (largest := max(map(max, texts), default=0)) >= size:
             raise ValueError(
@@ -213,8 +216,7 @@ class Subject:
             ValueError: if the model's context is too short, or a prompt has tokens unknown to it.
             RankError: if another rank has failed.
         """
-        self.check_room(max(map(len, prompts), default=0) + tokens)
-        self._check_known(prompts)
+        self._check(prompts, tokens)
         found: dict[int, Tokens] = {}
         with undisturbed(self.model):
             pad = self.takes_padding(prompts)

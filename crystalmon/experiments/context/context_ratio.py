@@ -129,15 +129,9 @@ class Context(Experiment):
 
     def _dialogues(self, subject: Subject) -> Iterator[Dialogue]:
         conflicts = self._chosen()
-        for instruction, adversary in product(conflicts.instructions, conflicts.adversaries):
-            yield Dialogue.between(
-                instruction,
-                adversary,
-                subject.text_tokenizer,
-                levels=self.levels,
-                tokens=self.tokens,
-                random_seed=self.seed,
-            )
+        own = (subject.text_tokenizer, self.levels, self.tokens, self.seed)
+        for pair in product(conflicts.instructions, conflicts.adversaries):
+            yield Dialogue(*pair, *own)
 
 
 def _measure_pair(asker: _Asker, orders: int, memory: int) -> dict[str, Any]:

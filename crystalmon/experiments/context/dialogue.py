@@ -104,7 +104,6 @@ def _misfit(level: Level, tokens: int) -> float:
     return abs((level.instruction_tokens + level.adversarial_tokens) / tokens - 1)
 
 
-@dataclass(frozen=True)
 class Dialogue:
     """One instruction against one adversary, as texts for one tokenizer.
 
@@ -112,39 +111,31 @@ class Dialogue:
         instruction, adversary: the two.
         tokenizer: with a chat template, the block opens the user's first turn, and answers are
             the assistant's, whose turn is begun with `OPENING`; else there is a plain transcript.
-        levels: of α.
+        levels: of α; see `compose_levels`.
+        tokens: of a block.
         random_seed: of the orders other than the first.
+
+    Raises:
+        ValueError: if the tokens do not allow so many levels.
     """
 
-    instruction: ClosedInstruction
-    adversary: Adversary
-    tokenizer: Any
-    levels: tuple[Level, ...]
-    random_seed: int = 0
-
-    @classmethod
-    def between(
-        cls,
+    def __init__(
+        self,
         instruction: ClosedInstruction,
         adversary: Adversary,
         tokenizer: Any,
-        *,
         levels: int,
         tokens: int,
         random_seed: int = 0,
-    ) -> Dialogue:
-        """With levels composed for this tokenizer.
-
-        Raises:
-            ValueError: if the tokens do not allow so many levels.
-        """
+    ) -> None:
+        self.instruction, self.adversary = instruction, adversary
+        self._tokenizer, self._random_seed = tokenizer, random_seed
         own = _count(tokenizer, instruction.text)
         against = [_count(tokenizer, text) for text in adversary.against(instruction)]
         try:
-            made = compose_levels(own, against, levels, tokens)
+            self.levels = compose_levels(own, against, levels, tokens)
         except ValueError as error:
             raise ValueError(f"{instruction.id} against {adversary.id}: {error}") from error
-        return cls(instruction, adversary, tokenizer, made, random_seed)
 
     def text(self, level: int, order: int = 0, history: History = ()) -> str:
         """What the model is shown.
@@ -157,7 +148,7 @@ class Dialogue:
         question = self.instruction.question
         turns = [(question, self.instruction.answers[answer]) for answer in history]
         block = " ".join(self._sentences(level, order))
-        if getattr(self.tokenizer, "chat_template", None):
+        if getattr(self._tokenizer, "chat_template", None):
             return self._chat(block, question, turns)
         told = "".join(f"Question: {asked}\n{OPENING} {answer}\n" for asked, answer in turns)
         return f"{block}\n\n{told}Question: {question}\n{OPENING}"
@@ -168,7 +159,7 @@ class Dialogue:
         sentences = [*[self.instruction.text] * made.copies, *against]
         if order:
             # the same shuffle whatever the pair, so that pairs differ in their words alone
-            rng = np.random.default_rng([self.random_seed, order, level])
+            rng = np.random.default_rng([self._random_seed, order, level])
             sentences = [sentences[place] for place in rng.permutation(len(sentences))]
         return sentences
 
@@ -180,12 +171,12 @@ class Dialogue:
             messages.append({"role": "assistant", "content": f"{OPENING} {answer}"})
             asked = question
         messages.append({"role": "user", "content": asked})
-        text = self.tokenizer.apply_chat_template(
+        text = self._tokenizer.apply_chat_template(
             messages, add_generation_prompt=True, tokenize=False
         )
         # a template writes the beginning itself, which the tokenizer would put there again
-        begin = getattr(self.tokenizer, "bos_token", None)
-        added = begin and self.tokenizer("")["input_ids"][:1] == [self.tokenizer.bos_token_id]
+        begin = getattr(self._tokenizer, "bos_token", None)
+        added = begin and self._tokenizer("")["input_ids"][:1] == [self._tokenizer.bos_token_id]
         return (text.removeprefix(begin) if added else text) + OPENING
 
 

@@ -23,7 +23,7 @@ Axes: N instructions, S points of t, V vocabulary.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -49,6 +49,8 @@ from crystalmon.runs.results import Result
 
 SCORED = 4
 """Texts of a part that are scored together."""
+
+_Texts = Mapping[str, Mapping[str, list[int]]]
 
 
 @dataclass(frozen=True)
@@ -118,39 +120,27 @@ class Drift(Experiment):
         scores = {kind: self._score(subject, kind, texts, parts) for kind in kinds}
         return self._result(scores, subject.name, time.perf_counter() - start)
 
-    def _draw(self, subject: Subject, parts: Parts) -> dict[str, dict[str, list[int]]]:
+    def _draw(self, subject: Subject, parts: Parts) -> _Texts:
         """By instruction, token ids: `prompt`, `plain`, and `again` with what is `repeated`."""
         groups = groups_of("texts", self._chosen)
         for key in parts.missing(groups, "drift: texts"):
-            prompts = [subject.prompt(each.text) for each in groups[key]]
-            random_seed = random_seed_of(self.seed, key)
-            plain = subject.generate(prompts, self.tokens, random_seed, past_end=True)
-            found = [
-                {"prompt": list(prompt), "plain": list(text)}
-                for prompt, text in zip(prompts, plain, strict=True)
-            ]
+            asked = [each.text for each in groups[key]]
+            prompts = [subject.prompt(text) for text in asked]
+            seeds = (random_seed_of(self.seed, part) for part in (key, f"{key}/repeated"))
+            plain = subject.generate(prompts, self.tokens, next(seeds), past_end=True)
+            columns = {"prompt": prompts, "plain": plain}
             if self.repeat:
-                self._go_on(
-                    subject, groups[key], found, random_seed_of(self.seed, f"{key}/repeated")
-                )
-            ids = [each.id for each in groups[key]]
-            parts.put(key, dict(zip(ids, found, strict=True)))
+                again = [subject.request_again(text) for text in asked]
+                triples = zip(prompts, plain, again, strict=True)
+                starts = [(*start, *text[: self.half], *more) for start, text, more in triples]
+                rest = subject.generate(starts, self.tokens - self.half, next(seeds), past_end=True)
+                columns |= {"again": again, "repeated": rest}
+            found = {
+                each.id: {name: column[i] for name, column in columns.items()}
+                for i, each in enumerate(groups[key])
+            }
+            parts.put(key, found)
         return {id_: text for key in groups for id_, text in parts[key].items()}
-
-    def _go_on(
-        self,
-        subject: Subject,
-        instructions: Sequence[Instruction],
-        found: Sequence[dict[str, list[int]]],
-        random_seed: int,
-    ) -> None:
-        """Add what comes after the repetition to the texts, whose first halves stay."""
-        for each, text in zip(instructions, found, strict=True):
-            text["again"] = list(subject.request_again(each.text))
-        starts = [(*text["prompt"], *text["plain"][: self.half], *text["again"]) for text in found]
-        rest = subject.generate(starts, self.tokens - self.half, random_seed, past_end=True)
-        for text, own in zip(found, rest, strict=True):
-            text["repeated"] = list(own)
 
     def _text(self, kind: str, text: Mapping[str, list[int]]) -> Text:
         """What is scored: the prompt's end first, then each t; of a repetition, t after it."""
@@ -163,13 +153,7 @@ class Drift(Experiment):
         after = self.points[self.points > self.half] + start + len(again)
         return Text(tokens, (start, *after.tolist()))
 
-    def _score(
-        self,
-        subject: Subject,
-        kind: str,
-        texts: Mapping[str, Mapping[str, list[int]]],
-        parts: Parts,
-    ) -> np.ndarray:
+    def _score(self, subject: Subject, kind: str, texts: _Texts, parts: Parts) -> np.ndarray:
         """[N, S] D(t) of each text; of a repetition, the points after it."""
         groups = groups_of(kind, sorted(texts), SCORED)
         for key in parts.missing(groups, f"drift: {kind}"):

@@ -26,24 +26,11 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor
 
+from crystalmon.experiments.common import responses, statistics
 from crystalmon.experiments.common.experiment import Experiment, check_whole
 from crystalmon.experiments.common.instructions import Instructions, fingerprint, resolve
 from crystalmon.experiments.common.parts import Parts
-from crystalmon.experiments.common.responses import (
-    Drawn,
-    KeptLogProbs,
-    by_length,
-    draw,
-    groups_of,
-    keep,
-    wide_pair,
-)
-from crystalmon.experiments.common.statistics import (
-    flat_weights,
-    mean_estimate,
-    nested_weights,
-    weighted_estimate,
-)
+from crystalmon.experiments.common.responses import Drawn, KeptLogProbs
 from crystalmon.experiments.common.subject import Subject
 from crystalmon.metrics.vocabulary import kl_divergence
 from crystalmon.runs.files import write_whole
@@ -89,9 +76,9 @@ class Landscape(Experiment):
         kept = KeptLogProbs(folder / self.name)
         if base.ranks.on_main(lambda: self._kept_texts(kept)) is not None:
             return
-        texts = draw(base, resolve(self.instructions), self.tokens, self.seed, Parts())
+        texts = responses.draw(base, resolve(self.instructions), self.tokens, self.seed, Parts())
         base.ranks.on_main(kept.remove)
-        keep(base, texts, kept.put)
+        responses.keep(base, texts, kept.put)
         found = {"settings": self.settings, "base": base.name}
         found["texts"] = {each.id: each.to_json() for each in texts}
         block = json.dumps(found, ensure_ascii=False).encode() + b"\n"
@@ -140,9 +127,9 @@ class Landscape(Experiment):
             row[: len(scores[each.id])] = scores[each.id]
         means = np.array([np.mean(scores[each.id]) for each in texts])
         groups = [each.instruction.category for each in texts]
-        overall = nested_weights(groups, self.seed) @ means
+        overall = statistics.nested_weights(groups, self.seed) @ means
         estimates = {
-            "free_energy": weighted_estimate(overall, len(set(groups))),
+            "free_energy": statistics.weighted_estimate(overall, len(set(groups))),
             "early_share": self._early_share([scores[each.id] for each in texts]),
         }
         rows = [
@@ -167,9 +154,9 @@ class Landscape(Experiment):
         """The first tokens' share of F, Σ_x Σ_{t<5} F_t / Σ_x Σ_t F_t, with its interval."""
         early = np.array([np.sum(own[:EARLY]) for own in scores])
         total = np.array([np.sum(own) for own in scores])
-        weights = flat_weights(len(scores), self.seed)
+        weights = statistics.flat_weights(len(scores), self.seed)
         with np.errstate(invalid="ignore", divide="ignore"):
-            return weighted_estimate((weights @ early) / (weights @ total), len(scores))
+            return statistics.weighted_estimate((weights @ early) / (weights @ total), len(scores))
 
     def _by_category(self, groups: Sequence[str], means: np.ndarray) -> dict[str, dict[str, Any]]:
         found = {}
@@ -180,7 +167,7 @@ class Landscape(Experiment):
 
     def _divergence(self, values: np.ndarray) -> dict[str, float]:
         """The mean of what is never negative, its interval cut at 0."""
-        found = asdict(mean_estimate(values, self.seed))
+        found = asdict(statistics.mean_estimate(values, self.seed))
         return found | {"low": max(found["low"], 0.0)} if len(values) > 1 else found
 
 
@@ -203,14 +190,14 @@ def free_energies(
         kept_is_base: whether the other one is the base.
         before: called with each group of texts before the subject reads it.
     """
-    groups = groups_of("scores", by_length(texts))
+    groups = responses.groups_of("scores", responses.by_length(texts))
     for key in parts.missing(groups, "free energy"):
         own = groups[key]
         found: dict[str, list[float]] = {}
 
         def compare(index: int, log_p: Tensor, own: list[Drawn] = own, found: Any = found) -> None:
             if subject.ranks.is_main:
-                pair = wide_pair(log_p, other(own[index].id))
+                pair = responses.wide_pair(log_p, other(own[index].id))
                 now, base = pair if kept_is_base else pair[::-1]
                 found[own[index].id] = kl_divergence(now, base).tolist()
 

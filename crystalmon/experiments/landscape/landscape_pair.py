@@ -14,17 +14,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from crystalmon.experiments.common import responses
 from crystalmon.experiments.common.instructions import resolve
 from crystalmon.experiments.common.parts import Parts
-from crystalmon.experiments.common.responses import (
-    Drawn,
-    KeptLogProbs,
-    by_length,
-    draw,
-    drawn_texts,
-    groups_of,
-    keep,
-)
+from crystalmon.experiments.common.responses import Drawn, KeptLogProbs
 from crystalmon.experiments.common.subject import Subject
 from crystalmon.experiments.landscape.free_energies import Landscape, free_energies
 from crystalmon.runs.results import Result
@@ -48,9 +41,7 @@ def measure_landscape(
 
     Args:
         load_model, load_base: load the aligned model, and the base.
-        settings: of the experiment.
-        folder: where to work.
-        parts: what an interrupted call has finished.
+        settings, folder, parts: see `Landscape.measure`.
         together: hold both models, and write nothing.
 
     Raises:
@@ -63,7 +54,7 @@ def measure_landscape(
         texts = _draw(model, settings, parts)
         check_same_tokens(base, texts)
         held: dict[str, Tensor] = {}
-        before = partial(keep, model, put=held.__setitem__)
+        before = partial(responses.keep, model, put=held.__setitem__)
         scores = free_energies(base, texts, held.pop, parts, kept_is_base=False, before=before)
         names = {"model": model.name, "base": base.name}
     else:
@@ -83,7 +74,9 @@ def measure_landscape(
 
 def _draw(model: Subject, settings: Landscape, parts: Parts) -> list[Drawn]:
     """The model's responses to all instructions."""
-    return draw(model, resolve(settings.instructions), settings.tokens, settings.seed, parts)
+    return responses.draw(
+        model, resolve(settings.instructions), settings.tokens, settings.seed, parts
+    )
 
 
 def keep_model(
@@ -92,10 +85,10 @@ def keep_model(
     """Draw from the model, and keep its log-probabilities along the texts that lack them."""
     parts.put("model", model.name)
     texts = _draw(model, settings, parts)
-    groups = groups_of("kept", by_length(texts))
+    groups = responses.groups_of("kept", responses.by_length(texts))
     lost = [key for key, own in groups.items() if not all(each.id in kept for each in own)]
     for key in [*(key for key in lost if key in parts), *parts.missing(groups, "model")]:
-        keep(model, groups[key], kept.put)
+        responses.keep(model, groups[key], kept.put)
         parts.put(key, True)
     return texts
 
@@ -103,9 +96,9 @@ def keep_model(
 def _all_kept(settings: Landscape, kept: KeptLogProbs, parts: Parts) -> list[Drawn] | None:
     """The model's texts, if it has nothing left to do."""
     instructions = resolve(settings.instructions)
-    keys = [key for what in ("texts", "kept") for key in groups_of(what, instructions)]
+    keys = [key for what in ("texts", "kept") for key in responses.groups_of(what, instructions)]
     if all(key in parts for key in keys) and all(each.id in kept for each in instructions):
-        return drawn_texts(instructions, parts)
+        return responses.drawn_texts(instructions, parts)
     return None
 
 

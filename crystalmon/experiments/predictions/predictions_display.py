@@ -57,8 +57,8 @@ def figure(result: Result) -> Figure:
         middle = bottom + 0.35 * _ROW / height
         drawn.text(0.02, middle, each.claim, fontsize=TEXT, va="center")
         drawn.text(0.615, middle, _words(each), fontsize=SMALL, va="center")
-        strong = {"color": colour, "fontweight": "bold"}
-        drawn.text(0.90, middle, each.verdict, fontsize=TEXT, va="center", **strong)
+        verdict = drawn.text(0.90, middle, each.verdict, fontsize=TEXT, va="center")
+        verdict.set(color=colour, fontweight="bold")
     below = "line: no effect; to its right: as predicted; each row on its own scale"
     drawn.text(_LEFT, 0.18 / height, below, fontsize=SMALL)
     return drawn

@@ -39,9 +39,8 @@ class SharpnessOfRun:
     """How sharp one run's transition was.
 
     Args:
-        name: the run's.
-        beta: its KL penalty.
-        seed: the trainer's; None where the run does not tell.
+        name, beta: the run's name, and its KL penalty.
+        seed: the trainer's random seed; None where the run does not tell.
         heat_capacity: the suite's at the last probe, Var(z) at T = 1.
         susceptibility: the suite's largest within one width of the transition's midpoint: on the
             way there, the base's own can be larger. NaN where there was no transition.

@@ -28,7 +28,7 @@ def table(result: Result) -> str:
     """A line per task, their mean, and the two temperatures with their intervals."""
     detail, found = result.detail, result.estimates
     log_t = np.log(detail["temperatures"])
-    rows = [("task", "S(1)", "C(1)", "R(1)", "peak of C", "at T")]
+    rows: list[tuple[str, ...]] = [("task", "S(1)", "C(1)", "R(1)", "peak of C", "at T")]
     for name, curves in detail["tasks"].items():
         ones = [float(np.interp(0.0, log_t, curves[k], np.nan, np.nan)) for k in _AT_ONE]
         rows.append(_row(name, ones, detail["peaks"][name]))
