@@ -69,10 +69,11 @@ class _Models(types.ModuleType):
     """`crystalmon.models`, as it was called before `crystalmon.load_model`."""
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # tools look for these in every module; torch is not for them
+            raise AttributeError(name)
         found = getattr(importlib.import_module("crystalmon.scoring.models"), name)
-        if not name.startswith("__"):
-            text = f"crystalmon.models.{name} has moved: use `from crystalmon import load_model`."
-            warnings.warn(text, DeprecationWarning, stacklevel=2)
+        text = f"crystalmon.models.{name} has moved: use `from crystalmon import load_model`."
+        warnings.warn(text, DeprecationWarning, stacklevel=2)
         return found
 
 

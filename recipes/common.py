@@ -88,7 +88,7 @@ def parse(
 
 
 def load(args: ModelConfig) -> tuple[Any, Any]:
-    """The model and its tokenizer, by any name that `crystalmon.models` knows."""
+    """The model and its tokenizer, by any name that `crystalmon.load_model` knows."""
     options: dict[str, Any] = {"revision": args.model_revision, "dtype": args.dtype}
     if args.attn_implementation is not None:
         options["attn_implementation"] = args.attn_implementation
@@ -108,7 +108,7 @@ def load_rows(
     Args:
         data: what to load.
         suite: for planted data: whose tasks and prompts.
-        make_rows: for planted data: `sft_rows` or one of its like in `crystalmon.planted`.
+        make_rows: for planted data: `sft_rows` or one of its like in `crystalmon.synthetic.rows`.
         seed: for planted data: of the draws.
     """
     if data.dataset_name == PLANTED:

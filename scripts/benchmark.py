@@ -8,7 +8,7 @@ python scripts/benchmark.py --model smollm2-135m --parts scoring --packs 128 256
 - crystalmon: a whole probe, `Monitor.probe`, as in training: scored, compared with the base over
   the vocabulary, with its intervals and phases (the choice of the route, made once a run, is timed
   apart);
-- scoring: of that the log-probabilities of the choices alone, `scoring.score`;
+- scoring: of that the log-probabilities of the choices alone, `scoring.score.score`;
 - rows: the same with every unfinished answer in a row of its own, in the same precision;
 - packs (`--packs`): scoring again with trees of at most so many tokens, to hold the size that is
   chosen by arithmetic against others;

@@ -2,7 +2,7 @@
 
 The world has 15 tasks. Each task has 24 probe prompts and 8 held-out prompts, and every prompt
 has its own planted distribution over the task's choices. One probe prompt per task is the planted
-seed: the distribution onto which the post-training data of `crystalmon.planted` collapses.
+seed: the distribution onto which the post-training data of `crystalmon.synthetic` collapses.
 
 The script draws the world, trains a byte-level tokenizer and a small Llama model on it, and writes
 

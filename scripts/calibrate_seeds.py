@@ -1,8 +1,8 @@
-"""Fit the weights of `crystalmon.odds` to collapses whose end was planted.
+"""Fit the weights of `crystalmon.phases.seed_odds` to collapses whose end was planted.
 
-Simulated ones from another bank than the one that is reported, and runs of `liquid-tiny` other than
-those that are. Prints the two tables of weights as they stand in `crystalmon/odds.py`, and how
-often they are right on what they were fitted to.
+The simulated collapses come from another bank than the reported one, and the runs of `liquid-tiny`
+are others than the reported ones. Prints the two tables of weights as they stand in
+`crystalmon/phases/seed_odds.py`, and how often they are right on what they were fitted to.
 
     python scripts/calibrate_seeds.py    # two minutes; the first call trains 46 runs, 25 more
 """
@@ -165,7 +165,7 @@ def show_rates(cases: list[Case], choosing: np.ndarray, believing: np.ndarray) -
 
 
 def main() -> int:
-    argparse.ArgumentParser(description="Fit the weights of crystalmon.odds.").parse_args()
+    argparse.ArgumentParser(description="Fit the weights of phases.seed_odds.").parse_args()
     prepare_environment()
     cases = [*simulated(), *trained()]
     counts = Counter(case.group for case in cases)

@@ -33,7 +33,8 @@ from crystalmon import Run, read_run
 from crystalmon.analysis.transfer import NOTABLE, StageTransfer, find_transfer, format_transfer
 from crystalmon.analysis.verdicts import FAILS, HOLDS, NUCLEATED, format_verdicts
 from crystalmon.report.page import write_report
-from crystalmon.report.scan_figures import write_figure, write_scan_figures
+from crystalmon.report.scan_figures import write_scan_figures
+from crystalmon.report.style import write_figure
 from crystalmon.report.transfer_figure import transfer_figure
 from crystalmon.runs.records import json_value
 from crystalmon.scan.scan import scan

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import sys
 
 # before anything imports a hub client, a tracker or torch
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -13,12 +14,31 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 
-from crystalmon.scoring.models import load_model
 from crystalmon.suites.tasks import TaskSuite, load_suite
+
+
+class WithoutTorch:
+    """An import finder: what imports torch, a test or a whole file of them, is skipped."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name in ("torch", "transformers"):
+            pytest.skip("needs torch", allow_module_level=True)
+
+
+def pytest_addoption(parser):
+    words = "skip what imports torch: no model is loaded, and the rest takes seconds"
+    parser.addoption("--without-torch", action="store_true", help=words)
+
+
+def pytest_configure(config):
+    if config.getoption("--without-torch"):
+        sys.meta_path.insert(0, WithoutTorch())
 
 
 @pytest.fixture(scope="session")
 def _tiny():
+    from crystalmon.scoring.models import load_model
+
     return load_model("liquid-tiny")
 
 

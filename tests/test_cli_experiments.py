@@ -15,7 +15,13 @@ from test_page import make_run
 from crystalmon.cli.main import main
 from crystalmon.experiments.common.command import run_alone
 from crystalmon.experiments.common.parts import Parts
-from crystalmon.runs.results import Result, read_result, write_result
+from crystalmon.runs.results import (
+    Result,
+    read_result,
+    read_results,
+    result_files,
+    write_result,
+)
 from crystalmon.runs.store import write_info
 
 TEMPERATURE = ["temperature", "liquid-tiny", "--suite", "liquid-tiny"]
@@ -215,7 +221,6 @@ def test_a_base_that_is_not_there_is_told_first(tmp_path, capsys, monkeypatch):
 
 BROKEN = {
     "torn": '{"schema": 1, "exp',
-    "a list": "[1]",
     "not text": b"\xff\xfe",
     "estimates": '{"schema": 1, "experiment": "drift", "settings": {}, "models": {}, '
     '"estimates": [], "detail": {}}',
@@ -240,6 +245,19 @@ def test_predictions_name_a_broken_result(tmp_path, capsys, content):
     assert told.count("\n") == 1
     assert str(tmp_path) in told
     assert "found none" not in told
+
+
+def test_json_of_another_kind_is_passed_over(tmp_path):
+    """A result says by its key that it is one: a list, or an object without it, is none."""
+    result = Result("drift", {}, {"model": "mine"}, {}, {}, step=3)
+    file = write_result(tmp_path, result)
+    (tmp_path / "drift-3-copy.json").write_bytes(file.read_bytes())
+    (tmp_path / "drift.json").write_text("[1]")
+    (tmp_path / "trainer_state.json").write_text('{"global_step": 3}')
+    assert result_files(tmp_path) == [file]
+    assert read_results(tmp_path) == [result]
+    (tmp_path / "torn.json").write_text("{")
+    assert result_files(tmp_path) == [file, tmp_path / "torn.json"]
 
 
 def test_a_step_that_is_no_number_is_named(tmp_path, capsys):

@@ -12,11 +12,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, MixtralConfig, T5Config
 
 from crystalmon.cli.main import main
-from crystalmon.monitor.base_model import make_reference
+from crystalmon.monitor.base_model import make_base
 from crystalmon.monitor.cost import (
     ModelSize,
     Rate,
-    _count_probes,
     estimate_cost,
     format_cost,
     forward_flops,
@@ -24,7 +23,7 @@ from crystalmon.monitor.cost import (
     parse_rate,
 )
 from crystalmon.monitor.schedule import probe_steps
-from crystalmon.runs.names import TENSOR_FILE
+from crystalmon.runs.reference import TENSOR_FILE
 from crystalmon.scoring.forward import Route
 from crystalmon.scoring.models import load_config
 from crystalmon.scoring.plan import build_plan
@@ -89,7 +88,7 @@ def test_flops_of_the_whole_tree_are_those_that_torch_counts(model, plan):
 
 
 def test_the_reference_is_as_large_as_said(model, tokenizer, suite, plan, tmp_path):
-    make_reference(model, tokenizer, suite, plan).save(tmp_path)
+    make_base(model, tokenizer, suite, plan)[0].save(tmp_path)
     written = (tmp_path / TENSOR_FILE).read_bytes()
     header = 8 + int.from_bytes(written[:8], "little")
     assert len(written) - header == estimate_cost(model.config, plan).reference_bytes
@@ -154,9 +153,9 @@ def test_a_run_takes_time(plan):
 @pytest.mark.parametrize(
     ("seconds", "run", "error", "sentence"),
     [
-        (0.0, {}, ValueError, "step_seconds must be positive and finite, got 0.0"),
+        (0.0, {}, ValueError, "step_seconds must be positive.*, got 0.0"),
         ("2", {}, TypeError, "step_seconds must be a number, got '2'"),
-        (1e308, {"steps": 5}, ValueError, "step_seconds must be positive and finite, got 1e"),
+        (1e308, {"steps": 5}, ValueError, "step_seconds must be positive.*, got 1e"),
         (2.0, {"steps": 5}, ValueError, "step_seconds must come with rate, got 2.0 alone"),
         (2.0, {"rate": Rate(1e9)}, ValueError, "step_seconds must come with steps, got 2.0 alone"),
     ],
@@ -199,7 +198,7 @@ def test_a_rate_is_positive(value):
 
 
 def test_counts_are_checked(plan):
-    with pytest.raises(ValueError, match="tokens_per_step must be at least 1, got -3"):
+    with pytest.raises(ValueError, match=r"tokens_per_step must be positive.*, got -3"):
         estimate_cost(SIZE, plan, tokens_per_step=-3)
     with pytest.raises(TypeError, match=r"every must be an integer, got 2\.5"):
         estimate_cost(SIZE, plan, every=2.5)
@@ -237,10 +236,13 @@ def test_the_command_prints_it(capsys):
     ("arguments", "sentence"),
     [
         (["no/where"], "model 'no/where' cannot be loaded"),
-        (["liquid-tiny", "--every", "0"], "every must be at least 1, got 0."),
-        (["liquid-tiny", "--step-seconds", "nan"], "step_seconds must be positive and finite"),
+        (["liquid-tiny", "--every", "0"], "every must be positive"),
+        (["liquid-tiny", "--step-seconds", "nan"], "step_seconds must be positive"),
         (["liquid-tiny", "--every", "7"], "every must come with steps, got 7 alone."),
-        (["liquid-tiny", "--steps", "1" + 400 * "0"], "steps must be at most 1e+18, got more."),
+        (
+            ["liquid-tiny", "--steps", "1" + 400 * "0"],
+            "steps must be positive, at most 1e+18, got 10000",
+        ),
         (["liquid-tiny", "--rate", "1e-320"], "rate must be positive and finite, got 1e-320."),
         (["liquid-tiny", "--rate=-1"], "rate must be positive and finite, got -1.0."),
         (["liquid-tiny", "--suite", "nothing"], "suite 'nothing' is neither a bundled"),
@@ -255,7 +257,8 @@ def test_bad_input_is_one_sentence(capsys, arguments, sentence):
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 9, 10, 11, 1000])
-def test_probes_are_counted_without_a_list_of_them(steps):
+def test_probes_are_counted_without_a_list_of_them(plan, steps):
     for every in (1, 2, 3, 10, 2000):
-        assert _count_probes(steps, every) == len(probe_steps(steps, every))
-    assert _count_probes(10**12, 1) == 10**12 + 1
+        probes = estimate_cost(SIZE, plan, steps=steps, every=every).probes
+        assert probes == len(probe_steps(steps, every))
+    assert estimate_cost(SIZE, plan, steps=10**12, every=1).probes == 10**12 + 1

@@ -23,7 +23,7 @@ def stored(tmp_path_factory, suite):
     monitor = Monitor(model, tokenizer, suite, reference="initial")
     folder = tmp_path_factory.mktemp("run") / "crystalmon"
     store = RunStore.open(folder, {"suite": suite.name}, resume_step=None)
-    monitor.reference.save(store.reference_folder)
+    monitor.reference.save(store.folder / "reference")
     head = model.get_output_embeddings().weight
     before = head.detach().clone()
     for step, share in enumerate(np.repeat([1.0, 0.98, 0.5, 0.2, 0.05], [3, 1, 1, 1, 7])):

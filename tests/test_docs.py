@@ -6,9 +6,13 @@ import re
 from pathlib import Path
 
 import pytest
+from test_rooms import ROOMS
+
+import crystalmon
 
 ROOT = Path(__file__).parent.parent
-PAGES = [Path(folder, "README.md") for folder in (".", "crystalmon", "recipes", "scripts")]
+FOLDERS = (".", "crystalmon", "crystalmon/metrics", "recipes", "scripts")
+PAGES = [Path(folder, "README.md") for folder in FOLDERS]
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)")
 COMMAND = re.compile(r"(?:python|--config)\s+((?:scripts|recipes)/[\w/]+\.(?:py|yaml))")
 
@@ -40,13 +44,26 @@ def test_every_script_is_named():
     # what only other scripts import or start
     helpers = {"peak.py", "trained_bank.py", "train.py"}
     helpers |= {f"validation_{kind}.py" for kind in ("simulated", "stress", "trained")}
-    for name in {path.name for path in (ROOT / "scripts").rglob("*.py")} - helpers:
-        assert name in said, name
+    parts = {path.relative_to(ROOT / "scripts") for path in (ROOT / "scripts").rglob("*.py")}
+    names = {f"{part.parts[0]}/" if part.parts[0] == "scenarios" else part.name for part in parts}
+    for name in names - helpers:
+        assert f"{name}`" in said, name
 
 
-def test_every_module_has_its_place_in_the_table_of_the_code():
-    table = (ROOT / "crystalmon" / "README.md").read_text().split("```text")[-1]
-    names = {line_name for line in table.splitlines() for line_name in re.split(r"\s+", line[:41])}
-    for path in (ROOT / "crystalmon").iterdir():
-        if path.suffix == ".py" or (path / "__init__.py").is_file():
-            assert path.stem in names or path.stem == "__init__", path.stem
+def test_the_code_names_every_room_and_its_modules():
+    said = (ROOT / "crystalmon" / "README.md").read_text()
+    rooms = set(re.findall(r"^\| `(\w+)/` \|", said, flags=re.MULTILINE))
+    assert rooms == set(ROOMS)
+    for name in re.findall(r"`([\w/]+\.py)`", said):
+        assert (ROOT / "crystalmon" / name).is_file(), name
+
+
+def test_modules_that_docstrings_name_are_there():
+    known = {*crystalmon.__all__, "models"}  # the latter: the old name, which still works
+    files = [file for folder in ("crystalmon", "recipes", "scripts", "tests")
+             for file in (ROOT / folder).rglob("*.py")]  # fmt: skip
+    for file in files:
+        for name in re.findall(r"`crystalmon\.([\w.]+)`", file.read_text(encoding="utf-8")):
+            place = ROOT / "crystalmon" / name.replace(".", "/")
+            there = name in known or place.is_dir() or place.with_suffix(".py").is_file()
+            assert there, f"{file.relative_to(ROOT)}: {name}"

@@ -19,7 +19,6 @@ from crystalmon.experiments.drift.instruction_drift import Drift
 from crystalmon.experiments.landscape.free_energies import Landscape
 from crystalmon.experiments.temperature.temperature_sweep import Temperature
 from crystalmon.monitor.budget import Budget
-from crystalmon.monitor.training_experiments import _begun
 from crystalmon.runs.results import Estimate, Result, read_result, read_results
 from crystalmon.scoring.models import ASSETS_DIR
 
@@ -162,10 +161,11 @@ def test_a_resumed_run_goes_on_from_its_own_base(tmp_path, model, tokenizer, sui
     train(tmp_path, model, tokenizer, suite, [callback()], resume=resume, **options)
     assert (folder / "superseded" / "distance-6.2.json").is_file()
     assert len(list((folder / "superseded").iterdir())) == 4
-    # an experiment that was not there at the start cannot begin now
-    (folder / "begun.json").write_text("{}")
-    with pytest.raises(FileNotFoundError, match=r"distance must begin on the base"):
-        train(tmp_path, model, tokenizer, suite, [callback()], resume=resume, **options)
+    # an experiment that was not there at the start cannot begin now; a damaged note says nothing
+    for note in ("{}", '{"temp', "[1]", "\n"):
+        (folder / "begun.json").write_text(note)
+        with pytest.raises(FileNotFoundError, match=r"distance must begin on the base"):
+            train(tmp_path, model, tokenizer, suite, [callback()], resume=resume, **options)
 
 
 def test_the_base_of_another_model_is_loaded_and_freed(tmp_path, model, tokenizer, suite):
@@ -268,12 +268,6 @@ def test_what_cannot_be_read_on_resume_is_not_guessed(tmp_path, model, tokenizer
     train(tmp_path, model, tokenizer, suite, [CrystalCallback(suite, experiments={Distance(): 6})])
     begun = json.loads((tmp_path / "crystalmon" / "experiments" / "begun.json").read_text())
     assert begun == {"distance": {"fails_at": -1}}
-
-
-@pytest.mark.parametrize("content", ['{"temp', "[1]", "\n"])
-def test_a_damaged_note_of_what_was_begun_is_as_none(tmp_path, content):
-    (tmp_path / "begun.json").write_text(content)
-    assert _begun(tmp_path / "begun.json") == {}
 
 
 @pytest.mark.parametrize("kind", [Drift, Landscape])

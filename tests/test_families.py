@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import pytest
 
-from crystalmon.scan.families import FAMILIES, find_family
+from crystalmon.scan.families import FAMILIES
+from crystalmon.scan.stages import Stage
 
 CARDS = {
     "olmo2-1b": """
@@ -53,9 +54,8 @@ CARDS = {
 
 @pytest.mark.parametrize("name", CARDS)
 def test_a_family_expands_to_what_its_card_lists(name):
-    assert find_family(name).stages == tuple(
-        zip(("base", "sft", "dpo", "rl"), CARDS[name].split(), strict=True)
-    )
+    names = ("base", "sft", "dpo", "rl")
+    assert FAMILIES[name] == tuple(map(Stage, names, CARDS[name].split()))
 
 
 def test_no_family_is_without_a_source():

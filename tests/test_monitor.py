@@ -82,7 +82,7 @@ def test_metrics_follow_from_the_stored_q(monitor, suite):
 
 
 def test_free_energy_is_the_mean_kl_over_the_vocabulary(monitor, model):
-    before = monitor.reference.log_p(np.arange(monitor.plan.num_prompts), torch.device("cpu"))
+    before = torch.from_numpy(monitor.reference.log_p(np.arange(monitor.plan.num_prompts)))
     perturb(model, 0.05)
     record = monitor.probe(0)
     after = []

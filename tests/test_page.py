@@ -15,10 +15,11 @@ import pytest
 from fake_runs import make_event, make_record, make_task, planted_chain
 
 from crystalmon.cli.main import main
+from crystalmon.metrics.catalogue import METRICS
 from crystalmon.report.frames import MAX_FRAMES, base_answers, encode, pick_frames
 from crystalmon.report.lanes import lane_names, make_lanes
 from crystalmon.report.page import report_html, write_report
-from crystalmon.report.payload import base_liquidity, build_payload, kinetics_rows
+from crystalmon.report.payload import build_payload, kinetics_rows
 from crystalmon.runs.reader import Run, RunReader
 from crystalmon.runs.records import SCHEMA_VERSION
 from crystalmon.runs.store import RunStore
@@ -135,9 +136,23 @@ def test_the_payload_holds_the_curves(chain: list[Run]) -> None:
     assert [event["x"] for event in suite] == [e.step for e in chain[0].events if e.task is None]
 
 
+def test_the_scripts_learn_every_curve_from_the_catalogue(chain: list[Run]) -> None:
+    payload = build_payload(make_lanes(chain, "chain"))
+    drawn = [m for m in METRICS if m.panel and m.level == "both" and m.key != "phase"]
+    assert list(payload["metrics"]) == list(payload["lanes"][0]["series"]) == [m.key for m in drawn]
+    for metric in drawn:
+        told = payload["metrics"][metric.key]
+        assert (told["section"], told["panel"]) == metric.panel
+        assert (told["label"], told["summary"]) == (metric.label, metric.summary)
+    colours = [told["colour"] for told in payload["metrics"].values()]
+    assert len(set(colours)) == len(colours)
+    parts = [key for key, told in payload["metrics"].items() if told["part"]]
+    assert parts == ["free_energy_choice", "free_energy_format"]
+
+
 def test_the_base_liquidity_is_that_of_the_first_probe(chain: list[Run]) -> None:
     (lane,) = make_lanes(chain, "chain")
-    found = base_liquidity(lane)
+    found = lane.base_liquidity
     assert found is not None
     assert found == pytest.approx(chain[0].records[0].metrics["liquidity"], rel=0.05)
 
@@ -146,11 +161,10 @@ def test_p_values_and_kinetics_are_shown_when_there_are_any(chain: list[Run]) ->
     run = replace(
         chain[0], events=(replace(make_event(10, "seed_locked"), evidence={"p_value": 0.004}),)
     )
-    row = {"task": None, "verdict": "abrupt", "text": "3 steps wide"}
-    payload = build_payload(make_lanes([run]), kinetics=lambda run: [row])
+    payload = build_payload(make_lanes([run]))
     assert payload["lanes"][0]["events"][0]["p"] == 0.004
-    assert payload["kinetics"] == [{"run": "sft", **row}]
-    assert build_payload(make_lanes([run]))["kinetics"][0]["task"] is None
+    assert payload["kinetics"] == [{"run": "sft", **row} for row in kinetics_rows(run)]
+    assert payload["kinetics"][0]["task"] is None
     assert kinetics_rows(replace(run, records=run.records[:1])) == []
 
 

@@ -102,6 +102,7 @@ def test_what_is_planted_is_found(sign, verdict):
         assert each.reason
 
 
+@pytest.mark.long
 def test_chance_supports_hardly_anything():
     """Energies that have nothing to do with α_c or with the drift."""
     supported = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,9 +15,9 @@ from crystalmon.monitor.base_model import (
     ReferenceMismatch,
     check_reference,
     find_base,
-    make_reference,
+    make_base,
 )
-from crystalmon.runs.reference import Reference, find_reference, load_reference
+from crystalmon.runs.reference import find_reference, load_reference
 from crystalmon.scoring.models import ASSETS_DIR, without_adapters
 from crystalmon.scoring.plan import build_plan
 from crystalmon.suites.tasks import TaskSuite, load_suite
@@ -29,18 +30,19 @@ def plan(suite, tokenizer):
 
 @pytest.fixture
 def made(model, tokenizer, suite, plan):
-    return make_reference(model, tokenizer, suite, plan)
+    return make_base(model, tokenizer, suite, plan)[0]
 
 
 def test_survives_a_trip_to_disk(made, tmp_path, plan):
     made.save(tmp_path / "reference")
     loaded = load_reference(tmp_path / "reference")
     assert loaded.info == made.info
-    assert not isinstance(loaded._log_p, torch.Tensor)
-    assert isinstance(loaded.in_memory()._log_p, torch.Tensor)
+    assert isinstance(loaded.rows, Path)
+    assert isinstance(loaded.in_memory().rows, np.ndarray)
     rows = np.array([5, 0, plan.num_prompts - 1])
-    device = torch.device("cpu")
-    assert torch.equal(loaded.log_p(rows, device), made.log_p(rows, device))
+    np.testing.assert_array_equal(loaded.log_p(rows), made.log_p(rows))
+    np.testing.assert_array_equal(loaded.in_memory().log_p(rows), made.log_p(rows))
+    assert loaded.shape == made.shape == (plan.num_prompts, made.info.vocab_size)
     for name, table in made.log_choice.items():
         np.testing.assert_array_equal(loaded.log_choice[name], table)
     loaded.save(tmp_path / "copy")
@@ -50,10 +52,10 @@ def test_survives_a_trip_to_disk(made, tmp_path, plan):
 
 
 def test_id_follows_the_answers(model, tokenizer, suite, plan, made):
-    assert make_reference(model, tokenizer, suite, plan).info.id == made.info.id
+    assert make_base(model, tokenizer, suite, plan)[0].info.id == made.info.id
     with torch.no_grad():
         model.model.norm.weight.mul_(1.01)
-    assert make_reference(model, tokenizer, suite, plan).info.id != made.info.id
+    assert make_base(model, tokenizer, suite, plan)[0].info.id != made.info.id
 
 
 @pytest.mark.parametrize("place", [".", "reference", "crystalmon/reference"])
@@ -142,7 +144,7 @@ def test_nan_model_is_no_base(model, tokenizer, suite, plan):
     with torch.no_grad():
         model.model.norm.weight.fill_(float("nan"))
     with pytest.raises(ValueError, match="answers must be numbers, got NaN"):
-        make_reference(model, tokenizer, suite, plan)
+        make_base(model, tokenizer, suite, plan)
 
 
 def test_a_reference_is_whole_until_the_next_one_is(made, tmp_path, monkeypatch):
@@ -174,7 +176,7 @@ def test_a_nameless_model_has_no_folder(made, tmp_path, monkeypatch):
 def test_of_several_references_the_fitting_one_is_found(made, tmp_path, suite):
     made.save(tmp_path / "crystalmon" / "reference")
     own = made.info
-    other = Reference(replace(own, suite_hash="0" * 16), made.log_choice, made._log_p)
+    other = replace(made, info=replace(own, suite_hash="0" * 16))
     other.save(tmp_path / "crystalmon-a" / "reference")
     made.save(tmp_path / "crystalmon-b" / "reference")
     (tmp_path / "crystalmon" / "reference" / "reference.json").unlink()
@@ -185,8 +187,8 @@ def test_of_several_references_the_fitting_one_is_found(made, tmp_path, suite):
 def test_a_changed_answer_is_damage(made, tmp_path, suite, plan, tokenizer):
     table = made.log_choice["coin"].copy()
     table[0] = table[0][::-1]
-    changed = Reference(made.info, {**made.log_choice, "coin": table}, made._log_p)
-    with pytest.raises(ValueError, match="its file is damaged"):
+    changed = replace(made, log_choice={**made.log_choice, "coin": table})
+    with pytest.raises(ValueError, match="is damaged"):
         check_reference(changed, suite, plan, tokenizer)
 
 

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
+from crystalmon.metrics.catalogue import BRIEF
 from crystalmon.report.palette import PHASE_COLOURS
 from crystalmon.report.stage_figure import stage_figure
 from crystalmon.report.summary import StageRow, format_stage_table, stage_table
@@ -48,13 +49,9 @@ def test_the_table_has_a_base_row_and_the_end_of_each_stage() -> None:
     last = make_record(90, metrics=full, tasks=tasks, phase="crystallized", share=0.0125)
     dpo = replace(make_run("dpo", 0, 50), records=(make_record(0), last))
     rows = stage_table([sft, dpo])
-    assert [(row.name, row.step) for row in rows] == [("base", 0), ("sft", 40), ("dpo", 90)]
-    assert rows[0].share is None
-    assert (rows[1].order, rows[1].share) == (0.4, 0.02)
-    assert math.isnan(rows[1].crystallinity)
-    assert rows[2] == StageRow(
-        "dpo", 90, "crystallized", 0.5, 0.25, 0.75, 1.5, share=0.0125, seeds=2, tasks=3
-    )
+    assert [(row.name, row.record.step) for row in rows] == [("base", 0), ("sft", 40), ("dpo", 90)]
+    assert [row.share for row in rows] == [None, 0.02, 0.0125]
+    assert rows[2].record is last
 
 
 @pytest.mark.parametrize(("drift", "name"), [(0.0, "base"), (math.nan, "base"), (1.2, "start")])
@@ -65,22 +62,23 @@ def test_a_later_stage_on_its_own_does_not_begin_at_the_base(drift: float, name:
 
 
 def test_the_table_prints_one_line_a_stage() -> None:
-    rows = [
-        StageRow("base", 0, "liquid", 0.0, math.nan, 0.5, 0.0, None, 0, 3),
-        StageRow(
-            "[red]" + "x" * 80, 1200, "crystallized", 0.98765, 0.9, 0.8, 12.3456, 0.0125, 2, 3
-        ),
-    ]
-    header, rule, base, long = format_stage_table(rows).splitlines()
-    columns = ["stage", "step", "phase", "order", "crystallinity", "seed mass"]
-    columns += ["free energy [nats]", "seeds locked", "probing's share"]
+    base = make_record(0, metrics={"order": 0.0, "seed_mass": 0.5, "liquidity": math.nan})
+    metrics = {"order": 0.98765, "crystallinity": 0.9, "seed_mass": 0.8, "liquidity": 0.1}
+    metrics |= {"free_energy": 12.3456, "coverage": 1.0}
+    tasks = {"a": make_task(locked=3), "b": make_task(locked=1), "c": make_task()}
+    last = make_record(1200, metrics=metrics, tasks=tasks, phase="crystallized")
+    rows = [StageRow("base", base), StageRow("[red]" + "x" * 80, last, 0.0125)]
+    header, rule, first, long = format_stage_table(rows).splitlines()
+    units = {m.label: f" [{m.unit}]" if m.unit else "" for m in BRIEF}
+    columns = ["stage", "step", "phase", *(label + unit for label, unit in units.items())]
+    columns += ["seeds locked", "probing's share"]
     places = [header.index(column) for column in columns]
     assert places == sorted(places)
     assert set(rule.strip()) == {"─"}
-    assert base.split() == ["base", "0", "liquid", "0.000", "–", "0.500", "0.000", "0/3", "–"]
+    assert first.split() == ["base", "0", "liquid", "0.000", "–", "0.500", *"–––", "0/1", "–"]
     assert long.split() == [
         *("[red]" + "x" * 80, "1200", "crystallized", "0.988", "0.900"),
-        *("0.800", "12.346", "2/3", "1.2%"),
+        *("0.800", "0.100", "12.346", "1.000", "2/3", "1.2%"),
     ]
 
 
@@ -96,20 +94,24 @@ def test_the_stage_figure_has_its_panels(chain: list[Run]) -> None:
     figure = stage_figure(chain)
     assert figure.get_size_inches()[0] * figure.dpi == 1400
     axes = axes_of(figure)
-    assert list(axes) == ["phase", "events", "order", "tasks", "marks", "energy", "coverage"]
+    assert list(axes) == [
+        *("phase", "events", "signals", "tasks", "marks", "free_energy", "coverage")
+    ]
     legends = {
         name: [text.get_text() for text in ax.legend_.get_texts()]
         for name, ax in axes.items()
         if ax.legend_ is not None
     }
-    assert legends["order"] == ["order", "crystallinity", "seed mass", "liquidity / reference"]
-    assert legends["energy"] == ["free energy", "format", "within choices"]
+    assert legends["signals"] == ["order", "crystallinity", "seed mass", "liquidity / base"]
+    assert legends["free_energy"] == [
+        *("free energy", "free energy, format", "free energy, choice")
+    ]
     assert legends["coverage"] == ["coverage"]
 
 
 def test_stages_lie_end_to_end(chain: list[Run]) -> None:
     axes = axes_of(stage_figure(chain))
-    first, second = (line for line in axes["order"].lines if line.get_label() == "order")
+    first, second = (line for line in axes["signals"].lines if line.get_label() == "order")
     np.testing.assert_array_equal(first.get_xdata(), np.arange(0, 100, 10))
     np.testing.assert_array_equal(second.get_xdata(), [90, 110, 130])
     np.testing.assert_array_equal(first.get_ydata(), chain[0].series("order")[1])
@@ -156,9 +158,9 @@ def test_intervals_are_bands(chain: list[Run]) -> None:
     assert (box.ymin, box.ymax) == pytest.approx((low.min(), high.max()))
 
 
-def test_liquidity_is_relative_to_the_reference_of_a_later_stage_too(chain: list[Run]) -> None:
-    whole = axes_of(stage_figure(chain))["order"]
-    alone = axes_of(stage_figure(chain[1:]))["order"]
+def test_liquidity_is_relative_to_the_base_of_a_later_stage_too(chain: list[Run]) -> None:
+    whole = axes_of(stage_figure(chain))["signals"]
+    alone = axes_of(stage_figure(chain[1:]))["signals"]
     values = [
         [np.asarray(line.get_ydata()) for line in ax.lines if "liquid" in str(line.get_label())][-1]
         for ax in (whole, alone)
@@ -207,7 +209,7 @@ def test_a_run_of_one_bare_probe_can_be_drawn() -> None:
         run = replace(make_run("x", 0, metrics={}, ci={}), events=())
         figure = stage_figure([run])
         figure.savefig(io.BytesIO())
-    assert list(axes_of(figure)) == ["phase", "order", "tasks", "energy", "coverage"]
+    assert list(axes_of(figure)) == ["phase", "signals", "tasks", "free_energy", "coverage"]
 
 
 def test_the_figure_leaves_pyplot_alone(tmp_path: Path) -> None:

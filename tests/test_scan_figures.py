@@ -27,10 +27,10 @@ from crystalmon.report.scan_data import (
     read_stages,
     seed_mass,
     seed_mse,
-    task_band,
     variety,
 )
-from crystalmon.report.scan_figures import figure_svg, scan_figures, write_scan_figures
+from crystalmon.report.scan_figures import scan_figures, write_scan_figures
+from crystalmon.report.style import figure_svg
 from crystalmon.report.transfer_figure import null_band, transfer_figure
 from crystalmon.runs.names import SCAN_FILE
 from crystalmon.runs.reader import read_run
@@ -83,13 +83,13 @@ def test_the_measures_are_those_of_scan_json(scanned):
         (seed_mse, "final_seed_mse"),
         (seed_mass, "final_seed_mass"),
     ):
-        band, count = mean_band(stages, measure) or pytest.fail(key)
+        band, count = mean_band(stages.tasks.values(), measure) or pytest.fail(key)
         assert count == TASKS
         np.testing.assert_allclose(band.value, list(found["mean"][key].values()), rtol=1e-6)
         assert (band.low <= band.value).all()
         assert (band.value <= band.high).all()
         assert band.low[0] < band.high[0]
-        own = task_band(stages.tasks["task-1"], measure) or pytest.fail(key)
+        own, _ = mean_band([stages.tasks["task-1"]], measure) or pytest.fail(key)
         np.testing.assert_allclose(
             own.value, list(found["tasks"]["task-1"][key].values()), rtol=1e-6
         )
@@ -99,9 +99,9 @@ def test_a_task_without_a_seed_or_a_proxy_has_no_such_measure():
     q = np.random.default_rng(0).dirichlet(np.ones(3), size=(2, 5))
     bare = TaskStages(("a", "b", "c"), q, None, np.full(3, np.nan))
     for measure in (seed_mse, seed_mass, proxy_mse, proxy_mass):
-        assert task_band(bare, measure) is None
-    assert task_band(bare, variety) is not None
-    assert task_band(TaskStages(("a", "b", "c"), q[:, :1], None, bare.proxy), variety) is None
+        assert mean_band([bare], measure) is None
+    assert mean_band([bare], variety) is not None
+    assert mean_band([TaskStages(("a", "b", "c"), q[:, :1], None, bare.proxy)], variety) is None
 
 
 def test_a_stage_with_nan_is_a_gap_and_no_error(scanned):
@@ -109,9 +109,9 @@ def test_a_stage_with_nan_is_a_gap_and_no_error(scanned):
     task = stages.tasks["task-0"]
     q = task.q.copy()
     q[1] = np.nan
-    band = task_band(TaskStages(task.choices, q, task.seed, task.proxy), seed_mse)
-    assert band is not None
-    assert np.isnan(band.value).tolist() == [False, True, False]
+    found = mean_band([TaskStages(task.choices, q, task.seed, task.proxy)], seed_mse)
+    assert found is not None
+    assert np.isnan(found[0].value).tolist() == [False, True, False]
 
 
 def test_of_many_stages_and_choices_some_are_shown():

@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import random
+import re
 import subprocess
 import sys
 import types
@@ -21,15 +22,16 @@ import pytest
 from fake_runs import make_event, make_record, make_task
 from readback import read_tensorboard, read_wandb, wandb_history, wandb_summary
 
+from crystalmon.metrics import catalogue
 from crystalmon.report.page import write_report
 from crystalmon.report.snapshot import Snapshot
 from crystalmon.runs.records import PHASES, Event
 from crystalmon.runs.store import RunStore
-from crystalmon.trackers.base import CompositeTracker
-from crystalmon.trackers.make import make_tracker
-from crystalmon.trackers.panels import SECTIONS, SUMMARIES
-from crystalmon.trackers.picture_rate import Pace
-from crystalmon.trackers.scalars_only import SCALAR_TRACKERS, ScalarTracker
+from crystalmon.trackers.base import CompositeTracker, Tracker
+from crystalmon.trackers.make import DESTINATIONS, TRACKERS, make_tracker
+from crystalmon.trackers.panels import SUMMARIES, dashboard
+from crystalmon.trackers.picture_rate import PictureRate
+from crystalmon.trackers.scalars_only import ScalarTracker
 from crystalmon.trackers.tensorboard import TensorBoardTracker, tensorboard_folder
 from crystalmon.trackers.trackio import TrackioTracker
 from crystalmon.trackers.wandb import WandbTracker
@@ -57,10 +59,11 @@ def random_states() -> list[Any]:
 backend = pytest.mark.filterwarnings("ignore")
 
 
-class Recorder:
+class Recorder(Tracker):
     """A tracker that remembers, or fails."""
 
     def __init__(self, error: Exception | None = None) -> None:
+        super().__init__()
         self.error = error
         self.calls: list[str] = []
 
@@ -119,18 +122,22 @@ def test_answers_are_shown_at_a_modest_rate_and_at_the_end(
 def test_dear_pictures_become_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr("crystalmon.trackers.picture_rate.time.monotonic", lambda: now)
-    pace = Pace(every=1, patience=50)
+    rate = PictureRate(every=1, patience=50)
     shown = []
     for probe in range(100):
         now = float(probe)
-        if pace.is_due("liquid"):
+        if rate.is_due("liquid"):
             shown.append(probe)
-            pace.took(0.5)
+            rate.took(0.5)
     assert shown == [0, 25, 50, 75]
 
 
-@pytest.mark.parametrize("name", SCALAR_TRACKERS)
-def test_other_trackers_get_the_finite_scalars(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "kind", [kind for kind in TRACKERS.values() if issubclass(kind, ScalarTracker)]
+)
+def test_other_trackers_get_the_finite_scalars(
+    kind: type[ScalarTracker], monkeypatch: pytest.MonkeyPatch
+) -> None:
     got: dict[str, float] = {}
     steps: list[int] = []
 
@@ -153,8 +160,8 @@ def test_other_trackers_get_the_finite_scalars(name: str, monkeypatch: pytest.Mo
         log_metrics=take,
         log=take,
     )
-    monkeypatch.setitem(sys.modules, SCALAR_TRACKERS[name][0], fake)
-    tracker = ScalarTracker(name)
+    monkeypatch.setitem(sys.modules, kind.library, fake)
+    tracker = kind()
     with pytest.raises(RuntimeError, match="before"):
         tracker.log(0, METRICS)
     active[0] = experiment
@@ -162,7 +169,7 @@ def test_other_trackers_get_the_finite_scalars(name: str, monkeypatch: pytest.Mo
     tracker.show(snapshot())
     tracker.event(make_event(7))
     tracker.close()
-    is_mlflow = SCALAR_TRACKERS[name][0] == "mlflow"
+    is_mlflow = kind.library == "mlflow"
     odd = "crystalmon_tasks/_a__b/order" if is_mlflow else "crystalmon_tasks/<a>,b/order"
     assert got == {"crystalmon/order": 0.25, "crystalmon/phase": 1.0, odd: 0.5}
     assert set(steps) == {7}
@@ -207,9 +214,40 @@ def test_a_missing_library_is_reported_and_not_raised(
     assert "could not log to trackio (ModuleNotFoundError" in caplog.text
 
 
+def test_a_tracker_ignores_what_it_does_not_override() -> None:
+    tracker = Tracker()
+    tracker.log(0, METRICS)
+    tracker.show(snapshot())
+    tracker.event(make_event(0))
+    tracker.alert("title", "text")
+    tracker.close()
+
+
+def test_the_panels_follow_the_catalogue() -> None:
+    shown = [
+        curve for group in dashboard("x").values() for curves in group.values() for curve in curves
+    ]
+    suite = [curve.removeprefix("x/") for curve in shown if "_tasks/.*" not in curve]
+    assert sorted(suite) == sorted(metric.key for metric in catalogue.METRICS if metric.panel)
+    tasks = dashboard("x")["Tasks"]
+    assert tasks["Seed mass of each task"] == ["x_tasks/.*/seed_mass"]
+    assert len(tasks) == len(catalogue.BRIEF)
+    assert list(dashboard())[-1] == catalogue.COST
+
+
+def test_the_summary_keeps_the_worst_value() -> None:
+    assert SUMMARIES["order"] == SUMMARIES["free_energy"] == SUMMARIES["probe_share"] == "last,max"
+    assert SUMMARIES["coverage"] == SUMMARIES["seed_mass"] == SUMMARIES["liquidity"] == "last,min"
+    assert not {"phase", "tasks_liquid", "seed"} & set(SUMMARIES)
+
+
+def test_stored_runs_can_be_sent_to_trackers_with_runs_of_their_own() -> None:
+    assert DESTINATIONS == ("wandb", "tensorboard", "trackio")
+
+
 def test_importing_the_trackers_imports_no_backend() -> None:
     code = (
-        "import sys, crystalmon.trackers;"
+        "import sys, crystalmon.trackers.make;"
         "print([m for m in ('torch', 'wandb', 'trackio', 'tensorboard') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -376,7 +414,7 @@ def trainers_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_tensorboard_gets_the_metrics_beside_the_trainers_own(
     tmp_path: Path, trainers_writer: Any
 ) -> None:
-    tracker = TensorBoardTracker(str(tmp_path))
+    tracker = TensorBoardTracker(output_dir=str(tmp_path))
     tracker.log(0, METRICS)
     tracker.log(5, METRICS)
     folder = tmp_path / "runs" / "Jan01_host" / "crystalmon"
@@ -391,8 +429,11 @@ def test_tensorboard_gets_the_metrics_beside_the_trainers_own(
     layout_pb2: Any = importlib.import_module("tensorboard.plugins.custom_scalar.layout_pb2")
     (config,) = events.Tensors("custom_scalars__config__")
     layout = layout_pb2.Layout.FromString(config.tensor_proto.string_val[0])
-    assert [category.title for category in layout.category] == list(SECTIONS)
-    assert layout.category[0].chart[0].multiline.tag[0] == "crystalmon/order"
+    assert [category.title for category in layout.category] == list(dashboard())
+    patterns = [tag for part in layout.category for c in part.chart for tag in c.multiline.tag]
+    assert [tag for tag in patterns if re.match(tag, "crystalmon/order")] == ["^crystalmon/order$"]
+    assert not any(re.match(tag, "crystalmon/entropy_mixture") for tag in patterns)
+    assert any(re.match(tag, "crystalmon_tasks/a b/order") for tag in patterns)
     order = [(scalar.step, scalar.value) for scalar in events.Scalars("crystalmon/order")]
     assert order == [(0, 0.25), (5, 0.25)]
     assert math.isnan(events.Scalars("crystalmon_tasks/coin flip/order")[1].value)
@@ -408,7 +449,7 @@ def test_tensorboard_gets_the_metrics_beside_the_trainers_own(
 @backend
 def test_tensorboard_gets_pictures(tmp_path: Path, trainers_writer: Any) -> None:
     trainers_writer.close()
-    tracker = TensorBoardTracker(str(tmp_path))
+    tracker = TensorBoardTracker(output_dir=str(tmp_path))
     tracker.show(snapshot())
     folder = tmp_path / "runs" / "Jan01_host" / "crystalmon"
     (image,) = read_tensorboard(folder).Images("crystalmon_media/answers")
@@ -456,7 +497,7 @@ def test_in_a_shared_tensorboard_folder_a_resume_supersedes_later_steps(
     # event files are read in the order of their names, which begin with the second
     for second, steps, value in ((1e9, range(0, 8), 0.1), (1e9 + 1, range(4, 6), 0.9)):
         monkeypatch.setattr("time.time", partial(float, second))
-        tracker = TensorBoardTracker("unused")
+        tracker = TensorBoardTracker()
         for step in steps:
             tracker.log(step, {"crystalmon/order": value})
         tracker.close()
@@ -469,7 +510,7 @@ def test_in_a_shared_tensorboard_folder_a_resume_supersedes_later_steps(
 
 
 def test_closing_an_unused_tensorboard_tracker_writes_nothing(tmp_path: Path) -> None:
-    TensorBoardTracker(str(tmp_path)).close()
+    TensorBoardTracker(output_dir=str(tmp_path)).close()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -482,7 +523,7 @@ import trackio
 from fake_runs import make_event
 from readback import read_tensorboard, read_wandb, wandb_history, wandb_summary
 from test_trackers import METRICS, snapshot
-from crystalmon.trackers import TrackioTracker
+from crystalmon.trackers.trackio import TrackioTracker
 trackio.init(project="p", name="r", embed=False, auto_log_cpu=False, auto_log_gpu=False)
 tracker = TrackioTracker()
 tracker.log(0, METRICS)

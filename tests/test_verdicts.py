@@ -23,9 +23,10 @@ from crystalmon.analysis.verdicts import (
 from crystalmon.metrics.answers import js_divergence, measure_task, noise_floor, support
 from crystalmon.metrics.bootstrap import bootstrap_interval, bootstrap_weights
 from crystalmon.phases import SuiteDetector
-from crystalmon.runs.names import CHOICE_PREFIX, REFERENCE_FOLDER, TENSOR_FILE
+from crystalmon.runs.names import REFERENCE_FOLDER
 from crystalmon.runs.reader import Run, read_run
 from crystalmon.runs.records import ProbeRecord, TaskRecord
+from crystalmon.runs.reference import CHOICE_PREFIX, TENSOR_FILE
 from crystalmon.runs.store import RunStore
 
 TASKS, PROMPTS, CHOICES = 6, 24, 8

@@ -20,7 +20,7 @@ from test_page import make_run
 from crystalmon.cli.main import main
 from crystalmon.report.live.feed import RunFeed
 from crystalmon.report.live.server import make_server
-from crystalmon.report.live.terminal import sparkline, view
+from crystalmon.report.live.terminal import screen, sparkline
 from crystalmon.runs.names import DEFAULT_NAME
 from crystalmon.runs.records import SCHEMA_VERSION
 from crystalmon.runs.store import RunStore
@@ -29,7 +29,7 @@ from crystalmon.runs.store import RunStore
 def shown(feed: RunFeed) -> str:
     console = Console(width=100, color_system=None)
     with console.capture() as captured:
-        console.print(view(feed.news()))
+        console.print(screen(feed.news()))
     return captured.get()
 
 
@@ -37,7 +37,7 @@ def test_the_feed_waits_then_follows(tmp_path: Path) -> None:
     feed = RunFeed([tmp_path / "run"])
     waiting = feed.news()
     assert waiting.message.startswith(f"Waiting for a run in {tmp_path / 'run'}")
-    assert feed.payload(waiting) is None
+    assert waiting.payload is None
     assert feed.news() is waiting
     store = RunStore.open(tmp_path / "run" / DEFAULT_NAME, {}, resume_step=None)
     assert feed.news().mark != waiting.mark
@@ -47,10 +47,10 @@ def test_the_feed_waits_then_follows(tmp_path: Path) -> None:
         assert news.message == ""
         assert [record.step for record in news.runs[0].records] == list(range(step + 1))
         assert len(news.runs[0].events) == step + 1
-    payload = feed.payload(news)
+    payload = news.payload
     assert payload is not None
     assert payload["lanes"][0]["step"] == [0, 1, 2]
-    assert feed.payload(news) is payload
+    assert feed.news().payload is payload
 
 
 def test_a_line_that_is_being_written_is_left_for_later(tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_a_newer_schema_is_said_and_does_not_end_the_watch(tmp_path: Path) -> No
     info.write_text(f'{{"schema_version": {SCHEMA_VERSION + 1}}}')
     feed = RunFeed([tmp_path / "run"])
     assert "Upgrade crystalmon" in feed.news().message
-    assert feed.payload(feed.news()) is None
+    assert feed.news().payload is None
     assert "Upgrade crystalmon" in shown(feed)
 
 
@@ -162,7 +162,7 @@ def test_an_interrupt_ends_the_server_cleanly(tmp_path: Path) -> None:
     assert err == ""
 
 
-def test_a_pipe_gets_the_view_once_per_probe(
+def test_a_pipe_gets_the_screen_once_per_probe(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = RunStore.open(tmp_path / "run" / DEFAULT_NAME, {"max_steps": 9}, resume_step=None)
@@ -184,7 +184,7 @@ def test_a_pipe_gets_the_view_once_per_probe(
     assert "\x1b" not in "".join(printed), "no colours or cursor movements"
 
 
-def test_an_interrupt_ends_the_terminal_view_cleanly(
+def test_an_interrupt_ends_the_terminal_cleanly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupt(seconds: float) -> None:

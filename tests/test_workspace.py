@@ -9,7 +9,7 @@ import pytest
 
 from crystalmon.cli.main import main
 from crystalmon.runs.names import STEP_KEY
-from crystalmon.trackers.panels import SECTIONS
+from crystalmon.trackers.panels import dashboard
 from crystalmon.trackers.wandb_workspace import build_workspace, describe_workspace
 
 # its models use what its version of pydantic has deprecated
@@ -24,7 +24,7 @@ def test_the_workspace_has_the_panels_and_passes_its_schema() -> None:
     pytest.importorskip("wandb_workspaces")
     workspace = build_workspace("team", "runs")
     titles = [panel.title for panel in panels_of(workspace)]
-    assert {panel.title for group in SECTIONS.values() for panel in group} <= set(titles)
+    assert {title for group in dashboard().values() for title in group} <= set(titles)
     described = describe_workspace(workspace)
     assert len(described) == len(titles) + len(workspace.sections)
     text = workspace._to_model().model_dump_json(by_alias=True)

@@ -26,7 +26,7 @@ from crystalmon.analysis.transition import (
 )
 from crystalmon.metrics.answers import js_divergence, prompt_crystallinity
 from crystalmon.phases import SuiteDetector
-from crystalmon.phases.stored import show, states_of
+from crystalmon.phases.stored import observe, states_of
 from crystalmon.runs.reader import Run
 from crystalmon.runs.records import Event, json_value
 from crystalmon.runs.reference import read_base_answers
@@ -120,7 +120,7 @@ def detect_run(run: Run) -> Detection:
     events: list[Event] = []
     phases: list[tuple[int, str]] = []
     for record in run.records:
-        events += show(detector, record)
+        events += observe(detector, record)
         if not phases or phases[-1][1] != detector.phase:
             phases.append((record.step, detector.phase))
     whole = classify_transition(*run.series("order"))

@@ -1,47 +1,121 @@
-"""Options that several commands share, and what they stand for."""
+"""How a command is declared, the options that several share, and what these stand for."""
 
 from __future__ import annotations
 
 import argparse
-from typing import Any
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-MODEL_HELP = "liquid-tiny, smollm2-135m, a .gguf file, a folder, or a hub id"
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Run = Callable[[argparse.Namespace], int | None]
+Option = Callable[[argparse.ArgumentParser], Any]
+"""Adds itself to a command's parser."""
+
+USER_ERRORS = (OSError, ValueError, TypeError, ModuleNotFoundError)
+"""What bad input raises anywhere in the package: printed as one sentence, exit status 2."""
+
+FIGURES = (".png", ".svg", ".pdf")
+
+COMMANDS: dict[str, tuple[str, Run, Sequence[Option]]] = {}
+"""By name, such as `suite list`: a command's help, what runs it, and its options."""
 
 
-def add_model(command: argparse.ArgumentParser) -> None:
-    """The model to look at."""
-    command.add_argument("model", help=MODEL_HELP)
+def command(name: str, words: str, shared: str, *own: Option) -> Callable[[Run], Run]:
+    """Make a function a command; `shared` names its options in `SHARED`, `words` are its help."""
+
+    def register(run: Run) -> Run:
+        COMMANDS[name] = words, run, (*(SHARED[each] for each in shared.split()), *own)
+        return run
+
+    return register
 
 
-def add_prompts(command: argparse.ArgumentParser) -> None:
-    """What it is asked: a suite, and how its prompts are sent."""
-    command.add_argument("--suite", default="randomness", help="a bundled suite or a YAML file")
-    command.add_argument("--view", default="raw", choices=("raw", "chat"))
+def option(*names: str, **settings: Any) -> Option:
+    """An option, or an argument, as `ArgumentParser.add_argument` takes it."""
+    return lambda parser: parser.add_argument(*names, **settings)
 
 
-def add_placement(command: argparse.ArgumentParser) -> None:
-    """In what precision its weights are loaded, and where to."""
-    command.add_argument("--dtype", default="float32", help="torch dtype of the weights")
-    command.add_argument(
-        "--device", default=None, help="torch device; the accelerator if there is one"
-    )
+def _add_layout(parser: argparse.ArgumentParser) -> None:
+    layouts = parser.add_mutually_exclusive_group()
+    for name, words in (("chain", "as stages of one chain"), ("compare", "side by side")):
+        layouts.add_argument(
+            f"--{name}", dest="layout", action="store_const", const=name, default="auto", help=words
+        )
+
+
+SHARED: dict[str, Option] = {
+    "model": option("model", help="liquid-tiny, smollm2-135m, a .gguf file, a folder, or a hub id"),
+    "suite": option("--suite", default="randomness", help="a bundled suite or a YAML file"),
+    "view": option("--view", default="raw", choices=("raw", "chat")),
+    "dtype": option("--dtype", default="float32", help="torch dtype of the weights"),
+    "device": option("--device", help="torch device; the accelerator if there is one"),
+    "run": option("run_folder", help="an output or run folder"),
+    "runs": option("run_folder", nargs="+", help="output or run folders, in order"),
+    "layout": _add_layout,
+    "texts": option("--suite", help="the runs' suite file, for the words of its prompts"),
+    "figure": option("--figure", type=Path, help="also draw it, as .png, .svg or .pdf"),
+    "results": option(
+        "-o", "--output", type=Path, default="experiments", help="default: experiments"
+    ),
+    "json": option("--json", action="store_true", help="print it as one JSON line"),
+}
+
+
+def print_json(value: Any) -> None:
+    """Print one line of strict JSON."""
+    print(json.dumps(value, allow_nan=False, ensure_ascii=False))
+
+
+def console() -> Console:
+    """A console that does not cut a table where no terminal says how wide it is."""
+    from rich.console import Console
+
+    return Console() if sys.stdout.isatty() else Console(width=140)
+
+
+def check_figure(file: Path | None) -> None:
+    """Refuse a file that no figure can be drawn to.
+
+    Raises:
+        ValueError: if its suffix is not one of `FIGURES`, or its folder does not exist.
+    """
+    if file is not None and (file.suffix not in FIGURES or not file.parent.is_dir()):
+        raise ValueError(
+            f"figure must be a {', '.join(FIGURES)} file in an existing folder, got "
+            f"{str(file)!r}. Choose another name."
+        )
+
+
+def torch_dtype(name: str) -> Any:
+    """The torch dtype of a name.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    import torch
+
+    if not isinstance(dtype := getattr(torch, name, None), torch.dtype):
+        raise ValueError(f"dtype must be a torch dtype, got {name!r}. Try float32 or bfloat16.")
+    return dtype
 
 
 def load_placed(name: str, dtype: str, device: str | None) -> tuple[Any, Any]:
     """(model, tokenizer) as `--dtype` and `--device` ask for.
 
     Raises:
-        ValueError: if either is no such thing, or the device not usable.
+        ValueError: if there is no such dtype, or the device cannot be used.
         FileNotFoundError: if there is no such model.
     """
     import torch
 
     from crystalmon.scoring.models import load_model
 
-    kind = getattr(torch, dtype, None)
-    if not isinstance(kind, torch.dtype):
-        raise ValueError(f"dtype must be a torch dtype, got {dtype!r}. Try float32 or bfloat16.")
-    model, tokenizer = load_model(name, dtype=kind)
+    model, tokenizer = load_model(name, dtype=torch_dtype(dtype))
     try:
         model.to(device or torch.accelerator.current_accelerator() or "cpu")
     except (RuntimeError, AssertionError) as error:

@@ -1,8 +1,6 @@
-"""The frozen base model's answers to a suite: made once, kept on disk, compared with ever after.
+"""The base to compare with, from what the user asked for: found on disk, or scored now.
 
-No second model stays in memory. On disk a reference is a folder with `reference.safetensors`
-(`log_p` [N, V] float32, the full next-token log-probabilities after each of the N prompts, and
-`log_choice/<task>` [P, C] float64) and `reference.json` (what it was made with).
+A base is scored once. After that only its answers are kept, and no second model stays in memory.
 """
 
 from __future__ import annotations
@@ -20,9 +18,9 @@ from torch import Tensor, nn
 from crystalmon.runs.reference import (
     Reference,
     ReferenceInfo,
-    _digest,
     find_reference,
     load_reference,
+    reference_id,
 )
 from crystalmon.scoring.forward import Route
 from crystalmon.scoring.isolation import same_random_states
@@ -37,122 +35,6 @@ Progress = Callable[[int], Any]
 
 class ReferenceMismatch(ValueError):
     """A reference that was made with another suite, view or tokenizer."""
-
-
-def make_reference(
-    model: nn.Module,
-    tokenizer: Any,
-    suite: TaskSuite,
-    plan: ScoringPlan,
-    *,
-    route: Route | None = None,
-    ranks: Ranks = ONE,
-    progress: Progress | None = None,
-) -> Reference:
-    """Score a suite with the model as it is now and keep all of it; see `make_base`."""
-    options: Any = {"route": route, "ranks": ranks, "progress": progress}
-    return make_base(model, tokenizer, suite, plan, **options)[0]
-
-
-def make_base(
-    model: nn.Module,
-    tokenizer: Any,
-    suite: TaskSuite,
-    plan: ScoringPlan,
-    observe: Observer | None = None,
-    *,
-    route: Route | None = None,
-    ranks: Ranks = ONE,
-    progress: Progress | None = None,
-) -> tuple[Reference, Scores]:
-    """Score a suite with the model as it is now: a reference, and what else was observed.
-
-    Args:
-        model: the base model.
-        tokenizer: for its name only; the plan holds its tokens.
-        suite: the suite that the plan was built from.
-        plan: what to score.
-        observe, route, ranks, progress: see `scoring.score`.
-
-    Raises:
-        ValueError: if an answer is NaN: a broken model is no base to compare with.
-    """
-
-    def keep(prompts: np.ndarray, log_p: Tensor, begins: Tensor) -> dict[str, Tensor]:
-        seen = {} if observe is None else observe(prompts, log_p, begins)
-        return {**seen, _LOG_P: log_p}
-
-    scores = score(model, plan, keep, route=route, ranks=ranks, progress=progress)
-    log_p = torch.from_numpy(scores.observed[_LOG_P])
-    if log_p.isnan().any():
-        raise ValueError(
-            f"the reference model's answers must be numbers, got NaN from {model_name(model)}. "
-            "Check its weights and precision."
-        )
-    log_choice = dict(zip((task.name for task in suite), scores.log_choice, strict=True))
-    info = ReferenceInfo(
-        suite=suite.name,
-        suite_hash=suite.hash,
-        view=plan.view,
-        plan=plan.fingerprint,
-        model=model_name(model),
-        tokenizer=_tokenizer_name(tokenizer),
-        vocab_size=log_p.shape[1],
-        id=_digest(plan.fingerprint, log_choice),
-    )
-    seen = {key: values for key, values in scores.observed.items() if key != _LOG_P}
-    return Reference(info, log_choice, log_p), replace(scores, observed=seen)
-
-
-_LOG_P = "log_p"
-
-
-def check_reference(
-    reference: Reference,
-    suite: TaskSuite,
-    plan: ScoringPlan,
-    tokenizer: Any,
-    *,
-    answers_only: bool = False,
-) -> None:
-    """Refuse a reference that does not answer this very plan.
-
-    Args:
-        reference, suite, plan, tokenizer: what must belong together.
-        answers_only: let one pass that was made with other tokens for the same suite and view:
-            its answers can be compared by choice, its vocabulary cannot.
-
-    Raises:
-        ReferenceMismatch: naming what differs on both sides.
-    """
-    info = reference.info
-    advice = "Use the matching one, or reference='initial' to start from this model."
-    if info.suite_hash != suite.hash:
-        raise ReferenceMismatch(
-            f"reference must be of suite {suite.name!r} ({suite.hash}), got suite "
-            f"{info.suite!r} ({info.suite_hash}). {advice}"
-        )
-    if info.view != plan.view:
-        raise ReferenceMismatch(
-            f"reference must be of view {plan.view!r}, got view {info.view!r}. {advice}"
-        )
-    if info.plan != plan.fingerprint and not answers_only:
-        raise ReferenceMismatch(
-            f"reference must be of tokenizer {_tokenizer_name(tokenizer)!r}, got one made with "
-            f"{info.tokenizer!r}, which tokenizes suite {suite.name!r} differently. {advice}"
-        )
-    shapes = dict(zip((task.name for task in suite), plan.shapes, strict=True))
-    tables = {name: reference.log_choice[name] for name in shapes if name in reference.log_choice}
-    whole = (
-        {name: table.shape for name, table in reference.log_choice.items()} == shapes
-        and reference.shape == (plan.num_prompts, info.vocab_size)
-        and _digest(info.plan, tables) == info.id
-    )
-    if not whole:
-        raise ValueError(
-            f"reference {info.id} must hold the answers that it was made with, got others: its "
-            "file is damaged. Delete the folder and score the base again."
-        )
 
 
 def find_base(
@@ -183,42 +65,39 @@ def find_base(
     """
     if isinstance(reference, Reference):
         found = reference
-    elif str(reference) in ("auto", "initial"):
-        auto = str(reference) == "auto"
-        folder = ranks.on_main(
-            lambda: find_reference(model_name(model), suite, plan.view) if auto else None
-        )
-        if folder is None:
-            return None
-        found = _load_everywhere(folder, ranks)
-    elif (folder := ranks.on_main(lambda: find_reference(reference, suite, plan.view))) is not None:
-        found = _load_everywhere(folder, ranks)
     else:
-        device = next(model.parameters()).device
-        found = ranks.on_main(lambda: _score_base(str(reference), suite, plan, device, progress))
+        place = {"auto": model_name(model), "initial": ""}.get(str(reference), reference)
+        folder = ranks.on_main(lambda: find_reference(place, suite, plan.view))
+        if folder is not None:
+            found = _load_everywhere(folder, ranks)
+        elif str(reference) in ("auto", "initial"):
+            return None
+        else:
+            device = next(model.parameters()).device
+            found = ranks.on_main(
+                lambda: _score_other(str(reference), suite, plan, device, progress)
+            )
     check_reference(found, suite, plan, tokenizer, answers_only=answers_only)
     return found
 
 
 def _load_everywhere(folder: Path, ranks: Ranks) -> Reference:
-    """Each rank maps the folder, or gets rank 0's copy if some rank cannot see it."""
-    if ranks.size == 1:
-        return load_reference(folder)
+    """Each rank maps the folder. If some rank cannot see it, all get rank 0's copy."""
     try:
         loaded = load_reference(folder)
     except (OSError, ValueError):
         loaded = None
-    ids = set(ranks.gather("" if loaded is None else loaded.info.id))
-    if loaded is not None and len(ids) == 1:
+    ids = ranks.gather(None if loaded is None else loaded.info.id)
+    if loaded is not None and len(set(ids)) == 1:
         return loaded
     return ranks.on_main(lambda: load_reference(folder).in_memory())
 
 
-def _score_base(
+def _score_other(
     name: str, suite: TaskSuite, plan: ScoringPlan, device: torch.device, progress: Progress | None
 ) -> Reference:
     """Load a base model with its own tokenizer, score it where the current model is, free it."""
-    with same_random_states():  # what a checkpoint lacks is drawn at random
+    with same_random_states():  # weights that a checkpoint lacks are drawn at random
         try:
             with whole_models():
                 base, tokenizer = load_model(name)
@@ -232,16 +111,116 @@ def _score_base(
         plan = build_plan(suite, tokenizer, plan.view)
     elif max(map(max, plan.rows)) >= vocabulary_size(base):
         raise ReferenceMismatch(
-            f"reference {name!r} must know the tokens of the current chat template, which it has "
-            "neither a template nor the vocabulary for. Use view='raw'."
+            f"reference {name!r} has no chat template, and its vocabulary is too small for the "
+            "tokens of the current model's template. Use view='raw'."
         )
     try:
-        return make_reference(base, tokenizer, suite, plan, progress=progress)
+        return make_base(base, tokenizer, suite, plan, progress=progress)[0]
     finally:
         del base
         gc.collect()
         if device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def make_base(
+    model: nn.Module,
+    tokenizer: Any,
+    suite: TaskSuite,
+    plan: ScoringPlan,
+    observe: Observer | None = None,
+    *,
+    route: Route | None = None,
+    ranks: Ranks = ONE,
+    progress: Progress | None = None,
+) -> tuple[Reference, Scores]:
+    """Score a suite with the model as it is now: a reference, and what else was observed.
+
+    Args:
+        model, tokenizer: the base; of the tokenizer only the name is kept.
+        suite, plan: what to score; the plan was built from the suite.
+        observe, route, ranks, progress: see `scoring.score`.
+
+    Raises:
+        ValueError: if an answer is NaN: a broken model is no base to compare with.
+    """
+
+    def keep(prompts: np.ndarray, log_p: Tensor, begins: Tensor) -> dict[str, Tensor]:
+        seen = {} if observe is None else observe(prompts, log_p, begins)
+        return {**seen, _ROWS: log_p}
+
+    scores = score(model, plan, keep, route=route, ranks=ranks, progress=progress)
+    seen = dict(scores.observed)
+    rows = seen.pop(_ROWS)
+    if np.isnan(rows).any():
+        raise ValueError(
+            f"the reference model's answers must be numbers, got NaN from {model_name(model)}. "
+            "Check its weights and precision."
+        )
+    log_choice = dict(zip((task.name for task in suite), scores.log_choice, strict=True))
+    info = ReferenceInfo(
+        suite=suite.name,
+        suite_hash=suite.hash,
+        view=plan.view,
+        plan=plan.fingerprint,
+        model=model_name(model),
+        tokenizer=_tokenizer_name(tokenizer),
+        vocab_size=rows.shape[1],
+        id=reference_id(plan.fingerprint, log_choice),
+    )
+    return Reference(info, log_choice, rows), replace(scores, observed=seen)
+
+
+_ROWS = "log_p"
+"""Among what is observed: the rows that the reference keeps."""
+
+
+def check_reference(
+    reference: Reference,
+    suite: TaskSuite,
+    plan: ScoringPlan,
+    tokenizer: Any,
+    *,
+    answers_only: bool = False,
+) -> None:
+    """Refuse a reference that does not answer this very plan.
+
+    Args:
+        reference, suite, plan, tokenizer: what must belong together.
+        answers_only: accept one that was made with other tokens for the same suite and view: its
+            answers can be compared by choice, its vocabulary cannot.
+
+    Raises:
+        ReferenceMismatch: if the suite, the view or the tokens differ; the message names both.
+        ValueError: if the reference does not hold the answers that it was made with.
+    """
+    info = reference.info
+    advice = "Use the matching one, or reference='initial' to start from this model."
+    if info.suite_hash != suite.hash:
+        raise ReferenceMismatch(
+            f"reference must be of suite {suite.name!r} ({suite.hash}), got suite "
+            f"{info.suite!r} ({info.suite_hash}). {advice}"
+        )
+    if info.view != plan.view:
+        raise ReferenceMismatch(
+            f"reference must be of view {plan.view!r}, got view {info.view!r}. {advice}"
+        )
+    if info.plan != plan.fingerprint and not answers_only:
+        raise ReferenceMismatch(
+            f"reference must be of tokenizer {_tokenizer_name(tokenizer)!r}, got one made with "
+            f"{info.tokenizer!r}, which tokenizes suite {suite.name!r} differently. {advice}"
+        )
+    shapes = dict(zip((task.name for task in suite), plan.shapes, strict=True))
+    whole = (
+        {name: table.shape for name, table in reference.log_choice.items()} == shapes
+        and reference.shape == (plan.num_prompts, info.vocab_size)
+        and reference_id(info.plan, {n: reference.log_choice[n] for n in shapes}) == info.id
+    )
+    if not whole:
+        raise ValueError(
+            f"the file of reference {info.id} is damaged: it does not hold the answers that it was "
+            "made with. Delete the folder and score the base again."
+        )
 
 
 def _tokenizer_name(tokenizer: Any) -> str:

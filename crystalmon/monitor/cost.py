@@ -1,7 +1,7 @@
 """What monitoring a run will cost, from the model's configuration and tokenizer alone.
 
-No weights are loaded: parameters are counted on a model without storage. What comes out is
-arithmetic, not a measurement; how many FLOP/s a machine achieves is for the caller to say.
+No weights are loaded: parameters are counted on a model without storage. The result is arithmetic,
+not a measurement; the caller says how many FLOP/s the machine achieves.
 
 Axes: N prompts, P and C prompts and choices of a task, V vocabulary, D hidden size.
 """
@@ -9,8 +9,6 @@ Axes: N prompts, P and C prompts and choices of a task, V vocabulary, D hidden s
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, cast
 
@@ -23,17 +21,16 @@ from crystalmon.scoring.plan import ScoringPlan
 from crystalmon.scoring.trie import count_tree
 
 EXAMPLE_RATES = (1e12, 1e13, 1e14)
-"""FLOP/s at which seconds are named where no rate is given: examples, not any machine's."""
+"""FLOP/s for which seconds are printed if no rate is given."""
 
 EXAMPLE_OVERHEAD = 0.01
-"""The share of a run's time for which it is said how many probes it allows."""
+"""The share of a run's time for which the number of probes is printed."""
 
 MAX_COUNT = 10**18
-"""The largest count or number of seconds, and the inverse of the lowest rate, that is taken: beyond
-it floating-point numbers overflow, and nothing is."""
+"""The largest count or number of seconds, so that products do not overflow."""
 
-_UNITS = {"": "FLOP/s", "flop/s": "FLOP/s", "flops": "FLOP/s", "tokens/s": "tokens/s"}
-_BYTES = {"log_p": 4, "log_choice": 8}  # float32 and float64; see reference.py
+Unit = Literal["FLOP/s", "tokens/s"]
+_UNITS: dict[str, Unit] = {"flop/s": "FLOP/s", "flops": "FLOP/s", "tokens/s": "tokens/s"}
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,7 @@ class Rate:
     """
 
     value: float
-    unit: Literal["FLOP/s", "tokens/s"] = "FLOP/s"
+    unit: Unit = "FLOP/s"
 
     def __post_init__(self) -> None:
         if not 1 / MAX_COUNT <= self.value < math.inf:
@@ -143,79 +140,70 @@ def estimate_cost(
         on disk  = 4·N·V + 8·Σ P·C bytes, and a header of some 100 bytes a task
 
     Left out: padding, what several packs begin with alike (the header of a chat template), the
-    pairs that a masked kernel computes for nothing, elementwise functions,
-    the search for the route at the start, the reference of another model, and the metrics. The
-    share of *time* is larger where probes achieve fewer FLOP/s than training does: half-precision
+    pairs that a masked kernel computes for nothing, elementwise functions, the search for the
+    route at the start, the reference of another model, and the metrics. The share of *time* is
+    larger where probes achieve fewer FLOP/s than training, for example because half-precision
     layers are computed in float32.
 
     Args:
         config: a transformers configuration, or a `ModelSize`.
         plan: the suite in the model's tokens.
-        steps: optimizer steps of the run.
+        steps: optimizer steps of the run; needed by all that follow but `rate`.
         every: interval between probes; None for `schedule.probe_steps`' own.
-        tokens_per_step: over all devices.
+        tokens_per_step: over all devices, for `share`.
         rate: of the machine, for `seconds`.
-        step_seconds: of one training step, for `time_share`.
+        step_seconds: of one training step, for `time_share`; needs `rate`.
 
     Raises:
-        ValueError: for counts or seconds that are not positive, or too large to multiply; for what
-            is said of a run without its `steps`, and for `step_seconds` without `rate`.
-        TypeError: for counts or seconds that are no numbers, and if the configuration's model has
-            no language-modelling head.
+        ValueError: for a number that is not positive or too large, or lacks another that it needs.
+        TypeError: for what is no number, and for a model without a language-modelling head.
     """
-    for name, value in (("steps", steps), ("every", every), ("tokens_per_step", tokens_per_step)):
-        _check_count(name, value)
-    _check_seconds(step_seconds)
     run = {"every": every, "tokens_per_step": tokens_per_step, "step_seconds": step_seconds}
-    _check_company(run, {"steps": steps})
-    _check_company({"step_seconds": step_seconds}, {"rate": rate})
+    for name, value in {"steps": steps, **run}.items():
+        _check_positive(name, value)
+    for name, value in run.items():
+        _check_company(name, value, "steps", steps)
+    _check_company("step_seconds", step_seconds, "rate", rate)
     size = config if isinstance(config, ModelSize) else model_size(config)
     tokens, pairs = count_tree(plan.rows)
-    probe = forward_flops(size, tokens, pairs, len(plan.rows))
+    rows, prompts = len(plan.rows), plan.num_prompts
+    probe = forward_flops(size, tokens, pairs, rows)
+    work = tokens if rate is not None and rate.unit == "tokens/s" else probe
     cells = sum(prompts * choices for prompts, choices in plan.shapes)
-    batch = min(len(plan.rows), max(1, MAX_BATCH_LOGITS // size.vocabulary))
     alone = Cost(
-        prompts=plan.num_prompts,
-        rows=len(plan.rows),
+        prompts=prompts,
+        rows=rows,
         unique_tokens=tokens,
         row_tokens=plan.num_tokens,
         size=size,
         probe_flops=probe,
-        reference_bytes=_BYTES["log_p"] * plan.num_prompts * size.vocabulary
-        + _BYTES["log_choice"] * cells,
-        logits_bytes=4 * batch * size.vocabulary,
+        # log-probabilities of the vocabulary in float32, of the choices in float64
+        reference_bytes=4 * prompts * size.vocabulary + 8 * cells,
+        logits_bytes=4 * size.vocabulary * min(rows, max(1, MAX_BATCH_LOGITS // size.vocabulary)),
         rate=rate,
-        seconds=None if rate is None else _seconds(rate, probe, tokens),
-        every=every,
-        tokens_per_step=tokens_per_step,
-        step_seconds=step_seconds,
+        seconds=None if rate is None else work / rate.value,
+        **run,
     )
     return alone if steps is None else _over_a_run(alone, steps)
 
 
 def _over_a_run(cost: Cost, steps: int) -> Cost:
-    """A probe's cost with what it makes over so many steps."""
-    probes = _count_probes(steps, cost.every)
-    training = share = time_share = allowed = None
+    """The cost of a probe, with that of all probes over so many steps."""
+    # counted without the list of them, for which no memory may suffice
+    probes = len(probe_steps(steps)) if cost.every is None else -(-steps // cost.every) + 1
+    found: dict[str, Any] = {"steps": steps, "probes": probes}
     if cost.tokens_per_step is not None:
         parameters = cost.size.layer_parameters + cost.size.head_parameters
         training = 6 * parameters * cost.tokens_per_step * steps
-        share = probes * cost.probe_flops / (probes * cost.probe_flops + training)
+        probing = probes * cost.probe_flops
+        found |= {"training_flops": training, "share": probing / (probing + training)}
     if cost.seconds is not None and cost.step_seconds is not None:
-        time = steps * cost.step_seconds
-        time_share = probes * cost.seconds / (probes * cost.seconds + time)
-        # N·c = s · (N·c + training)
-        for_probes = EXAMPLE_OVERHEAD / (1 - EXAMPLE_OVERHEAD) * time
-        allowed = math.floor(min(steps + 1, for_probes / cost.seconds))
-    return replace(
-        cost,
-        steps=steps,
-        probes=probes,
-        training_flops=training,
-        share=share,
-        time_share=time_share,
-        probes_allowed=allowed,
-    )
+        time, probing = steps * cost.step_seconds, probes * cost.seconds
+        # n probes of c seconds are a share s of all time: n·c = s · (n·c + time)
+        affordable = EXAMPLE_OVERHEAD / (1 - EXAMPLE_OVERHEAD) * time / cost.seconds
+        allowed = math.floor(min(steps + 1, affordable))
+        found |= {"time_share": probing / (probing + time), "probes_allowed": allowed}
+    return replace(cost, **found)
 
 
 def forward_flops(size: ModelSize, tokens: int, pairs: int, outputs: int) -> int:
@@ -226,6 +214,10 @@ def forward_flops(size: ModelSize, tokens: int, pairs: int, outputs: int) -> int
         tokens: that go through the layers.
         pairs: (token, token that it attends to).
         outputs: positions that are projected onto the vocabulary.
+
+    >>> size = ModelSize(layer_parameters=1000, hidden=10, vocabulary=50, attention_width=20)
+    >>> forward_flops(size, tokens=3, pairs=6, outputs=2)
+    8480
     """
     layers = 2 * size.layer_parameters * tokens
     attention = 4 * size.attention_width * pairs
@@ -273,36 +265,34 @@ def parse_rate(text: str) -> Rate:
     Raises:
         ValueError: for anything else, or what is not positive.
     """
-    found = re.fullmatch(r"\s*([-+]?[\d.]+(?:e[-+]?\d+)?)\s*([a-z/]*)\s*", text.lower())
-    unit = _UNITS.get(found[2]) if found else None
+    number = text.strip().lower()
+    suffix = next((suffix for suffix in _UNITS if number.endswith(suffix)), "")
     try:
-        value = float(found[1]) if found else math.nan
-    except ValueError:
-        value = math.nan
-    if unit is None or math.isnan(value):
+        value = float(number.removesuffix(suffix))
+    except ValueError as error:
         raise ValueError(
             f"rate must be FLOP/s or tokens/s, got {text!r}. Write e.g. 1e13 or 2e4tokens/s."
-        )
-    return Rate(value, cast(Literal["FLOP/s", "tokens/s"], unit))
-
-
-def _count_probes(steps: int, every: int | None) -> int:
-    """How many `probe_steps` gives; without a list of them, which no memory may hold."""
-    return len(probe_steps(steps)) if every is None else -(-steps // every) + 1
+        ) from error
+    return Rate(value, _UNITS.get(suffix, "FLOP/s"))
 
 
 def format_cost(cost: Cost) -> str:
     """A cost in a few lines of words and numbers."""
-    size = cost.size
+    if cost.rate is not None and cost.seconds is not None:
+        times = f"{cost.seconds:.3g} s at {cost.rate.value:g} {cost.rate.unit}"
+    else:
+        each = (f"{cost.probe_flops / rate:.2g} s at {rate:g}" for rate in EXAMPLE_RATES)
+        times = f"{', '.join(each)} achieved FLOP/s"
+    size, logits = cost.size, cost.logits_bytes
     lines = [
         f"suite: {cost.prompts} prompts, {cost.rows} rows, {cost.unique_tokens} unique tokens "
         f"({cost.row_tokens} with every row from its start)",
         f"model: {_short(size.layer_parameters)} layer parameters, output {size.hidden} × "
         f"{size.vocabulary}",
-        f"a probe: {_short(cost.probe_flops)}FLOP, {_times(cost)}",
+        f"a probe: {_short(cost.probe_flops)}FLOP, {times}",
         f"on disk: the reference, {_mebibytes(cost.reference_bytes)}",
-        f"memory: the reference, a forward pass without gradients, and a batch of logits of "
-        f"{_mebibytes(cost.logits_bytes)} (CPU: {_mebibytes(2 * cost.logits_bytes)}), a few times",
+        "memory: the reference, a forward pass without gradients, and a batch of logits of "
+        f"{_mebibytes(logits)} (CPU: {_mebibytes(2 * logits)}), a few times",
     ]
     if cost.probes is not None:
         probing = _short(cost.probes * cost.probe_flops)
@@ -322,56 +312,26 @@ def format_cost(cost: Cost) -> str:
     return "\n".join(lines)
 
 
-def _times(cost: Cost) -> str:
-    if cost.rate is not None and cost.seconds is not None:
-        return f"{cost.seconds:.3g} s at {cost.rate.value:g} {cost.rate.unit}"
-    times = (f"{cost.probe_flops / rate:.2g} s at {rate:g}" for rate in EXAMPLE_RATES)
-    return f"{', '.join(times)} achieved FLOP/s"
-
-
-def _seconds(rate: Rate, flops: int, tokens: int) -> float:
-    return (flops if rate.unit == "FLOP/s" else tokens) / rate.value
-
-
-def _check_count(name: str, value: Any) -> None:
+def _check_positive(name: str, value: Any) -> None:
     if value is None:
         return
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an integer, got {value!r}. Give a whole number.")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value!r}. Give a positive number.")
-    if value > MAX_COUNT:
-        raise ValueError(f"{name} must be at most {MAX_COUNT:g}, got more. Give less.")
+    kinds, noun = (int | float, "a number") if name == "step_seconds" else (int, "an integer")
+    if isinstance(value, bool) or not isinstance(value, kinds):
+        raise TypeError(f"{name} must be {noun}, got {value!r}.")
+    if not 0 < value <= MAX_COUNT:
+        raise ValueError(f"{name} must be positive, at most {MAX_COUNT:g}, got {value!r:.20}.")
 
 
-def _check_company(given: Mapping[str, Any], needed: Mapping[str, Any]) -> None:
-    """Refuse what means nothing alone, instead of leaving it out in silence."""
-    for name, value in given.items():
-        if value is not None:
-            for other, there in needed.items():
-                if there is None:
-                    raise ValueError(
-                        f"{name} must come with {other}, got {value!r} alone. Give both."
-                    )
-
-
-def _check_seconds(step_seconds: Any) -> None:
-    if step_seconds is None:
-        return
-    if isinstance(step_seconds, bool) or not isinstance(step_seconds, int | float):
-        raise TypeError(f"step_seconds must be a number, got {step_seconds!r}. Give seconds.")
-    if not 0 < step_seconds <= MAX_COUNT:
-        raise ValueError(
-            f"step_seconds must be positive and finite, got {step_seconds!r}. Give what a "
-            "training step takes."
-        )
+def _check_company(name: str, value: Any, other: str, needed: Any) -> None:
+    if value is not None and needed is None:
+        raise ValueError(f"{name} must come with {other}, got {value!r} alone. Give both.")
 
 
 def _short(value: float) -> str:
     """1234567 → `1.23 M`."""
-    for unit, scale in (("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if value >= scale:
-            return f"{value / scale:.3g} {unit}"
+    for power, unit in zip((18, 15, 12, 9, 6, 3), "EPTGMk", strict=True):
+        if value >= 10**power:
+            return f"{value / 10**power:.3g} {unit}"
     return f"{value:g} "
 
 

@@ -1,13 +1,14 @@
 """What a run takes over: on resume its own past, else that of the run its model came from.
 
-The detector of each stage is its own, but SFT → DPO → GRPO is one history: a seed that has won
-stays the seed, unless the stage begins liquid, and what has been raised is not raised again before
-it has passed. A stage's `run.json` holds what it took over, so that a replay needs no other folder.
+Each stage has its own detector, but SFT → DPO → GRPO is one history: a seed that has won stays the
+seed unless the stage begins liquid, and an event is not raised again before its cause has passed. A
+stage's `run.json` holds what it took over, so that a replay needs no other folder.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,11 +17,11 @@ from pathlib import Path
 import numpy as np
 
 from crystalmon.phases import PhaseState
-from crystalmon.phases.stored import replay, states_of
+from crystalmon.phases.stored import replay_run, states_of
 from crystalmon.runs.files import RUN_FILE
 from crystalmon.runs.names import REFERENCE_FOLDER
 from crystalmon.runs.reader import read_run
-from crystalmon.runs.records import PHASES, ProbeRecord
+from crystalmon.runs.records import ProbeRecord
 from crystalmon.runs.reference import INFO_FILE, find_reference
 from crystalmon.runs.store import RunStore
 from crystalmon.suites.tasks import TaskSuite
@@ -60,17 +61,17 @@ class Origin:
         if not self._is_resumed:
             return []
         run = read_run(self.folder)
-        before = (run.info.get("suite_hash"), run.info.get("config", {}).get("view"))
-        if before != (self.suite.hash, self.view):
+        view = run.info.get("config", {}).get("view")
+        if (run.info.get("suite_hash"), view) != (self.suite.hash, self.view):
             raise ValueError(
                 f"the run in {self.folder} must be resumed with its own suite and view, "
-                f"{run.info.get('suite')!r} and {before[1]!r}, got {self.suite.name!r} and "
+                f"{run.info.get('suite')!r} and {view!r}, got {self.suite.name!r} and "
                 f"{self.view!r}. Use those, or another output_dir."
             )
         return [record for record in run.records if record.step <= self.step]
 
     def reference(self, asked: str) -> str | Path:
-        """Where to look for the base: as asked, but where step 0 cannot be probed any more.
+        """Where to look for the base: as asked, unless step 0 is past.
 
         A run that is resumed keeps the base that it started with.
 
@@ -82,15 +83,16 @@ class Origin:
         """
         if self.step == 0 or asked not in ("auto", "initial"):
             return asked
-        if (self.folder / REFERENCE_FOLDER / INFO_FILE).is_file():
-            return self.folder / REFERENCE_FOLDER
+        own = self.folder / REFERENCE_FOLDER
+        if (own / INFO_FILE).is_file():
+            return own
         found = find_reference(self.model, self.suite, self.view) if asked == "auto" else None
-        if found is not None:
-            return found
-        raise FileNotFoundError(
-            f"{self.folder} holds no reference, and at step {self.step} the initial model is gone. "
-            "Name the base model: CrystalCallback(reference='<model id or path>')."
-        )
+        if found is None:
+            raise FileNotFoundError(
+                f"{self.folder} holds no reference, and at step {self.step} the initial model is "
+                "gone. Name the base model: CrystalCallback(reference='<model id or path>')."
+            )
+        return found
 
     def inherited(
         self, reference: str, reference_q: Mapping[str, np.ndarray]
@@ -107,23 +109,15 @@ class Origin:
         if found is None or found.parent.resolve() == self.folder.resolve():
             return {}
         checkpoint = re.fullmatch(r"checkpoint-(\d+)", Path(self.model).name)
+        until = int(checkpoint[1]) if checkpoint else math.inf
         try:
             run = read_run(found.parent)
             if run.info.get("reference") != reference:
                 return {}
-            shared = {
-                n: q for n, q in reference_q.items() if all(n in r.tasks for r in run.records)
-            }
-            detector = replay(run, shared, until=int(checkpoint[1]) if checkpoint else None)
+            names = [n for n in reference_q if all(n in record.tasks for record in run.records)]
+            detector = replay_run(run, {name: reference_q[name] for name in names}, until)
         except (OSError, ValueError) as error:
-            logger.warning(
-                "crystalmon: nothing is taken over from the damaged run in %s: %s",
-                found.parent,
-                error,
-            )
+            told = f"the run in {found.parent} is damaged, and nothing is taken over from it"
+            logger.warning("crystalmon: %s: %s", told, error)
             return {}
-        return {
-            name: task.state.handed_on()
-            for name, task in detector.tasks.items()
-            if task.phase != PHASES[-1]
-        }
+        return {name: detector.tasks[name].state.handed_on() for name in detector.taking_part}

@@ -28,6 +28,7 @@ from crystalmon.metrics.catalogue import BY_KEY
 from crystalmon.metrics.vocabulary import OWN_OBSERVABLES, vocabulary_observables
 from crystalmon.monitor.base_model import find_base, make_base
 from crystalmon.phases import PhaseState, SuiteDetector
+from crystalmon.phases.stored import observe
 from crystalmon.runs.records import PHASES, Event, ProbeRecord, TaskRecord
 from crystalmon.runs.reference import Reference
 from crystalmon.scoring.compatibility import check_fit, probing_ranks
@@ -148,7 +149,8 @@ class Monitor:
         for task, table in zip(self.suite, scores.log_choice, strict=True):
             q[task.name], coverage[task.name] = answer_distributions(table)
         measured = self._measure(q, self._by_task(scores, coverage))
-        self.events = self._take(
+        self._remember(step, q)
+        self.events = self.detector.update(
             step, q, {name: task.metrics["coverage"] for name, task in measured.items()}
         )
         seconds = time.perf_counter() - started
@@ -197,9 +199,8 @@ class Monitor:
 
     def replay(self, record: ProbeRecord) -> list[Event]:
         """Take up a stored probe instead of scoring one: how a resumed run catches up."""
-        q = {name: task.q for name, task in record.tasks.items()}
-        coverage = {name: task.metrics["coverage"] for name, task in record.tasks.items()}
-        return self._take(record.step, q, coverage)
+        self._remember(record.step, {name: task.q for name, task in record.tasks.items()})
+        return observe(self.detector, record)
 
     def remeasure(self, record: ProbeRecord) -> ProbeRecord:
         """Take up a stored probe behind one that was made after it.
@@ -239,7 +240,8 @@ class Monitor:
         if not self.shares_tokens:
             found = _compared(log_p, log_p, begins)
             return {k: v if k in OWN_OBSERVABLES else v * torch.nan for k, v in found.items()}
-        return _compared(log_p, self.reference.log_p(prompts, log_p.device), begins)
+        base = torch.from_numpy(self.reference.log_p(prompts)).to(log_p.device)
+        return _compared(log_p, base, begins)
 
     def _by_task(
         self, scores: Scores, coverage: Mapping[str, np.ndarray]
@@ -272,13 +274,10 @@ class Monitor:
             )
         return measured
 
-    def _take(
-        self, step: int, q: Mapping[str, np.ndarray], coverage: Mapping[str, float]
-    ) -> list[Event]:
-        """Remember a probe and let the detector see it, live or replayed."""
+    def _remember(self, step: int, q: Mapping[str, np.ndarray]) -> None:
+        """Of a probe, live or stored: what the next ones are compared with."""
         self._last_step = step
         self._history.append(dict(q))
-        return self.detector.update(step, q, coverage)
 
     def _record(
         self,

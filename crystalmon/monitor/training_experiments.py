@@ -47,11 +47,11 @@ def check_experiments(given: Experiments | None, **defaults: Any) -> dict[Experi
 
     Args:
         given: by name, with the default settings, or as an experiment.
-        defaults: settings for those that have them and are given by name.
+        defaults: settings for experiments that are given by name and have them.
 
     Raises:
-        TypeError: if it is no such mapping.
-        ValueError: if a name is unknown, an interval not positive, or an experiment there twice.
+        TypeError: if it is not such a mapping.
+        ValueError: if a name is unknown, an interval not positive, or an experiment given twice.
     """
     if given is not None and not isinstance(given, Mapping):
         raise TypeError(f"experiments must be a mapping, got {type(given).__name__}.")
@@ -69,8 +69,8 @@ def check_experiments(given: Experiments | None, **defaults: Any) -> dict[Experi
             )
         if experiment.name in (each.name for each in found):
             raise ValueError(
-                f"an experiment must be there once, got {experiment.name} twice. Its results would "
-                "take each other's place."
+                f"an experiment must be there once, got {experiment.name} twice. Their results "
+                "would overwrite each other."
             )
         found[experiment] = every
     return found
@@ -88,32 +88,25 @@ def _made(name: str, defaults: Mapping[str, Any]) -> Experiment:
 
 @dataclass
 class _State:
-    """When an experiment was last measured, and what it took.
-
-    Args:
-        every: its interval, in steps.
-        step: the last one that it was measured at, or −1.
-        seconds: what that took, 0 before.
-        due: whether it waits until it is affordable.
-    """
+    """When an experiment was last measured, and how long it took."""
 
     every: int
     step: int = -1
     seconds: float = 0.0
-    due: bool = False
+    due: bool = False  # it waits until it is affordable
 
 
 class ExperimentsInTraining:
     """The experiments of one training.
 
     Args:
-        experiments: and their intervals in steps.
-        monitor: of this training, with its base; its ranks are those of the run.
+        experiments: with their intervals in steps.
+        monitor: of this training, with its base.
         tokenizer: the trainer's.
         folder: the run folder.
-        budget: to keep to; what a first measurement takes is not known before it.
-        failed: called within an except block with what has failed; may raise on.
-        found: rank 0's, called with each result.
+        budget: limits all measurements but the first, whose cost is not known before it.
+        failed: called within an except block with what has failed; may raise again.
+        found: called on rank 0 with each result.
     """
 
     def __init__(
@@ -134,21 +127,21 @@ class ExperimentsInTraining:
         self._budget, self._failed, self._found = budget, failed, found
 
     def begin(self, monitor: Monitor, step: int) -> None:
-        """Begin what needs the base, on the base; on resume, where that was not done.
+        """Begin what needs the base, on the base; on resume, only what had not begun.
 
         Raises:
-            FileNotFoundError: if the base cannot be had.
+            FileNotFoundError: if the base is not available.
             ValueError: if it does not suit an experiment.
             RunFolderError: if the folder cannot be written to.
         """
-        before = self._ranks.on_main(lambda: self._take_up(step))
+        measured, begun = self._ranks.on_main(lambda: self._take_up(step))
         for each, state in self._states.items():
-            state.step = before["measured"].get(each.name, -1)
+            state.step = measured.get(each.name, -1)
         waiting = [
             each
             for each in self._states
             if type(each).begin is not Experiment.begin
-            and before["begun"].get(each.name) != _plain(each.settings)
+            and begun.get(each.name) != _plain(each.settings)
         ]
         if not waiting:
             return
@@ -156,45 +149,48 @@ class ExperimentsInTraining:
         with self._base(monitor, step, names) as base:
             for each in waiting:
                 # what another run has left, or one with other settings, is of another base
-                self._ranks.on_main(partial(_remove_folder, self._folder / each.name))
+                self._ranks.on_main(
+                    partial(shutil.rmtree, self._folder / each.name, ignore_errors=True)
+                )
                 each.begin(base, self._folder)
-                before["begun"][each.name] = _plain(each.settings)
-        self._ranks.on_main(partial(self._note, before["begun"]))
+                begun[each.name] = _plain(each.settings)
+        self._ranks.on_main(lambda: self._note(begun))
 
-    def _note(self, begun: dict[str, Any]) -> None:
-        """Rank 0: what has begun, and with what settings."""
+    def _note(self, begun: Mapping[str, Any]) -> None:
+        """Rank 0: store what has begun, and with what settings."""
         with explained(self._folder, f"take {BEGUN_FILE}"):
             write_whole(self._folder / BEGUN_FILE, json.dumps(begun).encode())
 
-    def _take_up(self, step: int) -> dict[str, dict[str, Any]]:
-        """Rank 0: what is there of this run; what a resume or a new run supersedes is put aside.
+    def _take_up(self, step: int) -> tuple[dict[str, int], dict[str, Any]]:
+        """Rank 0: what this run has measured and begun, with superseded results moved aside.
 
-        Also by a run without experiments, whose folder may be an older run's.
+        A run without experiments does this too, since its folder may be an older run's.
         """
+        measured: dict[str, int] = {}
         if not self._states and not self._folder.is_dir():
-            return {"measured": {}, "begun": {}}
+            return measured, {}
         with explained(self._folder, "take results of experiments"):
             self._folder.mkdir(parents=True, exist_ok=True)
             if step == 0:
                 for each in self._states:
-                    _remove_folder(self._folder / each.name)
+                    shutil.rmtree(self._folder / each.name, ignore_errors=True)
                 (self._folder / BEGUN_FILE).unlink(missing_ok=True)
-            measured: dict[str, int] = {}
             for file in self._folder.glob("*.json"):
-                name = re.fullmatch(r"(\w+)-(\d+)", file.stem)
-                if name is None:
+                found = re.fullmatch(r"(\w+)-(\d+)", file.stem)
+                if found is None:
                     continue
-                if step == 0 or int(name[2]) > step:
-                    _put_aside(file, self._folder / SUPERSEDED)
-                    for view in VIEWS:  # they may show what is now superseded
-                        (self._folder / f"{name[1]}.{view}").unlink(missing_ok=True)
-                else:
-                    measured[name[1]] = max(measured.get(name[1], -1), int(name[2]))
-        return {"measured": measured, "begun": _begun(self._folder / BEGUN_FILE)}
+                name, at = found[1], int(found[2])
+                if step > 0 and at <= step:
+                    measured[name] = max(measured.get(name, -1), at)
+                    continue
+                _put_aside(file, self._folder / SUPERSEDED)
+                for view in VIEWS:  # they may show what is now superseded
+                    (self._folder / f"{name}.{view}").unlink(missing_ok=True)
+        return measured, _begun(self._folder / BEGUN_FILE)
 
     @contextlib.contextmanager
     def _base(self, monitor: Monitor, step: int, names: str) -> Iterator[Subject]:
-        """The base itself: this model before any step, or the reference's, loaded and freed."""
+        """The base itself: this model before any step, or the reference's, loaded for a while."""
         name = monitor.reference.info.model
         if monitor.is_own_base and step == 0:
             bare = without_adapters(monitor.model) if monitor.without_adapters else None
@@ -226,17 +222,14 @@ class ExperimentsInTraining:
                 torch.cuda.empty_cache()
 
     def measure(self, step: int, last: bool = False) -> None:
-        """Measure what is due at this step, or was and is affordable now; at the last step, all."""
+        """Measure what is due now, or was due and is affordable now; at the last step, all."""
         for each, state in self._states.items():
             if step <= state.step:
                 continue
             state.due = state.due or last or step % state.every == 0
-            if state.due and self._affordable(state):
+            if state.due and self._ranks.broadcast(self._budget.affords(state.seconds)):
                 state.due, state.step = False, step
                 self._measure(each, state, step)
-
-    def _affordable(self, state: _State) -> bool:
-        return self._ranks.broadcast(self._budget.affords(state.seconds))
 
     def _measure(self, each: Experiment, state: _State, step: int) -> None:
         began, result = time.perf_counter(), None
@@ -253,7 +246,7 @@ class ExperimentsInTraining:
         state.seconds = time.perf_counter() - began
 
     def _keep(self, each: Experiment, result: Result) -> None:
-        """Rank 0: the result to disk, with its table and figure, and to the trackers."""
+        """Rank 0: store the result with its table and figure, and hand it on."""
         try:
             with same_random_states():
                 write_result(self._folder, result)
@@ -264,7 +257,7 @@ class ExperimentsInTraining:
 
 
 def _put_aside(file: Path, folder: Path) -> None:
-    """Move a file into a folder, beside what an earlier start has left there."""
+    """Move a file into a folder, under a new name if an earlier start has left one there."""
     folder.mkdir(exist_ok=True)
     others = (f"{file.stem}.{number}{file.suffix}" for number in itertools.count(2))
     names = itertools.chain([file.name], others)
@@ -272,7 +265,7 @@ def _put_aside(file: Path, folder: Path) -> None:
 
 
 def _begun(file: Path) -> dict[str, Any]:
-    """Which experiments were begun, with what settings; if it cannot be read, none: begin again."""
+    """The settings of the experiments that have begun; none if the file cannot be read."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
@@ -281,19 +274,10 @@ def _begun(file: Path) -> dict[str, Any]:
 
 
 def experiment_metrics(result: Result, name: str) -> dict[str, float]:
-    """What trackers log of one result: `<name>_experiments/<experiment>/<key>`, and its seconds.
-
-    Args:
-        result: what was found.
-        name: what the names begin with.
-    """
+    """What trackers log of one result: `<name>_experiments/<experiment>/<key>`, and its seconds."""
     prefix = f"{name}_experiments/{result.experiment}"
     scalars = {f"{prefix}/{key}": value.value for key, value in result.estimates.items()}
     return scalars | {f"{prefix}/seconds": result.seconds or 0.0}
-
-
-def _remove_folder(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _plain(settings: Mapping[str, Any]) -> Any:

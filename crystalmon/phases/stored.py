@@ -1,4 +1,4 @@
-"""stored."""
+"""Stored probes shown to a detector, and the states that a run begins with, kept in `run.json`."""
 
 from __future__ import annotations
 
@@ -17,8 +17,47 @@ INHERITED_KEY = "inherited"
 """In `run.json`: by task, what `PhaseState.handed_on` keeps."""
 
 
+def observe(detector: SuiteDetector, record: ProbeRecord) -> list[Event]:
+    """Show one stored probe to a detector; return the events that it raises."""
+    q = {name: task.q for name, task in record.tasks.items()}
+    coverage = {name: task.metrics["coverage"] for name, task in record.tasks.items()}
+    return detector.update(record.step, q, coverage)
+
+
+def replay_run(
+    run: Run, reference_q: Mapping[str, np.ndarray], until: float = math.inf
+) -> SuiteDetector:
+    """The detector as it was after a run's probes.
+
+    Args:
+        run: whose probes are shown; its `run.json` says what it began with.
+        reference_q: by task, the base's answers [P, C].
+        until: the last step to show.
+
+    Raises:
+        ValueError: see `states_of`.
+    """
+    detector = SuiteDetector(reference_q, states_of(run.info))
+    for record in run.records:
+        if record.step <= until:
+            observe(detector, record)
+    return detector
+
+
+def to_info(states: Mapping[str, PhaseState]) -> dict[str, Any]:
+    """The states that a run begins with, by task, as `run.json` keeps them."""
+    return {
+        task: {
+            "lock": None if state.lock is None else asdict(state.lock),
+            "coverage": state.coverage,
+            "raised": sorted(state.raised),
+        }
+        for task, state in states.items()
+    }
+
+
 def states_of(run_info: Mapping[str, Any]) -> dict[str, PhaseState]:
-    """By task, the detector's state at the start of a run, from its `run.json`.
+    """The inverse of `to_info`, from the content of `run.json`; empty if it keeps none.
 
     Raises:
         ValueError: if that part of it is damaged.
@@ -34,51 +73,16 @@ def states_of(run_info: Mapping[str, Any]) -> dict[str, PhaseState]:
 
 
 def _read_state(kept: Mapping[str, Any]) -> PhaseState:
-    """What `to_info` has written of one task, checked."""
     lock = None if kept["lock"] is None else Lock(**kept["lock"])
     numbers = [kept["coverage"]]
     if lock is not None:
-        numbers += [lock.mass, lock.nearest, lock.p_value, lock.margin]
         if type(lock.seed) is not int or None in (lock.mass, lock.nearest):
             raise TypeError(f"a lock must have a seed, a mass and a distance, got {lock}")
-    wrong = [x for x in numbers if x is not None and not _is_number(x)]
-    if wrong:
-        raise TypeError(f"numbers must be finite, got {wrong[0]!r}")
-    raised = kept.get("raised", [])
+        numbers += [lock.mass, lock.nearest, lock.p_value, lock.margin]
+    for number in numbers:
+        if number is not None and not (type(number) in (int, float) and math.isfinite(number)):
+            raise TypeError(f"numbers must be finite, got {number!r}")
+    raised = kept.get("raised", [])  # earlier versions did not write it
     if not isinstance(raised, list) or not set(raised) <= set(EVENT_KINDS):
         raise TypeError(f"raised must list kinds of events, got {raised!r}")
     return PhaseState(lock=lock, coverage=kept["coverage"], raised=frozenset(raised))
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
-
-
-def to_info(states: Mapping[str, PhaseState]) -> dict[str, Any]:
-    """The inverse of `states_of`: what goes into `run.json`."""
-    return {
-        task: {
-            "lock": None if state.lock is None else asdict(state.lock),
-            "coverage": state.coverage,
-            "raised": sorted(state.raised),
-        }
-        for task, state in states.items()
-    }
-
-
-def replay(
-    run: Run, reference_q: Mapping[str, np.ndarray], *, until: int | None = None
-) -> SuiteDetector:
-    """The detector after a run's probes, up to a step."""
-    detector = SuiteDetector(reference_q, states_of(run.info))
-    for record in run.records:
-        if until is None or record.step <= until:
-            show(detector, record)
-    return detector
-
-
-def show(detector: SuiteDetector, record: ProbeRecord) -> list[Event]:
-    """Show one stored probe to a detector."""
-    q = {name: task.q for name, task in record.tasks.items()}
-    coverage = {name: task.metrics["coverage"] for name, task in record.tasks.items()}
-    return detector.update(record.step, q, coverage)

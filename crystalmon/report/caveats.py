@@ -10,7 +10,7 @@ from crystalmon.report.lanes import Lane
 from crystalmon.runs.reader import Run
 
 LOW_COVERAGE = 0.8
-COSTLY = 0.05
+MUCH_TIME = 0.05
 FEW_PROBES = 5
 
 
@@ -23,12 +23,12 @@ def caveats(lanes: Sequence[Lane], *, texts_known: bool) -> list[str]:
     """
     runs = [run for lane in lanes for run in lane.runs]
     said = [sentence for run in runs for sentence in _of_run(run)]
-    costly = [run for run in runs if run.records and run.records[-1].share > COSTLY]
+    costly = [run for run in runs if run.records and run.records[-1].share > MUCH_TIME]
     if costly:
         shares = ", ".join(f"{run.records[-1].share:.0%} of {run.name}" for run in costly)
         said.append(
-            f"Probing took {shares}. The share shrinks as training steps grow; to probe less "
-            "often, pass every= to the callback."
+            f"Probing took {shares}. The share is smaller where training steps take longer; to "
+            "probe less often, pass every= to the callback."
         )
     if not texts_known:
         said.append(
@@ -40,7 +40,8 @@ def caveats(lanes: Sequence[Lane], *, texts_known: bool) -> list[str]:
             f"The heatmaps show {MAX_FRAMES} of the probes: the first and last of each run, the "
             "changes of phase, and an even sample of the rest. The curves show every probe."
         )
-    said += [
+    return [
+        *said,
         "The bands are 95% bootstrap intervals over the suite's prompts. They say how much the "
         "choice of prompts matters, not how much another random seed of the training would.",
         "Each stage of a chain takes over the seeds of the one before, and begins in the phase "
@@ -48,61 +49,48 @@ def caveats(lanes: Sequence[Lane], *, texts_known: bool) -> list[str]:
         "Only answers to the suite's closed questions are measured. What the model does "
         "elsewhere, and why it changed, is not.",
     ]
-    return said
 
 
 def _of_run(run: Run) -> list[str]:
-    count = len(run.records)
+    name, count = run.name, len(run.records)
     if count == 0:
-        return [f"{run.name} has no probe yet, so there is nothing of it to see."]
+        return [f"{name} has no probe yet, so nothing of it is shown."]
     said: list[str] = []
-    last = run.records[-1]
+    first, last = run.records[0], run.records[-1]
     if count == 1:
-        said.append(f"{run.name} has one probe: a state, and no change that could be seen.")
+        said.append(f"{name} has one probe: it shows a state, and no change.")
     elif count < FEW_PROBES:
-        said.append(f"{run.name} has {count} probes, too few to tell a step from a slope.")
+        said.append(f"{name} has {count} probes, too few to tell a step from a slope.")
     end = run.info.get("max_steps")
     if isinstance(end, int) and last.step < end:
+        reached = f"probed up to step {last.step} of {end}"
+        said.append(f"{name} has been {reached}: it still runs, or was stopped early.")
+    coverage = last.metrics.get("coverage", 1.0)
+    if coverage < LOW_COVERAGE:
         said.append(
-            f"{run.name} has been probed up to step {last.step} of {end}: it still runs, or was "
-            "stopped early."
-        )
-    coverage = last.metrics.get("coverage")
-    if coverage is not None and coverage < LOW_COVERAGE:
-        said.append(
-            f"In {run.name} the listed answers hold {coverage:.0%} of the probability at the end. "
+            f"In {name} the listed answers hold {coverage:.0%} of the probability at the end. "
             "The rest goes to other text, and the heatmaps do not show it."
         )
-    shares = {
-        name: task.metrics.get("coverage", 1.0) for name, task in run.records[0].tasks.items()
-    }
-    if warning := scarce(shares):
-        said.append(f"In {run.name} {warning}.")
-    ordered = [name for name, task in last.tasks.items() if task.phase == "ordered"]
-    if ordered:
+    if warning := scarce({key: t.metrics.get("coverage", 1.0) for key, t in first.tasks.items()}):
+        said.append(f"In {name} {warning}.")
+    if ordered := [key for key, task in last.tasks.items() if task.phase == "ordered"]:
         said.append(
-            f"In {run.name} the base answered alike from the start in {', '.join(ordered)}: these "
+            f"In {name} the base answered alike from the start in {', '.join(ordered)}: these "
             "tasks had nothing to lose and take no part in the phases."
         )
     if run.superseded:
         said.append(
-            f"{run.name} was resumed: {run.superseded} probes on file were done again, and only "
-            "the later ones are shown."
+            f"{name} was resumed: {run.superseded} probes on file were done again, and only the "
+            "later ones are shown."
         )
     return said
 
 
 def scarce(coverage: Mapping[str, float]) -> str:
-    """A sentence that names the tasks whose choices are hardly ever given; empty if there are none.
-
-    Args:
-        coverage: by task, the choices' mean total probability.
-    """
-    names = [name for name, share in coverage.items() if share < SCARCE]
-    if not names:
-        return ""
-    return (
-        f"the listed answers hold under {SCARCE:.0%} of the probability in {', '.join(names)}, so "
-        "their phases and seeds say little of what the model answers: try the other view, or a "
-        "suite that lists what it does answer"
+    """A sentence that names the tasks whose coverage is below `SCARCE`; empty if there are none."""
+    names = ", ".join(name for name, share in coverage.items() if share < SCARCE)
+    return names and (
+        f"the listed answers hold under {SCARCE:.0%} of the probability in {names}, so their "
+        "phases and seeds say little of what the model answers: try the other view, or a suite "
+        "that lists what it does answer"
     )

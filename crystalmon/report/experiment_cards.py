@@ -8,26 +8,23 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from crystalmon.runs.names import EXPERIMENTS_FOLDER
 from crystalmon.runs.reader import Run
-from crystalmon.runs.records import number_value
+from crystalmon.runs.results import Result
 
 LARGEST_FIGURE = 4_000_000
-"""Bytes beyond which a figure is left out, so that the page stays one that a browser opens."""
+"""Bytes beyond which a figure is left out, so that a browser still opens the page."""
 
 
 def run_cards(runs: Iterable[Run]) -> tuple[list[dict[str, Any]], list[str]]:
     """What the runs' experiments have found; see `folder_cards`."""
-    cards: list[dict[str, Any]] = []
-    notes: list[str] = []
-    for run in runs:
-        found, told = folder_cards(run.folder / EXPERIMENTS_FOLDER, run.name)
-        cards, notes = cards + found, notes + told
-    return cards, notes
+    found = [folder_cards(run.folder / EXPERIMENTS_FOLDER, run.name) for run in runs]
+    return [card for cards, _ in found for card in cards], [n for _, notes in found for n in notes]
 
 
 def folder_cards(folder: Path, where: str) -> tuple[list[dict[str, Any]], list[str]]:
@@ -42,71 +39,53 @@ def folder_cards(folder: Path, where: str) -> tuple[list[dict[str, Any]], list[s
         of `key`, `first` and `last` for each headline figure), `table` and `figure` (an SVG image
         in base64, or None).
     """
-    results: dict[str, list[Mapping[str, Any]]] = {}
+    results: dict[str, list[Result]] = {}
     notes: list[str] = []
     for file in sorted(folder.glob("*.json")):
         try:
             result = _read(file)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             notes.append(f"{file} cannot be read as a result of an experiment: {error}")
             continue
         if result is not None:
-            results.setdefault(result["experiment"], []).append(result)
-    cards = [_card(folder, where, name, found) for name, found in sorted(results.items())]
-    return cards, notes
+            results.setdefault(result.experiment, []).append(result)
+    return [_card(folder, where, found) for _, found in sorted(results.items())], notes
 
 
-def _read(file: Path) -> Mapping[str, Any] | None:
+def _read(file: Path) -> Result | None:
     """A result that lies under its own name; None for a JSON file of another kind."""
     found = json.loads(file.read_text(encoding="utf-8"))
     if not isinstance(found, dict) or "experiment" not in found:
         return None
-    name, step = str(found["experiment"]), found.get("step")
-    if file.stem != (name if step is None else f"{name}-{step}"):
-        return None
+    result = Result.from_json(found)
+    step = "" if result.step is None else f"-{result.step}"
+    return result if file.stem == f"{result.experiment}{step}" else None
+
+
+def _card(folder: Path, where: str, results: Sequence[Result]) -> dict[str, Any]:
+    ordered = sorted(results, key=lambda result: -1 if result.step is None else result.step)
+    first, last = (
+        {
+            key: [_number(each) for each in (estimate.value, estimate.low, estimate.high)]
+            for key, estimate in result.estimates.items()
+        }
+        for result in (ordered[0], ordered[-1])
+    )
+    table, figure = (folder / f"{ordered[0].experiment}.{kind}" for kind in ("txt", "svg"))
+    small = figure.is_file() and figure.stat().st_size <= LARGEST_FIGURE
     return {
-        "experiment": name,
-        "step": None if step is None else int(step),
-        "seconds": found.get("seconds"),
-        "models": {str(role): str(model) for role, model in found["models"].items() if model},
-        "estimates": {
-            str(key): [_number(value[end]) for end in ("value", "low", "high")]
-            for key, value in found["estimates"].items()
-        },
-    }
-
-
-def _number(value: Any) -> float | None:
-    """Four significant digits; None for what is not finite."""
-    value = number_value(value)
-    finite = isinstance(value, int | float) and abs(value) < float("inf")
-    return float(f"{value:.4g}") if finite else None
-
-
-def _card(
-    folder: Path, where: str, name: str, results: Sequence[Mapping[str, Any]]
-) -> dict[str, Any]:
-    ordered = sorted(results, key=lambda result: -1 if result["step"] is None else result["step"])
-    first, last = ordered[0]["estimates"], ordered[-1]["estimates"]
-    return {
-        "experiment": name,
+        "experiment": ordered[0].experiment,
         "where": where,
-        "models": ordered[-1]["models"],
-        "steps": [result["step"] for result in ordered],
-        "seconds": _number(ordered[-1]["seconds"]),
-        "rows": [
-            {"key": key, "first": first.get(key), "last": values} for key, values in last.items()
-        ],
-        "table": _text(folder / f"{name}.txt"),
-        "figure": _figure(folder / f"{name}.svg"),
+        "models": {role: str(model) for role, model in ordered[-1].models.items() if model},
+        "steps": [result.step for result in ordered],
+        "seconds": _number(ordered[-1].seconds),
+        "rows": [{"key": key, "first": first.get(key), "last": ends} for key, ends in last.items()],
+        "table": table.read_text(encoding="utf-8", errors="replace") if table.is_file() else None,
+        "figure": base64.b64encode(figure.read_bytes()).decode() if small else None,
     }
 
 
-def _text(file: Path) -> str | None:
-    return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else None
-
-
-def _figure(file: Path) -> str | None:
-    if not file.is_file() or file.stat().st_size > LARGEST_FIGURE:
-        return None
-    return base64.b64encode(file.read_bytes()).decode()
+def _number(value: object) -> float | None:
+    """Four significant digits; None for what is not finite."""
+    finite = isinstance(value, int | float) and math.isfinite(value)
+    return float(f"{value:.4g}") if finite else None

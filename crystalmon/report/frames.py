@@ -20,30 +20,19 @@ MAX_FRAMES = 160
 
 
 def pick_frames(lane: Lane, limit: int = MAX_FRAMES) -> list[int]:
-    """The probes to show: all of them, or the telling ones and an even sample of the rest.
+    """The probes to show, at most `limit`, as ascending indices into the lane's probes.
 
-    The first and last probe of each run always stay; then those at which the suite's phase
-    changed; then as many evenly spaced ones as fit.
-
-    Args:
-        lane: S probes.
-        limit: at most so many frames.
-
-    Returns:
-        Indices into the lane's probes, ascending.
+    If not all fit: the first and last of each run, then those at which the suite's phase changed,
+    then as many evenly spaced ones as fit.
     """
     records, stages = lane.records, lane.stages
     count = len(records)
     if count <= limit:
         return list(range(count))
-    keep: dict[int, None] = dict.fromkeys((0, count - 1))
-    for index in range(1, count):
-        if stages[index] != stages[index - 1]:
-            keep.update(dict.fromkeys((index - 1, index)))
-    for index in range(1, count):
-        if records[index].phase != records[index - 1].phase:
-            keep.setdefault(index)
-    kept = list(keep)[:limit]
+    later = range(1, count)
+    ends = [place for i in later if stages[i] != stages[i - 1] for place in (i - 1, i)]
+    turns = [i for i in later if records[i].phase != records[i - 1].phase]
+    kept = list(dict.fromkeys((0, count - 1, *ends, *turns)))[:limit]
     room = limit - len(kept)
     spread = np.linspace(0, count - 1, room + 2)[1:-1].round().astype(int)
     return sorted({*kept, *(int(index) for index in spread)})

@@ -1,11 +1,12 @@
 """Which runs follow each other and which stand side by side.
 
 A **lane** is a chain of runs on one step axis: each run's own step s lies at the lane's position
-start + s. Runs that do not continue one another are lanes of their own, to be compared.
+start + s. A run that continues no other begins a lane of its own; lanes are compared.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from crystalmon.runs.reader import Run
-from crystalmon.runs.records import Event, ProbeRecord
+from crystalmon.runs.records import ProbeRecord
 
 Layout = Literal["auto", "chain", "compare"]
 LAYOUTS: tuple[str, ...] = get_args(Layout)
@@ -38,6 +39,11 @@ class Lane:
         return " → ".join(run.name for run in self.runs)
 
     @property
+    def spans(self) -> tuple[tuple[Run, int, int], ...]:
+        """(run, where it begins on the axis, where it ends)."""
+        return tuple(zip(self.runs, self.starts[:-1], self.starts[1:], strict=True))
+
+    @property
     def records(self) -> tuple[ProbeRecord, ...]:
         """All probes, stage after stage."""
         return tuple(record for run in self.runs for record in run.records)
@@ -45,11 +51,7 @@ class Lane:
     @property
     def positions(self) -> np.ndarray:
         """[S] where each probe lies on the axis."""
-        steps = [
-            start + record.step
-            for run, start in zip(self.runs, self.starts[:-1], strict=True)
-            for record in run.records
-        ]
+        steps = [start + record.step for run, start, _ in self.spans for record in run.records]
         return np.array(steps, dtype=np.int64)
 
     @property
@@ -59,9 +61,19 @@ class Lane:
         return np.repeat(np.arange(len(self.runs)), counts)
 
     @property
-    def events(self) -> tuple[tuple[int, Event], ...]:
-        """(index of the run, event), by position."""
-        return tuple((index, event) for index, run in enumerate(self.runs) for event in run.events)
+    def base_liquidity(self) -> float | None:
+        """The suite's liquidity in the base, in nats; None where no probe tells it.
+
+        A task's is liquidity / (1 − order) at any probe, most precisely at the lowest order.
+        """
+        best: dict[str, tuple[float, float]] = {}
+        for record in self.records:
+            for name, task in record.tasks.items():
+                order = task.metrics.get("order", math.nan)
+                value = task.metrics.get("liquidity", math.nan) / (1 - order or math.nan)
+                if math.isfinite(value) and order < min(1, best.get(name, (1, 0))[0]):
+                    best[name] = (order, value)
+        return float(np.mean([value for _, value in best.values()])) if best else None
 
 
 def make_lanes(runs: Sequence[Run], layout: Layout = "auto") -> tuple[Lane, ...]:
@@ -69,8 +81,8 @@ def make_lanes(runs: Sequence[Run], layout: Layout = "auto") -> tuple[Lane, ...]
 
     Args:
         runs: in the order of training.
-        layout: `chain` puts all runs into one lane and `compare` each into its own; `auto` lets
-            a run continue the lane at whose end stands the run that its model was trained in.
+        layout: `chain` puts all runs into one lane and `compare` each into its own. With `auto`,
+            a run continues a lane if its model was trained in that lane's last run.
 
     Raises:
         ValueError: if the layout is unknown, or there is no run.
@@ -79,17 +91,32 @@ def make_lanes(runs: Sequence[Run], layout: Layout = "auto") -> tuple[Lane, ...]
         raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}.")
     if not runs:
         raise ValueError("runs must hold at least one run, got none.")
+    if layout == "chain":
+        return (_lay_out(runs),)
     chains: list[list[Run]] = []
     for run in runs:
-        if layout == "chain":
-            chain = chains[0] if chains else None
-        else:
-            chain = None if layout == "compare" else _chain_before(run, chains)
-        if chain is None:
+        before = _chain_before(run, chains) if layout == "auto" else None
+        if before is None:
             chains.append([run])
         else:
-            chain.append(run)
+            before.append(run)
     return tuple(_lay_out(chain) for chain in chains)
+
+
+def probed_chain(runs: Sequence[Run]) -> Lane:
+    """All runs as the stages of one chain.
+
+    Raises:
+        ValueError: if there is no run, or one without a probe; the message names its folder.
+    """
+    (lane,) = make_lanes(runs, "chain")
+    for run in runs:
+        if not run.records:
+            raise ValueError(
+                f"the run in {run.folder} must hold at least one probe, got none. "
+                "Train with the CrystalCallback until its first probe, or leave the run out."
+            )
+    return lane
 
 
 def lane_names(lanes: Sequence[Lane]) -> list[str]:
@@ -117,8 +144,8 @@ def _chain_before(run: Run, chains: Sequence[list[Run]]) -> list[Run] | None:
     for chain in chains:
         output = chain[-1].folder.resolve().parent
         for candidate in candidates:
-            # the path may be relative to the folder that training was started in
-            # a single name may as well be a hub id
+            # the path may be relative to the folder in which training was started, so its last
+            # two names decide; one name alone may be a hub id
             tail = candidate.parts[-2:]
             relative = not candidate.is_absolute() and len(tail) == 2
             if candidate.resolve() == output or (relative and output.parts[-2:] == tail):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import html
 import json
-import os
-import uuid
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -17,22 +15,14 @@ import crystalmon
 from crystalmon.report.experiment_cards import folder_cards
 from crystalmon.report.lanes import Layout, lane_names, make_lanes
 from crystalmon.report.payload import build_payload
-from crystalmon.report.scan_section import scan_sections, transfer_section
-from crystalmon.runs.files import RUN_FILE
+from crystalmon.report.scan_section import scan_sections
+from crystalmon.runs.files import RUN_FILE, write_whole
 from crystalmon.runs.names import DEFAULT_NAME
 from crystalmon.runs.reader import Run, read_run
 from crystalmon.suites.tasks import TaskSuite
 
 STYLES = ("page.css", "experiments.css")
-SCRIPTS = (
-    "core.js",
-    "charts.js",
-    "answers.js",
-    "text.js",
-    "experiments.js",
-    "live.js",
-    "main.js",
-)
+SCRIPTS = ("core.js", "charts.js", "answers.js", "text.js", "experiments.js", "live.js", "main.js")
 PLOTLY = "vendor/plotly-cartesian.min.js"
 
 
@@ -47,32 +37,25 @@ def report_html(
     """The report as one HTML document.
 
     Args:
-        runs: stages of a chain, or runs to compare; see `make_lanes` for `layout`.
-        layout: `auto`, `chain` or `compare`.
+        runs: stages of a chain, or runs to compare.
+        layout: see `make_lanes`.
         suite: the runs' suite, for the words of its prompts and choices, where neither the runs
             nor the bundled suites tell them.
         notes: further sentences on what the runs cannot tell.
-        experiments: cards of experiments that are no run's, from `experiments.folder_cards`;
-            with them, there need be no run.
+        experiments: cards of experiments outside the runs, from `folder_cards`. With them, `runs`
+            may be empty.
 
     Raises:
         ValueError: if there is no run and no card, or the layout is unknown.
     """
     if experiments and not runs:
-        alone = {
-            "version": crystalmon.__version__,
-            "lanes": [],
-            "experiments": list(experiments),
-            "caveats": list(notes),
-        }
-        return render("Experiments", alone)
+        alone = {"lanes": [], "experiments": list(experiments), "caveats": list(notes)}
+        return render("Experiments", {"version": crystalmon.__version__, **alone})
     lanes = make_lanes(runs, layout)
     scans, unread = scan_sections(runs)
-    transfers, apart = transfer_section(runs)
-    told = [*notes, *unread, *apart]
-    payload = build_payload(lanes, suite=suite, notes=told, experiments=experiments)
-    payload["scans"] = scans + transfers
-    return render(" · ".join(lane_names(lanes)), payload)
+    notes = [*notes, *unread]
+    payload = build_payload(lanes, suite=suite, notes=notes, experiments=experiments)
+    return render(" · ".join(lane_names(lanes)), payload | {"scans": scans})
 
 
 def write_report(
@@ -84,10 +67,10 @@ def write_report(
 ) -> Path:
     """Read runs and write their report; the file appears whole or not at all.
 
-    What a run folder holds that cannot be read is left out and said on the page.
+    A damaged line or result is left out, and the page says so.
 
     Args:
-        paths: output folders, or the `crystalmon` folders in them, or folders with results of
+        paths: output folders, the `crystalmon` folders in them, or folders with results of
             experiments.
         output: the HTML file.
         layout, suite: see `report_html`.
@@ -102,43 +85,31 @@ def write_report(
             f"output must be a file in an existing folder, got {str(output)!r}. "
             "Create the folder, or choose another name."
         )
-    cards, broken, of_runs = _cards_and_runs(paths)
-    runs, notes = read_runs(of_runs)
-    text = report_html(runs, layout=layout, suite=suite, notes=[*notes, *broken], experiments=cards)
-    part = output.with_name(f".{output.name}.{uuid.uuid4().hex}")
-    try:
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, output)
-    finally:
-        part.unlink(missing_ok=True)
+    runs, cards, notes = _read(paths)
+    text = report_html(runs, layout=layout, suite=suite, notes=notes, experiments=cards)
+    write_whole(output, text.encode())
     return output
 
 
-def _cards_and_runs(
-    paths: Sequence[str | Path],
-) -> tuple[list[dict[str, Any]], list[str], list[str | Path]]:
-    """Cards of the folders that hold results and no run; what is broken there; the other paths."""
+def _read(paths: Sequence[str | Path]) -> tuple[list[Run], list[dict[str, Any]], list[str]]:
+    """Runs; cards of the folders that hold results and no run; a sentence for each damage."""
+    runs: list[Run] = []
     cards: list[dict[str, Any]] = []
-    broken: list[str] = []
-    others: list[str | Path] = []
-    for path in paths:
-        found, told = folder_cards(Path(path), Path(path).resolve().name)
-        is_run = any((Path(path) / name / RUN_FILE).is_file() for name in (".", DEFAULT_NAME))
-        if not is_run and told and not found:
-            raise ValueError(f"{path} must hold a run or results of experiments: {told[0]}")
-        if is_run or not found:
-            others.append(path)
-            continue
-        cards, broken = cards + found, broken + told
-    return cards, broken, others
-
-
-def read_runs(paths: Sequence[str | Path]) -> tuple[list[Run], list[str]]:
-    """Runs, and a sentence for each line on file that cannot be read."""
+    notes: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        runs = [read_run(path) for path in paths]
-    return runs, [str(warning.message) for warning in caught]
+        for path in map(Path, paths):
+            if not any((path / name / RUN_FILE).is_file() for name in (".", DEFAULT_NAME)):
+                found, broken = folder_cards(path, path.resolve().name)
+                if broken and not found:
+                    raise ValueError(
+                        f"{path} must hold a run or results of experiments: {broken[0]}"
+                    )
+                if found:
+                    cards, notes = cards + found, notes + broken
+                    continue
+            runs.append(read_run(path))
+    return runs, cards, [*(str(warning.message) for warning in caught), *notes]
 
 
 def render(title: str, payload: Mapping[str, Any] | None, *, live: bool = False) -> str:
@@ -146,8 +117,8 @@ def render(title: str, payload: Mapping[str, Any] | None, *, live: bool = False)
 
     Args:
         title: of the document, as text.
-        payload: what to draw, or None for a live page that asks its server.
-        live: ask the server that the page came from for news.
+        payload: what to draw; None for a live page.
+        live: whether the page asks the server that it came from for its payload.
     """
     parts = {
         "title": html.escape(title or "crystalmon"),
@@ -159,8 +130,7 @@ def render(title: str, payload: Mapping[str, Any] | None, *, live: bool = False)
         "live": "true" if live else "false",
     }
     page = _asset("page.html")
-    # one pass from left to right: what is put in is never searched for further marks
-    pieces = page.split("%%")
+    pieces = page.split("%%")  # what is put in is not searched for further marks
     return "".join(parts[piece] if index % 2 else piece for index, piece in enumerate(pieces))
 
 

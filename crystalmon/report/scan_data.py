@@ -1,13 +1,12 @@
 """What the figures of a scan show: measures by stage, with intervals, from a run and `scan.json`.
 
-Axes: S stages, P prompts, C choices, R bootstrap replicates. Stages are in the order of their
-steps; a stage that was not measured is not among them. Intervals are over prompts, the tasks
-resampled apart.
+Axes: S stages by step, of those that were measured, P prompts, C choices, R bootstrap replicates.
+Intervals are over prompts, which each task resamples on its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +16,7 @@ from crystalmon.metrics import answers
 from crystalmon.metrics.bootstrap import bootstrap_interval, bootstrap_weights, uniform_weights
 from crystalmon.runs.reader import Run
 
-REPLICATES = 200
+RESAMPLES = 200
 """Bootstrap resamples of the prompts behind an interval."""
 
 
@@ -46,17 +45,15 @@ class ScanStages:
         names: [S] of the stages.
         tasks: by name.
         proxy_stage: the name of the stage that stands for SFT, or None.
-        steps: [S] their places in the list that was scanned.
     """
 
     names: tuple[str, ...]
     tasks: Mapping[str, TaskStages] = field(repr=False)
     proxy_stage: str | None
-    steps: tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Band:
+class StageBand:
     """A measure by stage: [S] values and the ends of their 95% intervals; NaN is a gap."""
 
     value: np.ndarray
@@ -93,7 +90,7 @@ def read_stages(run: Run, found: Mapping[str, Any]) -> ScanStages:
         )
         for name, task in found["tasks"].items()
     }
-    return ScanStages(tuple(listed.values()), tasks, found["proxy_stage"], tuple(listed))
+    return ScanStages(tuple(listed.values()), tasks, found["proxy_stage"])
 
 
 def variety(task: TaskStages, weights: np.ndarray) -> np.ndarray | None:
@@ -132,35 +129,18 @@ def proxy_mass(task: TaskStages, weights: np.ndarray) -> np.ndarray | None:
     return answers.support_mass(task.q, task.proxy, weights)
 
 
-def task_band(task: TaskStages, measure: Measure) -> Band | None:
-    """One task's measure by stage; None where it has none."""
-    found = _replicate(task, measure, np.random.default_rng(0))
-    return None if found is None else _band(*found)
-
-
-def mean_band(stages: ScanStages, measure: Measure) -> tuple[Band, int] | None:
+def mean_band(tasks: Iterable[TaskStages], measure: Measure) -> tuple[StageBand, int] | None:
     """The mean over the tasks that have a measure, and how many have it; None if none has."""
     rng = np.random.default_rng(0)  # one for all: the tasks' resamples must not be the same
-    found = [_replicate(task, measure, rng) for task in stages.tasks.values()]
-    having = [each for each in found if each is not None]
-    if not having:
+    found: list[np.ndarray] = []
+    for task in tasks:
+        count = task.q.shape[1]
+        drawn = bootstrap_weights(count, RESAMPLES, rng)
+        values = measure(task, np.concatenate([uniform_weights(count)[None], drawn]))
+        if values is not None:
+            found.append(values)
+    if not found:
         return None
-    values, replicates = zip(*having, strict=True)
-    return _band(np.mean(values, axis=0), np.mean(replicates, axis=0)), len(having)
-
-
-def _replicate(
-    task: TaskStages, measure: Measure, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """[S] the point estimates, and [R, S] their replicates."""
-    count = task.q.shape[1]
-    drawn = bootstrap_weights(count, REPLICATES, rng)
-    found = measure(task, np.concatenate([uniform_weights(count)[None], drawn]))
-    return None if found is None else (found[0], found[1:])
-
-
-def _band(value: np.ndarray, replicates: np.ndarray) -> Band:
-    ends = [
-        bootstrap_interval(float(each), replicates[:, stage]) for stage, each in enumerate(value)
-    ]
-    return Band(value, np.array([low for low, _ in ends]), np.array([high for _, high in ends]))
+    mean = np.mean(found, axis=0)
+    ends = [bootstrap_interval(float(column[0]), column[1:]) for column in mean.T]
+    return StageBand(mean[0], *np.array(ends).T), len(found)

@@ -1,4 +1,4 @@
-"""files."""
+"""The files of a run: their names, durable writing, and write errors told in one sentence."""
 
 from __future__ import annotations
 
@@ -13,53 +13,16 @@ from typing import Any
 
 from crystalmon.runs.records import json_value
 
+RUN_FILE = "run.json"
+RECORDS_FILE = "records.jsonl"
+EVENTS_FILE = "events.jsonl"
+
+RESUME_KEY = "resume"
+"""In both line files, the marker of a resume: lines before it with a larger step do not count."""
+
 
 class RunFolderError(OSError):
-    """The run folder cannot be written; the message names it, the cause and what to do."""
-
-
-def _dumps(data: Mapping[str, Any], indent: int | None = None) -> str:
-    return json.dumps(json_value(data), allow_nan=False, ensure_ascii=False, indent=indent)
-
-
-def _as_line(data: Mapping[str, Any]) -> bytes:
-    return _dumps(data).encode() + b"\n"
-
-
-def _append(file: Path, block: bytes) -> None:
-    """Append whole lines and sync them; on an error, take back what had been written."""
-    with file.open("a+b", buffering=0) as handle:
-        size = handle.seek(0, os.SEEK_END)
-        if size > 0 and block:
-            handle.seek(size - 1)
-            block = block if handle.read(1) == b"\n" else b"\n" + block
-        try:
-            _write_all(handle.fileno(), block)
-            os.fsync(handle.fileno())
-        except OSError:
-            with contextlib.suppress(OSError):
-                handle.truncate(size)
-            raise
-
-
-def _write_all(descriptor: int, block: bytes) -> None:
-    """Write every byte: unbuffered, a nearly full disk takes only a part at a time."""
-    view = memoryview(block)
-    while view:
-        view = view[os.write(descriptor, view) :]
-
-
-def write_whole(file: Path, content: bytes, *, keep: bool = True) -> None:
-    """Write a file whole or not at all: under another name, synced, then moved (or removed)."""
-    part = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
-    try:
-        with part.open("xb", buffering=0) as handle:
-            _write_all(handle.fileno(), content)
-            os.fsync(handle.fileno())
-        if keep:
-            os.replace(part, file)
-    finally:
-        part.unlink(missing_ok=True)
+    """A folder cannot be written to; the message names it, the cause and what to do."""
 
 
 _ADVICE = {
@@ -76,7 +39,7 @@ _ADVICE = {
 
 @contextlib.contextmanager
 def explained(folder: Path, purpose: str) -> Iterator[None]:
-    """Turn an OSError into one sentence: which folder, why, what to do."""
+    """Turn an OSError into a `RunFolderError`: which folder cannot do what, why, what to do."""
     try:
         yield
     except OSError as error:
@@ -88,17 +51,42 @@ def explained(folder: Path, purpose: str) -> Iterator[None]:
         ) from error
 
 
-RUN_FILE = "run.json"
+def json_bytes(data: Mapping[str, Any], indent: int | None = None) -> bytes:
+    """Strict JSON with a line end; on one line without `indent`."""
+    text = json.dumps(json_value(data), allow_nan=False, ensure_ascii=False, indent=indent)
+    return text.encode() + b"\n"
 
 
-RECORDS_FILE = "records.jsonl"
+def write_whole(file: Path, content: bytes, *, keep: bool = True) -> None:
+    """Write a file whole or not at all: under another name, synced, then moved (or removed)."""
+    part = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
+    try:
+        with part.open("xb", buffering=0) as handle:
+            _write_synced(handle.fileno(), content)
+        if keep:
+            os.replace(part, file)
+    finally:
+        part.unlink(missing_ok=True)
 
 
-EVENTS_FILE = "events.jsonl"
+def append_lines(file: Path, block: bytes) -> None:
+    """Append whole lines and sync them; if that fails, take back what has been written."""
+    with file.open("a+b", buffering=0) as handle:
+        size = handle.seek(0, os.SEEK_END)
+        if size > 0:
+            handle.seek(size - 1)
+            block = block if handle.read(1) == b"\n" else b"\n" + block
+        try:
+            _write_synced(handle.fileno(), block)
+        except OSError:
+            with contextlib.suppress(OSError):
+                handle.truncate(size)
+            raise
 
 
-RESUME_KEY = "resume"
-
-
-FRESH_START = -1
-"""The marker's step when training begins anew in an old folder: every earlier line is past it."""
+def _write_synced(descriptor: int, block: bytes) -> None:
+    """Write every byte: unbuffered, a nearly full disk takes only a part at a time."""
+    view = memoryview(block)
+    while view:
+        view = view[os.write(descriptor, view) :]
+    os.fsync(descriptor)

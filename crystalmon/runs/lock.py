@@ -13,16 +13,16 @@ from crystalmon.runs.files import explained
 
 @contextlib.contextmanager
 def no_other(file: Path, what: str) -> Iterator[None]:
-    """Within, this process alone does this; the lock ends with the process, however it ends.
+    """Hold a lock; it ends with the process, however that ends.
 
-    Where a file system or Windows has no such locks, nothing is held.
+    Windows and some file systems have no such locks: nothing is held there.
 
     Args:
         file: the lock's own, in a folder that exists; removed afterwards.
-        what: is done, as the subject of a sentence.
+        what: what is done, such as `a scan`.
 
     Raises:
-        ValueError: if another process is at it.
+        ValueError: if another process holds it.
         RunFolderError: if the folder cannot be written to.
     """
     with _locked(file, what):
@@ -37,27 +37,24 @@ def _locked(file: Path, what: str) -> BinaryIO:
     while True:
         with explained(file.parent, "take results"):
             handle = file.open("ab")
-        try:
-            _lock(handle)
-        except BlockingIOError as error:
+        if not _lock(handle):
             handle.close()
             raise ValueError(
-                f"{what} must be done by one command at a time in {file.parent}, and another is "
-                "at it. Wait for it, or choose another folder."
-            ) from error
+                f"another command is busy with {what} in {file.parent}, and only one command at a "
+                "time can be. Wait for it, or choose another folder."
+            )
         if os.fstat(handle.fileno()).st_nlink:
             return handle
-        handle.close()  # whoever held it has removed it since: others would lock another file
+        handle.close()  # the last holder has just removed it: others would lock a new file
 
 
-def _lock(handle: BinaryIO) -> None:
-    try:
+def _lock(handle: BinaryIO) -> bool:
+    """Lock the file; false if another process has done so."""
+    with contextlib.suppress(ModuleNotFoundError, OSError):  # where there are no such locks
         import fcntl
-    except ModuleNotFoundError:  # Windows has other locks
-        return
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise
-    except OSError:  # a file system without locks
-        return
+
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True

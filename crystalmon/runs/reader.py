@@ -1,14 +1,14 @@
-"""reader."""
+"""Reading a run folder back, also while it grows."""
 
 from __future__ import annotations
 
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -42,13 +42,10 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The output folder's name, and the run folder's own if it is a second callback's."""
+        """The output folder's name; with the run folder's own, if that is a second callback's."""
         folder = self.folder.resolve()
-        return (
-            folder.parent.name
-            if folder.name == DEFAULT_NAME
-            else f"{folder.parent.name}/{folder.name}"
-        )
+        parent = folder.parent.name
+        return parent if folder.name == DEFAULT_NAME else f"{parent}/{folder.name}"
 
     def series(self, key: str, task: str | None = None) -> tuple[np.ndarray, np.ndarray]:
         """One metric over the run.
@@ -61,7 +58,8 @@ class Run:
             steps [S], int; values [S], float, NaN where a probe does not have the metric.
         """
         values = [_holder(record, task, "metrics").get(key, np.nan) for record in self.records]
-        return self._steps(), np.array(values, dtype=np.float64)
+        steps = np.array([record.step for record in self.records], dtype=np.int64)
+        return steps, np.array(values, dtype=np.float64)
 
     def intervals(self, key: str, task: str | None = None) -> tuple[np.ndarray, np.ndarray]:
         """The 95% interval of one metric over the run: low [S] and high [S], NaN where missing."""
@@ -92,9 +90,6 @@ class Run:
             return curves
         told = [[str(e.step), e.kind.replace("_", " "), e.message] for e in suite]
         return curves + table_html("what happened", ["step", "event", ""], told)
-
-    def _steps(self) -> np.ndarray:
-        return np.array([record.step for record in self.records], dtype=np.int64)
 
 
 def _holder(record: ProbeRecord, task: str | None, attribute: str) -> Mapping[str, Any]:
@@ -133,16 +128,14 @@ class RunReader:
 
     def __init__(self, path: str | Path) -> None:
         self.folder = _find_folder(Path(path))
-        self._forget()
-
-    def _forget(self) -> None:
-        self._files = (
-            _LineFile(self.folder / RECORDS_FILE),
-            _LineFile(self.folder / EVENTS_FILE),
+        self._records = _LineFile(
+            self.folder / RECORDS_FILE, ProbeRecord.from_json, lambda record: record.step
         )
-        self._records: dict[int, ProbeRecord] = {}
-        self._events: dict[tuple[int, str, str | None], Event] = {}
-        self._read = 0
+        self._events = _LineFile(
+            self.folder / EVENTS_FILE,
+            Event.from_json,
+            lambda event: (event.step, event.kind, event.task),
+        )
 
     def read(self, *, growing: bool = False) -> Run:
         """The run as it is now.
@@ -151,61 +144,52 @@ class RunReader:
             growing: leave a last line without its end for the next call: it is being written.
         """
         info = _read_info(self.folder / RUN_FILE)
-        if any(file.was_replaced() for file in self._files):
-            self._forget()
-        records, events = self._files
-        for record in records.new(ProbeRecord.from_json, growing):
-            if isinstance(record, ProbeRecord):
-                self._records[record.step] = record
-                self._read += 1
-            else:
-                self._records = {s: kept for s, kept in self._records.items() if s <= record}
-        for event in events.new(Event.from_json, growing):
-            if isinstance(event, Event):
-                self._events[event.step, event.kind, event.task] = event
-            else:
-                self._events = {k: kept for k, kept in self._events.items() if kept.step <= event}
+        records, events = self._records.read(growing), self._events.read(growing)
+        by_step = sorted(events.values(), key=lambda event: event.step)
         return Run(
             self.folder,
             info,
-            records=tuple(self._records[step] for step in sorted(self._records)),
-            events=tuple(
-                event
-                for event in sorted(self._events.values(), key=lambda event: event.step)
-                if event.step in self._records
-            ),
-            superseded=self._read - len(self._records),
+            records=tuple(records[step] for step in sorted(records)),
+            events=tuple(event for event in by_step if event.step in records),
+            superseded=self._records.count - len(records),
         )
 
 
-class _LineFile:
-    """A file of JSON lines, and how far it has been read."""
+class _LineFile(Generic[_Line]):
+    """A file of JSON lines that grows.
 
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        self._position = 0
-        self._line = 0
+    Args:
+        file: it need not be there yet.
+        parse: makes a line's content of its JSON.
+        key: of two lines with the same one, the later counts.
+
+    Attributes:
+        count: of all lines read, also those that no longer count.
+    """
+
+    def __init__(
+        self, file: Path, parse: Callable[[Mapping[str, Any]], _Line], key: Callable[[_Line], Any]
+    ) -> None:
+        self._file, self._parse, self._key = file, parse, key
         self._inode = 0
+        self._start_over()
 
-    def was_replaced(self) -> bool:
-        """Whether what has been read is no longer this file's beginning."""
-        if self._position == 0:
-            return False
-        if not self._file.exists():
-            return True
-        status = self._file.stat()
-        return status.st_size < self._position or status.st_ino != self._inode
+    def _start_over(self) -> None:
+        self._position = self._line = self.count = 0
+        self._kept: dict[Any, _Line] = {}
 
-    def new(
-        self, parse: Callable[[Mapping[str, Any]], _Line], growing: bool
-    ) -> Iterator[_Line | int]:
-        """The new lines in order; for a resume marker, its step."""
+    def read(self, growing: bool) -> dict[Any, _Line]:
+        """Take up the new lines (see `RunReader.read`); return all that count, by key."""
         if not self._file.exists():
-            return
+            self._start_over()
+            return self._kept
         with self._file.open("rb") as handle:
+            status = os.fstat(handle.fileno())
+            if status.st_size < self._position or status.st_ino != self._inode:
+                self._start_over()  # another file lies here now
+            self._inode = status.st_ino
             handle.seek(self._position)
             block = handle.read()
-            self._inode = os.fstat(handle.fileno()).st_ino
         if growing:
             block = block[: block.rfind(b"\n") + 1]
         self._position += len(block)
@@ -215,14 +199,23 @@ class _LineFile:
             if not line.strip():
                 continue
             try:
-                data = json.loads(line)
-                yield int(data[RESUME_KEY]) if RESUME_KEY in data else parse(data)
+                self._take(json.loads(line))
             except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
                 warnings.warn(
                     f"{self._file}, line {self._line} cannot be read and is left out "
                     f"({type(error).__name__}: {error}).",
                     stacklevel=4,
                 )
+        return self._kept
+
+    def _take(self, data: Mapping[str, Any]) -> None:
+        if RESUME_KEY in data:
+            step = int(data[RESUME_KEY])
+            self._kept = {key: line for key, line in self._kept.items() if line.step <= step}
+        else:
+            line = self._parse(data)
+            self._kept[self._key(line)] = line
+            self.count += 1
 
 
 def _find_folder(path: Path) -> Path:
@@ -240,7 +233,7 @@ def _find_folder(path: Path) -> Path:
 
 
 _WORDS = ("config", "model", "stages", "suite", "suite_texts")
-"""In `run.json`: names of others' making, one of which may be NaN and still is a word."""
+"""In `run.json`: names that users chose. There `NaN` is a word, not a number."""
 
 
 def _read_info(file: Path) -> dict[str, Any]:

@@ -1,14 +1,11 @@
-"""The in-memory and on-disk contract: what one probe found, and what it set off.
-
-Everything here is plain data. Reading a run needs numpy and nothing else.
-"""
+"""What one probe found and the events that it raised: plain data, in memory and on disk."""
 
 from __future__ import annotations
 
 import math
 import operator
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -31,7 +28,7 @@ EVENT_KINDS = (
 )
 
 SUITE_EVENT_KINDS = ("nucleation_onset", "nucleation_complete", "melting")
-"""The kinds that the suite raises too; the others come from single tasks only."""
+"""The kinds that the suite raises too; tasks alone raise the others."""
 
 Interval = tuple[float, float]
 
@@ -39,11 +36,6 @@ Interval = tuple[float, float]
 def _check_phase(phase: object) -> None:
     if phase not in PHASES:
         raise ValueError(f"phase must be one of {', '.join(PHASES)}, got {phase!r}.")
-
-
-def _check_step(step: object) -> None:
-    if not 0 <= operator.index(step) < 2**63:  # type: ignore[arg-type]
-        raise ValueError(f"step must be a whole number from 0, got {step!r}.")
 
 
 @dataclass(frozen=True)
@@ -105,8 +97,8 @@ class ProbeRecord:
         epoch: the trainer's epoch, or None outside a trainer.
         time: Unix time at the probe's end, in seconds.
         seconds: wall time that this probe took.
-        share: of the wall time since training began, or resumed, the fraction spent on probing,
-            the reference included.
+        share: fraction of the wall time since training began (or was resumed) that went into
+            probing, the reference included.
         phase: the suite's phase.
         metrics: suite-level metrics, means over tasks.
         ci: 95% bootstrap intervals, by metric key.
@@ -125,7 +117,8 @@ class ProbeRecord:
 
     def __post_init__(self) -> None:
         """Refuse what is no step or no phase."""
-        _check_step(self.step)
+        if not 0 <= operator.index(self.step) < 2**63:
+            raise ValueError(f"step must be a whole number from 0, got {self.step!r}.")
         _check_phase(self.phase)
 
     def _repr_html_(self) -> str:
@@ -141,32 +134,16 @@ class ProbeRecord:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dict, one line of `records.jsonl`."""
-        return {
-            "step": json_value(self.step),
-            "epoch": json_value(self.epoch),
-            "time": json_value(self.time),
-            "seconds": json_value(self.seconds),
-            "share": json_value(self.share),
-            "phase": self.phase,
-            "metrics": json_value(dict(self.metrics)),
-            "ci": json_value(dict(self.ci)),
-            "tasks": {name: task.to_json() for name, task in self.tasks.items()},
-        }
+        own = {each.name: json_value(getattr(self, each.name)) for each in fields(self)[:-1]}
+        return {**own, "tasks": {name: task.to_json() for name, task in self.tasks.items()}}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ProbeRecord:
         """Inverse of `to_json`."""
-        return cls(
-            step=data["step"],
-            epoch=number_value(data["epoch"]),
-            time=number_value(data["time"]),
-            seconds=number_value(data["seconds"]),
-            share=number_value(data["share"]),
-            phase=data["phase"],
-            metrics=number_value(data["metrics"]),
-            ci={key: tuple(value) for key, value in number_value(data["ci"]).items()},
-            tasks={name: TaskRecord.from_json(task) for name, task in data["tasks"].items()},
-        )
+        own = {each.name: number_value(data[each.name]) for each in fields(cls)[:-1]}
+        own["ci"] = {key: tuple(ends) for key, ends in own["ci"].items()}
+        tasks = {name: TaskRecord.from_json(task) for name, task in data["tasks"].items()}
+        return cls(**own, tasks=tasks)
 
 
 @dataclass(frozen=True)
@@ -189,24 +166,13 @@ class Event:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dict, one line of `events.jsonl`."""
-        return {
-            "kind": self.kind,
-            "step": self.step,
-            "task": self.task,
-            "evidence": json_value(dict(self.evidence)),
-            "message": self.message,
-        }
+        return {each.name: json_value(getattr(self, each.name)) for each in fields(self)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Event:
         """Inverse of `to_json`."""
-        return cls(
-            kind=data["kind"],
-            step=data["step"],
-            task=data["task"],
-            evidence=number_value(data["evidence"]),
-            message=data["message"],
-        )
+        evidence = number_value(data["evidence"])
+        return cls(data["kind"], data["step"], data["task"], evidence, data["message"])
 
 
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}

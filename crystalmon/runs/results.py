@@ -1,18 +1,15 @@
-"""What an experiment has found: headline figures with intervals, and all that is behind them.
-
-Plain data: reading a result needs neither torch nor the model.
-"""
+"""What an experiment found, on disk as `<experiment>.json`, or `<experiment>-<step>.json`."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from crystalmon.runs.files import explained, write_whole
+from crystalmon.runs.files import explained, json_bytes, write_whole
 from crystalmon.runs.records import json_value, number_value
 
 RESULT_SCHEMA = 1
@@ -38,8 +35,8 @@ class Estimate:
         return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
 
     def to_json(self) -> dict[str, Any]:
-        """Strict JSON: what is not finite as `json_value` writes it."""
-        return json_value({"value": self.value, "low": self.low, "high": self.high})
+        """Strict JSON values only."""
+        return json_value(asdict(self))
 
 
 @dataclass(frozen=True)
@@ -48,14 +45,12 @@ class Result:
 
     Args:
         experiment: its name, such as `landscape`.
-        settings: all that determines the result beside the model: a repetition with the same
-            settings on the same model gives the same result.
+        settings: all that determines the result beside the model.
         models: what was measured, by role: `model`, and `base` where one takes part.
         estimates: the headline figures, which trackers log, by key.
-        detail: all that the table and the figure show; JSON values, and numbers that are not
-            finite.
+        detail: all that the table and the figure show: JSON values, and non-finite numbers.
         step: the training step, if it was measured inside training.
-        seconds: what it took.
+        seconds: wall time that it took.
     """
 
     experiment: str
@@ -71,12 +66,12 @@ class Result:
         return {
             "schema": RESULT_SCHEMA,
             "experiment": self.experiment,
-            "settings": json_value(dict(self.settings)),
+            "settings": json_value(self.settings),
             "models": dict(self.models),
             "step": self.step,
             "seconds": self.seconds,
             "estimates": {key: value.to_json() for key, value in self.estimates.items()},
-            "detail": json_value(dict(self.detail)),
+            "detail": json_value(self.detail),
         }
 
     @classmethod
@@ -87,56 +82,43 @@ class Result:
             ValueError: if it is of a newer schema, or no result.
         """
         if not isinstance(value, Mapping) or "experiment" not in value:
-            raise ValueError(
-                f"a result must be a JSON object with 'experiment', got {value!r:.60}."
-            )
+            raise ValueError(f"it must be a JSON object with 'experiment', got {value!r:.60}.")
         if value.get("schema", 0) > RESULT_SCHEMA:
             raise ValueError(
                 f"a result's schema must be at most {RESULT_SCHEMA}, got {value['schema']}. "
                 "Install the crystalmon that wrote it, or a newer one."
             )
         _check_kinds(value)
-        return cls(
-            experiment=value["experiment"],
-            settings=value["settings"],
-            models=value["models"],
-            estimates={key: _estimate(each) for key, each in value["estimates"].items()},
-            detail=number_value(value["detail"]),
-            step=value.get("step"),
-            seconds=value.get("seconds"),
-        )
+        own: dict[str, Any] = {each.name: value.get(each.name) for each in fields(cls)}
+        own["detail"] = number_value(value["detail"])
+        own["estimates"] = {
+            key: Estimate(**{end: float(number) for end, number in each.items()})
+            for key, each in value["estimates"].items()
+        }
+        return cls(**own)
 
 
 def _check_kinds(value: Mapping[str, Any]) -> None:
-    for key in ("settings", "models", "estimates", "detail"):
-        if not isinstance(value.get(key), Mapping):
-            raise ValueError(f"a result's {key} must be an object, got {value.get(key)!r:.60}.")
+    wanted = dict.fromkeys(("settings", "models", "estimates", "detail"), (Mapping, "an object"))
+    wanted |= {"experiment": (str, "a name"), "step": (int | None, "a whole number")}
+    for key, (kind, name) in wanted.items():
+        if not isinstance(value.get(key), kind):
+            raise ValueError(f"a result's {key} must be {name}, got {value.get(key)!r:.60}.")
     for key, each in value["estimates"].items():
         if not isinstance(each, Mapping):
             raise ValueError(f"a result's estimate {key!r} must be an object, got {each!r:.60}.")
-    if not isinstance(value["experiment"], str):
-        raise ValueError(f"a result's experiment must be a name, got {value['experiment']!r:.60}.")
-    if not isinstance(value.get("step"), int | None):
-        raise ValueError(f"a result's step must be a whole number, got {value['step']!r:.60}.")
-
-
-def _estimate(value: Mapping[str, Any]) -> Estimate:
-    ends = [value.get(key) for key in ("value", "low", "high")]
-    return Estimate(*(math.nan if end is None else float(end) for end in ends))
 
 
 def write_result(folder: Path, result: Result) -> Path:
-    """Write `<folder>/<experiment>.json`; `<experiment>-<step>.json` if it has a step.
+    """Write a result under its own name.
 
     Raises:
         RunFolderError: if the folder cannot take it.
     """
-    name = result.experiment if result.step is None else f"{result.experiment}-{result.step}"
-    file = folder / f"{name}.json"
-    text = json.dumps(result.to_json(), indent=2, allow_nan=False, ensure_ascii=False)
+    file = folder / f"{_stem(result.experiment, result.step)}.json"
     with explained(folder, f"take {file.name}"):
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(file, text.encode() + b"\n")
+        write_whole(file, json_bytes(result.to_json(), indent=2))
     return file
 
 
@@ -158,25 +140,32 @@ def read_result(file: Path) -> Result:
 def read_results(folder: Path) -> list[Result]:
     """All results in a folder, by experiment and step; empty if there is none.
 
-    Other JSON files may lie there: a result says by its key `experiment` that it is one, and is
-    named `<experiment>` or `<experiment>-<step>`.
-
     Raises:
-        ValueError: for a JSON file that cannot be read, and see `read_result`.
+        ValueError: see `read_result`.
     """
-    found = [read_result(file) for file in sorted(folder.glob("*.json")) if _is_result(file)]
+    found = [read_result(file) for file in result_files(folder)]
     return sorted(found, key=lambda result: (result.experiment, result.step or 0))
 
 
-def _is_result(file: Path) -> bool:
-    """Whether a file says that it is the result that its name stands for, or is damaged."""
+def result_files(folder: Path) -> list[Path]:
+    """The files in a folder that hold a result, or are damaged and may have held one, by name.
+
+    JSON of another kind may lie there too: a result has the key `experiment` and lies under its own
+    name, so that a renamed copy does not count.
+    """
+    return [file for file in sorted(folder.glob("*.json")) if _may_be_result(file)]
+
+
+def _may_be_result(file: Path) -> bool:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return True
-    if not isinstance(content, dict) or not isinstance(content.get("experiment"), str):
+    if not isinstance(content, dict) or "experiment" not in content:
         return False
-    step = content.get("step")
-    return file.stem == (
-        content["experiment"] if step is None else f"{content['experiment']}-{step}"
-    )
+    name = content["experiment"]
+    return not isinstance(name, str) or file.stem == _stem(name, content.get("step"))
+
+
+def _stem(experiment: str, step: int | None) -> str:
+    return experiment if step is None else f"{experiment}-{step}"

@@ -1,10 +1,9 @@
-"""The words of a suite's tasks, as far as a run or its suite still tells them."""
+"""The texts of a suite's prompts and choices, as far as a run or its suite still tells them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from crystalmon.runs.reader import Run
 from crystalmon.suites.tasks import TaskSuite, load_suite
@@ -12,12 +11,7 @@ from crystalmon.suites.tasks import TaskSuite, load_suite
 
 @dataclass(frozen=True)
 class TaskTexts:
-    """What a task's prompts and choices are called.
-
-    Args:
-        prompts: [P] their texts.
-        choices: [C] their texts.
-    """
+    """What a task's prompts [P] and choices [C] say."""
 
     prompts: tuple[str, ...]
     choices: tuple[str, ...]
@@ -39,38 +33,36 @@ def task_texts(
     texts: dict[str, TaskTexts] = {}
     known = True
     for run in runs:
-        found = _from_suite(suite) if suite is not None else _from_run(run)
+        found = _told_by(run) if suite is None else _of_suite(suite)
         for name, task in run.records[-1].tasks.items() if run.records else ():
-            shape = task.q.shape
             text = found.get(name)
-            if text is None or (len(text.prompts), len(text.choices)) != shape:
+            if text is None or (len(text.prompts), len(text.choices)) != task.q.shape:
                 known = False
-                text = texts.get(name) or _numbered(*shape)
+                text = texts.get(name) or _numbered(*task.q.shape)
             texts[name] = text
     return texts, known
 
 
-def _from_suite(suite: TaskSuite) -> dict[str, TaskTexts]:
+def _of_suite(suite: TaskSuite) -> dict[str, TaskTexts]:
     return {task.name: TaskTexts(task.prompts, task.choice_texts) for task in suite}
 
 
-def _from_run(run: Run) -> dict[str, TaskTexts]:
+def _told_by(run: Run) -> dict[str, TaskTexts]:
     kept = run.info.get("suite_texts")
-    if isinstance(kept, Mapping):
-        pairs = {name: _from_json(value) for name, value in kept.items()}
-        return {name: text for name, text in pairs.items() if text is not None}
-    try:
-        suite = load_suite(str(run.info.get("suite")))
-    except (ValueError, OSError):
-        return {}
-    return _from_suite(suite) if suite.hash == run.info.get("suite_hash") else {}
-
-
-def _from_json(value: Any) -> TaskTexts | None:
-    try:
-        return TaskTexts(tuple(map(str, value["prompts"])), tuple(map(str, value["choices"])))
-    except (TypeError, KeyError):
-        return None
+    if not isinstance(kept, Mapping):
+        try:
+            suite = load_suite(str(run.info.get("suite")))
+        except (ValueError, OSError):
+            return {}
+        return _of_suite(suite) if suite.hash == run.info.get("suite_hash") else {}
+    texts = {}
+    for name, value in kept.items():
+        try:
+            prompts, choices = (tuple(map(str, value[part])) for part in ("prompts", "choices"))
+        except (TypeError, KeyError):
+            continue
+        texts[name] = TaskTexts(prompts, choices)
+    return texts
 
 
 def _numbered(prompts: int, choices: int) -> TaskTexts:

@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from crystalmon.scan.stages import Stage
 
 
-@dataclass(frozen=True)
-class Family:
-    """One model's released stages, in the order of training.
-
-    Args:
-        base, sft, dpo, rl: hub ids; each stage was trained from the one before it, the last one
-            in some sizes by way of further checkpoints, which are left out.
-    """
-
-    base: str
-    sft: str
-    dpo: str
-    rl: str
-
-    @property
-    def stages(self) -> tuple[tuple[str, str], ...]:
-        """(name, hub id), the base first."""
-        return (("base", self.base), ("sft", self.sft), ("dpo", self.dpo), ("rl", self.rl))
+def _olmo2(base: str) -> tuple[Stage, ...]:
+    return _stages(base, f"{base}-SFT", f"{base}-DPO", f"{base}-Instruct")
 
 
-def _olmo2(base: str) -> Family:
-    return Family(base, f"{base}-SFT", f"{base}-DPO", f"{base}-Instruct")
-
-
-def _tulu3(size: str) -> Family:
+def _tulu3(size: str) -> tuple[Stage, ...]:
     final = f"allenai/Llama-3.1-Tulu-3-{size}"
-    return Family(f"meta-llama/Llama-3.1-{size}", f"{final}-SFT", f"{final}-DPO", final)
+    return _stages(f"meta-llama/Llama-3.1-{size}", f"{final}-SFT", f"{final}-DPO", final)
+
+
+def _stages(*hub_ids: str) -> tuple[Stage, ...]:
+    return tuple(map(Stage, ("base", "sft", "dpo", "rl"), hub_ids))
 
 
 FAMILIES = {
@@ -42,16 +26,6 @@ FAMILIES = {
     "tulu3-8b": _tulu3("8B"),
     "tulu3-70b": _tulu3("70B"),
 }
-"""By name, as the models' cards on the hub list them (sources in `tests/test_families.py`); the
-last stage is RL with verifiable rewards, which for OLMo 2 is called Instruct."""
-
-
-def find_family(name: str) -> Family:
-    """A family by name.
-
-    Raises:
-        ValueError: if there is none of that name.
-    """
-    if name not in FAMILIES:
-        raise ValueError(f"family must be one of {', '.join(FAMILIES)}, got {name!r}.")
-    return FAMILIES[name]
+"""By name, the stages in the order of training, as the models' cards on the hub list them (sources
+in `tests/test_families.py`). The last stage is RL with verifiable rewards, which OLMo 2 calls
+Instruct. Some sizes have further RL checkpoints before it, which are left out."""

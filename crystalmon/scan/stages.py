@@ -8,8 +8,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from crystalmon.scoring.models import weight_files
-
 _MODEL_FILES = ("config.json", "adapter_config.json")
 
 
@@ -19,7 +17,7 @@ class Stage:
 
     Args:
         name: unique within its list.
-        where: a model, as `models.find_model` takes it.
+        where: a model, as `scoring.models.find_model` takes it.
     """
 
     name: str
@@ -79,6 +77,8 @@ def _expand(stage: Stage) -> list[Stage]:
 
 def _same_weights(one: Path, other: Path) -> bool:
     """Whether two folders hold the same weights, byte for byte; not if they hold none."""
+    from crystalmon.scoring.models import weight_files  # which loads torch
+
     ours, theirs = weight_files(one), weight_files(other)
     return (
         bool(ours)

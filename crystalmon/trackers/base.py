@@ -1,67 +1,72 @@
-"""wandb, TensorBoard, trackio and others behind one small protocol.
+"""What every tracker does, and several trackers as one.
 
-A tracker joins the run that transformers' own reporters have begun, on the trainer's step axis.
-Its library is imported on first use, so that a library that is missing is that tracker's failure
-and nobody else's.
+A tracker joins the run that transformers' own reporter has begun, on the trainer's step axis. Its
+library is imported on first use: if it is missing, only this tracker fails.
 """
 
 from __future__ import annotations
 
 import logging
+import tempfile
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Any
 
+from crystalmon.metrics.catalogue import PHASES
+from crystalmon.report.snapshot import Snapshot
 from crystalmon.runs.names import DEFAULT_NAME
-from crystalmon.runs.records import PHASES, Event
-from crystalmon.trackers.picture_rate import Pace
-
-if TYPE_CHECKING:
-    from crystalmon.report.snapshot import Snapshot
-from crystalmon.runs.records import ProbeRecord
+from crystalmon.runs.reader import Run
+from crystalmon.runs.records import Event, ProbeRecord
+from crystalmon.trackers.picture_rate import PictureRate
 
 logger = logging.getLogger(__name__)
-
 
 WriteReport = Callable[[Path], Path]
 """Writes the report of the run to an HTML file, and returns the file."""
 
 
-class Tracker(Protocol):
-    """Where the probes of a running training show up."""
+@dataclass(eq=False)
+class Tracker:
+    """Shows the probes of a running training. What a subclass does not override does nothing.
+
+    Args:
+        name: what the names of metrics begin with.
+        output_dir: the trainer's output folder.
+        write_report: for trackers that keep the report; None for no report.
+    """
+
+    name: str = DEFAULT_NAME
+    output_dir: str = ""
+    write_report: WriteReport | None = None
+
+    def opened_for(self, run: Run, project: str) -> AbstractContextManager[str]:
+        """Open a run of the tracker's own for a stored run; gives the place where it is found."""
+        raise NotImplementedError
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Log one probe, or what an experiment has found.
-
-        Args:
-            step: optimizer steps done.
-            metrics: by the name to show, prefix included. Non-finite values are allowed.
-        """
-        ...
+        """Log numbers, some of them perhaps not finite, by their full names."""
 
     def show(self, snapshot: Snapshot) -> None:
-        """Show one probe's answers, as far as this tracker has pictures and tables."""
-        ...
+        """Show one probe's answers, as a picture or a table."""
 
     def event(self, event: Event) -> None:
         """Log one event."""
-        ...
 
     def alert(self, title: str, text: str) -> None:
-        """Alert whoever watches, where the tracker can."""
-        ...
+        """Alert whoever watches the run."""
 
     def close(self) -> None:
-        """Finish what this tracker has opened itself; the trainer's run is not its own."""
-        ...
+        """Finish what this tracker has opened; the run itself belongs to the trainer."""
 
 
-class CompositeTracker:
+class CompositeTracker(Tracker):
     """Sends everything to several trackers; one that fails does not silence the others.
 
-    A tracker's first failure is logged as a warning. It is tried again at the next probe, since
-    a failure may pass, but not reported again.
+    A tracker's first failure is logged as a warning. The tracker is tried again at the next probe,
+    but further failures are not reported.
 
     Args:
         trackers: by the name that a warning shows.
@@ -70,7 +75,7 @@ class CompositeTracker:
     def __init__(self, trackers: Mapping[str, Tracker]) -> None:
         self._trackers = dict(trackers)
         self._reported: set[str] = set()
-        self._pace = Pace()
+        self._rate = PictureRate()
         self._waiting: Snapshot | None = None
 
     @property
@@ -79,51 +84,46 @@ class CompositeTracker:
         return tuple(self._trackers)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Log one probe everywhere."""
-        self._each(lambda tracker: tracker.log(step, metrics))
+        """Log numbers everywhere."""
+        self._each("log", step, metrics)
 
     def show(self, snapshot: Snapshot) -> None:
-        """Show one probe's answers everywhere, at a modest rate; the last one always."""
-        if self._pace.is_due(snapshot.record.phase):
-            self._show(snapshot)
-        else:
-            self._waiting = snapshot
-
-    def _show(self, snapshot: Snapshot) -> None:
-        self._waiting = None
-        began = time.monotonic()
-        self._each(lambda tracker: tracker.show(snapshot))
-        self._pace.took(time.monotonic() - began)
+        """Show one probe's answers everywhere, if a picture is due."""
+        self._waiting = snapshot
+        if self._rate.is_due(snapshot.record.phase):
+            self._show_waiting()
 
     def event(self, event: Event) -> None:
         """Log one event everywhere."""
-        self._each(lambda tracker: tracker.event(event))
+        self._each("event", event)
 
     def alert(self, title: str, text: str) -> None:
         """Alert through every tracker that can."""
-        self._each(lambda tracker: tracker.alert(title, text))
+        self._each("alert", title, text)
 
     def close(self) -> None:
-        """Show the last probe, if it was not, and close every tracker."""
-        if self._waiting is not None:
-            self._show(self._waiting)
-        self._each(lambda tracker: tracker.close())
+        """Show the last probe, if it was not shown, and close every tracker."""
+        self._show_waiting()
+        self._each("close")
 
-    def _each(self, action: Callable[[Tracker], None]) -> None:
+    def _show_waiting(self) -> None:
+        snapshot, self._waiting = self._waiting, None
+        if snapshot is not None:
+            began = time.monotonic()
+            self._each("show", snapshot)
+            self._rate.took(time.monotonic() - began)
+
+    def _each(self, method: str, *arguments: Any) -> None:
         for name, tracker in self._trackers.items():
             try:
-                action(tracker)
+                getattr(tracker, method)(*arguments)
             except Exception as error:
                 if name not in self._reported:
                     self._reported.add(name)
                     logger.warning(
-                        "crystalmon could not log to %s (%s: %s). Training and the other trackers "
-                        "go on, and the run folder has every probe; further failures of %s are "
-                        "not reported.",
-                        name,
-                        type(error).__name__,
-                        error,
-                        name,
+                        f"crystalmon could not log to {name} ({type(error).__name__}: {error}). "
+                        "Training and the other trackers continue, and the run folder has every "
+                        f"probe. Further failures of {name} are not reported."
                     )
 
 
@@ -134,18 +134,23 @@ def sentence(event: Event) -> str:
 
 
 def tracker_metrics(record: ProbeRecord, name: str = DEFAULT_NAME) -> dict[str, float]:
-    """What trackers log of one probe: `<name>/<metric>`, `<name>_tasks/<task>/<metric>`.
-
-    Args:
-        record: the probe.
-        name: what the names begin with.
-    """
-    scalars = {f"{name}/{key}": value for key, value in record.metrics.items()}
-    scalars[f"{name}/phase"] = float(PHASES.index(record.phase))
-    scalars[f"{name}/probe_seconds"] = record.seconds
-    scalars[f"{name}/probe_share"] = record.share
-    for task_name, task in record.tasks.items():
-        prefix = f"{name}_tasks/{task_name}"
-        scalars |= {f"{prefix}/{key}": value for key, value in task.metrics.items()}
-        scalars[f"{prefix}/phase"] = float(PHASES.index(task.phase))
+    """What trackers log of one probe: `<name>/<metric>`, `<name>_tasks/<task>/<metric>`."""
+    scalars = {f"{name}/probe_seconds": record.seconds, f"{name}/probe_share": record.share}
+    tasks = {f"{name}_tasks/{task}": found for task, found in record.tasks.items()}
+    for prefix, found in {name: record, **tasks}.items():
+        scalars |= {f"{prefix}/{key}": value for key, value in found.metrics.items()}
+        scalars[f"{prefix}/phase"] = float(PHASES.index(found.phase))
     return scalars
+
+
+def check_writable(folder: Path, variable: str) -> None:
+    """Make a folder; an OSError says which environment variable names another one."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(
+            f"cannot write to {folder}: {error.strerror or error}. Make room, or set {variable} to "
+            "another folder."
+        ) from error

@@ -1,20 +1,31 @@
-"""make."""
+"""The one list of trackers, by their names in the trainer's `report_to`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from crystalmon.runs.names import DEFAULT_NAME
-from crystalmon.trackers.scalars_only import SCALAR_TRACKERS, ScalarTracker
-
-if TYPE_CHECKING:
-    pass
+from crystalmon.trackers import scalars_only
 from crystalmon.trackers.base import CompositeTracker, Tracker, WriteReport, logger
 from crystalmon.trackers.tensorboard import TensorBoardTracker
 from crystalmon.trackers.trackio import TrackioTracker
 from crystalmon.trackers.wandb import WandbTracker
+
+TRACKERS: dict[str, type[Tracker]] = {
+    "wandb": WandbTracker,
+    "tensorboard": TensorBoardTracker,
+    "trackio": TrackioTracker,
+    "mlflow": scalars_only.MLflowTracker,
+    "dagshub": scalars_only.MLflowTracker,  # transformers, too, reaches DagsHub through MLflow
+    "comet_ml": scalars_only.CometTracker,
+    "clearml": scalars_only.ClearMLTracker,
+    "swanlab": scalars_only.SwanLabTracker,
+}
+
+DESTINATIONS = tuple(
+    name for name, kind in TRACKERS.items() if kind.opened_for is not Tracker.opened_for
+)
+"""The trackers that a stored run can be sent to."""
 
 
 def make_tracker(
@@ -23,27 +34,17 @@ def make_tracker(
     name: str = DEFAULT_NAME,
     write_report: WriteReport | None = None,
 ) -> CompositeTracker:
-    """The trackers that a trainer reports to.
+    """The trackers in a trainer's `report_to`, as one; names without a tracker are logged.
 
-    Args:
-        report_to: the trainer's `report_to`; names that no tracker here covers are logged and
-            passed over.
-        output_dir: the trainer's output folder.
-        name: what the names of metrics begin with.
-        write_report: makes the page for the trackers that keep one.
+    The other arguments are those of each `Tracker`.
     """
-    factories: dict[str, Callable[[], Tracker]] = {
-        "wandb": lambda: WandbTracker(name, write_report),
-        "tensorboard": lambda: TensorBoardTracker(output_dir, name),
-        "trackio": lambda: TrackioTracker(name),
-        **{kind: partial(ScalarTracker, kind) for kind in SCALAR_TRACKERS},
-    }
     for kind in report_to:
-        if kind not in factories and kind != "none":
+        if kind not in TRACKERS and kind != "none":
             logger.warning(
-                "crystalmon does not log to %s. The run folder has every probe: "
-                "crystalmon report %s",
-                kind,
-                output_dir,
+                f"crystalmon does not log to {kind}. The run folder has every probe: "
+                f"crystalmon report {output_dir}"
             )
-    return CompositeTracker({kind: make() for kind, make in factories.items() if kind in report_to})
+    kinds = [kind for kind in TRACKERS if kind in report_to]
+    return CompositeTracker(
+        {kind: TRACKERS[kind](name, output_dir, write_report) for kind in kinds}
+    )

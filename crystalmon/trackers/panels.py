@@ -1,71 +1,47 @@
-"""Which curves belong on one panel: the one arrangement that every dashboard is built from."""
+"""What a dashboard shows: curves by panel, from the catalogue, and the answers of a probe."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Any
 
-from crystalmon.runs.names import DEFAULT_NAME
+from crystalmon.metrics.catalogue import BRIEF, COST, METRICS, panels
+from crystalmon.report.snapshot import Snapshot
+from crystalmon.runs.names import DEFAULT_NAME, STEP_KEY
 
-MEDIA_PREFIX = f"{DEFAULT_NAME}_media"
+TASKS = "Tasks"
 ANSWERS, DISTRIBUTIONS = "_media/answers", "_media/distributions"
 """The names of the picture and the table, after the run's own prefix."""
-ANSWERS_KEY, DISTRIBUTIONS_KEY = f"{DEFAULT_NAME}{ANSWERS}", f"{DEFAULT_NAME}{DISTRIBUTIONS}"
+
+SUMMARIES = {
+    metric.key: "last,max" if metric.better == "lower" else "last,min"
+    for metric in METRICS
+    if metric.better is not None and metric.level != "task"
+}
+"""What a run's summary keeps of a suite-level metric: its last value and its worst."""
 
 
-@dataclass(frozen=True)
-class Panel:
-    """Curves on one pair of axes.
+def dashboard(prefix: str = DEFAULT_NAME) -> dict[str, dict[str, list[str]]]:
+    """By section, by panel: the full names of its curves, in the order in which they are looked at.
 
-    Args:
-        title: in plain words.
-        keys: of suite-level metrics, without the prefix.
-        task_key: of a task-level metric instead, one curve a task.
+    A panel of the section `TASKS` has one curve a task: its one entry is a regular expression.
     """
+    sections = {
+        section: {title: [f"{prefix}/{metric.key}" for metric in group[title]] for title in group}
+        for section, group in panels().items()
+    }
+    sections[TASKS] = {
+        f"{metric.label.capitalize()} of each task": [f"{prefix}_tasks/.*/{metric.key}"]
+        for metric in BRIEF
+    }
+    sections[COST] = sections.pop(COST)  # the cost comes last
+    return sections
 
-    title: str
-    keys: tuple[str, ...] = ()
-    task_key: str | None = None
 
-    def curves(self, prefix: str = DEFAULT_NAME) -> list[str]:
-        """The curves' full names, or the one expression that finds them, in a run of that name."""
-        if self.task_key is not None:
-            return [f"^{prefix}_tasks/.*/{self.task_key}$"]
-        return [f"{prefix}/{key}" for key in self.keys]
-
-
-SECTIONS: dict[str, tuple[Panel, ...]] = {
-    "Crystallization": (
-        Panel("Do the wordings still answer differently?", ("order", "crystallinity", "seed_mass")),
-        Panel("Phase: 0 liquid, 1 nucleating, 2 crystallized, 3 settling, 4 melting", ("phase",)),
-        Panel("Variety between wordings (liquidity, nats)", ("liquidity", "entropy")),
-        Panel(
-            "Tasks in each phase (ordered: the base answered alike, so they take no part)",
-            ("tasks_liquid", "tasks_nucleating", "tasks_crystallized", "tasks_ordered"),
-        ),
-    ),
-    "Distance from the base": (
-        Panel(
-            "KL from the base and its parts (nats)",
-            ("free_energy", "free_energy_choice", "free_energy_format"),
-        ),
-        Panel("Probability on listed answers", ("coverage",)),
-    ),
-    "Tasks": (
-        Panel("Order of each task", task_key="order"),
-        Panel("Seed mass of each task", task_key="seed_mass"),
-    ),
-    "Cost of probing": (
-        Panel("Seconds per probe", ("probe_seconds",)),
-        Panel("Share of the run's time", ("probe_share",)),
-    ),
-}
-"""Sections of panels, in the order in which they are looked at."""
-
-SUMMARIES: dict[str, str] = {
-    "order": "last,max",
-    "crystallinity": "last,max",
-    "free_energy": "last,max",
-    "seed_mass": "last,min",
-    "coverage": "last,min",
-}
-"""What a run's summary keeps of the suite-level metrics that have a worst value."""
+def media(library: Any, snapshot: Snapshot, prefix: str) -> dict[str, Any]:
+    """What wandb and trackio, whose interfaces are alike, log of one probe's answers."""
+    step = snapshot.record.step
+    return {
+        prefix + ANSWERS: library.Image(snapshot.image, caption=f"step {step}"),
+        prefix + DISTRIBUTIONS: library.Table(columns=snapshot.columns, data=snapshot.rows),
+        STEP_KEY: step,
+    }

@@ -1,4 +1,4 @@
-"""How often trackers get pictures: drawing and sending them must not cost the training much."""
+"""How often trackers get pictures: drawing and sending them must not slow the training down."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 
 @dataclass
-class Pace:
-    """Decides which probes are shown: the first, changes of phase, and ever fewer of the rest.
+class PictureRate:
+    """Picks the probes to show: the first, each change of phase, and ever fewer of the rest.
 
     Args:
-        every: at first, so many probes from one to the next; the distance grows by a fifth of
-            the probes done, so that 1,000 probes make about 20 pictures.
-        patience: pictures take at most about 1 / patience of the time, the first one apart.
+        every: the least distance between two pictures, in probes. The distance grows by a fifth of
+            the probes done, so 1,000 probes make about 20 pictures.
+        patience: pictures, apart from the first, take at most about 1 / patience of the time.
     """
 
     every: int = 10
@@ -22,20 +22,17 @@ class Pace:
     _probes: int = 0
     _next: int = 0
     _phase: str | None = None
-    _cost: float = 0.0
-    _since: float = -math.inf
+    _rests_until: float = -math.inf
 
     def is_due(self, phase: str) -> bool:
-        """Count one more probe; whether it is to be shown."""
+        """Count one more probe; returns whether to show it."""
         index, self._probes = self._probes, self._probes + 1
-        rested = time.monotonic() - self._since >= self.patience * self._cost
         due = index >= self._next or phase != self._phase
-        if not (due and rested):
+        if not due or time.monotonic() < self._rests_until:
             return False
-        self._next = index + max(self.every, index // 5)
-        self._phase = phase
+        self._next, self._phase = index + max(self.every, index // 5), phase
         return True
 
     def took(self, seconds: float) -> None:
         """Note what the last picture cost."""
-        self._cost, self._since = seconds, time.monotonic()
+        self._rests_until = time.monotonic() + self.patience * seconds

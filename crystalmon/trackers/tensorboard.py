@@ -1,42 +1,48 @@
-"""tensorboard."""
+"""TensorBoard: an event file beside the trainer's, or a log folder for a stored run."""
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from crystalmon.report.snapshot import Snapshot
 from crystalmon.runs.names import DEFAULT_NAME
+from crystalmon.runs.reader import Run
 from crystalmon.runs.records import Event
-from crystalmon.trackers.panels import ANSWERS, SECTIONS
+from crystalmon.trackers.base import Tracker, check_writable, sentence
+from crystalmon.trackers.panels import ANSWERS, dashboard
 
-if TYPE_CHECKING:
-    from crystalmon.report.snapshot import Snapshot
-from crystalmon.trackers.base import sentence
+FOLDER_VARIABLE = "TENSORBOARD_LOGGING_DIR"
+"""The environment variable by which transformers lets the user choose the log folder."""
 
 
-class TensorBoardTracker:
+class TensorBoardTracker(Tracker):
     """Writes its own event file, in a subfolder of the trainer's.
 
-    The trainer's writer is out of reach, and TensorBoard shows one event file a folder at a time:
-    a second file beside the first would shadow it. In a subfolder it is a run of its own, named
-    after its parent, on the same step axis.
-
-    Args:
-        output_dir: the trainer's output folder.
-        name: the subfolder's name.
-        folder: to write to, where it is not to be found beside a trainer's.
+    The trainer's writer is out of reach, and TensorBoard shows one event file a folder: a second
+    one would hide the first. In a subfolder it is a run of its own, on the same step axis.
     """
 
-    def __init__(
-        self, output_dir: str, name: str = DEFAULT_NAME, folder: Path | None = None
-    ) -> None:
-        self._output_dir, self._name, self._folder = output_dir, name, folder
-        self._writer: Any = None
+    _folder: Path | None = None
+    _writer: Any = None
+
+    @contextmanager
+    def opened_for(self, run: Run, project: str) -> Iterator[str]:
+        """Choose a log folder for a stored run; TensorBoard has no projects."""
+        logs = Path(self.output_dir) / "runs"
+        if chosen := os.environ.get(FOLDER_VARIABLE):  # shared by many runs, some of one name
+            mark = hashlib.sha256(str(run.folder.resolve()).encode()).hexdigest()[:6]
+            logs = Path(chosen).expanduser() / f"{run.name}-{mark}"
+        self._folder = logs / self.name
+        check_writable(self._folder, FOLDER_VARIABLE)
+        yield str(self._folder)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Log one probe, and write it out."""
+        """Log the numbers, and write them out."""
         writer = self._open(step)
         for key, value in metrics.items():
             writer.add_scalar(key, value, step)
@@ -44,21 +50,16 @@ class TensorBoardTracker:
 
     def show(self, snapshot: Snapshot) -> None:
         """Add the answers as an image, and write it out."""
-        writer = self._open(snapshot.record.step)
-        writer.add_image(
-            f"{self._name}{ANSWERS}", snapshot.image, snapshot.record.step, dataformats="HWC"
-        )
+        writer, step = self._open(snapshot.record.step), snapshot.record.step
+        writer.add_image(self.name + ANSWERS, snapshot.image, step, dataformats="HWC")
         writer.flush()
 
     def event(self, event: Event) -> None:
         """Add the event's sentence as text under `<name>_events/<kind>`, and write it out."""
         writer = self._open(event.step)
         place = f"/{event.task}" if event.task is not None else ""
-        writer.add_text(f"{self._name}_events/{event.kind}{place}", sentence(event), event.step)
+        writer.add_text(f"{self.name}_events/{event.kind}{place}", sentence(event), event.step)
         writer.flush()
-
-    def alert(self, title: str, text: str) -> None:
-        """Do nothing: TensorBoard has no alerts, and shows every event as text."""
 
     def close(self) -> None:
         """Close the event file."""
@@ -70,37 +71,31 @@ class TensorBoardTracker:
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter
 
-            folder = self._folder or tensorboard_folder(self._output_dir, self._name)
+            folder = self._folder or tensorboard_folder(self.output_dir, self.name)
             # purge_step: in a folder that a resumed run shares, later steps are superseded
             self._writer = SummaryWriter(str(folder), purge_step=step)
-            self._writer.add_custom_scalars(tensorboard_layout(self._name))
+            layout = {
+                section: {
+                    title: ["Multiline", [f"^{curve}$" for curve in curves]]
+                    for title, curves in panels.items()
+                }
+                for section, panels in dashboard(self.name).items()
+            }
+            self._writer.add_custom_scalars(layout)
         return self._writer
 
 
 def tensorboard_folder(output_dir: str, name: str = DEFAULT_NAME) -> Path:
-    """Where the TensorBoard tracker writes: beside what transformers' own writer writes.
+    """The subfolder `name` of the trainer's log folder.
 
-    That is the subfolder `name` of `TENSORBOARD_LOGGING_DIR` if that is set, else of the
-    folder below `<output_dir>/runs` with the newest event file of this process, else of
-    `<output_dir>/runs`.
+    The log folder is `TENSORBOARD_LOGGING_DIR` if that is set, else the folder below
+    `<output_dir>/runs` with the newest event file of this process, else `<output_dir>/runs`.
     """
-    chosen = os.environ.get("TENSORBOARD_LOGGING_DIR")
-    if chosen:
+    if chosen := os.environ.get(FOLDER_VARIABLE):
         return Path(chosen).expanduser() / name
     runs = Path(output_dir) / "runs"
     # events.out.tfevents.<time>.<host>.<pid>.<count>
-    mine = [
-        file
-        for file in runs.rglob(f"events.out.tfevents.*.{os.getpid()}.*")
-        if not file.parent.name.startswith(DEFAULT_NAME)
-    ]
+    files = runs.rglob(f"events.out.tfevents.*.{os.getpid()}.*")
+    mine = [file for file in files if not file.parent.name.startswith(DEFAULT_NAME)]
     newest = max(mine, key=lambda file: file.stat().st_mtime_ns, default=None)
     return (runs if newest is None else newest.parent) / name
-
-
-def tensorboard_layout(name: str = DEFAULT_NAME) -> dict[str, dict[str, list[Any]]]:
-    """The layout of TensorBoard's tab for custom scalars: sections, charts, names of curves."""
-    return {
-        section: {panel.title: ["Multiline", panel.curves(name)] for panel in panels}
-        for section, panels in SECTIONS.items()
-    }

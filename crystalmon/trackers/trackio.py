@@ -1,31 +1,38 @@
-"""trackio."""
+"""Trackio: the active run, or one of its own for a stored run."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+import importlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 
-from crystalmon.runs.names import DEFAULT_NAME, STEP_KEY
+from crystalmon.report.snapshot import Snapshot
+from crystalmon.runs.names import STEP_KEY
+from crystalmon.runs.reader import Run
 from crystalmon.runs.records import Event
-from crystalmon.trackers.panels import ANSWERS, DISTRIBUTIONS
-
-if TYPE_CHECKING:
-    from crystalmon.report.snapshot import Snapshot
-from crystalmon.trackers.base import sentence
+from crystalmon.trackers.base import Tracker, check_writable, sentence
+from crystalmon.trackers.panels import media
 
 
-class TrackioTracker:
-    """Logs into the active trackio run; events are its alerts, louder for the whole suite.
+class TrackioTracker(Tracker):
+    """Logs into the active trackio run; events are alerts, louder for the whole suite."""
 
-    Args:
-        name: what the metrics' names begin with.
-    """
+    @contextmanager
+    def opened_for(self, run: Run, project: str) -> Iterator[str]:
+        """Open a trackio run for a stored run."""
+        import trackio
 
-    def __init__(self, name: str = DEFAULT_NAME) -> None:
-        self._name = name
+        # trackio itself would only warn, and keep nothing
+        check_writable(Path(importlib.import_module("trackio.utils").TRACKIO_DIR), "TRACKIO_DIR")
+        trackio.init(project=project, name=run.name, config=dict(run.info), embed=False)
+        try:
+            yield f"trackio show --project {project}"
+        finally:
+            trackio.finish()
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Log one probe."""
+        """Log the numbers with the trainer's step; trackio's own step counts log calls."""
         import trackio
 
         trackio.log({**metrics, STEP_KEY: step})
@@ -34,34 +41,14 @@ class TrackioTracker:
         """Log the answers as an image and as a table."""
         import trackio
 
-        caption = f"step {snapshot.record.step}"
-        trackio.log(
-            {
-                f"{self._name}{ANSWERS}": trackio.Image(snapshot.image, caption=caption),
-                f"{self._name}{DISTRIBUTIONS}": trackio.Table(
-                    columns=snapshot.columns, data=snapshot.rows
-                ),
-                STEP_KEY: snapshot.record.step,
-            }
-        )
+        trackio.log(media(trackio, snapshot, self.name))
 
     def event(self, event: Event) -> None:
         """Raise the event as an alert: a note for a task, a warning for the suite."""
+        self.alert(event.kind, sentence(event), "WARN" if event.task is None else "INFO")
+
+    def alert(self, title: str, text: str, level: str = "WARN") -> None:
+        """Raise an alert."""
         import trackio
 
-        levels = trackio.AlertLevel
-        # the text carries the step: trackio's own one counts log calls
-        trackio.alert(
-            title=event.kind,
-            text=sentence(event),
-            level=levels.WARN if event.task is None else levels.INFO,
-        )
-
-    def alert(self, title: str, text: str) -> None:
-        """Raise an alert of the middle level."""
-        import trackio
-
-        trackio.alert(title=title, text=text, level=trackio.AlertLevel.WARN)
-
-    def close(self) -> None:
-        """Do nothing: the run is the trainer's."""
+        trackio.alert(title=title, text=text, level=trackio.AlertLevel[level])

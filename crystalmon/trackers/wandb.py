@@ -1,65 +1,72 @@
-"""wandb."""
+"""Weights & Biases: the active run, or one of its own for a stored run."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from crystalmon.runs.names import DEFAULT_NAME, STEP_KEY
-from crystalmon.runs.records import PHASES, Event
-from crystalmon.trackers.panels import ANSWERS, DISTRIBUTIONS, SUMMARIES
+from crystalmon.metrics.catalogue import PHASES
+from crystalmon.report.snapshot import Snapshot
+from crystalmon.runs.names import STEP_KEY
+from crystalmon.runs.reader import Run
+from crystalmon.runs.records import Event
+from crystalmon.trackers.base import Tracker, sentence
+from crystalmon.trackers.panels import SUMMARIES, media
 
-if TYPE_CHECKING:
-    from crystalmon.report.snapshot import Snapshot
-from crystalmon.trackers.base import WriteReport, sentence
 
-
-class WandbTracker:
+class WandbTracker(Tracker):
     """Logs into the active wandb run.
 
-    No `step=` is passed: wandb's own step counts log calls and must not go back, so the trainer's
-    step goes in as the metric that transformers plots against. Events are sentences in the run's
-    summary, and those of the whole suite are alerts.
-
-    Args:
-        name: what the metrics' names begin with.
-        write_report: makes the page that becomes an artifact at the end. None for no report.
+    wandb's own step counts log calls and must not go back. So no `step=` is passed, and the
+    trainer's step is logged as the metric that transformers plots against.
     """
 
-    def __init__(self, name: str = DEFAULT_NAME, write_report: WriteReport | None = None) -> None:
-        self._name, self._write_report = name, write_report
-        self._run_id: str | None = None
-        self._sentences: list[str] = []
+    _run_id: str | None = None
+    _sentences: tuple[str, ...] = ()
+
+    @contextmanager
+    def opened_for(self, run: Run, project: str) -> Iterator[str]:
+        """Open a wandb run for a stored run; raises a ValueError if wandb does not take it."""
+        import wandb
+
+        if wandb.run is not None and not wandb.run.disabled:
+            raise ValueError(
+                f"wandb has an active run, {wandb.run.name or wandb.run.id!r}. Finish it first: "
+                "the stored run becomes a run of its own."
+            )
+        try:
+            opened = wandb.init(project=project, name=run.name, config=dict(run.info))
+        except (wandb.Error, ValueError) as error:
+            raise ValueError(
+                f"wandb does not take the run: {' '.join(str(error).split())}. Correct that, log "
+                "in with `wandb login`, or set WANDB_MODE=offline."
+            ) from error
+        with opened:
+            if opened.disabled:
+                raise ValueError("wandb is disabled. Unset WANDB_MODE, or set it to offline.")
+            yield opened.url or str(opened.dir)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Log one probe."""
+        """Log the numbers with the trainer's step, and the phase by its name."""
         run = self._active_run()
         run.log({**metrics, STEP_KEY: step})
-        phase = metrics.get(f"{self._name}/phase")
-        if phase is not None:
-            run.summary[f"{self._name}/phase_name"] = PHASES[int(phase)]
+        if (phase := metrics.get(f"{self.name}/phase")) is not None:
+            run.summary[f"{self.name}/phase_name"] = PHASES[int(phase)]
 
     def show(self, snapshot: Snapshot) -> None:
         """Log the answers as an image and as a table."""
         import wandb
 
-        picture = wandb.Image(snapshot.image, caption=f"step {snapshot.record.step}")
-        table = wandb.Table(columns=list(snapshot.columns), data=list(snapshot.rows))
-        self._active_run().log(
-            {
-                f"{self._name}{ANSWERS}": picture,
-                f"{self._name}{DISTRIBUTIONS}": table,
-                STEP_KEY: snapshot.record.step,
-            }
-        )
+        self._active_run().log(media(wandb, snapshot, self.name))
 
     def event(self, event: Event) -> None:
-        """Add the event's sentence to the run's summary; alert if it is of the whole suite."""
+        """Add the event's sentence to the run's summary; alert if it concerns the whole suite."""
         run = self._active_run()
-        self._sentences.append(sentence(event))
-        run.summary[f"{self._name}/events"] = list(self._sentences)
+        self._sentences += (sentence(event),)
+        run.summary[f"{self.name}/events"] = list(self._sentences)
         if event.task is None:
             self.alert(f"crystalmon: {event.kind}", sentence(event))
 
@@ -68,19 +75,19 @@ class WandbTracker:
         self._active_run().alert(title=title, text=text)
 
     def close(self) -> None:
-        """Keep the report as an artifact; the run itself is the trainer's."""
+        """Keep the report as an artifact."""
         import wandb
 
-        if wandb.run is None or self._write_report is None:
+        if wandb.run is None or self.write_report is None:
             return
         with tempfile.TemporaryDirectory() as place:
-            page = self._write_report(Path(place) / "report.html")
-            artifact = wandb.Artifact(f"{self._name}-report-{wandb.run.id}", type="report")
+            page = self.write_report(Path(place) / "report.html")
+            artifact = wandb.Artifact(f"{self.name}-report-{wandb.run.id}", type="report")
             artifact.add_file(str(page), name=page.name)
             wandb.run.log_artifact(artifact)
 
     def _active_run(self) -> Any:
-        """The active run; on meeting it first, tell it which metric the step is."""
+        """The active run; a new one is first told which metric the step is."""
         import wandb
 
         run = wandb.run
@@ -88,9 +95,8 @@ class WandbTracker:
             raise RuntimeError("wandb has no active run. Call wandb.init() before training")
         if run.id != self._run_id:
             for glob in ("/*", "_tasks/*", "_experiments/*", "_media/*"):
-                run.define_metric(f"{self._name}{glob}", step_metric=STEP_KEY)
+                run.define_metric(f"{self.name}{glob}", step_metric=STEP_KEY)
             for key, summary in SUMMARIES.items():
-                run.define_metric(f"{self._name}/{key}", step_metric=STEP_KEY, summary=summary)
-            self._run_id = run.id
-            self._sentences = []
+                run.define_metric(f"{self.name}/{key}", step_metric=STEP_KEY, summary=summary)
+            self._run_id, self._sentences = run.id, ()
         return run

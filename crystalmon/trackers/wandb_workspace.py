@@ -6,23 +6,16 @@ import os
 from typing import Any
 
 from crystalmon.runs.names import DEFAULT_NAME, STEP_KEY
-from crystalmon.trackers.panels import ANSWERS_KEY, DISTRIBUTIONS_KEY, MEDIA_PREFIX, SECTIONS, Panel
+from crystalmon.trackers.panels import ANSWERS, DISTRIBUTIONS, TASKS, dashboard
 
 
 def build_workspace(entity: str, project: str) -> Any:
-    """The workspace, not saved yet; building it needs no network.
-
-    Args:
-        entity: the W&B user or team.
-        project: the W&B project that the runs were logged to.
-
-    Returns:
-        A `wandb_workspaces.workspaces.Workspace`; `.save()` sends it to W&B.
+    """Build the workspace of a user's or team's project; its `.save()` sends it to W&B.
 
     Raises:
         ModuleNotFoundError: if wandb-workspaces is not installed.
     """
-    # the package tells W&B of each use by default, and waits for it where there is no network
+    # by default the package reports each use to W&B, and without a network it waits for that
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     try:
         import wandb_workspaces.reports.v2 as panels
@@ -32,26 +25,26 @@ def build_workspace(entity: str, project: str) -> Any:
             "a workspace needs the package wandb-workspaces. Run `pip install wandb-workspaces`."
         ) from error
 
-    def line_plot(panel: Panel) -> Any:
-        if panel.task_key is None:
-            return panels.LinePlot(title=panel.title, x=STEP_KEY, y=[*panel.curves()])
-        return panels.LinePlot(title=panel.title, x=STEP_KEY, metric_regex=panel.curves()[0])
+    def plot(section: str, title: str, curves: list[str]) -> Any:
+        shown: Any = {"metric_regex": f"^{curves[0]}$"} if section == TASKS else {"y": curves}
+        return panels.LinePlot(title=title, x=STEP_KEY, **shown)
+
+    def section(name: str, shown: list[Any]) -> Any:
+        return workspaces.Section(name=name, panels=shown, is_open=True)
 
     sections = [
-        workspaces.Section(name=name, panels=[line_plot(panel) for panel in group], is_open=True)
-        for name, group in SECTIONS.items()
+        section(name, [plot(name, *panel) for panel in group.items()])
+        for name, group in dashboard().items()
     ]
-    media: list[Any] = [
-        panels.MediaBrowser(title="Answers: wordings × choices", media_keys=[ANSWERS_KEY]),
-        panels.MediaBrowser(title="Distributions", media_keys=[DISTRIBUTIONS_KEY]),
+    media = {"Answers: wordings × choices": ANSWERS, "Distributions": DISTRIBUTIONS}
+    browsers = [
+        panels.MediaBrowser(title=title, media_keys=[DEFAULT_NAME + key])
+        for title, key in media.items()
     ]
-    sections.insert(1, workspaces.Section(name=MEDIA_PREFIX, panels=media, is_open=True))
+    sections.insert(1, section(f"{DEFAULT_NAME}_media", browsers))
+    settings = workspaces.WorkspaceSettings(x_axis=STEP_KEY)
     return workspaces.Workspace(
-        entity=entity,
-        project=project,
-        name=DEFAULT_NAME,
-        sections=sections,
-        settings=workspaces.WorkspaceSettings(x_axis=STEP_KEY),
+        entity=entity, project=project, name=DEFAULT_NAME, sections=sections, settings=settings
     )
 
 
@@ -61,8 +54,8 @@ def describe_workspace(workspace: Any) -> list[str]:
     Raises:
         ValueError: if the schema refuses the workspace.
     """
-    view = workspace._to_model()
-    type(view).model_validate(view.model_dump(by_alias=True))
+    model = workspace._to_model()
+    type(model).model_validate(model.model_dump(by_alias=True))
     lines: list[str] = []
     for section in workspace.sections:
         lines.append(section.name)

@@ -236,10 +236,10 @@ def nan_weights(out: Path, bare: str) -> Outcome:
 def failing_probe(out: Path, bare: str) -> Outcome:
     probe = Monitor.probe
 
-    def broken(self: Any, step: int = 0, epoch: Any = None) -> Any:
+    def broken(self: Any, step: int = 0, epoch: Any = None, **options: Any) -> Any:
         if step in FAULTY:
             raise RuntimeError("an unknown kernel error")
-        return probe(self, step, epoch)
+        return probe(self, step, epoch, **options)
 
     with mock.patch.object(Monitor, "probe", broken):
         rows, said = train(out, [watched()])
@@ -250,7 +250,7 @@ def failing_probe(out: Path, bare: str) -> Outcome:
 
 
 def strict(out: Path, bare: str) -> Outcome:
-    def broken(self: Any, step: int = 0, epoch: Any = None) -> Any:
+    def broken(self: Any, step: int = 0, epoch: Any = None, **options: Any) -> Any:
         raise RuntimeError("an unknown kernel error")
 
     try:

@@ -220,26 +220,20 @@ function drawPhases() {
 
 // --- signals ---------------------------------------------------------------------------------
 
-const SIGNALS = [
-  { key: "order", words: "0: as different as in the base, 1: all alike", width: 3 },
-  { key: "crystallinity", words: "nearness to the winning wording’s answers", dash: "dash" },
-  { key: "seed_mass", words: "share of answers that stay on the winner’s", dash: "dot" },
-  { key: "liquidity", words: "variety between wordings, 1 = the base’s", dash: "dashdot", relative: true },
-];
-const DRIFT = [
-  { key: "free_energy", words: "distance from the base over all words (KL)", unit: "nats" },
-  { key: "coverage", words: "probability that falls on a listed answer" },
-];
-
-const scaleOf = (lane, signal) => (signal.relative ? 1 / (lane.base_liquidity || NaN) : 1);
-const labelOf = (signal) => (signal.relative ? "liquidity / base" : spoken(signal.key));
+// A metric whose value in the base is known is drawn relative to that value, beside others without unit.
+function signalsOf(lane) {
+  return briefMetrics(CRYSTALLIZATION).map((metric, index) => {
+    const base = lane.base_values[metric.key], relative = metric.key in lane.base_values;
+    return { ...metric, dash: DASHES[index % DASHES.length], width: index ? 2 : 3, label: metric.label + (relative ? " / base" : ""), scale: relative ? 1 / (base || NaN) : 1 };
+  });
+}
 
 function key(signal, colour, value, redraw) {
-  const dash = { dash: "7 4", dot: "2 4", dashdot: "7 3 2 3" }[signal.dash] || "";
+  const dash = { dash: "7 4", dot: "2 4", dashdot: "7 3 2 3", longdash: "12 4", longdashdot: "12 3 2 3" }[signal.dash] || "";
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   svg.setAttribute("width", 26); svg.setAttribute("height", 8); svg.setAttribute("aria-hidden", "true");
   const line = document.createElementNS("http://www.w3.org/2000/svg", "line");
-  for (const [name, to] of Object.entries({ x1: 0, x2: 26, y1: 4, y2: 4, stroke: colour, "stroke-width": signal.width || 2.4, "stroke-dasharray": dash }))
+  for (const [name, to] of Object.entries({ x1: 0, x2: 26, y1: 4, y2: 4, stroke: colour, "stroke-width": signal.width, "stroke-dasharray": dash }))
     line.setAttribute(name, to);
   svg.append(line);
   return el("button", { type: "button", class: "key", "data-key": signal.key, "aria-pressed": String(!state.hidden.has(signal.key)), onclick: () => {
@@ -247,40 +241,41 @@ function key(signal, colour, value, redraw) {
     redraw();
     const again = document.querySelector(`.key[data-key="${signal.key}"]`);
     if (again) again.focus();
-  } }, svg, el("span", {}, labelOf(signal) + " ", el("b", {}, value), el("small", {}, signal.words)));
+  } }, svg, el("span", {}, signal.label + " ", el("b", {}, value), el("small", {}, signal.summary)));
 }
 
 function drawSignals() {
-  if (comparing()) return drawFacets($("signals"), SIGNALS, "signals");
+  if (comparing()) return drawFacets($("signals"), CRYSTALLIZATION, "signals");
   const lane = state.data.lanes[0];
-  const there = SIGNALS.filter((signal) => lane.series[signal.key] && (!signal.relative || known(lane.base_liquidity)));
+  const there = signalsOf(lane).filter((signal) => lane.series[signal.key] && known(signal.scale));
+  const now = (signal) => { const value = last(lane.series[signal.key].v); return fixed(known(value) ? value * signal.scale : null, 2); };
   let chart = $("chart-signals");
   if (!chart) {
     fill($("signals"), el("div", { class: "keys" }), (chart = el("div", { id: "chart-signals", class: "chart", role: "img" })));
   }
-  fill($("signals").firstChild, ...there.map((signal) => {
-    const value = last(lane.series[signal.key].v);
-    return key(signal, shown(COLOUR[signal.key]), fixed(known(value) ? value * scaleOf(lane, signal) : null, 2), drawSignals);
-  }));
+  fill($("signals").firstChild, ...there.map((signal) => key(signal, shown(signal.colour), now(signal), drawSignals)));
   const visible = there.filter((signal) => !state.hidden.has(signal.key)).reverse();
-  const traces = visible.flatMap((signal) => curve(lane, lane.series[signal.key], { name: labelOf(signal), colour: shown(COLOUR[signal.key]), dash: signal.dash, width: signal.width, scale: scaleOf(lane, signal) }));
+  const traces = visible.flatMap((signal) => curve(lane, lane.series[signal.key], { ...signal, name: signal.label, colour: shown(signal.colour), unit: "" }));
   const flags = eventMarks(), stages = stageMarks(false);
   const height = narrow() ? 300 : 360;
   chart.style.height = `${height}px`;
-  chart.setAttribute("aria-label", "Along training: " + there.map((signal) => `${labelOf(signal)} ends at ${fixed(last(lane.series[signal.key].v) * scaleOf(lane, signal), 2)}`).join(", "));
+  chart.setAttribute("aria-label", "Along training: " + there.map((signal) => `${signal.label} ends at ${now(signal)}`).join(", "));
   plot(chart, traces, { height, margin: { l: edge(), t: flags.annotations.length ? 30 + 19 * Math.max(0, ...flags.annotations.map((a) => (a.yshift - 1) / 19)) : 10 }, xaxis: stepAxis({ hoverformat: ".0f" }), yaxis: axis({ tickformat: ".1f", rangemode: "normal", fixedrange: true, autorangeoptions: { include: [0, 1.02] } }), shapes: [...stages.shapes, ...flags.shapes], annotations: [...stages.annotations, ...flags.annotations] });
 }
 
-// Runs side by side: one small chart a signal, one line a run.
-function drawFacets(home, signals, name) {
+// Runs side by side: one small chart a metric, one line a run.
+function drawFacets(home, section, name) {
   const { lanes } = state.data;
-  const there = signals.filter((signal) => lanes.some((lane) => lane.series[signal.key]));
+  const there = briefMetrics(section).filter((metric) => lanes.some((lane) => lane.series[metric.key]));
+  const relative = (metric) => section === CRYSTALLIZATION && metric.key in lanes[0].base_values;
+  const label = (metric) => metric.label + (relative(metric) ? " / base" : metric.unit ? ` [${metric.unit}]` : "");
   if (!$(`chart-${name}-0`) || home.querySelectorAll(".facet").length !== there.length)
-    fill(home, el("div", { class: "legend" }), el("div", { class: "facets" }, ...there.map((signal, index) =>
-      el("div", { class: "facet" }, el("h3", {}, labelOf(signal) + " ", el("small", {}, signal.words)), el("div", { id: `chart-${name}-${index}`, class: "chart", role: "img", "aria-label": `${labelOf(signal)} of each run along training` })))));
+    fill(home, el("div", { class: "legend" }), el("div", { class: "facets" }, ...there.map((metric, index) =>
+      el("div", { class: "facet" }, el("h3", {}, label(metric) + " ", el("small", {}, metric.summary)), el("div", { id: `chart-${name}-${index}`, class: "chart", role: "img", "aria-label": `${label(metric)} of each run along training` })))));
   fill(home.firstChild, ...lanes.map((lane, index) => el("span", {}, swatch(laneColour(index)), lane.name)));
-  there.forEach((signal, index) => {
-    const traces = lanes.flatMap((lane, at) => (lane.series[signal.key] ? curve(lane, lane.series[signal.key], { name: clip(lane.name, 30), colour: laneColour(at), dash: DASHES[at % DASHES.length], width: 2.4, scale: scaleOf(lane, signal) }) : []));
+  there.forEach((metric, index) => {
+    const scale = (lane) => (relative(metric) ? 1 / (lane.base_values[metric.key] || NaN) : 1);
+    const traces = lanes.flatMap((lane, at) => (lane.series[metric.key] ? curve(lane, lane.series[metric.key], { name: clip(lane.name, 30), colour: laneColour(at), dash: DASHES[at % DASHES.length], width: 2.4, scale: scale(lane) }) : []));
     const flags = index === 0 && name === "signals" ? eventMarks() : { shapes: [], annotations: [] };
     $(`chart-${name}-${index}`).style.height = "240px";
     plot(`chart-${name}-${index}`, traces, { height: 240, margin: { t: flags.annotations.length ? 46 : 10 }, xaxis: stepAxis({}), yaxis: axis({ fixedrange: true, rangemode: "tozero" }), ...flags });
@@ -289,29 +284,35 @@ function drawFacets(home, signals, name) {
 
 // --- distance from the base, and cost ----------------------------------------------------------
 
+// One chart a panel. Parts of a metric add up to it, so they are stacked under its line.
 function drawDrift() {
-  if (comparing()) return drawFacets($("drift"), DRIFT, "drift");
-  const lane = state.data.lanes[0], { series } = lane;
-  if (!$("chart-energy"))
-    fill($("drift"), el("div", { class: "facets" },
-      el("div", { class: "facet" }, el("h3", {}, "free energy ", el("small", {}, "KL from the base over the whole vocabulary, in nats, and its two parts")), el("div", { class: "legend" }), el("div", { id: "chart-energy", class: "chart", role: "img", "aria-label": "Free energy and its two parts along training" })),
-      el("div", { class: "facet" }, el("h3", {}, "coverage ", el("small", {}, "probability that falls on a listed answer")), el("div", { class: "legend" }, el("span", {}, "lower: other words and formats take over")), el("div", { id: "chart-coverage", class: "chart", role: "img", "aria-label": "Coverage along training" }))));
-  fill($("drift").querySelector(".legend"),
-    el("span", {}, swatch(shown(COLOUR.free_energy)), "total"), el("span", {}, swatch(shown(COLOUR.choice)), "which answer"), el("span", {}, swatch(shown(COLOUR.format)), "everything else"));
-  const traces = [];
-  const choice = series.free_energy_choice, format = series.free_energy_format;
-  if (choice && format)
-    lane.runs.forEach((run, stage) => {
-      const at = lane.x.map((_, i) => i).filter((i) => lane.stage[i] === stage);
-      const area = (values, colour, name) => ({ x: at.map((i) => lane.x[i]), y: values, type: "scatter", mode: "lines", line: { width: 0 }, stackgroup: `stage${stage}`, fillcolor: rgba(colour, 0.55), name, hovertemplate: `${name} %{y:.3f}<extra></extra>` });
-      traces.push(area(at.map((i) => choice.v[i]), shown(COLOUR.choice), "which answer"), area(at.map((i) => format.v[i]), shown(COLOUR.format), "everything else"));
-    });
-  if (series.free_energy) traces.push(...curve(lane, series.free_energy, { name: "total", colour: shown(COLOUR.free_energy), width: 2 }));
-  const stages = stageMarks(true);
-  const top = stages.annotations.length ? 24 : 10;
-  for (const id of ["chart-energy", "chart-coverage"]) $(id).style.height = "250px";
-  plot("chart-energy", traces, { height: 250, margin: { t: top }, xaxis: stepAxis({}), yaxis: axis({ rangemode: "tozero", fixedrange: true }), ...stages });
-  plot("chart-coverage", series.coverage ? curve(lane, series.coverage, { name: "coverage", colour: shown(COLOUR.coverage), width: 2.4 }) : [], { height: 250, margin: { t: top }, xaxis: stepAxis({}), yaxis: axis({ range: [0, 1.04], tickformat: ".0%", fixedrange: true }), ...stages });
+  if (comparing()) return drawFacets($("drift"), DISTANCE, "drift");
+  const lane = state.data.lanes[0], metrics = allMetrics().filter((metric) => metric.section === DISTANCE);
+  const panels = [...new Set(metrics.map((metric) => metric.panel))].map((title) => metrics.filter((metric) => metric.panel === title));
+  if (!$(`chart-${panels[0][0].key}`))
+    fill($("drift"), el("div", { class: "facets" }, ...panels.map((panel) => el("div", { class: "facet" },
+      el("h3", {}, panel[0].label + (panel[0].unit ? ` [${panel[0].unit}] ` : " "), el("small", {}, panel[0].summary)),
+      el("div", { class: "legend" }, ...(panel.length > 1 ? panel : []).map((metric) => el("span", { title: metric.summary, "data-colour": metric.colour }, metric.label))),
+      el("div", { id: `chart-${panel[0].key}`, class: "chart", role: "img", "aria-label": `${panel.map((metric) => metric.label).join("; ")} along training` })))));
+  for (const entry of $("drift").querySelectorAll(".legend span[data-colour]"))
+    fill(entry, swatch(shown(entry.dataset.colour)), entry.textContent);
+  const stages = stageMarks(true), top = stages.annotations.length ? 24 : 10;
+  for (const panel of panels) {
+    const there = panel.filter((metric) => lane.series[metric.key]);
+    const traces = there.filter((metric) => metric.part).flatMap((metric) => areas(lane, metric));
+    for (const metric of there.filter((one) => !one.part))
+      traces.push(...curve(lane, lane.series[metric.key], { name: metric.label, colour: shown(metric.colour) }));
+    const range = panel[0].unit ? { rangemode: "tozero" } : { range: [0, 1.04], tickformat: ".0%" };
+    $(`chart-${panel[0].key}`).style.height = "250px";
+    plot(`chart-${panel[0].key}`, traces, { height: 250, margin: { t: top }, xaxis: stepAxis({}), yaxis: axis({ ...range, fixedrange: true }), ...stages });
+  }
+}
+
+function areas(lane, metric) {
+  return lane.runs.map((run, stage) => {
+    const at = lane.x.map((_, i) => i).filter((i) => lane.stage[i] === stage);
+    return { x: at.map((i) => lane.x[i]), y: at.map((i) => lane.series[metric.key].v[i]), type: "scatter", mode: "lines", line: { width: 0 }, stackgroup: `stage${stage}`, fillcolor: rgba(shown(metric.colour), 0.55), name: plain(metric.label), hovertemplate: `${plain(metric.label)} %{y:.3f}<extra></extra>` };
+  });
 }
 
 function drawCost() {

@@ -39,11 +39,7 @@ function bytes(text) {
 }
 const probability = (byte) => (byte / 255) ** 2;
 
-// Colours. The base palette is that of Okabe and Ito; on dark ground the deep ones are lifted.
-const COLOUR = {
-  order: "#0072B2", crystallinity: "#CC79A7", seed_mass: "#E69F00", liquidity: "#56B4E9",
-  free_energy: "#000000", choice: "#009E73", format: "#F0E442", coverage: "#D55E00",
-};
+// Colours come with the data: the palette of Okabe and Ito. On dark ground the deep ones are lifted.
 const LIFTED = {
   "#0072B2": "#4C9FE0", "#56B4E9": "#A5D8F6", "#000000": "#E9EDF2", "#009E73": "#2CB98D",
   "#8A8A8A": "#9AA0A6", "#D55E00": "#F07A2B",
@@ -85,6 +81,11 @@ function rampTable() {
   }
   return table;
 }
+
+// The brief metrics of one section of the catalogue, as the payload lists them.
+const CRYSTALLIZATION = "Crystallization", DISTANCE = "Distance from the base";
+const allMetrics = () => Object.entries(state.data.metrics).map(([key, metric]) => ({ key, ...metric }));
+const briefMetrics = (section) => allMetrics().filter((metric) => metric.brief && metric.section === section);
 
 const swatch = (colour) => el("span", { class: "swatch", style: { background: colour }, "aria-hidden": "true" });
 const phaseName = (index) => state.data.phases[index].name;

@@ -39,5 +39,5 @@ function drawResultsAlone() {
   drawExperiments();
   fill($("caveats"), ...state.data.caveats.map((text) => el("li", {}, text)));
   $("caveats").parentElement.hidden = !state.data.caveats.length;
-  $("footer").textContent = `crystalmon ${state.data.version}. The physics words are names for entropies and divergences of probability distributions; no claim beyond that is made.`;
+  drawFooter();
 }

@@ -15,16 +15,14 @@ function drawHead() {
 function drawNow() {
   fill($("now"), ...state.data.lanes.map((lane, index) => {
     const at = lane.x.length - 1, phase = lane.phase[at];
-    const value = (key) => (lane.series[key] ? lane.series[key].v[at] : null);
-    const tile = (number, unit, name, words) => el("div", { class: "tile" }, el("b", {}, number, unit ? el("small", {}, ` ${unit}`) : null), el("span", { class: "name" }, name), el("span", {}, words));
+    const tile = (metric) => el("div", { class: "tile" },
+      el("b", {}, fixed(lane.series[metric.key].v[at], 2), metric.unit ? el("small", {}, ` ${metric.unit}`) : null),
+      el("span", { class: "name" }, metric.label), el("span", {}, metric.summary));
+    const told = allMetrics().filter((metric) => metric.brief && lane.series[metric.key]);
     return el("div", { class: "lane" },
       el("p", { class: "lane-name" }, comparing() ? swatch(laneColour(index)) : null, comparing() ? ` ${lane.name}, ` : "", `at ${place(lane, at)}`),
       el("div", { class: "phase-now" }, el("span", { class: "phase-word" }, swatch(phaseColour(phase)), phaseName(phase)), el("p", {}, state.data.phases[phase].words)),
-      el("div", { class: "tiles" },
-        tile(percent(value("order")), "", "order", "of the variety between wordings is gone"),
-        tile(percent(value("seed_mass")), "", "seed mass", "of answers stay on the winning wording’s"),
-        tile(fixed(value("free_energy"), 2), "nats", "free energy", "away from the base model"),
-        tile(percent(value("coverage")), "", "coverage", "of probability is on listed answers")));
+      el("div", { class: "tiles" }, ...told.map(tile)));
   }));
 }
 
@@ -134,5 +132,9 @@ function drawWords() {
   fill($("all-events").querySelector("div"), table(["run", { num: "step" }, "task", "event", "in words"], all));
   const settings = lanes.flatMap((lane) => lane.runs.flatMap((run) => Object.entries(run.info).map(([key, value]) => [run.name, key, typeof value === "object" && value !== null ? Object.entries(value).map(([k, v]) => `${k} ${v}`).join(", ") : String(value)])));
   fill($("settings").querySelector("div"), table(["run", "", ""], settings));
-  $("footer").textContent = `crystalmon ${state.data.version}. The physics words are names for entropies and divergences of probability distributions; no claim beyond that is made.`;
+  drawFooter();
+}
+
+function drawFooter() {
+  $("footer").textContent = `crystalmon ${state.data.version}. The words from physics are names for entropies and divergences of probability distributions, and claim no more.`;
 }

@@ -1,4 +1,4 @@
-"""What a watcher shows of runs that may not exist yet: asked again and again, read bit by bit."""
+"""Runs that are still written, or may not exist yet: asked again and again, read bit by bit."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import threading
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,6 @@ from crystalmon.runs.files import EVENTS_FILE, RECORDS_FILE, RUN_FILE
 from crystalmon.runs.names import DEFAULT_NAME
 from crystalmon.runs.reader import Run, RunReader
 from crystalmon.suites.tasks import TaskSuite
-
-_FILES = (RUN_FILE, RECORDS_FILE, EVENTS_FILE)
 
 
 @dataclass(frozen=True)
@@ -28,12 +27,23 @@ class News:
         message: a sentence on what is missing or wrong; empty if nothing is.
         runs: the runs that can be read.
         notes: a sentence for each line on file that cannot be read.
+        layout: see `make_lanes`.
+        suite: for the words of prompts and choices.
     """
 
     mark: str
     message: str
     runs: tuple[Run, ...]
     notes: tuple[str, ...]
+    layout: Layout
+    suite: TaskSuite | None
+
+    @cached_property
+    def payload(self) -> dict[str, Any] | None:
+        """What the page draws; None while there is no run."""
+        if not self.runs:
+            return None
+        return build_payload(make_lanes(self.runs, self.layout), suite=self.suite, notes=self.notes)
 
 
 class RunFeed:
@@ -41,8 +51,7 @@ class RunFeed:
 
     Args:
         paths: output folders, which need not exist yet.
-        layout: see `make_lanes`.
-        suite: for the words of prompts and choices.
+        layout, suite: see `News`.
     """
 
     def __init__(
@@ -55,9 +64,8 @@ class RunFeed:
         self._layout: Layout = layout
         self._suite = suite
         self._readers: dict[Path, RunReader] = {}
-        self._notes: list[str] = []
+        self._notes: dict[str, None] = {}
         self._news: News | None = None
-        self._payload: tuple[str, dict[str, Any] | None] | None = None
         self._lock = threading.Lock()
 
     def news(self) -> News:
@@ -68,28 +76,16 @@ class RunFeed:
                 self._news = self._look(mark)
             return self._news
 
-    def payload(self, news: News) -> dict[str, Any] | None:
-        """What the page draws of the news; None while there is no run."""
-        with self._lock:
-            if self._payload is None or self._payload[0] != news.mark:
-                payload = None
-                if news.runs:
-                    lanes = make_lanes(news.runs, self._layout)
-                    payload = build_payload(lanes, suite=self._suite, notes=news.notes)
-                self._payload = (news.mark, payload)
-            return self._payload[1]
-
     def _mark(self) -> str:
         """Sizes and times of all files, as one text."""
         marks: list[str] = []
-        for path in self._paths:
-            for folder in (path, path / DEFAULT_NAME):
-                for name in _FILES:
-                    try:
-                        status = (folder / name).stat()
-                    except OSError:
-                        continue
-                    marks.append(f"{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}")
+        for folder in (folder for path in self._paths for folder in (path, path / DEFAULT_NAME)):
+            for name in (RUN_FILE, RECORDS_FILE, EVENTS_FILE):
+                try:
+                    status = (folder / name).stat()
+                except OSError:
+                    continue
+                marks.append(f"{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}")
         return ".".join(marks) or "nothing"
 
     def _look(self, mark: str) -> News:
@@ -98,15 +94,15 @@ class RunFeed:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             for path in self._paths:
+                reader = self._readers.pop(path, None)
                 try:
-                    reader = self._readers.get(path) or RunReader(path)
+                    reader = reader or RunReader(path)
                     runs.append(reader.read(growing=True))
                     self._readers[path] = reader
                 except FileNotFoundError:
-                    self._readers.pop(path, None)
                     wanting.append(f"Waiting for a run in {path}: nothing has been written yet.")
                 except (OSError, ValueError) as error:
-                    self._readers.pop(path, None)
                     wanting.append(str(error))
-        self._notes += [note for w in caught if (note := str(w.message)) not in self._notes]
-        return News(mark, " ".join(wanting), tuple(runs), tuple(self._notes))
+        self._notes |= {str(warning.message): None for warning in caught}
+        told = " ".join(wanting)
+        return News(mark, told, tuple(runs), tuple(self._notes), self._layout, self._suite)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import functools
 import json
 import logging
 import sys
@@ -18,11 +17,6 @@ from crystalmon.report.page import render
 logger = logging.getLogger(__name__)
 
 ADDRESS = "127.0.0.1"
-LOCAL_NAMES = (ADDRESS, "localhost")
-
-
-class PortInUseError(OSError):
-    """Another program listens on the port; the message says what to do."""
 
 
 class _Server(ThreadingHTTPServer):
@@ -30,6 +24,7 @@ class _Server(ThreadingHTTPServer):
 
     def __init__(self, port: int, feed: RunFeed) -> None:
         self.feed = feed
+        self.page = render("crystalmon", None, live=True).encode()
         super().__init__((ADDRESS, port), _Handler)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -45,12 +40,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """`/` is the page, `/data?since=<mark>` what is new since that mark."""
-        if self._host() not in LOCAL_NAMES:
+        if self.headers.get("Host", "").rsplit(":", 1)[0] not in (ADDRESS, "localhost"):
             # a page elsewhere that points its own name at this machine shall not read the run
             return self._send(HTTPStatus.FORBIDDEN, b"local names only", "text/plain")
         url = urlsplit(self.path)
         if url.path == "/":
-            return self._send(HTTPStatus.OK, _page(), "text/html; charset=utf-8")
+            return self._send(HTTPStatus.OK, self.server.page, "text/html; charset=utf-8")
         if url.path == "/data":
             return self._data(parse_qs(url.query).get("since", [""])[0])
         return self._send(HTTPStatus.NOT_FOUND, b"not found", "text/plain")
@@ -59,13 +54,9 @@ class _Handler(BaseHTTPRequestHandler):
         news = self.server.feed.news()
         if news.mark == since:
             return self._send(HTTPStatus.NO_CONTENT, b"", "application/json")
-        payload = self.server.feed.payload(news)
-        body = {"mark": news.mark, "message": news.message, "payload": payload}
+        body = {"mark": news.mark, "message": news.message, "payload": news.payload}
         text = json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         return self._send(HTTPStatus.OK, text.encode(), "application/json")
-
-    def _host(self) -> str:
-        return self.headers.get("Host", "").rsplit(":", 1)[0]
 
     def _send(self, status: HTTPStatus, body: bytes, kind: str) -> None:
         self.send_response(status)
@@ -81,11 +72,6 @@ class _Handler(BaseHTTPRequestHandler):
         """Keep the terminal quiet: the page asks twice a second."""
 
 
-@functools.cache
-def _page() -> bytes:
-    return render("crystalmon", None, live=True).encode()
-
-
 def make_server(feed: RunFeed, port: int) -> ThreadingHTTPServer:
     """A server of the live page, listening on this machine only.
 
@@ -94,7 +80,7 @@ def make_server(feed: RunFeed, port: int) -> ThreadingHTTPServer:
         port: 0 for any free one.
 
     Raises:
-        PortInUseError: if another program listens there.
+        OSError: if another program listens there.
         ValueError: if it is no port.
     """
     if not 0 <= port <= 65535:
@@ -105,9 +91,8 @@ def make_server(feed: RunFeed, port: int) -> ThreadingHTTPServer:
         if error.errno not in (errno.EADDRINUSE, errno.EACCES):
             raise
         why = "another program uses it" if error.errno == errno.EADDRINUSE else "it is reserved"
-        raise PortInUseError(
-            f"port must be free, got {port}: {why}. Choose another with --port, or any with "
-            "--port 0."
+        raise OSError(
+            f"port must be free, got {port}: {why}. Choose another with --port; --port 0 finds one."
         ) from error
 
 
@@ -115,8 +100,7 @@ def serve(feed: RunFeed, port: int) -> None:
     """Serve the live page until Ctrl-C."""
     with make_server(feed, port) as server:
         print(f"watching at http://{ADDRESS}:{server.server_address[1]}/  (Ctrl-C ends it)")
-        message = feed.news().message
-        if message:
+        if message := feed.news().message:
             print(message)
         try:
             server.serve_forever(poll_interval=0.2)

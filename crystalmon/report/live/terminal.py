@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from rich.console import Console, Group, RenderableType
@@ -11,6 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from crystalmon.metrics.catalogue import BRIEF
 from crystalmon.report.live.feed import News, RunFeed
 from crystalmon.report.palette import PHASE_COLOURS, PHASE_WORDS
 from crystalmon.runs.reader import Run
@@ -19,61 +21,50 @@ from crystalmon.runs.wordings import TaskTexts, task_texts
 
 REFRESH_SECONDS = 1.0
 EVENTS_SHOWN = 6
-_CURVES = ("order", "crystallinity", "seed_mass", "free_energy", "coverage")
-_UNIT_CURVES = ("order", "crystallinity", "seed_mass", "coverage")
 _LEVELS = "▁▂▃▄▅▆▇█"
 _CURVE_WIDTH = 40
 
 
 def watch_terminal(feed: RunFeed, console: Console | None = None) -> None:
-    """Show a live view until Ctrl-C; in a pipe or file, the view once per new probe."""
+    """Show the runs until Ctrl-C; in a pipe or file, print them once per new probe."""
     console = console or Console()
     try:
         if console.is_terminal:
-            _show_live(feed, console)
+            console.print("(Ctrl-C ends it)")
+            with Live(console=console, auto_refresh=False, vertical_overflow="ellipsis") as live:
+                for news in _changes(feed, lambda news: news.mark):
+                    live.update(screen(news), refresh=True)
         else:
-            _print_each(feed, console)
+            # a probe's events are on file a moment after it: if they come late, they show once more
+            for news in _changes(feed, _lengths):
+                console.print(screen(news))
     except KeyboardInterrupt:
         console.print("stopped watching; the training is not affected")
 
 
-def _show_live(feed: RunFeed, console: Console) -> None:
-    console.print("(Ctrl-C ends it)")
-    with Live(console=console, auto_refresh=False, vertical_overflow="ellipsis") as live:
-        shown = None
-        while True:
-            news = feed.news()
-            if news.mark != shown:
-                live.update(view(news), refresh=True)
-                shown = news.mark
-            time.sleep(REFRESH_SECONDS)
-
-
-def _print_each(feed: RunFeed, console: Console) -> None:
+def _changes(feed: RunFeed, key: Callable[[News], Any]) -> Iterator[News]:
+    """The news whenever their key has changed, without end."""
     shown = None
     while True:
         news = feed.news()
-        # a probe's events are on file a moment after it: if they come late, they show once more
-        new = news.message, [(len(run.records), len(run.events)) for run in news.runs]
-        if new != shown:
-            console.print(view(news))
-            shown = new
+        if key(news) != shown:
+            yield news
+            shown = key(news)
         time.sleep(REFRESH_SECONDS)
 
 
-def view(news: News) -> RenderableType:
+def _lengths(news: News) -> tuple[Any, ...]:
+    return news.message, *((len(run.records), len(run.events)) for run in news.runs)
+
+
+def screen(news: News) -> RenderableType:
     """The last run of the news as text: phase, curves, tasks, events."""
     parts: list[RenderableType] = [Text(news.message)] if news.message else []
     if news.runs:
         run = news.runs[-1]
         if run.records:
             texts, _ = task_texts([run])
-            parts += [
-                _head(run),
-                _curves(run),
-                _tasks(run.records[-1], texts),
-                _events(run.events),
-            ]
+            parts += [_head(run), _curves(run), _tasks(run.records[-1], texts), _events(run.events)]
         else:
             parts.append(Text(f"{run.name} has no probe yet."))
     return Group(*parts)
@@ -93,12 +84,12 @@ def _head(run: Run) -> Text:
 
 def _curves(run: Run) -> Table:
     table = Table.grid(padding=(0, 2))
-    for key in _CURVES:
-        _, values = run.series(key)
+    for metric in BRIEF:
+        _, values = run.series(metric.key)
         if np.isfinite(values).any():
-            top = 1.0 if key in _UNIT_CURVES else float(np.nanmax(values))
+            top = float(np.nanmax(values)) if metric.unit else 1.0
             line = Text(sparkline(values, top), style=PHASE_COLOURS["liquid"])
-            table.add_row(key.replace("_", " "), line, f"{values[-1]:.3f}")
+            table.add_row(metric.label, line, f"{values[-1]:.3f} {metric.unit}")
     return table
 
 
@@ -109,6 +100,9 @@ def sparkline(values: np.ndarray, top: float, width: int = _CURVE_WIDTH) -> str:
         values: [S] in time.
         top: what the highest mark stands for.
         width: at most so many marks, evenly picked, the last value among them.
+
+    >>> sparkline(np.array([0.0, 0.5, 1.0]), top=1.0)
+    '▁▅█'
     """
     picked = np.linspace(0, len(values) - 1, min(width, len(values))).round().astype(int)
     scaled = np.clip(values[picked] / (top or 1.0), 0.0, 1.0)
@@ -118,14 +112,14 @@ def sparkline(values: np.ndarray, top: float, width: int = _CURVE_WIDTH) -> str:
 
 def _tasks(record: ProbeRecord, texts: dict[str, TaskTexts]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for name, side in (("task", "left"), ("phase", "left"), ("order", "right")):
-        table.add_column(name, justify=side)  # pyright: ignore[reportArgumentType]
+    table.add_column("task")
+    table.add_column("phase")
+    table.add_column("order", justify="right")
     table.add_column("leading answers", no_wrap=True, overflow="ellipsis")
     for name, task in record.tasks.items():
-        ranked = sorted(
-            zip(task.q.mean(axis=0).tolist(), texts[name].choices, strict=True), reverse=True
-        )
-        top = ", ".join(f"{text} {share:.0%}" for share, text in ranked[:3] if np.isfinite(share))
+        shares = zip(task.q.mean(axis=0).tolist(), texts[name].choices, strict=True)
+        ranked = sorted(shares, reverse=True)[:3]
+        top = ", ".join(f"{text} {share:.0%}" for share, text in ranked if np.isfinite(share))
         order = task.metrics.get("order", np.nan)
         shown = f"{order:.2f}" if np.isfinite(order) else "–"
         table.add_row(Text(name), _phase(task.phase), shown, Text(top))
@@ -135,8 +129,7 @@ def _tasks(record: ProbeRecord, texts: dict[str, TaskTexts]) -> Table:
 def _events(events: Sequence[Event]) -> Text:
     text = Text("\n")
     for event in events[-EVENTS_SHOWN:]:
-        place = "suite" if event.task is None else event.task
         text.append(f"step {event.step} ", "dim")
-        text.append(f"{event.kind.replace('_', ' ')} ({place})  ")
+        text.append(f"{event.kind.replace('_', ' ')} ({event.task or 'suite'})  ")
         text.append(f"{event.message}\n", "dim")
     return text

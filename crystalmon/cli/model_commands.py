@@ -1,0 +1,155 @@
+"""The commands on a model and on suites: `probe`, `cost` and `suite`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING
+
+from crystalmon.cli.options import command, console, load_placed, option, print_json
+from crystalmon.metrics.catalogue import BRIEF, BY_KEY
+from crystalmon.suites.tasks import TaskSuite, list_suites, load_suite
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from crystalmon.runs.records import ProbeRecord
+
+OWN = tuple(BY_KEY[key] for key in ("coverage", "entropy", "entropy_mixture", "liquidity"))
+"""What a model's answers tell without a base to compare them with."""
+COMPARED = tuple(metric for metric in BRIEF if metric not in OWN)
+
+
+@command(
+    "probe",
+    "score one model and print its table",
+    "model suite view dtype device json",
+    option("--base", default="auto", help="compare with this run, reference folder or model"),
+)
+def _probe(args: argparse.Namespace) -> None:
+    from rich.markup import escape
+
+    from crystalmon.monitor.probe import Monitor
+    from crystalmon.report.caveats import scarce
+
+    suite = load_suite(args.suite)
+    model, tokenizer = load_placed(args.model, args.dtype, args.device)
+    monitor = Monitor(model, tokenizer, suite, args.base, view=args.view, progress=not args.json)
+    record = monitor.probe()
+    if args.json:
+        print_json(record.to_json())
+        return
+    table = _table(record, suite, with_base=not monitor.is_own_base)
+    table.title = escape(f"{args.model} · {suite.name} · {args.view}")
+    shown = console()
+    shown.print(table)
+    if warning := scarce({name: task.metrics["coverage"] for name, task in record.tasks.items()}):
+        shown.print(escape(warning))
+
+
+def _table(record: ProbeRecord, suite: TaskSuite, with_base: bool) -> Table:
+    """A row per task, and last the suite's means."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    metrics = (*OWN, *COMPARED) if with_base else OWN
+    table = Table(title_justify="left")
+    table.add_column("task")
+    table.add_column("choices", justify="right")
+    for metric in metrics:
+        unit = f"\n[{metric.unit}]" if metric.unit else ""
+        table.add_column(escape(metric.label + unit), justify="right")
+    table.add_column("pooled answers")
+    for task in suite:
+        found = record.tasks[task.name]
+        ranked = sorted(zip(found.q.mean(axis=0), task.choice_texts, strict=True), reverse=True)
+        top = ", ".join(f"{text} {share:.0%}" for share, text in ranked[:3])
+        cells = [f"{found.metrics[metric.key]:.3f}" for metric in metrics]
+        table.add_row(escape(task.name), str(len(task.choices)), *cells, escape(top))
+    table.add_section()
+    means = [record.metrics.get(metric.key) for metric in metrics]
+    cells = ["" if mean is None else f"{mean:.3f}" for mean in means]
+    table.add_row("mean", "", *cells, f"probe took {record.seconds:.1f} s")
+    return table
+
+
+@command(
+    "cost",
+    "what monitoring will cost, without loading weights",
+    "model suite view json",
+    option("--steps", type=int, help="optimizer steps of the run"),
+    option("--every", type=int, help="probe at this interval; default: the callback's"),
+    option("--tokens-per-step", type=int, help="trained on, over all devices"),
+    option("--rate", help="what the machine achieves: 1e13 (FLOP/s) or 2e4tokens/s"),
+    option("--step-seconds", type=float, help="what a training step takes"),
+)
+def _cost(args: argparse.Namespace) -> None:
+    from crystalmon.monitor.cost import estimate_cost, format_cost, parse_rate
+    from crystalmon.scoring.models import load_config, load_tokenizer
+    from crystalmon.scoring.plan import build_plan
+
+    rate = None if args.rate is None else parse_rate(args.rate)
+    suite, config = load_suite(args.suite), load_config(args.model)
+    cost = estimate_cost(
+        config,
+        build_plan(suite, load_tokenizer(args.model), args.view),
+        steps=args.steps,
+        every=args.every,
+        tokens_per_step=args.tokens_per_step,
+        rate=rate,
+        step_seconds=args.step_seconds,
+    )
+    print_json(cost.to_json()) if args.json else print(format_cost(cost))
+
+
+@command("suite list", "the bundled suites", "")
+def _suite_list(args: argparse.Namespace) -> None:
+    print("\n".join(_describe(load_suite(name)) for name in list_suites()))
+
+
+def _describe(suite: TaskSuite) -> str:
+    return f"{suite.name}: {len(suite)} tasks, {suite.num_prompts} prompts, hash {suite.hash}"
+
+
+@command(
+    "suite show",
+    "a suite's tasks, or one task's prompts and choices",
+    "",
+    option("suite"),
+    option("--task"),
+)
+def _suite_show(args: argparse.Namespace) -> None:
+    suite = load_suite(args.suite)
+    names = [task.name for task in suite]
+    if args.task is None:
+        for task in suite:
+            shown = ", ".join(task.choice_texts[:8]) + (", …" if len(task.choices) > 8 else "")
+            print(f"{task.name}: {len(task.prompts)} prompts, {len(task.choices)} choices: {shown}")
+    elif args.task not in names:
+        raise ValueError(f"task must be one of {', '.join(names)}, got {args.task!r}.")
+    else:
+        for prompt in suite[args.task].prompts:
+            print(json.dumps(prompt, ensure_ascii=False))
+        for choice in suite[args.task].choices:
+            print(f"{choice.text}: {json.dumps(list(choice.forms), ensure_ascii=False)}")
+
+
+@command(
+    "suite validate",
+    "check a suite file",
+    "view",
+    option("suite"),
+    option("--model", help="also tokenize it with this model's tokenizer"),
+)
+def _suite_validate(args: argparse.Namespace) -> None:
+    suite = load_suite(args.suite)
+    print(f"{_describe(suite)}: valid")
+    if args.model is None:
+        return
+    from crystalmon.scoring.models import load_tokenizer
+    from crystalmon.scoring.plan import build_plan, describe_merges
+
+    plan = build_plan(suite, load_tokenizer(args.model), args.view)
+    print(f"{args.model}: {len(plan.rows)} rows, {plan.num_unique_tokens} tokens a probe")
+    if plan.merges:
+        print(f"warning: {describe_merges(plan.merges)}")

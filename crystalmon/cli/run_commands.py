@@ -1,0 +1,114 @@
+"""The commands on run folders: `summary`, `report`, `watch`, `detect`, `send`; and `workspace`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from crystalmon.cli.options import USER_ERRORS, check_figure, command, console, option, print_json
+from crystalmon.runs.names import DEFAULT_NAME
+from crystalmon.suites.tasks import load_suite
+from crystalmon.trackers.make import DESTINATIONS
+
+
+@command("summary", "the table by stage of one or more runs", "runs figure")
+def _summary(args: argparse.Namespace) -> None:
+    from crystalmon.report.summary import format_stage_table, stage_table
+    from crystalmon.runs.reader import read_run
+
+    check_figure(args.figure)
+    runs = [read_run(folder) for folder in args.run_folder]
+    print(format_stage_table(stage_table(runs)))
+    if args.figure is not None:
+        from crystalmon.report.stage_figure import stage_figure
+
+        stage_figure(runs).savefig(args.figure)
+        print(f"figure: {args.figure}")
+
+
+@command(
+    "report",
+    "one HTML page of one or more runs",
+    "runs layout texts",
+    option("-o", "--output", type=Path, default="report.html", help="default: report.html"),
+)
+def _report(args: argparse.Namespace) -> None:
+    from crystalmon.report.page import write_report
+
+    suite = args.suite and load_suite(args.suite)
+    file = write_report(args.run_folder, args.output, layout=args.layout, suite=suite)
+    print(f"report: {file} ({file.stat().st_size / 1e6:.1f} MB)")
+
+
+@command(
+    "watch",
+    "the same page, live while training writes",
+    "runs layout texts",
+    option("--port", type=int, default=8421, help="on this machine only; 0: any"),
+    option("--terminal", action="store_true", help="a view in this terminal instead"),
+)
+def _watch(args: argparse.Namespace) -> None:
+    from crystalmon.report.live.feed import RunFeed
+    from crystalmon.report.live.server import serve
+    from crystalmon.report.live.terminal import watch_terminal
+
+    feed = RunFeed(args.run_folder, args.layout, args.suite and load_suite(args.suite))
+    if args.terminal:
+        watch_terminal(feed, console())
+    else:
+        serve(feed, args.port)
+
+
+@command(
+    "workspace",
+    "build a W&B workspace with the panels",
+    "",
+    option("project", help="<entity>/<project>"),
+    option("--dry-run", action="store_true", help="build and check it, save nothing"),
+)
+def _workspace(args: argparse.Namespace) -> None:
+    from crystalmon.trackers.wandb_workspace import build_workspace, describe_workspace
+
+    entity, _, project = args.project.partition("/")
+    if not entity or not project or "/" in project:
+        raise ValueError(f"project must be <entity>/<project>, got {args.project!r}.")
+    workspace = build_workspace(entity, project)
+    print("\n".join(describe_workspace(workspace)))
+    if args.dry_run:
+        print("checked, nothing saved")
+    else:
+        workspace.save()
+        print(f"workspace: {workspace.url}")
+
+
+@command("detect", "replay a stored run through the phase detector", "run json")
+def _detect(args: argparse.Namespace) -> None:
+    from crystalmon.analysis.replay import detect_run, format_detection
+    from crystalmon.runs.reader import read_run
+
+    found = detect_run(read_run(args.run_folder))
+    print_json(found.to_json()) if args.json else print(format_detection(found))
+
+
+@command(
+    "send",
+    "send a stored run or scan to a tracker",
+    "run",
+    option("--to", nargs="+", required=True, choices=DESTINATIONS, help="one or more"),
+    option("--project", default=DEFAULT_NAME, help="of W&B and trackio"),
+)
+def _send(args: argparse.Namespace) -> int:
+    from crystalmon.runs.reader import read_run
+    from crystalmon.trackers.send import send_run
+
+    run, status = read_run(args.run_folder), 0
+    for destination in dict.fromkeys(args.to):
+        try:
+            place = send_run(run, destination, project=args.project, progress=True)
+        except USER_ERRORS as error:  # the others may take it
+            print(f"crystalmon: not sent to {destination}: {error}", file=sys.stderr)
+            status = 2
+        else:
+            print(f"{destination}: {len(run.records)} probes, {len(run.events)} events: {place}")
+    return status

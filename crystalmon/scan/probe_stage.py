@@ -1,0 +1,58 @@
+"""The probe of one stage that is loaded: scored, compared with the base, written down."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from crystalmon.metrics.catalogue import BRIEF
+from crystalmon.monitor.probe import Monitor
+from crystalmon.runs.records import ProbeRecord
+from crystalmon.scan.chat_templates import check_chat_template
+from crystalmon.scan.scan_folder import ScanFolder
+
+OTHER_TOKENS = (
+    "\n  its tokens for the suite differ from the base's: answers are compared by choice, and what "
+    "needs the whole vocabulary (the free energy and its like) is NaN"
+)
+
+
+def probe_stage(folder: ScanFolder, step: int, model: Any, tokenizer: Any) -> tuple[str, str]:
+    """Probe a stage as a resumed run would, after the stages before it.
+
+    The stages after it that were measured before are written anew behind it, all at once; a kill
+    at that moment costs scoring them again.
+
+    Returns:
+        What to tell of the stage, and a remark that need not be made twice.
+
+    Raises:
+        ValueError: if the view is `chat` and the stage has no chat template, its own or lent.
+        Exception: what scoring raises.
+    """
+    if folder.view == "chat":
+        check_chat_template(tokenizer)
+    base = "initial" if step == 0 else folder.reference
+    monitor = Monitor(model, tokenizer, folder.suite, base, view=folder.view, answers_only=step > 0)
+    if step == 0:
+        folder.begin(monitor)
+    known = [folder.records[each] for each in sorted(folder.records)]
+    for record in known:
+        if record.step < step:
+            monitor.replay(record)
+    probed = monitor.probe(step, unchanged=step == 0)  # the base's answers are known by now
+    made = [(probed, monitor.events)]
+    for record in known:
+        if record.step > step:
+            made.append((monitor.remeasure(record), monitor.events))
+    folder.write(made, monitor)
+    return _line(probed, monitor.seconds_a_probe), "" if monitor.shares_tokens else OTHER_TOKENS
+
+
+def _line(record: ProbeRecord, seconds: float | None) -> str:
+    """The time that scoring took, the main figures, and the phase."""
+    figures = [
+        f"{metric.label} {record.metrics.get(metric.key, math.nan):.3f} {metric.unit}".rstrip()
+        for metric in BRIEF
+    ]
+    return ", ".join([f"{seconds or record.seconds:.1f} s", *figures, record.phase])
