@@ -195,7 +195,7 @@ class Base:
         return Reading(observation.step, q, observation.coverage, value, q.mean(axis=0))
 
     def order_interval(self, now: Reading) -> tuple[float, float]:
-        """90% bootstrap interval of the order over prompts: wide if a few of them make the order."""
+        """90% bootstrap interval of the order over prompts: wide if a few of them make it."""
         values = order(now.q, self.q, self.resamples)
         values = values[np.isfinite(values)]
         low, high = np.percentile(values, [5.0, 95.0]) - values.mean() + now.order
