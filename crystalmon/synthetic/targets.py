@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
-from crystalmon.metrics import answers as metrics
-from crystalmon.metrics.answers import SUPPORT_MASS
+from crystalmon.metrics import answers
 
 Targets = Mapping[str, Mapping[str, float]]
+"""Task -> choice -> probability."""
 
 LIQUID_TINY_TRUTH = Path(__file__).parents[1] / "assets" / "liquid-tiny" / "truth.json"
 
@@ -54,16 +56,10 @@ def load_targets(name_or_path: str | Path) -> dict[str, dict[str, float]]:
             f"targets must be 'liquid-tiny' or a file, got {str(name_or_path)!r}. Write a YAML "
             "file of task: {choice: weight}."
         )
-    return _check_targets(_parse(path), path)
-
-
-def _parse(path: Path) -> object:
     text = path.read_text(encoding="utf-8")
-    if path.suffix == ".json":
-        return json.loads(text)
-    import yaml
-
-    return yaml.safe_load(text)
+    return _check_targets(
+        json.loads(text) if path.suffix == ".json" else yaml.safe_load(text), path
+    )
 
 
 def _check_targets(data: object, path: Path) -> dict[str, dict[str, float]]:
@@ -95,7 +91,7 @@ def _check_targets(data: object, path: Path) -> dict[str, dict[str, float]]:
 
 
 def normalised(weights: Mapping[str, float]) -> dict[str, float]:
-    """Divide non-negative weights by their sum.
+    """Non-negative weights over their sum.
 
     Raises:
         ValueError: if there are none, if one is negative or not finite, or if all are zero.
@@ -114,24 +110,12 @@ def normalised(weights: Mapping[str, float]) -> dict[str, float]:
     return {choice: weight / total for choice, weight in weights.items()}
 
 
-def support(target: Mapping[str, float], mass: float = SUPPORT_MASS) -> tuple[str, ...]:
-    """The smallest set of choices that holds `mass` of the target, most probable first.
-
-    The same set as `metrics.support`, by name. Ties go to the choice that the target lists first.
-
-    Args:
-        target: choice text -> probability, summing to 1.
-        mass: in (0, 1].
-
-    Raises:
-        ValueError: if `mass` is outside (0, 1].
+def support(target: Mapping[str, float]) -> list[str]:
+    """The choices in the target's `metrics.answers.support`, the most probable first.
 
     Example:
         >>> support({"red": 0.3, "blue": 0.65, "green": 0.05})
-        ('blue', 'red')
+        ['blue', 'red']
     """
-    if not 0 < mass <= 1:
-        raise ValueError(f"mass must be in (0, 1], got {mass!r}. Give a share of the probability.")
-    held = metrics.support(np.array(list(target.values())), mass)
-    chosen = [choice for choice, inside in zip(target, held, strict=True) if inside]
-    return tuple(sorted(chosen, key=lambda choice: -target[choice]))
+    held = answers.support(np.array(list(target.values())))
+    return sorted(compress(target, held), key=lambda choice: -target[choice])
