@@ -24,7 +24,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
-from crystalmon.scoring.trie import count_tree
+from crystalmon.scoring.trie import Trie, count_tree
 from crystalmon.suites.tasks import Task, TaskSuite
 
 View = Literal["raw", "chat"]
@@ -102,7 +102,7 @@ def build_plan(suite: TaskSuite, tokenizer: Any, view: View = "raw") -> ScoringP
             "Pass processing_class= to the trainer."
         )
     with _unchanged(tokenizer):
-        layout = _Layout(rows=_prompt_rows(suite, tokenizer, view))
+        layout = _Layout(_prompt_rows(suite, tokenizer, view))
         prompt = 0
         for task in suite:
             for text in task.prompts:
@@ -114,27 +114,13 @@ def build_plan(suite: TaskSuite, tokenizer: Any, view: View = "raw") -> ScoringP
     return layout.finish(view, prompt, shapes)
 
 
-@contextlib.contextmanager
-def _unchanged(tokenizer: Any) -> Iterator[None]:
-    """Put back the backend's padding and truncation, which every call of a tokenizer resets."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    padding, truncation = getattr(backend, "padding", None), getattr(backend, "truncation", None)
-    try:
-        yield
-    finally:
-        if backend is not None and padding is not None:
-            backend.enable_padding(**padding)
-        if backend is not None and truncation is not None:
-            backend.enable_truncation(**truncation)
-
-
 class _Layout:
     """Collects rows, edges and paths, prompt by prompt."""
 
-    def __init__(self, rows: list[TokenPath]) -> None:
-        self.rows = rows
-        self.row_prompt = list(range(len(rows)))
-        self.row_parent = [-1] * len(rows)
+    def __init__(self, prompts: list[TokenPath]) -> None:
+        self.rows = [*prompts]
+        self.row_prompt = list(range(len(prompts)))
+        self.row_parent = [-1] * len(prompts)
         self.edges: list[tuple[int, int, int]] = []
         self.paths: list[tuple[int, int]] = []
         self.nested: list[tuple[int, int]] = []
@@ -143,37 +129,27 @@ class _Layout:
 
     def add_prompt(self, prompt: int, paths: dict[TokenPath, int], num_choices: int) -> None:
         """Add the tree of one prompt; `paths` maps token paths to choice indices."""
-        edge_at: dict[TokenPath, int] = {(): -1}
-        row_at: dict[TokenPath, int] = {(): prompt}
-        path_at: dict[TokenPath, int] = {}
+        trie, first_edge = Trie(), len(self.edges)
+        path_at: dict[int, int] = {}
         for path in sorted(paths, key=len):
-            for depth in range(len(path)):
-                self._add_edge(path[:depth], path[depth], prompt, edge_at, row_at)
-            path_at[path] = len(self.paths)
-            self.paths.append((edge_at[path], self.cells + paths[path]))
-            prefixes = (path[:length] for length in range(len(path) - 1, 0, -1))
-            if shorter := next((prefix for prefix in prefixes if prefix in path_at), None):
-                self.nested.append((path_at[path], path_at[shorter]))
+            node = trie.add(path)
+            shorter = trie.parents[node]
+            while shorter >= 0 and shorter not in path_at:
+                shorter = trie.parents[shorter]
+            path_at[node] = len(self.paths)
+            if shorter >= 0:
+                self.nested.append((path_at[node], path_at[shorter]))
+            self.paths.append((first_edge + node, self.cells + paths[path]))
         self.cells += num_choices
-
-    def _add_edge(
-        self,
-        prefix: TokenPath,
-        token: int,
-        prompt: int,
-        edge_at: dict[TokenPath, int],
-        row_at: dict[TokenPath, int],
-    ) -> None:
-        node = (*prefix, token)
-        if node in edge_at:
-            return
-        if prefix not in row_at:
-            row_at[prefix] = len(self.rows)
-            self.rows.append(self.rows[prompt] + prefix)
-            self.row_prompt.append(prompt)
-            self.row_parent.append(row_at[prefix[:-1]])
-        edge_at[node] = len(self.edges)
-        self.edges.append((row_at[prefix], token, edge_at[prefix]))
+        row_at = {-1: prompt}
+        for token, parent in zip(trie.tokens, trie.parents, strict=True):
+            if parent not in row_at:
+                before = row_at[trie.parents[parent]]
+                row_at[parent] = len(self.rows)
+                self.rows.append((*self.rows[before], trie.tokens[parent]))
+                self.row_prompt.append(prompt)
+                self.row_parent.append(before)
+            self.edges.append((row_at[parent], token, first_edge + parent if parent >= 0 else -1))
 
     def finish(
         self, view: View, num_prompts: int, shapes: tuple[tuple[int, int], ...]
@@ -274,6 +250,20 @@ def _choice_paths(
                 f"{prompt!r}. Change one of their forms."
             )
     return paths, merged
+
+
+@contextlib.contextmanager
+def _unchanged(tokenizer: Any) -> Iterator[None]:
+    """Put back the backend's padding and truncation, which every call of a tokenizer resets."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    padding, truncation = getattr(backend, "padding", None), getattr(backend, "truncation", None)
+    try:
+        yield
+    finally:
+        if backend is not None and padding is not None:
+            backend.enable_padding(**padding)
+        if backend is not None and truncation is not None:
+            backend.enable_truncation(**truncation)
 
 
 def describe_merges(merges: Sequence[tuple[str, str, str]], limit: int = 3) -> str:
