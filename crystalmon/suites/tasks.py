@@ -24,8 +24,7 @@ class Choice:
 
     Args:
         text: the answer's name, unique within its task.
-        forms: the strings that a completion may begin with; by default the text itself
-            and the text after one space.
+        forms: what a completion may begin with; by default the text, and a space and the text.
     """
 
     text: str
@@ -86,12 +85,7 @@ class Task:
 
 @dataclass(frozen=True)
 class TaskSuite:
-    """A named set of tasks.
-
-    Args:
-        name: the suite's name.
-        tasks: at least one task, names unique.
-    """
+    """A named set of tasks, at least one, whose names are unique."""
 
     name: str
     tasks: tuple[Task, ...]
@@ -122,10 +116,7 @@ class TaskSuite:
     @property
     def hash(self) -> str:
         """SHA-256 over names, prompts, choices and forms, in order; 16 hex digits."""
-        content = [
-            [t.name, list(t.prompts), [[c.text, list(c.forms)] for c in t.choices]]
-            for t in self.tasks
-        ]
+        content = [[t.name, t.prompts, [[c.text, c.forms] for c in t.choices]] for t in self.tasks]
         text = json.dumps([self.name, content], ensure_ascii=False, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -139,9 +130,8 @@ def load_suite(name_or_path: str | Path | TaskSuite) -> TaskSuite:
     """Load a bundled suite by name, or any suite from a YAML file.
 
     Args:
-        name_or_path: a name from `list_suites()` or a path to a YAML file with the keys
-            `name` and `tasks` (`{name, prompts: [str], choices: [str or {text, forms}]}`).
-            A `TaskSuite` is returned as it is.
+        name_or_path: a name from `list_suites()`, or a path to a YAML file with the keys `name`
+            and `tasks` (`{name, prompts: [str], choices: [str or {text, forms}]}`), or a suite.
 
     Raises:
         FileNotFoundError: if there is no such suite or file.
@@ -168,13 +158,7 @@ def load_suite(name_or_path: str | Path | TaskSuite) -> TaskSuite:
 
 
 def check_unique(what: str, values: Iterable[str], error: type[ValueError] = SuiteError) -> None:
-    """Refuse a value that comes twice.
-
-    Args:
-        what: the values, as the subject of a sentence.
-        values: in any order.
-        error: what to raise.
-    """
+    """Refuse a value that comes twice; `what` names the values, as the subject of a sentence."""
     seen: set[str] = set()
     for value in values:
         if value in seen:

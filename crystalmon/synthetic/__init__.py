@@ -13,19 +13,17 @@ the seed's 90% support.
 
 from __future__ import annotations
 
-from crystalmon.synthetic.reward import PlantedReward, read_choice
+from crystalmon.synthetic.reward import PlantedReward
 from crystalmon.synthetic.rows import feedback_rows, preference_rows, prompt_rows, sft_rows
-from crystalmon.synthetic.targets import Targets, load_targets, load_truth, support
+from crystalmon.synthetic.targets import load_targets, load_truth, support
 
 __all__ = [
     "PlantedReward",
-    "Targets",
     "feedback_rows",
     "load_targets",
     "load_truth",
     "preference_rows",
     "prompt_rows",
-    "read_choice",
     "sft_rows",
     "support",
 ]

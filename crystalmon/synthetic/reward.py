@@ -14,16 +14,14 @@ class PlantedReward:
     """A reward that holds answers inside each target's 90% support and moves them there.
 
     An answer c inside the support earns 1 + bonus · p(c) / max p, an answer outside it 0, and a
-    completion that is no choice of its task −penalty. So reinforcement learning gains nothing by
-    leaving the support, and moves probability inside it towards the more probable choices.
+    completion that is no choice of its task −penalty. So nothing is gained by leaving the support,
+    and inside it probability moves towards the more probable choices.
 
-    It follows TRL's protocol for reward functions (GRPO, RLOO): it is called with `prompts`,
-    `completions` and the data set's columns, of which it needs `task`. A completion is a text or a
-    list of chat messages, of which the last one counts; it is read by `read_choice`.
+    TRL (GRPO, RLOO) calls it with `prompts`, `completions` and the data set's columns, of which it
+    needs `task`. A completion is a text, or chat messages of which the last one counts.
 
     Args:
-        targets: task -> choice -> probability. Choices with probability 0 count as choices, so a
-            target should list all choices of its task.
+        targets: task -> choice -> probability; those with probability 0 count as choices too.
         suite: if given, its choices count too, whether or not the target lists them.
         bonus: the extra for the most probable choice, at least 0.
         penalty: the price of a completion that is no choice, at least 0.
@@ -41,10 +39,7 @@ class PlantedReward:
     ) -> None:
         for name, value in (("bonus", bonus), ("penalty", penalty)):
             if not math.isfinite(value) or value < 0:
-                raise ValueError(
-                    f"{name} must be finite and at least 0, got {value!r}. Give its size "
-                    "without a sign."
-                )
+                raise ValueError(f"{name} must be finite and at least 0, got {value!r}.")
         self.__name__ = "planted_reward"  # TRL logs each reward under its function's name
         self.penalty = float(penalty)
         self._worth: dict[str, dict[str, float]] = {}

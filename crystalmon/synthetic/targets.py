@@ -35,10 +35,8 @@ def load_targets(name_or_path: str | Path) -> dict[str, dict[str, float]]:
 
     Args:
         name_or_path: `liquid-tiny` (each task's planted seed), or a YAML or JSON file that maps
-            a task to its choices and their weights, `{coin: {heads: 3, tails: 1}}`.
-
-    Returns:
-        Task name -> choice text -> probability. Weights are normalised to sum to 1.
+            a task to its choices and their weights, `{coin: {heads: 3, tails: 1}}`. Weights are
+            normalised to sum to 1.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -77,16 +75,10 @@ def _check_targets(data: object, path: Path) -> dict[str, dict[str, float]]:
                 f"{path}: target of task {task!r} must be a mapping of choice to weight, got "
                 f"{weights!r}. Write {{choice: weight}}."
             )
-        for choice, weight in weights.items():
-            if isinstance(weight, bool) or not isinstance(weight, int | float):
-                raise TypeError(
-                    f"{path}: weight of {choice!r} in task {task!r} must be a number, got "
-                    f"{weight!r}. Write it without quotes."
-                )
         try:
-            targets[str(task)] = normalised({str(c): float(w) for c, w in weights.items()})
-        except ValueError as error:
-            raise ValueError(f"{path}: task {task!r}: {error}") from None
+            targets[str(task)] = normalised({str(c): w for c, w in weights.items()})
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{path}: task {task!r}: {error}") from None
     return targets
 
 
@@ -94,11 +86,16 @@ def normalised(weights: Mapping[str, float]) -> dict[str, float]:
     """Non-negative weights over their sum.
 
     Raises:
+        TypeError: if one is no number.
         ValueError: if there are none, if one is negative or not finite, or if all are zero.
     """
     if not weights:
         raise ValueError("weights must name at least one choice, got none. Add a choice.")
     for choice, weight in weights.items():
+        if isinstance(weight, bool) or not isinstance(weight, int | float):
+            raise TypeError(
+                f"weight of {choice!r} must be a number, got {weight!r}. Write it without quotes."
+            )
         if not math.isfinite(weight) or weight < 0:
             raise ValueError(
                 f"weight of {choice!r} must be finite and at least 0, got {weight!r}. "
