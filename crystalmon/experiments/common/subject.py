@@ -30,7 +30,7 @@ from crystalmon.scoring.forward import (
     Route,
     batch_limits,
     next_token_log_probs,
-    out_of_memory_somewhere,
+    out_of_memory,
     output_head,
 )
 from crystalmon.scoring.isolation import undisturbed
@@ -108,7 +108,7 @@ class Subject:
             found = self._log_probs(texts, batch, route)
         except Exception as error:
             failure = error
-        if out_of_memory_somewhere(failure, self.ranks):
+        if self.ranks.share_failure(failure, out_of_memory):
             if len(batch) == 1:
                 raise failure or RankError("another rank has no memory left for a single text")
             failure = None  # it holds on to the tensors of the pass that failed
