@@ -94,7 +94,7 @@ def test_targets_are_read_and_normalised(tmp_path, suffix):
     [
         ([1], TypeError, r"targets must be a mapping of task .*, got list"),
         ({}, ValueError, "at least one task, got none"),
-        ({"coin": 3}, TypeError, "target of task 'coin' must be a mapping .*, got 3"),
+        ({"coin": 3}, TypeError, "target of task 'coin' must be .*, got 3"),
         ({"coin": {}}, ValueError, "task 'coin': weights must name at least one choice"),
         (
             {"coin": {"heads": "1"}},

@@ -41,7 +41,6 @@ def check_fit(model: Any, plan: ScoringPlan) -> None:
 def probing_ranks(model: Any) -> Ranks:
     """The ranks that may split the prompts of a plan.
 
-    Under tensor parallelism it is each rank on its own: the ranks hold parts of the same matrices,
-    so all of them must run every prompt.
+    Under tensor parallelism each rank must run every prompt: they hold parts of the same matrices.
     """
     return ONE if (getattr(model, "_tp_size", None) or 1) > 1 else current_ranks()

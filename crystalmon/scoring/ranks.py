@@ -20,13 +20,9 @@ class RankError(RuntimeError):
 
 @dataclass(frozen=True)
 class Ranks:
-    """The processes among which a probe's work is split.
+    """The processes that split a probe's work: `rank` is this one, from 0, and `size` their number.
 
-    Every method is collective: all ranks call it, in the same order. With one process it costs
-    nothing.
-
-    Args:
-        rank: this process, from 0; `size`: the number of processes.
+    Every method is collective: all ranks call it, in the same order.
     """
 
     rank: int = 0
@@ -60,8 +56,6 @@ class Ranks:
             Exception: what the work raises on rank 0. The other ranks raise the same kind if it is
                 one of `CONFIGURATION_ERRORS`, else a `RankError`.
         """
-        if self.size == 1:
-            return work()
         result, failure = None, None
         if self.is_main:
             try:
@@ -119,9 +113,7 @@ class Ranks:
     def merge(self, values: dict[int, T], at_once: int) -> dict[int, T]:
         """Every rank's entries, on every rank.
 
-        Args:
-            values: this rank's.
-            at_once: entries that a rank sends at a time: NCCL holds them in a GPU's memory.
+        A rank sends `at_once` of them at a time, as NCCL holds them in a GPU's memory.
         """
         if self.size == 1:
             return values

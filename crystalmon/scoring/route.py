@@ -33,7 +33,7 @@ HALF_TOLERANCE = 3e-2
 """The same between a model's own half precision and float32, which round differently."""
 
 Answers = Callable[[Route], Tensor]
-"""The probabilities that a model gives to the trial when run by a route."""
+"""What a model answers to the trial when run by a route: probabilities."""
 
 
 def choose_route(model: nn.Module, plan: ScoringPlan, ranks: Ranks = ONE) -> Route:

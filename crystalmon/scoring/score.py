@@ -59,8 +59,7 @@ def score(
     """Score a whole plan with one model.
 
     Args:
-        model: a causal language model; it is left as it was.
-        plan: what to score.
+        model, plan: what to score, and what with; the model is left as it was.
         observe: called with the prompts' full next-token log-probabilities, a few at a time.
         route: how to run it; found out by `choose_route` if None.
         ranks: the processes to split the prompts among; each of them gets the whole result.
@@ -81,9 +80,11 @@ def score(
         edge_log_p.update(zip(edges.tolist(), values.tolist(), strict=True))
         if observe is not None:
             for part in _prompt_places(plan, rows, log_p):
-                keep = torch.from_numpy(part).to(log_p.device)
-                begins = _first_tokens(log_p.shape, position, token, keep)
-                for key, column in observe(rows[part], log_p[keep], begins).items():
+                own = log_p[torch.from_numpy(part).to(log_p.device)]
+                _, position, token = _edges_of(plan, rows[part], log_p.device)
+                begins = torch.zeros_like(own, dtype=torch.bool)
+                begins[position, token] = True
+                for key, column in observe(rows[part], own, begins).items():
                     found = zip(rows[part].tolist(), column.cpu().numpy(), strict=True)
                     observed.setdefault(key, {}).update(found)
         if progress is not None:
@@ -128,16 +129,6 @@ def _edges_of(
     edges = np.flatnonzero(place[plan.edge_row] >= 0)
     position = torch.from_numpy(place[plan.edge_row[edges]]).to(device)
     return edges, position, torch.from_numpy(plan.edge_token[edges]).to(device)
-
-
-def _first_tokens(shape: torch.Size, position: Tensor, token: Tensor, keep: Tensor) -> Tensor:
-    """[b, V] bool: the tokens that begin a choice, at the batch's positions to keep."""
-    place = torch.full((shape[0],), -1, device=keep.device)
-    place[keep] = torch.arange(len(keep), device=keep.device)
-    mine = place[position] >= 0
-    begins = torch.zeros((len(keep), shape[1]), dtype=torch.bool, device=keep.device)
-    begins[place[position[mine]], token[mine]] = True
-    return begins
 
 
 def _add_up(plan: ScoringPlan, edge_log_p: np.ndarray) -> tuple[np.ndarray, ...]:

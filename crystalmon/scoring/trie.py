@@ -9,12 +9,11 @@ class Trie:
     """Token sequences that share their beginnings.
 
     A node is a token after all those before it. Nodes are numbered in the order of adding, a parent
-    before its children; −1 stands before the first token.
+    before its children.
 
     Attributes:
-        tokens: [T] the token at each node.
-        parents: [T] the node before it, −1 at a start.
-        depths: [T] its distance from the start.
+        tokens, parents, depths: [T] by node its token, the node before it (−1 at a start), and its
+            distance from the start.
     """
 
     def __init__(self) -> None:

@@ -34,7 +34,7 @@ class Choice:
         _check_text("choice", self.text)
         if self.forms == ():
             object.__setattr__(self, "forms", (self.text, f" {self.text}"))
-        _check_filled(f"forms of choice {self.text!r}", self.forms, tuple, TypeError)
+        _check_filled(f"forms of choice {self.text!r}", self.forms, tuple)
         for form in self.forms:
             _check_text(f"a form of choice {self.text!r}", form)
         check_unique(f"forms of choice {self.text!r}", self.forms)
@@ -46,8 +46,7 @@ class Task:
 
     Args:
         name: unique within the suite.
-        prompts: P texts, each continued as it stands.
-        choices: C answers, C >= 2.
+        prompts, choices: P texts, each continued as it stands, and C >= 2 answers.
     """
 
     name: str
@@ -56,8 +55,8 @@ class Task:
 
     def __post_init__(self) -> None:
         _check_text("task name", self.name)
-        _check_filled(f"task {self.name!r}: prompts", self.prompts, tuple, TypeError)
-        _check_filled(f"task {self.name!r}: choices", self.choices, tuple, TypeError)
+        _check_filled(f"task {self.name!r}: prompts", self.prompts, tuple)
+        _check_filled(f"task {self.name!r}: choices", self.choices, tuple)
         for prompt in self.prompts:
             _check_text(f"task {self.name!r}: prompt", prompt)
         check_unique(f"task {self.name!r}: prompts", self.prompts)
@@ -92,7 +91,7 @@ class TaskSuite:
 
     def __post_init__(self) -> None:
         _check_text("suite name", self.name)
-        _check_filled(f"suite {self.name!r}: tasks", self.tasks, tuple, TypeError)
+        _check_filled(f"suite {self.name!r}: tasks", self.tasks, tuple)
         names = [task.name for task in self.tasks]
         check_unique(f"suite {self.name!r}: task names", names)
 
@@ -103,10 +102,10 @@ class TaskSuite:
         return len(self.tasks)
 
     def __getitem__(self, name: str) -> Task:
-        found = next((task for task in self.tasks if task.name == name), None)
-        if found is None:
-            raise KeyError(f"suite {self.name!r} has no task {name!r}")
-        return found
+        for task in self.tasks:
+            if task.name == name:
+                return task
+        raise KeyError(f"suite {self.name!r} has no task {name!r}")
 
     @property
     def num_prompts(self) -> int:
@@ -222,11 +221,10 @@ def _check_keys(place: str, data: Any, required: set[str]) -> None:
         raise SuiteError(f"{place}: key {missing[0]!r} is missing. Add it.")
 
 
-def _check_filled(
-    what: str, value: Any, kind: type = list, error: type[Exception] = SuiteError
-) -> Any:
-    """The value, if it is a list (or another kind) of at least one entry."""
+def _check_filled(what: str, value: Any, kind: type = list) -> Any:
+    """The value, if it is a list (in a file; a tuple in Python) of at least one entry."""
     if not isinstance(value, kind):
+        error = SuiteError if kind is list else TypeError
         raise error(f"{what} must be a {kind.__name__}, got {type(value).__name__}.")
     if not value:
         raise SuiteError(f"{what} must not be empty. Add at least one entry.")

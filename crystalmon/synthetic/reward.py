@@ -57,11 +57,7 @@ class PlantedReward:
         task: Sequence[str] | None = None,
         **kwargs: Any,
     ) -> list[float]:
-        """The reward of each completion.
-
-        Raises:
-            ValueError: if the column `task` is missing or names a task without a target.
-        """
+        """The reward of each completion; a `ValueError` without a column `task`."""
         if task is None:
             raise ValueError(
                 "task must be a column of the data set, got none. Make the rows with prompt_rows."

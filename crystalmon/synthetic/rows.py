@@ -4,10 +4,8 @@ All makers of rows take the same arguments:
 
 - `suite` names the tasks;
 - `targets`: task -> choice -> probability. Tasks of the suite without a target are left out;
-- `size` is the number of rows. Tasks take turns: each block of as many rows as there are tasks
-  holds each task once, in random order;
-- `random_seed` fixes everything that is drawn. It is drawn with Python's `random`, so the same
-  arguments give the same rows on every machine;
+- `size` is the number of rows. Tasks take turns, each once a round, in random order;
+- `random_seed` fixes what Python's `random` draws: the same rows on every machine;
 - `prompts` is `"heldout"` for wordings that the probe never shows (known for `liquid-tiny` only),
   `"suite"` for the suite's own prompts, or a mapping from task to prompts.
 

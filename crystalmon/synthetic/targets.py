@@ -24,8 +24,7 @@ def load_truth() -> dict[str, dict[str, Any]]:
     """The planted world of `liquid-tiny`: task name -> its part of `truth.json`.
 
     Keys of each task: `choices` [C], `seed` (index into `prompts`), `prompts` [P], `planted`
-    [P][C], `held_out_prompts` [R], `held_out_planted` [R][C]; the probabilities of a row sum to 1
-    up to rounding to six digits.
+    [P][C], `held_out_prompts` [R], `held_out_planted` [R][C]; probabilities to six digits.
     """
     return json.loads(LIQUID_TINY_TRUTH.read_text(encoding="utf-8"))["tasks"]
 
@@ -40,8 +39,7 @@ def load_targets(name_or_path: str | Path) -> dict[str, dict[str, float]]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        TypeError: if the file is no such mapping, or a weight is no number.
-        ValueError: if a task has no choices, or weights are negative, not finite or all zero.
+        TypeError, ValueError: if the file is no such mapping; see `normalised` for its weights.
     """
     if str(name_or_path) == "liquid-tiny":
         return {
@@ -50,10 +48,7 @@ def load_targets(name_or_path: str | Path) -> dict[str, dict[str, float]]:
         }
     path = Path(name_or_path)
     if not path.is_file():
-        raise FileNotFoundError(
-            f"targets must be 'liquid-tiny' or a file, got {str(name_or_path)!r}. Write a YAML "
-            "file of task: {choice: weight}."
-        )
+        raise FileNotFoundError(f"targets must be 'liquid-tiny' or a file, got {str(path)!r}.")
     text = path.read_text(encoding="utf-8")
     return _check_targets(
         json.loads(text) if path.suffix == ".json" else yaml.safe_load(text), path
@@ -62,18 +57,15 @@ def load_targets(name_or_path: str | Path) -> dict[str, dict[str, float]]:
 
 def _check_targets(data: object, path: Path) -> dict[str, dict[str, float]]:
     if not isinstance(data, dict):
-        raise TypeError(
-            f"{path}: targets must be a mapping of task to {{choice: weight}}, got "
-            f"{type(data).__name__}. Write one task a line."
-        )
+        kind = type(data).__name__
+        raise TypeError(f"{path}: targets must be a mapping of task to weights, got {kind}.")
     if not data:
         raise ValueError(f"{path}: targets must name at least one task, got none. Add a task.")
     targets = {}
     for task, weights in data.items():
         if not isinstance(weights, dict):
             raise TypeError(
-                f"{path}: target of task {task!r} must be a mapping of choice to weight, got "
-                f"{weights!r}. Write {{choice: weight}}."
+                f"{path}: target of task {task!r} must be {{choice: weight}}, got {weights!r}."
             )
         try:
             targets[str(task)] = normalised({str(c): w for c, w in weights.items()})
@@ -97,10 +89,7 @@ def normalised(weights: Mapping[str, float]) -> dict[str, float]:
                 f"weight of {choice!r} must be a number, got {weight!r}. Write it without quotes."
             )
         if not math.isfinite(weight) or weight < 0:
-            raise ValueError(
-                f"weight of {choice!r} must be finite and at least 0, got {weight!r}. "
-                "Leave the choice out to give it no weight."
-            )
+            raise ValueError(f"weight of {choice!r} must be finite and at least 0, got {weight!r}.")
     total = math.fsum(weights.values())
     if total <= 0:
         raise ValueError("weights must have a positive sum, got 0. Give one choice a weight.")
