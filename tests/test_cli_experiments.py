@@ -15,13 +15,7 @@ from test_page import make_run
 from crystalmon.cli.main import main
 from crystalmon.experiments.common.command import run_alone
 from crystalmon.experiments.common.parts import Parts
-from crystalmon.runs.results import (
-    Result,
-    read_result,
-    read_results,
-    result_files,
-    write_result,
-)
+from crystalmon.runs.results import Result, read_result, read_results, result_files, write_result
 from crystalmon.runs.store import write_info
 
 TEMPERATURE = ["temperature", "liquid-tiny", "--suite", "liquid-tiny"]

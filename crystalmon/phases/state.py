@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from crystalmon.metrics.answers import is_ordered, order, support
+from crystalmon.metrics.answers import is_ordered, order
 from crystalmon.metrics.bootstrap import bootstrap_weights, uniform_weights
+from crystalmon.metrics.seeds import support
 from crystalmon.phases.seed_fit import Candidates
 from crystalmon.runs.records import Event
 

@@ -16,7 +16,7 @@ from crystalmon.metrics import answers
 from crystalmon.metrics.bootstrap import bootstrap_interval, bootstrap_weights, uniform_weights
 from crystalmon.runs.reader import Run
 
-RESAMPLES = 200
+TASK_RESAMPLES = 200
 """Bootstrap resamples of the prompts behind an interval."""
 
 
@@ -135,7 +135,7 @@ def mean_band(tasks: Iterable[TaskStages], measure: Measure) -> tuple[StageBand,
     found: list[np.ndarray] = []
     for task in tasks:
         count = task.q.shape[1]
-        drawn = bootstrap_weights(count, RESAMPLES, rng)
+        drawn = bootstrap_weights(count, TASK_RESAMPLES, rng)
         values = measure(task, np.concatenate([uniform_weights(count)[None], drawn]))
         if values is not None:
             found.append(values)
