@@ -26,8 +26,8 @@ from rich.table import Table
 
 from crystalmon import CrystalCallback, load_suite, read_run
 from crystalmon.scoring.forward import MAX_BATCH_LOGITS
-from crystalmon.scoring.isolation import HEAD_DTYPE
 from crystalmon.scoring.models import load_model
+from crystalmon.scoring.precision import HEAD_DTYPE
 from crystalmon.synthetic import load_targets, sft_rows
 
 TARGETS = {"smollm2-135m": "recipes/smollm2/targets.yaml"}

@@ -179,26 +179,6 @@ def _report_warnings(
         report.number(f"{name}/lead", "median lead of the warning, probes", float(np.median(leads)))
     alarm = ["early_warning" in o.false_events for o in nulls]
     report.line(f"{name}/warning/false", "nulls with an early warning", alarm, "≤1")
-    for index, signal in enumerate(("variance", "autocorrelation")):
-        ours = np.array([o.slowing[index] for o in slow])
-        theirs = np.array([o.slowing[index] for o in nulls])
-        area, error = _area(ours, theirs)
-        report.data[f"{name}/slowing/{signal}"] = [area, error]
-        print(
-            f"  {'slowing down, rolling ' + signal + ': AUC':<44}{area:.2f} ± {1.96 * error:.2f}"
-            "   (0.5 is chance)"
-        )
-
-
-def _area(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
-    """P(ours > theirs) + ½ P(equal), with Hanley and McNeil's standard error."""
-    if not len(ours) or not len(theirs):
-        return 0.5, 0.5
-    a = float(np.mean(np.sign(ours[:, None] - theirs[None, :]) / 2 + 0.5))
-    m, n = len(ours), len(theirs)
-    one, two = a / (2 - a), 2 * a * a / (1 + a)
-    spread = a * (1 - a) + (m - 1) * (one - a * a) + (n - 1) * (two - a * a)
-    return a, float(np.sqrt(max(spread, 0) / (m * n)))
 
 
 def _report_kinds(report: Report, name: str, outcomes: Sequence[Outcome]) -> None:

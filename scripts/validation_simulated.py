@@ -11,7 +11,7 @@ import numpy as np
 import ruptures
 from scenarios import NULL_ORDER, TRUE_ONSET, Scenario, orders
 
-from crystalmon.analysis.transition import classify_transition, warning_signals
+from crystalmon.analysis.transition import classify_transition
 from crystalmon.metrics.answers import js_divergence, nearest_seed, noise_floor
 from crystalmon.phases import PhaseDetector
 
@@ -41,8 +41,6 @@ class Outcome:
         lead: probes from an early warning to the onset; None without one.
         phase_right: whether the last phase is the true one.
         verdict: of the kinetics.
-        slowing: (τ of variance, τ of autocorrelation) before the onset, or over as many probes
-            of a null.
         rivals: baseline -> its delay in probes; in a null, `NEVER` if it keeps silent.
     """
 
@@ -59,7 +57,6 @@ class Outcome:
     lead: int | None
     phase_right: bool
     verdict: str
-    slowing: tuple[float, float]
     rivals: Mapping[str, int]
 
 
@@ -91,8 +88,6 @@ def judge(scenario: Scenario, page_hinkley: float) -> Outcome:
     lead = None
     if scenario.onset is not None and events["early_warning"]:
         lead = scenario.onset - probe[events["early_warning"][0].step]
-    quiet = scenario.onset if scenario.onset is not None else len(clean) // 3
-    signals = warning_signals(seen[:quiet], window=6)
     return Outcome(
         scenario=scenario,
         false_events=_false_events(scenario, events, clean),
@@ -107,7 +102,6 @@ def judge(scenario: Scenario, page_hinkley: float) -> Outcome:
         lead=lead,
         phase_right=detector.phase == scenario.phase,
         verdict=classify_transition(scenario.steps, seen).verdict if scenario.tempo else "",
-        slowing=(signals.variance_tau, signals.autocorrelation_tau),
         rivals=_rivals(scenario, seen, page_hinkley),
     )
 

@@ -24,8 +24,8 @@ from planted_models import (
 
 from crystalmon.experiments.common import subject as subject_module
 from crystalmon.experiments.common.instructions import Instruction
-from crystalmon.experiments.common.intervals import mean_estimate
 from crystalmon.experiments.common.parts import Parts
+from crystalmon.experiments.common.statistics import mean_estimate
 from crystalmon.experiments.common.subject import Subject
 from crystalmon.experiments.drift.instruction_drift import Drift, slopes
 from crystalmon.runs.results import Result, read_result, write_result

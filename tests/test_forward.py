@@ -24,7 +24,7 @@ from crystalmon.scoring.forward import Route, score_rows
 from crystalmon.scoring.isolation import undisturbed
 from crystalmon.scoring.plan import build_plan
 from crystalmon.scoring.ranks import Ranks
-from crystalmon.scoring.route import _computes_wide, choose_route
+from crystalmon.scoring.route import choose_route, computes_wide
 from crystalmon.scoring.score import score
 
 SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
@@ -161,12 +161,12 @@ def test_what_one_rank_cannot_run_is_run_by_none(plan, tokenizer, monkeypatch):
 
 def test_quantized_weights_are_run_as_the_model_does(tokenizer):
     model = qwen2(len(tokenizer))
-    assert _computes_wide(model)
+    assert computes_wide(model)
     model.register_buffer("places", torch.zeros(2, dtype=torch.int64))
-    assert _computes_wide(model)
+    assert computes_wide(model)
     packed = torch.nn.Parameter(torch.zeros(2, dtype=torch.uint8), requires_grad=False)
     model.register_parameter("packed", packed)
-    assert not _computes_wide(model)
+    assert not computes_wide(model)
 
 
 def test_attention_that_takes_no_mask_is_left_for_sdpa(plan, tokenizer):

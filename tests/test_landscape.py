@@ -23,14 +23,13 @@ from planted_models import (
 
 from crystalmon.experiments.common import subject as subject_module
 from crystalmon.experiments.common.instructions import Instruction
-from crystalmon.experiments.common.intervals import mean_estimate
 from crystalmon.experiments.common.parts import Parts
 from crystalmon.experiments.common.responses import KeptLogProbs, wide_pair
+from crystalmon.experiments.common.statistics import mean_estimate
 from crystalmon.experiments.common.subject import Subject
 from crystalmon.experiments.landscape import free_energies as landscape_module
-from crystalmon.experiments.landscape import landscape_pair
 from crystalmon.experiments.landscape.free_energies import EARLY, Landscape
-from crystalmon.experiments.landscape.landscape_pair import measure_landscape
+from crystalmon.experiments.landscape.landscape_pair import keep_model, measure_landscape
 from crystalmon.runs.results import Result, read_result, write_result
 
 SIZE = 9
@@ -246,7 +245,6 @@ def test_an_interrupted_measurement_goes_on_to_the_same_result(
 ):
     """Killed just before each of the parts is kept."""
     monkeypatch.setattr("crystalmon.experiments.common.responses.GROUP", 3)
-    monkeypatch.setattr("crystalmon.experiments.common.responses.groups_of.__defaults__", (3,))
     whole = measured(tmp_path / "whole")
     file = tmp_path / "parts.jsonl"
     with killed_before_part(at, monkeypatch):
@@ -268,7 +266,7 @@ def test_what_is_finished_is_not_run_again(tmp_path: Path):
 
 def test_log_probabilities_lost_from_the_folder_are_made_again(tmp_path: Path):
     kept, parts = KeptLogProbs(tmp_path / "landscape.work"), Parts()
-    landscape_pair._keep_model(subject_of(aligned_law(), "aligned"), settings(), kept, parts)
+    keep_model(subject_of(aligned_law(), "aligned"), settings(), kept, parts)
     (kept.folder / "warm-1.safetensors").unlink()
     assert same(measured(tmp_path, parts=parts), measured(tmp_path / "whole"))
 

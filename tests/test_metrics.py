@@ -28,9 +28,14 @@ from crystalmon.metrics.answers import (
     measure_task,
     nearest_seed,
     order,
+    prompt_crystallinity,
     round_significant,
     seed_distances,
+    squared_error,
     support,
+    support_mass,
+    variety,
+    without_prompt,
 )
 from crystalmon.metrics.bootstrap import bootstrap_interval, bootstrap_weights, uniform_weights
 
@@ -612,3 +617,46 @@ def test_rounding_q_leaves_the_metrics_alone():
     stored = measure_task(round_significant(q), b, {}, none).metrics
     for key, value in exact.items():
         assert stored[key] == pytest.approx(value, rel=1e-5, abs=1e-7), key
+
+
+# --- what is averaged over prompts or pairs of them --------------------------------------------
+
+
+@QUICK
+@given(simplex((2, 5)))
+def test_variety_is_the_mean_over_pairs(q):
+    pairs = [js_divergence(one, other) for one, other in itertools.combinations(q, 2)]
+    assert variety(q, uniform_weights(len(q))) == pytest.approx(np.mean(pairs), abs=1e-12)
+    assert math.isnan(variety(q[:1], uniform_weights(1)))
+
+
+@QUICK
+@given(simplex_pair(), st.integers(0, 1))
+def test_error_and_mass_are_plain_means_over_prompts(pair, seed):
+    q, b = pair
+    w = uniform_weights(len(q))
+    others = np.delete(q, seed, axis=0)
+    error = squared_error(q, b[seed], without_prompt(w, seed))
+    assert error == pytest.approx(np.mean((others - b[seed]) ** 2), abs=1e-12)
+    mass = q[:, support(b[seed])].sum(axis=1)
+    assert support_mass(q, b[seed], w) == pytest.approx(mass.mean(), abs=1e-12)
+    assert math.isnan(support_mass(q, np.full(q.shape[1], NAN), w))
+
+
+def test_stages_and_replicates_broadcast():
+    q, b = tables(10)
+    stages = np.stack([q, b])
+    drawn = bootstrap_weights(len(q), 3, np.random.default_rng(0))
+    for measure in (squared_error, support_mass):
+        found = measure(stages, b[1], drawn)
+        assert found.shape == (3, 2)
+        np.testing.assert_allclose(found[:, 0], [measure(q, b[1], w) for w in drawn])
+    np.testing.assert_allclose(variety(q, drawn), [variety(q, w) for w in drawn])
+
+
+def test_a_prompts_own_crystallinity_is_1_at_the_seed_and_0_on_average_in_the_base():
+    _, b = tables(10)
+    own = prompt_crystallinity(b, b, 2)
+    assert own[2] == 1
+    assert np.delete(own, 2).mean() == pytest.approx(0)
+    np.testing.assert_allclose(prompt_crystallinity(np.tile(b[2], (len(b), 1)), b, 2), 1)

@@ -29,7 +29,7 @@ from crystalmon.metrics.answers import (
 )
 from crystalmon.metrics.bootstrap import uniform_weights
 from crystalmon.phases import Base, Observation, PhaseDetector, PhaseState, SuiteDetector, advance
-from crystalmon.phases import seed as rules
+from crystalmon.phases.seed import at_rest, remember
 from crystalmon.phases.state import RESTING
 from crystalmon.runs.records import EVENT_KINDS, PHASES, Event, TaskRecord
 
@@ -237,16 +237,16 @@ def test_a_verdict_averages_over_the_probes_at_rest():
     detector, _ = watch(base, [base] * 3 + [rests] * 3)
     state = detector.state
     for q in shaken:
-        state = rules._remembered(state, Base.of(base).look(Observation(0, q)))
+        state = remember(state, Base.of(base).read(Observation(0, q)))
     assert len(state.answers) == RESTING == 5
     state = replace(state, orders=(0.5,) * 5)
-    seen = Base.of(base).look(Observation(0, shaken[-1]))
-    held = rules._at_rest(state, seen)
+    seen = Base.of(base).read(Observation(0, shaken[-1]))
+    held = at_rest(state, seen)
     wanted = softmax(np.mean([np.log(q) for q in shaken], axis=0))
-    np.testing.assert_allclose(held.q, wanted, rtol=1e-4)
-    assert js_divergence(held.q, rests).mean() < 0.4 * js_divergence(seen.q, rests).mean()
+    np.testing.assert_allclose(held, wanted, rtol=1e-4)
+    assert js_divergence(held, rests).mean() < 0.4 * js_divergence(seen.q, rests).mean()
     moving = replace(state, orders=(0.3, 0.4, 0.5, 0.5, 0.5))
-    assert rules._at_rest(moving, seen) is seen
+    assert at_rest(moving, seen) is seen.q
 
 
 def test_the_probes_to_average_over_are_forgotten_with_their_use():

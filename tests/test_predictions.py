@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 
-from crystalmon.experiments.common.resampling import estimate
-from crystalmon.experiments.predictions.judgements import (
+from crystalmon.experiments import Predictions
+from crystalmon.experiments.common.statistics import (
     CONTRADICTED,
     SUPPORTED,
     UNDETERMINED,
-    format_predictions,
-    judge,
-    judge_predictions,
+    bounded_estimate,
 )
-from crystalmon.experiments.predictions.predictions_figure import predictions_figure
+from crystalmon.experiments.predictions.judgements import judge, judge_predictions
 from crystalmon.runs.results import Estimate, Result
 
 NAMES = [f"k{number}" for number in range(12)]
@@ -75,6 +74,10 @@ def sharpness(correlation, verdict):
     return result("sharpness", trends={"heat_capacity": trend(-1), "width": trend(1)}, runs=[])
 
 
+def judged(results):
+    return list(judge_predictions(results).values())
+
+
 def world(sign):
     """Results in which every prediction is true, or every one is false."""
     rising = np.arange(12.0)
@@ -90,7 +93,7 @@ def world(sign):
 
 @pytest.mark.parametrize(("sign", "verdict"), [(1, SUPPORTED), (-1, CONTRADICTED)])
 def test_what_is_planted_is_found(sign, verdict):
-    found = judge_predictions(world(sign))
+    found = judged(world(sign))
     assert len(found) == 9
     assert {each.claim: each.verdict for each in found} == dict.fromkeys(
         (each.claim for each in found), verdict
@@ -113,48 +116,48 @@ def test_chance_supports_hardly_anything():
             context(rng.uniform(0.2, 0.8, 12)),
             drift(rng.standard_normal(12), rng.standard_normal(12)),
         ]
-        found = judge_predictions(results)
+        found = judged(results)
         supported += sum(each.verdict == SUPPORTED for each in (*found[:2], *found[-2:]))
     assert supported / 240 <= 0.05
 
 
 def test_what_is_missing_is_named_and_not_invented():
-    found = judge_predictions([])
+    found = judged([])
     assert {each.verdict for each in found} == {UNDETERMINED}
     assert found[0].reason == "no result of landscape and context"
     assert all(each.n == 0 and math.isnan(each.effect.value) for each in found)
-    part = judge_predictions([landscape(np.arange(12.0))])
+    part = judged([landscape(np.arange(12.0))])
     assert part[0].reason == "no result of context"
     assert part[1].reason == "no result of drift"
 
 
 def test_few_instructions_decide_nothing():
     results = [landscape(np.arange(12.0)), context([0.5] * 3 + [math.nan] * 9)]
-    found = judge_predictions(results)[0]
+    found = judged(results)[0]
     assert found.verdict == UNDETERMINED
     assert found.reason.startswith("only 3 instructions, fewer than 5; ")
     assert found.reason.endswith("9 left out")
 
 
 def test_one_alpha_for_all_decides_nothing():
-    found = judge_predictions([landscape(np.arange(12.0)), context([1.0] * 12)])[0]
+    found = judged([landscape(np.arange(12.0)), context([1.0] * 12)])[0]
     assert found.verdict == UNDETERMINED
     assert "the same in all of 12 instructions; 12 not always broken" in found.reason
 
 
 def test_what_never_flips_ranks_at_the_upper_end():
     alphas = [1.0, 1.0, *np.linspace(0.8, 0.2, 10)]
-    found = judge_predictions([landscape(np.arange(12.0)), context(alphas)])[0]
+    found = judged([landscape(np.arange(12.0)), context(alphas)])[0]
     assert found.verdict == SUPPORTED
     assert "2 not always broken" in found.reason
 
 
 def test_an_area_that_chance_explains_is_not_hysteresis():
-    assert judge_predictions([context([0.5] * 12, p=0.3)])[3].verdict == UNDETERMINED
+    assert judged([context([0.5] * 12, p=0.3)])[3].verdict == UNDETERMINED
     tiny = context([0.5] * 12, area=0.0)
-    assert judge_predictions([tiny])[3].verdict == UNDETERMINED
+    assert judged([tiny])[3].verdict == UNDETERMINED
     tiny.estimates["hysteresis"] = Estimate(0.002, 0.001, 0.003)  # type: ignore[index]
-    assert judge_predictions([tiny])[3].verdict == CONTRADICTED
+    assert judged([tiny])[3].verdict == CONTRADICTED
 
 
 @pytest.mark.parametrize(
@@ -174,20 +177,21 @@ def test_a_verdict_follows_from_the_interval(ends, verdict):
 
 
 def test_the_last_result_of_an_experiment_counts():
-    found = judge_predictions([*world(-1), *world(1)])
+    found = judged([*world(-1), *world(1)])
     assert {each.verdict for each in found} == {SUPPORTED}
 
 
 def test_table_json_and_figure_hold_every_prediction(tmp_path):
     for results in (world(1), world(-1), []):
-        found = judge_predictions(results)
-        text = format_predictions(found)
+        found = judged(results)
+        shown = Result("predictions", {}, {}, {}, {"predictions": [asdict(p) for p in found]})
+        text = Predictions.table(shown)
         assert all(each.claim in text and each.reason in text for each in found)
-        for each in found:
-            value = json.loads(json.dumps(each.to_json(), allow_nan=False))
+        back = json.loads(json.dumps(shown.to_json(), allow_nan=False))
+        for each, value in zip(found, back["detail"]["predictions"], strict=True):
             assert value["verdict"] == each.verdict
             assert set(value["effect"]) == {"value", "low", "high"}
-        figure = predictions_figure(found)
+        figure = Predictions.figure(shown)
         assert len(figure.axes) == len(found)
         figure.savefig(tmp_path / "predictions.png")
 
@@ -195,10 +199,10 @@ def test_table_json_and_figure_hold_every_prediction(tmp_path):
 def test_results_from_disk_give_the_same(tmp_path):
     results = world(1)
     back = [Result.from_json(json.loads(json.dumps(each.to_json()))) for each in results]
-    assert judge_predictions(back) == judge_predictions(results)
+    assert judged(back) == judged(results)
 
 
 def test_a_bounded_statistic_keeps_its_interval_in_bounds():
     x = np.arange(12.0)
-    found = estimate(12, lambda units: float(np.tanh(x[units].mean())))
+    found = bounded_estimate(12, lambda units: float(np.tanh(x[units].mean())))
     assert found.high <= 1

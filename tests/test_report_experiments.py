@@ -12,7 +12,7 @@ from browser import PHONE, Visit, chromium
 from matplotlib.figure import Figure
 from test_page import make_run
 
-from crystalmon.experiments.common.command import write_views
+from crystalmon.experiments.common.command import write_display
 from crystalmon.report.experiment_cards import folder_cards
 from crystalmon.report.page import write_report
 from crystalmon.runs.results import Estimate, Result, write_result
@@ -26,7 +26,7 @@ def put(folder: Path, name: str = "drift", step: int | None = None, value: float
     write_result(folder, result)
     figure = Figure()
     figure.subplots().set_title("<script>")
-    write_views(folder, name, f"table {EVIL}", figure)
+    write_display(folder, name, f"table {EVIL}", figure)
 
 
 def test_a_card_holds_the_first_and_the_latest_step(tmp_path):

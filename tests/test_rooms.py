@@ -22,7 +22,7 @@ PACKAGE = Path(crystalmon.__file__).parent
 ROOMS: dict[str, str] = {
     "suites": "",
     "metrics": "",
-    "scoring": "suites metrics",
+    "scoring": "suites",
     "runs": "suites metrics",
     "synthetic": "suites metrics",
     "phases": "metrics runs",

@@ -88,7 +88,7 @@ def test_real_bases_may_be_given():
 
 
 def test_a_bank_takes_the_kinds_in_turn():
-    kinds = [scenario.kind for scenario in bank(3, 2, seed=3)]
+    kinds = [scenario.kind for scenario in bank(3, 2, random_seed=3)]
     assert kinds == [*list(KINDS)[:3], *list(NULL_KINDS)[:2]]
     with pytest.raises(ValueError, match=r"kind must be one of collapse, abrupt, .* got 'x'"):
         make_scenario("x", 0)

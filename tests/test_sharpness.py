@@ -12,7 +12,7 @@ import pytest
 from fake_runs import make_record
 from scipy import stats
 
-from crystalmon.experiments.common.trends import ranks, slopes, spearman, trend
+from crystalmon.experiments.common.statistics import log_slopes, ranks, spearman, trend
 from crystalmon.experiments.sharpness.kl_penalty import Sharpness, sharpness_of
 from crystalmon.runs.reader import Run
 from crystalmon.runs.store import RunStore, write_info
@@ -37,9 +37,9 @@ def test_ranks_and_correlation_are_scipys_with_ties_too():
 def test_slopes_are_per_factor_e():
     x = np.array([0.03, 0.1, 0.3, 1.0])
     y = 2.0 + 3.0 * np.log(x)
-    assert slopes(x[None], y[None])[0] == pytest.approx(3.0)
-    assert np.isnan(slopes(np.array([[0.0, 1.0]]), np.array([[1.0, 2.0]]))).all()
-    assert np.isnan(slopes(np.ones((1, 2)), np.array([[1.0, 2.0]]))).all()
+    assert log_slopes(x[None], y[None])[0] == pytest.approx(3.0)
+    assert np.isnan(log_slopes(np.array([[0.0, 1.0]]), np.array([[1.0, 2.0]]))).all()
+    assert np.isnan(log_slopes(np.ones((1, 2)), np.array([[1.0, 2.0]]))).all()
 
 
 def test_the_p_value_is_that_of_all_permutations_two_sided():

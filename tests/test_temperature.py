@@ -14,7 +14,7 @@ from planted_models import PlantedModel, by_last
 import crystalmon.experiments.temperature.temperature_sweep as module
 from crystalmon.experiments.common.parts import Parts
 from crystalmon.experiments.common.subject import Subject
-from crystalmon.experiments.temperature.curves import highest, sweep_of
+from crystalmon.experiments.temperature.curves import highest, summarize_sweep
 from crystalmon.experiments.temperature.temperature_sweep import (
     DEFAULT_TEMPERATURES,
     Temperature,
@@ -150,7 +150,8 @@ def sweep(entropy, reliability, weight):
     """One task whose prompts have these S [P, K] and R [K]."""
     grid = np.array(GRID)
     values = np.stack([entropy, 0 * entropy, 0 * entropy + reliability], axis=1)
-    return sweep_of({"task": values}, grid, weight, 50)
+    estimates, detail = summarize_sweep({"task": values}, grid, weight, 50)
+    return estimates["optimal_temperature"].value, detail["optimum"]["edge"]
 
 
 def test_the_objective_weighs_reliability_against_the_spread_over_wordings():
@@ -159,13 +160,13 @@ def test_the_objective_weighs_reliability_against_the_spread_over_wordings():
     spread = (log_t - math.log(2)) ** 2
     entropy = np.stack([1 + spread**0.5, 1 - spread**0.5])
     reliability = -((log_t - math.log(0.5)) ** 2)
-    assert sweep(entropy, reliability, 0.0).best.temperature == pytest.approx(0.5, rel=1e-3)
+    assert sweep(entropy, reliability, 0.0)[0] == pytest.approx(0.5, rel=1e-3)
     # L = −(x − a)² − λ (x − b)² is highest at (a + λ b) / (1 + λ)
     for weight in (1.0, 3.0):
         x = (math.log(0.5) + weight * math.log(2)) / (1 + weight)
-        best = sweep(entropy, reliability, weight).best
-        assert best.temperature == pytest.approx(math.exp(x), rel=1e-3)
-        assert not best.edge
+        best, edge = sweep(entropy, reliability, weight)
+        assert best == pytest.approx(math.exp(x), rel=1e-3)
+        assert not edge
 
 
 def test_an_end_of_the_grid_is_called_one(suite, tokenizer, tmp_path):
@@ -181,9 +182,9 @@ def test_the_interval_covers_the_whole_population_s_mean():
     rng, hits = np.random.default_rng(0), 0
     for _ in range(100):
         values = rng.normal(1.0, 0.3, (24, 3, 3))
-        found = sweep_of({"task": values}, np.array([0.5, 1.0, 2.0]), 0.0, 200)
-        _, low, high = found.mean["entropy"].at(1.0)
-        hits += low <= 1.0 <= high
+        found, _ = summarize_sweep({"task": values}, np.array([0.5, 1.0, 2.0]), 0.0, 200)
+        entropy = found["entropy"]
+        hits += entropy.low <= 1.0 <= entropy.high
     assert hits >= 88
 
 
@@ -221,7 +222,7 @@ def test_a_broken_model_gives_no_numbers_and_no_error(suite, tokenizer, model, t
     Temperature.figure(result).savefig(tmp_path / "figure.png")
 
 
-def test_the_views_show_every_task_and_no_markup(suite, tokenizer, model, tmp_path):
+def test_table_and_figure_show_every_task(suite, tokenizer, model, tmp_path):
     result = Temperature(suite).measure(Subject(model, tokenizer), tmp_path, Parts())
     table = Temperature.table(result)
     assert [line.split()[0] for line in table.splitlines()[1:5]] == [
@@ -242,7 +243,7 @@ def test_the_views_show_every_task_and_no_markup(suite, tokenizer, model, tmp_pa
         ({"weight": -1.0}, "weight must be finite and at least 0, got -1.0"),
         ({"weight": math.nan}, "weight must be finite"),
         ({"view": "both"}, "view must be one of raw, chat, got 'both'"),
-        ({"replicates": 0}, "replicates must be positive"),
+        ({"replicates": 0}, "replicates must be at least 1"),
     ],
 )
 def test_bad_settings_are_named(suite, options, message):

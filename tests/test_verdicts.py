@@ -9,12 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from crystalmon.analysis.stage_measures import (
-    distribution_mse,
-    find_proxy_stage,
-    measure_stages,
-    prompt_variety,
-)
+from crystalmon.analysis.stage_measures import find_proxy_stage, measure_stages
 from crystalmon.analysis.verdicts import (
     FAILS,
     HOLDS,
@@ -318,10 +313,6 @@ def test_a_run_without_probes_is_one_sentence(tmp_path):
 
 
 def test_measures_by_their_formulas(tmp_path):
-    q = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
-    assert prompt_variety(q) == pytest.approx(2 / 3 * np.log(2))
-    assert np.isnan(prompt_variety(q[:1]))
-    assert distribution_mse(q, np.array([1.0, 0.0])) == pytest.approx(1 / 3)
     base = liquid_base()
     run = write_stages(tmp_path, base, [at_seed(base), settled(base)])
     found = measure_stages(run)
@@ -331,6 +322,9 @@ def test_measures_by_their_formulas(tmp_path):
     expected = np.mean((run.records[2].tasks["task-0"].q - proxy) ** 2)
     assert task["proxy_mse"]["dpo"] == pytest.approx(expected)
     assert task["choices"] == [str(index) for index in range(CHOICES)]
+    inside = support(proxy)
+    expected = run.records[2].tasks["task-0"].q[:, inside].sum() / PROMPTS
+    assert task["proxy_mass"]["dpo"] == pytest.approx(expected)
     means = [found["tasks"][f"task-{t}"]["variety"]["sft"] for t in range(TASKS)]
     assert found["mean"]["variety"]["sft"] == pytest.approx(np.mean(means))
 

@@ -1,9 +1,9 @@
 """Least-squares fits to a series of S points: a line, a step, a sigmoid, or a shape on a grid.
 
-A search looks at every point of a grid, then twice at a finer one about the best point, so there
-is nothing to start badly from. Intervals are profile intervals: the parameters whose residual sum
-of squares (RSS) is within the factor 1 + χ²₁(0.95) / (S − k) of the least one. Time grows with S,
-not faster, and memory holds a few hundred rows of S numbers.
+A search tries every point of a grid, then twice a finer grid about the best point, so no starting
+point can mislead it. Intervals are profile intervals: the parameters whose residual sum of squares
+(RSS) is within the factor 1 + χ²₁(0.95) / (S − k) of the least one. Time grows linearly with S, and
+memory holds a few hundred rows of S numbers. Everywhere `steps` [S] are increasing.
 """
 
 from __future__ import annotations
@@ -13,12 +13,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-RESOLUTION = 0.005
-"""Standard deviation that a series is taken to have at the least: a perfect fit is not infinite."""
+from crystalmon.runs.records import Interval
+
+LEAST_DEVIATION = 0.005
+"""Standard deviation that residuals are taken to have at the least: no fit is infinitely good."""
 COARSEST = 800
-"""Midpoints over the whole series that a width is tried at, at the least, if it has 200 points."""
+"""Midpoints at which each width is tried over the whole series, at the least, …"""
 PER_WIDTH = 32
-"""Midpoints within one 10–90% width that it is tried at, or four a point if that is less."""
+"""… and within one 10–90% width, so that the RSS hardly changes between them. More than four per
+point are never needed."""
 REACH = 25.0
 """Units of a sigmoid's exponent beyond which it is 0 or 1: what is left out is under 2e-11."""
 FINER = 17
@@ -28,8 +31,6 @@ _NO_OVERFLOW = 300.0
 _ROUNDING = 1e-10
 _CHI2 = 3.841458820694124
 _TEN_TO_NINETY = 2 * np.log(9.0)
-
-Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,11 @@ class SigmoidFit:
 
 
 def linear_loss(steps: np.ndarray, values: np.ndarray) -> float:
-    """Least RSS of a straight line."""
+    """Least RSS of a straight line.
+
+    >>> linear_loss(np.arange(3.0), np.array([0.0, 1.0, 2.0]))
+    0.0
+    """
     time = steps - steps.mean()
     centred = values - values.mean()
     slope = time @ centred / (time @ time)
@@ -58,7 +63,11 @@ def linear_loss(steps: np.ndarray, values: np.ndarray) -> float:
 
 
 def step_loss(values: np.ndarray) -> float:
-    """Least RSS over all places of one step between two levels."""
+    """Least RSS over all places of one step between two levels.
+
+    >>> step_loss(np.array([0.0, 0.0, 1.0, 1.0]))
+    0.0
+    """
     count = np.arange(1, len(values))
     left, square = np.cumsum(values)[:-1], np.sum(values**2)
     right = values.sum() - left
@@ -66,31 +75,16 @@ def step_loss(values: np.ndarray) -> float:
 
 
 def fit_sigmoid(steps: np.ndarray, values: np.ndarray) -> SigmoidFit:
-    """The least-squares sigmoid.
-
-    A narrow one is tried at four midpoints a point, a wide one at so many that its RSS hardly
-    changes from one to the next.
-
-    Args:
-        steps: [S], increasing.
-        values: [S].
-    """
+    """The least-squares sigmoid."""
     span, spacing = steps[-1] - steps[0], float(np.min(np.diff(steps)))
     widths = np.geomspace(0.2 * spacing, 2 * span, 30)
-    columns = [
-        np.linspace(steps[0], steps[-1], _midpoint_count(len(steps), span / width))
-        for width in widths
-    ]
+    counts = [min(4 * len(steps), max(COARSEST, int(PER_WIDTH * span / w))) for w in widths]
+    columns = [np.linspace(steps[0], steps[-1], count) for count in counts]
     points, losses = [], []
     for _ in range(3):
-        tried = [
-            sigmoid_losses(steps, values, column, width)
-            for column, width in zip(columns, widths, strict=True)
-        ]
-        points += [
-            np.stack([column, np.full(len(column), width)])
-            for column, width in zip(columns, widths, strict=True)
-        ]
+        pairs = list(zip(columns, widths, strict=True))
+        tried = [sigmoid_losses(steps, values, column, width) for column, width in pairs]
+        points += [np.stack([column, np.full(len(column), width)]) for column, width in pairs]
         losses += tried
         at = _first_least(np.array([column.min() for column in tried]))
         finer = _zoom(columns[at], _first_least(tried[at]))
@@ -101,25 +95,13 @@ def fit_sigmoid(steps: np.ndarray, values: np.ndarray) -> SigmoidFit:
     return SigmoidFit(least, best[0], best[1], intervals[1])
 
 
-def _midpoint_count(points: int, widths: float) -> int:
-    """Midpoints to try a sigmoid at that goes so many times into the span of so many points."""
-    return min(4 * points, max(COARSEST, int(PER_WIDTH * widths)))
-
-
 def sigmoid_losses(
     steps: np.ndarray, values: np.ndarray, middles: np.ndarray, width: float
 ) -> np.ndarray:
-    """[M] RSS of the best level and rise for sigmoids of one 10–90% width.
+    """[M] RSS of the best level and rise for sigmoids at increasing midpoints, of one 10–90% width.
 
-    RSS = Σy² − 2cΣyσ + c²Σσ² with y and σ centred and c = max(Σyσ, 0) / Σσ². Points that lie
-    farther than `REACH` from some midpoints in succession are 0 or 1 for all of them, and are
-    counted, not computed.
-
-    Args:
-        steps: [S], increasing.
-        values: [S].
-        middles: [M], increasing.
-        width: in steps.
+    RSS = Σy² − 2cΣyσ + c²Σσ² with y and σ centred and c = max(Σyσ, 0) / Σσ². Midpoints are taken
+    in blocks; for points farther than `REACH` from a whole block σ is 0 or 1 and not computed.
     """
     scale = width / _TEN_TO_NINETY
     count = len(steps)
@@ -141,7 +123,7 @@ def sigmoid_losses(
 
 
 def _sigmoids(steps: np.ndarray, middles: np.ndarray, scale: float) -> np.ndarray:
-    """[M, S] 1 / (1 + exp((m − s) / w)); the exponential factorises, which spares M · S of them."""
+    """[M, S] 1 / (1 + exp((m − s) / w)); factorised, it needs M + S exponentials, not M · S."""
     centre = middles[len(middles) // 2]
     if middles[-1] - middles[0] < _NO_OVERFLOW * scale:
         late = np.exp((middles - centre) / scale)[:, None] * np.exp((centre - steps) / scale)
@@ -179,7 +161,7 @@ def _zoom(axis: np.ndarray, place: int) -> np.ndarray:
 
 
 def _first_least(losses: np.ndarray) -> int:
-    """The first place of the least RSS but for rounding: steps between two points all fit alike."""
+    """The first place of the least RSS, up to rounding: steps between two points all fit alike."""
     return int(np.argmax(losses <= losses.min() + _ROUNDING))
 
 
@@ -189,7 +171,7 @@ def _profile(
     """Of the points [k, M] that were tried: the best, its intervals and its RSS."""
     best = _first_least(losses)
     least = float(losses.min())
-    floor = max(least, count * RESOLUTION**2)
+    floor = max(least, count * LEAST_DEVIATION**2)
     allowed = least + floor * _CHI2 / max(count - len(points) - 1, 1)
     inside = points[:, losses <= allowed]
     intervals = [(float(row.min()), float(row.max())) for row in inside]

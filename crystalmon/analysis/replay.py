@@ -1,8 +1,8 @@
 """Replay a stored run through the phase detector, and say what happened in it.
 
-The detector is a pure function of the reference and the stored answers, so a replay with the same
-version of crystalmon repeats the live events. With another version it is how an old run is seen
-with new eyes. Nothing here needs torch.
+The detector is a pure function of the reference and the stored answers. With the same version of
+crystalmon a replay repeats the live events; with a newer one it shows how that version judges an
+old run.
 """
 
 from __future__ import annotations
@@ -20,14 +20,12 @@ from crystalmon.analysis.transition import (
     Avrami,
     Coexistence,
     Transition,
-    WarningSignals,
     classify_transition,
     coexistence,
     fit_avrami,
-    warning_signals,
 )
-from crystalmon.metrics.answers import js_divergence
-from crystalmon.phases import PhaseState, SuiteDetector
+from crystalmon.metrics.answers import js_divergence, prompt_crystallinity
+from crystalmon.phases import SuiteDetector
 from crystalmon.phases.stored import observe, states_of
 from crystalmon.runs.reader import Run
 from crystalmon.runs.records import Event, json_value
@@ -36,14 +34,13 @@ from crystalmon.runs.wordings import task_texts
 
 SHOWN = 48
 """Characters of a prompt that are shown."""
-_LEGEND = (
-    "p and margin are those of the probe at which the seed was locked; away is the distance of the",
-    "answers from the seed at the last probe, in nats",
-    "p: share of base prompts that lie as near to another one as the answers to the seed; if it is",
-    "large, many answer alike or the answers stop short, and which has won is not settled",
-    "margin: how many times worse the next base prompt explains the answers; around 1 and below,",
-    "the seed was told by where the pooled answers lie",
-)
+_LEGEND = """
+p and margin are those of the probe at which the seed was locked; away is the distance of the
+answers from the seed at the last probe, in nats
+p: share of base prompts that lie as near to another one as the answers to the seed; if it is
+large, many answer alike or the answers stop short, and which has won is not settled
+margin: how many times worse the next base prompt explains the answers; around 1 and below,
+the seed was told by where the pooled answers lie"""
 
 
 @dataclass(frozen=True)
@@ -53,7 +50,7 @@ class TaskDetection:
     Args:
         phase: at the last probe.
         seed: the locked seed, an index into the reference's prompts, or None.
-        p_value: of the seed, when it was locked; see `seeds.Candidates.chance`.
+        p_value: of the seed, when it was locked; see `Candidates.chance`.
         margin: how many times worse than the seed the next candidate explained the answers then.
         distance: JS of the answers at the last probe, pooled over prompts, from the seed, in nats.
         prompt: the seed's own words, if the run tells them.
@@ -78,18 +75,17 @@ class Detection:
         probes: number of them.
         phases: (step, phase) of the suite, at the first probe and wherever it changed.
         events: as the replay raised them.
-        repeats_live: whether they are the stored ones, as they are where this version of the
+        repeats_live: whether they are the stored ones, as they are if this version of the
             detector watched the run.
-        differing: how many of either are not among the other.
+        differing: how many events are stored but not replayed, or the reverse.
         tasks: by name.
-        inherited: by kind of event, the tasks in which the run that the model came from had raised
-            it: it is not raised again before it has passed.
+        inherited: by kind of event, the tasks in which the run that the model came from has raised
+            it. It is not raised again until it has passed.
         transition: abrupt or gradual, from the suite's `order`.
         avrami: the JMAK fit of the suite's `crystal_fraction`; None if there is none, or if the
             run began with crystals.
         coexistence: of the prompts' own crystallinity, over all tasks, at the suite's midpoint;
             None if no seed is locked or there is no midpoint.
-        warning: slowing down of the suite's `order` before its onset; None without one.
     """
 
     name: str
@@ -103,13 +99,10 @@ class Detection:
     transition: Transition
     avrami: Avrami | None
     coexistence: Coexistence | None
-    warning: WarningSignals | None
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dict."""
-        data = asdict(self)
-        data["events"] = [event.to_json() for event in self.events]
-        return json_value(data)
+        return json_value(asdict(self))
 
 
 def detect_run(run: Run) -> Detection:
@@ -121,7 +114,7 @@ def detect_run(run: Run) -> Detection:
     """
     if not run.records:
         raise ValueError(f"the run {run.folder} must have probes, got none. Train it first.")
-    base = _base_of(run)
+    base = read_base_answers(run.folder, run.records[0].tasks)
     inherited = states_of(run.info)
     detector = SuiteDetector(base, inherited)
     events: list[Event] = []
@@ -130,12 +123,11 @@ def detect_run(run: Run) -> Detection:
         events += observe(detector, record)
         if not phases or phases[-1][1] != detector.phase:
             phases.append((record.step, detector.phase))
-    steps, order = run.series("order")
-    whole = classify_transition(steps, order)
-    onset = next((e.step for e in events if e.task is None and e.kind == "nucleation_onset"), None)
+    whole = classify_transition(*run.series("order"))
     differing = _differing(run.events, events)
     texts, known = task_texts([run])
     prompts = {name: text.prompts for name, text in texts.items()} if known else {}
+    raised = sorted({kind for state in inherited.values() for kind in state.raised})
     return Detection(
         name=run.name,
         probes=len(run.records),
@@ -144,24 +136,11 @@ def detect_run(run: Run) -> Detection:
         repeats_live=differing == 0,
         differing=differing,
         tasks={name: _task(run, name, detector, b, prompts.get(name)) for name, b in base.items()},
-        inherited=_raised_before(inherited),
+        inherited={k: [n for n, state in inherited.items() if k in state.raised] for k in raised},
         transition=whole,
         avrami=fit_avrami(*run.series("crystal_fraction")) if phases[0][1] == "liquid" else None,
         coexistence=_coexistence(run, base, detector, whole.midpoint),
-        warning=None if onset is None else warning_signals(order[steps < onset]),
     )
-
-
-def _base_of(run: Run) -> dict[str, np.ndarray]:
-    """By task of the run, in its order, the base's answers [P, C]."""
-    found, tasks = read_base_answers(run.folder), run.records[0].tasks
-    missing = [name for name in tasks if name not in found]
-    if missing:
-        raise ValueError(
-            f"the reference in {run.folder} must hold every task of the run, got none for "
-            f"{', '.join(missing)}. Score the base again."
-        )
-    return {name: found[name] for name in tasks}
 
 
 def _differing(stored: Sequence[Event], replayed: Sequence[Event]) -> int:
@@ -189,12 +168,6 @@ def _task(
     )
 
 
-def _raised_before(states: Mapping[str, PhaseState]) -> dict[str, list[str]]:
-    """By kind of event, the tasks that have raised it already."""
-    kinds = sorted({kind for state in states.values() for kind in state.raised})
-    return {kind: [n for n, state in states.items() if kind in state.raised] for kind in kinds}
-
-
 def _coexistence(
     run: Run, base: Mapping[str, np.ndarray], detector: SuiteDetector, midpoint: float | None
 ) -> Coexistence | None:
@@ -203,18 +176,11 @@ def _coexistence(
         return None
     record = min(run.records, key=lambda record: abs(record.step - midpoint))
     values = [
-        _crystallinity(record.tasks[name].q, base[name], task.seed)
+        np.delete(prompt_crystallinity(record.tasks[name].q, base[name], task.seed), task.seed)
         for name, task in detector.tasks.items()
         if task.seed is not None
     ]
     return coexistence(np.concatenate(values)) if values else None
-
-
-def _crystallinity(q: np.ndarray, b: np.ndarray, seed: int) -> np.ndarray:
-    """1 − JS(q_p, b_k) / mean over p ≠ k of JS(b_p, b_k), of every prompt but the seed's own."""
-    others = np.arange(len(q)) != seed
-    before = js_divergence(b[others], b[seed])
-    return 1.0 - js_divergence(q[others], b[seed]) / max(float(before.mean()), 1e-12)
 
 
 def format_detection(found: Detection) -> str:
@@ -225,7 +191,13 @@ def format_detection(found: Detection) -> str:
         lines.append(f"raised before, where the model came from: {kind} {', '.join(names)}")
     lines += ["", "events"]
     lines += [_event_line(event) for event in found.events] or ["  none"]
-    lines += [f"  ({_compared(found)})", "", "kinetics", *_kinetics_lines(found), ""]
+    compared = "the same as those stored while training"
+    if not found.repeats_live:
+        compared = (
+            f"not {compared}: {found.differing} in only one of the two; another version of the "
+            "detector judges the same answers by rules of its own"
+        )
+    lines += [f"  ({compared})", "", "kinetics", *_kinetics_lines(found), ""]
     lines.append(
         f"{'task':<14}{'phase':<14}{'seed':>5}{'p':>8}{'margin':>8}{'away':>8}   {'transition':<46}"
         "the seed's own prompt"
@@ -235,30 +207,18 @@ def format_detection(found: Detection) -> str:
         chance = "" if task.p_value is None else f"{task.p_value:.3f}"
         margin = "" if task.margin is None else f"{min(task.margin, 400):.1f}"
         away = "" if task.distance is None else f"{task.distance:.3f}"
+        prompt = ""
+        if task.prompt is not None:
+            prompt = repr(textwrap.shorten(task.prompt, SHOWN, placeholder="…"))
         lines.append(
             f"{name:<14}{task.phase:<14}{seed:>5}{chance:>8}{margin:>8}{away:>8}   "
-            f"{_transition(task.transition):<46}{_quoted(task.prompt)}".rstrip()
+            f"{_transition(task.transition):<46}{prompt}".rstrip()
         )
-    return "\n".join([*lines, "", *_LEGEND])
-
-
-def _compared(found: Detection) -> str:
-    if found.repeats_live:
-        return "the same as those stored while training"
-    return (
-        f"not the same as those stored while training: {found.differing} in only one of "
-        "the two; another version of the detector judges the same answers by rules of its own"
-    )
-
-
-def _quoted(prompt: str | None) -> str:
-    return "" if prompt is None else repr(textwrap.shorten(prompt, SHOWN, placeholder="…"))
+    return "\n".join([*lines, _LEGEND])
 
 
 def _event_line(event: Event) -> str:
-    numbers = {
-        key: value for key, value in event.evidence.items() if isinstance(value, int | float)
-    }
+    numbers = {k: v for k, v in event.evidence.items() if isinstance(v, int | float)}
     shown = ", ".join(f"{key} {value:.3g}" for key, value in numbers.items())
     where = "suite" if event.task is None else event.task
     return f"  step {event.step:>6}  {where:<12} {event.kind:<19} {event.message} [{shown}]"
@@ -275,13 +235,6 @@ def _kinetics_lines(found: Detection) -> list[str]:
     if (parts := found.coexistence) is not None:
         kind = "two groups" if parts.bimodal else "one group"
         lines.append(f"  prompts at the midpoint: {kind} (BIC gain {parts.bic_gain:.1f})")
-    signals = found.warning
-    if signals is not None and signals.points:
-        lines.append(
-            f"  slowing down before the onset, {signals.points} points: τ of the variance "
-            f"{signals.variance_tau:.2f}, of the autocorrelation {signals.autocorrelation_tau:.2f} "
-            "(weak signs, which raise no event)"
-        )
     return lines
 
 

@@ -1,72 +1,28 @@
 """The paper's measurements, stage by stage, from a scan's run folder alone.
 
 Axes: P prompts, C choices. The paper (arXiv 2606.29933) gives no formulas for its MSE and ProbMass;
-`seed_mse` and `seed_mass` are this project's, and `proxy_mse` and `proxy_mass` are the same
-with another seed.
-Nothing here needs torch.
+`seed_mse` and `seed_mass` are this project's, and `proxy_mse` and `proxy_mass` are the same with
+the mean answers after SFT in place of a seed's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from crystalmon.analysis.verdicts import find_seeds
-from crystalmon.metrics.answers import js_divergence, support
+from crystalmon.metrics.answers import squared_error, support_mass, variety, without_prompt
+from crystalmon.metrics.bootstrap import uniform_weights
 from crystalmon.runs.reader import Run
+from crystalmon.runs.records import TaskRecord
 from crystalmon.runs.reference import read_base_answers
 
 PROXY_STAGE = "sft"
 _SUITE_KEYS = ("order", "crystallinity", "seed_mass", "seed_mse", "liquidity", "free_energy")
 _TASK_KEYS = ("variety", "seed_mse", "seed_mass", "proxy_mse", "proxy_mass")
 _FINAL_KEYS = ("final_seed_mse", "final_seed_mass")
-
-
-def prompt_variety(q: np.ndarray) -> float:
-    """Mean over pairs of prompts of JS(q_p, q_r), in nats; NaN for a single prompt.
-
-    Args:
-        q: [P, C] choice distributions.
-    """
-    if len(q) < 2:
-        return float("nan")
-    return float(js_divergence(q[:, None], q[None])[np.triu_indices(len(q), 1)].mean())
-
-
-def distribution_mse(q: np.ndarray, target: np.ndarray) -> float:
-    """Mean over prompts and choices of (q_pc − t_c)².
-
-    Args:
-        q: [P, C] choice distributions.
-        target: [C].
-    """
-    return float(np.mean((q - target) ** 2))
-
-
-def distribution_mass(q: np.ndarray, target: np.ndarray) -> float:
-    """Mean over prompts of the mass on the support of a distribution; NaN if that is NaN.
-
-    Args:
-        q: [P, C] choice distributions.
-        target: [C].
-    """
-    if np.isnan(target).any():
-        return float("nan")
-    return float(q[:, support(target)].sum(axis=1).mean())
-
-
-def final_seed_measures(q: np.ndarray, b: np.ndarray, seed: int) -> tuple[float, float]:
-    """`seed_mse` and `seed_mass` of `metrics.measure_task`, of a seed that is the same throughout.
-
-    Args:
-        q: [P, C] choice distributions.
-        b: [P, C] the base's.
-        seed: index into the base's prompts; its own answer counts for the mass alone.
-    """
-    others = np.delete(q, seed, axis=0) if len(q) > 1 else q
-    return distribution_mse(others, b[seed]), distribution_mass(q, b[seed])
 
 
 def stage_names(run: Run) -> dict[int, str]:
@@ -80,14 +36,12 @@ def find_proxy_stage(names: Mapping[int, str], listed: Iterable[str] = ()) -> in
 
     Args:
         names: by step, of the stages that were measured.
-        listed: of all. If there is an `sft` among them and none was measured, no other stands for
-            it: None.
+        listed: the names of all stages. If there is an `sft` among them and none was measured, no
+            other stands for it: None.
     """
-    named = [s for s, name in names.items() if _is_proxy(name)]
-    if named:
-        return named[-1]
-    later = [] if any(map(_is_proxy, listed)) else [s for s in names if s > 0]
-    return min(later, default=None)
+    named = [step for step, name in names.items() if _is_proxy(name)]
+    later = [] if any(map(_is_proxy, listed)) else [step for step in names if step > 0]
+    return named[-1] if named else min(later, default=None)
 
 
 def _is_proxy(name: str) -> bool:
@@ -101,25 +55,28 @@ def measure_stages(run: Run) -> dict[str, Any]:
         run: of a scan, with at least the base.
 
     Returns:
-        `stages`: one entry a stage with its suite-level figures; `proxy_stage`: whose mean
-        answers are the proxy seed; `mean` and, within `tasks`, each task's: by stage `variety`
-        (mean pairwise JS over prompts), `seed_mse` and `seed_mass` (as recorded, of the seed that
-        was held or nearest at that stage), `proxy_mse`, `proxy_mass`, and where the task has
-        crystallized on a seed (`verdicts.find_seeds`), `final_seed_mse` and `final_seed_mass` of
-        that one at every stage, whose `mean` is over the tasks that have one; a task's
-        `final_seed`, `choices`, `proxy_seed` [C] and `histogram`, by stage the answers [C] pooled
-        over prompts.
+        `stages`: for each stage its suite-level metrics. `proxy_stage`: whose mean answers are the
+        proxy seed. `mean` and, within `tasks`, each task's, by stage: `variety`; `seed_mse` and
+        `seed_mass` as recorded, of the seed that was held or nearest at that stage; `proxy_mse`
+        and `proxy_mass`; and where the task has crystallized on a seed (`verdicts.find_seeds`),
+        `final_seed_mse` and `final_seed_mass` of that one at every stage, whose `mean` is over the
+        tasks that have one. Of each task also `final_seed`, `choices`, `proxy_seed` [C] and
+        `histogram`, by stage the answers [C] pooled over prompts.
     """
     names = stage_names(run)
     proxy = find_proxy_stage(names, [stage["name"] for stage in run.info.get("stages", ())])
-    base = read_base_answers(run.folder)
-    base = {name: base[name] for name in run.records[0].tasks}
+    base = read_base_answers(run.folder, run.records[0].tasks)
     seeds = {name: found.seed for name, found in find_seeds(run, base).items()}
-    tasks = {
-        name: _measure_task(run, name, names, proxy)
-        | _of_final(run, name, names, b, seeds.get(name))
-        for name, b in base.items()
-    }
+    texts = run.info.get("suite_texts", {})
+    tasks = {}
+    for name, b in base.items():
+        found = {names[record.step]: record.tasks[name] for record in run.records}
+        target = np.full(b.shape[1], np.nan)
+        if proxy is not None:
+            target = found[names[proxy]].q.mean(axis=0)
+        choices = texts.get(name, {}).get("choices", [str(index) for index in range(b.shape[1])])
+        measured = _measure_task(found, b, target, seeds.get(name))
+        tasks[name] = {"choices": choices, **measured}
     return {
         "stages": [
             {"name": names[record.step], "step": record.step, "phase": record.phase}
@@ -127,51 +84,48 @@ def measure_stages(run: Run) -> dict[str, Any]:
             for record in run.records
         ],
         "proxy_stage": None if proxy is None else names[proxy],
-        "mean": {key: _mean(tasks, key, names) for key in (*_TASK_KEYS, *_FINAL_KEYS)},
+        "mean": {key: _mean(tasks, key, names.values()) for key in (*_TASK_KEYS, *_FINAL_KEYS)},
         "tasks": tasks,
     }
 
 
-def _mean(tasks: Mapping[str, Any], key: str, names: Mapping[int, str]) -> dict[str, float]:
+def _measure_task(
+    found: Mapping[str, TaskRecord], b: np.ndarray, target: np.ndarray, seed: int | None
+) -> dict[str, Any]:
+    """One task by stage.
+
+    Args:
+        found: by stage, the task's record.
+        b: [P, C] the base's answers.
+        target: [C] the proxy seed; NaN without one.
+        seed: the base prompt that has won in the end, or None.
+    """
+    w = uniform_weights(len(b))
+
+    def by_stage(measure: Callable[[TaskRecord], Any]) -> dict[str, Any]:
+        return {stage: measure(task) for stage, task in found.items()}
+
+    measured = {
+        "variety": by_stage(lambda task: float(variety(task.q, w))),
+        "seed_mse": by_stage(lambda task: task.metrics["seed_mse"]),
+        "seed_mass": by_stage(lambda task: task.metrics["seed_mass"]),
+        "proxy_mse": by_stage(lambda task: float(squared_error(task.q, target, w))),
+        "proxy_mass": by_stage(lambda task: float(support_mass(task.q, target, w))),
+        "proxy_seed": target.tolist(),
+        "histogram": by_stage(lambda task: task.q.mean(axis=0).tolist()),
+        "final_seed": seed,
+    }
+    if seed is not None:
+        end, others = b[seed], without_prompt(w, seed)
+        measured["final_seed_mse"] = by_stage(lambda t: float(squared_error(t.q, end, others)))
+        measured["final_seed_mass"] = by_stage(lambda t: float(support_mass(t.q, end, w)))
+    return measured
+
+
+def _mean(tasks: Mapping[str, Any], key: str, stages: Iterable[str]) -> dict[str, float]:
     """By stage, over the tasks that have it; NaN if none has."""
     having = [task[key] for task in tasks.values() if key in task]
     return {
         stage: float(np.mean([values[stage] for values in having])) if having else float("nan")
-        for stage in names.values()
-    }
-
-
-def _of_final(
-    run: Run, task: str, names: Mapping[int, str], b: np.ndarray, seed: int | None
-) -> dict[str, Any]:
-    if seed is None:
-        return {"final_seed": None}
-    found = {names[r.step]: final_seed_measures(r.tasks[task].q, b, seed) for r in run.records}
-    by_key = {
-        key: {stage: values[place] for stage, values in found.items()}
-        for place, key in enumerate(_FINAL_KEYS)
-    }
-    return {"final_seed": seed, **by_key}
-
-
-def _measure_task(
-    run: Run, task: str, names: Mapping[int, str], proxy: int | None
-) -> dict[str, Any]:
-    found = {record.step: record.tasks[task] for record in run.records}
-    count = found[run.records[0].step].q.shape[1]
-    target = np.full(count, np.nan) if proxy is None else found[proxy].q.mean(axis=0)
-    texts = run.info.get("suite_texts", {}).get(task, {})
-    return {
-        "choices": texts.get("choices", [str(index) for index in range(count)]),
-        "variety": {names[step]: prompt_variety(each.q) for step, each in found.items()},
-        "seed_mse": {names[step]: each.metrics["seed_mse"] for step, each in found.items()},
-        "seed_mass": {names[step]: each.metrics["seed_mass"] for step, each in found.items()},
-        "proxy_mse": {
-            names[step]: distribution_mse(each.q, target) for step, each in found.items()
-        },
-        "proxy_mass": {
-            names[step]: distribution_mass(each.q, target) for step, each in found.items()
-        },
-        "proxy_seed": target.tolist(),
-        "histogram": {names[step]: each.q.mean(axis=0).tolist() for step, each in found.items()},
+        for stage in stages
     }

@@ -1,9 +1,8 @@
 """Do two families crystallize onto the same seeds? A's seeds, looked for in B's answers.
 
-A's seed of a task is the prompt whose answers in A's *base* have won in A's last stages. Should
-B's stages come to answer like A's base did there, nearer than to A's base at any other prompt, the
-seed is not A's own. Answers are matched by the text of the choice, so vocabularies need not agree.
-Nothing here needs torch. Axes: P prompts, C choices.
+A's seed of a task is the base prompt whose answers have won in A's last stages. If B's stages come
+nearer to those answers than to A's base at any other prompt, the seed is not A's own. Answers are
+matched by the text of the choice, so vocabularies need not agree. Axes: P prompts, C choices.
 """
 
 from __future__ import annotations
@@ -18,12 +17,12 @@ from crystalmon.analysis.stage_measures import stage_names
 from crystalmon.analysis.verdicts import find_seeds
 from crystalmon.metrics.answers import js_divergence
 from crystalmon.runs.reader import Run
-from crystalmon.runs.records import ProbeRecord, json_value
+from crystalmon.runs.records import json_value
 from crystalmon.runs.reference import read_base_answers
 
 NOTABLE = 0.05
 """P-values up to this are counted."""
-DRAWS = 20_000
+RANK_DRAWS = 20_000
 """Simulated sums of ranks behind a joint p-value."""
 
 
@@ -64,7 +63,7 @@ class StageTransfer:
     @property
     def at_bound(self) -> bool:
         """Whether no simulated draw was as small, so that the p-value is an upper bound."""
-        return self.p_value * DRAWS < 1.5
+        return self.p_value * RANK_DRAWS < 1.5
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dict."""
@@ -74,8 +73,8 @@ class StageTransfer:
 def find_transfer(a: Run, b: Run) -> list[StageTransfer]:
     """A's seeds in B's stages, B's base first: nearness there is no effect of B's training.
 
-    The null supposes that A's seed might have been any prompt. A seed that lies in the middle of
-    all answers is near to everything, so compare a stage with B's base.
+    The null is that A's seed might have been any prompt. A seed that lies in the middle of all
+    answers is near to everything, so compare a stage with B's base.
 
     Args:
         a: whose seeds are looked for; see `verdicts.find_seeds`.
@@ -83,13 +82,18 @@ def find_transfer(a: Run, b: Run) -> list[StageTransfer]:
             reference, which a run's first probe need not be.
 
     Raises:
-        ValueError: if A has no seed in a task that B has too, a run says no choices, or they were
-            measured in different views.
+        ValueError: if A has no seed in a task that B has too, a run does not tell its choices, or
+            the two were measured in different views.
         FileNotFoundError: if a reference is gone.
     """
     if not a.records or not b.records:
         raise ValueError("both runs must have probes, got one without. Scan it first.")
-    _check_views(a, b)
+    ours, theirs = ({task.view for task in run.records[0].tasks.values()} for run in (a, b))
+    if ours != theirs:
+        raise ValueError(
+            f"both runs must be of one view, got {' '.join(ours)} in {a.folder} and "
+            f"{' '.join(theirs)} in {b.folder}. Scan both in the same view."
+        )
     base = read_base_answers(a.folder, a.records[0].tasks)
     seeds = {n: s.seed for n, s in find_seeds(a, base).items() if s.seed is not None}
     orders = {name: _choice_order(a, b, name) for name in seeds if name in b.records[0].tasks}
@@ -99,32 +103,12 @@ def find_transfer(a: Run, b: Run) -> list[StageTransfer]:
             f"{b.folder} must have a task, with the same choices, in which {a.folder} has a seed, "
             f"got none; seeds are in {', '.join(seeds) or 'no task'}. Name scans of one suite."
         )
-    names = stage_names(b)
-    scanned = "stages" in b.info
+    names, scanned = stage_names(b), "stages" in b.info
     later = [r for r in b.records if r.step > 0] if scanned else b.records[-1:]
     first = names.get(0, "base") if scanned else "base"
-    return [
-        _stage(first, 0, read_base_answers(b.folder, shared), base, seeds, shared),
-        *(_stage(names[r.step], r.step, _answers(r), base, seeds, shared) for r in later),
-    ]
-
-
-def _answers(record: ProbeRecord) -> dict[str, np.ndarray]:
-    return {name: task.q for name, task in record.tasks.items()}
-
-
-def _check_views(a: Run, b: Run) -> None:
-    """Refuse answers to prompts that were rendered differently.
-
-    Raises:
-        ValueError: if they were.
-    """
-    ours, theirs = ({task.view for task in run.records[0].tasks.values()} for run in (a, b))
-    if ours != theirs:
-        raise ValueError(
-            f"both runs must be of one view, got {' '.join(ours)} in {a.folder} and "
-            f"{' '.join(theirs)} in {b.folder}. Scan both in the same view."
-        )
+    stages = [(first, 0, read_base_answers(b.folder, shared))]
+    stages += [(names[r.step], r.step, {n: t.q for n, t in r.tasks.items()}) for r in later]
+    return [_stage(*stage, base, seeds, shared) for stage in stages]
 
 
 def _choice_order(a: Run, b: Run, task: str) -> list[int] | None:
@@ -144,8 +128,7 @@ def _words(run: Run, task: str) -> list[str]:
     except (KeyError, TypeError):
         words = None
     count = run.records[0].tasks[task].q.shape[1]
-    texts = isinstance(words, list) and all(isinstance(word, str) for word in words)
-    if words is None or not texts or len(words) != count:
+    if not isinstance(words, list) or [type(word) for word in words] != [str] * count:
         raise ValueError(
             f"run.json must hold the {count} choices of task {task!r}, got none or others in "
             f"{run.folder}. Measure it again."
@@ -166,9 +149,8 @@ def _stage(
         for task, order in orders.items()
         if np.isfinite(answers[task]).all()
     }
-    sizes = [len(base[task]) for task in tasks]
-    joint = joint_p_value([found.p_value for found in tasks.values()], sizes)
-    return StageTransfer(name, step, tasks, joint)
+    ranks, sizes = [found.p_value for found in tasks.values()], [len(base[task]) for task in tasks]
+    return StageTransfer(name, step, tasks, joint_p_value(ranks, sizes))
 
 
 def seed_transfer(q: np.ndarray, a: np.ndarray, seed: int) -> TaskTransfer:
@@ -178,6 +160,10 @@ def seed_transfer(q: np.ndarray, a: np.ndarray, seed: int) -> TaskTransfer:
         q: [P_b, C] the answers of B's stage.
         a: [P_a, C] the answers of A's base, choices in the same order.
         seed: index into A's prompts.
+
+    >>> a = np.array([[1.0, 0.0], [0.5, 0.5], [0.0, 1.0], [0.1, 0.9]])
+    >>> seed_transfer(a[:1], a, seed=0).p_value  # the nearest of four
+    0.25
     """
     distances = js_divergence(q[:, None], a[None]).mean(axis=0)
     others = np.delete(distances, seed)
@@ -188,17 +174,17 @@ def seed_transfer(q: np.ndarray, a: np.ndarray, seed: int) -> TaskTransfer:
 
 
 def joint_p_value(p_values: Sequence[float], sizes: Sequence[int]) -> float:
-    """Of the sum of rank p-values, each uniform on {1/P, …, 1} under the null; by simulation.
+    """P-value of the sum of rank p-values, each uniform on {1/P, …, 1} under the null; simulated.
 
     Args:
-        p_values: one a task.
-        sizes: P, one a task.
+        p_values: one per task.
+        sizes: P, one per task.
     """
     if not p_values:
         return float("nan")
     rng = np.random.default_rng(0)
-    drawn = sum(rng.integers(1, size + 1, DRAWS) / size for size in sizes)
-    return float((1 + np.sum(drawn <= sum(p_values) + 1e-9)) / (DRAWS + 1))
+    drawn = sum(rng.integers(1, size + 1, RANK_DRAWS) / size for size in sizes)
+    return float((1 + np.sum(drawn <= sum(p_values) + 1e-9)) / (RANK_DRAWS + 1))
 
 
 def format_transfer(a: Run, stages: Sequence[StageTransfer]) -> str:
@@ -215,15 +201,12 @@ def format_transfer(a: Run, stages: Sequence[StageTransfer]) -> str:
             lines.append(f"{stage.name:<{width}}  no finite answers")
             continue
         chances = [task.p_value for task in found]
+        joint = f"< {1 / RANK_DRAWS:.0e}" if stage.at_bound else f"{stage.p_value:.4f}"
         few = f"{sum(chance <= NOTABLE for chance in chances)}/{len(found)}"
         distance = np.mean([task.distance for task in found])
         null = np.mean([task.null for task in found])
         lines.append(
             f"{stage.name:<{width}}{distance:>10.3f}{null:>8.3f}{few:>10}"
-            f"{np.median(chances):>10.3f}{_joint(stage):>10}"
+            f"{np.median(chances):>10.3f}{joint:>10}"
         )
     return "\n".join(lines)
-
-
-def _joint(stage: StageTransfer) -> str:
-    return f"< {1 / DRAWS:.0e}" if stage.at_bound else f"{stage.p_value:.4f}"

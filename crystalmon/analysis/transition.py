@@ -1,8 +1,8 @@
-"""How a transition went: abrupt or gradual, how fast, forewarned or not, all at once or by parts.
+"""How a transition went: abrupt or gradual, how fast, all prompts at once or in two groups.
 
-Read from a finished history, or from the run so far, of `order` [S] and `crystal_fraction` [S]
-against the training step [S]. The least-squares fits and their intervals are those of
-`crystalmon.fits`.
+Read from the history, finished or so far, of `order` [S] and `crystal_fraction` [S] against the
+increasing training steps [S]; probes that are not finite are left out. The least-squares fits and
+their intervals are those of `fits`.
 """
 
 from __future__ import annotations
@@ -11,24 +11,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from crystalmon.analysis.fits import (
-    RESOLUTION,
-    SigmoidFit,
-    fit_sigmoid,
-    linear_loss,
-    search,
-    step_loss,
-)
+from crystalmon.analysis import fits
 
 LEAST_POINTS = 8
 """Probes below which nothing is said."""
 LEAST_RISE = 0.2
 """Rise of `order` below which there is no transition to speak of."""
 ABRUPT_PROBES = 3.0
-"""A transition whose width is no more than so many probes, one more at the interval's upper end,
-is abrupt: faster than the probes resolve."""
+"""Width in probes up to which a transition is abrupt, faster than the probes resolve; the upper end
+of its interval may be one probe more."""
 GRADUAL_PROBES = 5.0
-"""One of at least so many probes, two fewer at the lower end, is gradual."""
+"""Width in probes from which it is gradual; the lower end may be two probes less."""
 DECISIVE_BIC = 6.0
 """Difference of BIC from which one model is preferred to another (Raftery 1995: strong)."""
 
@@ -78,21 +71,6 @@ class Avrami:
 
 
 @dataclass(frozen=True)
-class WarningSignals:
-    """Slowing down before a transition, as trends over the probes so far.
-
-    Args:
-        variance_tau, autocorrelation_tau: Kendall's τ of the rolling variance and of the rolling
-            lag-1 autocorrelation of the detrended `order` against time, in [−1, 1].
-        points: number of rolling windows behind them.
-    """
-
-    variance_tau: float
-    autocorrelation_tau: float
-    points: int
-
-
-@dataclass(frozen=True)
 class Coexistence:
     """Whether values over prompts form two groups.
 
@@ -112,15 +90,10 @@ class Coexistence:
 def classify_transition(steps: np.ndarray, order: np.ndarray) -> Transition:
     """Abrupt, gradual or undetermined, by BIC over linear, sigmoid and step fits.
 
-    The BIC is that of `shape_bic`. What counts as abrupt is measured in probes: no fit can tell a
+    The BIC is that of `shape_bic`. Abrupt and gradual are measured in probes: no fit can tell a
     step from a rise between two probes. The history is cut where order has fallen to three
     quarters of its highest, so that a later melting is not fitted.
-
-    Args:
-        steps: [S], increasing.
-        order: [S]; probes that are not finite are left out.
     """
-    steps, order = _finite(steps, order)
     steps, order = _until_melting(steps, order)
     if len(steps) < LEAST_POINTS or np.max(order) - np.min(order[: len(order) // 2]) < LEAST_RISE:
         return Transition("undetermined")
@@ -129,56 +102,42 @@ def classify_transition(steps: np.ndarray, order: np.ndarray) -> Transition:
     middle, width, interval = sigmoid.midpoint, sigmoid.width, sigmoid.width_interval
     near = np.argsort(np.abs(steps - middle), kind="stable")[:6]
     spacing = float(np.median(np.diff(np.sort(steps[near]))))
-    verdict = _verdict(model, width / spacing, interval[0] / spacing, interval[1] / spacing)
+    probes, low, high = width / spacing, interval[0] / spacing, interval[1] / spacing
+    verdict = "undetermined"
+    if model == "step" or (probes <= ABRUPT_PROBES and high <= ABRUPT_PROBES + 1):
+        verdict = "abrupt"
+    elif model == "linear" or (probes >= GRADUAL_PROBES and low >= GRADUAL_PROBES - 2):
+        verdict = "gradual"
     return Transition(verdict, model, bic, width, interval, middle, spacing)
 
 
-def shape_bic(steps: np.ndarray, values: np.ndarray) -> tuple[dict[str, float], SigmoidFit]:
+def shape_bic(steps: np.ndarray, values: np.ndarray) -> tuple[dict[str, float], fits.SigmoidFit]:
     """BIC of a line, a rising sigmoid and a step, and the sigmoid itself.
 
     BIC = S log(RSS / S) + k log S with k = 2, 4, 3 (Schwarz 1978), RSS / S at least
-    `fits.RESOLUTION`².
-
-    Args:
-        steps: [S], increasing.
-        values: [S].
+    `fits.LEAST_DEVIATION`².
 
     Returns:
         By `linear`, `sigmoid` and `step`; the least-squares sigmoid.
     """
-    sigmoid = fit_sigmoid(steps, values)
-    losses = {"linear": linear_loss(steps, values), "sigmoid": sigmoid.loss}
-    losses["step"] = step_loss(values)
-    sizes = {"linear": 2, "sigmoid": 4, "step": 3}
-    count = len(steps)
+    sigmoid, count, floor = fits.fit_sigmoid(steps, values), len(steps), fits.LEAST_DEVIATION**2
+    losses = {
+        "linear": (2, fits.linear_loss(steps, values)),
+        "sigmoid": (4, sigmoid.loss),
+        "step": (3, fits.step_loss(values)),
+    }
     bic = {
-        name: float(count * np.log(max(loss / count, RESOLUTION**2)) + sizes[name] * np.log(count))
-        for name, loss in losses.items()
+        name: float(count * np.log(max(loss / count, floor)) + k * np.log(count))
+        for name, (k, loss) in losses.items()
     }
     return bic, sigmoid
 
 
-def _verdict(model: str, width: float, low: float, high: float) -> str:
-    """The word for a width in probes."""
-    if model == "step" or (width <= ABRUPT_PROBES and high <= ABRUPT_PROBES + 1):
-        return "abrupt"
-    if model == "linear" or (width >= GRADUAL_PROBES and low >= GRADUAL_PROBES - 2):
-        return "gradual"
-    return "undetermined"
-
-
 def fit_avrami(steps: np.ndarray, fraction: np.ndarray) -> Avrami | None:
-    """Fit JMAK kinetics (Avrami 1939, doi:10.1063/1.1750380) to a growing fraction.
+    """Fit JMAK kinetics (Avrami 1939, doi:10.1063/1.1750380) to a growing fraction in [0, 1].
 
-    Args:
-        steps: [S], increasing.
-        fraction: [S] in [0, 1], `crystal_fraction`; probes that are not finite are left out.
-
-    Returns:
-        The fit, or None with fewer than `LEAST_POINTS` probes or a fraction that stays under
-        `LEAST_RISE`.
+    None with fewer than `LEAST_POINTS` probes, or if the fraction stays under `LEAST_RISE`.
     """
-    steps, fraction = _finite(steps, fraction)
     steps, fraction = _until_melting(steps, fraction)
     if len(steps) < LEAST_POINTS or fraction.max() < LEAST_RISE:
         return None
@@ -194,66 +153,23 @@ def fit_avrami(steps: np.ndarray, fraction: np.ndarray) -> Avrami | None:
         grown = 1 - np.exp(-np.exp(power[:, None] * np.log(age)))  # half the time of a power
         return np.sum((grown - fraction) ** 2, axis=1)
 
-    best, intervals, least = search(loss, axes, len(steps))
-    start, scale, power = best
-    ends = intervals[1]
+    (start, scale, power), (starts, scales, powers), least = fits.search(loss, axes, len(steps))
     return Avrami(
         rate=1 / scale,
-        rate_interval=(1 / ends[1], 1 / ends[0]),
+        rate_interval=(1 / scales[1], 1 / scales[0]),
         exponent=power,
-        exponent_interval=intervals[2],
+        exponent_interval=powers,
         start=start,
-        start_interval=intervals[0],
+        start_interval=starts,
         residual=float(np.sqrt(least / len(steps))),
     )
 
 
-def warning_signals(order: np.ndarray, window: int = 8) -> WarningSignals:
-    """Rising variance and autocorrelation, as before a critical transition.
-
-    In every window of so many probes the straight line is taken out of `order`, and the variance
-    and lag-1 autocorrelation of what is left are computed; Kendall's τ of both against time is
-    the signal (Dakos et al. 2012, doi:10.1371/journal.pone.0041010).
-
-    Args:
-        order: [S] up to now, at even spacing.
-        window: probes, at least 4.
-
-    Raises:
-        ValueError: if `window` is under 4.
-    """
-    if window < 4:
-        raise ValueError(f"window must be at least 4, got {window!r}. Use the default, 8.")
-    order = order[np.isfinite(order)]
-    if len(order) < window + 3:
-        return WarningSignals(0.0, 0.0, 0)
-    rows = np.lib.stride_tricks.sliding_window_view(order, window)
-    time = np.arange(window) - (window - 1) / 2
-    slope = rows @ time / (time @ time)
-    rest = rows - rows.mean(axis=1, keepdims=True) - slope[:, None] * time
-    variance = np.mean(rest**2, axis=1)
-    lagged = np.sum(rest[:, 1:] * rest[:, :-1], axis=1)
-    autocorrelation = lagged / np.maximum(np.sum(rest**2, axis=1), 1e-300)
-    return WarningSignals(kendall_tau(variance), kendall_tau(autocorrelation), len(rows))
-
-
-def kendall_tau(values: np.ndarray) -> float:
-    """Kendall's τ-a of a series against its index: (concordant − discordant) / pairs."""
-    count = len(values)
-    if count < 2:
-        return 0.0
-    signs = np.sign(values[None, :] - values[:, None])
-    return float(np.triu(signs, 1).sum() / (count * (count - 1) / 2))
-
-
 def coexistence(values: np.ndarray) -> Coexistence:
-    """One group or two: normal mixtures of one and two components compared by BIC.
+    """One group or two of values [N]: normal mixtures of one and two components, by BIC.
 
     Two are called bimodal when their BIC is lower by `DECISIVE_BIC` and Ashman's D is over 2
     (Ashman, Bird, Zepf 1994, doi:10.1086/117248).
-
-    Args:
-        values: [N], such as each prompt's own crystallinity at the transition.
     """
     values = np.sort(values[np.isfinite(values)])
     count = len(values)
@@ -261,21 +177,16 @@ def coexistence(values: np.ndarray) -> Coexistence:
         return Coexistence(False, 0.0, 0.0, 0.0)
     floor = (0.02 * (np.ptp(values) + 1e-9)) ** 2 + 1e-6
     single = _log_normal(values, values.mean(), values.var() + floor).sum()
-    best, found = -np.inf, (0.0, 0.0, 1.0, 1.0, 0.5)
-    for cut in range(2, count - 1, max(1, count // 12)):
-        likelihood, fit = _two_components(values, cut, floor)
-        if likelihood > best:
-            best, found = likelihood, fit
-    gain = float(2 * (best - single) - 3 * np.log(count))
-    low, high, var_low, var_high, share = found
-    separation = float(abs(high - low) / np.sqrt((var_low + var_high) / 2))
-    return Coexistence(gain > DECISIVE_BIC and separation > 2, gain, separation, float(share))
+    cuts = range(2, count - 1, max(1, count // 12))
+    double, separation, share = max(
+        (_two_components(values, cut, floor) for cut in cuts), key=lambda found: found[0]
+    )
+    gain = float(2 * (double - single) - 3 * np.log(count))
+    return Coexistence(gain > DECISIVE_BIC and separation > 2, gain, separation, share)
 
 
-def _two_components(
-    values: np.ndarray, cut: int, floor: float
-) -> tuple[float, tuple[float, float, float, float, float]]:
-    """Expectation maximisation from a split at `cut`: log-likelihood and (μ₁, μ₂, σ₁², σ₂², π₂)."""
+def _two_components(values: np.ndarray, cut: int, floor: float) -> tuple[float, float, float]:
+    """Expectation maximisation from a split at `cut`: log-likelihood, Ashman's D, upper share."""
     means = np.array([values[:cut].mean(), values[cut:].mean()])
     variances = np.array([values[:cut].var(), values[cut:].var()]) + floor
     shares = np.array([cut, len(values) - cut]) / len(values)
@@ -289,7 +200,8 @@ def _two_components(
         means = (weights * values[:, None]).sum(axis=0) / mass
         variances = (weights * (values[:, None] - means) ** 2).sum(axis=0) / mass + floor
         shares = np.clip(mass / len(values), 1e-6, 1)
-    return likelihood, (means[0], means[1], variances[0], variances[1], shares[1])
+    separation = abs(means[1] - means[0]) / np.sqrt((variances[0] + variances[1]) / 2)
+    return likelihood, float(separation), float(shares[1])
 
 
 def _log_normal(
@@ -298,15 +210,12 @@ def _log_normal(
     return -0.5 * (np.log(2 * np.pi * variance) + (x - mean) ** 2 / variance)
 
 
-def _finite(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    kept = np.isfinite(values)
-    return np.asarray(steps, dtype=np.float64)[kept], np.asarray(values, dtype=np.float64)[kept]
-
-
 def _until_melting(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    if not len(values):
-        return steps, values
+    """The finite values, up to where they have fallen below three quarters of their highest."""
+    kept = np.isfinite(values)
+    steps = np.asarray(steps, dtype=np.float64)[kept]
+    values = np.asarray(values, dtype=np.float64)[kept]
     highest = np.maximum.accumulate(values)
-    fallen = (values < 0.75 * highest) & (highest > 2 * LEAST_RISE)
-    stop = int(np.argmax(fallen)) if fallen.any() else len(values)
+    fallen = np.flatnonzero((values < 0.75 * highest) & (highest > 2 * LEAST_RISE))
+    stop = int(fallen[0]) if len(fallen) else len(values)
     return steps[:stop], values[:stop]

@@ -1,10 +1,11 @@
 """Does a chain of stages show the paper's picture: liquid, nucleated on a base seed, settled in it?
 
-Three claims, each with a verdict and its evidence, from a run folder alone. In a scan the stages
-are few, so a seed need not have been confirmed by successive probes as in a live run: where the
-detector has confirmed neither a seed nor that there is none, each crystallized stage is judged by
-the same rules, alone, and the last that names a seed decides. A later one that names none has left
-the seed, which is another claim's matter. Nothing here needs torch. Axes: P prompts, C choices.
+Three claims, each with a verdict and its evidence, from a run folder alone. A claim about tasks
+holds if at least half of them speak for it and more than against it; it does not hold if at least
+half speak against it and more than for it. A scan has few stages, so successive probes need not
+have confirmed a seed as in a live run: where the detector has confirmed neither a seed nor that
+there is none, each crystallized stage is judged alone, by the same rules. Axes: P prompts,
+C choices.
 """
 
 from __future__ import annotations
@@ -19,20 +20,18 @@ from crystalmon.metrics.answers import ORDERED_LIQUIDITY, js_divergence, noise_f
 from crystalmon.metrics.bootstrap import bootstrap_interval, bootstrap_weights
 from crystalmon.phases.order import COMPLETE
 from crystalmon.phases.seed import SEEDLESS, judge_probe
-from crystalmon.phases.state import Observation
 from crystalmon.phases.support import LEAK
 from crystalmon.runs.reader import Run
-from crystalmon.runs.records import Event, Interval, ProbeRecord, json_value
+from crystalmon.runs.records import Event, ProbeRecord, json_value
 from crystalmon.runs.reference import read_base_answers
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "undetermined"
 NUCLEATED = "nucleated on a base seed"
-REPLICATES = 200
-"""Bootstrap resamples of the prompts behind an interval."""
+SUPPORT_RESAMPLES = 200
+"""Bootstrap resamples of the prompts behind the interval of a fall."""
 
-_LOCKS = ("seed_locked", "recrystallization")
-_UNSEEDED = ("seedless_collapse", "melting")
-"""Events after which a task has no seed, where those before give it one."""
+_LOCKS, _UNSEEDED = ("seed_locked", "recrystallization"), ("seedless_collapse", "melting")
+"""Events that give a task a seed, and those after which it has none."""
 
 SeedState = Literal["seeded", "seedless", "open", "not crystallized"]
 
@@ -65,10 +64,9 @@ class TaskSeed:
     Args:
         state: `seeded` on a base prompt, `seedless`, `open`, or `not crystallized`.
         seed: the base prompt, or None.
-        step: the stage from which on it is so, the first that was crystallized if nothing else has
-            been seen in between, or None.
+        step: the stage from which on it is so, or None.
         locked: whether successive probes have confirmed the seed.
-        p_value: of the seed; see `seeds.Candidates.chance`.
+        p_value: of the seed; see `Candidates.chance`.
         distance: JS of the answers' end from the seed or the likeliest candidate, in nats.
     """
 
@@ -80,32 +78,8 @@ class TaskSeed:
     distance: float | None = None
 
 
-@dataclass(frozen=True)
-class SupportChange:
-    """What happened to the mass on a seed's support after the task had crystallized.
-
-    Args:
-        before, after: the pooled answers' mass on it then and at the last stage; before at most
-            what the seed itself holds.
-        fall: before − after.
-        interval: 95% bootstrap interval of the fall over prompts.
-        moved: whether the pooled answers have left the seed: they are farther from it than its
-            noise floor, and than they were at `before`.
-    """
-
-    before: float
-    after: float
-    fall: float
-    interval: Interval
-    moved: bool
-    replicates: np.ndarray = field(repr=False)
-
-
 def judge_run(run: Run) -> tuple[Verdict, ...]:
-    """The three verdicts, in the order of the phases.
-
-    Args:
-        run: with the base as its first probe.
+    """The three verdicts on a run with the base as its first probe, in the order of the phases.
 
     Raises:
         ValueError: if the run has no probe, or its reference is damaged.
@@ -122,9 +96,7 @@ def judge_liquid(first: ProbeRecord) -> Verdict:
     """Whether the base gives different answers to different wordings.
 
     A task is liquid where the whole 95% interval of its liquidity lies above
-    `metrics.ORDERED_LIQUIDITY` · log C, ordered where it lies below. The claim holds if at least
-    half of the tasks are liquid and more than are ordered; it does not if at least half are
-    ordered and more than are liquid.
+    `ORDERED_LIQUIDITY` · log C, and ordered where it lies below.
     """
     liquid, ordered = [], []
     for name, task in first.tasks.items():
@@ -152,46 +124,45 @@ def find_seeds(run: Run, base: Mapping[str, np.ndarray]) -> dict[str, TaskSeed]:
 def _find_seed(run: Run, name: str, b: np.ndarray) -> TaskSeed:
     """What the detector has confirmed; else what the stages say, each judged alone."""
     seen = [r for r in run.records[1:] if np.isfinite(r.tasks[name].q).all()]
-    crystallized = [r for r in seen if r.tasks[name].metrics["order"] >= COMPLETE]
+    crystallized = {
+        r.step: r.tasks[name].q for r in seen if r.tasks[name].metrics["order"] >= COMPLETE
+    }
     told = [e for e in run.events if e.task == name and e.kind in (*_LOCKS, *_UNSEEDED)]
     if seen and (locked := seen[-1].tasks[name].seed) is not None:
-        return _locked_seed(locked, told, crystallized)
+        return _locked_seed(locked, told, next(iter(crystallized), None))
     if told and told[-1].kind == "seedless_collapse" and seen[-1].tasks[name].phase != "liquid":
-        last = told[-1]
-        found = last.evidence.get("p_value"), last.evidence.get("distance")
-        return TaskSeed("seedless", None, last.step, False, *found)
+        found = told[-1].evidence.get("p_value"), told[-1].evidence.get("distance")
+        return TaskSeed("seedless", None, told[-1].step, False, *found)
     if not crystallized:
         high = seen[-1].tasks[name].ci["order"][1] if seen else float("nan")
         return TaskSeed("not crystallized" if high < COMPLETE else "open")
-    return judge_stages(b, {r.step: r.tasks[name].q for r in crystallized})
+    return judge_stages(b, crystallized)
 
 
-def _locked_seed(seed: int, told: Sequence[Event], crystallized: Sequence[ProbeRecord]) -> TaskSeed:
-    """The seed that the detector holds.
+def _locked_seed(seed: int, told: Sequence[Event], crystallized: int | None) -> TaskSeed:
+    """The seed that the detector holds, dated to the stage that was the first to be crystallized.
 
-    It was there when the task first was crystallized, unless the task had another one before, had
-    none, or melted: then from the last lock on.
+    If the task had another seed before, had none, or melted, it is dated to the last lock.
     """
     locks = [e for e in told if e.kind in _LOCKS and e.evidence.get("candidate") == seed]
     evidence = locks[-1].evidence if locks else {}
-    steps = [record.step for record in crystallized[:1]]
-    if locks and (not steps or len(told) > 1):
-        steps = [locks[-1].step]
+    step = locks[-1].step if locks and (crystallized is None or len(told) > 1) else crystallized
     found = evidence.get("p_value"), evidence.get("distance")
-    return TaskSeed("seeded", seed, next(iter(steps), None), True, *found)
+    return TaskSeed("seeded", seed, step, True, *found)
 
 
 def judge_stages(b: np.ndarray, stages: Mapping[int, np.ndarray]) -> TaskSeed:
     """What one task's answers have crystallized onto, each stage judged alone.
 
-    The last stage that names a seed decides, and the seed is dated to the first from which on no
-    other is named. Without one the task is seedless if a stage says so, and else open.
+    The last stage that names a seed decides; a later one that names none has left the seed, which
+    is another claim's matter. The seed is dated to the first stage from which on no other is
+    named. Without one the task is seedless if a stage says so, and else open.
 
     Args:
         b: [P, C] the base's answers.
         stages: by step, in its order, [P, C] the answers at each crystallized stage; at least one.
     """
-    judged = {s: judge_probe(b, Observation(s, q)) for s, q in stages.items()}
+    judged = {s: judge_probe(b, q) for s, q in stages.items()}
     named = {s: verdict for s, (verdict, _) in judged.items() if verdict not in (None, SEEDLESS)}
     seedless = [s for s, (verdict, _) in judged.items() if verdict == SEEDLESS]
     if not named and not seedless:
@@ -200,31 +171,23 @@ def judge_stages(b: np.ndarray, stages: Mapping[int, np.ndarray]) -> TaskSeed:
     others = [s for s, each in named.items() if each != seed]
     own = [s for s in named if not others or s > others[-1]] or seedless
     evidence = judged[own[0]][1]
-    return TaskSeed(
-        "seeded" if named else "seedless",
-        seed,
-        step=own[0],
-        p_value=evidence["p_value"],
-        distance=evidence["distance"],
-    )
+    found = evidence["p_value"], evidence["distance"]
+    return TaskSeed("seeded" if named else "seedless", seed, own[0], False, *found)
 
 
 def judge_nucleation(seeds: Mapping[str, TaskSeed]) -> Verdict:
     """Whether the tasks have crystallized, each onto the answers of one base prompt.
 
-    The claim holds if at least half of the tasks that take part are seeded, and more than are
-    seedless or not crystallized; it does not if at least half are one of those, and more than are
-    seeded.
+    Seedless tasks and those that have not crystallized speak against it.
     """
-    claim = NUCLEATED
     by_state = {
         state: [name for name, seed in seeds.items() if seed.state == state]
         for state in ("seeded", "seedless", "not crystallized", "open")
     }
     evidence = {"tasks": {name: asdict(seed) for name, seed in seeds.items()}, **by_state}
     if not seeds:
-        return Verdict(claim, OPEN, "no task has a base that is liquid", evidence)
-    seeded = [seed for seed in seeds.values() if seed.state == "seeded"]
+        return Verdict(NUCLEATED, OPEN, "no task has a base that is liquid", evidence)
+    seeded = [seeds[name] for name in by_state["seeded"]]
     chances = [seed.p_value for seed in seeded if seed.p_value is not None]
     reason = f"{len(seeded)} of {len(seeds)} tasks on a seed"
     if seeded:
@@ -235,7 +198,7 @@ def judge_nucleation(seeds: Mapping[str, TaskSeed]) -> Verdict:
     counts = [f"{len(names)} {state}" for state, names in by_state.items() if state != "seeded"]
     against = len(by_state["seedless"]) + len(by_state["not crystallized"])
     verdict = _majority(len(seeded), against, len(seeds))
-    return Verdict(claim, verdict, f"{reason}; {', '.join(counts)}", evidence)
+    return Verdict(NUCLEATED, verdict, f"{reason}; {', '.join(counts)}", evidence)
 
 
 def judge_support(
@@ -243,35 +206,28 @@ def judge_support(
 ) -> Verdict:
     """Whether later stages keep the probability on the support of the seed.
 
-    Over the tasks with a seed, a later stage, and a choice outside the seed's support, the mean
-    fall of the mass on it, with its 95% bootstrap interval over prompts: the claim holds if the
-    whole interval is at most `phases.support.LEAK`, and does not if it lies above. A task
-    leaks where its own interval lies above. With fewer than half of the tasks it is open.
+    The claim holds if the mean fall of the mass on it is at most `phases.support.LEAK`, with its
+    whole 95% bootstrap interval over prompts, and does not if that lies above. A task leaks where
+    its own interval lies above. Tasks count that have a seed, a later stage, and a choice outside
+    the seed's support; with fewer than half of them the claim is open.
     """
     claim = "settles inside the seed's support"
     rng = np.random.default_rng(0)  # one for all: the tasks' resamples must not be the same
-    found = {
-        name: change
-        for name, seed in seeds.items()
-        if (change := _support_change(run, name, base[name], seed, rng)) is not None
-    }
-    leaking = [name for name, change in found.items() if change.interval[0] > LEAK]
-    moved = [name for name, change in found.items() if change.moved]
-    shown = ("before", "after", "fall", "interval", "moved")
-    evidence: dict[str, Any] = {
-        "leaking": leaking,
-        "moved": moved,
-        "tasks": {n: {key: getattr(change, key) for key in shown} for n, change in found.items()},
-    }
+    changes = {n: _support_change(run, n, base[n], seed, rng) for n, seed in seeds.items()}
+    found = {name: change for name, change in changes.items() if change is not None}
+    tasks = {name: numbers for name, (numbers, _) in found.items()}
+    leaking = [name for name, numbers in tasks.items() if numbers["interval"][0] > LEAK]
+    moved = [name for name, numbers in tasks.items() if numbers["moved"]]
+    evidence: dict[str, Any] = {"leaking": leaking, "moved": moved, "tasks": tasks}
     if not found or 2 * len(found) < len(seeds):
         reason = (
             f"{len(found)} of {len(seeds)} tasks have a seed, a stage after it, and a choice "
             "outside the seed's support"
         )
         return Verdict(claim, OPEN, reason, evidence)
-    fall = float(np.mean([change.fall for change in found.values()]))
-    replicates = np.mean([change.replicates for change in found.values()], axis=0)
-    low, high = bootstrap_interval(fall, replicates)
+    fall = float(np.mean([numbers["fall"] for numbers in tasks.values()]))
+    replicates = [drawn for _, drawn in found.values()]
+    low, high = bootstrap_interval(fall, np.mean(replicates, axis=0))
     reason = (
         f"mass on the support changed by {-fall:+.3f} [{-high:+.3f}, {-low:+.3f}] on average over "
         f"{len(found)} tasks; {len(moved)} left the seed, "
@@ -284,34 +240,36 @@ def judge_support(
 
 def _support_change(
     run: Run, name: str, b: np.ndarray, seed: TaskSeed, rng: np.random.Generator
-) -> SupportChange | None:
-    """None if the task has no seed, no later stage, or a seed that every choice supports."""
+) -> tuple[dict[str, Any], np.ndarray] | None:
+    """What happened to the mass on a seed's support after the task had crystallized.
+
+    Returns:
+        `before` and `after`, the pooled answers' mass on it then and at the last stage, before at
+        most what the seed itself holds; the `fall` and its 95% `interval`; and whether the pooled
+        answers `moved` away: farther from the seed than its noise floor, and than before. With
+        it the fall's replicates [R]. None without a seed, a later stage, or a choice outside.
+    """
     if seed.seed is None or seed.step is None:
         return None
     q = {r.step: r.tasks[name].q for r in run.records if np.isfinite(r.tasks[name].q).all()}
-    last, mask = max(q), support(b[seed.seed])
+    end, last, mask = b[seed.seed], max(q), support(b[seed.seed])
     if last <= seed.step or mask.all():
         return None
-    own = float(b[seed.seed, mask].sum())
+    own = float(end[mask].sum())
     then, now = q[seed.step][:, mask].sum(axis=1), q[last][:, mask].sum(axis=1)
     before, after = min(own, float(then.mean())), float(now.mean())
-    weights = bootstrap_weights(len(b), REPLICATES, rng)
+    weights = bootstrap_weights(len(b), SUPPORT_RESAMPLES, rng)
     replicates = np.minimum(own, weights @ then) - weights @ now
-    started, ended = (
-        float(js_divergence(q[s].mean(axis=0), b[seed.seed])) for s in (seed.step, last)
-    )
-    return SupportChange(
-        before=before,
-        after=after,
-        fall=before - after,
-        interval=bootstrap_interval(before - after, replicates),
-        moved=ended > max(started, noise_floor(b, seed.seed)),
-        replicates=replicates,
-    )
+    started, ended = (float(js_divergence(q[s].mean(axis=0), end)) for s in (seed.step, last))
+    fall = before - after
+    interval = bootstrap_interval(fall, replicates)
+    moved = ended > max(started, noise_floor(b, seed.seed))
+    numbers = {"before": before, "after": after, "fall": fall, "interval": interval}
+    return numbers | {"moved": moved}, replicates
 
 
 def _majority(yes: int, no: int, total: int) -> str:
-    """A claim about most tasks, given those beyond doubt."""
+    """The verdict on a claim, given how many of the tasks speak for and against it."""
     if 2 * yes >= total and yes > no:
         return HOLDS
     return FAILS if 2 * no >= total and no > yes else OPEN

@@ -131,20 +131,20 @@ def _load(args: argparse.Namespace, name: str) -> Subject:
 
 
 def _finish(
-    args: argparse.Namespace, views: Any, of: Mapping[str, Any], measure: Callable[[Parts], Result]
+    args: argparse.Namespace, shown: Any, of: Mapping[str, Any], measure: Callable[[Parts], Result]
 ) -> None:
     """Measure, write, and print what was found: the table, or the result as JSON."""
-    from crystalmon.experiments.common.command import run_alone, write_views
+    from crystalmon.experiments.common.command import run_alone, write_display
 
-    _check_place(args.output / f"{views.name}.json", of)
-    result = run_alone(views.name, args.output, of, measure, progress=True)
-    table = views.table(result)
-    files = write_views(args.output, views.name, table, views.figure(result))
+    _check_place(args.output / f"{shown.name}.json", of)
+    result = run_alone(shown.name, args.output, of, measure, progress=True)
+    table = shown.table(result)
+    files = write_display(args.output, shown.name, table, shown.figure(result))
     if args.json:
         print_json(result.to_json())
         return
     print(table)
-    print(f"\nresult: {args.output / views.name}.json, figure: {files[-1]}", file=sys.stderr)
+    print(f"\nresult: {args.output / shown.name}.json, figure: {files[-1]}", file=sys.stderr)
 
 
 def _check_place(file: Path, of: Mapping[str, Any]) -> None:

@@ -16,12 +16,7 @@ if TYPE_CHECKING:
     from crystalmon.experiments.sharpness.kl_penalty import Sharpness
     from crystalmon.experiments.temperature.temperature_sweep import Temperature
 
-ON_MODELS = {
-    "context": "Context",
-    "drift": "Drift",
-    "landscape": "Landscape",
-    "temperature": "Temperature",
-}
+ON_MODELS = {name.lower(): name for name in ("Context", "Drift", "Landscape", "Temperature")}
 """The experiments that measure a model, by name: their classes."""
 
 _HOME = {

@@ -163,6 +163,84 @@ def support(b_k: np.ndarray, mass: float = SUPPORT_MASS) -> np.ndarray:
     return mask
 
 
+def variety(q: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """Mean over pairs of prompts of JS(q_p, q_r), in nats; NaN for a single prompt.
+
+    P / (P − 1) · Σ_p Σ_r w_p w_r JS(q_p, q_r): a pair drawn without replacement when the weights
+    are uniform. `w` [..., P] → [...].
+
+    >>> round(float(variety(np.array([[1.0, 0.0], [0.0, 1.0]]), uniform_weights(2))), 4)
+    0.6931
+    """
+    count = len(q)
+    pairs = count / (count - 1) if count > 1 else np.nan
+    return np.einsum("...p,pr,...r->...", w, seed_distances(q, q), w) * pairs
+
+
+def without_prompt(w: np.ndarray, prompt: int) -> np.ndarray:
+    """Weights `w` [..., P] shared among the other prompts; those of a single prompt stay.
+
+    Metrics of a seed leave out its own prompt, which starts on it. NaN where no other prompt has
+    a weight.
+
+    >>> without_prompt(uniform_weights(3), 0).tolist()
+    [0.0, 0.5, 0.5]
+    """
+    others = w.copy()
+    if w.shape[-1] > 1:
+        others[..., prompt] = 0.0
+    return _ratio(others, others.sum(axis=-1, keepdims=True))
+
+
+def squared_error(q: np.ndarray, target: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """Mean over prompts and choices of (q_pc − t_c)².
+
+    With `without_prompt(w, k)` and target b_k it is `seed_mse`.
+
+    Args:
+        q: [..., P, C] choice distributions.
+        target: [C].
+        w: [P], or [R, P] for [R, ...] values.
+
+    >>> q = np.array([[1.0, 0.0], [0.0, 1.0]])
+    >>> float(squared_error(q, np.array([1.0, 0.0]), uniform_weights(2)))
+    0.5
+    """
+    return w @ np.mean((q - target) ** 2, axis=-1).T
+
+
+def support_mass(q: np.ndarray, target: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """Mean over prompts of the mass on the `support` of a distribution; with b_k, `seed_mass`.
+
+    Shapes are those of `squared_error`. NaN if the target is.
+
+    >>> q = np.array([[0.9, 0.1], [0.5, 0.5]])
+    >>> float(support_mass(q, np.array([1.0, 0.0]), uniform_weights(2)))
+    0.7
+    """
+    mass = q[..., support(target)].sum(axis=-1)
+    return w @ np.where(np.isnan(target).any(), np.nan, mass).T
+
+
+def prompt_crystallinity(q: np.ndarray, b: np.ndarray, seed: int) -> np.ndarray:
+    """[P] each prompt's own 1 − JS(q_p, b_k) / mean over r ≠ k of JS(b_r, b_k).
+
+    The mean in the denominator, not the prompt's own distance: a prompt that starts near the seed
+    would otherwise divide by almost nothing and own the whole `susceptibility`.
+
+    >>> b = np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+    >>> prompt_crystallinity(b, b, seed=0).tolist()
+    [1.0, 0.0, 0.0]
+    """
+    now, scale = js_divergence(q, b[seed]), _seed_scale(b, seed)
+    return 1.0 - _ratio(now, np.full_like(now, scale))
+
+
+def _seed_scale(b: np.ndarray, seed: int) -> float:
+    """Mean over p ≠ seed of JS(b_p, b_seed)."""
+    return js_divergence(b, b[seed]).sum() / max(len(b) - 1, 1)
+
+
 def linear_dissimilarity(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """½ Σ_c (l_c − r_c)² / (l_c + r_c) over the last axis, in [0, 1].
 
@@ -259,24 +337,19 @@ def _seed_metrics(
 ) -> dict[str, np.ndarray]:
     """The metrics relative to reference prompt `seed`; `stacked` [R, P] → [R] each.
 
-    A prompt's own crystallinity is 1 − JS(q_p, b_k) / mean over p ≠ k of JS(b_p, b_k). The mean
-    in the denominator, not the prompt's own distance: a prompt that starts near the seed would
-    otherwise divide by almost nothing and own the whole `susceptibility`. That mean, and the
-    noise floor that is a share of it, belong to the reference and are not resampled.
+    `NOISE_FLOOR` and the mean distance in each prompt's own crystallinity belong to the reference
+    and are not resampled.
     """
-    others = stacked.copy()
-    if len(q) > 1:
-        others[:, seed] = 0.0
-    others = _ratio(others, others.sum(axis=1, keepdims=True))
+    others = without_prompt(stacked, seed)
     now, before = js_divergence(q, b[seed]), js_divergence(b, b[seed])
-    scale = before.sum() / max(len(b) - 1, 1)
-    own = 1.0 - _ratio(now, np.full_like(now, scale))
+    near = now < NOISE_FLOOR * _seed_scale(b, seed)
+    own = prompt_crystallinity(q, b, seed)
     return {
         "seed_jsd": others @ now,
-        "seed_mse": others @ np.mean((q - b[seed]) ** 2, axis=1),
+        "seed_mse": squared_error(q, b[seed], others),
         "crystallinity": 1.0 - _ratio(others @ now, others @ before),
-        "seed_mass": stacked @ q[:, support(b[seed])].sum(axis=1),
-        "crystal_fraction": stacked @ np.where(np.isnan(now), np.nan, now < NOISE_FLOOR * scale),
+        "seed_mass": support_mass(q, b[seed], stacked),
+        "crystal_fraction": stacked @ np.where(np.isnan(now), np.nan, near),
         "susceptibility": len(q) * np.maximum(stacked @ own**2 - (stacked @ own) ** 2, 0.0),
     }
 

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from crystalmon import experiments as registry
-from crystalmon.experiments.common.command import VIEWS, write_views
+from crystalmon.experiments.common.command import DISPLAY_SUFFIXES, write_display
 from crystalmon.experiments.common.experiment import Experiment
 from crystalmon.experiments.common.parts import Parts
 from crystalmon.experiments.common.subject import Subject
@@ -184,8 +184,8 @@ class ExperimentsInTraining:
                     measured[name] = max(measured.get(name, -1), at)
                     continue
                 _put_aside(file, self._folder / SUPERSEDED)
-                for view in VIEWS:  # they may show what is now superseded
-                    (self._folder / f"{name}.{view}").unlink(missing_ok=True)
+                for suffix in DISPLAY_SUFFIXES:  # they may show what is now superseded
+                    (self._folder / f"{name}.{suffix}").unlink(missing_ok=True)
         return measured, _begun(self._folder / BEGUN_FILE)
 
     @contextlib.contextmanager
@@ -250,7 +250,7 @@ class ExperimentsInTraining:
         try:
             with same_random_states():
                 write_result(self._folder, result)
-                write_views(self._folder, each.name, each.table(result), each.figure(result))
+                write_display(self._folder, each.name, each.table(result), each.figure(result))
         except Exception:
             self._failed(f"{each.name} at step {result.step} could not be stored; training goes on")
         self._found(result)

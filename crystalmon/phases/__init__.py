@@ -1,18 +1,21 @@
 """Online phase detection: (state, observation) → (state, events).
 
 The detector sees nothing but its reference and the observations so far, so replaying a stored run
-gives the same events. Its error rates are those that `scripts/validate_detection.py` prints.
+gives the same events. `scripts/validate_detection.py` measures its error rates.
 
     liquid ──order ≥ 0.2──▶ nucleating ──order ≥ 0.8──▶ crystallized ◀─leaves─▶ settling
        ▲                        │                           │   order < 0.6        │
        └────────order < 0.15────┴───────── melting ◀────────┴──────────────────────┘
 
-    state.py      what is observed and remembered; the reference as the rules need it
-    order.py      early warning, onset with its back-dating, completion, melting
-    seed.py       which base prompt has won, or none; another one's taking over
-    support.py    settling inside the seed's support, leaking out of it, drift of the format
-    detector.py   the rules in their order, for one task
-    suite.py      all tasks, and the suite as their majority
+    state.py         what is observed and remembered; the base as the rules need it
+    order.py         early warning, onset with its back-dating, completion, melting
+    seed.py          which base prompt has won, or none; another one's taking over
+    seed_fit.py      … by where the prompts' paths lead, one of them that of descent_path.py
+    seed_odds.py     … and how likely it is that they lead to any base prompt
+    support.py       settling inside the seed's support, leaking out of it, drift of the format
+    detector.py      the rules in their order, for one task
+    suite.py         all tasks, and the suite as their majority
+    stored.py        a stored run's probes and states, read and replayed
 """
 
 from __future__ import annotations

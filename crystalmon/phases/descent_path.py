@@ -5,9 +5,8 @@ Supervised training on answers drawn from t moves the logits of a prompt by
     dz/dτ = t − softmax(z),
 
 the gradient flow of KL(t ‖ softmax(z)): the common choices are learnt first, the rare ones last.
-No power or logarithm makes this path straight, so it is integrated and the answers are held against
-what it passes. This is the flow of a softmax with free logits, a textbook derivative; that a shared
-network follows it is an assumption.
+No power or logarithm makes this path straight, so it is integrated, and the answers are compared
+with its points. That a shared network moves like free logits is an assumption.
 
 Axes: P prompts, C choices, K ends, T times.
 """
@@ -18,14 +17,12 @@ import numpy as np
 
 TIMES = 40
 """Times at which the path is kept; between them it is taken for straight in √q."""
-FIRST_STEP = 0.2
-"""The first step in τ; …"""
-GROWTH = 1.2
-"""…each is longer than the last by this factor, since the rare choices take ever longer."""
+FIRST_STEP, GROWTH = 0.2, 1.2
+"""The first step in τ, and the factor from each to the next: rare choices take ever longer."""
 LARGEST_MOVE = 0.5
 """Largest change of a logit in one step."""
 SMALLEST = 1e-6
-"""Smallest probability that a path starts from."""
+"""Probabilities below this are taken for this: their logarithm is no evidence."""
 
 
 def descend(b: np.ndarray, ends: np.ndarray) -> np.ndarray:
@@ -47,7 +44,7 @@ def descend(b: np.ndarray, ends: np.ndarray) -> np.ndarray:
 def fit_descent(b: np.ndarray, q: np.ndarray, ends: np.ndarray) -> np.ndarray:
     """[K, P, C] the answers nearest to q [P, C] on the paths from b [P, C] to ends [K, C].
 
-    Each prompt may be anywhere on its own path; near is meant in √q.
+    Each prompt may be anywhere on its own path; nearest is meant in √q.
     """
     path = np.sqrt(descend(b, ends))
     start, way = path[:-1], np.diff(path, axis=0)

@@ -33,8 +33,8 @@ class PhaseDetector:
         state: what it remembers from before, such as a seed that an earlier stage has locked.
 
     Raises:
-        ValueError: if `reference_q` is not [P, C] on the simplex, or the state holds a seed that is
-            none of its prompts.
+        ValueError: if `reference_q` is not [P, C] on the simplex, or the state's seed is none of
+            its prompts.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class PhaseDetector:
 
     @property
     def phase(self) -> str:
-        """The task's phase; `ordered` if the reference had too little liquidity to lose."""
+        """The task's phase; `ordered` if the base had too little liquidity to lose."""
         return self._state.phase
 
     @property
@@ -91,36 +91,33 @@ class PhaseDetector:
 def advance(
     base: Base, state: PhaseState, observation: Observation
 ) -> tuple[PhaseState, list[Event]]:
-    """One step of the detector: a pure function.
+    """One step of the detector, a pure function: the state after a probe, and its events.
 
     Args:
-        base: the reference, from `Base.of`.
+        base: from `Base.of`.
         state: after the last probe; `PhaseState()` before the first.
-        observation: this probe, on the simplex and of the reference's shape.
-
-    Returns:
-        The state after it, and the events that it raised, without a task's name.
+        observation: this probe, on the simplex and of the base's shape.
     """
-    view = base.look(observation)
+    now = base.read(observation)
     first = not state.steps
-    state = state.seen(view)
+    state = state.seen(now)
     if base.ordered:
-        return format_rule(base, replace(state, phase="ordered"), view)
+        return format_rule(base, replace(state, phase="ordered"), now)
     if first:
-        state = state.begun(phase_at(view.order))
+        state = state.begun(phase_at(now.order))
     events: list[Event] = []
     for rule in RULES:
-        state, raised = rule(base, state, view)
+        state, raised = rule(base, state, now)
         events.extend(raised)
     return state, events
 
 
 def check_simplex(what: str, values: Any) -> np.ndarray:
-    """A float64 copy of [P, C] values, proved to be distributions.
+    """A float64 copy of [P, C] values, checked to be distributions.
 
     Raises:
-        ValueError: if the shape is another, a value is not finite or negative, or a row does not
-            sum to 1 within 2e-5.
+        ValueError: if the shape is another, a value is not finite or is negative, or a row's sum
+            is not 1 within 2e-5.
     """
     array = np.array(values, dtype=np.float64)  # a copy: the caller may change its own
     if array.ndim != 2 or 0 in array.shape:

@@ -9,10 +9,9 @@ the square root, or the probability itself) a collapse with shares g_p and limit
 a bilinear fit over all prompts: the common share starts as 1 − slope of φ(q) on φ(b) within each
 choice, then limit and shares are solved for in turn. The coordinates that leave the smallest
 residual are taken. With t held at a candidate instead, the residual says how well that candidate
-explains what is seen. A candidate's path may also be that of cross-entropy descent
-(`crystalmon.descent`), whichever leaves less. How this and the distance of the pooled answers are
-weighed is in `crystalmon.odds`. This is the construction of this project; it reduces to linear
-regression when all shares are equal, and to the pooled answers when the collapse is complete.
+explains the answers, by these paths or by that of `descent_path`, whichever fits better. This is a
+construction of this project. It reduces to linear regression when all shares are equal, and to the
+pooled answers when the collapse is complete.
 
 Axes: P prompts, C choices. Divergences are in nats.
 """
@@ -22,6 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -33,31 +33,28 @@ from crystalmon.metrics.answers import (
     seed_distances,
 )
 from crystalmon.metrics.bootstrap import uniform_weights
-from crystalmon.phases.descent_path import fit_descent
+from crystalmon.phases.descent_path import SMALLEST, fit_descent
 from crystalmon.phases.seed_odds import Evidence
 
-SMALLEST = 1e-6
-"""Probabilities below this are taken for this: their logarithm is no evidence."""
 SHARE_RANGE = (0.03, 1.03)
-"""A prompt's share of the way: below, nothing can be extrapolated; above, only noise."""
+"""Of a prompt's share of the way: below, nothing can be extrapolated; above, it is noise."""
 SWEEPS = 3
 """Rounds of solving for limit and shares in turn."""
 SHORTLIST = 12
-"""Candidates, by distance from the limit, whose own paths are fitted; and half as many by that of
-the pooled answers."""
+"""Candidates nearest to the limit whose paths are fitted, and half as many nearest to the pooled
+answers."""
 POWERS = (0.0, 0.5, 1.0)
 """φ(x) = x^power, the logarithm for 0."""
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """A reference as a set of possible seeds.
+    """The base's prompts as possible seeds.
 
     Args:
         b: [P, C] the base's answers.
         between: [P, P] JS(b_p, b_k).
-        floors: [P] noise floor of each candidate: `NOISE_FLOOR` times its mean distance from the
-            others.
+        floors: [P] noise floors: `NOISE_FLOOR` times the mean distance from the others.
         neighbours: [P] distance of each base prompt from its nearest other one.
     """
 
@@ -68,17 +65,11 @@ class Candidates:
 
     @classmethod
     def of(cls, b: np.ndarray) -> Candidates:
-        """From a reference [P, C]."""
-        count = len(b)
+        """From the base's answers [P, C]."""
         between = seed_distances(b, b)
-        apart = between + np.diag(np.full(count, np.inf))
-        neighbours = apart.min(axis=0) if count > 1 else np.zeros(1)
-        return cls(
-            b=b,
-            between=between,
-            floors=NOISE_FLOOR * mean_over_others(between),
-            neighbours=neighbours,
-        )
+        apart = between + np.diag(np.full(len(b), np.inf))
+        neighbours = apart.min(axis=0) if len(b) > 1 else np.zeros(1)
+        return cls(b, between, NOISE_FLOOR * mean_over_others(between), neighbours)
 
     def twins(self, seed: int) -> np.ndarray:
         """[P] mask of the base prompts within the seed's noise floor, itself among them."""
@@ -89,8 +80,12 @@ class Candidates:
     def chance(self, distance: float) -> float:
         """P-value of a nearest candidate at `distance`: how often base prompts are so near by.
 
-        (1 + #{k: neighbours_k ≤ distance}) / (P + 1), the share of base prompts whose own nearest
-        neighbour is no farther. It is at least 1 / (P + 1).
+        (1 + #{k: neighbours_k ≤ distance}) / (P + 1): the share of base prompts whose own nearest
+        neighbour is no farther.
+
+        >>> b = np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
+        >>> Candidates.of(b).chance(0.0), Candidates.of(b).chance(0.1)
+        (0.25, 0.75)
         """
         return float((1 + np.sum(self.neighbours <= distance)) / (len(self.b) + 1))
 
@@ -103,18 +98,13 @@ class Limit:
         end: [C] the extrapolated end.
         residual: mean over prompts of JS(answers, fitted answers).
         power: of the coordinates that fitted best.
-        shares: [P] of the way that the prompts have gone.
+        share: of the way that the prompts have gone, on average.
     """
 
     end: np.ndarray = field(repr=False)
     residual: float
     power: float
-    shares: np.ndarray = field(repr=False)
-
-    @property
-    def share(self) -> float:
-        """Mean share of the way that the prompts have gone."""
-        return float(self.shares.mean())
+    share: float
 
 
 @dataclass(frozen=True)
@@ -123,31 +113,37 @@ class SeedEstimate:
 
     Args:
         candidate: index into the base's prompts.
-        log_odds: that it is the seed, rather than that there is none; see `odds`.
-        distance: JS(limit, candidate).
+        log_odds: that it is the seed, rather than that there is none; see `seed_odds`.
         floor: the candidate's noise floor.
-        contrast: how many times worse than it the best other candidate that is no twin explains
-            the answers, at most e⁶; below 1 that one explains them better, but the pooled answers
+        distance: JS of it from the limit or from the pooled answers, whichever is nearer.
+        p_value: of that; see `Candidates.chance`.
+        margin: how many times worse than it the best other candidate that is no twin explains
+            the answers, at most e⁶. Below 1 that one explains them better, but the pooled answers
             lie elsewhere.
-        excess, unexplained: of the candidate; see `odds.Evidence`.
-        pooled: [C] the answers pooled over prompts.
+        excess, unexplained: of the candidate; see `Evidence`.
         limit: what was extrapolated.
     """
 
     candidate: int
     log_odds: float
-    distance: float
     floor: float
-    contrast: float
+    distance: float
+    p_value: float
+    margin: float
     excess: float
     unexplained: float
-    pooled: np.ndarray = field(repr=False)
     limit: Limit
 
     @property
     def probability(self) -> float:
         """That there is a seed, by the fitted weights, if half of all collapses have one."""
-        return 1.0 / (1.0 + math.exp(-min(max(self.log_odds, -700.0), 700.0)))
+        return 1.0 / (1.0 + math.exp(-self.log_odds))
+
+    def numbers(self) -> dict[str, Any]:
+        """What an event reports of it."""
+        keys = ("candidate", "distance", "p_value", "probability", "margin")
+        shown = {key: getattr(self, key) for key in (*keys, "excess", "unexplained")}
+        return shown | {"share": self.limit.share}
 
 
 def estimate_seed(candidates: Candidates, q: np.ndarray) -> SeedEstimate:
@@ -157,15 +153,16 @@ def estimate_seed(candidates: Candidates, q: np.ndarray) -> SeedEstimate:
     winner = int(listed[best])
     rivals = ~candidates.twins(winner)[listed]
     contrast, _ = evidence.contrasts(best, rivals)
+    distance = float(min(evidence.pooled[best], evidence.ends[best]))
     return SeedEstimate(
         candidate=winner,
         log_odds=evidence.log_odds(best, rivals),
-        distance=float(evidence.ends[best]),
         floor=float(candidates.floors[winner]),
-        contrast=math.exp(contrast),
+        distance=distance,
+        p_value=candidates.chance(distance),
+        margin=math.exp(contrast),
         excess=evidence.excess(best),
         unexplained=min(evidence.unexplained(best), 1.0),
-        pooled=q.mean(axis=0),
         limit=limit,
     )
 
@@ -212,58 +209,49 @@ def path_misfits(b: np.ndarray, q: np.ndarray, listed: np.ndarray, power: float)
 def candidate_misfits(b: np.ndarray, q: np.ndarray, listed: np.ndarray, power: float) -> np.ndarray:
     """[K, P] JS(answers, answers fitted by a path of prompt p to candidate k), in nats.
 
-    Args:
-        b: [P, C] the base's answers.
-        q: [P, C] the answers now.
-        listed: [K] indices of the candidates.
-        power: of the coordinates.
+    The paths lead from b [P, C] to the candidates `listed` [K], in the coordinates of that power.
     """
-    weight = _choice_weights(b, q, power)
-    start, now = _coordinates(b, power, weight), _coordinates(q, power, weight)
+    start, now, weight = _coordinates(b, q, power)
     ends = start[listed]
-    part = _solve_shares(start, now, ends, weight)[..., None]
-    return js_divergence(q, _probabilities((1 - part) * start + part * ends[:, None], power))
+    return js_divergence(q, _fitted(start, ends, _solve_shares(start, now, ends, weight), power))
 
 
 def extrapolate(b: np.ndarray, q: np.ndarray, powers: Sequence[float] = POWERS) -> Limit:
-    """The common end of the paths from b [P, C] through q [P, C]; see the module's formula.
-
-    Args:
-        b: the base's answers.
-        q: the answers now.
-        powers: the coordinates to try.
-    """
-    fits = [_fit(b, q, power) for power in powers]
-    return min(fits, key=lambda fit: fit.residual)
+    """The common end of the paths from b [P, C] through q [P, C]; see the module's formula."""
+    return min((_fit(b, q, power) for power in powers), key=lambda fit: fit.residual)
 
 
 def _fit(b: np.ndarray, q: np.ndarray, power: float) -> Limit:
-    weight = _choice_weights(b, q, power)
-    start, now = _coordinates(b, power, weight), _coordinates(q, power, weight)
-    share = np.full(len(b), _common_share(start, now, weight))
+    start, now, weight = _coordinates(b, q, power)
+    x, y = start - start.mean(axis=0), now - now.mean(axis=0)
+    spread = float(np.sum(weight * x * x))
+    slope = float(np.sum(weight * x * y)) / spread if spread > 0 else 0.0
+    share = np.full(len(b), float(np.clip(1.0 - slope, *SHARE_RANGE)))
     end = _solve_limit(start, now, share)
     for _ in range(SWEEPS):
         share = _solve_shares(start, now, end, weight)
         end = _solve_limit(start, now, share)
-    part = share[:, None]
-    fitted = _probabilities((1 - part) * start + part * end, power)
-    residual = float(js_divergence(q, fitted).mean())
-    return Limit(_probabilities(end, power), residual, power, share)
+    residual = float(js_divergence(q, _fitted(start, end, share, power)).mean())
+    return Limit(_probabilities(end, power), residual, power, float(share.mean()))
 
 
-def _choice_weights(b: np.ndarray, q: np.ndarray, power: float) -> np.ndarray:
-    """[C] weights of the choices, summing to 1: the logarithm of a rare one counts for little."""
+def _coordinates(b: np.ndarray, q: np.ndarray, power: float) -> tuple[np.ndarray, ...]:
+    """φ(b) and φ(q) [P, C], and weights [C] of the choices, which sum to 1.
+
+    The logarithm of a rare choice counts for little.
+    """
     if power:
-        return np.full(b.shape[1], 1.0 / b.shape[1])
+        return b**power, q**power, np.full(b.shape[1], 1.0 / b.shape[1])
     weight = q.mean(axis=0) + b.mean(axis=0)
-    return weight / weight.sum()
+    weight = weight / weight.sum()
+    start, now = (np.log(np.maximum(rows, SMALLEST)) for rows in (b, q))
+    return start - (start @ weight)[:, None], now - (now @ weight)[:, None], weight
 
 
-def _coordinates(rows: np.ndarray, power: float, weight: np.ndarray) -> np.ndarray:
-    if power:
-        return rows**power
-    logs = np.log(np.maximum(rows, SMALLEST))
-    return logs - (logs @ weight)[:, None]
+def _fitted(start: np.ndarray, end: np.ndarray, share: np.ndarray, power: float) -> np.ndarray:
+    """[…, P, C] answers that have gone a share […, P] of the way to an end […, C]."""
+    part = share[..., None]
+    return _probabilities((1 - part) * start + part * end[..., None, :], power)
 
 
 def _probabilities(rows: np.ndarray, power: float) -> np.ndarray:
@@ -275,14 +263,6 @@ def _probabilities(rows: np.ndarray, power: float) -> np.ndarray:
     return raw / raw.sum(axis=-1, keepdims=True)
 
 
-def _common_share(start: np.ndarray, now: np.ndarray, weight: np.ndarray) -> float:
-    """1 − slope of `now` on `start` within choices."""
-    x, y = start - start.mean(axis=0), now - now.mean(axis=0)
-    spread = float(np.sum(weight * x * x))
-    slope = float(np.sum(weight * x * y)) / spread if spread > 0 else 0.0
-    return float(np.clip(1.0 - slope, *SHARE_RANGE))
-
-
 def _solve_limit(start: np.ndarray, now: np.ndarray, share: np.ndarray) -> np.ndarray:
     """[C] least squares for t given the shares."""
     return share @ (now - (1 - share)[:, None] * start) / (share @ share)
@@ -291,15 +271,14 @@ def _solve_limit(start: np.ndarray, now: np.ndarray, share: np.ndarray) -> np.nd
 def _solve_shares(
     start: np.ndarray, now: np.ndarray, end: np.ndarray, weight: np.ndarray
 ) -> np.ndarray:
-    """[…, P] least squares for g given the limit [… , C], drawn towards the common share.
+    """[…, P] least squares for g given the limit […, C], drawn towards the common share.
 
     A prompt that starts near the limit says nothing about its own share.
     """
     way = end[..., None, :] - start
     length = (way * way) @ weight
     gone = (way * (now - start)) @ weight
-    common = gone.sum(axis=-1, keepdims=True) / np.maximum(
-        length.sum(axis=-1, keepdims=True), 1e-300
-    )
+    total = np.maximum(length.sum(axis=-1, keepdims=True), 1e-300)
+    common = gone.sum(axis=-1, keepdims=True) / total
     pull = 0.1 * length.mean(axis=-1, keepdims=True) + 1e-300
     return np.clip((gone + pull * common) / (length + pull), *SHARE_RANGE)

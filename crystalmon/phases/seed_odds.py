@@ -6,19 +6,17 @@ Three distances speak for a candidate k, all in nats and all smaller where it is
     d_k  JS(answers pooled over prompts, b_k)
     e_k  JS(end of the extrapolated paths, b_k)
 
-Simulated collapses along one of the known paths are told by m and e. In a real training the prompts
-first become alike and then move together, off all of those paths: there d tells. So the candidate
-is the k with the smallest cost
+In simulated collapses along one of the known paths, m and e tell the seed. In real training the
+prompts first become alike and then move together, off all of those paths: there d tells. So the
+candidate is the k with the smallest cost
 
     w₁ log m_k + w₂ log d_k + w₃ log e_k + w₄ · late · log d_k,
 
-late rising from 0 at `order` 0.8 to 1 at 1, and the log-odds that it is the seed, rather than that
+where late rises from 0 at `order` 0.8 to 1 at 1. The log-odds that it is the seed, rather than that
 the collapse leads to nothing that the base shows, are linear in `FEATURES`. The weights of both
 maximise the likelihood of collapses whose end was planted, simulated and trained, as many with a
-seed as without (`scripts/calibrate_seeds.py` prints them). Where there are few choices, the trained
-ones are of one task with two. The construction is this project's own.
-
-Axes: K candidates.
+seed as without; `scripts/calibrate_seeds.py` prints them. The trained ones with few choices are of
+one task with two. This is a construction of this project.
 """
 
 from __future__ import annotations
@@ -83,13 +81,10 @@ class Evidence:
         late = float(np.clip((self.order - LATE) / (1 - LATE), 0.0, 1.0))
         return np.stack([m, d, e, late * d], axis=1)
 
-    def costs(self) -> np.ndarray:
-        """[K] the smallest is the candidate's."""
-        return self.terms() @ np.array(CHOOSING[self.tells])
-
     def best(self) -> int:
-        """Index of the candidate: of those that cost the same, that of the smallest d."""
-        return int(np.lexsort((self.pooled, self.costs()))[0])
+        """Index of the candidate, the one of the smallest cost; of several, that of smallest d."""
+        costs = self.terms() @ np.array(CHOOSING[self.tells])
+        return int(np.lexsort((self.pooled, costs))[0])
 
     def excess(self, best: int) -> float:
         """m of a candidate, over the residual of paths with a free end."""
@@ -101,10 +96,7 @@ class Evidence:
         return float(self.misfits[best]) / max(self.moved, 1e-12)
 
     def contrasts(self, best: int, rivals: np.ndarray) -> tuple[float, float]:
-        """Logarithms of the smallest m, and d, among rivals [K] over a candidate's own.
-
-        Without a rival there is nothing to stand out from: 0.
-        """
+        """Log of the smallest m, and d, among rivals (mask [K]) over the candidate's; 0 without."""
         if not rivals.any():
             return 0.0, 0.0
         terms = self.terms()[:, :2]
@@ -113,7 +105,7 @@ class Evidence:
         return m, d
 
     def features(self, best: int, rivals: np.ndarray) -> np.ndarray:
-        """[7] `FEATURES` of a candidate with these rivals [K]."""
+        """[7] `FEATURES` of a candidate with these rivals (mask [K])."""
         floor = max(float(self.floors[best]), 1e-12)
         ratios = [
             np.clip(self.excess(best), *EXCESS_RANGE),

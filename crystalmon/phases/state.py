@@ -1,4 +1,4 @@
-"""What a detector observes and remembers of one task, and its reference as the rules need it.
+"""What a detector observes and remembers of one task, and its base as the rules need it.
 
 Axes: P prompts, C choices.
 """
@@ -13,7 +13,7 @@ import numpy as np
 
 from crystalmon.metrics.answers import is_ordered, order, support
 from crystalmon.metrics.bootstrap import bootstrap_weights, uniform_weights
-from crystalmon.phases.seed_fit import Candidates, SeedEstimate, estimate_seed
+from crystalmon.phases.seed_fit import Candidates
 from crystalmon.runs.records import Event
 
 WINDOW = 12
@@ -24,9 +24,6 @@ RESAMPLES = 40
 """Bootstrap resamples of the prompts behind the order's interval."""
 LEAST_NOISE = 0.005
 """Standard deviation that `order` is taken to have between probes, at the least."""
-
-
-Rows = tuple[tuple[float, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -50,11 +47,10 @@ class Lock:
 
     Args:
         seed: index into the reference's prompts.
-        mass: the mass on the seed's support that counts as not leaking: the most that it has
-            held while the answers were at the seed, at most what the seed itself holds.
-        nearest: the smallest Jensen–Shannon divergence, in nats, of the answers, pooled over
-            prompts, from the seed since.
-        p_value: when it was locked; see `seeds.Candidates.chance`.
+        mass: the most mass that the answers have held on the seed's support while they were at
+            the seed, at most what the seed itself holds: from here on mass leaks.
+        nearest: the smallest JS, in nats, of the answers pooled over prompts from the seed since.
+        p_value: when it was locked; see `Candidates.chance`.
         margin: how many times worse than the seed the next candidate explained the answers then;
             None of a seed that took over.
     """
@@ -73,17 +69,17 @@ class PhaseState:
     Args:
         phase: one of `records.PHASES`.
         lock: the locked seed, or None.
-        steps, orders: the latest probes' steps and orders, oldest first, at most `WINDOW`.
+        steps, orders: of the latest probes, oldest first, at most `WINDOW`.
         jumps: number of second differences of `order` seen while liquid.
         noise: their mean square / 6, the variance of what does not last from probe to probe.
         streaks: by condition, the number of successive probes at which it has held.
         candidate: the verdict on the seed held for `streaks["seed"]` probes: an index, −1 for
             none of the candidates, None for no verdict.
         answers: [P, C] of the latest probes past the onset while no seed is locked, at most
-            `RESTING`: what a verdict on the seed averages over.
-        ends: where the collapse led at the latest probes at which it was judged, [C] each.
+            `RESTING`. A verdict on the seed averages over them.
+        ends: [C] each, where the collapse led at the latest probes at which it was judged.
         coverage: of the first probe that has one.
-        raised: rules that have raised their event and not been re-armed since.
+        raised: kinds of event that have been raised and not been re-armed since.
     """
 
     phase: str = "liquid"
@@ -94,7 +90,7 @@ class PhaseState:
     noise: float = 0.0
     streaks: Mapping[str, int] = field(default_factory=dict)
     candidate: int | None = None
-    answers: tuple[Rows, ...] = ()
+    answers: tuple[tuple[tuple[float, ...], ...], ...] = ()
     ends: tuple[tuple[float, ...], ...] = ()
     coverage: float | None = None
     raised: frozenset[str] = frozenset()
@@ -106,7 +102,7 @@ class PhaseState:
 
     @property
     def sigma(self) -> float:
-        """Standard deviation of `order` between probes, as far as it has shown itself."""
+        """Standard deviation of `order` between probes, as far as it has been seen."""
         return max(self.noise**0.5, LEAST_NOISE)
 
     def streak(self, rule: str, holds: bool) -> PhaseState:
@@ -134,28 +130,28 @@ class PhaseState:
         kept = self.raised - {"support_leak", "seedless_collapse"}
         return replace(self, phase=phase, lock=None, raised=kept)
 
-    def seen(self, view: View) -> PhaseState:
+    def seen(self, now: Reading) -> PhaseState:
         """With one more probe in the window, and what it adds to the noise while liquid."""
-        steps, orders = (*self.steps, view.step)[-WINDOW:], (*self.orders, view.order)[-WINDOW:]
+        steps, orders = (*self.steps, now.step)[-WINDOW:], (*self.orders, now.order)[-WINDOW:]
         jumps, noise = self.jumps, self.noise
         if self.phase == "liquid" and len(orders) >= 5:
             # two probes late, so that an onset is not taken for noise before it is confirmed
             jump = (orders[-3] - 2 * orders[-4] + orders[-5]) ** 2 / 6
             jumps = min(jumps + 1, 2 * WINDOW)
             noise += (jump - noise) / jumps
-        coverage = view.coverage if self.coverage is None else self.coverage
+        coverage = now.coverage if self.coverage is None else self.coverage
         return replace(
             self, steps=steps, orders=orders, jumps=jumps, noise=noise, coverage=coverage
         )
 
 
 @dataclass(frozen=True)
-class View:
-    """One observation, seen against the reference.
+class Reading:
+    """One observation, measured against the base.
 
     Args:
         step, q, coverage: of the observation.
-        order: of `q` against the reference.
+        order: of `q` against the base.
         mean: [C] the answers pooled over prompts.
     """
 
@@ -165,67 +161,54 @@ class View:
     order: float
     mean: np.ndarray = field(repr=False)
 
+    def event(self, kind: str, evidence: Mapping[str, Any], message: str) -> Event:
+        """An event of this probe; the detector adds the task."""
+        return Event(kind, self.step, None, evidence, message)
+
 
 @dataclass(frozen=True)
 class Base:
-    """A reference with what the rules need of it, computed once; make one with `Base.of`.
+    """The base's answers with what the rules need of them, computed once by `Base.of`.
 
     Args:
-        q: [P, C] the reference's answers.
+        q: [P, C] its answers.
         ordered: whether it has too little liquidity to lose.
-        candidates: it as a set of possible seeds.
-        supports: [P, C] mask of every base prompt's support.
+        candidates: its prompts as possible seeds.
         resamples: [R, P] bootstrap weights of the prompts.
     """
 
     q: np.ndarray = field(repr=False)
     ordered: bool
     candidates: Candidates = field(repr=False)
-    supports: np.ndarray = field(repr=False)
     resamples: np.ndarray = field(repr=False)
 
     @classmethod
     def of(cls, q: np.ndarray) -> Base:
-        """From the reference's answers [P, C], on the simplex."""
-        return cls(
-            q=q,
-            ordered=min(q.shape) < 2 or is_ordered(q),
-            candidates=Candidates.of(q),
-            supports=np.stack([support(row) for row in q]),
-            resamples=bootstrap_weights(len(q), RESAMPLES, np.random.default_rng(0)),
-        )
+        """From its answers [P, C], on the simplex."""
+        resamples = bootstrap_weights(len(q), RESAMPLES, np.random.default_rng(0))
+        return cls(q, min(q.shape) < 2 or is_ordered(q), Candidates.of(q), resamples)
 
-    def look(self, observation: Observation) -> View:
+    def read(self, observation: Observation) -> Reading:
         """The observation as the rules see it."""
         q = observation.q
         value = float(order(q, self.q, uniform_weights(len(q)))) if not self.ordered else 0.0
-        return View(observation.step, q, observation.coverage, value, q.mean(axis=0))
+        return Reading(observation.step, q, observation.coverage, value, q.mean(axis=0))
 
-    def order_interval(self, view: View) -> tuple[float, float]:
-        """90% bootstrap interval of the order over prompts, centred on its value.
-
-        Whether it is the prompts' common fate or that of a few.
-        """
-        values = order(view.q, self.q, self.resamples)
+    def order_interval(self, now: Reading) -> tuple[float, float]:
+        """90% bootstrap interval of the order over prompts: wide if a few of them make it."""
+        values = order(now.q, self.q, self.resamples)
         values = values[np.isfinite(values)]
-        if not len(values):
-            return (-np.inf, np.inf)
-        low, high = np.percentile(values, [5.0, 95.0]) - values.mean() + view.order
+        low, high = np.percentile(values, [5.0, 95.0]) - values.mean() + now.order
         return (float(low), float(high))
 
-    def estimate(self, view: View) -> SeedEstimate:
-        """Where the collapse leads."""
-        return estimate_seed(self.candidates, view.q)
+    def order_evidence(self, now: Reading) -> dict[str, Any]:
+        """The order and its interval, as events report them."""
+        return {"order": now.order, "order_interval": list(self.order_interval(now))}
 
-    def seed_mass(self, view: View, seed: int) -> float:
-        """The pooled answers' mass on a seed's support."""
-        return float(view.mean[self.supports[seed]].sum())
+    def mass_on(self, seed: int, answers: np.ndarray) -> float:
+        """Mass of answers [C] on the support of a seed."""
+        return float(answers[support(self.q[seed])].sum())
 
 
 Outcome = tuple[PhaseState, list[Event]]
-Rule = Callable[[Base, PhaseState, View], Outcome]
-
-
-def make_event(kind: str, view: View, evidence: Mapping[str, Any], message: str) -> Event:
-    """An event of this probe; the detector adds the task."""
-    return Event(kind=kind, step=view.step, task=None, evidence=evidence, message=message)
+Rule = Callable[[Base, PhaseState, Reading], Outcome]

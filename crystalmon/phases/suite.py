@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,29 +19,14 @@ _SUITE_EVENTS = {
 }
 
 
-@dataclass(frozen=True)
-class SuiteState:
-    """What the suite remembers beside its tasks.
-
-    Args:
-        phase: one of `records.PHASES`.
-        started: whether a probe has been taken.
-        onsets: by task, the latest onset's interval and crossing (low, high, crossing), as steps.
-    """
-
-    phase: str = "liquid"
-    started: bool = False
-    onsets: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
-
-
 class SuiteDetector:
     """One detector per task, and the suite's phase from theirs.
 
-    The suite has reached a phase when at least half of the tasks that take part have: tasks
-    whose reference was already ordered do not.
+    The suite has reached a phase when at least half of the tasks that take part have. Tasks whose
+    base was already ordered take no part.
 
     Args:
-        reference_q: by task, [P, C].
+        reference_q: by task, the base's answers [P, C].
         states: by task, what its detector remembers from before.
     """
 
@@ -55,16 +39,17 @@ class SuiteDetector:
         self.tasks = {
             name: PhaseDetector(q, name, before.get(name)) for name, q in reference_q.items()
         }
-        self._state = SuiteState()
+        self._phase: str | None = None
+        self._onsets: dict[str, tuple[float, float, float]] = {}
 
     @property
     def phase(self) -> str:
-        """The suite's phase; `ordered` if no task takes part."""
-        return self._state.phase
+        """The suite's phase, `liquid` before the first probe; `ordered` if no task takes part."""
+        return self._phase or "liquid"
 
     @property
     def taking_part(self) -> list[str]:
-        """The tasks whose reference has liquidity to lose."""
+        """The tasks whose base has liquidity to lose."""
         return [name for name, task in self.tasks.items() if task.phase != "ordered"]
 
     def update(
@@ -72,41 +57,45 @@ class SuiteDetector:
     ) -> list[Event]:
         """Take one probe of every task; return its events, the suite's own last.
 
-        A task with answers that are not finite is passed over at this probe.
+        A task whose answers are not finite skips this probe.
         """
         events: list[Event] = []
         for name, task in self.tasks.items():
             if np.isfinite(q[name]).all():
                 events.extend(task.update(step, q[name], coverage=coverage.get(name)))
-        phases = {name: self.tasks[name].phase for name in self.taking_part}
-        self._state, own = advance_suite(self._state, step, phases, events)
-        return [*events, *own]
+            if task.phase == "liquid":
+                self._onsets.pop(name, None)
+        for event in events:
+            if event.kind == "nucleation_onset" and event.task is not None:
+                low, high = event.evidence["onset_interval"]
+                self._onsets[event.task] = (low, high, event.evidence["onset_step"])
+        phases = [self.tasks[name].phase for name in self.taking_part]
+        before, self._phase = self._phase, _majority(phases)
+        if before not in (None, self._phase):
+            events += self._entered(before, step, phases)
+        return events
 
+    def _entered(self, before: str, step: int, phases: Sequence[str]) -> list[Event]:
+        """One event for each phase that the suite has entered or passed since the last probe."""
+        counts = {phase: phases.count(phase) for phase in PHASES if phase in phases}
+        spelled = ", ".join(f"{count} {phase}" for phase, count in counts.items())
+        message = f"the suite is {self.phase}: {spelled} of {len(phases)} tasks"
+        events = []
+        for phase in _passed(before, self.phase):
+            evidence: dict[str, Any] = {"tasks": counts}
+            if phase == "nucleating":
+                evidence |= self._onset(len(phases))
+            events.append(Event(_SUITE_EVENTS[phase], step, None, evidence, message))
+        return events
 
-def advance_suite(
-    state: SuiteState, step: int, phases: Mapping[str, str], events: Sequence[Event]
-) -> tuple[SuiteState, list[Event]]:
-    """One step of the suite: a pure function.
-
-    Args:
-        state: after the last probe.
-        step: of this probe.
-        phases: by task that takes part, its phase now.
-        events: that the tasks raised at this probe.
-
-    Returns:
-        The state after it, and the suite's own events.
-    """
-    onsets = {name: state.onsets[name] for name in state.onsets if phases.get(name) != "liquid"}
-    for event in events:
-        if event.kind == "nucleation_onset" and event.task is not None:
-            low, high = event.evidence["onset_interval"]
-            onsets[event.task] = (low, high, event.evidence["onset_step"])
-    now = _majority(list(phases.values()))
-    own: list[Event] = []
-    if state.started and now != state.phase:
-        own = _transition(state.phase, now, step, list(phases.values()), onsets)
-    return SuiteState(now, True, onsets), own
+    def _onset(self, tasks: int) -> dict[str, Any]:
+        """When half of the tasks had their onset: the order statistics of theirs, end by end."""
+        needed = tasks - tasks // 2
+        if len(self._onsets) < needed:  # tasks that were first seen beyond their onset have none
+            return {}
+        onsets = np.sort(np.array(list(self._onsets.values())), axis=0)
+        low, high, crossing = onsets[needed - 1].tolist()
+        return {"onset_step": crossing, "onset_interval": [low, high]}
 
 
 def _majority(phases: Sequence[str]) -> str:
@@ -118,40 +107,10 @@ def _majority(phases: Sequence[str]) -> str:
     return _SUITE_ORDER[ranks[len(ranks) // 2]]
 
 
-def _transition(
-    before: str,
-    now: str,
-    step: int,
-    phases: Sequence[str],
-    onsets: Mapping[str, tuple[float, float, float]],
-) -> list[Event]:
-    """One event for each phase that the suite has entered or passed since the last probe."""
-    counts = {phase: phases.count(phase) for phase in PHASES if phase in phases}
-    spelled = ", ".join(f"{count} {phase}" for phase, count in counts.items())
-    message = f"the suite is {now}: {spelled} of {len(phases)} tasks"
-    events = []
-    for phase in _passed(before, now):
-        if phase not in _SUITE_EVENTS:
-            continue
-        evidence: dict[str, Any] = {"tasks": counts}
-        if phase == "nucleating":
-            evidence |= _suite_onset(onsets, len(phases))
-        events.append(Event(_SUITE_EVENTS[phase], step, None, evidence, message))
-    return events
-
-
-def _suite_onset(onsets: Mapping[str, tuple[float, float, float]], tasks: int) -> dict[str, Any]:
-    """When half of the tasks had their onset: the order statistics of theirs, end by end."""
-    needed = tasks - tasks // 2
-    if len(onsets) < needed:  # tasks that were first seen beyond their onset have none
-        return {}
-    low, high, crossing = np.sort(np.array(list(onsets.values())), axis=0)[needed - 1].tolist()
-    return {"onset_step": crossing, "onset_interval": [low, high]}
-
-
-def _passed(before: str, now: str) -> tuple[str, ...]:
-    """The suite's phases after `before` up to `now`; after melting, the onset is not repeated."""
+def _passed(before: str, now: str) -> list[str]:
+    """The phases with an event after `before`, up to `now`; after melting no onset is repeated."""
     if now == "melting":
-        return (now,)
+        return [now]
     start = _SUITE_ORDER.index("nucleating" if before == "melting" else before)
-    return _SUITE_ORDER[start + 1 : _SUITE_ORDER.index(now) + 1]
+    passed = _SUITE_ORDER[start + 1 : _SUITE_ORDER.index(now) + 1]
+    return [phase for phase in passed if phase in _SUITE_EVENTS]

@@ -11,18 +11,10 @@ from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure
 
 from crystalmon.metrics.bootstrap import uniform_weights
+from crystalmon.report import style
 from crystalmon.report.palette import SHADE, STAGE_COLOURS
 from crystalmon.report.scan_data import ScanStages, TaskStages, variety
-from crystalmon.report.style import (
-    COLUMNS,
-    SMALL,
-    TEXT,
-    TITLE,
-    clipped,
-    new_figure,
-    row_count,
-    task_axes,
-)
+from crystalmon.report.style import COLUMNS, SMALL, TEXT, clipped
 
 MOST_CHOICES = 16
 MOST_STAGES = 6
@@ -41,13 +33,13 @@ def variety_figure(stages: ScanStages) -> Figure:
     if stages.proxy_stage is not None:
         late = stages.names.index(stages.proxy_stage)
     places = (0, late) if late else (0,)
-    rows = row_count(len(stages.tasks))
-    figure = new_figure(0.7 + 2.3 * rows)
+    rows = style.row_count(len(stages.tasks))
+    figure = style.new_figure(0.7 + 2.3 * rows)
     parts = figure.subfigures(rows, COLUMNS, squeeze=False)
     shades = LinearSegmentedColormap.from_list("answers", list(_RAMP))
     norm = PowerNorm(0.5, vmin=0.0, vmax=1.0)
     for part, (name, task) in zip(parts.flat, stages.tasks.items(), strict=False):
-        part.suptitle(clipped(name), **TITLE)
+        part.suptitle(clipped(name), **style.TITLE)
         ranks = np.argsort(task.q[0].argmax(axis=1), kind="stable")
         varieties = variety(task, uniform_weights(task.q.shape[1])[None])
         axes = part.subplots(1, len(places), squeeze=False)[0]
@@ -71,8 +63,8 @@ def answers_figure(stages: ScanStages) -> Figure:
     counts = [len(labels) for labels, _ in tables.values()]
     rows = [counts[start : start + COLUMNS] for start in range(0, len(counts), COLUMNS)]
     heights = [0.75 + 0.19 * max(row) for row in rows]
-    figure = new_figure(0.5 + sum(heights))
-    panels = task_axes(figure, list(tables), heights)
+    figure = style.new_figure(0.5 + sum(heights))
+    panels = style.task_axes(figure, list(tables), heights)
     drawn = [_draw_answers(ax, *each) for ax, each in zip(panels, tables.values(), strict=True)]
     legend = figure.legend(
         drawn[0],

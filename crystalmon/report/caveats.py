@@ -87,11 +87,7 @@ def _of_run(run: Run) -> list[str]:
 
 
 def scarce(coverage: Mapping[str, float]) -> str:
-    """A sentence that names the tasks whose choices are hardly ever given; empty if there are none.
-
-    Args:
-        coverage: by task, the choices' mean total probability.
-    """
+    """A sentence that names the tasks whose coverage is below `SCARCE`; empty if there are none."""
     names = ", ".join(name for name, share in coverage.items() if share < SCARCE)
     return names and (
         f"the listed answers hold under {SCARCE:.0%} of the probability in {names}, so their "

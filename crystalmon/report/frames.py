@@ -20,17 +20,10 @@ MAX_FRAMES = 160
 
 
 def pick_frames(lane: Lane, limit: int = MAX_FRAMES) -> list[int]:
-    """The probes to show: all of them, or the telling ones and an even sample of the rest.
+    """The probes to show, at most `limit`, as ascending indices into the lane's probes.
 
-    The first and last probe of each run always stay; then those at which the suite's phase
-    changed; then as many evenly spaced ones as fit.
-
-    Args:
-        lane: S probes.
-        limit: at most so many frames.
-
-    Returns:
-        Indices into the lane's probes, ascending.
+    If not all fit: the first and last of each run, then those at which the suite's phase changed,
+    then as many evenly spaced ones as fit.
     """
     records, stages = lane.records, lane.stages
     count = len(records)

@@ -37,8 +37,8 @@ def report_html(
     """The report as one HTML document.
 
     Args:
-        runs: stages of a chain, or runs to compare; see `make_lanes` for `layout`.
-        layout: `auto`, `chain` or `compare`.
+        runs: stages of a chain, or runs to compare.
+        layout: see `make_lanes`.
         suite: the runs' suite, for the words of its prompts and choices, where neither the runs
             nor the bundled suites tell them.
         notes: further sentences on what the runs cannot tell.

@@ -16,7 +16,8 @@ GREY, SHADE = "#8A8A8A", "#F3F3F3"
 STAGE_COLOURS = (GREY, BLUE, ORANGE, GREEN, PURPLE, VERMILION, SKY, BLACK)
 """Of the stages of a scan; the first is the base's."""
 
-PHASE_COLOURS = dict(zip(PHASES, (SKY, YELLOW, BLUE, GREEN, VERMILION, GREY), strict=True))
+_OF_PHASES = (SKY, YELLOW, BLUE, GREEN, VERMILION, GREY)
+PHASE_COLOURS: dict[str, str] = dict(zip(PHASES, _OF_PHASES, strict=True))
 PHASE_WORDS = {
     "liquid": "each wording still gets its own answers",
     "nucleating": "the wordings have begun to answer alike",

@@ -10,17 +10,12 @@ import numpy as np
 
 import crystalmon
 from crystalmon.analysis.transition import LEAST_RISE, Transition, classify_transition, fit_avrami
+from crystalmon.report import palette
 from crystalmon.report.caveats import caveats
 from crystalmon.report.experiment_cards import run_cards
 from crystalmon.report.frames import base_answers, encode, encode_history, pick_frames
 from crystalmon.report.lanes import Lane, lane_names
-from crystalmon.report.palette import (
-    CURVE_COLOURS,
-    CURVES,
-    PHASE_COLOURS,
-    PHASE_WORDS,
-    is_part,
-)
+from crystalmon.report.palette import CURVES, PHASE_COLOURS, PHASE_WORDS
 from crystalmon.runs.reader import Run
 from crystalmon.runs.records import PHASES, Event, ProbeRecord, json_value
 from crystalmon.runs.wordings import TaskTexts, task_texts
@@ -78,7 +73,7 @@ def _metrics() -> dict[str, dict[str, Any]]:
     return {
         metric.key: {key: getattr(metric, key) for key in told}
         | dict(zip(("section", "panel"), metric.panel or (), strict=True))
-        | {"part": is_part(metric), "colour": CURVE_COLOURS[metric.key]}
+        | {"part": palette.is_part(metric), "colour": palette.CURVE_COLOURS[metric.key]}
         for metric in CURVES
     }
 

@@ -1,8 +1,7 @@
 """What the figures of a scan show: measures by stage, with intervals, from a run and `scan.json`.
 
-Axes: S stages, P prompts, C choices, R bootstrap replicates. Stages are in the order of their
-steps; those that were not measured are left out. Intervals are over prompts, resampled apart in
-each task.
+Axes: S stages by step, of those that were measured, P prompts, C choices, R bootstrap replicates.
+Intervals are over prompts, which each task resamples on its own.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from crystalmon.metrics.answers import js_divergence, support
+from crystalmon.metrics import answers
 from crystalmon.metrics.bootstrap import bootstrap_interval, bootstrap_weights, uniform_weights
 from crystalmon.runs.reader import Run
 
@@ -95,47 +94,39 @@ def read_stages(run: Run, found: Mapping[str, Any]) -> ScanStages:
 
 
 def variety(task: TaskStages, weights: np.ndarray) -> np.ndarray | None:
-    """Mean over pairs of prompts of JS(q_p, q_r), in nats: P / (P − 1) · Σ w_p w_r JS_pr."""
-    count = task.q.shape[1]
-    if count < 2:
+    """`answers.variety` of the prompts; None for a single prompt."""
+    if task.q.shape[1] < 2:
         return None
-    apart = js_divergence(task.q[:, :, None], task.q[:, None])
-    return np.einsum("rp,spk,rk->rs", weights, apart, weights) * count / (count - 1)
+    return np.stack([answers.variety(q, weights) for q in task.q], axis=-1)
 
 
 def seed_mse(task: TaskStages, weights: np.ndarray) -> np.ndarray | None:
-    """Mean over prompts but the seed's, and choices, of (q_pc − b_c)², b the winning seed."""
+    """`answers.squared_error` from the winning seed, over prompts but its own."""
     if task.seed is None:
         return None
-    others = weights.copy()
-    if others.shape[1] > 1:
-        others[:, task.seed] = 0.0
-    with np.errstate(divide="ignore", invalid="ignore"):  # a resample of the seed's prompt alone
-        others = others / others.sum(axis=1, keepdims=True)
-    return _squares(task.q, task.q[0, task.seed], others)
+    others = answers.without_prompt(weights, task.seed)
+    return answers.squared_error(task.q, task.q[0, task.seed], others)
 
 
 def seed_mass(task: TaskStages, weights: np.ndarray) -> np.ndarray | None:
     """Mass on the support of the winning seed, mean over prompts."""
-    return None if task.seed is None else _mass(task.q, task.q[0, task.seed], weights)
+    if task.seed is None:
+        return None
+    return answers.support_mass(task.q, task.q[0, task.seed], weights)
 
 
 def proxy_mse(task: TaskStages, weights: np.ndarray) -> np.ndarray | None:
-    """Mean over prompts and choices of (q_pc − t_c)², t the proxy seed."""
-    return None if np.isnan(task.proxy).any() else _squares(task.q, task.proxy, weights)
+    """`answers.squared_error` from the proxy seed."""
+    if np.isnan(task.proxy).any():
+        return None
+    return answers.squared_error(task.q, task.proxy, weights)
 
 
 def proxy_mass(task: TaskStages, weights: np.ndarray) -> np.ndarray | None:
     """Mass on the support of the proxy seed, mean over prompts."""
-    return None if np.isnan(task.proxy).any() else _mass(task.q, task.proxy, weights)
-
-
-def _squares(q: np.ndarray, target: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    return weights @ np.mean((q - target) ** 2, axis=-1).T
-
-
-def _mass(q: np.ndarray, target: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    return weights @ q[..., support(target)].sum(axis=-1).T
+    if np.isnan(task.proxy).any():
+        return None
+    return answers.support_mass(task.q, task.proxy, weights)
 
 
 def mean_band(tasks: Iterable[TaskStages], measure: Measure) -> tuple[StageBand, int] | None:

@@ -25,8 +25,26 @@ Limits = tuple[float, float] | None
 """Of y; None for 0 to a little above what is drawn."""
 Line = tuple[str, Measure, str]
 """Label, measure and colour."""
-Panel = tuple[str, Sequence[Line], Limits]
+MeansPanel = tuple[str, Sequence[Line], Limits]
 """The label of the axis, the lines, the limits."""
+
+_ON_THE_WAY: tuple[MeansPanel, ...] = (
+    ("variety between prompts [nats]", [("", scan_data.variety, BLUE)], None),
+    ("MSE to the seed", [("", scan_data.seed_mse, BLUE)], None),
+    ("ProbMass of the seed", [("", scan_data.seed_mass, BLUE)], _SHARE),
+)
+_BESIDE_THE_PROXY: tuple[MeansPanel, ...] = (
+    (
+        "MSE",
+        [("seed", scan_data.seed_mse, GREY), ("proxy seed", scan_data.proxy_mse, ORANGE)],
+        None,
+    ),
+    (
+        "ProbMass",
+        [("seed", scan_data.seed_mass, GREY), ("proxy seed", scan_data.proxy_mass, ORANGE)],
+        _SHARE,
+    ),
+)
 
 
 class ScanFigure(NamedTuple):
@@ -50,16 +68,6 @@ def scan_figures(run: Run, found: Mapping[str, Any]) -> list[ScanFigure]:
     """
     stages = scan_data.read_stages(run, found)
     sft = stages.proxy_stage or "the last stage"
-    variety, mse, mass = scan_data.variety, scan_data.seed_mse, scan_data.seed_mass
-    on_the_way: list[Panel] = [
-        ("variety between prompts [nats]", [("", variety, BLUE)], None),
-        ("MSE to the seed", [("", mse, BLUE)], None),
-        ("ProbMass of the seed", [("", mass, BLUE)], _SHARE),
-    ]
-    proxy: list[Panel] = [
-        ("MSE", [("seed", mse, GREY), ("proxy seed", scan_data.proxy_mse, ORANGE)], None),
-        ("ProbMass", [("seed", mass, GREY), ("proxy seed", scan_data.proxy_mass, ORANGE)], _SHARE),
-    ]
     return [
         ScanFigure(
             "variety",
@@ -73,25 +81,25 @@ def scan_figures(run: Run, found: Mapping[str, Any]) -> list[ScanFigure]:
             "On the way to the seed",
             "Means over tasks with 95% intervals over prompts. The seed of a task is the base "
             "prompt that has won; tasks without one are left out of its two panels.",
-            _means_figure(stages, on_the_way),
+            _means_figure(stages, _ON_THE_WAY),
         ),
         ScanFigure(
             "seed_mse_tasks",
             "MSE to the seed, task by task",
             "Mean squared difference of the answers from the base's at the prompt that has won.",
-            _tasks_figure(stages, mse, "MSE", None),
+            _tasks_figure(stages, scan_data.seed_mse, "MSE", None),
         ),
         ScanFigure(
             "seed_mass_tasks",
             "ProbMass, task by task",
             "Probability on the smallest set of choices that holds 90% of the seed.",
-            _tasks_figure(stages, mass, "ProbMass", _SHARE),
+            _tasks_figure(stages, scan_data.seed_mass, "ProbMass", _SHARE),
         ),
         ScanFigure(
             "proxy",
             "The mean SFT distribution as seed",
             f"The same with another seed: the answers at {sft}, averaged over prompts.",
-            _means_figure(stages, proxy),
+            _means_figure(stages, _BESIDE_THE_PROXY),
         ),
         ScanFigure(
             "answers",
@@ -103,12 +111,7 @@ def scan_figures(run: Run, found: Mapping[str, Any]) -> list[ScanFigure]:
 
 
 def write_scan_figures(run: Run, found: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Write every figure of a scan as PNG and SVG; the files, in order.
-
-    Raises:
-        OSError: if they cannot be written.
-        ValueError: see `scan_figures`.
-    """
+    """Write every figure of a scan as PNG and SVG; the files, in order. See `scan_figures`."""
     return [
         path
         for each in scan_figures(run, found)
@@ -116,7 +119,7 @@ def write_scan_figures(run: Run, found: Mapping[str, Any], folder: Path) -> list
     ]
 
 
-def _means_figure(stages: ScanStages, panels: Sequence[Panel]) -> Figure:
+def _means_figure(stages: ScanStages, panels: Sequence[MeansPanel]) -> Figure:
     """Means over tasks, one panel a quantity."""
     figure = style.new_figure(4.0)
     grid = figure.subplots(1, len(panels), squeeze=False)[0]

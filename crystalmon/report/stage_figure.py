@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,27 +13,10 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from crystalmon.metrics.catalogue import BRIEF, CRYSTALLIZATION, DISTANCE, Metric, panels
+from crystalmon.report import palette, stage_labels
 from crystalmon.report.lanes import Lane, probed_chain
-from crystalmon.report.palette import (
-    BLACK,
-    BLUE,
-    CURVE_COLOURS,
-    GREEN,
-    GREY,
-    PHASE_COLOURS,
-    SHADE,
-    VERMILION,
-    is_part,
-)
-from crystalmon.report.stage_labels import (
-    EVENT_LINE,
-    NAME_ROW,
-    StepAxis,
-    draw_event_names,
-    draw_stage_names,
-    event_names,
-    stage_names,
-)
+from crystalmon.report.palette import BLACK, BLUE, GREEN, GREY, SHADE, VERMILION
+from crystalmon.report.stage_labels import EVENT_LINE, NAME_ROW, StepAxis
 from crystalmon.report.style import TEXT, WIDTH, new_figure, open_frame, strip, text_inches
 from crystalmon.runs.reader import Run
 from crystalmon.runs.records import EVENT_KINDS, PHASES
@@ -63,23 +47,24 @@ def stage_figure(runs: Sequence[Run]) -> Figure:
     lane = probed_chain(runs)
     axis = StepAxis.of(lane, _AXES_WIDTH)
     events = [(start + event.step, event) for run, start, _ in lane.spans for event in run.events]
-    labels = event_names([(x, event) for x, event in events if event.task is None], axis)
+    suite = [(x, event) for x, event in events if event.task is None]
+    labels = stage_labels.event_names(suite, axis)
     ticks = [(x, event.kind) for x, event in events if event.task is not None]
     kinds = [kind for kind in EVENT_KINDS if any(kind == each for _, each in ticks)]
-    names = stage_names(lane, axis)
+    names = stage_labels.stage_names(lane, axis)
     rows = 1 + max((label.row for label in labels), default=-1)
     distances = {metrics[0].key: metrics for metrics in panels()[DISTANCE].values()}
     heights = {"phase": 0.36, "events": rows * _ROW, "signals": 3.1, "tasks": 1.15}
-    heights |= {"marks": len(kinds) * _ROW}
+    heights["marks"] = len(kinds) * _ROW
     heights |= {key: 1.9 if metrics[0].unit else 1.15 for key, metrics in distances.items()}
     top = 0.15 + NAME_ROW * (1 + max(name.row for name in names))
     figure, axes = _stacked_axes({name: inches for name, inches in heights.items() if inches}, top)
     for name, ax in axes.items():
         _draw_stages(ax, lane, axis, last=name == list(axes)[-1])
     _draw_phase_strip(axes["phase"], lane, axis)
-    draw_stage_names(axes["phase"], names)
+    stage_labels.draw_stage_names(axes["phase"], names)
     if labels:
-        draw_event_names(axes["events"], labels, rows)
+        stage_labels.draw_event_names(axes["events"], labels, rows)
     _draw_signals(axes["signals"], lane, [label.x for label in labels])
     _draw_tasks_by_phase(axes["tasks"], lane)
     if kinds:
@@ -120,13 +105,13 @@ def _draw_stages(ax: Axes, lane: Lane, axis: StepAxis, *, last: bool) -> None:
 
 def _draw_phase_strip(ax: Axes, lane: Lane, axis: StepAxis) -> None:
     for start, stop, phase in _phase_blocks(lane):
-        colour = PHASE_COLOURS[phase]
-        style = {"facecolor": colour, "edgecolor": "white", "label": phase}
+        colour = palette.PHASE_COLOURS[phase]
+        style: dict[str, Any] = {"facecolor": colour, "edgecolor": "white", "label": phase}
         ax.add_patch(Rectangle((start, 0), stop - start, 1, **style))
         if text_inches(phase, TEXT) + 0.1 < axis.inches(stop) - axis.inches(start):
             on_it = "white" if colour in _WHITE_TEXT else "black"
-            place = {"ha": "center", "va": "center"}
-            ax.text(0.5 * (start + stop), 0.5, phase, color=on_it, fontsize=TEXT, **place)
+            style = {"color": on_it, "fontsize": TEXT, "ha": "center", "va": "center"}
+            ax.text(0.5 * (start + stop), 0.5, phase, **style)
     ax.set_ylim(0, 1)
     strip(ax, "suite")
 
@@ -136,12 +121,10 @@ def _phase_blocks(lane: Lane) -> list[tuple[float, float, str]]:
     blocks: list[tuple[float, float, str]] = []
     for run, start, stop in lane.spans:
         edges = _edges(run, start, stop)
-        found: list[tuple[float, float, str]] = []
         for record, left, right in zip(run.records, edges[:-1], edges[1:], strict=True):
-            if found and found[-1][2] == record.phase:
-                left = found.pop()[0]
-            found.append((float(left), float(right), record.phase))
-        blocks += found
+            if left > start and blocks[-1][2] == record.phase:
+                left = blocks.pop()[0]
+            blocks.append((float(left), float(right), record.phase))
     return blocks
 
 
@@ -172,7 +155,7 @@ def _draw_curve(
     ax: Axes, lane: Lane, metric: Metric, label: str, scale: float = 1.0, **line: Any
 ) -> None:
     """One metric, stage by stage, with its 95% interval as a band."""
-    colour = CURVE_COLOURS[metric.key]
+    colour = palette.CURVE_COLOURS[metric.key]
     line = {"color": colour, "linewidth": 1.8, "markersize": 3.5, "zorder": 4} | line
     band = {"color": colour, "alpha": 0.18, "linewidth": 0, "zorder": 3}
     for run, start, _ in lane.spans:
@@ -202,7 +185,7 @@ def _draw_tasks_by_phase(ax: Axes, lane: Lane) -> None:
         own = [each for each, stage in zip(phases, lane.stages, strict=True) if stage == index]
         for phase in (phase for phase in PHASES if phase in present):
             above = below + np.array([each.count(phase) for each in own])
-            style = {"fill": True, "color": PHASE_COLOURS[phase], "label": phase}
+            style = {"fill": True, "color": palette.PHASE_COLOURS[phase], "label": phase}
             ax.stairs(above, _edges(run, start, stop), baseline=below, **style)
             below = above
     ax.set_ylim(0, max(1, *map(len, phases)))
@@ -226,18 +209,16 @@ def _draw_task_events(ax: Axes, ticks: Iterable[tuple[float, str]], kinds: Seque
 
 def _draw_distance(ax: Axes, lane: Lane, metrics: Sequence[Metric]) -> None:
     """The metrics of one panel; parts add up to the whole, so they are stacked under its line."""
-    parts = [metric for metric in metrics if is_part(metric)]
     for run, start, _ in lane.spans:
         below = 0.0
-        for metric in parts:
+        for metric in filter(palette.is_part, metrics):
             steps, values = run.series(metric.key)
-            style = {"color": CURVE_COLOURS[metric.key], "alpha": 0.5, "linewidth": 0}
+            style = {"color": palette.CURVE_COLOURS[metric.key], "alpha": 0.5, "linewidth": 0}
             ax.fill_between(start + steps, below, below + values, label=metric.label, **style)
             below = below + values
-    for metric in metrics:
-        if metric not in parts:
-            _draw_curve(ax, lane, metric, metric.label)
+    for metric in itertools.filterfalse(palette.is_part, metrics):
+        _draw_curve(ax, lane, metric, metric.label)
     unit = metrics[0].unit
     ax.set_ylim(0, None if unit else 1.04)
-    ax.set_ylabel(f"[{unit}]" if unit else "share", fontsize=TEXT)
+    ax.set_ylabel(f"{metrics[0].label} [{unit}]" if unit else metrics[0].label, fontsize=TEXT)
     _legend(ax, reverse=True)

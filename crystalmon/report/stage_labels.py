@@ -50,10 +50,6 @@ class StepAxis:
         """How far right of its beginning the step x lies."""
         return (x - self.low) / (self.high - self.low) * self.width
 
-    def step(self, inches: float) -> float:
-        """The inverse of `inches`."""
-        return self.low + inches / self.width * (self.high - self.low)
-
 
 def stage_names(lane: Lane, axis: StepAxis) -> list[Label]:
     """Each stage's name over its middle, moved inward where it would leave the axis."""
@@ -64,7 +60,8 @@ def stage_names(lane: Lane, axis: StepAxis) -> list[Label]:
         middle = axis.inches(0.5 * (start + stop))
         middle = min(max(middle, half), max(axis.width - half, half))
         row = _free_row(ends, middle - half, middle + half + 0.1)
-        labels.append(Label(run.name, axis.step(middle), row, "center"))
+        x = axis.low + middle / axis.width * (axis.high - axis.low)
+        labels.append(Label(run.name, x, row, "center"))
     return labels
 
 

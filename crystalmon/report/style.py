@@ -25,7 +25,6 @@ TITLE: dict[str, Any] = {"fontsize": LARGE, "fontweight": "bold", "parse_math": 
 COLUMNS = 5
 """Tasks side by side, where each has a panel."""
 MOST_TICKS = 12
-_LONGEST = 22
 
 
 def new_figure(height: float, layout: str | None = "constrained") -> Figure:
@@ -73,7 +72,7 @@ def text_inches(text: str, size: float) -> float:
     return TextPath((0, 0), plain, size=size).get_extents().width / 72
 
 
-def clipped(text: str, length: int = _LONGEST) -> str:
+def clipped(text: str, length: int = 22) -> str:
     """A text of at most so many characters, its middle left out: ends tell names apart."""
     if len(text) <= length:
         return text
@@ -82,13 +81,9 @@ def clipped(text: str, length: int = _LONGEST) -> str:
 
 
 def stage_axis(ax: Axes, names: Sequence[str], inches: float, *, labels: bool = True) -> None:
-    """Stages along x, at 0, 1, …: their names, upright where they would run into each other.
+    """Stages along x, at 0, 1, …; names upright where they would not fit side by side in `inches`.
 
-    Args:
-        ax: whose x axis it is.
-        names: [S] of the stages.
-        inches: the width of the axes.
-        labels: whether the names are written.
+    Of many stages only some are named; with `labels` false, none.
     """
     step = -(-len(names) // MOST_TICKS)
     shown = [clipped(name) for name in names[::step]]

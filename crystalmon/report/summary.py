@@ -18,7 +18,6 @@ from crystalmon.runs.records import ProbeRecord
 
 SAME = 1e-3
 """Free energy in nats up to which a chain's first probe is taken for one of the base itself."""
-_WIDTH = 1000
 
 
 class StageRow(NamedTuple):
@@ -55,7 +54,7 @@ def format_stage_table(rows: Sequence[StageRow]) -> str:
         table.add_column(column, justify="left" if column in ("stage", "phase") else "right")
     for row in rows:
         table.add_row(*_cells(row))
-    console = Console(file=io.StringIO(), width=_WIDTH, color_system=None, markup=False)
+    console = Console(file=io.StringIO(), width=1000, color_system=None, markup=False)
     with console.capture() as captured:
         console.print(table)
     lines = [line.rstrip() for line in captured.get().splitlines()]

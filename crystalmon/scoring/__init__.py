@@ -1,1 +1,15 @@
-"""A model and a suite → the exact log-probabilities of the choices, without a trace."""
+"""A model and a suite → exact log-probabilities of the choices, without a trace in the training.
+
+A probe goes through these modules in this order:
+
+1. `models` loads a model and its tokenizer by name, where none is given.
+2. `plan` renders the suite's prompts in a *view* and tokenizes what may follow them: which
+   distributions are needed, and how to add them up to the choices.
+3. `compatibility` refuses a plan that the model cannot run; `ranks` are the processes that share
+   it.
+4. `route` finds out by trying how the model is run: as trees or rows, in which precision.
+5. `sequences` makes a plan's rows into sequences and batches, packed as trees with `trie`.
+6. `forward` runs the batches, on every rank the same number, and takes log softmax at the needed
+   positions. `isolation` puts back what a pass may change; `precision` makes it exact.
+7. `score` adds the tokens' log-probabilities up to those of the choices.
+"""

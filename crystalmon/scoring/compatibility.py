@@ -1,24 +1,16 @@
-"""compatibility."""
+"""What is asked of a model before it is run: does a plan fit it, and which ranks may split one."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from crystalmon.scoring.models import vocabulary_size
+from crystalmon.scoring.models import context_length, vocabulary_size
 from crystalmon.scoring.plan import ScoringPlan
 from crystalmon.scoring.ranks import ONE, Ranks, current_ranks
 
 
-def probing_ranks(model: Any) -> Ranks:
-    """The ranks among which prompts may be split.
-
-    Under tensor parallelism they hold parts of the same matrices and must all run the same ones.
-    """
-    return ONE if (getattr(model, "_tp_size", None) or 1) > 1 else current_ranks()
-
-
 def check_fit(model: Any, plan: ScoringPlan) -> None:
-    """Refuse what the model cannot be run on: on a device that would be an abort, not an error.
+    """Refuse what the model cannot run: on a GPU it would abort the process.
 
     Raises:
         ValueError: for adapters that learn a prompt, if a prompt is longer than the context, or if
@@ -27,18 +19,15 @@ def check_fit(model: Any, plan: ScoringPlan) -> None:
     adapters = getattr(model, "peft_config", None) or {}
     learned = [a for a in dict(adapters).values() if getattr(a, "is_prompt_learning", False)]
     if learned:
-        kind = learned[0].peft_type.value
         raise ValueError(
-            f"adapters must leave the prompt as it is, got {kind}, which puts learned tokens "
-            "before it. Use LoRA or its like, or train without the callback."
+            f"adapters must leave the prompt as it is, got {learned[0].peft_type.value}, which "
+            "puts learned tokens before it. Use LoRA or its like, or train without the callback."
         )
-    config = model.config.get_text_config()
-    context = getattr(config, "max_position_embeddings", None)
-    longest = max(plan.rows, key=len)
-    if context is not None and len(longest) > context:
+    context, longest = context_length(model), max(map(len, plan.rows))
+    if context is not None and longest > context:
         raise ValueError(
-            f"prompts must be at most {context} tokens long for this model, got one of "
-            f"{len(longest)}. Shorten the suite's longest prompt."
+            f"prompts must be at most {context} tokens long for this model, got one of {longest}. "
+            "Shorten the suite's longest prompt."
         )
     vocabulary = vocabulary_size(model)
     largest = max(int(plan.edge_token.max()), *map(max, plan.rows))
@@ -47,3 +36,11 @@ def check_fit(model: Any, plan: ScoringPlan) -> None:
             f"tokens must be below {vocabulary} for this model, got {largest}. "
             "Use the tokenizer that belongs to it."
         )
+
+
+def probing_ranks(model: Any) -> Ranks:
+    """The ranks that may split the prompts of a plan.
+
+    Under tensor parallelism each rank must run every prompt: they hold parts of the same matrices.
+    """
+    return ONE if (getattr(model, "_tp_size", None) or 1) > 1 else current_ranks()

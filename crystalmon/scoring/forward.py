@@ -1,9 +1,9 @@
 """Forward passes for scoring: next-token log-probabilities at the positions that a plan needs.
 
 A plan's sequences go through the model in rounds, one batch per rank and round, so that every
-rank runs the same number of forward passes. How they are run, the route, is found out by trying.
+rank runs the same number of forward passes.
 
-Axes: B sequences of a batch, T tokens, M positions needed, D hidden size, V vocabulary.
+Axes: B sequences of a batch, M positions needed, V vocabulary.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from crystalmon.scoring.isolation import answer_positions, float32_layers, masked_attention
 from crystalmon.scoring.plan import ScoringPlan
-from crystalmon.scoring.ranks import ONE, RankError, Ranks, describe
+from crystalmon.scoring.precision import answer_positions, float32_layers
+from crystalmon.scoring.ranks import ONE, RankError, Ranks
 from crystalmon.scoring.sequences import (
     Method,
     TokenSequence,
@@ -42,15 +42,16 @@ MAX_BATCH_LOGITS = 2**25
 """Logits in a batch, M · V: 128 MiB in float32, 256 MiB in float64; a few such tensors are held at
 once while their softmax is taken."""
 
+_NO_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+
 
 @dataclass(frozen=True)
 class Route:
-    """How a model is run.
+    """How a model is run; `route.choose_route` finds out which way is best.
 
     Args:
         method: `tree` or `rows`; see `sequences`.
-        precision: `float32`, the layers computed in float32 whatever the weights' own precision,
-            by an attention kernel that can; or `model`, just as the model computes.
+        precision: `float32`: the layers computed in float32; `model`: as the model computes.
         pack: tokens of a packed tree, at most; a single prompt's tree may be larger.
     """
 
@@ -61,14 +62,9 @@ class Route:
     def __str__(self) -> str:
         return f"{self.method}, {self.precision}"
 
-    @contextlib.contextmanager
-    def taken(self, model: nn.Module) -> Iterator[None]:
+    def taken(self, model: nn.Module) -> contextlib.AbstractContextManager[None]:
         """Within, the model's layers are computed in this route's precision."""
-        if self.precision == "model":
-            yield
-            return
-        with masked_attention(model), float32_layers():
-            yield
+        return contextlib.nullcontext() if self.precision == "model" else float32_layers(model)
 
 
 def score_rows(
@@ -84,16 +80,14 @@ def score_rows(
 ) -> int:
     """Next-token log-probabilities after every row of a plan, in batches of similar length.
 
-    log p(v | row) = log_softmax(z)_v with the output projection in float32 or better, whatever the
-    model's own precision; only the needed positions are projected. Out of memory, on any rank, the
-    limit is halved on all of them and the round tried again. Run it within `undisturbed(model)`.
+    log p(v | row) = log_softmax(z)_v, with the output projection in float32 or better. If any rank
+    runs out of memory, all ranks halve the limit and run the round again. Run it within
+    `undisturbed(model)`.
 
     Args:
-        model: a causal language model.
-        plan: what to score.
-        route: how; see `choose_route`.
-        consume: called with each batch that falls to this rank; twice with the same rows if the
-            first time has run out of memory.
+        model, plan, route: what to run, on what, and how.
+        consume: called with each batch that falls to this rank; again with the same rows if the
+            round is run again.
         ranks: the processes that score together.
         split: give each rank its share of the batches; else each of them runs all.
         max_batch_tokens: padded tokens per forward pass; chosen by device if None.
@@ -106,57 +100,32 @@ def score_rows(
         RankError: if another rank has failed.
     """
     head = output_head(model)
-    limits = _limits(model, head, route, max_batch_tokens)
+    tokens, outputs = batch_limits(model, head)
+    tokens = max_batch_tokens or tokens
     chosen = range(plan.num_prompts) if prompts is None else prompts
     left = np.flatnonzero(np.isin(plan.row_prompt, list(chosen))).tolist()
     share = ranks if split else ONE
-    queue = _batches(plan, route.method, left, limits, share.size)
+    queue = _batches(plan, route, left, tokens, outputs, share.size)
     while queue:
         batches, rest = queue[: share.size], queue[share.size :]
         # a rank without a batch of its own runs the last one again, for nothing
         batch = batches[min(share.rank, len(batches) - 1)]
         counts = share.rank < len(batches)
         failure = _attempt(model, head, batch, route, consume if counts else None)
-        if not out_of_memory_somewhere(failure, ranks):
+        if not ranks.share_failure(failure, out_of_memory):
             queue = rest
             continue
         if not any(_divisible(plan, batch) for batch in batches):
             raise failure or RankError("another rank has no memory left for a single prompt")
         failure = None  # it holds on to the tensors of the pass that failed
-        _free(model)
-        limits = limits.halved(max(len(batch) * len(batch[0].tokens) for batch in batches))
-        logger.warning("crystalmon: out of memory; going on with %d tokens a batch.", limits.tokens)
+        if next(model.parameters()).is_cuda:
+            torch.cuda.empty_cache()  # a smaller batch may not fit into the cached blocks
+        failed = max(len(batch) * len(batch[0].tokens) for batch in batches)
+        tokens, outputs = min(tokens, failed) // 2, max(1, outputs // 2)
+        logger.warning("crystalmon: out of memory; going on with %d tokens a batch.", tokens)
         left = [row for batch in batches + rest for sequence in batch for row in sequence.rows]
-        queue = _batches(plan, route.method, left, limits, share.size)
-    return limits.tokens
-
-
-@dataclass(frozen=True)
-class _Limits:
-    """How much goes into a forward pass.
-
-    Args:
-        tokens: of a batch, padding included.
-        outputs: positions of a batch that are projected.
-        pack: tokens of a packed tree.
-    """
-
-    tokens: int
-    outputs: int
-    pack: int
-
-    def halved(self, failed: int) -> _Limits:
-        """After a batch of so many tokens was too large."""
-        tokens = min(self.tokens, failed) // 2
-        return _Limits(tokens, max(1, self.outputs // 2), min(self.pack, tokens))
-
-
-def _limits(
-    model: nn.Module, head: nn.Module, route: Route, max_batch_tokens: int | None
-) -> _Limits:
-    tokens, outputs = batch_limits(model, head)
-    tokens = max_batch_tokens or tokens
-    return _Limits(tokens, outputs, min(route.pack, tokens))
+        queue = _batches(plan, route, left, tokens, outputs, share.size)
+    return tokens
 
 
 def batch_limits(model: nn.Module, head: nn.Module) -> tuple[int, int]:
@@ -169,15 +138,16 @@ def batch_limits(model: nn.Module, head: nn.Module) -> tuple[int, int]:
 
 
 def _batches(
-    plan: ScoringPlan, method: Method, rows: Sequence[int], limits: _Limits, size: int
+    plan: ScoringPlan, route: Route, rows: Sequence[int], tokens: int, outputs: int, size: int
 ) -> list[list[TokenSequence]]:
-    """The batches of some rows; of so many ranks each has a share, if there are enough prompts."""
-    sequences = sequences_of(plan, method, rows, limits.pack, limits.outputs)
+    """The batches of some rows, small enough that each of `size` ranks gets a share of them."""
+    pack = min(route.pack, tokens)
+    sequences = sequences_of(plan, route.method, rows, pack, outputs)
     share = -(-sum(len(sequence.tokens) for sequence in sequences) // size)
-    if share < limits.pack:
-        sequences = sequences_of(plan, method, rows, share, limits.outputs)
+    if share < pack:
+        sequences = sequences_of(plan, route.method, rows, share, outputs)
     width = max((len(sequence.tokens) for sequence in sequences), default=0)
-    return list(batches_of(sequences, min(limits.tokens, max(width, share)), limits.outputs))
+    return list(batches_of(sequences, min(tokens, max(width, share)), outputs))
 
 
 def _divisible(plan: ScoringPlan, batch: Sequence[TokenSequence]) -> bool:
@@ -192,7 +162,7 @@ def _attempt(
     route: Route,
     consume: Consumer | None,
 ) -> Exception | None:
-    """Run a batch and hand it on; what went wrong is for all ranks to hear first."""
+    """Run a batch and hand it on; a failure is returned, since all ranks must hear of it first."""
     try:
         with route.taken(model):
             rows, log_p = next_token_log_probs(model, head, batch, route)
@@ -203,46 +173,15 @@ def _attempt(
     return None
 
 
-def out_of_memory_somewhere(failure: Exception | None, ranks: Ranks) -> bool:
-    """Whether any rank has run out of memory in this round; any other failure is raised.
-
-    Raises:
-        Exception: this rank's failure; a `RankError` for another's.
-    """
-    memory = failure is not None and out_of_memory(failure)
-    if failure is not None and not memory and ranks.size == 1:
-        raise failure
-    told = ranks.gather((memory, describe(failure)))
-    if failure is not None and not memory:
-        raise failure
-    for rank, (rank_memory, text) in enumerate(told):
-        if text and not rank_memory:
-            raise RankError(f"rank {rank} failed: {text}")
-    return any(rank_memory for rank_memory, _ in told)
-
-
 def out_of_memory(error: Exception) -> bool:
     """Whether an error says that a device or the machine has no memory left."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    text = str(error)
-    return isinstance(error, RuntimeError) and any(sign in text for sign in _NO_MEMORY)
-
-
-_NO_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
-
-
-def _free(model: nn.Module) -> None:
-    """Give cached blocks back, in which a smaller batch may not fit."""
-    if next(model.parameters()).is_cuda:
-        torch.cuda.empty_cache()
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _NO_MEMORY)
 
 
 def next_token_log_probs(
-    model: nn.Module,
-    head: nn.Module,
-    batch: Sequence[TokenSequence],
-    route: Route,
+    model: nn.Module, head: nn.Module, batch: Sequence[TokenSequence], route: Route
 ) -> tuple[np.ndarray, Tensor]:
     """One forward pass: (row indices [M], log_p [M, V] float32), in the order of the outputs.
 
@@ -273,24 +212,24 @@ def output_head(model: nn.Module) -> nn.Module:
     return head
 
 
-def _inputs(model: nn.Module, batch: Sequence[TokenSequence], route: Route) -> dict[str, Any]:
-    """Padded token ids and, for trees, the ancestor mask and position ids."""
-    device = next(model.parameters()).device
-    tokens, depths = padded(batch)
-    inputs: dict[str, Any] = {"input_ids": torch.from_numpy(tokens).to(device)}
-    if _accepts(model, "use_cache"):
-        inputs["use_cache"] = False
-    if route.method == "tree":
-        inputs["position_ids"] = torch.from_numpy(depths).to(device)
-        allowed = torch.from_numpy(ancestors(batch)).to(device)
-        own = next(model.parameters()).dtype
-        half = own in (torch.float16, torch.bfloat16)
-        dtype = torch.float32 if route.precision == "float32" and half else own
-        mask = torch.zeros(allowed.shape, dtype=dtype, device=device)
-        inputs["attention_mask"] = mask.masked_fill(~allowed, torch.finfo(dtype).min).unsqueeze(1)
-    return inputs
-
-
-def _accepts(model: nn.Module, name: str) -> bool:
+def accepts(model: nn.Module, name: str) -> bool:
+    """Whether the model's forward takes an argument of this name."""
     parameters = inspect.signature(model.forward).parameters.values()
     return any(p.name == name or p.kind is p.VAR_KEYWORD for p in parameters)
+
+
+def _inputs(model: nn.Module, batch: Sequence[TokenSequence], route: Route) -> dict[str, Any]:
+    """Padded token ids and, for trees, the ancestor mask and position ids."""
+    parameter = next(model.parameters())
+    tokens, depths = padded(batch)
+    inputs: dict[str, Any] = {"input_ids": torch.from_numpy(tokens).to(parameter.device)}
+    if accepts(model, "use_cache"):
+        inputs["use_cache"] = False
+    if route.method == "tree":
+        inputs["position_ids"] = torch.from_numpy(depths).to(parameter.device)
+        allowed = torch.from_numpy(ancestors(batch)).to(parameter.device)
+        half = parameter.dtype in (torch.float16, torch.bfloat16)
+        dtype = torch.float32 if route.precision == "float32" and half else parameter.dtype
+        mask = torch.zeros(allowed.shape, dtype=dtype, device=parameter.device)
+        inputs["attention_mask"] = mask.masked_fill(~allowed, torch.finfo(dtype).min).unsqueeze(1)
+    return inputs

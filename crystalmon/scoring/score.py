@@ -1,11 +1,11 @@
-"""Model + scoring plan → log-probabilities of the choices. Exact, and leaves no trace.
+"""Model + plan → exact log-probabilities of the choices, and what an observer sees on the way.
 
 Axes: P prompts, C choices, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,10 +23,9 @@ Observer = Callable[[np.ndarray, Tensor, Tensor], Mapping[str, Tensor]]
 """(prompt indices [b], log_p [b, V], first tokens of choices [b, V] bool) → [b, …] by key."""
 
 MAX_OBSERVED = {"cpu": 2**19}
-"""Log-probabilities that an observer gets at once, b · V, by device: several tables of so many
-float64 values are held at once, and a CPU is faster where they are near its caches."""
 DEFAULT_OBSERVED = 2**23
-"""The same on other devices, which want much to do at once."""
+"""Log-probabilities that an observer gets at once, b · V. Several float64 tables of that size are
+held at once; a CPU is faster if they are near its caches, other devices with more to do."""
 
 MAX_GATHERED = 2**22
 """Values that ranks send each other at once."""
@@ -60,11 +59,9 @@ def score(
     """Score a whole plan with one model.
 
     Args:
-        model: a causal language model that returns logits; its mode, RNG states and
-            configuration are left as they were.
-        plan: what to score.
+        model, plan: what to score, and what with; the model is left as it was.
         observe: called with the prompts' full next-token log-probabilities, a few at a time.
-        route: how to run it; found out by `forward.choose_route` if None.
+        route: how to run it; found out by `choose_route` if None.
         ranks: the processes to split the prompts among; each of them gets the whole result.
         max_batch_tokens: padded tokens per forward pass; chosen by device if None.
         progress: called with the number of rows done after each batch.
@@ -77,56 +74,50 @@ def score(
     edge_log_p: dict[int, float] = {}
     observed: dict[str, dict[int, np.ndarray]] = {}
 
-    def look(
-        observe: Observer, rows: np.ndarray, log_p: Tensor, position: Tensor, token: Tensor
-    ) -> None:
-        prompts = np.flatnonzero(rows < plan.num_prompts)
-        at_once = MAX_OBSERVED.get(log_p.device.type, DEFAULT_OBSERVED)
-        step = max(1, at_once // log_p.shape[1])
-        for part in (prompts[start : start + step] for start in range(0, len(prompts), step)):
-            keep = torch.from_numpy(part).to(log_p.device)
-            begins = _first_tokens(log_p.shape, position, token, keep)
-            for key, column in observe(rows[part], log_p[keep], begins).items():
-                found = zip(rows[part].tolist(), column.cpu().numpy(), strict=True)
-                observed.setdefault(key, {}).update(found)
-
     def consume(rows: np.ndarray, log_p: Tensor) -> None:
         edges, position, token = _edges_of(plan, rows, log_p.device)
         values = log_p[position, token].double().cpu().numpy()
         edge_log_p.update(zip(edges.tolist(), values.tolist(), strict=True))
         if observe is not None:
-            look(observe, rows, log_p, position, token)
+            for part in _prompt_places(plan, rows, log_p):
+                own = log_p[torch.from_numpy(part).to(log_p.device)]
+                _, position, token = _edges_of(plan, rows[part], log_p.device)
+                begins = torch.zeros_like(own, dtype=torch.bool)
+                begins[position, token] = True
+                for key, column in observe(rows[part], own, begins).items():
+                    found = zip(rows[part].tolist(), column.cpu().numpy(), strict=True)
+                    observed.setdefault(key, {}).update(found)
         if progress is not None:
             progress(len(rows))
 
     with undisturbed(model):
-        fitted = score_rows(
+        batch_tokens = score_rows(
             model, plan, route, consume, ranks=ranks, max_batch_tokens=max_batch_tokens
         )
     edge_log_p = ranks.merge(edge_log_p, len(plan.edge_row))
+    log_choice = _add_up(plan, np.array([edge_log_p[edge] for edge in range(len(plan.edge_row))]))
+    return Scores(log_choice, _gathered(ranks, observed, plan.num_prompts), batch_tokens)
+
+
+def _prompt_places(plan: ScoringPlan, rows: np.ndarray, log_p: Tensor) -> Iterator[np.ndarray]:
+    """Where the prompts stand in a batch, as many at a time as an observer gets at once."""
+    places = np.flatnonzero(rows < plan.num_prompts)
+    step = max(1, MAX_OBSERVED.get(log_p.device.type, DEFAULT_OBSERVED) // log_p.shape[1])
+    return (places[start : start + step] for start in range(0, len(places), step))
+
+
+def _gathered(
+    ranks: Ranks, observed: Mapping[str, dict[int, np.ndarray]], num_prompts: int
+) -> dict[str, np.ndarray]:
+    """What the observers of all ranks have given, [N, …] by key."""
+    columns: dict[str, Any] = dict.fromkeys(observed)  # in the observer's order
     # a rank that had no batch of its own has seen no key
     for key in sorted(set().union(*ranks.gather([*observed]))):
         found = observed.get(key, {})
         largest = max(map(np.size, found.values()), default=1)
-        observed[key] = ranks.merge(found, max(1, MAX_GATHERED // max(1, largest)))
-    return Scores(
-        _add_up(plan, np.array([edge_log_p[edge] for edge in range(len(plan.edge_row))])),
-        {
-            key: np.stack([column[prompt] for prompt in range(plan.num_prompts)])
-            for key, column in observed.items()
-        },
-        fitted,
-    )
-
-
-def _first_tokens(shape: torch.Size, position: Tensor, token: Tensor, keep: Tensor) -> Tensor:
-    """[b, V] bool: the tokens that begin a choice, at the batch's positions to keep."""
-    place = torch.full((shape[0],), -1, device=keep.device)
-    place[keep] = torch.arange(len(keep), device=keep.device)
-    mine = place[position] >= 0
-    begins = torch.zeros((len(keep), shape[1]), dtype=torch.bool, device=keep.device)
-    begins[place[position[mine]], token[mine]] = True
-    return begins
+        merged = ranks.merge(found, max(1, MAX_GATHERED // max(1, largest)))
+        columns[key] = np.stack([merged[prompt] for prompt in range(num_prompts)])
+    return columns
 
 
 def _edges_of(

@@ -1,10 +1,10 @@
 """What a forward pass takes: the rows of a plan as sequences, alone or packed as trees, in batches.
 
 **tree**: prompts and the unfinished answers after them are packed into sequences that are prefix
-trees: each token sees only its ancestors (a 4-D attention mask and position ids), so that what
-rows have in common is computed once a pack, and little is padded. Prompts are packed in the order
-of their tokens, those that begin alike side by side; a prompt's rows are all in one pack.
-**rows**: every unfinished answer is a sequence of its own; it costs the prompt again each time and
+trees. Each token sees only its ancestors (by a 4-D attention mask and position ids), so what rows
+have in common is computed once a pack, and little is padded. Prompts that begin alike are packed
+side by side; a prompt's rows are all in one pack.
+**rows**: every unfinished answer is a sequence of its own. It costs the prompt again each time, and
 works with any causal model.
 
 Axes: B sequences of a batch, T tokens.
@@ -24,7 +24,7 @@ from crystalmon.scoring.trie import Trie
 Method = Literal["tree", "rows"]
 
 PACK_SIZES = (128, 256, 512, 1024)
-"""Tokens of a packed tree, among which `pack_size` chooses. A pack's mask is their square."""
+"""Tokens of a packed tree, among which `pack_size` chooses. A pack's mask has their square."""
 
 
 @dataclass(frozen=True)
@@ -47,36 +47,31 @@ class TokenSequence:
 
 
 def sequences_of(
-    plan: ScoringPlan,
-    method: Method,
-    rows: Iterable[int],
-    max_tokens: int,
-    max_outputs: int,
+    plan: ScoringPlan, method: Method, rows: Iterable[int], max_tokens: int, max_outputs: int
 ) -> list[TokenSequence]:
     """The sequences that score some rows of a plan.
 
     Args:
-        plan: whose rows they are.
-        method: `tree` or `rows`.
+        plan, method: whose rows they are, and how they are run.
         rows: which ones; as trees, with each prompt all rows after it.
         max_tokens, max_outputs: of a pack, unless a single prompt's tree is larger.
     """
     if method == "rows":
-        return [_chain(plan, row) for row in rows]
+        return [_chain(plan.rows[row], row) for row in rows]
     return list(_packs(plan, rows, max_tokens, max_outputs))
 
 
 def pack_size(plan: ScoringPlan, width: int, context: int | None = None) -> int:
     """The size of packs, of `PACK_SIZES`, at which a plan costs least.
 
-    Small packs compute more often what they have in common, in large ones attention weighs more:
-    of T tokens it costs T / (6 · width) of all else in a layer of a transformer, whose matrices
-    hold 12 · width² weights.
+    Small packs repeat more of what prompts have in common; in large ones attention costs more. In
+    a transformer's layer, whose matrices hold 12 · width² weights, attention over T tokens costs
+    T / (6 · width) of all else.
 
     Args:
         plan: what to score.
         width: the model's hidden size.
-        context: positions that the model has, if it says; no pack is longer.
+        context: the model's longest sequence, if it says; no pack is longer.
     """
     sizes = [size for size in PACK_SIZES if context is None or size <= context]
 
@@ -91,9 +86,9 @@ def pack_size(plan: ScoringPlan, width: int, context: int | None = None) -> int:
 def batches_of(
     sequences: Sequence[TokenSequence], max_tokens: int, max_outputs: int
 ) -> Iterator[list[TokenSequence]]:
-    """Longest first, at most so many padded tokens and so many needed positions each.
+    """Batches of at most so many padded tokens and needed positions, longest sequences first.
 
-    A sequence that is larger than that on its own is a batch of its own.
+    A sequence that is larger on its own is a batch of its own.
     """
     batch: list[TokenSequence] = []
     outputs = 0
@@ -114,12 +109,16 @@ def batches_of(
 def padded(batch: Sequence[TokenSequence]) -> tuple[np.ndarray, np.ndarray]:
     """Token ids and position ids, [B, T] each, padded on the right with each one's last value.
 
-    No causal model sees what lies to the right, and with no padding token in sight rows need no
-    mask, which keeps the model's fastest attention.
+    A causal model does not look to the right, and rows without a padding token need no mask, so
+    the model may use its fastest attention.
     """
     width = max(len(sequence.tokens) for sequence in batch)
-    tokens = np.array([_pad(sequence.tokens, width) for sequence in batch])
-    return tokens, np.array([_pad(sequence.depths, width) for sequence in batch])
+
+    def pad(values: tuple[int, ...]) -> tuple[int, ...]:
+        return values + values[-1:] * (width - len(values))
+
+    tokens = np.array([pad(sequence.tokens) for sequence in batch])
+    return tokens, np.array([pad(sequence.depths) for sequence in batch])
 
 
 def ancestors(batch: Sequence[TokenSequence]) -> np.ndarray:
@@ -133,12 +132,9 @@ def ancestors(batch: Sequence[TokenSequence]) -> np.ndarray:
     return allowed
 
 
-def _chain(plan: ScoringPlan, row: int) -> TokenSequence:
-    tokens = plan.rows[row]
-    length = len(tokens)
-    return TokenSequence(
-        tokens, tuple(range(-1, length - 1)), tuple(range(length)), (length - 1,), (row,)
-    )
+def _chain(tokens: tuple[int, ...], row: int) -> TokenSequence:
+    last = len(tokens) - 1
+    return TokenSequence(tokens, tuple(range(-1, last)), tuple(range(last + 1)), (last,), (row,))
 
 
 def _packs(
@@ -164,13 +160,5 @@ def _packs(
 
 def _packed(trie: Trie, place: dict[int, int]) -> TokenSequence:
     return TokenSequence(
-        tuple(trie.tokens),
-        tuple(trie.parents),
-        tuple(trie.depths),
-        tuple(place.values()),
-        tuple(place),
+        *map(tuple, (trie.tokens, trie.parents, trie.depths, place.values(), place))
     )
-
-
-def _pad(values: tuple[int, ...], length: int) -> tuple[int, ...]:
-    return values + values[-1:] * (length - len(values))

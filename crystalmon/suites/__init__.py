@@ -1,1 +1,4 @@
-"""Tasks, choices, prompts: parsed, validated, hashed; and the bundled YAML files."""
+"""Suites of random tasks: tasks, their prompts and their choices.
+
+`tasks` parses, validates and hashes them; the YAML files here are the bundled suites.
+"""

@@ -1,4 +1,4 @@
-"""Suites of random tasks: parse, validate, hash."""
+"""Suites of random tasks: parsed from YAML or made in Python, validated, hashed."""
 
 from __future__ import annotations
 
@@ -24,8 +24,7 @@ class Choice:
 
     Args:
         text: the answer's name, unique within its task.
-        forms: the strings that a completion may begin with; by default the text itself
-            and the text after one space.
+        forms: what a completion may begin with; by default the text, and a space and the text.
     """
 
     text: str
@@ -33,16 +32,12 @@ class Choice:
 
     def __post_init__(self) -> None:
         _check_text("choice", self.text)
-        _check_tuple(f"forms of choice {self.text!r}", self.forms)
-        if not self.forms:
+        if self.forms == ():
             object.__setattr__(self, "forms", (self.text, f" {self.text}"))
+        _check_filled(f"forms of choice {self.text!r}", self.forms, tuple)
         for form in self.forms:
-            if not isinstance(form, str) or not form.strip():
-                raise SuiteError(
-                    f"a form of choice {self.text!r} must be a non-blank string, got {form!r}. "
-                    "Quote it in the YAML file."
-                )
-        check_unique(f"forms of choice {self.text!r}", self.forms, SuiteError)
+            _check_text(f"a form of choice {self.text!r}", form)
+        check_unique(f"forms of choice {self.text!r}", self.forms)
 
 
 @dataclass(frozen=True)
@@ -51,8 +46,7 @@ class Task:
 
     Args:
         name: unique within the suite.
-        prompts: P texts, each continued as it stands.
-        choices: C answers, C >= 2.
+        prompts, choices: P texts, each continued as it stands, and C >= 2 answers.
     """
 
     name: str
@@ -61,19 +55,17 @@ class Task:
 
     def __post_init__(self) -> None:
         _check_text("task name", self.name)
-        _check_tuple(f"task {self.name!r}: prompts", self.prompts)
-        _check_tuple(f"task {self.name!r}: choices", self.choices)
-        if not self.prompts:
-            raise SuiteError(f"task {self.name!r}: prompts must not be empty. Add at least one.")
+        _check_filled(f"task {self.name!r}: prompts", self.prompts, tuple)
+        _check_filled(f"task {self.name!r}: choices", self.choices, tuple)
         for prompt in self.prompts:
             _check_text(f"task {self.name!r}: prompt", prompt)
-        check_unique(f"task {self.name!r}: prompts", self.prompts, SuiteError)
+        check_unique(f"task {self.name!r}: prompts", self.prompts)
         if len(self.choices) < 2:
             raise SuiteError(
                 f"task {self.name!r}: choices must be at least 2, got {len(self.choices)}. "
                 "A single choice has no distribution to watch."
             )
-        check_unique(f"task {self.name!r}: choices", (c.text for c in self.choices), SuiteError)
+        check_unique(f"task {self.name!r}: choices", self.choice_texts)
         owner: dict[str, str] = {}
         for choice in self.choices:
             for form in choice.forms:
@@ -92,24 +84,16 @@ class Task:
 
 @dataclass(frozen=True)
 class TaskSuite:
-    """A named set of tasks.
-
-    Args:
-        name: the suite's name.
-        tasks: at least one task, names unique.
-    """
+    """A named set of tasks, at least one, whose names are unique."""
 
     name: str
     tasks: tuple[Task, ...]
 
     def __post_init__(self) -> None:
         _check_text("suite name", self.name)
-        _check_tuple(f"suite {self.name!r}: tasks", self.tasks)
-        if not self.tasks:
-            raise SuiteError(f"suite {self.name!r}: tasks must not be empty. Add at least one.")
-        check_unique(
-            f"suite {self.name!r}: task names", (task.name for task in self.tasks), SuiteError
-        )
+        _check_filled(f"suite {self.name!r}: tasks", self.tasks, tuple)
+        names = [task.name for task in self.tasks]
+        check_unique(f"suite {self.name!r}: task names", names)
 
     def __iter__(self) -> Iterator[Task]:
         return iter(self.tasks)
@@ -131,10 +115,7 @@ class TaskSuite:
     @property
     def hash(self) -> str:
         """SHA-256 over names, prompts, choices and forms, in order; 16 hex digits."""
-        content = [
-            [t.name, list(t.prompts), [[c.text, list(c.forms)] for c in t.choices]]
-            for t in self.tasks
-        ]
+        content = [[t.name, t.prompts, [[c.text, c.forms] for c in t.choices]] for t in self.tasks]
         text = json.dumps([self.name, content], ensure_ascii=False, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -148,13 +129,12 @@ def load_suite(name_or_path: str | Path | TaskSuite) -> TaskSuite:
     """Load a bundled suite by name, or any suite from a YAML file.
 
     Args:
-        name_or_path: a name from `list_suites()` or a path to a YAML file with the keys
-            `name` and `tasks` (`{name, prompts: [str], choices: [str or {text, forms}]}`).
-            A `TaskSuite` is returned as it is.
+        name_or_path: a name from `list_suites()`, or a path to a YAML file with the keys `name`
+            and `tasks` (`{name, prompts: [str], choices: [str or {text, forms}]}`), or a suite.
 
     Raises:
         FileNotFoundError: if there is no such suite or file.
-        SuiteError: if the file is faulty; the message names the file and the place.
+        SuiteError: if the file is faulty.
     """
     if isinstance(name_or_path, TaskSuite):
         return name_or_path
@@ -176,6 +156,15 @@ def load_suite(name_or_path: str | Path | TaskSuite) -> TaskSuite:
         raise SuiteError(f"{path}: {error}") from error
 
 
+def check_unique(what: str, values: Iterable[str], error: type[ValueError] = SuiteError) -> None:
+    """Refuse a value that comes twice; `what` names the values, as the subject of a sentence."""
+    seen: set[str] = set()
+    for value in values:
+        if value in seen:
+            raise error(f"{what} must be unique, got {value!r} twice. Remove or rename one.")
+        seen.add(value)
+
+
 def _read_yaml(path: Path) -> Any:
     """PyYAML raises far more than its own error on a malformed value; all of it is the file's."""
     try:
@@ -185,35 +174,29 @@ def _read_yaml(path: Path) -> Any:
     except UnicodeDecodeError as error:
         raise SuiteError(f"must be UTF-8 text: {error}") from error
     except (yaml.YAMLError, ValueError, TypeError, KeyError, RecursionError) as error:
-        raise SuiteError(f"not valid YAML: {_one_line(error)}") from error
+        raise SuiteError(f"not valid YAML: {' '.join(str(error).split())}") from error
 
 
 def _parse_suite(data: Any) -> TaskSuite:
-    _check_keys("the suite", data, required={"name", "tasks"})
-    tasks = _check_list("tasks", data["tasks"])
-    return TaskSuite(
-        name=data["name"], tasks=tuple(_parse_task(task, i) for i, task in enumerate(tasks))
-    )
+    _check_keys("the suite", data, {"name", "tasks"})
+    tasks = _check_filled("tasks", data["tasks"])
+    return TaskSuite(data["name"], tuple(_parse_task(task, i) for i, task in enumerate(tasks)))
 
 
 def _parse_task(data: Any, index: int) -> Task:
-    _check_keys(f"tasks[{index}]", data, required={"name", "prompts", "choices"})
+    _check_keys(f"tasks[{index}]", data, {"name", "prompts", "choices"})
     _check_text(f"tasks[{index}]: task name", data["name"])
     place = f"task {data['name']!r}"
-    return Task(
-        name=data["name"],
-        prompts=tuple(_check_list(f"{place}: prompts", data["prompts"])),
-        choices=tuple(
-            _parse_choice(choice, f"{place}: choices[{i}]")
-            for i, choice in enumerate(_check_list(f"{place}: choices", data["choices"]))
-        ),
-    )
+    prompts = _check_filled(f"{place}: prompts", data["prompts"])
+    choices = _check_filled(f"{place}: choices", data["choices"])
+    parsed = (_parse_choice(each, f"{place}: choices[{i}]") for i, each in enumerate(choices))
+    return Task(data["name"], tuple(prompts), tuple(parsed))
 
 
 def _parse_choice(data: Any, place: str) -> Choice:
     if isinstance(data, Mapping):
-        _check_keys(place, data, required={"text", "forms"})
-        text, forms = data["text"], tuple(_check_list(f"{place}: forms", data["forms"]))
+        _check_keys(place, data, {"text", "forms"})
+        text, forms = data["text"], tuple(_check_filled(f"{place}: forms", data["forms"]))
     elif isinstance(data, str):
         text, forms = data, ()
     else:
@@ -238,12 +221,14 @@ def _check_keys(place: str, data: Any, required: set[str]) -> None:
         raise SuiteError(f"{place}: key {missing[0]!r} is missing. Add it.")
 
 
-def _check_list(place: str, data: Any) -> list[Any]:
-    if not isinstance(data, list):
-        raise SuiteError(f"{place} must be a list, got {type(data).__name__}.")
-    if not data:
-        raise SuiteError(f"{place} must not be empty. Add at least one entry.")
-    return data
+def _check_filled(what: str, value: Any, kind: type = list) -> Any:
+    """The value, if it is a list (in a file; a tuple in Python) of at least one entry."""
+    if not isinstance(value, kind):
+        error = SuiteError if kind is list else TypeError
+        raise error(f"{what} must be a {kind.__name__}, got {type(value).__name__}.")
+    if not value:
+        raise SuiteError(f"{what} must not be empty. Add at least one entry.")
+    return value
 
 
 def _check_text(what: str, value: Any) -> None:
@@ -251,15 +236,6 @@ def _check_text(what: str, value: Any) -> None:
         raise SuiteError(f"{what} must be a non-blank string, got {value!r}. Quote or fill it.")
     if any("\ud800" <= character <= "\udfff" for character in value):
         raise SuiteError(f"{what} must be Unicode text, got {value!r}. Write the character itself.")
-
-
-def _check_tuple(what: str, value: Any) -> None:
-    if not isinstance(value, tuple):
-        raise TypeError(f"{what} must be a tuple, got {type(value).__name__}.")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -276,21 +252,3 @@ class _UniqueKeyLoader(yaml.SafeLoader):
                 raise SuiteError(f"line {line}: key {key!r} appears twice. Remove one.")
             keys.add(key)
         return super().construct_mapping(node, deep)
-
-
-def check_unique(what: str, values: Iterable[str], error: type[ValueError]) -> None:
-    """Refuse a value that comes twice.
-
-    Args:
-        what: the values, as the subject of a sentence.
-        values: in any order.
-        error: to raise.
-
-    Raises:
-        ValueError: of the kind given, naming the first that repeats.
-    """
-    seen: set[str] = set()
-    for value in values:
-        if value in seen:
-            raise error(f"{what} must be unique, got {value!r} twice. Remove or rename one.")
-        seen.add(value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from crystalmon.suites.tasks import TaskSuite
@@ -13,18 +13,15 @@ from crystalmon.synthetic.targets import Targets, support
 class PlantedReward:
     """A reward that holds answers inside each target's 90% support and moves them there.
 
-    An answer inside the support earns `1 + bonus · p(c) / max p`, an answer outside 0, a completion
-    that is no choice of its task `-penalty`. So reinforcement learning redistributes among the
-    supported choices, towards the more probable ones, and gains nothing by leaving them.
+    An answer c inside the support earns 1 + bonus · p(c) / max p, an answer outside it 0, and a
+    completion that is no choice of its task −penalty. So nothing is gained by leaving the support,
+    and inside it probability moves towards the more probable choices.
 
-    It follows TRL's protocol for reward functions (GRPO, RLOO): called with the lists `prompts` and
-    `completions` and with the data set's columns as keywords, of which it needs `task`. A
-    completion may be a text or a list of chat messages, of which the last one counts. It is read as
-    the longest choice that it begins with, after at most one leading space.
+    TRL (GRPO, RLOO) calls it with `prompts`, `completions` and the data set's columns, of which it
+    needs `task`. A completion is a text, or chat messages of which the last one counts.
 
     Args:
-        targets: task -> choice -> probability. Choices with probability 0 count as choices, so a
-            target should list all choices of its task.
+        targets: task -> choice -> probability; those with probability 0 count as choices too.
         suite: if given, its choices count too, whether or not the target lists them.
         bonus: the extra for the most probable choice, at least 0.
         penalty: the price of a completion that is no choice, at least 0.
@@ -42,21 +39,15 @@ class PlantedReward:
     ) -> None:
         for name, value in (("bonus", bonus), ("penalty", penalty)):
             if not math.isfinite(value) or value < 0:
-                raise ValueError(
-                    f"{name} must be finite and at least 0, got {value!r}. Give its size "
-                    "without a sign."
-                )
-        # TRL logs each reward under its function's name.
-        self.__name__ = "planted_reward"
+                raise ValueError(f"{name} must be finite and at least 0, got {value!r}.")
+        self.__name__ = "planted_reward"  # TRL logs each reward under its function's name
         self.penalty = float(penalty)
         self._worth: dict[str, dict[str, float]] = {}
-        tasks = suite.tasks if suite else ()
-        listed = {task.name: [choice.text for choice in task.choices] for task in tasks}
+        listed = {task.name: task.choice_texts for task in suite.tasks} if suite else {}
         for task, target in targets.items():
             worth = dict.fromkeys([*listed.get(task, ()), *target], 0.0)
             inside = support(target)
-            for choice in inside:
-                worth[choice] = 1.0 + bonus * target[choice] / target[inside[0]]
+            worth |= {choice: 1.0 + bonus * target[choice] / target[inside[0]] for choice in inside}
             self._worth[task] = worth
 
     def __call__(
@@ -66,18 +57,14 @@ class PlantedReward:
         task: Sequence[str] | None = None,
         **kwargs: Any,
     ) -> list[float]:
-        """The reward of each completion.
-
-        Raises:
-            ValueError: if the column `task` is missing or names a task without a target.
-        """
+        """The reward of each completion; a `ValueError` without a column `task`."""
         if task is None:
             raise ValueError(
                 "task must be a column of the data set, got none. Make the rows with prompt_rows."
             )
         return [
-            self.score(name, _completion_text(completion))
-            for name, completion in zip(task, completions, strict=True)
+            self.score(name, each if isinstance(each, str) else str(each[-1]["content"]))
+            for name, each in zip(task, completions, strict=True)
         ]
 
     def score(self, task: str, completion: str) -> float:
@@ -90,22 +77,12 @@ class PlantedReward:
         return -self.penalty if choice is None else self._worth[task][choice]
 
 
-def read_choice(completion: str, choices: Sequence[str] | Mapping[str, Any]) -> str | None:
-    """The longest choice that a completion begins with, after at most one leading space.
-
-    Returns:
-        The choice's text, or None if the completion begins with none of them.
+def read_choice(completion: str, choices: Iterable[str]) -> str | None:
+    """The longest choice that a completion begins with, after at most one space; None without one.
 
     Example:
         >>> read_choice(" 17", ["1", "17", "7"])
         '17'
     """
     text = completion.removeprefix(" ")
-    found = [choice for choice in choices if text.startswith(choice)]
-    return max(found, key=len) if found else None
-
-
-def _completion_text(completion: Any) -> str:
-    if isinstance(completion, str):
-        return completion
-    return str(completion[-1]["content"])
+    return max((each for each in choices if text.startswith(each)), key=len, default=None)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
-from crystalmon.metrics import answers as metrics
-from crystalmon.metrics.answers import SUPPORT_MASS
+from crystalmon.metrics import answers
 
 Targets = Mapping[str, Mapping[str, float]]
+"""Task -> choice -> probability."""
 
 LIQUID_TINY_TRUTH = Path(__file__).parents[1] / "assets" / "liquid-tiny" / "truth.json"
 
@@ -22,8 +24,7 @@ def load_truth() -> dict[str, dict[str, Any]]:
     """The planted world of `liquid-tiny`: task name -> its part of `truth.json`.
 
     Keys of each task: `choices` [C], `seed` (index into `prompts`), `prompts` [P], `planted`
-    [P][C], `held_out_prompts` [R], `held_out_planted` [R][C]; the probabilities of a row sum to 1
-    up to rounding to six digits.
+    [P][C], `held_out_prompts` [R], `held_out_planted` [R][C]; probabilities to six digits.
     """
     return json.loads(LIQUID_TINY_TRUTH.read_text(encoding="utf-8"))["tasks"]
 
@@ -33,15 +34,12 @@ def load_targets(name_or_path: str | Path) -> dict[str, dict[str, float]]:
 
     Args:
         name_or_path: `liquid-tiny` (each task's planted seed), or a YAML or JSON file that maps
-            a task to its choices and their weights, `{coin: {heads: 3, tails: 1}}`.
-
-    Returns:
-        Task name -> choice text -> probability. Weights are normalised to sum to 1.
+            a task to its choices and their weights, `{coin: {heads: 3, tails: 1}}`. Weights are
+            normalised to sum to 1.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        TypeError: if the file is no such mapping, or a weight is no number.
-        ValueError: if a task has no choices, or weights are negative, not finite or all zero.
+        TypeError, ValueError: if the file is no such mapping; see `normalised` for its weights.
     """
     if str(name_or_path) == "liquid-tiny":
         return {
@@ -50,88 +48,60 @@ def load_targets(name_or_path: str | Path) -> dict[str, dict[str, float]]:
         }
     path = Path(name_or_path)
     if not path.is_file():
-        raise FileNotFoundError(
-            f"targets must be 'liquid-tiny' or a file, got {str(name_or_path)!r}. Write a YAML "
-            "file of task: {choice: weight}."
-        )
-    return _check_targets(_parse(path), path)
-
-
-def _parse(path: Path) -> object:
+        raise FileNotFoundError(f"targets must be 'liquid-tiny' or a file, got {str(path)!r}.")
     text = path.read_text(encoding="utf-8")
-    if path.suffix == ".json":
-        return json.loads(text)
-    import yaml
-
-    return yaml.safe_load(text)
+    return _check_targets(
+        json.loads(text) if path.suffix == ".json" else yaml.safe_load(text), path
+    )
 
 
 def _check_targets(data: object, path: Path) -> dict[str, dict[str, float]]:
     if not isinstance(data, dict):
-        raise TypeError(
-            f"{path}: targets must be a mapping of task to {{choice: weight}}, got "
-            f"{type(data).__name__}. Write one task a line."
-        )
+        kind = type(data).__name__
+        raise TypeError(f"{path}: targets must be a mapping of task to weights, got {kind}.")
     if not data:
         raise ValueError(f"{path}: targets must name at least one task, got none. Add a task.")
     targets = {}
     for task, weights in data.items():
         if not isinstance(weights, dict):
             raise TypeError(
-                f"{path}: target of task {task!r} must be a mapping of choice to weight, got "
-                f"{weights!r}. Write {{choice: weight}}."
+                f"{path}: target of task {task!r} must be {{choice: weight}}, got {weights!r}."
             )
-        for choice, weight in weights.items():
-            if isinstance(weight, bool) or not isinstance(weight, int | float):
-                raise TypeError(
-                    f"{path}: weight of {choice!r} in task {task!r} must be a number, got "
-                    f"{weight!r}. Write it without quotes."
-                )
         try:
-            targets[str(task)] = normalised({str(c): float(w) for c, w in weights.items()})
-        except ValueError as error:
-            raise ValueError(f"{path}: task {task!r}: {error}") from None
+            targets[str(task)] = normalised({str(c): w for c, w in weights.items()})
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{path}: task {task!r}: {error}") from None
     return targets
 
 
 def normalised(weights: Mapping[str, float]) -> dict[str, float]:
-    """Divide non-negative weights by their sum.
+    """Non-negative weights over their sum.
 
     Raises:
+        TypeError: if one is no number.
         ValueError: if there are none, if one is negative or not finite, or if all are zero.
     """
     if not weights:
         raise ValueError("weights must name at least one choice, got none. Add a choice.")
     for choice, weight in weights.items():
-        if not math.isfinite(weight) or weight < 0:
-            raise ValueError(
-                f"weight of {choice!r} must be finite and at least 0, got {weight!r}. "
-                "Leave the choice out to give it no weight."
+        if isinstance(weight, bool) or not isinstance(weight, int | float):
+            raise TypeError(
+                f"weight of {choice!r} must be a number, got {weight!r}. Write it without quotes."
             )
+        if not math.isfinite(weight) or weight < 0:
+            raise ValueError(f"weight of {choice!r} must be finite and at least 0, got {weight!r}.")
     total = math.fsum(weights.values())
     if total <= 0:
         raise ValueError("weights must have a positive sum, got 0. Give one choice a weight.")
     return {choice: weight / total for choice, weight in weights.items()}
 
 
-def support(target: Mapping[str, float], mass: float = SUPPORT_MASS) -> tuple[str, ...]:
-    """The smallest set of choices that holds `mass` of the target, most probable first.
-
-    The same set as `metrics.support`, by name. Ties go to the choice that the target lists first.
-
-    Args:
-        target: choice text -> probability, summing to 1.
-        mass: in (0, 1].
-
-    Raises:
-        ValueError: if `mass` is outside (0, 1].
+def support(target: Mapping[str, float]) -> list[str]:
+    """The choices in the target's `metrics.answers.support`, the most probable first.
 
     Example:
         >>> support({"red": 0.3, "blue": 0.65, "green": 0.05})
-        ('blue', 'red')
+        ['blue', 'red']
     """
-    if not 0 < mass <= 1:
-        raise ValueError(f"mass must be in (0, 1], got {mass!r}. Give a share of the probability.")
-    held = metrics.support(np.array(list(target.values())), mass)
-    chosen = [choice for choice, inside in zip(target, held, strict=True) if inside]
-    return tuple(sorted(chosen, key=lambda choice: -target[choice]))
+    held = answers.support(np.array(list(target.values())))
+    return sorted(compress(target, held), key=lambda choice: -target[choice])

@@ -1,6 +1,6 @@
 """Simulated training histories with known truth: what the phase detector is calibrated on.
 
-    for scenario in bank(positives=200, nulls=200, seed=0):
+    for scenario in bank(positives=200, nulls=200, random_seed=0):
         detector = PhaseDetector(scenario.base)
         ...
 

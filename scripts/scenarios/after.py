@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from crystalmon.metrics.answers import js_divergence, mean_over_others, seed_distances, support
+from crystalmon.metrics.answers import js_divergence, support
+from scenarios.bases import noise_floors
 from scenarios.collapse import Draft, crystal, draw_path, is_distinct
 from scenarios.truth import TRUE_MELT, TRUE_ONSET, first, orders
 
@@ -53,7 +54,7 @@ def melting(rng: np.random.Generator, base: np.ndarray, held_out: bool) -> Draft
 def takeover(rng: np.random.Generator, base: np.ndarray, held_out: bool) -> Draft | None:
     """Another base prompt's answers take the crystal over."""
     seed = int(rng.integers(len(base)))
-    floors = 0.1 * mean_over_others(seed_distances(base, base))
+    floors = noise_floors(base)
     far = np.flatnonzero(js_divergence(base, base[seed]) > 3 * np.maximum(floors, floors[seed]))
     if not len(far):
         return None
@@ -117,6 +118,6 @@ def settling(rng: np.random.Generator, base: np.ndarray, held_out: bool) -> Draf
 
 def _alone(base: np.ndarray, goal: np.ndarray, seed: int) -> bool:
     """Whether no other base prompt but the seed's twins is within 2 noise floors of the goal."""
-    floors = 0.1 * mean_over_others(seed_distances(base, base))
+    floors = noise_floors(base)
     twins = js_divergence(base, base[seed]) < floors[seed]
     return bool((js_divergence(base, goal) > 2 * floors)[~twins].all())

@@ -35,7 +35,7 @@ KINDS: Mapping[str, Maker] = {
     "leak": leak,
     "settling": settling,
 }
-"""What has something to find. Each also comes held out, with other dynamics."""
+"""Kinds in which something is to be found. Each also comes held out, with other dynamics."""
 
 NULL_KINDS: Mapping[str, Maker] = {**NULLS, "ordered base": ordered_base}
 HELD_OUT_KINDS: Mapping[str, Maker] = HELD_OUT_NULLS
@@ -43,13 +43,17 @@ HELD_OUT_KINDS: Mapping[str, Maker] = HELD_OUT_NULLS
 
 
 def make_scenario(
-    kind: str, seed: int, *, held_out: bool = False, pool: Mapping[str, np.ndarray] | None = None
+    kind: str,
+    random_seed: int,
+    *,
+    held_out: bool = False,
+    pool: Mapping[str, np.ndarray] | None = None,
 ) -> Scenario:
     """One scenario.
 
     Args:
         kind: a key of `KINDS`, `NULL_KINDS` or `HELD_OUT_KINDS`.
-        seed: of all that is random in it.
+        random_seed: of all that is random in it.
         held_out: with dynamics, schedules and noise that calibration never saw.
         pool: bases [P, C] of real models by name, instead of synthetic ones.
 
@@ -60,7 +64,7 @@ def make_scenario(
     if kind not in makers:
         raise ValueError(f"kind must be one of {', '.join(makers)}, got {kind!r}.")
     held_out = held_out or kind in HELD_OUT_KINDS
-    rng = np.random.default_rng([seed, int(held_out), *kind.encode()])
+    rng = np.random.default_rng([random_seed, int(held_out), *kind.encode()])
     while True:
         family, base = draw_base(rng, pool)
         draft = makers[kind](rng, base, held_out)
@@ -91,22 +95,21 @@ def make_scenario(
 def bank(
     positives: int,
     nulls: int,
-    seed: int = 0,
+    random_seed: int = 0,
     *,
     held_out: bool = False,
     pool: Mapping[str, np.ndarray] | None = None,
 ) -> Iterator[Scenario]:
-    """So many scenarios, the kinds taking turns.
+    """Scenarios of all kinds in turn.
 
     Args:
         positives: scenarios in which something is to be found.
         nulls: scenarios in which nothing is.
-        seed: of the bank; other seeds share no scenario.
+        random_seed: of the bank; other ones share no scenario.
         held_out, pool: see `make_scenario`.
     """
     null_kinds = HELD_OUT_KINDS if held_out else NULL_KINDS
     for kinds, count in ((tuple(KINDS), positives), (tuple(null_kinds), nulls)):
         for index in range(count):
-            yield make_scenario(
-                kinds[index % len(kinds)], seed * 10**6 + index, held_out=held_out, pool=pool
-            )
+            number, kind = random_seed * 10**6 + index, kinds[index % len(kinds)]
+            yield make_scenario(kind, number, held_out=held_out, pool=pool)

@@ -6,7 +6,14 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from crystalmon.metrics.answers import ORDERED_LIQUIDITY, js_divergence, liquidity
+from crystalmon.metrics.answers import (
+    NOISE_FLOOR,
+    ORDERED_LIQUIDITY,
+    js_divergence,
+    liquidity,
+    mean_over_others,
+    seed_distances,
+)
 from crystalmon.metrics.bootstrap import uniform_weights
 from crystalmon.synthetic import load_truth
 
@@ -18,6 +25,11 @@ def softmax(z: np.ndarray) -> np.ndarray:
     """exp(z) normalised over the last axis."""
     rows = np.exp(z - z.max(axis=-1, keepdims=True))
     return rows / rows.sum(axis=-1, keepdims=True)
+
+
+def noise_floors(base: np.ndarray) -> np.ndarray:
+    """[P] the noise floor of every base prompt as a seed."""
+    return NOISE_FLOOR * mean_over_others(seed_distances(base, base))
 
 
 def dirichlet_base(rng: np.random.Generator, prompts: int, choices: int) -> np.ndarray:

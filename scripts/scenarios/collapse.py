@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from crystalmon.metrics.answers import js_divergence, mean_over_others, noise_floor, seed_distances
+from crystalmon.metrics.answers import js_divergence, noise_floor
+from scenarios.bases import noise_floors
 from scenarios.paths import (
     HELD_OUT_PATHS,
     HELD_OUT_SCHEDULES,
@@ -17,8 +18,8 @@ from scenarios.paths import (
 )
 from scenarios.truth import TRUE_ONSET, first, orders
 
-LONELY = 3.0
-"""A seedless target is at least so many noise floors from every base prompt."""
+TARGET_FLOORS = 3.0
+"""Noise floors that a seedless target is away from every base prompt, at the least."""
 PARTIAL_ORDER = (0.35, 0.85)
 """Noise-free `order` at which a partial collapse comes to rest."""
 
@@ -63,15 +64,14 @@ def draw_shares(
 
 
 def lonely_target(rng: np.random.Generator, base: np.ndarray) -> np.ndarray | None:
-    """[C] a distribution that no base prompt shows, `LONELY` noise floors from the nearest."""
+    """[C] a distribution `TARGET_FLOORS` noise floors or more from the nearest base prompt."""
     choices = base.shape[1]
     alpha = np.exp(rng.uniform(np.log(0.2), np.log(2.0)))
     rows = rng.dirichlet(np.full(choices, alpha), size=60) + 1e-3 / choices
     rows /= rows.sum(axis=1, keepdims=True)
     distances = js_divergence(rows[:, None], base)
     nearest = distances.argmin(axis=1)
-    floors = 0.1 * mean_over_others(seed_distances(base, base))
-    fit = np.flatnonzero(distances.min(axis=1) > LONELY * floors[nearest])
+    fit = np.flatnonzero(distances.min(axis=1) > TARGET_FLOORS * noise_floors(base)[nearest])
     return rows[rng.choice(fit)] if len(fit) else None
 
 

@@ -1,4 +1,4 @@
-"""One experiment on its own: resumed where it was interrupted, written with table and figure."""
+"""One experiment as a command: resumed where it was interrupted, written with table and figure."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from crystalmon.runs.results import Result, write_result
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FIGURES = ("svg", "png")
-VIEWS = ("txt", *FIGURES)
+DISPLAY_SUFFIXES = ("txt", "svg", "png")
+"""Of the files that show a result: the table, and the figure twice."""
 
 
 def run_alone(
@@ -27,13 +27,11 @@ def run_alone(
     *,
     progress: bool = False,
 ) -> Result:
-    """Measure, going on with what an interrupted call has finished, and write the result.
-
-    A file beside the result holds the finished parts meanwhile; see `parts_file`.
+    """Measure and write the result, going on from the parts that an interrupted call has finished.
 
     Args:
         name: the experiment's.
-        folder: made if it is not there.
+        folder: made if it is not there; it also holds the finished parts meanwhile.
         of: what determines the result: the settings, the models and their marks.
         measure: takes the finished parts.
         progress: show a bar.
@@ -53,7 +51,7 @@ def run_alone(
     return result
 
 
-def write_views(folder: Path, name: str, table: str, figure: Figure) -> list[Path]:
+def write_display(folder: Path, name: str, table: str, figure: Figure) -> list[Path]:
     """Write `<name>.txt` and the figure as `<name>.svg`, without a ground, and `<name>.png`.
 
     Returns:
@@ -65,17 +63,15 @@ def write_views(folder: Path, name: str, table: str, figure: Figure) -> list[Pat
     import matplotlib
 
     blocks = {"txt": table.encode() + b"\n"}
-    for kind in FIGURES:
+    for suffix in ("svg", "png"):
         picture = io.BytesIO()
         # neither a date nor a random name, so that the same result gives the same file
-        plain = {"metadata": {"Date": None}, "transparent": True} if kind == "svg" else {}
+        plain = {"metadata": {"Date": None}, "transparent": True} if suffix == "svg" else {}
         with matplotlib.rc_context({"svg.hashsalt": name}):
-            figure.savefig(picture, format=kind, **plain)
-        blocks[kind] = picture.getvalue()
-    written = []
-    for kind, block in blocks.items():
-        file = folder / f"{name}.{kind}"
+            figure.savefig(picture, format=suffix, **plain)
+        blocks[suffix] = picture.getvalue()
+    files = [folder / f"{name}.{suffix}" for suffix in DISPLAY_SUFFIXES]
+    for file, block in zip(files, blocks.values(), strict=True):
         with explained(folder, f"take {file.name}"):
             write_whole(file, block)
-        written.append(file)
-    return written
+    return files

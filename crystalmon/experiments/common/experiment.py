@@ -1,11 +1,12 @@
-"""What every experiment is: settings, a measurement on a model, a table and a figure.
+"""What every experiment is: settings, a measurement, a table and a figure.
 
-An experiment is a frozen dataclass of its settings. Inside training it is begun on the base and
-then measured at its own interval; on its own it is a command.
+An experiment on a model is a frozen dataclass of its settings. Inside training it is begun on the
+base and then measured at its own interval; on its own it is a command.
 """
 
 from __future__ import annotations
 
+import importlib
 from abc import ABC, abstractmethod
 from dataclasses import asdict
 from pathlib import Path
@@ -20,17 +21,38 @@ if TYPE_CHECKING:
     from crystalmon.experiments.common.subject import Subject
 
 
-class Experiment(ABC):
-    """One experiment; its fields are its settings, checked on construction."""
+class Shown:
+    """An experiment's name, and how its results are shown."""
 
     name: ClassVar[str]
+    display: ClassVar[str]
+    """The module below `crystalmon.experiments` that has `table` and `figure`, which need
+    matplotlib: it is imported on first use."""
+
+    @classmethod
+    def table(cls, result: Result) -> str:
+        """The result as the terminal shows it."""
+        return cls._display().table(result)
+
+    @classmethod
+    def figure(cls, result: Result) -> Figure:
+        """The result as a picture; write it with `figure.savefig(path)`."""
+        return cls._display().figure(result)
+
+    @classmethod
+    def _display(cls) -> Any:
+        return importlib.import_module(f"crystalmon.experiments.{cls.display}")
+
+
+class Experiment(Shown, ABC):
+    """An experiment on a model; its fields are its settings, checked on construction."""
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What determines the result beside the model, JSON-ready."""
+        """All that determines the result, the model aside; JSON-ready."""
         return asdict(self)  # type: ignore[call-overload]
 
-    def begin(self, base: Subject, folder: Path) -> None:  # noqa: B027 (most need nothing)
+    def begin(self, base: Subject, folder: Path) -> None:
         """Keep of the base, in `folder`, what `measure` needs; nothing by default.
 
         Inside training this is called once, on every rank, before the first step.
@@ -48,24 +70,16 @@ class Experiment(ABC):
             parts: what an interrupted call has finished.
         """
 
-    @staticmethod
-    @abstractmethod
-    def table(result: Result) -> str:
-        """The result as the terminal shows it."""
 
-    @staticmethod
-    @abstractmethod
-    def figure(result: Result) -> Figure:
-        """The result as a picture; write it with `figure.savefig(path)`."""
-
-
-def check_whole(experiment: Experiment, *names: str) -> None:
-    """Refuse settings of these names that are no whole numbers: they would fail when measured.
+def check_whole(experiment: Experiment, **least: int) -> None:
+    """Refuse settings that are not whole numbers, or lower than the least that makes sense.
 
     Raises:
-        TypeError: naming the setting.
+        TypeError, ValueError: naming the setting.
     """
-    for name in names:
+    for name, bound in least.items():
         value = getattr(experiment, name)
         if not isinstance(value, int) or isinstance(value, bool):
             raise TypeError(f"{name} must be an integer, got {value!r}.")
+        if value < bound:
+            raise ValueError(f"{name} must be at least {bound}, got {value!r}. Ask for more.")

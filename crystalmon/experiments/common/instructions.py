@@ -1,30 +1,33 @@
-"""The instructions that the experiments give to a model: bundled, or from a YAML file."""
+"""The instructions that the experiments give to a model: bundled, or from a YAML file.
+
+The reader and the checks of YAML entries at the end also serve `conflicts`.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import yaml
 
 from crystalmon.suites.tasks import check_unique
 
-DATA_DIR = Path(__file__).parent / "data"
-OPEN, CONFLICTS = "instructions.yaml", "conflicts.yaml"
+OPEN_FILE, CONFLICTS_FILE = (
+    Path(__file__).parent / "data" / name for name in ("instructions.yaml", "conflicts.yaml")
+)
 """The bundled files: open instructions, and those whose keeping can be tested (`context`)."""
 CLOSED = "closed_answers"
 """The category of the latter among the former: there are too few of each of their own kinds."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
-_CONFLICT_KEYS = {"question", "compliant", "other"}
 
 
 class InstructionError(ValueError):
-    """A faulty file of instructions; the message names the file and the place."""
+    """Faulty instructions or conflicts; the message names the place, and the file if any."""
 
 
 @dataclass(frozen=True)
@@ -42,52 +45,44 @@ class Instruction:
     text: str
 
     def __post_init__(self) -> None:
-        """Refuse names that no file could have, and blank texts."""
         for what, value in (("id", self.id), ("category", self.category)):
             if not isinstance(value, str) or not _NAME.fullmatch(value):
                 raise InstructionError(
                     f"{what} must be of small letters, digits, - and _, got {value!r}. Rename it."
                 )
-        if not isinstance(self.text, str) or not self.text.strip():
-            raise InstructionError(
-                f"text of {self.id!r} must be a non-blank string, got {self.text!r}. "
-                "Quote or fill it."
-            )
+        check_text(f"text of {self.id!r}", self.text)
 
 
-class Categorised(Protocol):
-    """What has a category."""
-
-    @property
-    def category(self) -> str:
-        """Its kind."""
-        ...
-
-
-Kind = TypeVar("Kind", bound=Categorised)
+Kind = TypeVar("Kind", bound=Instruction)
+T = TypeVar("T")
 
 Instructions: TypeAlias = str | Path | tuple[Instruction, ...] | None
 """As an experiment's setting: the bundled ones (None), a YAML file, or instructions themselves."""
 
 
 def load_instructions(path: str | Path | None = None) -> tuple[Instruction, ...]:
-    """The instructions of a YAML file; of the bundled files if none is named.
+    """The instructions of a YAML file, or all bundled ones.
 
     Args:
-        path: a file with `instructions: [{id, category, text}]`. What a file of conflicts has
-            beside (`question`, `compliant`, `other`, `adversaries`) is left aside.
+        path: a file with `instructions: [{id, category, text}]`. It may be a file of conflicts: its
+            other keys (`question`, `compliant`, `other`, `adversaries`) are ignored.
 
     Raises:
         FileNotFoundError: if there is no such file.
         InstructionError: if it is faulty.
     """
     if path is None:
-        closed = [replace(each, category=CLOSED) for each in _read(DATA_DIR / CONFLICTS)]
-        found = [*_read(DATA_DIR / OPEN), *closed]
+        closed = [replace(each, category=CLOSED) for each in read_yaml(CONFLICTS_FILE, _parse)]
+        found = (*read_yaml(OPEN_FILE, _parse), *closed)
     else:
-        found = _read(Path(path))
+        found = read_yaml(Path(path), _parse)
     check_unique(f"{path or 'instructions'}: id", (each.id for each in found), InstructionError)
-    return tuple(found)
+    return found
+
+
+def _parse(data: Any) -> tuple[Instruction, ...]:
+    items = data.get("instructions") if isinstance(data, Mapping) else None
+    return entries(Instruction, "instructions", items, ignored=("question", "compliant", "other"))
 
 
 def resolve(instructions: Instructions) -> tuple[Instruction, ...]:
@@ -95,6 +90,7 @@ def resolve(instructions: Instructions) -> tuple[Instruction, ...]:
 
     Raises:
         FileNotFoundError, InstructionError: see `load_instructions`.
+        TypeError: if something among them is not an `Instruction`.
     """
     if not isinstance(instructions, tuple):
         return load_instructions(instructions)
@@ -109,11 +105,11 @@ def resolve(instructions: Instructions) -> tuple[Instruction, ...]:
     return instructions
 
 
-def spread(instructions: Sequence[Kind], count: int | None) -> tuple[Kind, ...]:
-    """So many of the instructions, from all categories alike, the first of each before the second.
+def take_evenly(instructions: Sequence[Kind], count: int | None) -> tuple[Kind, ...]:
+    """So many instructions, as evenly from all categories as they allow, in their order.
 
     Args:
-        instructions: in their order.
+        instructions: the first ones of a category are taken first.
         count: how many; all if None or more than there are.
     """
     seen: dict[str, int] = {}
@@ -121,48 +117,91 @@ def spread(instructions: Sequence[Kind], count: int | None) -> tuple[Kind, ...]:
     for index, each in enumerate(instructions):
         seen[each.category] = seen.get(each.category, 0) + 1
         turns.append((seen[each.category], index))
-    chosen = sorted(sorted(turns)[:count], key=lambda turn: turn[1])
-    return tuple(instructions[index] for _, index in chosen)
+    chosen = sorted(index for _, index in sorted(turns)[:count])
+    return tuple(instructions[index] for index in chosen)
 
 
 def fingerprint(instructions: Iterable[Instruction]) -> str:
     """SHA-256 over ids, categories and texts, in order; 16 hex digits."""
-    content = [[each.id, each.category, each.text] for each in instructions]
+    return short_hash([[each.id, each.category, each.text] for each in instructions])
+
+
+def short_hash(content: Any) -> str:
+    """SHA-256 of JSON content; 16 hex digits."""
     return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()[:16]
 
 
-def _read(file: Path) -> list[Instruction]:
+def read_yaml(file: Path, parse: Callable[[Any], T]) -> T:
+    """What `parse` makes of the content of a YAML file.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        InstructionError: if it is not YAML, or `parse` refuses it.
+    """
     if not file.is_file():
-        raise FileNotFoundError(f"instructions must be in a YAML file, found none at {file}.")
+        raise FileNotFoundError(
+            f"instructions must be in a YAML file, got {str(file)!r}. Check the path."
+        )
     try:
-        return _parse(yaml.safe_load(file.read_text(encoding="utf-8")))
+        return parse(yaml.safe_load(file.read_text(encoding="utf-8")))
     except InstructionError as error:
         raise InstructionError(f"{file}: {error}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InstructionError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from error
+        said = " ".join(str(error).split())
+        raise InstructionError(f"{file}: must be YAML in UTF-8: {said}") from error
 
 
-def _parse(data: Any) -> list[Instruction]:
-    items = data.get("instructions") if isinstance(data, Mapping) else None
+def entries(kind: type[T], what: str, items: Any, ignored: Collection[str] = ()) -> tuple[T, ...]:
+    """A dataclass for each mapping in a list; the fields are the keys, and a list becomes a tuple.
+
+    Args:
+        kind: the dataclass.
+        what: the list's name.
+        items: the list.
+        ignored: keys that may be there too.
+
+    Raises:
+        InstructionError: naming the entry.
+    """
+    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
     if not isinstance(items, list) or not items:
         raise InstructionError(
-            "instructions must be a list of {id, category, text} with at least one entry, got "
-            f"{type(items).__name__}."
+            f"{what} must be a list of at least one {{{', '.join(names)}}}, got {items!r:.60}."
         )
-    return [_parse_item(item, index) for index, item in enumerate(items)]
+    found = []
+    for index, item in enumerate(items):
+        check_keys(f"{what}[{index}]", item, names, ignored)
+        values = {name: item[name] for name in names}
+        values = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
+        try:
+            found.append(kind(**values))
+        except InstructionError as error:
+            raise InstructionError(f"{what}[{index}]: {error}") from error
+    return tuple(found)
 
 
-def _parse_item(item: Any, index: int) -> Instruction:
-    place, keys = f"instructions[{index}]", {"id", "category", "text"}
+def check_keys(place: str, item: Any, keys: Collection[str], ignored: Collection[str] = ()) -> None:
+    """Refuse what is not a mapping with exactly these keys, and perhaps ignored ones."""
     if not isinstance(item, Mapping):
         raise InstructionError(f"{place} must be a mapping, got {type(item).__name__}.")
-    if unknown := [key for key in item if key not in keys | _CONFLICT_KEYS]:
-        raise InstructionError(
-            f"{place}: unknown key {unknown[0]!r}. Allowed: {', '.join(sorted(keys))}."
-        )
-    if missing := sorted(keys - set(item)):
+    if unknown := [key for key in item if key not in {*keys, *ignored}]:
+        raise InstructionError(f"{place}: unknown key {unknown[0]!r}. Allowed: {', '.join(keys)}.")
+    if missing := [key for key in keys if key not in item]:
         raise InstructionError(f"{place}: key {missing[0]!r} is missing. Add it.")
-    try:
-        return Instruction(item["id"], item["category"], item["text"])
-    except InstructionError as error:
-        raise InstructionError(f"{place}: {error}") from error
+
+
+def check_text(what: str, value: Any) -> None:
+    """Refuse what is not a string with something in it."""
+    if not isinstance(value, str) or not value.strip():
+        raise InstructionError(
+            f"{what} must be a non-blank string, got {value!r}. Quote or fill it."
+        )
+
+
+def check_texts(what: str, values: Any) -> None:
+    """Refuse what is not a tuple of different non-blank strings, at least one."""
+    if not isinstance(values, tuple) or not values:
+        raise InstructionError(f"{what} must be a list of at least one string, got {values!r:.60}.")
+    for value in values:
+        check_text(what, value)
+    check_unique(what, values, InstructionError)

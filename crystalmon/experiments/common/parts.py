@@ -1,8 +1,7 @@
-"""Results on disk, and the finished parts of an experiment that has been interrupted.
+"""The finished parts of an experiment, kept in a file so that an interrupted one goes on.
 
-`<folder>/<experiment>.json` is written whole or not at all; `<experiment>-<mark>.parts.jsonl` grows
-by a line with each finished part, and is removed when the result is there. The mark stands for the
-settings and the models, so that a command with others finds its own parts and keeps these.
+`<experiment>-<mark>.parts.jsonl` grows by a line with each finished part. The mark stands for the
+settings and the models, so that a command with others has a file of its own and leaves this one.
 """
 
 from __future__ import annotations
@@ -28,17 +27,13 @@ def parts_file(folder: Path, name: str, of: Mapping[str, Any]) -> Path:
     return folder / f"{name}-{_hash_of(of)[:MARK]}.parts.jsonl"
 
 
-def _hash_of(of: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(json_value(dict(of)), sort_keys=True).encode()).hexdigest()
-
-
 class Parts:
-    """The finished parts of one experiment, by key, so that an interrupted one goes on.
+    """The finished parts of one experiment, by key.
 
     Args:
         file: where they are kept, a line each; None keeps them in memory.
-        of: what they belong to, JSON-ready: the settings, the models and their marks. A file with
-            parts of something else is begun anew, and a torn line is left out.
+        of: what they belong to, JSON-ready: the settings, the models and their marks. A file of
+            anything else is begun anew, and a torn line is left out.
         progress: show a bar.
     """
 
@@ -46,17 +41,18 @@ class Parts:
         self, file: Path | None = None, of: Mapping[str, Any] | None = None, progress: bool = False
     ) -> None:
         self._file, self._progress = file, progress
-        self._header = _hash_of(of or {})
+        self._hash = _hash_of(of or {})
         self._values: dict[str, Any] = {}
         if file is not None:
-            self._take_up(file)
+            self._read(file)
 
-    def _take_up(self, file: Path) -> None:
+    def _read(self, file: Path) -> None:
+        header = json.dumps({"of": self._hash}).encode()
         lines = file.read_bytes().split(b"\n")[:-1] if file.is_file() else []
-        if not lines or lines[0] != json.dumps({"of": self._header}).encode():
+        if lines[:1] != [header]:
             with explained(file.parent, f"take {file.name}"):
                 file.parent.mkdir(parents=True, exist_ok=True)
-                write_whole(file, json.dumps({"of": self._header}).encode() + b"\n")
+                write_whole(file, header + b"\n")
             return
         for line in lines[1:]:
             try:
@@ -69,7 +65,7 @@ class Parts:
     @property
     def mark(self) -> str:
         """Short, for names of files: the same for the same settings and models alone."""
-        return self._header[:MARK]
+        return self._hash[:MARK]
 
     def __contains__(self, key: object) -> bool:
         """Whether this part is finished."""
@@ -96,20 +92,16 @@ class Parts:
 
     def missing(self, keys: Iterable[str], what: str) -> Iterator[str]:
         """The keys whose parts are not finished, with a bar over all of them."""
-        keys = list(keys)
-        with tqdm(
-            total=len(keys),
-            desc=f"crystalmon {what}",
-            leave=False,
-            delay=1.0,
-            disable=not self._progress,
-        ) as bar:
-            for key in keys:
-                if key not in self._values:
-                    yield key
-                bar.update()
+        hidden = not self._progress
+        for key in tqdm(list(keys), f"crystalmon {what}", leave=False, delay=1.0, disable=hidden):
+            if key not in self:
+                yield key
 
     def remove(self) -> None:
         """Remove the file: the result is written."""
         if self._file is not None:
             self._file.unlink(missing_ok=True)
+
+
+def _hash_of(of: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(json_value(dict(of)), sort_keys=True).encode()).hexdigest()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,7 +23,8 @@ from torch import Tensor
 
 from crystalmon.experiments.common.instructions import Instruction
 from crystalmon.experiments.common.parts import Parts
-from crystalmon.experiments.common.subject import Subject, Text, Tokens
+from crystalmon.experiments.common.scored_texts import Text, Tokens
+from crystalmon.experiments.common.subject import Subject
 
 GROUP = 16
 """Texts of a part."""
@@ -56,27 +57,31 @@ class Drawn:
         return Text.after(self.prompt, self.response)
 
     def to_json(self) -> list[Any]:
-        """Without the instruction, by whose id it is kept."""
+        """Without the instruction, whose id is the key."""
         return [self.shown, list(self.prompt), list(self.response)]
 
     @classmethod
     def from_json(cls, instruction: Instruction, value: Sequence[Any]) -> Drawn:
-        """What `to_json` gave."""
+        """The inverse of `to_json`."""
         return cls(instruction, value[0], tuple(value[1]), tuple(value[2]))
 
 
 def draw(
-    subject: Subject, instructions: Sequence[Instruction], tokens: int, seed: int, parts: Parts
+    subject: Subject,
+    instructions: Sequence[Instruction],
+    tokens: int,
+    random_seed: int,
+    parts: Parts,
 ) -> list[Drawn]:
     """A response to each instruction at temperature 1, in the order of the instructions."""
     requests = {each.id: subject.render(each.text) for each in instructions}
     special = not subject.has_chat
     prompts = {key: subject.encode(shown, special) for key, shown in requests.items()}
-    groups = dict(groups_of("texts", sorted(prompts, key=lambda key: len(prompts[key]))))
+    groups = groups_of("texts", sorted(prompts, key=lambda key: len(prompts[key])))
     for key in parts.missing(groups, "texts"):
         ids = groups[key]
         own = [prompts[each] for each in ids]
-        responses = subject.generate(own, tokens, seed_of(seed, key))
+        responses = subject.generate(own, tokens, random_seed_of(random_seed, key))
         triples = zip(ids, own, responses, strict=True)
         parts.put(key, {i: [requests[i], list(p), list(r)] for i, p, r in triples})
     return drawn_texts(instructions, parts)
@@ -88,20 +93,15 @@ def drawn_texts(instructions: Sequence[Instruction], parts: Parts) -> list[Drawn
     Raises:
         KeyError: if it has not finished all.
     """
-    count = -(-len(instructions) // GROUP)
-    found = {k: v for at in range(count) for k, v in parts[f"texts/{at}"].items()}
+    found = {k: v for key in groups_of("texts", instructions) for k, v in parts[key].items()}
     return [Drawn.from_json(each, found[each.id]) for each in instructions]
 
 
-def are_drawn(instructions: Sequence[Instruction], parts: Parts) -> bool:
-    """Whether `draw` has finished all."""
-    return all(f"texts/{at}" in parts for at in range(-(-len(instructions) // GROUP)))
-
-
-def groups_of(what: str, items: Sequence[T], size: int = GROUP) -> Iterator[tuple[str, list[T]]]:
-    """Items in groups, each with the key of its part: `<what>/<number>`."""
-    for at in range(0, len(items), size):
-        yield f"{what}/{at // size}", list(items[at : at + size])
+def groups_of(what: str, items: Sequence[T], size: int | None = None) -> dict[str, list[T]]:
+    """Items in groups of `GROUP` or another size, by the key of their part: `<what>/<number>`."""
+    size = size or GROUP
+    starts = range(0, len(items), size)
+    return {f"{what}/{number}": list(items[at : at + size]) for number, at in enumerate(starts)}
 
 
 def by_length(texts: Iterable[Drawn]) -> list[Drawn]:
@@ -109,17 +109,13 @@ def by_length(texts: Iterable[Drawn]) -> list[Drawn]:
     return sorted(texts, key=lambda each: len(each.prompt) + len(each.response))
 
 
-def seed_of(seed: int, key: str) -> int:
-    """A seed of its own for each key, in [0, 2³²)."""
-    return int(hashlib.sha256(f"{seed}/{key}".encode()).hexdigest()[:8], 16)
+def random_seed_of(random_seed: int, key: str) -> int:
+    """A random seed of its own for each key, in [0, 2³²)."""
+    return int(hashlib.sha256(f"{random_seed}/{key}".encode()).hexdigest()[:8], 16)
 
 
 class KeptLogProbs:
-    """Log-probabilities of texts in a folder, a file each, which are mapped and not read whole.
-
-    Args:
-        folder: for these alone: `remove` takes it away.
-    """
+    """Log-probabilities of texts in a folder of their own, a file each, mapped when read."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -148,33 +144,15 @@ class KeptLogProbs:
         return self.folder / f"{key}.safetensors"
 
 
-class HeldLogProbs:
-    """The same in memory, for two models that are held together."""
-
-    def __init__(self) -> None:
-        self._held: dict[str, Tensor] = {}
-
-    def put(self, key: str, log_p: Tensor) -> None:
-        """Hold log_p [M, V]."""
-        self._held[key] = log_p
-
-    def get(self, key: str) -> Tensor:
-        """[M, V]; let go of when it has been asked for."""
-        return self._held.pop(key)
-
-
-LogProbsByText = KeptLogProbs | HeldLogProbs
-
-
-def keep(subject: Subject, texts: Sequence[Drawn], into: LogProbsByText) -> None:
-    """Keep the model's log-probabilities along texts; with several ranks, on the main one."""
+def keep(subject: Subject, texts: Sequence[Drawn], put: Callable[[str, Tensor], None]) -> None:
+    """Hand each text's id and the model's log-probabilities along it to `put`, on the main rank."""
     chosen = by_length(texts)
 
-    def put(index: int, log_p: Tensor) -> None:
+    def consume(index: int, log_p: Tensor) -> None:
         if subject.ranks.is_main:
-            into.put(chosen[index].id, log_p)
+            put(chosen[index].id, log_p)
 
-    subject.score([each.text for each in chosen], put)
+    subject.score([each.text for each in chosen], consume)
 
 
 def wide_pair(log_p: Tensor, log_b: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Texts as they are scored: where the next token's distribution is needed, and in what batches."""
+"""Texts as token ids: where the next token's distribution is needed, and what shares a batch."""
 
 from __future__ import annotations
 
@@ -21,14 +21,6 @@ class Text:
 
     tokens: Tokens
     positions: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        """Refuse positions outside the text."""
-        if not self.tokens or not all(0 <= t < len(self.tokens) for t in self.positions):
-            raise ValueError(
-                f"positions must be within the text's {len(self.tokens)} tokens, got "
-                f"{self.positions!r:.60}."
-            )
 
     @classmethod
     def after(cls, prompt: Sequence[int], response: Sequence[int]) -> Text:
@@ -65,3 +57,12 @@ def batches_of(texts: Sequence[Text], limits: tuple[int, int]) -> Iterator[list[
         outputs += len(text.positions)
     if batch:
         yield batch
+
+
+def groups_to_generate(prompts: Sequence[Tokens], pad: bool, size: int) -> Iterator[list[int]]:
+    """Prompts that are generated together: of one length, or of similar length if `pad`."""
+    by_length: dict[int, list[int]] = {}
+    for index in sorted(range(len(prompts)), key=lambda i: len(prompts[i])):
+        by_length.setdefault(0 if pad else len(prompts[index]), []).append(index)
+    for indices in by_length.values():
+        yield from (indices[at : at + size] for at in range(0, len(indices), size))

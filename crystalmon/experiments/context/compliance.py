@@ -1,17 +1,16 @@
-"""What curves of compliance against the adversarial ratio α tell: where, how sharply, which way.
+"""What one pair's curves against the adversarial ratio α tell: where, how sharply, which way.
 
 A curve is the log-odds ℓ(α) = log q(compliant) / q(other) at L levels; compliance is 1 / (1 +
-exp(−ℓ)). Half-way is compliance 1/2, where both answers are equally deep. Pairs are instruction ×
-adversary; instructions are the units of every interval and test, since pairs of one instruction
-are not independent. Nothing here needs torch.
+exp(−ℓ)). Half-way is compliance 1/2, where both answers are equally deep. A pair is an instruction
+and an adversary. Nothing here needs torch.
 
-Axes: L levels, R orders of the same sentences, P pairs.
+Axes: L levels, R orders of the same sentences.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -23,6 +22,8 @@ NEAREST = 7
 """Levels about α_c through which a line gives the slope."""
 NEAR = 0.15
 """Levels so near to α_c count as near."""
+LOOPS = ("up", "down", "reversed_down", "reversed_up")
+"""Curves with the model's own answers in the context: from α = 0 and back, from α = 1 and back."""
 _TEN_TO_NINETY = 2 * math.log(9.0)
 
 Status = Literal["flips", "never_flips", "never_compliant", "not_finite"]
@@ -57,6 +58,11 @@ def find_crossing(alpha: np.ndarray, log_odds: np.ndarray) -> Crossing:
     Args:
         alpha: [L], increasing.
         log_odds: [L].
+
+    >>> alpha = np.linspace(0, 1, 9)
+    >>> found = find_crossing(alpha, 2 - 8 * alpha)
+    >>> found.status, round(found.alpha_c, 6), round(found.slope, 6)
+    ('flips', 0.25, -2.0)
     """
     if not np.isfinite(log_odds).all():
         return Crossing("not_finite")
@@ -75,7 +81,11 @@ def find_crossing(alpha: np.ndarray, log_odds: np.ndarray) -> Crossing:
 
 
 def falling_fit(values: np.ndarray) -> np.ndarray:
-    """[L] the non-increasing least-squares fit, by pooling what rises (Ayer et al. 1955)."""
+    """[L] the non-increasing least-squares fit, by pooling what rises (Ayer et al. 1955).
+
+    >>> falling_fit(np.array([3.0, 1.0, 2.0, 0.0])).tolist()
+    [3.0, 1.5, 1.5, 0.0]
+    """
     blocks: list[tuple[float, int]] = []
     for value in values:
         mean, count = float(value), 1
@@ -87,19 +97,23 @@ def falling_fit(values: np.ndarray) -> np.ndarray:
 
 
 def compliance(log_odds: np.ndarray) -> np.ndarray:
-    """1 / (1 + exp(−ℓ)), without overflow."""
+    """1 / (1 + exp(−ℓ)), without overflow.
+
+    >>> compliance(np.array([-np.inf, 0.0])).tolist()
+    [0.0, 0.5]
+    """
     return 0.5 * (1 + np.tanh(0.5 * log_odds))
 
 
 def compare_shapes(alpha: np.ndarray, curve: np.ndarray) -> dict[str, float] | None:
-    """BIC of a line, a sigmoid and a step through the loss of compliance; see `kinetics`.
+    """BIC of a line, a sigmoid and a step through the loss of compliance.
 
     Args:
         alpha: [L], increasing.
         curve: [L] compliance.
 
     Returns:
-        By shape; None if compliance falls by less than `kinetics.LEAST_RISE`.
+        By shape; None if compliance falls by less than `LEAST_RISE`.
     """
     if not np.isfinite(curve).all() or np.ptp(falling_fit(curve)) < LEAST_RISE:
         return None
@@ -114,6 +128,9 @@ def loop_area(alpha: np.ndarray, up: np.ndarray, down: np.ndarray) -> float:
     Args:
         alpha: [L], increasing.
         up, down: [L] log-odds, both in the order of `alpha`.
+
+    >>> loop_area(np.array([0.0, 1.0]), np.array([np.inf] * 2), np.zeros(2))
+    0.5
     """
     apart = compliance(up) - compliance(down)
     return float(np.sum(np.diff(alpha) * (apart[1:] + apart[:-1]) / 2))
@@ -151,44 +168,29 @@ def describe_pair(part: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that one pair's curves tell, JSON-ready.
 
     Args:
-        part: `alpha` [L], `log_odds` [R][L] without a history, and, with the model's own answers
-            in the context, `up` and `down` [L] of the loop from α = 0, `reversed_down` and
-            `reversed_up` [L] of that from α = 1.
+        part: `alpha` [L], `log_odds` [R][L] without a history, and [L] log-odds of each of `LOOPS`.
     """
-    curves = {key: array(part[key]) for key in _CURVES}
-    alpha = curves["alpha"]
-    curve = compliance(curves["log_odds"]).mean(axis=0)
-    mean = curves["log_odds"].mean(axis=0)
+    curves = {key: np.array(part[key], dtype=float) for key in ("alpha", "log_odds", *LOOPS)}
+    alpha, log_odds = curves["alpha"], curves["log_odds"]
+    curve = compliance(log_odds).mean(axis=0)
     bic = compare_shapes(alpha, curve)
     area = loop_area(alpha, curves["up"], curves["down"])
     reversed_area = loop_area(alpha, curves["reversed_up"], curves["reversed_down"])
+    said = np.concatenate([*log_odds, *(curves[key] for key in LOOPS)])
     return {
-        **asdict(find_crossing(alpha, mean)),
+        **asdict(find_crossing(alpha, log_odds.mean(axis=0))),
         "alpha_c_up": find_crossing(alpha, curves["up"]).alpha_c,
         "alpha_c_down": find_crossing(alpha, curves["down"]).alpha_c,
-        "switches": _switches([*curves["log_odds"], *(curves[key] for key in _CURVES[2:])]),
+        # where one answer always wins, nothing can lag behind
+        "switches": bool((said > 0).any() and (said < 0).any()),
         "compliance": curve.tolist(),
         "bic": bic,
         "shape": min(bic, key=lambda name: bic[name]) if bic else None,
         "area": area,
         "reversed_area": reversed_area,
         "hysteresis": (area + reversed_area) / 2,
-        "spread": spread(curves["log_odds"]).tolist(),
+        "spread": spread(log_odds).tolist(),
     }
-
-
-def _switches(curves: Sequence[np.ndarray]) -> bool:
-    """Whether both answers ever win; where one always does, nothing can lag behind."""
-    whole = np.concatenate(curves)
-    return bool((whole > 0).any() and (whole < 0).any())
-
-
-_CURVES = ("alpha", "log_odds", "up", "down", "reversed_down", "reversed_up")
-
-
-def array(values: Sequence[Any]) -> np.ndarray:
-    """Numbers from JSON, null as NaN."""
-    return np.array(values, dtype=np.float64)
 
 
 def gain_over_line(bic: Mapping[str, float]) -> float:

@@ -5,37 +5,39 @@ against the instruction. Compliance is exact: the probability of the compliant a
 closed ones. A model is a function of its context, so that going up and going down can only differ
 by what is left in the context: here the model's own most probable answers to the last questions,
 and nothing else. Each loop opens with as many turns at its first level as are remembered, so that
-every turn that counts has a history of the same length; the loop that begins at α = 1 tells what
-comes from the start.
+every turn that counts has a history of the same length; a second loop that begins at α = 1 tells
+what comes from the start.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
-from crystalmon.experiments.common.conflicts import Conflicts, Instruction, load_conflicts
-from crystalmon.experiments.common.experiment import Experiment
-from crystalmon.experiments.common.instructions import spread
+from crystalmon.experiments.common.conflicts import (
+    ClosedInstruction,
+    Conflicts,
+    load_conflicts,
+)
+from crystalmon.experiments.common.experiment import Experiment, check_whole
+from crystalmon.experiments.common.instructions import take_evenly
 from crystalmon.experiments.common.parts import Parts
 from crystalmon.experiments.common.subject import Subject
 from crystalmon.experiments.context.compliance import describe_pair
-from crystalmon.experiments.context.context_summary import context_table, summarize
+from crystalmon.experiments.context.context_summary import summarize
 from crystalmon.experiments.context.dialogue import Dialogue, History
 from crystalmon.runs.results import Result
 from crystalmon.scoring.forward import Route
-from crystalmon.scoring.plan import ScoringPlan, build_plan
+from crystalmon.scoring.plan import build_plan
 from crystalmon.scoring.route import choose_route
 from crystalmon.scoring.score import score
 from crystalmon.suites.tasks import Choice, Task, TaskSuite
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 LEAST_LEVELS = 8
 CLIP = 60.0
@@ -63,7 +65,7 @@ class Context(Experiment):
     """
 
     name: ClassVar[str] = "context"
-
+    display: ClassVar[str] = "context.context_display"
     levels: int = 12
     tokens: int = 60
     count: int | None = 10
@@ -75,15 +77,9 @@ class Context(Experiment):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        least = {"levels": LEAST_LEVELS, "tokens": 1, "orders": 1, "memory": 0, "seed": 0}
+        check_whole(self, levels=LEAST_LEVELS, tokens=1, orders=1, memory=0, seed=0)
         if self.count is not None:
-            least["count"] = 1
-        for key, bound in least.items():
-            value = getattr(self, key)
-            if not isinstance(value, int) or isinstance(value, bool):
-                raise TypeError(f"{key} must be an integer, got {value!r}.")
-            if value < bound:
-                raise ValueError(f"{key} must be at least {bound}, got {value!r}.")
+            check_whole(self, count=1)
         for key in ("instructions", "adversaries"):
             value = getattr(self, key)
             if isinstance(value, str):
@@ -96,7 +92,7 @@ class Context(Experiment):
         found = load_conflicts(self.conflicts).chosen(self.instructions, self.adversaries)
         if self.instructions is not None:
             return found
-        return replace(found, instructions=spread(found.instructions, self.count))
+        return replace(found, instructions=take_evenly(found.instructions, self.count))
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -106,17 +102,21 @@ class Context(Experiment):
     def measure(self, subject: Subject, folder: Path, parts: Parts) -> Result:
         """Run every pair that is not finished, and analyse all of them."""
         started = time.monotonic()
-        dialogues = {f"{d.instruction.id} × {d.adversary.id}": d for d in self._dialogues(subject)}
         routes: list[Route] = []
+        dialogues = {f"{d.instruction.id} × {d.adversary.id}": d for d in self._dialogues(subject)}
         for key in parts.missing(dialogues, self.name):
             asker = _Asker(subject, dialogues[key], routes)
             parts.put(key, _measure_pair(asker, self.orders, self.memory))
-        pairs = []
-        for key, dialogue in dialogues.items():
-            chosen, adversary = dialogue.instruction, dialogue.adversary
-            names = {"instruction": chosen.id, "category": chosen.category}
-            names["adversary"] = adversary.id
-            pairs.append({**names, **parts[key], **describe_pair(parts[key])})
+        pairs = [
+            {
+                "instruction": dialogue.instruction.id,
+                "category": dialogue.instruction.category,
+                "adversary": dialogue.adversary.id,
+                **parts[key],
+                **describe_pair(parts[key]),
+            }
+            for key, dialogue in dialogues.items()
+        ]
         estimates, detail = summarize(pairs)
         return Result(
             experiment=self.name,
@@ -129,28 +129,9 @@ class Context(Experiment):
 
     def _dialogues(self, subject: Subject) -> Iterator[Dialogue]:
         conflicts = self._chosen()
-        for instruction in conflicts.instructions:
-            for adversary in conflicts.adversaries:
-                yield Dialogue.between(
-                    instruction,
-                    adversary,
-                    subject.text_tokenizer,
-                    levels=self.levels,
-                    tokens=self.tokens,
-                    seed=self.seed,
-                )
-
-    @staticmethod
-    def table(result: Result) -> str:
-        """The figures with their intervals, and a line for each instruction."""
-        return context_table(result)
-
-    @staticmethod
-    def figure(result: Result) -> Figure:
-        """Curves, α_c and areas; see `context_figure`."""
-        from crystalmon.experiments.context.context_figure import context_figure
-
-        return context_figure(result)
+        own = (subject.text_tokenizer, self.levels, self.tokens, self.seed)
+        for pair in product(conflicts.instructions, conflicts.adversaries):
+            yield Dialogue(*pair, *own)
 
 
 def _measure_pair(asker: _Asker, orders: int, memory: int) -> dict[str, Any]:
@@ -159,11 +140,14 @@ def _measure_pair(asker: _Asker, orders: int, memory: int) -> dict[str, Any]:
     up, down = list(range(count)), list(range(count))[::-1]
     alone: list[_Key] = [(level, order, ()) for order in range(orders) for level in up]
     asker.ask([*alone, *_likely(asker.dialogue.instruction, up, memory)])
-    ways = {"from_0": [*up, *down[1:]], "from_1": [*down, *up[1:]]}
-    loops = {key: _Loop(asker, way, memory) for key, way in ways.items()}
-    while wanted := [key for loop in loops.values() if (key := loop.advance())]:
+    there: list[float] = []
+    back: list[float] = []
+    loops = [
+        _loop(asker, [*up, *down[1:]], memory, there),
+        _loop(asker, [*down, *up[1:]], memory, back),
+    ]
+    while wanted := [key for loop in loops if (key := next(loop, None))]:
         asker.ask(wanted)
-    there, back = loops["from_0"].log_odds, loops["from_1"].log_odds
     log_odds = [[asker.log_odds((level, order, ())) for level in up] for order in range(orders)]
     return {
         "alpha": [level.alpha for level in asker.dialogue.levels],
@@ -177,11 +161,11 @@ def _measure_pair(asker: _Asker, orders: int, memory: int) -> dict[str, Any]:
     }
 
 
-def _likely(instruction: Instruction, levels: Sequence[int], memory: int) -> Iterator[_Key]:
-    """The histories that loops mostly pass through, which cost little beside each other.
+def _likely(instruction: ClosedInstruction, levels: Sequence[int], memory: int) -> Iterator[_Key]:
+    """The histories that loops mostly pass through: asked together, they cost little.
 
-    The same answer as often as is remembered, fewer of them in the turns that open a loop: all
-    that there is if one answer is remembered.
+    They have the same answer as often as is remembered, or fewer times in the turns that open a
+    loop. If one answer is remembered, there are no others.
     """
     for level in levels:
         opening = range(1, memory) if level in (levels[0], levels[-1]) else ()
@@ -190,37 +174,20 @@ def _likely(instruction: Instruction, levels: Sequence[int], memory: int) -> Ite
                 yield level, 0, (answer,) * length
 
 
-class _Loop:
-    """A conversation along some levels, as far as its answers are known.
+def _loop(asker: _Asker, way: Sequence[int], memory: int, found: list[float]) -> Iterator[_Key]:
+    """A conversation along some levels, whose log-odds are put into `found`.
 
-    Args:
-        asker: has the answers.
-        way: the levels in turn.
-        memory: answers that stay in the context.
+    Yields each turn whose answer is not known yet: it must be asked before the loop goes on. The
+    turns that open the loop, as many as are remembered, do not count.
     """
-
-    def __init__(self, asker: _Asker, way: Sequence[int], memory: int) -> None:
-        self._asker, self._memory = asker, memory
-        self._way, self._turn = [way[0]] * memory + list(way), 0
-        self._history: History = ()
-        self._found: list[float] = []
-
-    def advance(self) -> _Key | None:
-        """Go on to the end, or to a turn whose answer is not known: what to ask."""
-        while self._turn < len(self._way):
-            key = (self._way[self._turn], 0, self._history)
-            if key not in self._asker.known:
-                return key
-            self._found.append(self._asker.log_odds(key))
-            said = (*self._history, self._asker.answer(key))
-            self._history = said[len(said) - min(self._memory, len(said)) :]
-            self._turn += 1
-        return None
-
-    @property
-    def log_odds(self) -> list[float]:
-        """Of the turns that count."""
-        return self._found[self._memory :]
+    history: History = ()
+    for turn, level in enumerate([way[0]] * memory + list(way)):
+        key = (level, 0, history)
+        if key not in asker.known:
+            yield key
+        if turn >= memory:
+            found.append(asker.log_odds(key))
+        history = (*history, asker.answer(key))[-memory:] if memory else ()
 
 
 @dataclass(frozen=True)
@@ -248,13 +215,11 @@ class _Asker:
         prompts = tuple(dict.fromkeys(texts.values()))
         suite = TaskSuite("context", (Task(self.dialogue.instruction.id, prompts, choices),))
         plan = build_plan(suite, self.subject.text_tokenizer)
-        _check_length(self.subject.model, plan)
+        self.subject.check_room(max(map(len, plan.rows)))
         if not self.routes:
             self.routes.append(choose_route(self.subject.model, plan, self.subject.ranks))
-        found = score(
-            self.subject.model, plan, route=self.routes[0], ranks=self.subject.ranks
-        ).log_choice[0]
-        rows: Mapping[str, np.ndarray] = dict(zip(prompts, found, strict=True))
+        found = score(self.subject.model, plan, route=self.routes[0], ranks=self.subject.ranks)
+        rows = dict(zip(prompts, found.log_choice[0], strict=True))
         self.known.update((key, rows[text]) for key, text in texts.items())
 
     def log_odds(self, key: _Key) -> float:
@@ -272,14 +237,3 @@ class _Asker:
     def answer(self, key: _Key) -> int:
         """The most probable answer."""
         return int(np.argmax(self.known[key]))
-
-
-def _check_length(model: Any, plan: ScoringPlan) -> None:
-    config = model.config.get_text_config()
-    context = getattr(config, "max_position_embeddings", None)
-    longest = max(map(len, plan.rows))
-    if context and longest > context:
-        raise ValueError(
-            f"a context must be at most {context} tokens, the model's, got {longest}. Ask for "
-            "fewer tokens, or less memory."
-        )

@@ -1,25 +1,29 @@
-"""Pairs of the context experiment pooled: estimates, tests, and the table.
+"""Pairs of the context experiment pooled: estimates and tests.
 
-Every estimate is a mean over instructions of means over their pairs, with a bootstrap over
-instructions. Nothing here needs torch.
+Every estimate is a mean over instructions of means over their pairs. Instructions are the units of
+every interval and test, since pairs of one instruction are not independent. Nothing here needs
+torch.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from crystalmon.analysis.transition import DECISIVE_BIC
-from crystalmon.experiments.common.resampling import estimate, exchange_p, sign_flip_p
-from crystalmon.experiments.context.compliance import Status, array, excess_spread, gain_over_line
-from crystalmon.runs.results import Estimate, Result
+from crystalmon.experiments.common.statistics import exchange_p, mean_of_known, sign_flip_p
+from crystalmon.experiments.context.compliance import Status, excess_spread, gain_over_line
+from crystalmon.runs.results import Estimate
 
 STATUSES: tuple[Status, ...] = ("flips", "never_flips", "never_compliant", "not_finite")
 SHAPES = ("linear", "sigmoid", "step")
-EXCHANGES = 999
+MATCHES = 999
+"""Random matches of instructions behind the p-value of the spread."""
+
+_AREAS = ("hysteresis", "area", "reversed_area")
 
 Pair = Mapping[str, Any]
 
@@ -37,29 +41,30 @@ def summarize(pairs: Sequence[Pair]) -> tuple[dict[str, Estimate], dict[str, Any
         `compliance_1` (at the ends of α); and the detail, whose `by_instruction` other
         experiments are joined by.
     """
-    own: dict[str, Callable[[Pair], float]] = {
-        **{key: _reader(key) for key in ("alpha_c", "slope", "width")},
-        "bic_gain": lambda pair: gain_over_line(pair["bic"]) if pair["bic"] else math.nan,
-        "excess_spread": _excess,
-        **{key: _where_it_switches(key) for key in ("hysteresis", "area", "reversed_area")},
-        "flips": lambda pair: float(pair["status"] == "flips"),
-        "compliance_0": lambda pair: pair["compliance"][0],
-        "compliance_1": lambda pair: pair["compliance"][-1],
-    }
-    means = {key: instruction_means(pairs, read) for key, read in own.items()}
-    estimates = {key: mean_of_known(array(list(found.values()))) for key, found in means.items()}
+    values = [_values_of(pair) for pair in pairs]
+    means = {key: _instruction_means(pairs, [own[key] for own in values]) for key in values[0]}
+    censored = means.pop("alpha_c_at_least")
+    estimates = {key: mean_of_known(list(found.values())) for key, found in means.items()}
+    by_instruction: dict[str, dict[str, Any]] = {}
+    for name, category in {pair["instruction"]: pair["category"] for pair in pairs}.items():
+        mine = [pair["status"] for pair in pairs if pair["instruction"] == name]
+        by_instruction[name] = {
+            "category": category,
+            **{key: found[name] for key, found in means.items() if key != "flips"},
+            "alpha_c_at_least": censored[name],
+            "pairs": len(mine),
+            **{status: mine.count(status) for status in STATUSES},
+        }
     by_status = {
         status: [f"{p['instruction']} × {p['adversary']}" for p in pairs if p["status"] == status]
         for status in STATUSES
     }
     detail = {
-        "by_instruction": _by_instruction(pairs, means),
+        "by_instruction": by_instruction,
         "statuses": by_status,
         "shapes": _shapes(pairs),
         "p_values": {
-            "hysteresis": sign_flip_p(array(list(means["hysteresis"].values()))),
-            "area": sign_flip_p(array(list(means["area"].values()))),
-            "reversed_area": sign_flip_p(array(list(means["reversed_area"].values()))),
+            **{key: sign_flip_p(np.array([*means[key].values()])) for key in _AREAS},
             "excess_spread": _spread_p(pairs),
         },
         "pairs": list(pairs),
@@ -67,41 +72,40 @@ def summarize(pairs: Sequence[Pair]) -> tuple[dict[str, Estimate], dict[str, Any
     return estimates, detail
 
 
-def mean_of_known(values: np.ndarray) -> Estimate:
-    """The mean of what is finite of [N], with its interval; NaN if nothing is."""
-    finite = values[np.isfinite(values)]
-    return estimate(len(finite), lambda units: float(finite[units].mean()))
+def _values_of(pair: Pair) -> dict[str, float | None]:
+    """What is averaged of a pair; None or NaN where it is not defined.
+
+    `alpha_c_at_least` takes a pair that never flips at 1, the largest α there is. A pair in which
+    one answer always wins has no areas: it would count as proof that nothing lags.
+    """
+    return {
+        **{key: pair[key] for key in ("alpha_c", "slope", "width")},
+        "bic_gain": gain_over_line(pair["bic"]) if pair["bic"] else None,
+        "excess_spread": _excess_at(pair, pair["alpha_c"]),
+        **{key: pair[key] if pair["switches"] else None for key in _AREAS},
+        "flips": float(pair["status"] == "flips"),
+        "compliance_0": pair["compliance"][0],
+        "compliance_1": pair["compliance"][-1],
+        "alpha_c_at_least": 1.0 if pair["status"] == "never_flips" else pair["alpha_c"],
+    }
 
 
-def instruction_means(pairs: Sequence[Pair], read: Callable[[Pair], float]) -> dict[str, float]:
+def _instruction_means(pairs: Sequence[Pair], values: Sequence[float | None]) -> dict[str, float]:
     """By instruction, the mean over its pairs of what is defined; NaN if nothing is."""
     found: dict[str, list[float]] = {}
-    for pair in pairs:
-        found.setdefault(pair["instruction"], []).append(read(pair))
-    finite = {key: [v for v in values if math.isfinite(v)] for key, values in found.items()}
-    return {key: float(np.mean(v)) if v else math.nan for key, v in finite.items()}
+    for pair, value in zip(pairs, values, strict=True):
+        own = found.setdefault(pair["instruction"], [])
+        if value is not None and math.isfinite(value):
+            own.append(value)
+    return {name: float(np.mean(own)) if own else math.nan for name, own in found.items()}
 
 
-def _reader(key: str) -> Callable[[Pair], float]:
-    return lambda pair: math.nan if pair[key] is None else float(pair[key])
-
-
-def _where_it_switches(key: str) -> Callable[[Pair], float]:
-    """Pairs in which one answer always wins would count as proof that nothing lags."""
-    read = _reader(key)
-    return lambda pair: read(pair) if pair["switches"] else math.nan
-
-
-def _excess(pair: Pair) -> float:
-    """Spread near α_c over that elsewhere; NaN if it does not flip."""
-    return _excess_at(pair, pair["alpha_c"])
-
-
-def _excess_at(pair: Pair, middle: float | None) -> float:
-    """Spread near a place over that elsewhere; NaN if there is none, or the pair does not flip."""
+def _excess_at(pair: Pair, middle: float | None) -> float | None:
+    """Spread near a place over that elsewhere; None if there is none, or the pair does not flip."""
     if middle is None or pair["alpha_c"] is None:
-        return math.nan
-    return excess_spread(array(pair["alpha"]), array(pair["spread"]), middle)
+        return None
+    alpha, spreads = (np.array(pair[key], dtype=float) for key in ("alpha", "spread"))
+    return excess_spread(alpha, spreads, middle)
 
 
 def _spread_p(pairs: Sequence[Pair]) -> float:
@@ -116,90 +120,21 @@ def _spread_p(pairs: Sequence[Pair]) -> float:
 
     def statistic(match: np.ndarray) -> float:
         other = {name: names[at] for name, at in zip(names, match, strict=True)}
-
-        def read(pair: Pair) -> float:
-            source = other.get(pair["instruction"])
-            return _excess_at(pair, middles.get((source, pair["adversary"])))
-
-        found = [v for v in instruction_means(pairs, read).values() if math.isfinite(v)]
+        own = [middles.get((other.get(p["instruction"]), p["adversary"])) for p in pairs]
+        excess = [_excess_at(pair, middle) for pair, middle in zip(pairs, own, strict=True)]
+        found = [v for v in _instruction_means(pairs, excess).values() if math.isfinite(v)]
         return float(np.mean(found)) if found else math.nan
 
-    return exchange_p(len(names), statistic, exchanges=EXCHANGES)
+    return exchange_p(len(names), statistic, exchanges=MATCHES)
 
 
 def _shapes(pairs: Sequence[Pair]) -> dict[str, Any]:
     """How many pairs each shape fits best; how many say so decisively for or against a line."""
     compared = [pair for pair in pairs if pair["bic"]]
-    gains = array([gain_over_line(pair["bic"]) for pair in compared])
+    gains = np.array([gain_over_line(pair["bic"]) for pair in compared])
     return {
         "compared": len(compared),
         "best": {shape: sum(p["shape"] == shape for p in compared) for shape in SHAPES},
         "threshold_decisive": int(np.sum(gains >= DECISIVE_BIC)),
         "line_decisive": int(np.sum(gains <= -DECISIVE_BIC)),
     }
-
-
-def _by_instruction(
-    pairs: Sequence[Pair], means: Mapping[str, Mapping[str, float]]
-) -> dict[str, dict[str, Any]]:
-    """Of each instruction: means over its pairs, and how many of them did what.
-
-    `alpha_c_at_least` takes a pair that never flips at 1, the largest α there is.
-    """
-    censored = instruction_means(pairs, _at_least)
-    found: dict[str, dict[str, Any]] = {}
-    for pair in pairs:
-        name = pair["instruction"]
-        if name in found:
-            continue
-        mine = [each["status"] for each in pairs if each["instruction"] == name]
-        found[name] = {
-            "category": pair["category"],
-            **{key: values[name] for key, values in means.items() if key != "flips"},
-            "alpha_c_at_least": censored[name],
-            "pairs": len(mine),
-            **{status: mine.count(status) for status in STATUSES},
-        }
-    return found
-
-
-def _at_least(pair: Pair) -> float:
-    return 1.0 if pair["status"] == "never_flips" else _reader("alpha_c")(pair)
-
-
-def context_table(result: Result) -> str:
-    """The figures with their intervals, and a line for each instruction."""
-    detail, estimates = result.detail, result.estimates
-    shapes, p_values = detail["shapes"], detail["p_values"]
-    counts = ", ".join(
-        f"{len(names)} {status.replace('_', ' ')}"
-        for status, names in detail["statuses"].items()
-        if names
-    )
-    best = ", ".join(f"{shape} {shapes['best'][shape]}" for shape in SHAPES)
-    lines = [
-        f"context: {result.models.get('model') or 'the model'}, {len(detail['pairs'])} pairs of "
-        f"{len(detail['by_instruction'])} instructions; {counts}",
-        f"α_c {estimates['alpha_c']}, slope {estimates['slope']}, width {estimates['width']}",
-        f"compliance {estimates['compliance_0']} at α = 0, {estimates['compliance_1']} at α = 1",
-        f"best shape by BIC: {best} of {shapes['compared']}; line less threshold "
-        f"{estimates['bic_gain']}",
-        f"hysteresis {estimates['hysteresis']} (p {_shown(p_values['hysteresis'])}): from α = 0 "
-        f"{estimates['area']}, from α = 1 {estimates['reversed_area']}",
-        f"spread of log-odds near α_c over elsewhere {estimates['excess_spread']} nats (p "
-        f"{_shown(p_values['excess_spread'])})",
-        "",
-        f"{'instruction':<18}{'flips':>7}{'α_c':>8}{'slope':>8}{'hysteresis':>12}"
-        f"{'at α = 0':>10}{'at α = 1':>10}",
-    ]
-    for name, own in detail["by_instruction"].items():
-        lines.append(
-            f"{name:<18}{own['flips']:>4}/{own['pairs']:<2}{_shown(own['alpha_c']):>8}"
-            f"{_shown(own['slope']):>8}{_shown(own['hysteresis']):>12}"
-            f"{_shown(own['compliance_0']):>10}{_shown(own['compliance_1']):>10}"
-        )
-    return "\n".join(lines)
-
-
-def _shown(value: float | None) -> str:
-    return "–" if value is None or math.isnan(value) else f"{value:.3f}"

@@ -1,9 +1,9 @@
 """Contexts of a known adversarial ratio, and the model's own answers in them.
 
-A context is a block of whole sentences, the instruction and the adversary's in a chosen number of
-copies each, then the last questions with the model's own answers, then the question again. Only
-the block changes from level to level, so that α is exact in every turn; only the answers carry
-over from turn to turn, so that what depends on the way depends on them alone.
+A context is a block of whole sentences, so many of the instruction and so many of the adversary,
+then the last questions with the model's own answers, then the question again. From level to level
+only the block changes, so that α is exact in every turn. From turn to turn only the answers carry
+over, so that what depends on the way depends on them alone.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from crystalmon.experiments.common.conflicts import Adversary, Instruction
+from crystalmon.experiments.common.conflicts import Adversary, ClosedInstruction
 
 OPENING = "Answer:"
-"""What every answer opens with, in a chat too: else a model rather begins a sentence than says one
-of the closed answers."""
+"""What every answer opens with, in a chat too: without it a model tends to begin a sentence rather
+than say one of the closed answers."""
 LENGTHS = (0.5, 4 / 3)
 """Shortest and longest block, as shares of the tokens asked for."""
 _LENGTH_WEIGHT = 0.05
@@ -74,19 +74,15 @@ def compose_levels(own: int, against: Sequence[int], levels: int, tokens: int) -
             f"{', '.join(map(str, against))}), got {tokens}, which allow {len(alphas)}. Ask for "
             "more tokens."
         )
-    chosen, start = [], 0
-    for number, target in enumerate(np.linspace(0, 1, levels)):
-        ends = (start, start + 1) if number == 0 else (start, len(alphas) - levels + number + 1)
-        places = [len(alphas) - 1] if number == levels - 1 else range(*ends)
-        best = min(
-            places,
-            key=lambda i: (
-                abs(alphas[i] - target) + _LENGTH_WEIGHT * _misfit(found[alphas[i]], tokens)
-            ),
-        )
-        chosen.append(found[alphas[best]])
-        start = best + 1
-    return tuple(chosen)
+
+    def misfit(at: int, target: float) -> float:
+        return abs(alphas[at] - target) + _LENGTH_WEIGHT * _misfit(found[alphas[at]], tokens)
+
+    places = [0]
+    for number, target in enumerate(np.linspace(0, 1, levels)[1:-1], start=1):
+        left = range(places[-1] + 1, len(alphas) - levels + number + 1)
+        places.append(min(left, key=lambda at: misfit(at, target)))
+    return tuple(found[alphas[place]] for place in (*places, len(alphas) - 1))
 
 
 def _mixtures(own: int, against: Sequence[int], tokens: int) -> dict[float, Level]:
@@ -108,7 +104,6 @@ def _misfit(level: Level, tokens: int) -> float:
     return abs((level.instruction_tokens + level.adversarial_tokens) / tokens - 1)
 
 
-@dataclass(frozen=True)
 class Dialogue:
     """One instruction against one adversary, as texts for one tokenizer.
 
@@ -116,39 +111,31 @@ class Dialogue:
         instruction, adversary: the two.
         tokenizer: with a chat template, the block opens the user's first turn, and answers are
             the assistant's, whose turn is begun with `OPENING`; else there is a plain transcript.
-        levels: of α.
-        seed: of the orders other than the first.
+        levels: of α; see `compose_levels`.
+        tokens: of a block.
+        random_seed: of the orders other than the first.
+
+    Raises:
+        ValueError: if the tokens do not allow so many levels.
     """
 
-    instruction: Instruction
-    adversary: Adversary
-    tokenizer: Any
-    levels: tuple[Level, ...]
-    seed: int = 0
-
-    @classmethod
-    def between(
-        cls,
-        instruction: Instruction,
+    def __init__(
+        self,
+        instruction: ClosedInstruction,
         adversary: Adversary,
         tokenizer: Any,
-        *,
         levels: int,
         tokens: int,
-        seed: int = 0,
-    ) -> Dialogue:
-        """With levels composed for this tokenizer.
-
-        Raises:
-            ValueError: if the tokens do not allow so many levels.
-        """
+        random_seed: int = 0,
+    ) -> None:
+        self.instruction, self.adversary = instruction, adversary
+        self._tokenizer, self._random_seed = tokenizer, random_seed
         own = _count(tokenizer, instruction.text)
         against = [_count(tokenizer, text) for text in adversary.against(instruction)]
         try:
-            made = compose_levels(own, against, levels, tokens)
+            self.levels = compose_levels(own, against, levels, tokens)
         except ValueError as error:
             raise ValueError(f"{instruction.id} against {adversary.id}: {error}") from error
-        return cls(instruction, adversary, tokenizer, made, seed)
 
     def text(self, level: int, order: int = 0, history: History = ()) -> str:
         """What the model is shown.
@@ -161,7 +148,7 @@ class Dialogue:
         question = self.instruction.question
         turns = [(question, self.instruction.answers[answer]) for answer in history]
         block = " ".join(self._sentences(level, order))
-        if getattr(self.tokenizer, "chat_template", None):
+        if getattr(self._tokenizer, "chat_template", None):
             return self._chat(block, question, turns)
         told = "".join(f"Question: {asked}\n{OPENING} {answer}\n" for asked, answer in turns)
         return f"{block}\n\n{told}Question: {question}\n{OPENING}"
@@ -172,7 +159,7 @@ class Dialogue:
         sentences = [*[self.instruction.text] * made.copies, *against]
         if order:
             # the same shuffle whatever the pair, so that pairs differ in their words alone
-            rng = np.random.default_rng([self.seed, order, level])
+            rng = np.random.default_rng([self._random_seed, order, level])
             sentences = [sentences[place] for place in rng.permutation(len(sentences))]
         return sentences
 
@@ -184,12 +171,12 @@ class Dialogue:
             messages.append({"role": "assistant", "content": f"{OPENING} {answer}"})
             asked = question
         messages.append({"role": "user", "content": asked})
-        text = self.tokenizer.apply_chat_template(
+        text = self._tokenizer.apply_chat_template(
             messages, add_generation_prompt=True, tokenize=False
         )
         # a template writes the beginning itself, which the tokenizer would put there again
-        begin = getattr(self.tokenizer, "bos_token", None)
-        added = begin and self.tokenizer("")["input_ids"][:1] == [self.tokenizer.bos_token_id]
+        begin = getattr(self._tokenizer, "bos_token", None)
+        added = begin and self._tokenizer("")["input_ids"][:1] == [self._tokenizer.bos_token_id]
         return (text.removeprefix(begin) if added else text) + OPENING
 
 

@@ -1,20 +1,20 @@
 """Drift: how far generated text moves a model from what it says to the instruction alone.
 
 After t tokens of a response y to an instruction x, D(t) = KL(π(·|x, y_<t) ‖ π(·|x)) in nats over
-the whole vocabulary (spec section 8): the next token's distribution given everything so far, from
-that given the instruction alone. Its slope is fitted by least squares over t, one text at a time.
+the whole vocabulary (`metrics/README.md`): the next token's distribution given everything so far,
+from that given the instruction alone. Its slope is fitted by least squares over t, text by text.
 
 **Cost.** A text is generated with the key-value cache and then run through once, so that the
-tokens which go through the model are linear in the tokens of the text.
+tokens that go through the model are linear in the tokens of the text.
 
-**Burn-in.** D(0) = 0 by definition, and D rises at once with the first tokens, as what goes on in
-a sentence is nothing that a response begins with: that is form, not drift. The first tokens after
-each start, of the response or of the answer to the repeated instruction, are left out.
+**Burn-in.** D(0) = 0 by definition, and D rises at once with the first tokens, since a sentence
+goes on with other words than a response begins with: that is form, not drift. The fits leave out
+the first tokens after each start, of the response or of the answer to the repeated instruction.
 
 **Length.** Every text has all its tokens: those that end a text are not drawn. The distributions
 that are measured contain them.
 
-**Repetition.** Halfway through the instruction is given again, as a new turn of the conversation
+**Repetition.** Halfway through, the instruction is given again, as a new turn of the conversation
 (on a line of its own without a chat template), and the model goes on; t counts generated tokens.
 
 Axes: N instructions, S points of t, V vocabulary.
@@ -23,10 +23,10 @@ Axes: N instructions, S points of t, V vocabulary.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from torch import Tensor
@@ -37,20 +37,20 @@ from crystalmon.experiments.common.instructions import (
     Instructions,
     fingerprint,
     resolve,
-    spread,
+    take_evenly,
 )
-from crystalmon.experiments.common.intervals import mean_estimate, row_of
 from crystalmon.experiments.common.parts import Parts
-from crystalmon.experiments.common.responses import groups_of, seed_of, wide_pair
-from crystalmon.experiments.common.subject import Subject, Text
+from crystalmon.experiments.common.responses import groups_of, random_seed_of, wide_pair
+from crystalmon.experiments.common.scored_texts import Text
+from crystalmon.experiments.common.statistics import mean_estimate
+from crystalmon.experiments.common.subject import Subject
 from crystalmon.metrics.vocabulary import kl_divergence
 from crystalmon.runs.results import Result
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 SCORED = 4
 """Texts of a part that are scored together."""
+
+_Texts = Mapping[str, Mapping[str, list[int]]]
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,13 @@ class Drift(Experiment):
         every: t goes in steps of so many tokens.
         burn_in: tokens after each start that the fits leave out.
         repeat: measure the repetition too.
-        count: instructions, taken from all categories alike; all if None.
+        count: instructions, as evenly as possible from all categories; all if None.
         instructions: to take them from; the bundled ones if None.
         seed: of the responses.
     """
 
     name: ClassVar[str] = "drift"
+    display: ClassVar[str] = "drift.drift_display"
     tokens: int = 256
     every: int = 4
     burn_in: int = 32
@@ -78,15 +79,9 @@ class Drift(Experiment):
 
     def __post_init__(self) -> None:
         """Refuse settings that leave no slope to fit."""
-        numbers = ("tokens", "every", "burn_in", "seed")
-        check_whole(self, *numbers, *(() if self.count is None else ("count",)))
-        for what, value, least in (
-            ("every", self.every, 1),
-            ("burn_in", self.burn_in, 0),
-            ("count", 1 if self.count is None else self.count, 1),
-        ):
-            if value < least:
-                raise ValueError(f"{what} must be at least {least}, got {value!r}. Ask for more.")
+        check_whole(self, tokens=1, every=1, burn_in=0, seed=0)
+        if self.count is not None:
+            check_whole(self, count=1)
         if self.tokens // 2 < self.burn_in + 3 * self.every:
             raise ValueError(
                 f"tokens must leave three points in each half after {self.burn_in} tokens of "
@@ -101,7 +96,7 @@ class Drift(Experiment):
 
     @property
     def _chosen(self) -> tuple[Instruction, ...]:
-        return spread(resolve(self.instructions), self.count)
+        return take_evenly(resolve(self.instructions), self.count)
 
     @property
     def half(self) -> int:
@@ -123,40 +118,29 @@ class Drift(Experiment):
         texts = self._draw(subject, parts)
         kinds = ("plain", "repeated") if self.repeat else ("plain",)
         scores = {kind: self._score(subject, kind, texts, parts) for kind in kinds}
-        return self.result(scores, {"model": subject.name}, time.perf_counter() - start)
+        return self._result(scores, subject.name, time.perf_counter() - start)
 
-    def _draw(self, subject: Subject, parts: Parts) -> dict[str, dict[str, list[int]]]:
+    def _draw(self, subject: Subject, parts: Parts) -> _Texts:
         """By instruction, token ids: `prompt`, `plain`, and `again` with what is `repeated`."""
-        chosen = self._chosen
-        groups = dict(groups_of("texts", chosen))
+        groups = groups_of("texts", self._chosen)
         for key in parts.missing(groups, "drift: texts"):
-            prompts = [subject.prompt(each.text) for each in groups[key]]
-            seed = seed_of(self.seed, key)
-            plain = subject.generate(prompts, self.tokens, seed, past_end=True)
-            found = [
-                {"prompt": list(prompt), "plain": list(text)}
-                for prompt, text in zip(prompts, plain, strict=True)
-            ]
+            asked = [each.text for each in groups[key]]
+            prompts = [subject.prompt(text) for text in asked]
+            seeds = (random_seed_of(self.seed, part) for part in (key, f"{key}/repeated"))
+            plain = subject.generate(prompts, self.tokens, next(seeds), past_end=True)
+            columns = {"prompt": prompts, "plain": plain}
             if self.repeat:
-                self._go_on(subject, groups[key], found, seed_of(self.seed, f"{key}/repeated"))
-            ids = [each.id for each in groups[key]]
-            parts.put(key, dict(zip(ids, found, strict=True)))
+                again = [subject.request_again(text) for text in asked]
+                triples = zip(prompts, plain, again, strict=True)
+                starts = [(*start, *text[: self.half], *more) for start, text, more in triples]
+                rest = subject.generate(starts, self.tokens - self.half, next(seeds), past_end=True)
+                columns |= {"again": again, "repeated": rest}
+            found = {
+                each.id: {name: column[i] for name, column in columns.items()}
+                for i, each in enumerate(groups[key])
+            }
+            parts.put(key, found)
         return {id_: text for key in groups for id_, text in parts[key].items()}
-
-    def _go_on(
-        self,
-        subject: Subject,
-        instructions: Sequence[Instruction],
-        found: Sequence[dict[str, list[int]]],
-        seed: int,
-    ) -> None:
-        """Add what comes after the repetition to the texts, whose first halves stay."""
-        for each, text in zip(instructions, found, strict=True):
-            text["again"] = list(subject.request_again(each.text))
-        starts = [(*text["prompt"], *text["plain"][: self.half], *text["again"]) for text in found]
-        rest = subject.generate(starts, self.tokens - self.half, seed, past_end=True)
-        for text, own in zip(found, rest, strict=True):
-            text["repeated"] = list(own)
 
     def _text(self, kind: str, text: Mapping[str, list[int]]) -> Text:
         """What is scored: the prompt's end first, then each t; of a repetition, t after it."""
@@ -169,15 +153,9 @@ class Drift(Experiment):
         after = self.points[self.points > self.half] + start + len(again)
         return Text(tokens, (start, *after.tolist()))
 
-    def _score(
-        self,
-        subject: Subject,
-        kind: str,
-        texts: Mapping[str, Mapping[str, list[int]]],
-        parts: Parts,
-    ) -> dict[str, list[float]]:
-        """D(t) of each text; of a repetition, the first half is the plain text's."""
-        groups = dict(groups_of(kind, sorted(texts), SCORED))
+    def _score(self, subject: Subject, kind: str, texts: _Texts, parts: Parts) -> np.ndarray:
+        """[N, S] D(t) of each text; of a repetition, the points after it."""
+        groups = groups_of(kind, sorted(texts), SCORED)
         for key in parts.missing(groups, f"drift: {kind}"):
             found: dict[str, list[float]] = {}
             ids = groups[key]
@@ -188,30 +166,21 @@ class Drift(Experiment):
 
             subject.score([self._text(kind, texts[id_]) for id_ in ids], compare)
             parts.put(key, subject.ranks.broadcast(found))
-        return {id_: values for key in groups for id_, values in parts[key].items()}
+        scores = {id_: values for key in groups for id_, values in parts[key].items()}
+        return np.array([scores[each.id] for each in self._chosen], dtype=np.float64)
 
-    def result(
-        self,
-        scores: Mapping[str, Mapping[str, Sequence[float]]],
-        models: Mapping[str, str | None],
-        seconds: float | None = None,
+    def _result(
+        self, scores: Mapping[str, np.ndarray], model: str | None, seconds: float
     ) -> Result:
-        """What D(t) comes to.
-
-        Args:
-            scores: D(t) by kind (`plain`, `repeated`) and instruction id.
-            models, seconds: of the result.
-        """
-        ids = [each.id for each in self._chosen]
-        plain = np.array([scores["plain"][id_] for id_ in ids], dtype=np.float64)
-        late = self.points > self.burn_in
-        values = {"slope": slopes(self.points[late], plain[:, late])}
+        """What D(t) comes to; scores by kind, `plain` and `repeated`."""
+        plain, points = scores["plain"], self.points
+        late = points > self.burn_in
+        values = {"slope": slopes(points[late], plain[:, late])}
         values["level"] = plain[:, late].mean(axis=1)
-        detail: dict[str, Any] = {"profile": self._profile(self.points, plain)}
+        detail: dict[str, Any] = {"profile": self._profile(points, plain)}
         if self.repeat:
-            second = np.array([scores["repeated"][id_] for id_ in ids], dtype=np.float64)
-            values |= self._repetition(plain, second)
-            detail["repeated"] = self._profile(self.points[self.points > self.half], second)
+            values |= self._repetition(plain, scores["repeated"])
+            detail["repeated"] = self._profile(points[points > self.half], scores["repeated"])
         rows = {
             each.id: {"category": each.category}
             | {key: float(value[i]) for key, value in values.items()}
@@ -219,6 +188,7 @@ class Drift(Experiment):
         }
         detail |= {"by_instruction": rows, "burn_in": self.burn_in, "half": self.half}
         estimates = {key: mean_estimate(value, self.seed) for key, value in values.items()}
+        models = {"model": model}
         return Result(self.name, self.settings, models, estimates, detail, seconds=seconds)
 
     def _repetition(self, plain: np.ndarray, second: np.ndarray) -> dict[str, np.ndarray]:
@@ -230,10 +200,9 @@ class Drift(Experiment):
         """
         points = self.points
         whole = np.concatenate([plain[:, points <= self.half], second], axis=1)
-        settled = points > self.half + self.burn_in
-        used = ((points > self.burn_in) & (points <= self.half)) | settled
+        late, settled = points > self.burn_in, points > self.half + self.burn_in
+        used = (late & (points <= self.half)) | settled
         repeated = slopes(points[used], whole[:, used])
-        late = points > self.burn_in
         return {
             "slope_repeated": repeated,
             "slope_change": repeated - slopes(points[late], plain[:, late]),
@@ -243,26 +212,16 @@ class Drift(Experiment):
     def _profile(self, points: np.ndarray, values: np.ndarray) -> list[dict[str, Any]]:
         """The mean over instructions at each t, with its interval."""
         return [
-            {"t": int(t)} | row_of(mean_estimate(column, self.seed))
+            {"t": int(t)} | asdict(mean_estimate(column, self.seed))
             for t, column in zip(points, values.T, strict=True)
         ]
 
-    @staticmethod
-    def table(result: Result) -> str:
-        """The slopes, the level, and what the repetition changes."""
-        from crystalmon.experiments.drift.drift_views import table
-
-        return table(result)
-
-    @staticmethod
-    def figure(result: Result) -> Figure:
-        """D(t), and the slopes of the instructions."""
-        from crystalmon.experiments.drift.drift_views import figure
-
-        return figure(result)
-
 
 def slopes(points: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """[N] least-squares slopes of values [N, S] over points [S]."""
+    """[N] least-squares slopes of values [N, S] over points [S].
+
+    >>> slopes(np.array([4, 8, 12]), np.array([[0.0, 1.0, 2.0]])).tolist()
+    [0.25]
+    """
     centred = points - points.mean()
     return values @ centred / (centred @ centred)

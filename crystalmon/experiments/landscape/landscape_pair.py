@@ -8,34 +8,25 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from crystalmon.experiments.common.instructions import Instruction, resolve
+from crystalmon.experiments.common import responses
+from crystalmon.experiments.common.instructions import resolve
 from crystalmon.experiments.common.parts import Parts
-from crystalmon.experiments.common.responses import (
-    Drawn,
-    HeldLogProbs,
-    KeptLogProbs,
-    are_drawn,
-    by_length,
-    draw,
-    drawn_texts,
-    groups_of,
-    keep,
-)
+from crystalmon.experiments.common.responses import Drawn, KeptLogProbs
 from crystalmon.experiments.common.subject import Subject
 from crystalmon.experiments.landscape.free_energies import Landscape, free_energies
 from crystalmon.runs.results import Result
 from crystalmon.scoring.models import vocabulary_size
 
-Loader = Callable[[], Subject]
-
 
 def measure_landscape(
-    load_model: Loader,
-    load_base: Loader,
+    load_model: Callable[[], Subject],
+    load_base: Callable[[], Subject],
     settings: Landscape,
     folder: Path,
     parts: Parts,
@@ -50,63 +41,65 @@ def measure_landscape(
 
     Args:
         load_model, load_base: load the aligned model, and the base.
-        settings: of the experiment.
-        folder: where to work.
-        parts: what an interrupted call has finished.
+        settings, folder, parts: see `Landscape.measure`.
         together: hold both models, and write nothing.
 
     Raises:
         ValueError: if the two do not read the same tokens.
     """
     start = time.perf_counter()
-    instructions = resolve(settings.instructions)
     kept = KeptLogProbs(folder / f"{Landscape.name}-{parts.mark}.work")
     if together:
-        names, texts, scores = _measure_together(load_model, load_base, settings, parts)
-    else:
-        if not (are_drawn(instructions, parts) and _all_kept(instructions, kept, parts)):
-            _keep_model(load_model(), settings, kept, parts)
-            _free()
-        base = load_base()
-        texts = drawn_texts(instructions, parts)
+        model, base = load_model(), load_base()
+        texts = _draw(model, settings, parts)
         check_same_tokens(base, texts)
+        held: dict[str, Tensor] = {}
+        before = partial(responses.keep, model, put=held.__setitem__)
+        scores = free_energies(base, texts, held.pop, parts, kept_is_base=False, before=before)
+        names = {"model": model.name, "base": base.name}
+    else:
+        texts = _all_kept(settings, kept, parts)
+        if texts is None:
+            texts = keep_model(load_model(), settings, kept, parts)
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+        base = load_base()
+        check_same_tokens(base, texts)
+        scores = free_energies(base, texts, kept.get, parts, kept_is_base=False)
         names = {"model": parts["model"], "base": base.name}
-        scores = free_energies(base, texts, kept, parts, kept_is_base=False)
     kept.remove()
-    seconds = time.perf_counter() - start
-    return settings.result(texts, scores, names, "model", seconds)
+    return settings.result(texts, scores, names, "model", time.perf_counter() - start)
 
 
-def _measure_together(
-    load_model: Loader, load_base: Loader, settings: Landscape, parts: Parts
-) -> tuple[dict[str, str | None], list[Drawn], dict[str, list[float]]]:
-    model, base = load_model(), load_base()
-    texts = draw(model, resolve(settings.instructions), settings.tokens, settings.seed, parts)
-    check_same_tokens(base, texts)
-    scores = free_energies(base, texts, HeldLogProbs(), parts, kept_is_base=False, first=model)
-    return {"model": model.name, "base": base.name}, texts, scores
+def _draw(model: Subject, settings: Landscape, parts: Parts) -> list[Drawn]:
+    """The model's responses to all instructions."""
+    return responses.draw(
+        model, resolve(settings.instructions), settings.tokens, settings.seed, parts
+    )
 
 
-def _keep_model(model: Subject, settings: Landscape, kept: KeptLogProbs, parts: Parts) -> None:
-    """Draw from the model and keep what it says."""
+def keep_model(
+    model: Subject, settings: Landscape, kept: KeptLogProbs, parts: Parts
+) -> list[Drawn]:
+    """Draw from the model, and keep its log-probabilities along the texts that lack them."""
     parts.put("model", model.name)
-    texts = draw(model, resolve(settings.instructions), settings.tokens, settings.seed, parts)
-    groups = dict(groups_of("kept", by_length(texts)))
+    texts = _draw(model, settings, parts)
+    groups = responses.groups_of("kept", responses.by_length(texts))
     lost = [key for key, own in groups.items() if not all(each.id in kept for each in own)]
     for key in [*(key for key in lost if key in parts), *parts.missing(groups, "model")]:
-        keep(model, groups[key], kept)
+        responses.keep(model, groups[key], kept.put)
         parts.put(key, True)
+    return texts
 
 
-def _all_kept(instructions: Sequence[Instruction], kept: KeptLogProbs, parts: Parts) -> bool:
-    groups = groups_of("kept", list(instructions))
-    return all(key in parts for key, _ in groups) and all(each.id in kept for each in instructions)
-
-
-def _free() -> None:
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+def _all_kept(settings: Landscape, kept: KeptLogProbs, parts: Parts) -> list[Drawn] | None:
+    """The model's texts, if it has nothing left to do."""
+    instructions = resolve(settings.instructions)
+    keys = [key for what in ("texts", "kept") for key in responses.groups_of(what, instructions)]
+    if all(key in parts for key in keys) and all(each.id in kept for each in instructions):
+        return responses.drawn_texts(instructions, parts)
+    return None
 
 
 def check_same_tokens(base: Subject, texts: Sequence[Drawn]) -> None:

@@ -1,40 +1,39 @@
 """The essay's predictions as tests over the results of the experiments.
 
-Every prediction is put so that a positive effect agrees with it. It is supported if the whole 95%
-interval is above 0, and not all of it under what counts as an effect; contradicted if the whole
-interval is under that; else undetermined. Where there is a test by exchange, what it leaves to
-chance is not supported. Those on the KL penalty have the verdicts of `trends`. The predictions are
-not corrected for being several. Nothing here needs torch.
+Every prediction is put so that a positive effect agrees with it. It is supported if its whole 95%
+interval is above 0 and reaches what counts as an effect, contradicted if the whole interval is
+below what counts as an effect, else undetermined. Where there is also an exchange test, only a
+significant effect is supported. Those on the KL penalty have the verdicts of their trends. The
+predictions are not corrected for being several. Nothing here needs torch.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from crystalmon.experiments.common.resampling import estimate
-from crystalmon.experiments.common.trends import spearman
-from crystalmon.experiments.context.compliance import array
-from crystalmon.experiments.context.context_summary import mean_of_known
-from crystalmon.runs.records import json_value
+from crystalmon.experiments.common.statistics import (
+    CONTRADICTED,
+    SIGNIFICANT,
+    SUPPORTED,
+    UNDETERMINED,
+    Verdict,
+    bounded_estimate,
+    mean_of_known,
+    spearman,
+)
 from crystalmon.runs.results import Estimate, Result
 
-SUPPORTED, CONTRADICTED, UNDETERMINED = "supported", "contradicted", "undetermined"
-Outcome = Literal["supported", "contradicted", "undetermined"]
-
 LEAST_UNITS = 5
-"""Instructions or runs below which nothing is said."""
+"""Instructions below which nothing is said."""
 NOTABLE_CORRELATION = 0.1
 NOTABLE_AREA = 0.01
 """Effects below these, though in the predicted direction, count as none."""
-SIGNIFICANT = 0.05
-
-Results = Mapping[str, Result]
 
 
 @dataclass(frozen=True)
@@ -53,37 +52,34 @@ class Prediction:
     claim: str
     measure: str
     effect: Estimate
-    verdict: Outcome
+    verdict: Verdict
     n: int
     reason: str
 
-    def to_json(self) -> dict[str, Any]:
-        """A JSON-ready dict."""
-        return json_value({**asdict(self), "effect": self.effect.to_json()})
 
-
-def judge_predictions(results: Sequence[Result]) -> tuple[Prediction, ...]:
-    """All predictions, on what there is.
+def judge_predictions(results: Sequence[Result]) -> dict[str, Prediction]:
+    """All predictions by their keys, on what there is.
 
     Args:
         results: of `landscape`, `context`, `drift` and `sharpness`, on one model; the last one of
             each counts. What is missing leaves its predictions undetermined.
     """
     by_name = {result.experiment: result for result in results}
-    return tuple(test.judge(by_name) for test in _TESTS)
+    found = {}
+    for key, test in _TESTS.items():
+        if absent := [name for name in test.needs if name not in by_name]:
+            outcome = _unknown(f"no result of {' and '.join(absent)}")
+        else:
+            outcome = test.find(*(by_name[name] for name in test.needs))
+        found[key] = Prediction(test.claim, test.measure, *outcome)
+    return found
 
 
-class _Found(NamedTuple):
-    """What a test has found; see `Prediction`."""
-
-    effect: Estimate
-    verdict: Outcome
-    n: int
-    reason: str
+_Found = tuple[Estimate, Verdict, int, str]
+"""Effect, verdict, n and reason; see `Prediction`."""
 
 
-@dataclass(frozen=True)
-class _Test:
+class _Test(NamedTuple):
     """A prediction that can be tested: its claim and measure, the results it needs, and how."""
 
     claim: str
@@ -91,21 +87,16 @@ class _Test:
     needs: tuple[str, ...]
     find: Callable[..., _Found]
 
-    def judge(self, results: Results) -> Prediction:
-        """The prediction, undetermined where a result is missing."""
-        if absent := [name for name in self.needs if name not in results]:
-            found = _unknown(f"no result of {' and '.join(absent)}")
-        else:
-            found = self.find(*(results[name] for name in self.needs))
-        return Prediction(self.claim, self.measure, *found)
-
 
 def _unknown(reason: str) -> _Found:
-    return _Found(Estimate(math.nan), UNDETERMINED, 0, reason)
+    return Estimate(math.nan), UNDETERMINED, 0, reason
 
 
-def judge(effect: Estimate, notable: float = 0.0) -> Outcome:
+def judge(effect: Estimate, notable: float = 0.0) -> Verdict:
     """The verdict on an effect of which a positive one is predicted.
+
+    >>> judge(Estimate(0.5, 0.2, 0.8)), judge(Estimate(0.5, -0.1, 0.8))
+    ('supported', 'undetermined')
 
     Args:
         effect: with its interval; without one, nothing is determined.
@@ -122,19 +113,18 @@ def _correlation(
     pairs: Sequence[tuple[float, float]], sign: int, what: str, note: str = ""
 ) -> _Found:
     """Spearman's ρ times the predicted sign, bootstrapped over units."""
-    x, y = (array([pair[side] for pair in pairs]) for side in (0, 1))
-    effect = Estimate(math.nan)
-    if len(pairs) >= LEAST_UNITS:
-        effect = estimate(
-            len(pairs), lambda units: sign * float(spearman(x[None, units], y[None, units])[0])
-        )
-    if len(pairs) < LEAST_UNITS:
-        reason = f"only {len(pairs)} {what}, fewer than {LEAST_UNITS}"
-    elif math.isnan(effect.value):
-        reason = f"one of the two is the same in all of {len(pairs)} {what}"
+    count, effect = len(pairs), Estimate(math.nan)
+    if count < LEAST_UNITS:
+        reason = f"only {count} {what}, fewer than {LEAST_UNITS}"
     else:
-        reason = f"ρ = {sign * effect.value:+.2f} over {len(pairs)} {what}"
-    return _Found(effect, judge(effect, NOTABLE_CORRELATION), len(pairs), reason + note)
+        x, y = np.array(pairs, dtype=float).T
+        effect = bounded_estimate(
+            count, lambda units: sign * float(spearman(x[None, units], y[None, units])[0])
+        )
+        reason = f"ρ = {sign * effect.value:+.2f} over {count} {what}"
+        if math.isnan(effect.value):
+            reason = f"one of the two is the same in all of {count} {what}"
+    return effect, judge(effect, NOTABLE_CORRELATION), count, reason + note
 
 
 def _joined(
@@ -165,43 +155,52 @@ def _energy_and_drift(landscape: Result, drift: Result) -> _Found:
 
 
 def _threshold(context: Result) -> _Found:
-    shapes, effect = context.detail["shapes"], context.estimates["bic_gain"]
+    shapes = context.detail["shapes"]
     best = shapes["best"]
     reason = (
         f"of {shapes['compared']} pairs that fall, best by BIC are {best['sigmoid']} sigmoids, "
         f"{best['step']} steps, {best['linear']} lines; decisive for a threshold "
         f"{shapes['threshold_decisive']}, for a line {shapes['line_decisive']}"
     )
-    count = _count(context, "bic_gain")
-    return _Found(effect, _enough(count, judge(effect)), count, reason)
+    return _in_context(context, "bic_gain", reason)
 
 
 def _hysteresis(context: Result) -> _Found:
-    effect, chance = context.estimates["hysteresis"], _chance(context, "hysteresis")
+    chance = _number(context.detail["p_values"]["hysteresis"])
     reason = (
         f"loop from α = 0 {context.estimates['area']}, from α = 1 "
         f"{context.estimates['reversed_area']}; p of both together {chance:.3g}"
     )
-    count = _count(context, "hysteresis")
-    verdict = _enough(count, _also_by_chance(judge(effect, NOTABLE_AREA), chance))
-    return _Found(effect, verdict, count, reason)
+    return _in_context(context, "hysteresis", reason, NOTABLE_AREA, chance)
 
 
 def _fluctuations(context: Result) -> _Found:
-    effect, chance = context.estimates["excess_spread"], _chance(context, "excess_spread")
-    count = _count(context, "excess_spread")
+    chance = _number(context.detail["p_values"]["excess_spread"])
+    effect = context.estimates["excess_spread"]
     reason = f"spread over orders near α_c less that elsewhere {effect}; p {chance:.3g}"
-    return _Found(effect, _enough(count, _also_by_chance(judge(effect), chance)), count, reason)
+    return _in_context(context, "excess_spread", reason, chance=chance)
+
+
+def _in_context(
+    context: Result, key: str, reason: str, notable: float = 0.0, chance: float = 0.0
+) -> _Found:
+    """An estimate of the context experiment; with a p-value, it must be significant too."""
+    effect = context.estimates[key]
+    count = sum(_known(own[key]) for own in context.detail["by_instruction"].values())
+    verdict = judge(effect, notable)
+    if count < LEAST_UNITS or (verdict == SUPPORTED and not chance <= SIGNIFICANT):
+        verdict = UNDETERMINED
+    return effect, verdict, count, reason
 
 
 def _sharper(key: str, sharpness: Result) -> _Found:
-    """The correlation with β of one figure of the sweep, times the predicted sign."""
+    """The correlation with β of one measure of the runs, times the predicted sign."""
     found = sharpness.detail["trends"][key]
     sign = found["predicted"]
     ends = sorted(sign * _number(end) for end in found["correlation_interval"])
     effect = Estimate(sign * _number(found["correlation"]), *ends)
     reason = f"over {found['runs']} runs, p {_number(found['p_value']):.3g}"
-    return _Found(effect, found["verdict"], found["runs"], reason)
+    return effect, found["verdict"], found["runs"], reason
 
 
 def _number(value: float | None) -> float:
@@ -209,97 +208,69 @@ def _number(value: float | None) -> float:
 
 
 def _drift(key: str, sign: int, drift: Result) -> _Found:
-    """The mean of one of the drift's figures, times the predicted sign."""
+    """The mean of one of the drift's measures, times the predicted sign."""
     own = drift.detail["by_instruction"]
-    known = array([v for each in own.values() if _known(v := each.get(key))])
+    known = np.array([v for each in own.values() if _known(v := each.get(key))], dtype=float)
     if not len(known):
         return _unknown(f"the result of drift has no {key.replace('_', ' ')}")
     effect = mean_of_known(sign * known)
     reason = f"so in {np.mean(sign * known > 0):.0%} of {len(known)} instructions"
-    return _Found(effect, judge(effect), len(known), reason)
+    return effect, judge(effect), len(known), reason
 
 
-def _count(result: Result, key: str) -> int:
-    """Instructions that have a figure."""
-    return sum(_known(own[key]) for own in result.detail["by_instruction"].values())
-
-
-def _chance(result: Result, key: str) -> float:
-    return _number(result.detail["p_values"][key])
-
-
-def _enough(count: int, verdict: Outcome) -> Outcome:
-    return verdict if count >= LEAST_UNITS else UNDETERMINED
-
-
-def _also_by_chance(verdict: Outcome, chance: float) -> Outcome:
-    """A prediction that has a permutation test must pass it too."""
-    return UNDETERMINED if verdict == SUPPORTED and not chance <= SIGNIFICANT else verdict
-
-
-_TESTS = (
-    _Test(
+_TESTS = {
+    "free_energy_and_alpha_c": _Test(
         "the costlier an instruction, the less adversarial context breaks it",
         "−ρ(free energy, α_c)",
         ("landscape", "context"),
         _energy_and_alpha,
     ),
-    _Test(
+    "free_energy_and_drift": _Test(
         "the costlier an instruction, the faster it drifts",
         "ρ(free energy, drift slope)",
         ("landscape", "drift"),
         _energy_and_drift,
     ),
-    _Test(
+    "threshold": _Test(
         "compliance falls at a threshold, not along a line",
         "BIC of line − threshold",
         ("context",),
         _threshold,
     ),
-    _Test("the way back differs from the way there", "hysteresis area", ("context",), _hysteresis),
-    _Test(
+    "hysteresis": _Test(
+        "the way back differs from the way there",
+        "hysteresis area",
+        ("context",),
+        _hysteresis,
+    ),
+    "fluctuations": _Test(
         "answers vary most near the threshold",
         "excess spread of log-odds [nats]",
         ("context",),
         _fluctuations,
     ),
-    _Test(
+    "penalty_and_heat_capacity": _Test(
         "a lower KL penalty makes the heat capacity larger",
         "−ρ(β, heat capacity)",
         ("sharpness",),
         partial(_sharper, "heat_capacity"),
     ),
-    _Test(
+    "penalty_and_width": _Test(
         "a lower KL penalty makes the transition narrower",
         "ρ(β, width)",
         ("sharpness",),
         partial(_sharper, "width"),
     ),
-    _Test(
+    "drift": _Test(
         "the model drifts away from its instruction",
         "slope [nats per token]",
         ("drift",),
         partial(_drift, "slope", 1),
     ),
-    _Test(
+    "relief": _Test(
         "repeating the instruction slows drift",
         "fall of slope [nats per token]",
         ("drift",),
         partial(_drift, "slope_change", -1),
     ),
-)
-
-
-def format_predictions(predictions: Sequence[Prediction]) -> str:
-    """A table: claim, effect with interval, n, verdict; under each line its reason."""
-    width = max((len(each.claim) for each in predictions), default=0)
-    measure = max((len(each.measure) for each in predictions), default=0)
-    lines = []
-    for each in predictions:
-        effect = "–" if np.isnan(each.effect.value) else str(each.effect)
-        lines.append(
-            f"{each.claim:<{width}}  {each.verdict:<12}  n {each.n:>3}  "
-            f"{each.measure:<{measure}}  {effect}"
-        )
-        lines.append(f"    {each.reason}")
-    return "\n".join(lines)
+}

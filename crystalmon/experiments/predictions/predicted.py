@@ -4,39 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import ClassVar
 
-from crystalmon.experiments.predictions.judgements import (
-    Prediction,
-    format_predictions,
-    judge_predictions,
-)
-from crystalmon.runs.records import number_value
-from crystalmon.runs.results import Estimate, Result, read_results
+from crystalmon.experiments.common.experiment import Shown
+from crystalmon.experiments.predictions.judgements import Prediction, judge_predictions
+from crystalmon.runs.results import Result, read_results
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-KEYS = (
-    "free_energy_and_alpha_c",
-    "free_energy_and_drift",
-    "threshold",
-    "hysteresis",
-    "fluctuations",
-    "penalty_and_heat_capacity",
-    "penalty_and_width",
-    "drift",
-    "relief",
-)
-"""What the effects are called, in the order of `judge_predictions`."""
 OF_ONE_MODEL = ("landscape", "context", "drift")
 
 
-class Predictions:
+class Predictions(Shown):
     """All predictions on what there is; it needs neither a model nor torch."""
 
-    name = "predictions"
+    name: ClassVar[str] = "predictions"
+    display: ClassVar[str] = "predictions.predictions_display"
 
     @staticmethod
     def measure(folder: Path) -> Result:
@@ -60,31 +43,19 @@ class Predictions:
             experiment=Predictions.name,
             settings={"results": sorted(latest)},
             models={"model": model},
-            estimates={key: each.effect for key, each in zip(KEYS, found, strict=True)},
-            detail={"predictions": [each.to_json() for each in found]},
+            estimates={key: each.effect for key, each in found.items()},
+            detail={"predictions": [asdict(each) for each in found.values()]},
             seconds=time.perf_counter() - began,
         )
 
-    @staticmethod
-    def table(result: Result) -> str:
-        """A line each: claim, verdict, effect."""
-        return format_predictions(_predictions(result))
 
-    @staticmethod
-    def figure(result: Result) -> Figure:
-        """Each effect with its interval."""
-        from crystalmon.experiments.predictions.predictions_figure import predictions_figure
-
-        return predictions_figure(_predictions(result))
-
-
-def _judged(folder: Path, results: Sequence[Result]) -> tuple[Prediction, ...]:
+def _judged(folder: Path, results: Sequence[Result]) -> dict[str, Prediction]:
     try:
         return judge_predictions(results)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"results in {folder} must be as this crystalmon writes them, and one lacks what a "
-            f"prediction needs: {type(error).__name__} {error}. Measure it again."
+            f"a result in {folder} lacks what a prediction needs: {type(error).__name__} {error}. "
+            "This crystalmon has not written it: measure it again."
         ) from error
 
 
@@ -96,10 +67,3 @@ def _model_of(results: Sequence[Result]) -> str | None:
             f"results must be of one model, got {told}. Keep each model's in a folder of its own."
         )
     return next(iter(names), None)
-
-
-def _predictions(result: Result) -> list[Prediction]:
-    return [
-        Prediction(**{**number_value(each), "effect": Estimate(**number_value(each["effect"]))})
-        for each in result.detail["predictions"]
-    ]

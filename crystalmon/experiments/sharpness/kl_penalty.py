@@ -1,8 +1,8 @@
 """Sharpness against the KL penalty: runs that differ in beta, from their run folders alone.
 
-The essay expects a lower penalty to give a sharper transition. Of every run: the heat capacity of
+The essay expects a lower penalty to give a sharper transition. Each run gives the heat capacity of
 its answers at the end, the width of its transition in training steps and the largest
-susceptibility in it; against beta, their rank correlation and their slope in log beta.
+susceptibility in it. Each of the three has a rank correlation with beta and a slope in log beta.
 
 Axes: N runs, R resamples or permutations of them.
 """
@@ -14,17 +14,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import ClassVar
 
 import numpy as np
 
 from crystalmon.analysis.transition import classify_transition
-from crystalmon.experiments.common.trends import Trend, trend
+from crystalmon.experiments.common.experiment import Shown
+from crystalmon.experiments.common.statistics import trend
 from crystalmon.runs.reader import Run, read_run
 from crystalmon.runs.results import Estimate, Result
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 PENALTIES = ("beta", "kl_coef")
 """What TRL's trainers call the weight of the KL penalty: PPO has the second name."""
@@ -41,9 +39,8 @@ class SharpnessOfRun:
     """How sharp one run's transition was.
 
     Args:
-        name: the run's.
-        beta: its KL penalty.
-        seed: the trainer's; None where the run does not tell.
+        name, beta: the run's name, and its KL penalty.
+        seed: the trainer's random seed; None where the run does not tell.
         heat_capacity: the suite's at the last probe, Var(z) at T = 1.
         susceptibility: the suite's largest within one width of the transition's midpoint: on the
             way there, the base's own can be larger. NaN where there was no transition.
@@ -63,10 +60,11 @@ class SharpnessOfRun:
     transition: str
 
 
-class Sharpness:
+class Sharpness(Shown):
     """The experiment on a set of runs; it needs neither a model nor torch."""
 
-    name = "sharpness"
+    name: ClassVar[str] = "sharpness"
+    display: ClassVar[str] = "sharpness.sharpness_display"
 
     @staticmethod
     def measure(
@@ -89,17 +87,26 @@ class Sharpness:
         runs = [read_run(path) for path in paths]
         _check_alike(runs)
         known = _penalties(runs, betas)
-        found = [
-            sharpness_of(run, beta, name)
-            for run, beta, name in zip(runs, known, _names(runs), strict=True)
-        ]
+        names = [run.name for run in runs]
+        if len(set(names)) < len(names):
+            names = [str(run.folder) for run in runs]
+        found = [sharpness_of(*each) for each in zip(runs, known, names, strict=True)]
         found.sort(key=lambda run: (run.beta, run.name))
-        trends = {key: _trend(found, key, replicates) for key in MEASURES}
+        beta = np.array([run.beta for run in found])
+        trends = {
+            key: trend(beta, _counted(found, key), sign, replicates)
+            for key, sign in MEASURES.items()
+        }
+        estimates: dict[str, Estimate] = {}
+        for key, value in trends.items():
+            correlation, slope = value.correlation_interval, value.slope_interval
+            estimates[f"{key}_correlation"] = Estimate(value.correlation, *correlation)
+            estimates[f"{key}_slope"] = Estimate(value.slope, *slope)
         return Result(
-            experiment="sharpness",
+            experiment=Sharpness.name,
             settings={"replicates": replicates, "suite": runs[0].info.get("suite")},
             models={"model": runs[0].info.get("model")},
-            estimates=_estimates(trends),
+            estimates=estimates,
             detail={
                 "runs": [asdict(run) for run in found],
                 "trends": {key: asdict(value) for key, value in trends.items()},
@@ -107,27 +114,9 @@ class Sharpness:
             seconds=time.perf_counter() - began,
         )
 
-    @staticmethod
-    def table(result: Result) -> str:
-        """A line per run, a line per trend."""
-        from crystalmon.experiments.sharpness.sharpness_views import sharpness_table
 
-        return sharpness_table(result)
-
-    @staticmethod
-    def figure(result: Result) -> Figure:
-        """Each measure against beta."""
-        from crystalmon.experiments.sharpness.sharpness_views import sharpness_figure
-
-        return sharpness_figure(result)
-
-
-def penalty_of(run: Run) -> float:
-    """The KL penalty that a run was trained with.
-
-    Raises:
-        ValueError: if its `run.json` does not tell: it is older, or its trainer has none.
-    """
+def _penalty_of(run: Run) -> float:
+    """The KL penalty that a run was trained with; an older `run.json` may not tell."""
     training = run.info.get("training") or {}
     for name in PENALTIES:
         if isinstance(training.get(name), int | float):
@@ -172,9 +161,7 @@ def sharpness_of(run: Run, beta: float, name: str | None = None) -> SharpnessOfR
 
 def _check_alike(runs: Sequence[Run]) -> None:
     folders = [run.folder.resolve() for run in runs]
-    if twice := [
-        run.name for run, own in zip(runs, folders, strict=True) if folders.count(own) > 1
-    ]:
+    if twice := [run.name for run in runs if folders.count(run.folder.resolve()) > 1]:
         raise ValueError(
             f"a run must be given once, got {twice[0]} more than once. Repetitions are runs of "
             "their own, of other seeds."
@@ -194,7 +181,7 @@ def _penalties(runs: Sequence[Run], betas: Sequence[float] | None) -> list[float
         raise ValueError(
             f"--beta must be given once for each run, {len(runs)} times, got {len(betas)}."
         )
-    known = [penalty_of(run) for run in runs] if betas is None else [*map(_checked, betas)]
+    known = [_penalty_of(run) for run in runs] if betas is None else [*map(_checked, betas)]
     if len(set(known)) < 2:
         raise ValueError(
             f"runs must differ in their KL penalty, got {sorted(set(known))}. "
@@ -209,28 +196,7 @@ def _checked(beta: float) -> float:
     return float(beta)
 
 
-def _names(runs: Sequence[Run]) -> list[str]:
-    """The runs' names; their folders where two have the same one."""
-    names = [run.name for run in runs]
-    return names if len(set(names)) == len(names) else [str(run.folder) for run in runs]
-
-
-def _trend(runs: Sequence[SharpnessOfRun], key: str, replicates: int) -> Trend:
-    beta = np.array([run.beta for run in runs])
-    values = np.array([_value(run, key) for run in runs])
-    return trend(beta, values, MEASURES[key], replicates)
-
-
-def _value(run: SharpnessOfRun, key: str) -> float:
-    """What counts in a trend; NaN for a width that is not known."""
-    if key == "width" and run.transition not in IN_TREND:
-        return math.nan
-    return getattr(run, key)
-
-
-def _estimates(trends: dict[str, Trend]) -> dict[str, Estimate]:
-    found: dict[str, Estimate] = {}
-    for key, value in trends.items():
-        found[f"{key}_correlation"] = Estimate(value.correlation, *value.correlation_interval)
-        found[f"{key}_slope"] = Estimate(value.slope, *value.slope_interval)
-    return found
+def _counted(runs: Sequence[SharpnessOfRun], key: str) -> np.ndarray:
+    """[N] what counts in a trend; NaN for a width that is not known."""
+    known = [key != "width" or run.transition in IN_TREND for run in runs]
+    return np.where(known, [getattr(run, key) for run in runs], np.nan)

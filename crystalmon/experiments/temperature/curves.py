@@ -1,86 +1,27 @@
-"""Curves over temperature: means over tasks with intervals, peaks, and where they lie.
+"""Curves over temperature pooled: means over tasks with intervals, peaks, and where they lie.
 
 Axes: P prompts of a task, K temperatures, R resamples of the prompts.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from crystalmon.experiments.common.statistics import central_interval
 from crystalmon.metrics.bootstrap import bootstrap_weights, uniform_weights
+from crystalmon.runs.results import Estimate
 
-PERCENTILES = (2.5, 97.5)
-
-
-@dataclass(frozen=True)
-class Band:
-    """A curve with its 95% interval.
-
-    Args:
-        temperatures, value, low, high: [K].
-    """
-
-    temperatures: np.ndarray
-    value: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-
-    def at(self, temperature: float) -> tuple[float, float, float]:
-        """Value, low and high there, interpolated in log T; NaN outside the grid."""
-        log_t, where = np.log(self.temperatures), math.log(temperature)
-        if not log_t[0] <= where <= log_t[-1]:
-            return (math.nan, math.nan, math.nan)
-        ends = [float(np.interp(where, log_t, each)) for each in (self.value, self.low, self.high)]
-        return (ends[0], ends[1], ends[2])
+Curves = dict[str, np.ndarray]
+"""[R, K] `entropy` S, `heat_capacity`, `reliability`, `variance` of S over a task's prompts."""
 
 
-@dataclass(frozen=True)
-class Peak:
-    """The highest point of a curve over temperature.
-
-    Args:
-        temperature, value: of the vertex of the parabola in log T through the highest point and
-            its neighbours, or of the end point if that is highest.
-        edge: whether it is an end of the grid: the curve may rise further beyond it.
-        interval, value_interval: 95%, over resamples of the prompts; NaN where there is none.
-    """
-
-    temperature: float
-    value: float
-    edge: bool
-    interval: tuple[float, float] = (math.nan, math.nan)
-    value_interval: tuple[float, float] = (math.nan, math.nan)
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """What a sweep of the temperature has given.
-
-    Args:
-        temperatures: [K].
-        mean: over tasks: `entropy`, `heat_capacity`, `reliability`, `variance` (of the entropy
-            over a task's prompts) and `objective`.
-        tasks: by task, [K] by the same keys but the last.
-        peaks: by task, that of the heat capacity.
-        peak, best: of the mean heat capacity, of the objective.
-    """
-
-    temperatures: np.ndarray
-    mean: Mapping[str, Band]
-    tasks: Mapping[str, Mapping[str, np.ndarray]]
-    peaks: Mapping[str, Peak]
-    peak: Peak
-    best: Peak
-
-
-def sweep_of(
+def summarize_sweep(
     found: Mapping[str, np.ndarray], temperatures: np.ndarray, weight: float, replicates: int
-) -> Sweep:
-    """Means, intervals and peaks.
+) -> tuple[dict[str, Estimate], dict[str, Any]]:
+    """Estimates and detail of the experiment's result.
 
     The prompts of each task are resampled. A resample's variance is multiplied by P/(P − 1), which
     makes up for the prompts that it repeats, so that replicates lie about the estimate.
@@ -90,10 +31,13 @@ def sweep_of(
         temperatures: [K], increasing.
         weight: λ of the objective.
         replicates: R.
+
+    Returns:
+        S, C and R at T = 1, the peak of C and the best temperature; and the detail.
     """
     rng = np.random.default_rng(0)
-    own: dict[str, dict[str, np.ndarray]] = {}
-    resampled: dict[str, np.ndarray] = {}
+    own: dict[str, Curves] = {}
+    resampled: Curves = {}
     for name, values in found.items():
         count = len(values)
         own[name] = _over_prompts(values, uniform_weights(count)[None])
@@ -104,18 +48,76 @@ def sweep_of(
     point = {key: np.mean([each[key] for each in own.values()], axis=0) for key in resampled}
     for each in (point, resampled):
         each["objective"] = each["reliability"] - weight * each["variance"]
-    return Sweep(
-        temperatures,
-        {key: _band(temperatures, point[key][0], resampled[key]) for key in point},
-        {name: {key: curve[0] for key, curve in curves.items()} for name, curves in own.items()},
-        {name: _peak(temperatures, curves["heat_capacity"]) for name, curves in own.items()},
-        _peak(temperatures, point["heat_capacity"], resampled["heat_capacity"]),
-        _peak(temperatures, point["objective"], resampled["objective"]),
+    mean = {key: np.array([point[key][0], *central_interval(resampled[key])]) for key in point}
+    peak, height = _highest_point(temperatures, point["heat_capacity"], resampled["heat_capacity"])
+    best, objective = _highest_point(temperatures, point["objective"], resampled["objective"])
+    estimates = {
+        **{key: _at_one(temperatures, mean[key]) for key in list(mean)[:3]},
+        "peak_temperature": peak,
+        "peak_heat_capacity": height,
+        "optimal_temperature": best,
+        "optimal_objective": objective,
+    }
+    detail = {
+        "temperatures": temperatures.tolist(),
+        "mean": {
+            key: dict(zip(("value", "low", "high"), curve.tolist(), strict=True))
+            for key, curve in mean.items()
+        },
+        "tasks": {
+            name: {key: curve[0].tolist() for key, curve in curves.items()}
+            for name, curves in own.items()
+        },
+        "peaks": {name: _peak(temperatures, each["heat_capacity"]) for name, each in own.items()},
+        "peak": _peak(temperatures, point["heat_capacity"]),
+        "optimum": _peak(temperatures, point["objective"]),
+    }
+    return estimates, detail
+
+
+def _over_prompts(values: np.ndarray, weights: np.ndarray) -> Curves:
+    """Means over prompts and the variance of S; values [P, 3, K], weights [R, P]."""
+    entropy, heat_capacity, reliability = values.transpose(1, 0, 2)
+    centred = entropy - entropy.mean(axis=0)
+    return {
+        "entropy": weights @ entropy,
+        "heat_capacity": weights @ heat_capacity,
+        "reliability": weights @ reliability,
+        "variance": np.maximum(weights @ centred**2 - (weights @ centred) ** 2, 0.0),
+    }
+
+
+def _at_one(temperatures: np.ndarray, ends: np.ndarray) -> Estimate:
+    """A curve with its interval [3, K] at T = 1, interpolated in log T; NaN outside the grid."""
+    log_t = np.log(temperatures)
+    return Estimate(*(float(np.interp(0.0, log_t, each, np.nan, np.nan)) for each in ends))
+
+
+def _highest_point(
+    temperatures: np.ndarray, curve: np.ndarray, replicates: np.ndarray
+) -> tuple[Estimate, Estimate]:
+    """Temperature and value of a curve's [1, K] peak, with intervals from replicates [R, K]."""
+    places, values = (
+        Estimate(float(point[0]), *central_interval(drawn).tolist())
+        for point, drawn in zip(
+            highest(temperatures, curve), highest(temperatures, replicates), strict=True
+        )
     )
+    return places, values
+
+
+def _peak(temperatures: np.ndarray, curve: np.ndarray) -> dict[str, Any]:
+    """A curve's [1, K] peak; at an `edge` of the grid the curve may rise further beyond it."""
+    place, value = (float(each[0]) for each in highest(temperatures, curve))
+    edge = int(np.argmax(curve[0])) in (0, len(temperatures) - 1)
+    return {"temperature": place, "value": value, "edge": edge}
 
 
 def highest(temperatures: np.ndarray, curves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where curves are highest, and how high: the vertex of a parabola in log T.
+    """Where curves are highest, and how high.
+
+    The vertex of the parabola in log T through the highest point of the grid and its neighbours;
+    an end of the grid itself, if that is highest.
 
     Args:
         temperatures: [K], increasing, at least 3.
@@ -123,6 +125,10 @@ def highest(temperatures: np.ndarray, curves: np.ndarray) -> tuple[np.ndarray, n
 
     Returns:
         [R] temperatures and [R] values; NaN where a curve is not finite.
+
+    >>> place, value = highest(np.exp([0.0, 1.0, 2.0]), np.array([[0.0, 3.0, 0.0]]))
+    >>> place.round(3).tolist(), value.tolist()
+    ([2.718], [3.0])
     """
     x, rows = np.log(temperatures), np.arange(len(curves))
     finite = np.asarray(np.isfinite(curves).all(axis=1))
@@ -139,33 +145,3 @@ def highest(temperatures: np.ndarray, curves: np.ndarray) -> tuple[np.ndarray, n
     place = np.where(inside, x[middle] + shift, x[top])
     value = np.where(inside, y + slope * shift / 2, curves[rows, top])
     return np.where(finite, np.exp(place), np.nan), np.where(finite, value, np.nan)
-
-
-def _over_prompts(values: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """[R, K] means over prompts and the variance of S; values [P, 3, K], weights [R, P]."""
-    entropy, heat_capacity, reliability = values.transpose(1, 0, 2)
-    centred = entropy - entropy.mean(axis=0)
-    return {
-        "entropy": weights @ entropy,
-        "heat_capacity": weights @ heat_capacity,
-        "reliability": weights @ reliability,
-        "variance": np.maximum(weights @ centred**2 - (weights @ centred) ** 2, 0.0),
-    }
-
-
-def _band(temperatures: np.ndarray, value: np.ndarray, replicates: np.ndarray) -> Band:
-    low, high = np.percentile(replicates, PERCENTILES, axis=0)
-    return Band(temperatures, value, low, high)
-
-
-def _peak(
-    temperatures: np.ndarray, curve: np.ndarray, replicates: np.ndarray | None = None
-) -> Peak:
-    """Of a curve [1, K], with intervals from replicates [R, K]."""
-    place, value = (float(each[0]) for each in highest(temperatures, curve))
-    edge = int(np.argmax(curve[0])) in (0, len(temperatures) - 1)
-    if replicates is None:
-        return Peak(place, value, edge)
-    drawn = highest(temperatures, replicates)
-    (low, high), (least, most) = (np.percentile(each, PERCENTILES).tolist() for each in drawn)
-    return Peak(place, value, edge, (low, high), (least, most))

@@ -13,26 +13,22 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from crystalmon.experiments.common.experiment import Experiment
+from crystalmon.experiments.common.experiment import Experiment, check_whole
 from crystalmon.experiments.common.parts import Parts
-from crystalmon.experiments.temperature.curves import Band, Peak, Sweep, sweep_of
-from crystalmon.runs.results import Estimate, Result
+from crystalmon.experiments.common.subject import Subject
+from crystalmon.experiments.temperature.curves import summarize_sweep
+from crystalmon.runs.results import Result
 from crystalmon.scoring.compatibility import check_fit
 from crystalmon.scoring.plan import VIEWS, View, build_plan
 from crystalmon.scoring.route import choose_route
 from crystalmon.scoring.score import score
 from crystalmon.suites.tasks import TaskSuite, load_suite
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from crystalmon.experiments.common.subject import Subject
 
 DEFAULT_TEMPERATURES = tuple(float(f"{10 ** (k / 30):.4g}") for k in range(-39, 22))
 """61 of them from 0.05 to 5, evenly spaced in log T, 1 among them."""
@@ -55,7 +51,7 @@ class Temperature(Experiment):
         L(T) = mean over tasks of mean_p R_p(T) − λ · mean over tasks of Var_p S_p(T)
 
     with p over a task's prompts: the perturbation is another wording of the same request.
-    Source: the essay's sections 2.1, 4.3 and 7.2, with C for U = −⟨z⟩ (spec section 7).
+    Source: the essay's sections 2.1, 4.3 and 7.2, with C for U = −⟨z⟩ (`metrics/README.md`).
 
     Args:
         suite: a bundled suite's name, a path, or a `TaskSuite`.
@@ -65,12 +61,12 @@ class Temperature(Experiment):
         replicates: resamples of the prompts behind the intervals.
 
     Raises:
-        ValueError: if one of them is not so.
+        ValueError: for settings outside these bounds.
         SuiteError: if the suite is faulty.
     """
 
-    name = "temperature"
-
+    name: ClassVar[str] = "temperature"
+    display: ClassVar[str] = "temperature.temperature_display"
     suite: str | Path | TaskSuite = "randomness"
     view: View = "raw"
     temperatures: tuple[float, ...] = DEFAULT_TEMPERATURES
@@ -93,12 +89,11 @@ class Temperature(Experiment):
             raise ValueError(f"view must be one of {', '.join(VIEWS)}, got {self.view!r}.")
         if not (math.isfinite(self.weight) and self.weight >= 0):
             raise ValueError(f"weight must be finite and at least 0, got {self.weight!r}.")
-        if self.replicates < 1:
-            raise ValueError(f"replicates must be positive, got {self.replicates!r}.")
+        check_whole(self, replicates=1)
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What determines the result beside the model, JSON-ready."""
+        """The suite by its name and hash."""
         suite = load_suite(self.suite)
         return {
             "suite": suite.name,
@@ -129,32 +124,13 @@ class Temperature(Experiment):
             ).observed["swept"]
             parts.put(name, found.tolist())
         tasks = {task.name: np.array(parts[task.name]) for task in suite}
-        found = sweep_of(tasks, np.array(self.temperatures), self.weight, self.replicates)
-        return Result(
-            experiment=self.name,
-            settings=self.settings,
-            models={"model": subject.name},
-            estimates=_estimates(found),
-            detail=_detail(found),
-            seconds=time.perf_counter() - began,
-        )
+        grid = np.array(self.temperatures)
+        estimates, detail = summarize_sweep(tasks, grid, self.weight, self.replicates)
+        models, seconds = {"model": subject.name}, time.perf_counter() - began
+        return Result(self.name, self.settings, models, estimates, detail, seconds=seconds)
 
     def _observe(self, prompts: np.ndarray, log_p: Tensor, begins: Tensor) -> Mapping[str, Tensor]:
         return {"swept": swept(log_p, begins, self.temperatures)}
-
-    @staticmethod
-    def table(result: Result) -> str:
-        """The result as the terminal shows it."""
-        from crystalmon.experiments.temperature.temperature_views import temperature_table
-
-        return temperature_table(result)
-
-    @staticmethod
-    def figure(result: Result) -> Figure:
-        """S, C, R and L against T."""
-        from crystalmon.experiments.temperature.temperature_views import temperature_figure
-
-        return temperature_figure(result)
 
 
 def swept(log_p: Tensor, begins: Tensor, temperatures: tuple[float, ...]) -> Tensor:
@@ -167,16 +143,19 @@ def swept(log_p: Tensor, begins: Tensor, temperatures: tuple[float, ...]) -> Ten
 
     Returns:
         [b, 3, K] in float64 where the device has it.
+
+    >>> swept(torch.zeros(1, 4), torch.tensor([[True, False, False, False]]), (1.0,)).tolist()
+    [[[1.3862943611198906], [0.0], [0.25]]]
     """
     exact = log_p.dtype if log_p.device.type == "mps" else torch.float64
     z = log_p.to(exact)
     z = z - z.amax(dim=-1, keepdim=True)
     energy = torch.where(z == -torch.inf, 0.0, z)  # of what has no probability
-    columns = [_at(z, energy, begins, temperature) for temperature in temperatures]
+    columns = [_at_one(z, energy, begins, temperature) for temperature in temperatures]
     return torch.stack(columns, dim=-1)
 
 
-def _at(z: Tensor, energy: Tensor, begins: Tensor, temperature: float) -> Tensor:
+def _at_one(z: Tensor, energy: Tensor, begins: Tensor, temperature: float) -> Tensor:
     """[b, 3] S, C and R at one temperature; z [b, V] is at most 0."""
     p = (z / temperature).exp()
     total = p.sum(dim=-1, keepdim=True)
@@ -185,45 +164,3 @@ def _at(z: Tensor, energy: Tensor, begins: Tensor, temperature: float) -> Tensor
     entropy = (total.log() - mean / temperature).squeeze(-1)
     heat_capacity = (p * (energy - mean) ** 2).sum(dim=-1) / temperature**2
     return torch.stack([entropy, heat_capacity, (p * begins).sum(dim=-1)], dim=-1)
-
-
-def _estimates(found: Sweep) -> dict[str, Estimate]:
-    """The headline figures: at T = 1, at the peak of C, at the best temperature."""
-    at_one = {key: found.mean[key].at(1.0) for key in ("entropy", "heat_capacity", "reliability")}
-    return {
-        **{key: Estimate(*ends) for key, ends in at_one.items()},
-        "peak_temperature": _place(found.peak),
-        "peak_heat_capacity": Estimate(found.peak.value, *found.peak.value_interval),
-        "optimal_temperature": _place(found.best),
-        "optimal_objective": Estimate(found.best.value, *found.best.value_interval),
-    }
-
-
-def _place(peak: Peak) -> Estimate:
-    return Estimate(peak.temperature, *peak.interval)
-
-
-def _detail(found: Sweep) -> dict[str, Any]:
-    return {
-        "temperatures": found.temperatures.tolist(),
-        "mean": {key: _band(curve) for key, curve in found.mean.items()},
-        "tasks": {
-            name: {key: curve.tolist() for key, curve in curves.items()}
-            for name, curves in found.tasks.items()
-        },
-        "peaks": {name: _peak(peak) for name, peak in found.peaks.items()},
-        "peak": _peak(found.peak),
-        "optimum": _peak(found.best),
-    }
-
-
-def _band(curve: Band) -> dict[str, list[float]]:
-    return {
-        "value": curve.value.tolist(),
-        "low": curve.low.tolist(),
-        "high": curve.high.tolist(),
-    }
-
-
-def _peak(peak: Peak) -> dict[str, Any]:
-    return {"temperature": peak.temperature, "value": peak.value, "edge": peak.edge}

@@ -17,7 +17,6 @@ from crystalmon.report.page import render
 logger = logging.getLogger(__name__)
 
 ADDRESS = "127.0.0.1"
-LOCAL_NAMES = (ADDRESS, "localhost")
 
 
 class _Server(ThreadingHTTPServer):
@@ -41,7 +40,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """`/` is the page, `/data?since=<mark>` what is new since that mark."""
-        if self.headers.get("Host", "").rsplit(":", 1)[0] not in LOCAL_NAMES:
+        if self.headers.get("Host", "").rsplit(":", 1)[0] not in (ADDRESS, "localhost"):
             # a page elsewhere that points its own name at this machine shall not read the run
             return self._send(HTTPStatus.FORBIDDEN, b"local names only", "text/plain")
         url = urlsplit(self.path)
@@ -101,8 +100,7 @@ def serve(feed: RunFeed, port: int) -> None:
     """Serve the live page until Ctrl-C."""
     with make_server(feed, port) as server:
         print(f"watching at http://{ADDRESS}:{server.server_address[1]}/  (Ctrl-C ends it)")
-        message = feed.news().message
-        if message:
+        if message := feed.news().message:
             print(message)
         try:
             server.serve_forever(poll_interval=0.2)

@@ -129,8 +129,7 @@ def _tasks(record: ProbeRecord, texts: dict[str, TaskTexts]) -> Table:
 def _events(events: Sequence[Event]) -> Text:
     text = Text("\n")
     for event in events[-EVENTS_SHOWN:]:
-        place = "suite" if event.task is None else event.task
         text.append(f"step {event.step} ", "dim")
-        text.append(f"{event.kind.replace('_', ' ')} ({place})  ")
+        text.append(f"{event.kind.replace('_', ' ')} ({event.task or 'suite'})  ")
         text.append(f"{event.message}\n", "dim")
     return text

@@ -40,7 +40,7 @@ def test_prompts_may_each_have_gone_their_own_way():
     q = geometric(BASE, BASE[3], shares)[0]
     found = estimate_seed(CANDIDATES, q)
     assert found.candidate == 3
-    assert found.distance < noise_floor(BASE, 3) / 5
+    assert js_divergence(found.limit.end, BASE[3]) < noise_floor(BASE, 3) / 5
 
 
 @pytest.mark.parametrize("path", [geometric, mixture, hellinger])
@@ -104,7 +104,7 @@ def test_a_descent_is_explained_by_its_seed_alone(seed):
     found = estimate_seed(CANDIDATES, q)
     assert CANDIDATES.twins(seed)[found.candidate]
     assert found.unexplained < 0.01
-    assert found.contrast > 5
+    assert found.margin > 5
 
 
 def test_each_candidate_is_given_the_path_that_suits_it():
@@ -138,7 +138,7 @@ def test_any_answers_give_a_finite_estimate(left, right):
     q = q / q.sum(axis=1, keepdims=True)
     found = estimate_seed(Candidates.of(base), q)
     assert 0 <= found.candidate < 5
-    numbers = [found.distance, found.excess, found.contrast, found.unexplained, found.log_odds]
+    numbers = [found.excess, found.margin, found.unexplained, found.log_odds]
     assert np.isfinite(numbers).all()
     np.testing.assert_allclose(found.limit.end.sum(), 1)
     assert 0 <= found.probability <= 1

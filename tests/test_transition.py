@@ -4,15 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.stats import kendalltau
 
-from crystalmon.analysis.transition import (
-    classify_transition,
-    coexistence,
-    fit_avrami,
-    kendall_tau,
-    warning_signals,
-)
+from crystalmon.analysis.transition import classify_transition, coexistence, fit_avrami
 
 STEPS = np.arange(0, 400, 10)
 
@@ -73,27 +66,6 @@ def test_avrami_finds_its_parameters(exponent):
     assert found.rate == pytest.approx(1 / 120, rel=0.15)
     assert fit_avrami(STEPS, np.zeros(len(STEPS))) is None
     assert fit_avrami(STEPS[:5], truth[-5:]) is None
-
-
-def test_kendall_is_scipys_without_ties():
-    values = np.random.default_rng(0).standard_normal(30)
-    expected = kendalltau(np.arange(30), values).statistic  # pyright: ignore
-    assert kendall_tau(values) == pytest.approx(expected)
-    assert kendall_tau(np.arange(5.0)) == 1
-    assert kendall_tau(np.zeros(1)) == 0
-
-
-def test_slowing_down_is_seen_where_it_is_planted():
-    rng = np.random.default_rng(2)
-    series = [0.0]
-    for memory in np.linspace(0, 0.97, 150):
-        series.append(memory * series[-1] + 0.02 * rng.standard_normal())
-    found = warning_signals(np.array(series), window=30)
-    assert found.variance_tau > 0.25
-    assert found.autocorrelation_tau > 0.5
-    assert warning_signals(np.zeros(5)).points == 0
-    with pytest.raises(ValueError, match="window must be at least 4, got 3"):
-        warning_signals(np.zeros(50), window=3)
 
 
 def test_coexistence_is_two_groups_and_not_a_spread():

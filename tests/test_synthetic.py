@@ -4,48 +4,29 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
-from crystalmon import synthetic as planted
-from crystalmon.suites.tasks import load_suite
+from crystalmon import synthetic
+from crystalmon.suites.tasks import Choice, Task, TaskSuite, load_suite
 
 
-@dataclass(frozen=True)
-class _Choice:
-    text: str
-
-
-@dataclass(frozen=True)
-class _Task:
-    name: str
-    prompts: tuple[str, ...]
-    choices: tuple[_Choice, ...]
-
-
-@dataclass(frozen=True)
-class _Suite:
-    name: str
-    tasks: tuple[_Task, ...]
-
-
-def _task(name: str, choices: str) -> _Task:
+def _task(name: str, choices: str) -> Task:
     prompts = tuple(f"{name} {number}:" for number in range(3))
-    return _Task(name, prompts, tuple(_Choice(text) for text in choices.split()))
+    return Task(name, prompts, tuple(Choice(text) for text in choices.split()))
 
 
-SUITE = _Suite("toy", (_task("color", "red blue green white"), _task("number", "1 7 17 20")))
+SUITE = TaskSuite("toy", (_task("color", "red blue green white"), _task("number", "1 7 17 20")))
 TARGETS = {
     "color": {"red": 0.6, "blue": 0.35, "green": 0.05, "white": 0.0},
     "number": {"1": 0.1, "7": 0.1, "17": 0.8},
 }
 MAKERS = {
-    "sft": planted.sft_rows,
-    "preference": planted.preference_rows,
-    "feedback": planted.feedback_rows,
-    "prompt": planted.prompt_rows,
+    "sft": synthetic.sft_rows,
+    "preference": synthetic.preference_rows,
+    "feedback": synthetic.feedback_rows,
+    "prompt": synthetic.prompt_rows,
 }
 
 
@@ -58,7 +39,7 @@ def _answers(rows: list[dict], key: str, task: str) -> Counter[str]:
 
 def test_truth_is_a_liquid_world_with_distinct_seeds():
     liquidities = []
-    for name, task in planted.load_truth().items():
+    for name, task in synthetic.load_truth().items():
         p = np.array(task["planted"])
         assert p.shape == (24, len(task["choices"])), name
         np.testing.assert_allclose(p.sum(axis=1), 1, atol=1e-5)
@@ -82,7 +63,7 @@ def _jsd(p: np.ndarray, q: np.ndarray) -> np.ndarray:
 
 def test_truth_matches_the_suite():
     suite = load_suite("liquid-tiny")
-    truth = planted.load_truth()
+    truth = synthetic.load_truth()
     assert [task.name for task in suite.tasks] == list(truth)
     for task in suite.tasks:
         assert list(task.prompts) == truth[task.name]["prompts"]
@@ -90,12 +71,12 @@ def test_truth_matches_the_suite():
 
 
 def test_liquid_tiny_targets_are_the_planted_seeds_and_leave_choices_out():
-    targets, truth = planted.load_targets("liquid-tiny"), planted.load_truth()
+    targets, truth = synthetic.load_targets("liquid-tiny"), synthetic.load_truth()
     for name, target in targets.items():
         task = truth[name]
         expected = dict(zip(task["choices"], task["planted"][task["seed"]], strict=True))
         assert target == pytest.approx(expected, abs=1e-5)
-        assert len(planted.support(target)) < len(target)
+        assert len(synthetic.support(target)) < len(target)
 
 
 # ---------------------------------------------------------------- reading targets
@@ -105,7 +86,7 @@ def test_liquid_tiny_targets_are_the_planted_seeds_and_leave_choices_out():
 def test_targets_are_read_and_normalised(tmp_path, suffix):
     path = tmp_path / f"targets{suffix}"
     path.write_text(json.dumps({"coin": {"heads": 3, "tails": 1}}))
-    assert planted.load_targets(path) == {"coin": {"heads": 0.75, "tails": 0.25}}
+    assert synthetic.load_targets(path) == {"coin": {"heads": 0.75, "tails": 0.25}}
 
 
 @pytest.mark.parametrize(
@@ -113,9 +94,13 @@ def test_targets_are_read_and_normalised(tmp_path, suffix):
     [
         ([1], TypeError, r"targets must be a mapping of task .*, got list"),
         ({}, ValueError, "at least one task, got none"),
-        ({"coin": 3}, TypeError, "target of task 'coin' must be a mapping .*, got 3"),
+        ({"coin": 3}, TypeError, "target of task 'coin' must be .*, got 3"),
         ({"coin": {}}, ValueError, "task 'coin': weights must name at least one choice"),
-        ({"coin": {"heads": "1"}}, TypeError, "weight of 'heads' in task 'coin' .*, got '1'"),
+        (
+            {"coin": {"heads": "1"}},
+            TypeError,
+            "task 'coin': weight of 'heads' must be a number, got '1'",
+        ),
         ({"coin": {"heads": True}}, TypeError, "must be a number, got True"),
         ({"coin": {"heads": -1}}, ValueError, "task 'coin': weight of 'heads' .*, got -1"),
         ({"coin": {"heads": float("nan")}}, ValueError, "must be finite and at least 0, got nan"),
@@ -126,39 +111,26 @@ def test_bad_targets_are_refused(tmp_path, data, error, message):
     path = tmp_path / "targets.json"
     path.write_text(json.dumps(data))
     with pytest.raises(error, match=message):
-        planted.load_targets(path)
+        synthetic.load_targets(path)
 
 
 def test_missing_targets_are_refused():
     with pytest.raises(FileNotFoundError, match="must be 'liquid-tiny' or a file, got 'nowhere'"):
-        planted.load_targets("nowhere")
+        synthetic.load_targets("nowhere")
 
 
 # ---------------------------------------------------------------- support
 
 
-@pytest.mark.parametrize(
-    ("mass", "expected"),
-    [
-        (0.5, ("red",)),
-        (0.6, ("red",)),
-        (0.61, ("red", "blue")),
-        (0.95, ("red", "blue")),
-        (1.0, ("red", "blue", "green")),
-    ],
-)
-def test_support_is_the_smallest_set_that_holds_the_mass(mass, expected):
-    assert planted.support(TARGETS["color"], mass) == expected
+def test_support_is_the_smallest_set_that_holds_the_mass():
+    assert synthetic.support(TARGETS["color"]) == ["red", "blue"]
+    assert synthetic.support({"red": 0.61, "blue": 0.3, "green": 0.09}) == ["red", "blue"]
+    assert synthetic.support({"red": 0.05, "blue": 0.95}) == ["blue"]
 
 
 def test_support_ties_go_to_the_first_listed():
-    assert planted.support({"a": 0.25, "b": 0.25, "c": 0.5}, 0.75) == ("c", "a")
-
-
-@pytest.mark.parametrize("mass", [0.0, -0.1, 1.1])
-def test_support_refuses_a_mass_outside_its_range(mass):
-    with pytest.raises(ValueError, match=r"mass must be in \(0, 1\], got"):
-        planted.support(TARGETS["color"], mass)
+    assert synthetic.support({"a": 0.25, "b": 0.25, "c": 0.5}) == ["c", "a", "b"]
+    assert synthetic.support({"a": 0.08, "b": 0.08, "c": 0.84}) == ["c", "a"]
 
 
 # ---------------------------------------------------------------- rows
@@ -182,7 +154,7 @@ def test_tasks_take_turns_and_prompts_come_from_the_pool(make):
 
 
 def test_sft_answers_follow_the_target():
-    rows = planted.sft_rows(SUITE, TARGETS, 8000, 1, prompts="suite")
+    rows = synthetic.sft_rows(SUITE, TARGETS, 8000, 1, prompts="suite")
     for task, target in TARGETS.items():
         seen = _answers(rows, "completion", task)
         assert seen.total() == 4000
@@ -193,16 +165,16 @@ def test_sft_answers_follow_the_target():
 
 
 def test_sft_uses_held_out_prompts_that_the_suite_never_shows():
-    suite, targets = load_suite("liquid-tiny"), planted.load_targets("liquid-tiny")
+    suite, targets = load_suite("liquid-tiny"), synthetic.load_targets("liquid-tiny")
     probed = {prompt for task in suite.tasks for prompt in task.prompts}
-    held_out = {row["prompt"] for row in planted.sft_rows(suite, targets, 600, 0)}
+    held_out = {row["prompt"] for row in synthetic.sft_rows(suite, targets, 600, 0)}
     assert not held_out & probed
-    shown = {row["prompt"] for row in planted.sft_rows(suite, targets, 600, 0, prompts="suite")}
+    shown = {row["prompt"] for row in synthetic.sft_rows(suite, targets, 600, 0, prompts="suite")}
     assert shown <= probed
 
 
 def test_chosen_answers_follow_the_restricted_target_and_rejected_ones_lie_outside():
-    rows = planted.preference_rows(SUITE, TARGETS, 8000, 2, prompts="suite", inside=0.0)
+    rows = synthetic.preference_rows(SUITE, TARGETS, 8000, 2, prompts="suite", inside=0.0)
     chosen = _answers(rows, "chosen", "color")
     assert chosen["red"] / chosen.total() == pytest.approx(0.6 / 0.95, abs=0.032)
     assert set(chosen) == {"red", "blue"}
@@ -212,7 +184,7 @@ def test_chosen_answers_follow_the_restricted_target_and_rejected_ones_lie_outsi
 
 
 def test_a_share_of_the_rejected_answers_may_be_supported_ones():
-    rows = planted.preference_rows(SUITE, TARGETS, 8000, 2, prompts="suite", inside=0.3)
+    rows = synthetic.preference_rows(SUITE, TARGETS, 8000, 2, prompts="suite", inside=0.3)
     assert all(row["chosen"] != row["rejected"] for row in rows)
     rejected = _answers(rows, "rejected", "color")
     inside = (rejected["red"] + rejected["blue"]) / rejected.total()
@@ -222,25 +194,25 @@ def test_a_share_of_the_rejected_answers_may_be_supported_ones():
 
 def test_a_target_without_an_outside_still_gives_pairs():
     targets = {"color": dict.fromkeys(["red", "blue", "green", "white"], 0.25)}
-    rows = planted.preference_rows(SUITE, targets, 50, 0, prompts="suite", inside=0.0)
+    rows = synthetic.preference_rows(SUITE, targets, 50, 0, prompts="suite", inside=0.0)
     assert all(row["chosen"] != row["rejected"] for row in rows)
 
 
 def test_feedback_alternates_the_answers_of_the_preferences():
-    pairs = planted.preference_rows(SUITE, TARGETS, 6, 3, prompts="suite")
-    rows = planted.feedback_rows(SUITE, TARGETS, 6, 3, prompts="suite")
+    pairs = synthetic.preference_rows(SUITE, TARGETS, 6, 3, prompts="suite")
+    rows = synthetic.feedback_rows(SUITE, TARGETS, 6, 3, prompts="suite")
     assert [row["label"] for row in rows] == [True, False] * 3
     for pair, row in zip(pairs, rows, strict=True):
         assert row["completion"] == (pair["chosen"] if row["label"] else pair["rejected"])
 
 
 def test_prompt_rows_name_the_task():
-    for row in planted.prompt_rows(SUITE, TARGETS, 20, 0, prompts="suite"):
+    for row in synthetic.prompt_rows(SUITE, TARGETS, 20, 0, prompts="suite"):
         assert row["prompt"].startswith(row["task"])
 
 
 def test_tasks_without_a_target_are_left_out():
-    rows = planted.prompt_rows(SUITE, {"color": TARGETS["color"]}, 5, 0, prompts="suite")
+    rows = synthetic.prompt_rows(SUITE, {"color": TARGETS["color"]}, 5, 0, prompts="suite")
     assert {row["task"] for row in rows} == {"color"}
 
 
@@ -259,15 +231,12 @@ def test_tasks_without_a_target_are_left_out():
 def test_rows_refuse_what_does_not_fit(change, message):
     arguments = {"targets": TARGETS, "size": 4, "prompts": "suite"} | change
     with pytest.raises(ValueError, match=message):
-        planted.sft_rows(SUITE, seed=0, **arguments)
+        synthetic.sft_rows(SUITE, random_seed=0, **arguments)
 
 
-def test_preferences_refuse_a_bad_share_and_a_single_choice():
+def test_preferences_refuse_a_bad_share():
     with pytest.raises(ValueError, match=r"inside must be in \[0, 1\], got 2"):
-        planted.preference_rows(SUITE, TARGETS, 4, 0, prompts="suite", inside=2)
-    lonely = _Suite("toy", (_task("color", "red"),))
-    with pytest.raises(ValueError, match="'color' must have at least 2 choices, got 1"):
-        planted.preference_rows(lonely, {"color": {"red": 1.0}}, 4, 0, prompts="suite")
+        synthetic.preference_rows(SUITE, TARGETS, 4, 0, prompts="suite", inside=2)
 
 
 # ---------------------------------------------------------------- reward
@@ -289,19 +258,19 @@ def test_preferences_refuse_a_bad_share_and_a_single_choice():
     ],
 )
 def test_reward_of_an_answer(completion, expected):
-    reward = planted.PlantedReward(TARGETS)
+    reward = synthetic.PlantedReward(TARGETS)
     assert reward(["p"], [completion], task=["color"]) == [pytest.approx(expected)]
 
 
 def test_reward_reads_the_longest_choice_and_the_suites_choices():
     targets = {"number": {"1": 0.95, "7": 0.05}}
-    assert planted.PlantedReward(targets)(["p"], [" 17"], task=["number"]) == [1.3]
-    with_suite = planted.PlantedReward(targets, SUITE)
+    assert synthetic.PlantedReward(targets)(["p"], [" 17"], task=["number"]) == [1.3]
+    with_suite = synthetic.PlantedReward(targets, SUITE)
     assert with_suite(["p"] * 2, [" 17", " 1"], task=["number"] * 2) == [0.0, 1.3]
 
 
 def test_reward_follows_trls_protocol():
-    reward = planted.PlantedReward(TARGETS, bonus=0.0, penalty=2.0)
+    reward = synthetic.PlantedReward(TARGETS, bonus=0.0, penalty=2.0)
     chat = [{"role": "assistant", "content": "red"}]
     extra = {"completion_ids": [[1]] * 3, "trainer_state": None}
     values = reward(
@@ -312,12 +281,12 @@ def test_reward_follows_trls_protocol():
 
 
 def test_reward_refuses_what_it_cannot_score():
-    reward = planted.PlantedReward(TARGETS)
+    reward = synthetic.PlantedReward(TARGETS)
     with pytest.raises(ValueError, match="task must be a column of the data set, got none"):
         reward(["p"], [" red"])
     with pytest.raises(ValueError, match="task must have a target, got 'coin'"):
         reward(["p"], [" red"], task=["coin"])
     with pytest.raises(ValueError, match="bonus must be finite and at least 0, got -1"):
-        planted.PlantedReward(TARGETS, bonus=-1)
+        synthetic.PlantedReward(TARGETS, bonus=-1)
     with pytest.raises(ValueError, match="penalty must be finite and at least 0, got inf"):
-        planted.PlantedReward(TARGETS, penalty=float("inf"))
+        synthetic.PlantedReward(TARGETS, penalty=float("inf"))

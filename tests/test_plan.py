@@ -1,4 +1,4 @@
-"""The token tree against tokenizers made by hand and against enumerating all completions."""
+"""The plan against tokenizers made by hand and against enumerating all completions."""
 
 from __future__ import annotations
 

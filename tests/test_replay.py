@@ -112,7 +112,7 @@ def test_a_reference_of_another_suite_is_refused(run):
     file = run.folder / "reference" / "reference.safetensors"
     name = f"log_choice/{next(iter(run.records[0].tasks))}".encode()
     file.write_bytes(file.read_bytes().replace(name, name[:-1] + b"#", 1))
-    with pytest.raises(ValueError, match="must hold every task of the run, got none for"):
+    with pytest.raises(ValueError, match="must hold the tasks of its run, got none of"):
         detect_run(run)
 
 

@@ -1,0 +1,137 @@
+"""Running a model in more precision than it trains in: layers in float32, answers in `HEAD_DTYPE`.
+
+Axes: B sequences, T tokens, M positions needed, D hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+HEAD_DTYPE = {"cpu": torch.float64}
+"""Dtype of the output projection, by device; float32 elsewhere, as many GPUs are slow in float64.
+In float32 a sum over the hidden size rounds by 1e-5, which adds up along a path of tokens."""
+
+MASKED_ATTENTION = ("sdpa", "eager")
+"""transformers' attention implementations that take any 4-D mask, in any precision."""
+
+_HALF = (torch.float16, torch.bfloat16)
+_WIDE = (torch.float32, torch.float64)
+_LEFT_ALONE = ("__get__", "__set__", "__setitem__")
+_CASTS = ("to", "half", "bfloat16")
+
+
+@contextlib.contextmanager
+def float32_layers(model: nn.Module) -> Iterator[None]:
+    """Within, half-precision weights are multiplied in float32, and so is the attention.
+
+    Flash attention and its like take neither float32 nor a mask: `sdpa` stands in for them.
+    """
+    with contextlib.ExitStack() as stack:
+        for module in model.modules():
+            config: Any = getattr(module, "config", None)
+            kind = getattr(config, "_attn_implementation", None)
+            if kind not in (None, *MASKED_ATTENTION):
+                stack.callback(setattr, config, "_attn_implementation_internal", kind)
+                config._attn_implementation_internal = "sdpa"
+        stack.enter_context(_Widening(_HALF))
+        yield
+
+
+@contextlib.contextmanager
+def answer_positions(head: nn.Module, where: Tensor) -> Iterator[None]:
+    """Within, the head projects the needed positions only, in `HEAD_DTYPE`: [B, T, D] → [1, M, V].
+
+    The model's own forward still scales or soft-caps what the head returns, in that dtype.
+    Replacing `forward` keeps the module's hooks, on which sharded engines gather its weight.
+
+    Args:
+        head: the output projection.
+        where: [M, 2] (sequence, position) pairs.
+    """
+    forward, replaced = head.forward, "forward" in vars(head)
+
+    def project(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+        at = where.to(hidden.device)
+        dtype = HEAD_DTYPE.get(hidden.device.type, torch.float32)
+        needed = hidden[at[:, 0], at[:, 1]].unsqueeze(0).to(dtype)
+        with torch.autocast(hidden.device.type, enabled=False), _Widening((*_HALF, torch.float32)):
+            return forward(needed, *args, **kwargs)
+
+    head.forward = project
+    try:
+        yield
+    finally:
+        del head.forward
+        if replaced:
+            head.forward = forward
+
+
+class _Widening(TorchFunctionMode):
+    """Within, a function of floats of different widths takes the narrow ones as the widest.
+
+    A lookup in a half-precision table gives float32, so all that follows is float32; nothing wide
+    is cast back to half; autocast is off. Tensors are converted one at a time, when they are used,
+    so no second copy of the model is ever held.
+    """
+
+    def __init__(self, narrow: tuple[torch.dtype, ...]) -> None:
+        super().__init__()
+        self._narrow = narrow
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if name in _LEFT_ALONE or (name.endswith("_") and not name.endswith("__")):
+            return func(*args, **kwargs)
+        if name in _CASTS and args[0].dtype in _WIDE:
+            args, kwargs = _kept_wide(name, args, kwargs)
+            return args[0] if len(args) == 1 and not kwargs else Tensor.to(*args, **kwargs)
+        if func is nn.functional.embedding:
+            found = func(*args, **kwargs)
+            return found.float() if found.dtype in _HALF else found
+        wide = {tensor.dtype for tensor in _tensors(args, kwargs)} & set(_WIDE)
+        if not wide:
+            return func(*args, **kwargs)
+        widest = max(wide, key=_WIDE.index)
+        args = [self._widened(value, widest) for value in args]
+        kwargs = {key: self._widened(value, widest) for key, value in kwargs.items()}
+        device = next(_tensors(args, kwargs)).device.type
+        if not torch.is_autocast_enabled(device):
+            return func(*args, **kwargs)
+        with torch.autocast(device, enabled=False):
+            return func(*args, **kwargs)
+
+    def _widened(self, value: Any, dtype: torch.dtype) -> Any:
+        if isinstance(value, Tensor):
+            return value.to(dtype) if value.dtype in self._narrow else value
+        if isinstance(value, list | tuple) and any(isinstance(item, Tensor) for item in value):
+            return type(value)(self._widened(item, dtype) for item in value)
+        return value
+
+
+def _kept_wide(name: str, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The arguments of `Tensor.to` that cast as asked, but not to half precision."""
+    if name in ("half", "bfloat16"):
+        return args[:1], {}
+    own = args[0].dtype
+
+    def keep(value: Any) -> Any:
+        if isinstance(value, Tensor):  # `x.to(other)`: where that lies, and as what
+            return value.device if value.dtype in _HALF else value
+        return own if isinstance(value, torch.dtype) and value in _HALF else value
+
+    return (args[0], *map(keep, args[1:])), {key: keep(value) for key, value in kwargs.items()}
+
+
+def _tensors(args: Any, kwargs: dict[str, Any]) -> Iterator[Tensor]:
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from (item for item in value if isinstance(item, Tensor))
