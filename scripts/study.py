@@ -197,7 +197,7 @@ def measure(family: Family, stages: Sequence[Stage], folder: Path) -> dict[str, 
     (result,) = scan(stages, place, family.suite, tell=lambda line: print(f"  {line}", flush=True))
     if result.failed:
         raise RuntimeError(f"{family.name}: stages are missing: {dict(result.failed)}")
-    run, found = read_run(place), json_value(dict(result.found))
+    run, found = read_run(place), dict(result.found)
     write_scan_figures(run, found, place / "figures")
     print(format_verdicts(result.verdicts), flush=True)
     return found | {"planted": None if family.seeds is None else count_seeds(family, run, found)}

@@ -83,10 +83,8 @@ def _joined_processes() -> Iterator[None]:
 
 def _print_results(results: list[ScanResult], as_json: bool) -> None:
     if as_json:
-        from crystalmon.runs.records import json_value
-
-        found = {result.view: json_value(dict(result.found)) for result in results}
-        print_json(found if len(found) > 1 else found.popitem()[1])
+        found = {result.view: result.found for result in results}
+        print_json(found if len(found) > 1 else results[0].found)
     for result in results:
         if not as_json and result.found:
             print(f"\nview {result.view}" if len(results) > 1 else "")
@@ -113,14 +111,13 @@ def _draw_results(results: list[ScanResult]) -> None:
     """Draw each view's figures; if that fails, the scan itself stands."""
     from crystalmon.report.scan_figures import write_scan_figures
     from crystalmon.runs.reader import read_run
-    from crystalmon.runs.records import json_value
 
     for result in results:
         if not result.found:
             continue
         folder = result.folder / "figures"
         try:
-            write_scan_figures(read_run(result.folder), json_value(dict(result.found)), folder)
+            write_scan_figures(read_run(result.folder), result.found, folder)
         except OSError as error:
             print(f"crystalmon: no figures in {folder}: {error}", file=sys.stderr)
         else:

@@ -79,9 +79,7 @@ def _same_weights(one: Path, other: Path) -> bool:
     """Whether two folders hold the same weights, byte for byte; not if they hold none."""
     from crystalmon.scoring.models import weight_files  # which loads torch
 
-    ours, theirs = weight_files(one), weight_files(other)
-    return (
-        bool(ours)
-        and [file.name for file in ours] == [file.name for file in theirs]
-        and all(filecmp.cmp(*pair, shallow=False) for pair in zip(ours, theirs, strict=True))
-    )
+    ours, theirs = ([file.name for file in weight_files(folder)] for folder in (one, other))
+    if not ours or ours != theirs:
+        return False
+    return filecmp.cmpfiles(one, other, ours, shallow=False)[0] == ours
