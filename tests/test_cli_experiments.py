@@ -182,7 +182,7 @@ def test_two_commands_do_not_measure_the_same_at_once(tmp_path):
     def again(_):
         return run_alone("drift", tmp_path, {"a": 1}, stopped)
 
-    with pytest.raises(ValueError, match="one command at a time"):
+    with pytest.raises(ValueError, match="another command is busy"):
         run_alone("drift", tmp_path, {"a": 1}, again)
     with pytest.raises(KeyboardInterrupt):  # and the next one may
         again(None)

@@ -261,7 +261,7 @@ class CrystalCallback(TrainerCallback):
             folder,
             self._meter,
             self._failures.note,
-            self._write_result,
+            self._log_result,
         )
         try:
             found.begin(monitor, step)
@@ -314,9 +314,9 @@ class CrystalCallback(TrainerCallback):
         if self._experiments is not None:
             self._experiments.measure(state.global_step, last)
 
-    def _write_result(self, result: Result) -> None:
+    def _log_result(self, result: Result) -> None:
         if self._recorder is not None:
-            self._recorder.write_result(result)
+            self._recorder.log_result(result)
 
     def _act(self, state: TrainerState, control: TrainerControl) -> None:
         """Do what the user has asked for on the latest events, on every rank alike."""

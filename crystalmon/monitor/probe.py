@@ -51,7 +51,7 @@ class Monitor:
         model: a causal language model.
         tokenizer: its tokenizer, or a processor that has one.
         suite: a bundled suite's name, a path, or a `TaskSuite`.
-        reference: what to compare with; see `reference.find_base`.
+        reference: what to compare with; see `base_model.find_base`.
         view: `raw` or `chat`.
         progress: show a progress bar while scoring.
         answers_only: accept a base with other tokens for the same suite, such as another
@@ -61,7 +61,7 @@ class Monitor:
         base_q, base_coverage: by task, the base's answers [P, C] and their mean total probability.
         seconds_a_probe: what scoring the suite last took; None before it was.
         is_own_base: whether the base is the model as it was when this monitor was made.
-        without_adapters: whether it is so without its adapters.
+        without_adapters: whether `auto` was asked for: its own base is scored without adapters.
 
     In a run of several processes every rank makes a monitor and probes at the same steps: the
     prompts are split among them, and each has the whole record.

@@ -128,7 +128,7 @@ class Recorder:
         console.announce(record, events, self.last)
         self.last = record
 
-    def write_result(self, result: Result) -> None:
+    def log_result(self, result: Result) -> None:
         """Send the result of an experiment to the trackers."""
         self._tracker.log(result.step or 0, experiment_metrics(result, self.folder.name))
 

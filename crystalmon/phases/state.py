@@ -68,7 +68,7 @@ class PhaseState:
     """All that the detector remembers of one task.
 
     Args:
-        phase: one of `records.PHASES`.
+        phase: one of `catalogue.PHASES`.
         lock: the locked seed, or None.
         steps, orders: of the latest probes, oldest first, at most `WINDOW`.
         jumps: number of second differences of `order` seen while liquid.
