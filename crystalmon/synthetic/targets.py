@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from crystalmon.metrics import answers
+from crystalmon.metrics import seeds
 
 Targets = Mapping[str, Mapping[str, float]]
 """Task -> choice -> probability."""
@@ -97,11 +97,11 @@ def normalised(weights: Mapping[str, float]) -> dict[str, float]:
 
 
 def support(target: Mapping[str, float]) -> list[str]:
-    """The choices in the target's `metrics.answers.support`, the most probable first.
+    """The choices in the target's `metrics.seeds.support`, the most probable first.
 
     Example:
         >>> support({"red": 0.3, "blue": 0.65, "green": 0.05})
         ['blue', 'red']
     """
-    held = answers.support(np.array(list(target.values())))
+    held = seeds.support(np.array(list(target.values())))
     return sorted(compress(target, held), key=lambda choice: -target[choice])
