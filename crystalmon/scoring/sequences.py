@@ -56,9 +56,14 @@ def sequences_of(
         rows: which ones; as trees, with each prompt all rows after it.
         max_tokens, max_outputs: of a pack, unless a single prompt's tree is larger.
     """
-    if method == "rows":
-        return [_chain(plan.rows[row], row) for row in rows]
-    return list(_packs(plan, rows, max_tokens, max_outputs))
+    if method == "tree":
+        return list(_packs(plan, rows, max_tokens, max_outputs))
+    chains = []
+    for row in rows:
+        tokens, last = plan.rows[row], len(plan.rows[row]) - 1
+        parents, depths = tuple(range(-1, last)), tuple(range(last + 1))
+        chains.append(TokenSequence(tokens, parents, depths, (last,), (row,)))
+    return chains
 
 
 def pack_size(plan: ScoringPlan, width: int, context: int | None = None) -> int:
@@ -130,11 +135,6 @@ def ancestors(batch: Sequence[TokenSequence]) -> np.ndarray:
             if parent >= 0:
                 table[position] |= table[parent]
     return allowed
-
-
-def _chain(tokens: tuple[int, ...], row: int) -> TokenSequence:
-    last = len(tokens) - 1
-    return TokenSequence(tokens, tuple(range(-1, last)), tuple(range(last + 1)), (last,), (row,))
 
 
 def _packs(
