@@ -122,7 +122,9 @@ def score_rows(
         if not ranks.share_failure(failure, out_of_memory):
             queue = rest
             continue
-        if not any(_divisible(plan, batch) for batch in batches):
+        # the tree of one prompt stays whole
+        whole = (len(b) == 1 and sum(plan.row_parent[[*b[0].rows]] < 0) < 2 for b in batches)
+        if all(whole):
             raise failure or RankError("another rank has no memory left for a single prompt")
         failure = None  # it holds on to the tensors of the pass that failed
         if next(model.parameters()).is_cuda:
@@ -155,11 +157,6 @@ def _batches(
         sequences = sequences_of(plan, route.method, rows, share, outputs)
     width = max((len(sequence.tokens) for sequence in sequences), default=0)
     return list(batches_of(sequences, min(tokens, max(width, share)), outputs))
-
-
-def _divisible(plan: ScoringPlan, batch: Sequence[TokenSequence]) -> bool:
-    """Whether a batch could be made smaller: a prompt's tree stays whole."""
-    return len(batch) > 1 or int(np.sum(plan.row_parent[list(batch[0].rows)] < 0)) > 1
 
 
 def out_of_memory(error: Exception) -> bool:

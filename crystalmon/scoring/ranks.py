@@ -106,8 +106,6 @@ class Ranks:
 
         A rank sends `at_once` of them at a time, as NCCL holds them in a GPU's memory.
         """
-        if self.size == 1:
-            return values
         keys, merged = sorted(values), dict(values)
         rounds = max(self.gather(-(-len(keys) // at_once)))
         for start in range(0, rounds * at_once, at_once):

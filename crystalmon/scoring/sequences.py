@@ -74,8 +74,7 @@ def pack_size(plan: ScoringPlan, width: int, context: int | None = None) -> int:
     T / (6 · width) of all else.
 
     Args:
-        plan: what to score.
-        width: the model's hidden size.
+        plan, width: what to score, and the model's hidden size.
         context: the model's longest sequence, if it says; no pack is longer.
     """
     sizes = [size for size in PACK_SIZES if context is None or size <= context]
@@ -98,11 +97,10 @@ def batches_of(
     batch: list[TokenSequence] = []
     outputs = 0
     for sequence in sorted(sequences, key=lambda s: -len(s.tokens)):
-        full = batch and (
+        if batch and (
             (len(batch) + 1) * len(batch[0].tokens) > max_tokens
             or outputs + len(sequence.outputs) > max_outputs
-        )
-        if full:
+        ):
             yield batch
             batch, outputs = [], 0
         batch.append(sequence)

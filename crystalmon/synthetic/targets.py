@@ -17,8 +17,6 @@ from crystalmon.metrics import seeds
 Targets = Mapping[str, Mapping[str, float]]
 """Task -> choice -> probability."""
 
-LIQUID_TINY_TRUTH = Path(__file__).parents[1] / "assets" / "liquid-tiny" / "truth.json"
-
 
 def load_truth() -> dict[str, dict[str, Any]]:
     """The planted world of `liquid-tiny`: task name -> its part of `truth.json`.
@@ -26,7 +24,8 @@ def load_truth() -> dict[str, dict[str, Any]]:
     Keys of each task: `choices` [C], `seed` (index into `prompts`), `prompts` [P], `planted`
     [P][C], `held_out_prompts` [R], `held_out_planted` [R][C]; probabilities to six digits.
     """
-    return json.loads(LIQUID_TINY_TRUTH.read_text(encoding="utf-8"))["tasks"]
+    path = Path(__file__).parents[1] / "assets" / "liquid-tiny" / "truth.json"
+    return json.loads(path.read_text(encoding="utf-8"))["tasks"]
 
 
 def load_targets(name_or_path: str | Path) -> dict[str, dict[str, float]]:
@@ -50,12 +49,7 @@ def load_targets(name_or_path: str | Path) -> dict[str, dict[str, float]]:
     if not path.is_file():
         raise FileNotFoundError(f"targets must be 'liquid-tiny' or a file, got {str(path)!r}.")
     text = path.read_text(encoding="utf-8")
-    return _check_targets(
-        json.loads(text) if path.suffix == ".json" else yaml.safe_load(text), path
-    )
-
-
-def _check_targets(data: object, path: Path) -> dict[str, dict[str, float]]:
+    data = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
     if not isinstance(data, dict):
         kind = type(data).__name__
         raise TypeError(f"{path}: targets must be a mapping of task to weights, got {kind}.")
