@@ -86,7 +86,6 @@ def score_rows(
     `undisturbed(model)`.
 
     Args:
-        model, plan, route: what to run, on what, and how.
         consume: called with each batch of this rank; with the same rows again if a round is
             run again.
         ranks: the processes that score together.

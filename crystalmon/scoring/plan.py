@@ -84,7 +84,6 @@ def build_plan(suite: TaskSuite, tokenizer: Any, view: View = "raw") -> ScoringP
     """Render, tokenize and lay out a suite for scoring.
 
     Args:
-        suite: the prompts and choices.
         tokenizer: a transformers tokenizer, or a processor that has one. Left unchanged.
         view: `raw`, with the tokenizer's own special tokens before the prompt; or `chat`.
 

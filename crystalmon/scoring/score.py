@@ -56,10 +56,9 @@ def score(
     max_batch_tokens: int | None = None,
     progress: Callable[[int], Any] | None = None,
 ) -> Scores:
-    """Score a whole plan with one model.
+    """Score a whole plan with one model, which is left as it was.
 
     Args:
-        model, plan: what to score, and what with; the model is left as it was.
         observe: called with the prompts' full next-token log-probabilities, a few at a time.
         route: how to run it; found out by `choose_route` if None.
         ranks: the processes to split the prompts among; each of them gets the whole result.

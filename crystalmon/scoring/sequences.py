@@ -52,7 +52,6 @@ def sequences_of(
     """The sequences that score some rows of a plan.
 
     Args:
-        plan, method: whose rows they are, and how they are run.
         rows: which ones; as trees, with each prompt all rows after it.
         max_tokens, max_outputs: of a pack, unless a single prompt's tree is larger.
     """
