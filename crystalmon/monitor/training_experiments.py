@@ -252,7 +252,7 @@ class ExperimentsInTraining:
         with self._failures.caught(what), same_random_states():
             write_result(self._folder, result)
             write_display(self._folder, each.name, each.table(result), each.figure(result))
-        recorder.write_result(result)
+        recorder.log_result(result)
 
 
 def _put_aside(file: Path, folder: Path) -> None:
