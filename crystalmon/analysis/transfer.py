@@ -8,8 +8,7 @@ matched by the text of the choice, so vocabularies need not agree. Axes: P promp
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -17,7 +16,7 @@ from crystalmon.analysis.stage_measures import stage_names
 from crystalmon.analysis.verdicts import find_seeds
 from crystalmon.metrics.divergences import js_divergence
 from crystalmon.runs.reader import Run
-from crystalmon.runs.records import json_value
+from crystalmon.runs.records import Stored
 from crystalmon.runs.reference import read_base_answers
 
 NOTABLE = 0.05
@@ -46,7 +45,7 @@ class TaskTransfer:
 
 
 @dataclass(frozen=True)
-class StageTransfer:
+class StageTransfer(Stored):
     """All tasks at one stage of B.
 
     Args:
@@ -64,10 +63,6 @@ class StageTransfer:
     def at_bound(self) -> bool:
         """Whether no simulated draw was as small, so that the p-value is an upper bound."""
         return self.p_value * RANK_DRAWS < 1.5
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON-ready dict."""
-        return json_value(asdict(self))
 
 
 def find_transfer(a: Run, b: Run) -> list[StageTransfer]:

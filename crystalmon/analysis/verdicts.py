@@ -24,7 +24,7 @@ from crystalmon.phases.order import COMPLETE
 from crystalmon.phases.seed import SEEDLESS, judge_probe
 from crystalmon.phases.support import LEAK
 from crystalmon.runs.reader import Run
-from crystalmon.runs.records import Event, ProbeRecord, json_value
+from crystalmon.runs.records import Event, ProbeRecord, Stored
 from crystalmon.runs.reference import read_base_answers
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "undetermined"
@@ -39,7 +39,7 @@ SeedState = Literal["seeded", "seedless", "open", "not crystallized"]
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Verdict(Stored):
     """One claim about a run.
 
     Args:
@@ -53,10 +53,6 @@ class Verdict:
     verdict: str
     reason: str
     evidence: Mapping[str, Any] = field(repr=False)
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON-ready dict."""
-        return json_value(asdict(self))
 
 
 @dataclass(frozen=True)

@@ -9,19 +9,9 @@ import numpy as np
 
 from crystalmon.phases.order import melting_rule, nucleation_rule, phase_at, warning_rule
 from crystalmon.phases.seed import seed_rule
-from crystalmon.phases.state import Base, Observation, PhaseState, Rule
+from crystalmon.phases.state import Base, Observation, PhaseState
 from crystalmon.phases.support import format_rule, support_rule
 from crystalmon.runs.records import Event
-
-RULES: tuple[Rule, ...] = (
-    warning_rule,
-    nucleation_rule,
-    melting_rule,
-    seed_rule,
-    support_rule,
-    format_rule,
-)
-"""Each takes the state that the one before it left."""
 
 
 class PhaseDetector:
@@ -106,7 +96,7 @@ def advance(
     if first:
         state = state.begun(phase_at(now.order))
     events: list[Event] = []
-    for rule in RULES:
+    for rule in (warning_rule, nucleation_rule, melting_rule, seed_rule, support_rule, format_rule):
         state, raised = rule(base, state, now)
         events.extend(raised)
     return state, events

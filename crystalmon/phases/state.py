@@ -5,7 +5,7 @@ Axes: P prompts, C choices.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -212,4 +212,4 @@ class Base:
 
 
 Outcome = tuple[PhaseState, list[Event]]
-Rule = Callable[[Base, PhaseState, Reading], Outcome]
+"""What a rule returns, given the base, the state that the rule before left, and the reading."""
