@@ -138,11 +138,7 @@ class ScanFolder:
         self.changed = self.changed - {step} if step else set()
 
     def conclude(self) -> tuple[dict[str, Any], tuple[Verdict, ...]]:
-        """Write `scan.json` from the run folder.
-
-        Returns:
-            Its content, and the verdicts in it; both empty if the base is missing.
-        """
+        """Write `scan.json`; its content, and the verdicts in it, are empty without the base."""
         return on_folder(self._ranks, self._conclude) if self.has_base else ({}, ())
 
     def _take_up(self) -> tuple[dict[str, Any], dict[int, ProbeRecord], set[int]]:
