@@ -77,4 +77,4 @@ class _Models(types.ModuleType):
         return found
 
 
-sys.modules["crystalmon.models"] = _Models("crystalmon.models")
+models = sys.modules["crystalmon.models"] = _Models("crystalmon.models")

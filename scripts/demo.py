@@ -21,7 +21,8 @@ from pathlib import Path
 import numpy as np
 
 from crystalmon import Run, read_run
-from crystalmon.metrics.answers import js_divergence, noise_floor
+from crystalmon.metrics.divergences import js_divergence
+from crystalmon.metrics.seeds import noise_floor
 from crystalmon.report.page import write_report
 from crystalmon.report.stage_figure import stage_figure
 from crystalmon.report.summary import format_stage_table, stage_table

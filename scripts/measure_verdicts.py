@@ -18,7 +18,8 @@ import numpy as np
 from scenarios import Scenario, make_scenario, orders
 
 from crystalmon.analysis.verdicts import judge_stages
-from crystalmon.metrics.answers import js_divergence, noise_floor
+from crystalmon.metrics.divergences import js_divergence
+from crystalmon.metrics.seeds import noise_floor
 from crystalmon.phases.order import COMPLETE
 
 KINDS = ("collapse, abrupt", "collapse, gradual", "collapse, prompt by prompt", "seedless")

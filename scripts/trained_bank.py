@@ -25,7 +25,8 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from crystalmon import load_suite
-from crystalmon.metrics.answers import js_divergence, noise_floor
+from crystalmon.metrics.divergences import js_divergence
+from crystalmon.metrics.seeds import noise_floor
 from crystalmon.synthetic import PlantedReward, load_truth, preference_rows, prompt_rows, sft_rows
 
 FOLDER = Path("runs/validation/trained")

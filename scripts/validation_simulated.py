@@ -12,7 +12,8 @@ import ruptures
 from scenarios import NULL_ORDER, TRUE_ONSET, Scenario, orders
 
 from crystalmon.analysis.transition import classify_transition
-from crystalmon.metrics.answers import js_divergence, nearest_seed, noise_floor
+from crystalmon.metrics.divergences import js_divergence
+from crystalmon.metrics.seeds import nearest_seed, noise_floor
 from crystalmon.phases import PhaseDetector
 
 BASELINES = ("bare threshold", "Page-Hinkley", "ruptures Pelt", "ruptures Binseg")

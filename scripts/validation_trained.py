@@ -14,7 +14,7 @@ from scenarios import NULL_ORDER, TRUE_MELT, TRUE_ONSET
 from trained_bank import FOLDER, FULL, plans, train_bank
 
 from crystalmon import read_run
-from crystalmon.metrics.answers import js_divergence
+from crystalmon.metrics.divergences import js_divergence
 from crystalmon.phases import PhaseDetector
 from crystalmon.phases.seed_fit import Candidates
 

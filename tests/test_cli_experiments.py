@@ -15,13 +15,7 @@ from test_page import make_run
 from crystalmon.cli.main import main
 from crystalmon.experiments.common.command import run_alone
 from crystalmon.experiments.common.parts import Parts
-from crystalmon.runs.results import (
-    Result,
-    read_result,
-    read_results,
-    result_files,
-    write_result,
-)
+from crystalmon.runs.results import Result, read_result, read_results, result_files, write_result
 from crystalmon.runs.store import write_info
 
 TEMPERATURE = ["temperature", "liquid-tiny", "--suite", "liquid-tiny"]
@@ -189,7 +183,7 @@ def test_two_commands_do_not_measure_the_same_at_once(tmp_path):
     def again(_):
         return run_alone("drift", tmp_path, {"a": 1}, stopped)
 
-    with pytest.raises(ValueError, match="one command at a time"):
+    with pytest.raises(ValueError, match="another command is busy"):
         run_alone("drift", tmp_path, {"a": 1}, again)
     with pytest.raises(KeyboardInterrupt):  # and the next one may
         again(None)

@@ -15,29 +15,29 @@ from scipy.stats import norm
 
 from crystalmon.metrics.answers import (
     DISSIMILARITY_WINDOWS,
-    NOISE_FLOOR,
     ORDERED_LIQUIDITY,
     dissimilarities,
-    entropy,
     entropy_mixture,
     is_ordered,
-    js_divergence,
-    linear_dissimilarity,
     liquidity,
-    mean_over_others,
     measure_task,
-    nearest_seed,
     order,
-    prompt_crystallinity,
     round_significant,
+    variety,
+)
+from crystalmon.metrics.bootstrap import bootstrap_interval, bootstrap_weights, uniform_weights
+from crystalmon.metrics.divergences import entropy, js_divergence, linear_dissimilarity
+from crystalmon.metrics.seeds import (
+    NOISE_FLOOR,
+    mean_over_others,
+    nearest_seed,
+    prompt_crystallinity,
     seed_distances,
     squared_error,
     support,
     support_mass,
-    variety,
     without_prompt,
 )
-from crystalmon.metrics.bootstrap import bootstrap_interval, bootstrap_weights, uniform_weights
 
 QUICK = settings(max_examples=40, deadline=None, derandomize=True)
 NAN = float("nan")

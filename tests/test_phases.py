@@ -18,16 +18,10 @@ from hypothesis import strategies as st
 from scenarios import make_scenario
 from scenarios.paths import descent
 
-from crystalmon.metrics.answers import (
-    NOISE_FLOOR,
-    js_divergence,
-    liquidity,
-    order,
-    round_significant,
-    seed_distances,
-    support,
-)
+from crystalmon.metrics.answers import liquidity, order, round_significant
 from crystalmon.metrics.bootstrap import uniform_weights
+from crystalmon.metrics.divergences import js_divergence
+from crystalmon.metrics.seeds import NOISE_FLOOR, seed_distances, support
 from crystalmon.phases import Base, Observation, PhaseDetector, PhaseState, SuiteDetector, advance
 from crystalmon.phases.seed import at_rest, remember
 from crystalmon.phases.state import RESTING

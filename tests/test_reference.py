@@ -11,12 +11,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from crystalmon.monitor.base_model import (
-    ReferenceMismatch,
-    check_reference,
-    find_base,
-    make_base,
-)
+from crystalmon.monitor.base_model import ReferenceMismatch, check_reference, find_base, make_base
 from crystalmon.runs.reference import find_reference, load_reference
 from crystalmon.scoring.models import ASSETS_DIR, without_adapters
 from crystalmon.scoring.plan import build_plan

@@ -244,8 +244,8 @@ def test_importing_the_package_is_cheap():
     assert loaded.isdisjoint({*HEAVY, "numpy", "yaml", "safetensors"})
 
 
-def test_the_commands_start_without_torch():
-    assert loaded_after("crystalmon.cli.main").isdisjoint(HEAVY)
+def test_the_commands_start_without_torch_and_matplotlib():
+    assert loaded_after("crystalmon.cli.main").isdisjoint({*HEAVY, "matplotlib"})
 
 
 # --- the public names ------------------------------------------------------------------------
@@ -265,3 +265,5 @@ def test_the_old_name_of_load_model_goes_on_working_with_a_warning():
     with pytest.warns(DeprecationWarning, match="from crystalmon import load_model"):
         from crystalmon.models import load_model
     assert load_model is crystalmon.load_model
+    with pytest.warns(DeprecationWarning, match="from crystalmon import load_model"):
+        assert crystalmon.models.load_model is load_model

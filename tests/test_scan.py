@@ -263,7 +263,7 @@ def test_a_finished_scan_is_not_scored_again(whole, stages, small, monkeypatch):
 
 def test_two_commands_do_not_scan_into_one_folder_at_once(stages, small, tmp_path):
     def again(_: str) -> None:
-        with pytest.raises(ValueError, match="one command at a time"):
+        with pytest.raises(ValueError, match="another command is busy"):
             scan(stages[:1], tmp_path, small, tell=print)
 
     scan(stages[:1], tmp_path, small, tell=again)
@@ -276,7 +276,7 @@ def test_both_views_and_one_do_not_scan_into_one_folder_at_once(
 ):
     def again(*arguments, **options):
         monkeypatch.undo()
-        with pytest.raises(ValueError, match="one command at a time"):
+        with pytest.raises(ValueError, match="another command is busy"):
             scan(stages[:1], tmp_path, small, "raw", tell=print)
         return load_model(*arguments, **options)
 

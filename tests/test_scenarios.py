@@ -16,7 +16,8 @@ from scenarios import (
     orders,
 )
 
-from crystalmon.metrics.answers import js_divergence, noise_floor, support
+from crystalmon.metrics.divergences import js_divergence
+from crystalmon.metrics.seeds import noise_floor, support
 from crystalmon.phases import PhaseDetector
 from crystalmon.phases.seed_fit import Candidates
 from crystalmon.runs.records import EVENT_KINDS

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scenarios.paths import descent, geometric, hellinger, mixture
 
-from crystalmon.metrics.answers import js_divergence, noise_floor
+from crystalmon.metrics.divergences import js_divergence
+from crystalmon.metrics.seeds import noise_floor
 from crystalmon.phases.descent_path import descend, fit_descent
 from crystalmon.phases.seed_fit import (
     Candidates,

@@ -12,7 +12,8 @@ import pytest
 
 from crystalmon.analysis.transfer import StageTransfer
 from crystalmon.analysis.verdicts import NUCLEATED
-from crystalmon.metrics.answers import js_divergence, noise_floor
+from crystalmon.metrics.divergences import js_divergence
+from crystalmon.metrics.seeds import noise_floor
 from crystalmon.scoring.models import load_tokenizer
 from crystalmon.synthetic import load_targets, load_truth
 

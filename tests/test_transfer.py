@@ -28,7 +28,7 @@ from crystalmon.analysis.transfer import (
     seed_transfer,
 )
 from crystalmon.cli.main import main
-from crystalmon.metrics.answers import js_divergence
+from crystalmon.metrics.divergences import js_divergence
 from crystalmon.report.transfer_figure import transfer_figure
 from crystalmon.runs.files import RECORDS_FILE, RUN_FILE
 from crystalmon.runs.names import REFERENCE_FOLDER

@@ -20,8 +20,10 @@ from crystalmon.analysis.verdicts import (
     judge_run,
     judge_support,
 )
-from crystalmon.metrics.answers import js_divergence, measure_task, noise_floor, support
+from crystalmon.metrics.answers import measure_task
 from crystalmon.metrics.bootstrap import bootstrap_interval, bootstrap_weights
+from crystalmon.metrics.divergences import js_divergence
+from crystalmon.metrics.seeds import noise_floor, support
 from crystalmon.phases import SuiteDetector
 from crystalmon.runs.names import REFERENCE_FOLDER
 from crystalmon.runs.reader import Run, read_run

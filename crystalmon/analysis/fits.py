@@ -30,7 +30,8 @@ _AT_ONCE = 64
 _NO_OVERFLOW = 300.0
 _ROUNDING = 1e-10
 _CHI2 = 3.841458820694124
-_TEN_TO_NINETY = 2 * np.log(9.0)
+TEN_TO_NINETY = 2 * float(np.log(9.0))
+"""Width from 10% to 90% of a logistic curve, in its scales."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def sigmoid_losses(
     RSS = Σy² − 2cΣyσ + c²Σσ² with y and σ centred and c = max(Σyσ, 0) / Σσ². Midpoints are taken
     in blocks; for points farther than `REACH` from a whole block σ is 0 or 1 and not computed.
     """
-    scale = width / _TEN_TO_NINETY
+    scale = width / TEN_TO_NINETY
     count = len(steps)
     centred = values - values.mean()
     both = np.stack([np.ones(count), centred], axis=1)

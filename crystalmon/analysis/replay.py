@@ -24,7 +24,8 @@ from crystalmon.analysis.transition import (
     coexistence,
     fit_avrami,
 )
-from crystalmon.metrics.answers import js_divergence, prompt_crystallinity
+from crystalmon.metrics.divergences import js_divergence
+from crystalmon.metrics.seeds import prompt_crystallinity
 from crystalmon.phases import SuiteDetector
 from crystalmon.phases.stored import observe, states_of
 from crystalmon.runs.reader import Run

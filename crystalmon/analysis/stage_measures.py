@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from crystalmon.analysis.verdicts import find_seeds
-from crystalmon.metrics.answers import squared_error, support_mass, variety, without_prompt
+from crystalmon.metrics.answers import variety
 from crystalmon.metrics.bootstrap import uniform_weights
+from crystalmon.metrics.seeds import squared_error, support_mass, without_prompt
 from crystalmon.runs.reader import Run
 from crystalmon.runs.records import TaskRecord
 from crystalmon.runs.reference import read_base_answers

@@ -15,7 +15,7 @@ import numpy as np
 
 from crystalmon.analysis.stage_measures import stage_names
 from crystalmon.analysis.verdicts import find_seeds
-from crystalmon.metrics.answers import js_divergence
+from crystalmon.metrics.divergences import js_divergence
 from crystalmon.runs.reader import Run
 from crystalmon.runs.records import json_value
 from crystalmon.runs.reference import read_base_answers

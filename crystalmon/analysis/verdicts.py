@@ -16,8 +16,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from crystalmon.metrics.answers import ORDERED_LIQUIDITY, js_divergence, noise_floor, support
+from crystalmon.metrics.answers import ORDERED_LIQUIDITY
 from crystalmon.metrics.bootstrap import bootstrap_interval, bootstrap_weights
+from crystalmon.metrics.divergences import js_divergence
+from crystalmon.metrics.seeds import noise_floor, support
 from crystalmon.phases.order import COMPLETE
 from crystalmon.phases.seed import SEEDLESS, judge_probe
 from crystalmon.phases.support import LEAK

@@ -1,6 +1,6 @@
 """The one list of what is measured. To add a metric: its formula, a row here, a row in `README.md`.
 
-Records, trackers, the terminal, the page and the docs read this list; none has one of its own.
+Records, trackers, the terminal, the page and the docs read this list.
 `README.md` beside this file defines every quantity and says where it comes from.
 """
 

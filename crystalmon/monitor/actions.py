@@ -21,10 +21,7 @@ def check_actions(actions: Actions | None, tasks: Iterable[str]) -> dict[str, tu
     """The actions by signal, each a tuple.
 
     Args:
-        actions: by signal, one action or several. A signal is a kind of event, of the suite where
-            the suite raises that kind, else of any task; or `<task>/<kind>`, of that task. An
-            action is `save`, `stop` or `evaluate` (flags of the trainer's control), `alert`
-            (through the trackers that have alerts), or a function of (event, state, control).
+        actions: by signal, one action or several; see `callback.CrystalCallback`.
         tasks: the suite's tasks.
 
     Raises:

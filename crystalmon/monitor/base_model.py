@@ -97,15 +97,15 @@ def _score_other(
     name: str, suite: TaskSuite, plan: ScoringPlan, device: torch.device, progress: Progress | None
 ) -> Reference:
     """Load a base model with its own tokenizer, score it where the current model is, free it."""
-    with same_random_states():  # weights that a checkpoint lacks are drawn at random
-        try:
-            with whole_models():
-                base, tokenizer = load_model(name)
-        except FileNotFoundError as error:
-            raise FileNotFoundError(
-                f"reference {name!r} is neither 'auto', 'initial', a run or reference folder, nor "
-                f"a model: {error}"
-            ) from error
+    try:
+        # weights that a checkpoint lacks are drawn at random
+        with same_random_states(), whole_models():
+            base, tokenizer = load_model(name)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"reference {name!r} is neither 'auto', 'initial', a run or reference folder, nor "
+            f"a model: {error}"
+        ) from error
     base.to(device)
     if plan.view == "raw" or getattr(tokenizer, "chat_template", None):
         plan = build_plan(suite, tokenizer, plan.view)
@@ -147,11 +147,11 @@ def make_base(
 
     def keep(prompts: np.ndarray, log_p: Tensor, begins: Tensor) -> dict[str, Tensor]:
         seen = {} if observe is None else observe(prompts, log_p, begins)
-        return {**seen, _ROWS: log_p}
+        return {**seen, "log_p": log_p}
 
     scores = score(model, plan, keep, route=route, ranks=ranks, progress=progress)
     seen = dict(scores.observed)
-    rows = seen.pop(_ROWS)
+    rows = seen.pop("log_p")
     if np.isnan(rows).any():
         raise ValueError(
             f"the reference model's answers must be numbers, got NaN from {model_name(model)}. "
@@ -169,10 +169,6 @@ def make_base(
         id=reference_id(plan.fingerprint, log_choice),
     )
     return Reference(info, log_choice, rows), replace(scores, observed=seen)
-
-
-_ROWS = "log_p"
-"""Among what is observed: the rows that the reference keeps."""
 
 
 def check_reference(

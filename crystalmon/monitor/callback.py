@@ -29,10 +29,9 @@ from crystalmon.monitor.training_experiments import (
 )
 from crystalmon.runs.records import Event, ProbeRecord
 from crystalmon.runs.reference import Reference
-from crystalmon.runs.results import Result
 from crystalmon.scoring.models import model_name
 from crystalmon.scoring.plan import VIEWS, View
-from crystalmon.scoring.ranks import current_ranks
+from crystalmon.scoring.ranks import CONFIGURATION_ERRORS, current_ranks
 from crystalmon.suites.tasks import TaskSuite, load_suite
 
 logger = logging.getLogger(__name__)
@@ -207,21 +206,19 @@ class CrystalCallback(TrainerCallback):
         folder = claim_folder(Path(str(args.output_dir)), state, self.suite.name)
         origin = Origin(folder, step, model_name(model), self.suite, self.view)
         history = ranks.on_main(origin.history)
-        asked = self.reference
-        reference = (
-            asked
-            if isinstance(asked, Reference)
-            else ranks.on_main(lambda: origin.reference(str(asked)))
-        )
+        reference = self.reference
+        if not isinstance(reference, Reference):
+            reference = ranks.on_main(lambda: origin.reference(str(self.reference)))
         progress = state.is_world_process_zero and not args.disable_tqdm
-        try:
-            monitor = Monitor(
+        # what is counted here is out of memory, or a broken kernel
+        with self._failures.caught(
+            "the base could not be scored, so this run is not monitored", *CONFIGURATION_ERRORS
+        ):
+            self.monitor = Monitor(
                 model, processing_class, self.suite, reference, view=self.view, progress=progress
             )
-        except (ValueError, TypeError, OSError):
-            raise
-        except Exception:  # out of memory, a broken kernel: no fault of the configuration
-            self._failures.note("the base could not be scored, so this run is not monitored")
+        monitor = self.monitor
+        if monitor is None:
             return
         base_id = monitor.reference.info.id
         monitor.inherit(ranks.on_main(lambda: origin.inherited(base_id, monitor.base_q)))
@@ -231,9 +228,21 @@ class CrystalCallback(TrainerCallback):
         if known is not None:
             self._meter.expect(known)
         self._last_step = history[-1].step if history else -1
-        self.monitor = monitor
         ranks.on_main(lambda: self._open(monitor, folder, history, args, state))
-        self._begin_experiments(monitor, processing_class, folder, step)
+        found = ExperimentsInTraining(
+            self.experiments,
+            monitor,
+            processing_class,
+            folder,
+            self._meter,
+            self._failures,
+            self._recorder,
+        )
+        with self._failures.caught(
+            "the experiments could not begin, and are left out of this run", *CONFIGURATION_ERRORS
+        ):
+            found.begin(monitor, step)
+            self._experiments = found
 
     def _open(
         self,
@@ -246,31 +255,10 @@ class CrystalCallback(TrainerCallback):
         """Rank 0: open the run folder and the trackers, and say what will be monitored."""
         settings, trainer = callback_settings(self), trainer_name(args)
         info = run_info(monitor, settings, trainer, state.max_steps, args)
-        self._recorder = Recorder.open(
+        self._recorder = Recorder(
             folder, monitor, info, state.global_step, history, args, self._failures
         )
         console.introduce(monitor, folder, len(self._schedule.steps), self.max_overhead)
-
-    def _begin_experiments(
-        self, monitor: Monitor, processing_class: Any, folder: Path, step: int
-    ) -> None:
-        found = ExperimentsInTraining(
-            self.experiments,
-            monitor,
-            processing_class,
-            folder,
-            self._meter,
-            self._failures.note,
-            self._write_result,
-        )
-        try:
-            found.begin(monitor, step)
-        except (ValueError, TypeError, OSError):
-            raise
-        except Exception:  # out of memory, a broken kernel: no fault of the configuration
-            self._failures.note("the experiments could not begin, and are left out of this run")
-            return
-        self._experiments = found
 
     def _wanted(self, step: int, last: bool = False) -> bool:
         """Whether to probe now: by the schedule on every rank, by the clock of rank 0."""
@@ -286,37 +274,27 @@ class CrystalCallback(TrainerCallback):
 
     def _probe(self, state: TrainerState, unchanged: bool = False) -> None:
         """Probe this step, on every rank; a failure is logged and counted, or raised if strict."""
-        if self.monitor is None:
+        monitor, before = self.monitor, self._meter.spent
+        if monitor is None:
             return
-        before = self._meter.spent
         with self._meter.spending():
-            self._probe_with(self.monitor, state, unchanged)
+            self._last_step = step = state.global_step
+            self._schedule.taken()
+            record = None
+            with self._failures.caught(f"probe at step {step} failed; training goes on"):
+                record = monitor.probe(step, state.epoch, unchanged=unchanged)
+            if monitor.ranks.all(record is not None) and record is not None:
+                self._schedule.probed(record, monitor.events)
+                if self._recorder is not None:
+                    self._recorder.write(record, monitor.events)
+                self._untaken += monitor.events
         # storing, trackers and a failure count; the first may come free with the base's answers
         took = self._meter.spent - before
-        self._meter.expect(max(took, self.monitor.seconds_a_probe or 0.0))
-
-    def _probe_with(self, monitor: Monitor, state: TrainerState, unchanged: bool) -> None:
-        self._last_step = step = state.global_step
-        self._schedule.taken()
-        record = None
-        try:
-            record = monitor.probe(step, state.epoch, unchanged=unchanged)
-        except Exception:
-            self._failures.note(f"probe at step {step} failed; training goes on")
-        if not monitor.ranks.all(record is not None) or record is None:
-            return
-        self._schedule.probed(record, monitor.events)
-        if self._recorder is not None:
-            self._recorder.write(record, monitor.events)
-        self._untaken += monitor.events
+        self._meter.expect(max(took, monitor.seconds_a_probe or 0.0))
 
     def _measure_experiments(self, state: TrainerState, last: bool = False) -> None:
         if self._experiments is not None:
             self._experiments.measure(state.global_step, last)
-
-    def _write_result(self, result: Result) -> None:
-        if self._recorder is not None:
-            self._recorder.write_result(result)
 
     def _act(self, state: TrainerState, control: TrainerControl) -> None:
         """Do what the user has asked for on the latest events, on every rank alike."""
@@ -326,11 +304,9 @@ class CrystalCallback(TrainerCallback):
                 self._recorder.act(event, action)
             if action == "stop":
                 self._stopped_at = state.global_step
-            try:
+            failed = f"{action_name(action)} failed on {event.kind}; training goes on"
+            with self._failures.caught(failed):
                 take(action, event, state, control)
-            except Exception:
-                name = action_name(action)
-                self._failures.note(f"{name} failed on {event.kind}; training goes on")
 
 
 def _unwrapped(model: Any) -> Any:

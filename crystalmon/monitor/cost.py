@@ -161,9 +161,10 @@ def estimate_cost(
     run = {"every": every, "tokens_per_step": tokens_per_step, "step_seconds": step_seconds}
     for name, value in {"steps": steps, **run}.items():
         _check_positive(name, value)
-    for name, value in run.items():
-        _check_company(name, value, "steps", steps)
-    _check_company("step_seconds", step_seconds, "rate", rate)
+    needs = [*((name, "steps", steps) for name in run), ("step_seconds", "rate", rate)]
+    for name, other, needed in needs:
+        if run[name] is not None and needed is None:
+            raise ValueError(f"{name} must come with {other}, got {run[name]!r} alone. Give both.")
     size = config if isinstance(config, ModelSize) else model_size(config)
     tokens, pairs = count_tree(plan.rows)
     rows, prompts = len(plan.rows), plan.num_prompts
@@ -235,7 +236,10 @@ def model_size(config: Any) -> ModelSize:
     embeddings = (module for module in model.modules() if isinstance(module, nn.Embedding))
     apart = {id(head), *(id(module.weight) for module in embeddings)}
     text = config.get_text_config()
-    used = _used_experts(text)
+    names = ("num_local_experts", "num_experts", "n_routed_experts")
+    experts = next((n for name in names if (n := getattr(text, name, None))), None)
+    sent_to = getattr(text, "num_experts_per_tok", None)
+    used = sent_to / experts if experts and sent_to else 1.0
     parameters = sum(
         parameter.numel() * (used if ".experts." in name else 1)
         for name, parameter in model.named_parameters()
@@ -249,14 +253,6 @@ def model_size(config: Any) -> ModelSize:
         vocabulary=head.shape[0],
         attention_width=text.num_hidden_layers * heads * width,
     )
-
-
-def _used_experts(config: Any) -> float:
-    """The share of a mixture's experts that a token is sent to; 1 without one."""
-    names = ("num_local_experts", "num_experts", "n_routed_experts")
-    experts = next((n for name in names if (n := getattr(config, name, None))), None)
-    each = getattr(config, "num_experts_per_tok", None)
-    return each / experts if experts and each else 1.0
 
 
 def parse_rate(text: str) -> Rate:
@@ -320,11 +316,6 @@ def _check_positive(name: str, value: Any) -> None:
         raise TypeError(f"{name} must be {noun}, got {value!r}.")
     if not 0 < value <= MAX_COUNT:
         raise ValueError(f"{name} must be positive, at most {MAX_COUNT:g}, got {value!r:.20}.")
-
-
-def _check_company(name: str, value: Any, other: str, needed: Any) -> None:
-    if value is not None and needed is None:
-        raise ValueError(f"{name} must come with {other}, got {value!r} alone. Give both.")
 
 
 def _short(value: float) -> str:

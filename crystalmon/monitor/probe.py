@@ -32,7 +32,6 @@ from crystalmon.phases.stored import observe
 from crystalmon.runs.records import PHASES, Event, ProbeRecord, TaskRecord
 from crystalmon.runs.reference import Reference
 from crystalmon.scoring.compatibility import check_fit, probing_ranks
-from crystalmon.scoring.forward import Route
 from crystalmon.scoring.models import adapter_layers, without_adapters
 from crystalmon.scoring.plan import View, build_plan, describe_merges
 from crystalmon.scoring.route import choose_route
@@ -51,7 +50,7 @@ class Monitor:
         model: a causal language model.
         tokenizer: its tokenizer, or a processor that has one.
         suite: a bundled suite's name, a path, or a `TaskSuite`.
-        reference: what to compare with; see `reference.find_base`.
+        reference: what to compare with; see `base_model.find_base`.
         view: `raw` or `chat`.
         progress: show a progress bar while scoring.
         answers_only: accept a base with other tokens for the same suite, such as another
@@ -61,7 +60,7 @@ class Monitor:
         base_q, base_coverage: by task, the base's answers [P, C] and their mean total probability.
         seconds_a_probe: what scoring the suite last took; None before it was.
         is_own_base: whether the base is the model as it was when this monitor was made.
-        without_adapters: whether it is so without its adapters.
+        without_adapters: whether `auto` was asked for: its own base is scored without adapters.
 
     In a run of several processes every rank makes a monitor and probes at the same steps: the
     prompts are split among them, and each has the whole record.
@@ -90,7 +89,7 @@ class Monitor:
         if self.plan.merges:
             logger.info(describe_merges(self.plan.merges))
         self.ranks = probing_ranks(model)
-        self.route: Route = choose_route(model, self.plan, self.ranks)
+        self.route = choose_route(model, self.plan, self.ranks)
         self._batch_tokens: int | None = None
         self._progress = progress
         self.seconds_a_probe: float | None = None
@@ -145,11 +144,12 @@ class Monitor:
         known, self._start = self._start if unchanged else None, None
         scores = known or self._score(f"probe at step {step}")
         self._batch_tokens = scores.batch_tokens
-        q, coverage = {}, {}
-        for task, table in zip(self.suite, scores.log_choice, strict=True):
-            q[task.name], coverage[task.name] = answer_distributions(table)
-        measured = self._measure(q, self._by_task(scores, coverage))
-        self._remember(step, q)
+        answers = [answer_distributions(table) for table in scores.log_choice]
+        q = {task.name: own for task, (own, _) in zip(self.suite, answers, strict=True)}
+        coverage = np.concatenate([share for _, share in answers])
+        measured = self._measure(q, {"coverage": coverage, **scores.observed})
+        self._last_step = step
+        self._history.append(q)
         self.events = self.detector.update(
             step, q, {name: task.metrics["coverage"] for name, task in measured.items()}
         )
@@ -199,7 +199,8 @@ class Monitor:
 
     def replay(self, record: ProbeRecord) -> list[Event]:
         """Take up a stored probe instead of scoring one: how a resumed run catches up."""
-        self._remember(record.step, {name: task.q for name, task in record.tasks.items()})
+        self._last_step = record.step
+        self._history.append({name: task.q for name, task in record.tasks.items()})
         return observe(self.detector, record)
 
     def remeasure(self, record: ProbeRecord) -> ProbeRecord:
@@ -212,7 +213,7 @@ class Monitor:
             The record as it would have been; the events that it raised are in `Monitor.events`.
         """
         q = {name: task.q for name, task in record.tasks.items()}
-        measured = self._measure(q, {name: {} for name in q})
+        measured = self._measure(q, {})
         self.events = self.replay(record)
         made = self._record(record.step, record.epoch, record.seconds, q, measured)
         tasks = {
@@ -243,41 +244,28 @@ class Monitor:
         base = torch.from_numpy(self.reference.log_p(prompts)).to(log_p.device)
         return _compared(log_p, base, begins)
 
-    def _by_task(
-        self, scores: Scores, coverage: Mapping[str, np.ndarray]
-    ) -> dict[str, dict[str, np.ndarray]]:
-        """By task, what is averaged over prompts: [P] values by key."""
-        found: dict[str, dict[str, np.ndarray]] = {}
-        start = 0
-        for task in self.suite:
-            stop = start + len(task.prompts)
-            own = {key: values[start:stop] for key, values in scores.observed.items()}
-            found[task.name] = {"coverage": coverage[task.name], **own}
-            start = stop
-        return found
-
     def _measure(
-        self, q: Mapping[str, np.ndarray], per_prompt: Mapping[str, Mapping[str, np.ndarray]]
+        self, q: Mapping[str, np.ndarray], per_prompt: Mapping[str, np.ndarray]
     ) -> dict[str, TaskMeasurement]:
+        """By task; `per_prompt` holds what is averaged over prompts, [N] values by key."""
         # the same resamples at every probe, so that intervals move only when the model does
         rng = np.random.default_rng(0)
         measured: dict[str, TaskMeasurement] = {}
+        start = 0
         for task in self.suite:
+            stop = start + len(task.prompts)
+            own = {key: values[start:stop] for key, values in per_prompt.items()}
             past = np.stack([*(probe[task.name] for probe in self._history), q[task.name]])
             weights = bootstrap_weights(len(task.prompts), BOOTSTRAP_REPLICATES, rng)
             measured[task.name] = measure_task(
                 q[task.name],
                 self.base_q[task.name],
-                {**per_prompt[task.name], **dissimilarities(past)},
+                {**own, **dissimilarities(past)},
                 weights,
                 self.detector.tasks[task.name].seed,
             )
+            start = stop
         return measured
-
-    def _remember(self, step: int, q: Mapping[str, np.ndarray]) -> None:
-        """Of a probe, live or stored: what the next ones are compared with."""
-        self._last_step = step
-        self._history.append(dict(q))
 
     def _record(
         self,

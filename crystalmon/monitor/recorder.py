@@ -6,8 +6,9 @@ record, and closes both. It exists on rank 0 alone.
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ from typing import Any
 from crystalmon.monitor import console
 from crystalmon.monitor.actions import Action, action_name
 from crystalmon.monitor.probe import Monitor
-from crystalmon.monitor.training_experiments import experiment_metrics
 from crystalmon.report.page import write_report
 from crystalmon.report.snapshot import Snapshot
 from crystalmon.runs.files import RUN_FILE, explained
@@ -24,7 +24,6 @@ from crystalmon.runs.records import Event, ProbeRecord
 from crystalmon.runs.reference import INFO_FILE, load_reference
 from crystalmon.runs.results import Result
 from crystalmon.runs.store import RunStore
-from crystalmon.suites.tasks import TaskSuite
 from crystalmon.trackers.base import CompositeTracker, sentence, tracker_metrics
 from crystalmon.trackers.make import make_tracker
 
@@ -42,40 +41,40 @@ class Failures:
         self._strict = strict
         self.count = 0
 
-    def note(self, what: str) -> None:
-        """Log and count the exception that is being handled, or raise it again if strict."""
-        if self._strict:
-            raise
-        self.count += 1
-        logger.exception("crystalmon: %s.", what)
+    @contextlib.contextmanager
+    def caught(self, what: str, *passed: type[Exception]) -> Iterator[None]:
+        """Log `what` and count it if the body raises; errors of the kinds `passed` are raised."""
+        try:
+            yield
+        except Exception as error:
+            if self._strict or isinstance(error, passed):
+                raise
+            self.count += 1
+            logger.exception("crystalmon: %s.", what)
 
 
 class Recorder:
     """Writes the probes of one training to its run folder and its trackers.
 
     Args:
-        store: the run folder, open for writing.
-        tracker: the trackers.
-        suite: what is probed.
+        folder: the run folder; the base's answers are stored in it.
+        monitor: of this run; it reads its base from the run folder from now on.
+        info: the content of `run.json`.
+        step: 0, or the step that training resumes from.
+        history: the records of the run up to that step.
+        args: the trainer's arguments, for `report_to` and `output_dir`.
         failures: where failures are counted.
-        last: the latest record of the run before it was resumed, if it was.
+
+    Attributes:
+        last: the latest record of the run, None before the first.
+
+    Raises:
+        RunFolderError: if the folder cannot be written to.
+        ValueError: if a run is resumed with another base than its own.
     """
 
     def __init__(
         self,
-        store: RunStore,
-        tracker: CompositeTracker,
-        suite: TaskSuite,
-        failures: Failures,
-        last: ProbeRecord | None = None,
-    ) -> None:
-        self._store, self._tracker, self._failures = store, tracker, failures
-        self._choices = {task.name: task.choice_texts for task in suite}
-        self.last = last
-
-    @classmethod
-    def open(
-        cls,
         folder: Path,
         monitor: Monitor,
         info: Mapping[str, Any],
@@ -83,44 +82,27 @@ class Recorder:
         history: Sequence[ProbeRecord],
         args: Any,
         failures: Failures,
-    ) -> Recorder:
-        """Open the run folder, with the base's answers in it, and the trackers.
-
-        Args:
-            folder: the run folder.
-            monitor: of this run; it reads its base from the run folder from now on.
-            info: the content of `run.json`.
-            step: 0, or the step that training resumes from.
-            history: the records of the run up to that step.
-            args: the trainer's arguments, for `report_to` and `output_dir`.
-            failures: where failures are counted.
-
-        Raises:
-            RunFolderError: if the folder cannot be written to.
-            ValueError: if a run is resumed with another base than its own.
-        """
+    ) -> None:
         _store_base(folder, monitor, step)
         if step == 0 and (folder / RUN_FILE).is_file():
             console.say(f"the earlier run in {folder} is superseded; its lines stay on file")
-        store = RunStore.open(folder, info, resume_step=step or None)
+        self.folder, self._failures = folder, failures
+        self._store = RunStore.open(folder, info, resume_step=step or None)
         report = partial(write_report, [folder])
-        tracker = make_tracker(args.report_to or [], str(args.output_dir), folder.name, report)
-        return cls(store, tracker, monitor.suite, failures, history[-1] if history else None)
-
-    @property
-    def folder(self) -> Path:
-        """The run folder."""
-        return self._store.folder
+        output = str(args.output_dir)
+        self._tracker: CompositeTracker = make_tracker(
+            args.report_to or [], output, folder.name, report
+        )
+        self._choices = {task.name: task.choice_texts for task in monitor.suite}
+        self.last = history[-1] if history else None
 
     def write(self, record: ProbeRecord, events: Sequence[Event]) -> None:
         """Store one probe, send it to the trackers, and print what it changed."""
-        try:
+        with self._failures.caught(
+            f"the probe at step {record.step} could not be stored and waits for the next one; "
+            "training goes on"
+        ):
             self._store.append(record, events)
-        except Exception:
-            self._failures.note(
-                f"the probe at step {record.step} could not be stored and waits for the next one; "
-                "training goes on"
-            )
         self._tracker.log(record.step, tracker_metrics(record, self.folder.name))
         self._tracker.show(Snapshot(record, self._choices))
         for event in events:
@@ -128,9 +110,12 @@ class Recorder:
         console.announce(record, events, self.last)
         self.last = record
 
-    def write_result(self, result: Result) -> None:
-        """Send the result of an experiment to the trackers."""
-        self._tracker.log(result.step or 0, experiment_metrics(result, self.folder.name))
+    def log_result(self, result: Result) -> None:
+        """Log a result and its seconds as `<folder>_experiments/<experiment>/<key>`."""
+        prefix = f"{self.folder.name}_experiments/{result.experiment}"
+        scalars = {f"{prefix}/{key}": value.value for key, value in result.estimates.items()}
+        scalars[f"{prefix}/seconds"] = result.seconds or 0.0
+        self._tracker.log(result.step or 0, scalars)
 
     def act(self, event: Event, action: Action) -> None:
         """Print that an action follows an event, and send the alert if it is one."""
@@ -142,9 +127,8 @@ class Recorder:
     def close(self) -> None:
         """Close the run folder, then the trackers: one of them may keep the report of it."""
         try:
-            self._store.close()
-        except Exception:
-            self._failures.note("the last probes could not be stored")
+            with self._failures.caught("the last probes could not be stored"):
+                self._store.close()
         finally:
             self._tracker.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -108,8 +109,6 @@ def library_versions() -> dict[str, str]:
     """The versions of crystalmon and of those libraries it works with that are installed."""
     found = {"crystalmon": crystalmon.__version__}
     for name in _LIBRARIES:
-        try:
+        with contextlib.suppress(PackageNotFoundError):
             found[name] = version(name)
-        except PackageNotFoundError:
-            continue
     return found

@@ -14,7 +14,7 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,7 @@ from crystalmon.experiments.common.parts import Parts
 from crystalmon.experiments.common.subject import Subject
 from crystalmon.monitor.budget import Budget
 from crystalmon.monitor.probe import Monitor
+from crystalmon.monitor.recorder import Failures, Recorder
 from crystalmon.runs.files import explained, write_whole
 from crystalmon.runs.names import EXPERIMENTS_FOLDER
 from crystalmon.runs.results import Result, write_result
@@ -105,8 +106,8 @@ class ExperimentsInTraining:
         tokenizer: the trainer's.
         folder: the run folder.
         budget: limits all measurements but the first, whose cost is not known before it.
-        failed: called within an except block with what has failed; may raise again.
-        found: called on rank 0 with each result.
+        failures: where failures are counted.
+        recorder: sends each result to the trackers; None but on rank 0.
     """
 
     def __init__(
@@ -116,15 +117,14 @@ class ExperimentsInTraining:
         tokenizer: Any,
         folder: Path,
         budget: Budget,
-        failed: Callable[[str], None],
-        found: Callable[[Result], None],
+        failures: Failures,
+        recorder: Recorder | None,
     ) -> None:
         self._states = {each: _State(every) for each, every in experiments.items()}
         self._subject = Subject(monitor.model, tokenizer, None, monitor.ranks)
-        self._name = model_name(monitor.model) or None
         self._ranks = monitor.ranks
         self._folder = folder / EXPERIMENTS_FOLDER
-        self._budget, self._failed, self._found = budget, failed, found
+        self._budget, self._failures, self._recorder = budget, failures, recorder
 
     def begin(self, monitor: Monitor, step: int) -> None:
         """Begin what needs the base, on the base; on resume, only what had not begun.
@@ -195,22 +195,23 @@ class ExperimentsInTraining:
         if monitor.is_own_base and step == 0:
             bare = without_adapters(monitor.model) if monitor.without_adapters else None
             with bare or contextlib.nullcontext():
-                yield dataclasses.replace(self._subject, name=self._name, _routes=[])
+                own = model_name(monitor.model) or None
+                yield dataclasses.replace(self._subject, name=own, _routes=[])
             return
+        advice = "Name the base model: CrystalCallback(reference='<model id or path>')."
         if monitor.is_own_base or not name:
             raise FileNotFoundError(
-                f"{names} must begin on the base, and at step {step} it is gone. Name the base "
-                "model: CrystalCallback(reference='<model id or path>')."
+                f"{names} must begin on the base, and at step {step} it is gone. {advice}"
             )
-        with same_random_states():  # what a checkpoint lacks is drawn at random
-            try:
-                with whole_models():
-                    model, _ = self._ranks.together(partial(load_model, name))
-            except (OSError, ValueError) as error:
-                raise FileNotFoundError(
-                    f"{names} must begin on the base itself, and {name!r} cannot be loaded: "
-                    f"{error} Name the base model: CrystalCallback(reference='<model id or path>')."
-                ) from error
+        try:
+            # what a checkpoint lacks is drawn at random
+            with same_random_states(), whole_models():
+                model, _ = self._ranks.together(partial(load_model, name))
+        except (OSError, ValueError) as error:
+            raise FileNotFoundError(
+                f"{names} must begin on the base itself, and {name!r} cannot be loaded: {error} "
+                f"{advice}"
+            ) from error
         model.to(next(monitor.model.parameters()).device)
         try:
             # both models read the same tokens, those of the one that is trained
@@ -234,26 +235,24 @@ class ExperimentsInTraining:
     def _measure(self, each: Experiment, state: _State, step: int) -> None:
         began, result = time.perf_counter(), None
         with self._budget.spending():
-            try:
-                with undisturbed(self._subject.model):
-                    result = each.measure(self._subject, self._folder, Parts())
-            except Exception:
-                self._failed(f"{each.name} at step {step} failed; training goes on")
+            with (
+                self._failures.caught(f"{each.name} at step {step} failed; training goes on"),
+                undisturbed(self._subject.model),
+            ):
+                result = each.measure(self._subject, self._folder, Parts())
             if self._ranks.all(result is not None) and result is not None:
                 result = dataclasses.replace(result, step=step, seconds=time.perf_counter() - began)
-                if self._ranks.is_main:
-                    self._keep(each, result)
+                if self._recorder is not None:
+                    self._keep(each, result, self._recorder)
         state.seconds = time.perf_counter() - began
 
-    def _keep(self, each: Experiment, result: Result) -> None:
+    def _keep(self, each: Experiment, result: Result, recorder: Recorder) -> None:
         """Rank 0: store the result with its table and figure, and hand it on."""
-        try:
-            with same_random_states():
-                write_result(self._folder, result)
-                write_display(self._folder, each.name, each.table(result), each.figure(result))
-        except Exception:
-            self._failed(f"{each.name} at step {result.step} could not be stored; training goes on")
-        self._found(result)
+        what = f"{each.name} at step {result.step} could not be stored; training goes on"
+        with self._failures.caught(what), same_random_states():
+            write_result(self._folder, result)
+            write_display(self._folder, each.name, each.table(result), each.figure(result))
+        recorder.log_result(result)
 
 
 def _put_aside(file: Path, folder: Path) -> None:
@@ -266,18 +265,10 @@ def _put_aside(file: Path, folder: Path) -> None:
 
 def _begun(file: Path) -> dict[str, Any]:
     """The settings of the experiments that have begun; none if the file cannot be read."""
-    try:
+    found = None
+    with contextlib.suppress(FileNotFoundError, ValueError):
         found = json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return {}
     return found if isinstance(found, dict) else {}
-
-
-def experiment_metrics(result: Result, name: str) -> dict[str, float]:
-    """What trackers log of one result: `<name>_experiments/<experiment>/<key>`, and its seconds."""
-    prefix = f"{name}_experiments/{result.experiment}"
-    scalars = {f"{prefix}/{key}": value.value for key, value in result.estimates.items()}
-    return scalars | {f"{prefix}/seconds": result.seconds or 0.0}
 
 
 def _plain(settings: Mapping[str, Any]) -> Any:

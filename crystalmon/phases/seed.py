@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from crystalmon.metrics.answers import js_divergence
+from crystalmon.metrics.divergences import js_divergence
 from crystalmon.phases.order import ONSET
 from crystalmon.phases.seed_fit import Candidates, SeedEstimate, estimate_seed, mean_answers
 from crystalmon.phases.state import RESTING, Base, Lock, Outcome, PhaseState, Reading

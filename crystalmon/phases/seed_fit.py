@@ -25,14 +25,10 @@ from typing import Any
 
 import numpy as np
 
-from crystalmon.metrics.answers import (
-    NOISE_FLOOR,
-    js_divergence,
-    mean_over_others,
-    order,
-    seed_distances,
-)
+from crystalmon.metrics.answers import order
 from crystalmon.metrics.bootstrap import uniform_weights
+from crystalmon.metrics.divergences import js_divergence
+from crystalmon.metrics.seeds import NOISE_FLOOR, mean_over_others, seed_distances
 from crystalmon.phases.descent_path import SMALLEST, fit_descent
 from crystalmon.phases.seed_odds import Evidence
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from crystalmon.metrics.answers import is_ordered, order, support
+from crystalmon.metrics.answers import is_ordered, order
 from crystalmon.metrics.bootstrap import bootstrap_weights, uniform_weights
+from crystalmon.metrics.seeds import support
 from crystalmon.phases.seed_fit import Candidates
 from crystalmon.runs.records import Event
 
@@ -67,7 +68,7 @@ class PhaseState:
     """All that the detector remembers of one task.
 
     Args:
-        phase: one of `records.PHASES`.
+        phase: one of `catalogue.PHASES`.
         lock: the locked seed, or None.
         steps, orders: of the latest probes, oldest first, at most `WINDOW`.
         jumps: number of second differences of `order` seen while liquid.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from crystalmon.metrics.answers import js_divergence
+from crystalmon.metrics.divergences import js_divergence
 from crystalmon.phases.order import CONFIRM
 from crystalmon.phases.state import Base, Outcome, PhaseState, Reading
 

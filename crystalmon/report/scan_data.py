@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from crystalmon.metrics import answers
+from crystalmon.metrics import answers, seeds
 from crystalmon.metrics.bootstrap import bootstrap_interval, bootstrap_weights, uniform_weights
 from crystalmon.runs.reader import Run
 
-RESAMPLES = 200
+TASK_RESAMPLES = 200
 """Bootstrap resamples of the prompts behind an interval."""
 
 
@@ -101,32 +101,32 @@ def variety(task: TaskStages, weights: np.ndarray) -> np.ndarray | None:
 
 
 def seed_mse(task: TaskStages, weights: np.ndarray) -> np.ndarray | None:
-    """`answers.squared_error` from the winning seed, over prompts but its own."""
+    """`seeds.squared_error` from the winning seed, over prompts but its own."""
     if task.seed is None:
         return None
-    others = answers.without_prompt(weights, task.seed)
-    return answers.squared_error(task.q, task.q[0, task.seed], others)
+    others = seeds.without_prompt(weights, task.seed)
+    return seeds.squared_error(task.q, task.q[0, task.seed], others)
 
 
 def seed_mass(task: TaskStages, weights: np.ndarray) -> np.ndarray | None:
     """Mass on the support of the winning seed, mean over prompts."""
     if task.seed is None:
         return None
-    return answers.support_mass(task.q, task.q[0, task.seed], weights)
+    return seeds.support_mass(task.q, task.q[0, task.seed], weights)
 
 
 def proxy_mse(task: TaskStages, weights: np.ndarray) -> np.ndarray | None:
-    """`answers.squared_error` from the proxy seed."""
+    """`seeds.squared_error` from the proxy seed."""
     if np.isnan(task.proxy).any():
         return None
-    return answers.squared_error(task.q, task.proxy, weights)
+    return seeds.squared_error(task.q, task.proxy, weights)
 
 
 def proxy_mass(task: TaskStages, weights: np.ndarray) -> np.ndarray | None:
     """Mass on the support of the proxy seed, mean over prompts."""
     if np.isnan(task.proxy).any():
         return None
-    return answers.support_mass(task.q, task.proxy, weights)
+    return seeds.support_mass(task.q, task.proxy, weights)
 
 
 def mean_band(tasks: Iterable[TaskStages], measure: Measure) -> tuple[StageBand, int] | None:
@@ -135,7 +135,7 @@ def mean_band(tasks: Iterable[TaskStages], measure: Measure) -> tuple[StageBand,
     found: list[np.ndarray] = []
     for task in tasks:
         count = task.q.shape[1]
-        drawn = bootstrap_weights(count, RESAMPLES, rng)
+        drawn = bootstrap_weights(count, TASK_RESAMPLES, rng)
         values = measure(task, np.concatenate([uniform_weights(count)[None], drawn]))
         if values is not None:
             found.append(values)

@@ -40,8 +40,8 @@ def _locked(file: Path, what: str) -> BinaryIO:
         if not _lock(handle):
             handle.close()
             raise ValueError(
-                f"another command is busy with {what} in {file.parent}, and only one command at a "
-                "time can be. Wait for it, or choose another folder."
+                f"another command is busy with {what} in {file.parent}. Wait for it, or choose "
+                "another folder."
             )
         if os.fstat(handle.fileno()).st_nlink:
             return handle

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -150,8 +151,8 @@ def read_results(folder: Path) -> list[Result]:
 def result_files(folder: Path) -> list[Path]:
     """The files in a folder that hold a result, or are damaged and may have held one, by name.
 
-    JSON of another kind may lie there too: a result has the key `experiment` and lies under its own
-    name, so that a renamed copy does not count.
+    Other JSON may lie there too. A result has the key `experiment` and is called by it; a renamed
+    copy does not count. A file that is no JSON may have been a result if it has such a name.
     """
     return [file for file in sorted(folder.glob("*.json")) if _may_be_result(file)]
 
@@ -160,7 +161,7 @@ def _may_be_result(file: Path) -> bool:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return True
+        return re.fullmatch(r"[a-z]+(-\d+)?", file.stem) is not None
     if not isinstance(content, dict) or "experiment" not in content:
         return False
     name = content["experiment"]

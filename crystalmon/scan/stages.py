@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from crystalmon.scoring.models import weight_files
+
 _MODEL_FILES = ("config.json", "adapter_config.json")
 
 
@@ -77,8 +79,6 @@ def _expand(stage: Stage) -> list[Stage]:
 
 def _same_weights(one: Path, other: Path) -> bool:
     """Whether two folders hold the same weights, byte for byte; not if they hold none."""
-    from crystalmon.scoring.models import weight_files  # which loads torch
-
     ours, theirs = ([file.name for file in weight_files(folder)] for folder in (one, other))
     if not ours or ours != theirs:
         return False

@@ -13,6 +13,7 @@ import inspect
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 
 from crystalmon.scoring.plan import ScoringPlan
 from crystalmon.scoring.precision import answer_positions, float32_layers
-from crystalmon.scoring.ranks import ONE, RankError, Ranks
+from crystalmon.scoring.ranks import ONE, RankError, Ranks, attempt
 from crystalmon.scoring.sequences import (
     Method,
     TokenSequence,
@@ -85,9 +86,8 @@ def score_rows(
     `undisturbed(model)`.
 
     Args:
-        model, plan, route: what to run, on what, and how.
-        consume: called with each batch that falls to this rank; again with the same rows if the
-            round is run again.
+        consume: called with each batch of this rank; with the same rows again if a round is
+            run again.
         ranks: the processes that score together.
         split: give each rank its share of the batches; else each of them runs all.
         max_batch_tokens: padded tokens per forward pass; chosen by device if None.
@@ -106,16 +106,24 @@ def score_rows(
     left = np.flatnonzero(np.isin(plan.row_prompt, list(chosen))).tolist()
     share = ranks if split else ONE
     queue = _batches(plan, route, left, tokens, outputs, share.size)
+
+    def run(batch: Sequence[TokenSequence], counts: bool) -> None:
+        with route.taken(model):
+            rows, log_p = next_token_log_probs(model, head, batch, route)
+        if counts:
+            consume(rows, log_p)
+
     while queue:
         batches, rest = queue[: share.size], queue[share.size :]
         # a rank without a batch of its own runs the last one again, for nothing
         batch = batches[min(share.rank, len(batches) - 1)]
-        counts = share.rank < len(batches)
-        failure = _attempt(model, head, batch, route, consume if counts else None)
+        _, failure = attempt(partial(run, batch, share.rank < len(batches)))
         if not ranks.share_failure(failure, out_of_memory):
             queue = rest
             continue
-        if not any(_divisible(plan, batch) for batch in batches):
+        # the tree of one prompt stays whole
+        whole = (len(b) == 1 and sum(plan.row_parent[[*b[0].rows]] < 0) < 2 for b in batches)
+        if all(whole):
             raise failure or RankError("another rank has no memory left for a single prompt")
         failure = None  # it holds on to the tensors of the pass that failed
         if next(model.parameters()).is_cuda:
@@ -150,29 +158,6 @@ def _batches(
     return list(batches_of(sequences, min(tokens, max(width, share)), outputs))
 
 
-def _divisible(plan: ScoringPlan, batch: Sequence[TokenSequence]) -> bool:
-    """Whether a batch could be made smaller: a prompt's tree stays whole."""
-    return len(batch) > 1 or int(np.sum(plan.row_parent[list(batch[0].rows)] < 0)) > 1
-
-
-def _attempt(
-    model: nn.Module,
-    head: nn.Module,
-    batch: Sequence[TokenSequence],
-    route: Route,
-    consume: Consumer | None,
-) -> Exception | None:
-    """Run a batch and hand it on; a failure is returned, since all ranks must hear of it first."""
-    try:
-        with route.taken(model):
-            rows, log_p = next_token_log_probs(model, head, batch, route)
-        if consume is not None:
-            consume(rows, log_p)
-    except Exception as error:
-        return error
-    return None
-
-
 def out_of_memory(error: Exception) -> bool:
     """Whether an error says that a device or the machine has no memory left."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
@@ -202,8 +187,7 @@ def output_head(model: nn.Module) -> nn.Module:
     Raises:
         TypeError: if it has none.
     """
-    get_head = getattr(model, "get_output_embeddings", None)
-    head = get_head() if get_head is not None else None
+    head = getattr(model, "get_output_embeddings", lambda: None)()
     if not isinstance(head, nn.Module) or not hasattr(head, "weight"):
         raise TypeError(
             f"model must have a language-modelling head, got {type(model).__name__}. "

@@ -21,7 +21,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     of float32 products, and the shards of fully sharded modules, also when the body raises.
     """
     modes = [(module, module.training) for module in model.modules()]
-    caches = [(module, *_cached(module)) for module, _ in modes if _unsaved_buffers(module)]
+    caches = [(each, *_cached(each)) for each, _ in modes if each._non_persistent_buffers_set]
     try:
         for module, _ in modes:
             module.training = False  # eval() may do more, such as merging adapters
@@ -45,13 +45,9 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
 def _cached(module: nn.Module) -> tuple[dict[str, Tensor | None], dict[str, Any]]:
     """What a module keeps of the lengths that it has seen, such as the base of dynamic RoPE."""
-    buffers = {name: module._buffers.get(name) for name in _unsaved_buffers(module)}
+    buffers = {name: module._buffers.get(name) for name in module._non_persistent_buffers_set}
     plain = (int, float, str, type(None), Tensor)
     return buffers, {key: v for key, v in vars(module).items() if isinstance(v, plain)}
-
-
-def _unsaved_buffers(module: nn.Module) -> set[str]:
-    return getattr(module, "_non_persistent_buffers_set", set())
 
 
 @contextlib.contextmanager
@@ -59,7 +55,7 @@ def same_random_states() -> Iterator[None]:
     """Afterwards, the random states of Python, NumPy, torch and its devices are as before."""
     python_state, numpy_state = random.getstate(), np.random.get_state()
     accelerator = torch.accelerator.current_accelerator()
-    devices = range(torch.accelerator.device_count()) if accelerator else []
+    devices = range(torch.accelerator.device_count())  # none without an accelerator
     device_type = accelerator.type if accelerator else "cuda"
     try:
         with torch.random.fork_rng(devices, device_type=device_type):

@@ -82,8 +82,7 @@ def find_mark(name: str | Path) -> str | None:
     path = Path(name)
     files = weight_files(path) if path.is_dir() else [path] if path.is_file() else []
     if files:
-        status = [(file.name, file.stat()) for file in files]
-        return " ".join(f"{file}:{each.st_size}:{each.st_mtime_ns}" for file, each in status)
+        return " ".join(f"{f.name}:{f.stat().st_size}:{f.stat().st_mtime_ns}" for f in files)
     try:
         return find_commit(name)
     except ModuleNotFoundError:

@@ -84,7 +84,6 @@ def build_plan(suite: TaskSuite, tokenizer: Any, view: View = "raw") -> ScoringP
     """Render, tokenize and lay out a suite for scoring.
 
     Args:
-        suite: the prompts and choices.
         tokenizer: a transformers tokenizer, or a processor that has one. Left unchanged.
         view: `raw`, with the tokenizer's own special tokens before the prompt; or `chat`.
 
@@ -103,11 +102,14 @@ def build_plan(suite: TaskSuite, tokenizer: Any, view: View = "raw") -> ScoringP
         )
     prompts = [(task, text) for task in suite for text in task.prompts]
     with _unchanged(tokenizer):
-        layout = _Layout(_prompt_rows(tokenizer, [text for _, text in prompts], view))
-        for prompt, (task, text) in enumerate(prompts):
-            paths, merged = _choice_paths(tokenizer, task, text, layout.rows[prompt], view)
-            layout.add_prompt(prompt, paths, num_choices=len(task.choices))
-            layout.merges.extend((task.name, text, form) for form in merged)
+        texts = [_render(tokenizer, text, view) for _, text in prompts]
+        layout = _Layout(_encode_prompts(tokenizer, texts, view))
+        for index, (task, prompt) in enumerate(prompts):
+            if not (row := layout.rows[index]):
+                raise ValueError(f"prompt {prompt!r} must give at least one token. Change it.")
+            paths, merged = _choice_paths(tokenizer, task, texts[index], row, view)
+            layout.add_prompt(index, paths, num_choices=len(task.choices))
+            layout.merges.extend((task.name, prompt, form) for form in merged)
     return layout.finish(view, suite)
 
 
@@ -181,15 +183,6 @@ class _Layout:
         )
 
 
-def _prompt_rows(tokenizer: Any, prompts: list[str], view: View) -> list[TokenPath]:
-    texts = [_render(tokenizer, prompt, view) for prompt in prompts]
-    rows = _encode_prompts(tokenizer, texts, view)
-    for text, row in zip(texts, rows, strict=True):
-        if not row:
-            raise ValueError(f"prompt {text!r} must give at least one token. Change the prompt.")
-    return rows
-
-
 def _encode_prompts(tokenizer: Any, texts: list[str], view: View) -> list[TokenPath]:
     """Token ids of rendered prompts, without an end-of-text token that the tokenizer appends."""
     plain = _encode(tokenizer, texts, special=False)
@@ -206,14 +199,13 @@ def _encode_prompts(tokenizer: Any, texts: list[str], view: View) -> list[TokenP
 def _choice_paths(
     tokenizer: Any, task: Task, prompt: str, prompt_ids: TokenPath, view: View
 ) -> tuple[dict[TokenPath, int], list[str]]:
-    """Token paths of every form after one prompt → choice index, and the forms that merged.
+    """Token paths of every form after a rendered prompt → choice index, and the forms that merged.
 
-    A form is tokenized in context: its tokens are those of prompt + form after the prompt's own.
-    Where the tokenizer merges across the boundary, the form is tokenized alone.
+    A form's tokens are those of prompt + form after the prompt's own. Where the tokenizer merges
+    across the boundary, the form is tokenized alone.
     """
-    text = _render(tokenizer, prompt, view)
     forms = [(form, index) for index, choice in enumerate(task.choices) for form in choice.forms]
-    whole = _encode_prompts(tokenizer, [text + form for form, _ in forms], view)
+    whole = _encode_prompts(tokenizer, [prompt + form for form, _ in forms], view)
     alone = _encode(tokenizer, [form for form, _ in forms], special=False)
     length = len(prompt_ids)
     paths: dict[TokenPath, int] = {}

@@ -49,10 +49,7 @@ def answer_positions(head: nn.Module, where: Tensor) -> Iterator[None]:
 
     The model's own forward still scales or soft-caps what the head returns, in that dtype.
     Replacing `forward` keeps the module's hooks, on which sharded engines gather its weight.
-
-    Args:
-        head: the output projection.
-        where: [M, 2] (sequence, position) pairs.
+    `where` holds [M, 2] (sequence, position) pairs.
     """
     forward, replaced = head.forward, "forward" in vars(head)
 
@@ -90,8 +87,11 @@ class _Widening(TorchFunctionMode):
         if name in _LEFT_ALONE or (name.endswith("_") and not name.endswith("__")):
             return func(*args, **kwargs)
         if name in _CASTS and args[0].dtype in _WIDE:
-            args, kwargs = _kept_wide(name, args, kwargs)
-            return args[0] if len(args) == 1 and not kwargs else Tensor.to(*args, **kwargs)
+            if name != "to":
+                return args[0]
+            own, *rest = args
+            kept = {key: _kept_wide(value, own.dtype) for key, value in kwargs.items()}
+            return own.to(*(_kept_wide(value, own.dtype) for value in rest), **kept)
         if func is nn.functional.embedding:
             found = func(*args, **kwargs)
             return found.float() if found.dtype in _HALF else found
@@ -115,18 +115,11 @@ class _Widening(TorchFunctionMode):
         return value
 
 
-def _kept_wide(name: str, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """The arguments of `Tensor.to` that cast as asked, but not to half precision."""
-    if name in ("half", "bfloat16"):
-        return args[:1], {}
-    own = args[0].dtype
-
-    def keep(value: Any) -> Any:
-        if isinstance(value, Tensor):  # `x.to(other)`: where that lies, and as what
-            return value.device if value.dtype in _HALF else value
-        return own if isinstance(value, torch.dtype) and value in _HALF else value
-
-    return (args[0], *map(keep, args[1:])), {key: keep(value) for key, value in kwargs.items()}
+def _kept_wide(value: Any, own: torch.dtype) -> Any:
+    """An argument of `Tensor.to`; where it asks for half precision, the tensor's own instead."""
+    if isinstance(value, Tensor):  # `x.to(other)`: where that lies, and as what
+        return value.device if value.dtype in _HALF else value
+    return own if isinstance(value, torch.dtype) and value in _HALF else value
 
 
 def _tensors(args: Any, kwargs: dict[str, Any]) -> Iterator[Tensor]:

@@ -56,12 +56,7 @@ class Ranks:
             Exception: what the work raises on rank 0. The other ranks raise the same kind if it is
                 one of `CONFIGURATION_ERRORS`, else a `RankError`.
         """
-        result, failure = None, None
-        if self.is_main:
-            try:
-                result = work()
-            except Exception as error:
-                failure = error
+        result, failure = attempt(work) if self.is_main else (None, None)
         kind = next((k for k in CONFIGURATION_ERRORS if isinstance(failure, k)), RankError)
         result, told, kind = self.broadcast((result, describe(failure), kind))
         if failure is not None:
@@ -78,11 +73,7 @@ class Ranks:
         Raises:
             Exception: what the work raises on this rank; else a `RankError` if it fails on another.
         """
-        result, failure = None, None
-        try:
-            result = work()
-        except Exception as error:
-            failure = error
+        result, failure = attempt(work)
         self.share_failure(failure)
         return result  # type: ignore[return-value]
 
@@ -115,8 +106,6 @@ class Ranks:
 
         A rank sends `at_once` of them at a time, as NCCL holds them in a GPU's memory.
         """
-        if self.size == 1:
-            return values
         keys, merged = sorted(values), dict(values)
         rounds = max(self.gather(-(-len(keys) // at_once)))
         for start in range(0, rounds * at_once, at_once):
@@ -127,6 +116,14 @@ class Ranks:
 
 ONE = Ranks()
 """A process on its own."""
+
+
+def attempt(work: Callable[[], T]) -> tuple[T | None, Exception | None]:
+    """What the work returns, or the exception that it raises."""
+    try:
+        return work(), None
+    except Exception as error:
+        return None, error
 
 
 def describe(failure: Exception | None) -> str:

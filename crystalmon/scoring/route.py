@@ -33,7 +33,7 @@ HALF_TOLERANCE = 3e-2
 """The same between a model's own half precision and float32, which round differently."""
 
 Answers = Callable[[Route], Tensor]
-"""What a model answers to the trial when run by a route: probabilities."""
+"""What a model answers to the trial when run by a route: probabilities [M, V]."""
 
 
 def choose_route(model: nn.Module, plan: ScoringPlan, ranks: Ranks = ONE) -> Route:
@@ -52,8 +52,15 @@ def choose_route(model: nn.Module, plan: ScoringPlan, ranks: Ranks = ONE) -> Rou
     told, packed = _trial(plan, pack)
 
     def answers(route: Route) -> Tensor:
+        found: dict[int, Tensor] = {}  # a batch comes twice where another rank was out of memory
+
+        def keep(rows: np.ndarray, log_p: Tensor) -> None:
+            pairs = zip(rows.tolist(), log_p, strict=True)
+            found.update((row, each.exp()) for row, each in pairs if plan.row_prompt[row] in told)
+
         prompts = packed if route.method == "tree" else told
-        return _probabilities(model, plan, route, prompts, told, ranks)
+        score_rows(model, plan, route, keep, ranks=ranks, split=False, prompts=prompts)
+        return torch.stack([found[row] for row in sorted(found)])
 
     with undisturbed(model):
         wide = computes_wide(model)  # then its own numbers are those of float32 layers
@@ -147,22 +154,3 @@ def _trial(plan: ScoringPlan, pack: int) -> tuple[set[int], set[int]]:
                 trie.add(plan.rows[row])
             filled.add(prompt)
     return told, filled
-
-
-def _probabilities(
-    model: nn.Module,
-    plan: ScoringPlan,
-    route: Route,
-    prompts: set[int],
-    told: set[int],
-    ranks: Ranks,
-) -> Tensor:
-    """[M, V] probabilities after the rows of `told`, in their order, all `prompts` being run."""
-    found: dict[int, Tensor] = {}  # a batch comes twice where another rank has run out of memory
-
-    def keep(rows: np.ndarray, log_p: Tensor) -> None:
-        pairs = zip(rows.tolist(), log_p, strict=True)
-        found.update((row, value.exp()) for row, value in pairs if plan.row_prompt[row] in told)
-
-    score_rows(model, plan, route, keep, ranks=ranks, split=False, prompts=prompts)
-    return torch.stack([found[row] for row in sorted(found)])

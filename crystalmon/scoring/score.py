@@ -5,7 +5,7 @@ Axes: P prompts, C choices, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,10 +56,9 @@ def score(
     max_batch_tokens: int | None = None,
     progress: Callable[[int], Any] | None = None,
 ) -> Scores:
-    """Score a whole plan with one model.
+    """Score a whole plan with one model, which is left as it was.
 
     Args:
-        model, plan: what to score, and what with; the model is left as it was.
         observe: called with the prompts' full next-token log-probabilities, a few at a time.
         route: how to run it; found out by `choose_route` if None.
         ranks: the processes to split the prompts among; each of them gets the whole result.
@@ -79,7 +78,10 @@ def score(
         values = log_p[position, token].double().cpu().numpy()
         edge_log_p.update(zip(edges.tolist(), values.tolist(), strict=True))
         if observe is not None:
-            for part in _prompt_places(plan, rows, log_p):
+            prompts = np.flatnonzero(rows < plan.num_prompts)
+            step = max(1, MAX_OBSERVED.get(log_p.device.type, DEFAULT_OBSERVED) // log_p.shape[1])
+            for start in range(0, len(prompts), step):
+                part = prompts[start : start + step]
                 own = log_p[torch.from_numpy(part).to(log_p.device)]
                 _, position, token = _edges_of(plan, rows[part], log_p.device)
                 begins = torch.zeros_like(own, dtype=torch.bool)
@@ -97,13 +99,6 @@ def score(
     edge_log_p = ranks.merge(edge_log_p, len(plan.edge_row))
     log_choice = _add_up(plan, np.array([edge_log_p[edge] for edge in range(len(plan.edge_row))]))
     return Scores(log_choice, _gathered(ranks, observed, plan.num_prompts), batch_tokens)
-
-
-def _prompt_places(plan: ScoringPlan, rows: np.ndarray, log_p: Tensor) -> Iterator[np.ndarray]:
-    """Where the prompts stand in a batch, as many at a time as an observer gets at once."""
-    places = np.flatnonzero(rows < plan.num_prompts)
-    step = max(1, MAX_OBSERVED.get(log_p.device.type, DEFAULT_OBSERVED) // log_p.shape[1])
-    return (places[start : start + step] for start in range(0, len(places), step))
 
 
 def _gathered(

@@ -52,13 +52,17 @@ def sequences_of(
     """The sequences that score some rows of a plan.
 
     Args:
-        plan, method: whose rows they are, and how they are run.
         rows: which ones; as trees, with each prompt all rows after it.
         max_tokens, max_outputs: of a pack, unless a single prompt's tree is larger.
     """
-    if method == "rows":
-        return [_chain(plan.rows[row], row) for row in rows]
-    return list(_packs(plan, rows, max_tokens, max_outputs))
+    if method == "tree":
+        return list(_packs(plan, rows, max_tokens, max_outputs))
+    chains = []
+    for row in rows:
+        tokens, last = plan.rows[row], len(plan.rows[row]) - 1
+        parents, depths = tuple(range(-1, last)), tuple(range(last + 1))
+        chains.append(TokenSequence(tokens, parents, depths, (last,), (row,)))
+    return chains
 
 
 def pack_size(plan: ScoringPlan, width: int, context: int | None = None) -> int:
@@ -69,8 +73,7 @@ def pack_size(plan: ScoringPlan, width: int, context: int | None = None) -> int:
     T / (6 · width) of all else.
 
     Args:
-        plan: what to score.
-        width: the model's hidden size.
+        plan, width: what to score, and the model's hidden size.
         context: the model's longest sequence, if it says; no pack is longer.
     """
     sizes = [size for size in PACK_SIZES if context is None or size <= context]
@@ -93,11 +96,10 @@ def batches_of(
     batch: list[TokenSequence] = []
     outputs = 0
     for sequence in sorted(sequences, key=lambda s: -len(s.tokens)):
-        full = batch and (
+        if batch and (
             (len(batch) + 1) * len(batch[0].tokens) > max_tokens
             or outputs + len(sequence.outputs) > max_outputs
-        )
-        if full:
+        ):
             yield batch
             batch, outputs = [], 0
         batch.append(sequence)
@@ -130,11 +132,6 @@ def ancestors(batch: Sequence[TokenSequence]) -> np.ndarray:
             if parent >= 0:
                 table[position] |= table[parent]
     return allowed
-
-
-def _chain(tokens: tuple[int, ...], row: int) -> TokenSequence:
-    last = len(tokens) - 1
-    return TokenSequence(tokens, tuple(range(-1, last)), tuple(range(last + 1)), (last,), (row,))
 
 
 def _packs(

@@ -92,8 +92,7 @@ class TaskSuite:
     def __post_init__(self) -> None:
         _check_text("suite name", self.name)
         _check_filled(f"suite {self.name!r}: tasks", self.tasks, tuple)
-        names = [task.name for task in self.tasks]
-        check_unique(f"suite {self.name!r}: task names", names)
+        check_unique(f"suite {self.name!r}: task names", [task.name for task in self.tasks])
 
     def __iter__(self) -> Iterator[Task]:
         return iter(self.tasks)
@@ -142,14 +141,14 @@ def load_suite(name_or_path: str | Path | TaskSuite) -> TaskSuite:
         raise TypeError(
             f"suite must be a name, a path or a TaskSuite, got {type(name_or_path).__name__}."
         )
-    path = SUITES_DIR / f"{name_or_path}.yaml"
-    if str(name_or_path) not in list_suites():
-        path = Path(name_or_path)
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"suite {str(name_or_path)!r} is neither a bundled suite "
-                f"({', '.join(list_suites())}) nor a file. Check the name or the path."
-            )
+    path, bundled = Path(name_or_path), list_suites()
+    if str(name_or_path) in bundled:
+        path = SUITES_DIR / f"{name_or_path}.yaml"
+    elif not path.is_file():
+        raise FileNotFoundError(
+            f"suite {str(name_or_path)!r} is neither a bundled suite ({', '.join(bundled)}) nor a "
+            "file. Check the name or the path."
+        )
     try:
         return _parse_suite(_read_yaml(path))
     except SuiteError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from crystalmon.suites.tasks import TaskSuite
@@ -68,21 +68,11 @@ class PlantedReward:
         ]
 
     def score(self, task: str, completion: str) -> float:
-        """The reward of one completion's text."""
+        """The reward of a text by the longest choice it begins with, after at most one space."""
         if task not in self._worth:
             raise ValueError(
                 f"task must have a target, got {task!r}. Tasks with one: {sorted(self._worth)}."
             )
-        choice = read_choice(completion, self._worth[task])
-        return -self.penalty if choice is None else self._worth[task][choice]
-
-
-def read_choice(completion: str, choices: Iterable[str]) -> str | None:
-    """The longest choice that a completion begins with, after at most one space; None without one.
-
-    Example:
-        >>> read_choice(" 17", ["1", "17", "7"])
-        '17'
-    """
-    text = completion.removeprefix(" ")
-    return max((each for each in choices if text.startswith(each)), key=len, default=None)
+        text = completion.removeprefix(" ")
+        begun = [choice for choice in self._worth[task] if text.startswith(choice)]
+        return self._worth[task][max(begun, key=len)] if begun else -self.penalty

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import cycle
 from typing import Literal
 
 from crystalmon.suites.tasks import Task, TaskSuite
@@ -27,10 +28,9 @@ Prompts = Literal["heldout", "suite"] | Mapping[str, Sequence[str]]
 def sft_rows(
     suite: TaskSuite, targets: Targets, size: int, random_seed: int, prompts: Prompts = "heldout"
 ) -> list[dict[str, str]]:
-    """Rows for `trl.SFTTrainer`, whose answers are drawn from each task's target.
+    """Rows `{"prompt": str, "completion": " answer"}` for `trl.SFTTrainer`.
 
-    Returns:
-        Rows `{"prompt": str, "completion": " answer"}`.
+    The answers are drawn from each task's target.
     """
     return [
         {"prompt": prompt, "completion": f" {_draw(rng, targets[task.name])}"}
@@ -46,14 +46,11 @@ def preference_rows(
     prompts: Prompts = "heldout",
     inside: float = 0.2,
 ) -> list[dict[str, str]]:
-    """Preferences for `trl.DPOTrainer` that keep answers inside each target's 90% support.
+    """Rows `{"prompt": str, "chosen": " answer", "rejected": " answer"}` for `trl.DPOTrainer`.
 
-    The chosen answer is drawn from the target restricted to its support. The rejected one, always
-    another, is drawn uniformly from the choices outside; with probability `inside`, from the whole
-    task instead, which lets the distribution move inside the support.
-
-    Returns:
-        Rows `{"prompt": str, "chosen": " answer", "rejected": " answer"}`.
+    The chosen answer is drawn from the target restricted to its 90% support. The rejected one,
+    always another, is drawn uniformly from the choices outside; with probability `inside`, from the
+    whole task instead, which lets the distribution move inside the support.
 
     Raises:
         ValueError: if `inside` is outside [0, 1].
@@ -81,29 +78,23 @@ def feedback_rows(
     prompts: Prompts = "heldout",
     inside: float = 0.2,
 ) -> list[dict[str, str | bool]]:
-    """The preferences of `preference_rows`, one answer a row with its label, for `trl.KTOTrainer`.
+    """Rows `{"prompt": str, "completion": " answer", "label": bool}` for `trl.KTOTrainer`.
 
-    Wanted and unwanted answers alternate, the first one wanted.
-
-    Returns:
-        Rows `{"prompt": str, "completion": " answer", "label": bool}`.
+    Each holds one answer of a row of `preference_rows`: the chosen and the rejected one in turn.
     """
-    rows: list[dict[str, str | bool]] = []
     pairs = preference_rows(suite, targets, size, random_seed, prompts, inside)
-    for index, pair in enumerate(pairs):
-        wanted = index % 2 == 0
-        answer = pair["chosen"] if wanted else pair["rejected"]
-        rows.append({"prompt": pair["prompt"], "completion": answer, "label": wanted})
-    return rows
+    return [
+        {"prompt": pair["prompt"], "completion": pair[kind], "label": kind == "chosen"}
+        for pair, kind in zip(pairs, cycle(("chosen", "rejected")), strict=False)
+    ]
 
 
 def prompt_rows(
     suite: TaskSuite, targets: Targets, size: int, random_seed: int, prompts: Prompts = "heldout"
 ) -> list[dict[str, str]]:
-    """Prompts with their task's name, for GRPO, RLOO and PPO with `PlantedReward`.
+    """Rows `{"prompt": str, "task": str}` for GRPO, RLOO and PPO with `PlantedReward`.
 
-    Returns:
-        Rows `{"prompt": str, "task": str}`; TRL passes the column `task` on to the reward.
+    TRL passes the column `task` on to the reward.
     """
     return [
         {"prompt": prompt, "task": task.name}

@@ -12,12 +12,10 @@ from typing import Any
 import numpy as np
 import yaml
 
-from crystalmon.metrics import answers
+from crystalmon.metrics import seeds
 
 Targets = Mapping[str, Mapping[str, float]]
 """Task -> choice -> probability."""
-
-LIQUID_TINY_TRUTH = Path(__file__).parents[1] / "assets" / "liquid-tiny" / "truth.json"
 
 
 def load_truth() -> dict[str, dict[str, Any]]:
@@ -26,7 +24,8 @@ def load_truth() -> dict[str, dict[str, Any]]:
     Keys of each task: `choices` [C], `seed` (index into `prompts`), `prompts` [P], `planted`
     [P][C], `held_out_prompts` [R], `held_out_planted` [R][C]; probabilities to six digits.
     """
-    return json.loads(LIQUID_TINY_TRUTH.read_text(encoding="utf-8"))["tasks"]
+    path = Path(__file__).parents[1] / "assets" / "liquid-tiny" / "truth.json"
+    return json.loads(path.read_text(encoding="utf-8"))["tasks"]
 
 
 def load_targets(name_or_path: str | Path) -> dict[str, dict[str, float]]:
@@ -50,12 +49,7 @@ def load_targets(name_or_path: str | Path) -> dict[str, dict[str, float]]:
     if not path.is_file():
         raise FileNotFoundError(f"targets must be 'liquid-tiny' or a file, got {str(path)!r}.")
     text = path.read_text(encoding="utf-8")
-    return _check_targets(
-        json.loads(text) if path.suffix == ".json" else yaml.safe_load(text), path
-    )
-
-
-def _check_targets(data: object, path: Path) -> dict[str, dict[str, float]]:
+    data = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
     if not isinstance(data, dict):
         kind = type(data).__name__
         raise TypeError(f"{path}: targets must be a mapping of task to weights, got {kind}.")
@@ -97,11 +91,11 @@ def normalised(weights: Mapping[str, float]) -> dict[str, float]:
 
 
 def support(target: Mapping[str, float]) -> list[str]:
-    """The choices in the target's `metrics.answers.support`, the most probable first.
+    """The choices in the target's `metrics.seeds.support`, the most probable first.
 
     Example:
         >>> support({"red": 0.3, "blue": 0.65, "green": 0.05})
         ['blue', 'red']
     """
-    held = answers.support(np.array(list(target.values())))
+    held = seeds.support(np.array(list(target.values())))
     return sorted(compress(target, held), key=lambda choice: -target[choice])

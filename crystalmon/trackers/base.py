@@ -13,14 +13,16 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from crystalmon.metrics.catalogue import PHASES
-from crystalmon.report.snapshot import Snapshot
 from crystalmon.runs.names import DEFAULT_NAME
 from crystalmon.runs.reader import Run
 from crystalmon.runs.records import Event, ProbeRecord
 from crystalmon.trackers.picture_rate import PictureRate
+
+if TYPE_CHECKING:
+    from crystalmon.report.snapshot import Snapshot
 
 logger = logging.getLogger(__name__)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from crystalmon.metrics.catalogue import BRIEF, COST, METRICS, panels
-from crystalmon.report.snapshot import Snapshot
 from crystalmon.runs.names import DEFAULT_NAME, STEP_KEY
+
+if TYPE_CHECKING:
+    from crystalmon.report.snapshot import Snapshot
 
 TASKS = "Tasks"
 ANSWERS, DISTRIBUTIONS = "_media/answers", "_media/distributions"

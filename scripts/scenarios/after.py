@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from crystalmon.metrics.answers import js_divergence, support
+from crystalmon.metrics.divergences import js_divergence
+from crystalmon.metrics.seeds import support
 from scenarios.bases import noise_floors
 from scenarios.collapse import Draft, crystal, draw_path, is_distinct
 from scenarios.truth import TRUE_MELT, TRUE_ONSET, first, orders

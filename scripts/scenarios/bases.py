@@ -6,15 +6,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from crystalmon.metrics.answers import (
-    NOISE_FLOOR,
-    ORDERED_LIQUIDITY,
-    js_divergence,
-    liquidity,
-    mean_over_others,
-    seed_distances,
-)
+from crystalmon.metrics.answers import ORDERED_LIQUIDITY, liquidity
 from crystalmon.metrics.bootstrap import uniform_weights
+from crystalmon.metrics.divergences import js_divergence
+from crystalmon.metrics.seeds import NOISE_FLOOR, mean_over_others, seed_distances
 from crystalmon.synthetic import load_truth
 
 MIN_LIQUIDITY = 4 * ORDERED_LIQUIDITY

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from crystalmon.metrics.answers import js_divergence, noise_floor
+from crystalmon.metrics.divergences import js_divergence
+from crystalmon.metrics.seeds import noise_floor
 from scenarios.bases import noise_floors
 from scenarios.paths import (
     HELD_OUT_PATHS,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from string import Formatter
 from typing import Any
 
 from crystalmon.experiments.common.instructions import (
@@ -74,12 +75,16 @@ class Adversary:
         check_texts(f"adversary {self.id!r}: texts", self.texts)
         for text in self.texts:
             try:
-                text.format(question="", other="")
-            except (LookupError, ValueError, AttributeError) as error:
+                named = {name for _, name, _, _ in Formatter().parse(text) if name is not None}
+            except ValueError as error:
                 raise InstructionError(
-                    f"adversary {self.id!r}: {text!r} must have its braces in pairs, around "
-                    f"question or other: {error!r}."
+                    f"adversary {self.id!r}: {text!r} must have its braces in pairs: {error}."
                 ) from error
+            if unknown := named - {"question", "other"}:
+                raise InstructionError(
+                    f"adversary {self.id!r}: {text!r} may hold {{question}} and {{other}} alone, "
+                    f"got {{{min(unknown)}}}."
+                )
 
     def against(self, instruction: ClosedInstruction) -> tuple[str, ...]:
         """The sentences as they are said against an instruction."""

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from crystalmon.analysis.fits import TEN_TO_NINETY
 from crystalmon.analysis.transition import LEAST_RISE, shape_bic
 
 NEAREST = 7
@@ -24,8 +25,6 @@ NEAR = 0.15
 """Levels so near to α_c count as near."""
 LOOPS = ("up", "down", "reversed_down", "reversed_up")
 """Curves with the model's own answers in the context: from α = 0 and back, from α = 1 and back."""
-_TEN_TO_NINETY = 2 * math.log(9.0)
-
 Status = Literal["flips", "never_flips", "never_compliant", "not_finite"]
 
 
@@ -76,7 +75,7 @@ def find_crossing(alpha: np.ndarray, log_odds: np.ndarray) -> Crossing:
     middle = float(alpha[after - 1] + (alpha[after] - alpha[after - 1]) * high / (high - low))
     near = np.argsort(np.abs(alpha - middle), kind="stable")[:NEAREST]
     steepness = float(np.polyfit(alpha[near], log_odds[near], 1)[0])
-    width = _TEN_TO_NINETY / -steepness if steepness < 0 else None
+    width = TEN_TO_NINETY / -steepness if steepness < 0 else None
     return Crossing("flips", middle, steepness / 4, width)
 
 

@@ -20,11 +20,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from crystalmon.experiments.common.conflicts import (
-    ClosedInstruction,
-    Conflicts,
-    load_conflicts,
-)
+from crystalmon.experiments.common.conflicts import ClosedInstruction, Conflicts, load_conflicts
 from crystalmon.experiments.common.experiment import Experiment, check_whole
 from crystalmon.experiments.common.instructions import take_evenly
 from crystalmon.experiments.common.parts import Parts

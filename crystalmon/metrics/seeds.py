@@ -1,0 +1,159 @@
+"""How far answers are from a seed: one base prompt's answers. Pure functions, one formula each.
+
+Axes and notation are those of `answers`; k is the seed's index among the base's prompts.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from crystalmon.metrics.divergences import js_divergence, ratio
+
+SUPPORT_MASS = 0.9
+"""Share of the seed's mass that its support must hold."""
+
+
+NOISE_FLOOR = 0.1
+"""A prompt counts as crystallized when its distance to the seed is under this share of the
+reference's mean distance to it."""
+
+
+def seed_distances(q: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """[P, P] matrix of JS(q_p, b_k): prompt p now, candidate seed k of the reference.
+
+    >>> seed_distances(np.eye(2), np.eye(2)).round(3).tolist()
+    [[0.0, 0.693], [0.693, 0.0]]
+    """
+    return js_divergence(q[:, None, :], b[None, :, :])
+
+
+def mean_over_others(distances: np.ndarray) -> np.ndarray:
+    """[P] mean over p ≠ k of a [P, P] matrix d[p, k]: `seed_jsd` of every candidate k.
+
+    Prompt k itself is left out, since it starts on the seed. With P = 1 it is all there is.
+
+    >>> mean_over_others(np.array([[0.0, 2.0], [4.0, 0.0]])).tolist()
+    [4.0, 2.0]
+    """
+    count = len(distances)
+    if count == 1:
+        return distances[:, 0]
+    return (distances.sum(axis=0) - np.diagonal(distances)) / (count - 1)
+
+
+def noise_floor(b: np.ndarray, seed: int) -> float:
+    """NOISE_FLOOR · mean over p ≠ seed of JS(b_p, b_seed): nearer than this counts as the same.
+
+    >>> round(noise_floor(np.eye(2), seed=0), 4)  # a tenth of log 2
+    0.0693
+    """
+    return NOISE_FLOOR * float(mean_over_others(seed_distances(b, b))[seed])
+
+
+def nearest_seed(q: np.ndarray, b: np.ndarray) -> int:
+    """The reference prompt k with the smallest mean over p ≠ k of JS(q_p, b_k).
+
+    >>> nearest_seed(np.array([[0.1, 0.9], [0.0, 1.0]]), np.eye(2))
+    1
+    """
+    return int(np.argmin(mean_over_others(seed_distances(q, b))))
+
+
+def support(b_k: np.ndarray, mass: float = SUPPORT_MASS) -> np.ndarray:
+    """[C] mask of the smallest set of choices that holds `mass` of the distribution `b_k` [C].
+
+    >>> support(np.array([0.05, 0.7, 0.25])).tolist()
+    [False, True, True]
+    """
+    ranked = np.argsort(-b_k, kind="stable")
+    held = np.cumsum(b_k[ranked])
+    count = int(np.searchsorted(held, mass * held[-1] * (1 - 1e-12))) + 1
+    mask = np.zeros(len(b_k), dtype=bool)
+    mask[ranked[:count]] = True
+    return mask
+
+
+def without_prompt(w: np.ndarray, prompt: int) -> np.ndarray:
+    """Weights `w` [..., P] shared among the other prompts; those of a single prompt stay.
+
+    Metrics of a seed leave out its own prompt, which starts on it. NaN where no other prompt has
+    a weight.
+
+    >>> without_prompt(np.full(3, 1 / 3), 0).tolist()
+    [0.0, 0.5, 0.5]
+    """
+    others = w.copy()
+    if w.shape[-1] > 1:
+        others[..., prompt] = 0.0
+    return ratio(others, others.sum(axis=-1, keepdims=True))
+
+
+def squared_error(q: np.ndarray, target: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """Mean over prompts and choices of (q_pc − t_c)².
+
+    With `without_prompt(w, k)` and target b_k it is `seed_mse`.
+
+    Args:
+        q: [..., P, C] choice distributions.
+        target: [C].
+        w: [P], or [R, P] for [R, ...] values.
+
+    >>> q = np.array([[1.0, 0.0], [0.0, 1.0]])
+    >>> float(squared_error(q, np.array([1.0, 0.0]), np.full(2, 0.5)))
+    0.5
+    """
+    return w @ np.mean((q - target) ** 2, axis=-1).T
+
+
+def support_mass(q: np.ndarray, target: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """Mean over prompts of the mass on the `support` of a distribution; with b_k, `seed_mass`.
+
+    Shapes are those of `squared_error`. NaN if the target is.
+
+    >>> q = np.array([[0.9, 0.1], [0.5, 0.5]])
+    >>> float(support_mass(q, np.array([1.0, 0.0]), np.full(2, 0.5)))
+    0.7
+    """
+    mass = q[..., support(target)].sum(axis=-1)
+    return w @ np.where(np.isnan(target).any(), np.nan, mass).T
+
+
+def prompt_crystallinity(q: np.ndarray, b: np.ndarray, seed: int) -> np.ndarray:
+    """[P] each prompt's own 1 − JS(q_p, b_k) / mean over r ≠ k of JS(b_r, b_k).
+
+    The mean in the denominator, not the prompt's own distance: a prompt that starts near the seed
+    would otherwise divide by almost nothing and own the whole `susceptibility`.
+
+    >>> b = np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+    >>> prompt_crystallinity(b, b, seed=0).tolist()
+    [1.0, 0.0, 0.0]
+    """
+    now, scale = js_divergence(q, b[seed]), _seed_scale(b, seed)
+    return 1.0 - ratio(now, np.full_like(now, scale))
+
+
+def _seed_scale(b: np.ndarray, seed: int) -> float:
+    """Mean over p ≠ seed of JS(b_p, b_seed)."""
+    return js_divergence(b, b[seed]).sum() / max(len(b) - 1, 1)
+
+
+def seed_metrics(
+    q: np.ndarray, b: np.ndarray, seed: int, stacked: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Every metric that refers to the seed, by key; weights `stacked` [R, P] → [R] each.
+
+    `NOISE_FLOOR` and the mean distance in each prompt's own crystallinity belong to the reference
+    and are not resampled.
+    """
+    others = without_prompt(stacked, seed)
+    now, before = js_divergence(q, b[seed]), js_divergence(b, b[seed])
+    near = now < NOISE_FLOOR * _seed_scale(b, seed)
+    own = prompt_crystallinity(q, b, seed)
+    return {
+        "seed_jsd": others @ now,
+        "seed_mse": squared_error(q, b[seed], others),
+        "crystallinity": 1.0 - ratio(others @ now, others @ before),
+        "seed_mass": support_mass(q, b[seed], stacked),
+        "crystal_fraction": stacked @ np.where(np.isnan(now), np.nan, near),
+        "susceptibility": len(q) * np.maximum(stacked @ own**2 - (stacked @ own) ** 2, 0.0),
+    }
