@@ -11,8 +11,7 @@ import json
 import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -29,7 +28,7 @@ from crystalmon.metrics.seeds import prompt_crystallinity
 from crystalmon.phases import SuiteDetector
 from crystalmon.phases.stored import observe, states_of
 from crystalmon.runs.reader import Run
-from crystalmon.runs.records import Event, json_value
+from crystalmon.runs.records import Event, Stored
 from crystalmon.runs.reference import read_base_answers
 from crystalmon.runs.wordings import task_texts
 
@@ -68,7 +67,7 @@ class TaskDetection:
 
 
 @dataclass(frozen=True)
-class Detection:
+class Detection(Stored):
     """What a replay found in a run.
 
     Args:
@@ -100,10 +99,6 @@ class Detection:
     transition: Transition
     avrami: Avrami | None
     coexistence: Coexistence | None
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON-ready dict."""
-        return json_value(asdict(self))
 
 
 def detect_run(run: Run) -> Detection:

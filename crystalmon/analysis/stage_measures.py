@@ -50,10 +50,7 @@ def _is_proxy(name: str) -> bool:
 
 
 def measure_stages(run: Run) -> dict[str, Any]:
-    """All of it, ready for JSON.
-
-    Args:
-        run: of a scan, with at least the base.
+    """All of it, ready for JSON, from a scan that has at least its base.
 
     Returns:
         `stages`: for each stage its suite-level metrics. `proxy_stage`: whose mean answers are the
@@ -76,8 +73,7 @@ def measure_stages(run: Run) -> dict[str, Any]:
         if proxy is not None:
             target = found[names[proxy]].q.mean(axis=0)
         choices = texts.get(name, {}).get("choices", [str(index) for index in range(b.shape[1])])
-        measured = _measure_task(found, b, target, seeds.get(name))
-        tasks[name] = {"choices": choices, **measured}
+        tasks[name] = {"choices": choices, **_measure_task(found, b, target, seeds.get(name))}
     return {
         "stages": [
             {"name": names[record.step], "step": record.step, "phase": record.phase}
@@ -93,13 +89,9 @@ def measure_stages(run: Run) -> dict[str, Any]:
 def _measure_task(
     found: Mapping[str, TaskRecord], b: np.ndarray, target: np.ndarray, seed: int | None
 ) -> dict[str, Any]:
-    """One task by stage.
+    """One task, whose records are `found` by stage, against the base's answers b [P, C].
 
-    Args:
-        found: by stage, the task's record.
-        b: [P, C] the base's answers.
-        target: [C] the proxy seed; NaN without one.
-        seed: the base prompt that has won in the end, or None.
+    `target` [C] is the proxy seed, NaN without one; `seed` is the one that has won in the end.
     """
     w = uniform_weights(len(b))
 

@@ -8,8 +8,7 @@ matched by the text of the choice, so vocabularies need not agree. Axes: P promp
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -17,7 +16,7 @@ from crystalmon.analysis.stage_measures import stage_names
 from crystalmon.analysis.verdicts import find_seeds
 from crystalmon.metrics.divergences import js_divergence
 from crystalmon.runs.reader import Run
-from crystalmon.runs.records import json_value
+from crystalmon.runs.records import Stored
 from crystalmon.runs.reference import read_base_answers
 
 NOTABLE = 0.05
@@ -46,7 +45,7 @@ class TaskTransfer:
 
 
 @dataclass(frozen=True)
-class StageTransfer:
+class StageTransfer(Stored):
     """All tasks at one stage of B.
 
     Args:
@@ -64,10 +63,6 @@ class StageTransfer:
     def at_bound(self) -> bool:
         """Whether no simulated draw was as small, so that the p-value is an upper bound."""
         return self.p_value * RANK_DRAWS < 1.5
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON-ready dict."""
-        return json_value(asdict(self))
 
 
 def find_transfer(a: Run, b: Run) -> list[StageTransfer]:
@@ -108,7 +103,16 @@ def find_transfer(a: Run, b: Run) -> list[StageTransfer]:
     first = names.get(0, "base") if scanned else "base"
     stages = [(first, 0, read_base_answers(b.folder, shared))]
     stages += [(names[r.step], r.step, {n: t.q for n, t in r.tasks.items()}) for r in later]
-    return [_stage(*stage, base, seeds, shared) for stage in stages]
+    found = []
+    for name, step, answers in stages:
+        tasks = {
+            task: seed_transfer(answers[task][:, order], base[task], seeds[task])
+            for task, order in shared.items()
+            if np.isfinite(answers[task]).all()
+        }
+        ranks, sizes = [t.p_value for t in tasks.values()], [len(base[task]) for task in tasks]
+        found.append(StageTransfer(name, step, tasks, joint_p_value(ranks, sizes)))
+    return found
 
 
 def _choice_order(a: Run, b: Run, task: str) -> list[int] | None:
@@ -136,23 +140,6 @@ def _words(run: Run, task: str) -> list[str]:
     return words
 
 
-def _stage(
-    name: str,
-    step: int,
-    answers: Mapping[str, np.ndarray],
-    base: Mapping[str, np.ndarray],
-    seeds: Mapping[str, int],
-    orders: Mapping[str, Sequence[int]],
-) -> StageTransfer:
-    tasks = {
-        task: seed_transfer(answers[task][:, order], base[task], seeds[task])
-        for task, order in orders.items()
-        if np.isfinite(answers[task]).all()
-    }
-    ranks, sizes = [found.p_value for found in tasks.values()], [len(base[task]) for task in tasks]
-    return StageTransfer(name, step, tasks, joint_p_value(ranks, sizes))
-
-
 def seed_transfer(q: np.ndarray, a: np.ndarray, seed: int) -> TaskTransfer:
     """How near answers are to one base prompt of another model, against its other prompts.
 
@@ -174,11 +161,9 @@ def seed_transfer(q: np.ndarray, a: np.ndarray, seed: int) -> TaskTransfer:
 
 
 def joint_p_value(p_values: Sequence[float], sizes: Sequence[int]) -> float:
-    """P-value of the sum of rank p-values, each uniform on {1/P, …, 1} under the null; simulated.
+    """P-value of the sum of the tasks' rank p-values; NaN without any.
 
-    Args:
-        p_values: one per task.
-        sizes: P, one per task.
+    Under the null each is uniform on {1/P, …, 1}, with P from `sizes`. That is simulated.
     """
     if not p_values:
         return float("nan")

@@ -112,13 +112,10 @@ def classify_transition(steps: np.ndarray, order: np.ndarray) -> Transition:
 
 
 def shape_bic(steps: np.ndarray, values: np.ndarray) -> tuple[dict[str, float], fits.SigmoidFit]:
-    """BIC of a line, a rising sigmoid and a step, and the sigmoid itself.
+    """BIC by `linear`, `sigmoid` (a rising one) and `step`, and the least-squares sigmoid.
 
     BIC = S log(RSS / S) + k log S with k = 2, 4, 3 (Schwarz 1978), RSS / S at least
     `fits.LEAST_DEVIATION`².
-
-    Returns:
-        By `linear`, `sigmoid` and `step`; the least-squares sigmoid.
     """
     sigmoid, count, floor = fits.fit_sigmoid(steps, values), len(steps), fits.LEAST_DEVIATION**2
     losses = {
@@ -213,8 +210,7 @@ def _log_normal(
 def _until_melting(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The finite values, up to where they have fallen below three quarters of their highest."""
     kept = np.isfinite(values)
-    steps = np.asarray(steps, dtype=np.float64)[kept]
-    values = np.asarray(values, dtype=np.float64)[kept]
+    steps, values = (np.asarray(each, dtype=np.float64)[kept] for each in (steps, values))
     highest = np.maximum.accumulate(values)
     fallen = np.flatnonzero((values < 0.75 * highest) & (highest > 2 * LEAST_RISE))
     stop = int(fallen[0]) if len(fallen) else len(values)

@@ -24,7 +24,7 @@ from crystalmon.phases.order import COMPLETE
 from crystalmon.phases.seed import SEEDLESS, judge_probe
 from crystalmon.phases.support import LEAK
 from crystalmon.runs.reader import Run
-from crystalmon.runs.records import Event, ProbeRecord, json_value
+from crystalmon.runs.records import Event, ProbeRecord, Stored
 from crystalmon.runs.reference import read_base_answers
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "undetermined"
@@ -35,11 +35,9 @@ SUPPORT_RESAMPLES = 200
 _LOCKS, _UNSEEDED = ("seed_locked", "recrystallization"), ("seedless_collapse", "melting")
 """Events that give a task a seed, and those after which it has none."""
 
-SeedState = Literal["seeded", "seedless", "open", "not crystallized"]
-
 
 @dataclass(frozen=True)
-class Verdict:
+class Verdict(Stored):
     """One claim about a run.
 
     Args:
@@ -53,10 +51,6 @@ class Verdict:
     verdict: str
     reason: str
     evidence: Mapping[str, Any] = field(repr=False)
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON-ready dict."""
-        return json_value(asdict(self))
 
 
 @dataclass(frozen=True)
@@ -72,7 +66,7 @@ class TaskSeed:
         distance: JS of the answers' end from the seed or the likeliest candidate, in nats.
     """
 
-    state: SeedState
+    state: Literal["seeded", "seedless", "open", "not crystallized"]
     seed: int | None = None
     step: int | None = None
     locked: bool = False
@@ -149,8 +143,7 @@ def _locked_seed(seed: int, told: Sequence[Event], crystallized: int | None) -> 
     locks = [e for e in told if e.kind in _LOCKS and e.evidence.get("candidate") == seed]
     evidence = locks[-1].evidence if locks else {}
     step = locks[-1].step if locks and (crystallized is None or len(told) > 1) else crystallized
-    found = evidence.get("p_value"), evidence.get("distance")
-    return TaskSeed("seeded", seed, step, True, *found)
+    return TaskSeed("seeded", seed, step, True, evidence.get("p_value"), evidence.get("distance"))
 
 
 def judge_stages(b: np.ndarray, stages: Mapping[int, np.ndarray]) -> TaskSeed:

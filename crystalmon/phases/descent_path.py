@@ -32,12 +32,12 @@ def descend(b: np.ndarray, ends: np.ndarray) -> np.ndarray:
     """
     z = np.tile(np.log(np.maximum(b, SMALLEST)).astype(np.float32), (len(ends), 1, 1))
     goal = ends[:, None, :].astype(np.float32)
-    path = [_softmax(z)]
+    path = [softmax(z)]
     for step in range(TIMES):
         length = FIRST_STEP * GROWTH**step
         pull = length * (goal - path[-1]) / (1 + length * path[-1])
         z = z + np.clip(pull, -LARGEST_MOVE, LARGEST_MOVE)
-        path.append(_softmax(z))
+        path.append(softmax(z))
     return np.stack(path)
 
 
@@ -61,6 +61,7 @@ def fit_descent(b: np.ndarray, q: np.ndarray, ends: np.ndarray) -> np.ndarray:
     return rows / rows.sum(axis=-1, keepdims=True)
 
 
-def _softmax(z: np.ndarray) -> np.ndarray:
+def softmax(z: np.ndarray) -> np.ndarray:
+    """[…, C] probabilities from logits."""
     rows = np.exp(z - z.max(axis=-1, keepdims=True))
     return rows / rows.sum(axis=-1, keepdims=True)

@@ -7,21 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from crystalmon.phases.order import melting_rule, nucleation_rule, phase_at, warning_rule
+from crystalmon.phases.order import begin, melting_rule, nucleation_rule, warning_rule
 from crystalmon.phases.seed import seed_rule
-from crystalmon.phases.state import Base, Observation, PhaseState, Rule
+from crystalmon.phases.state import Base, Observation, PhaseState
 from crystalmon.phases.support import format_rule, support_rule
 from crystalmon.runs.records import Event
-
-RULES: tuple[Rule, ...] = (
-    warning_rule,
-    nucleation_rule,
-    melting_rule,
-    seed_rule,
-    support_rule,
-    format_rule,
-)
-"""Each takes the state that the one before it left."""
 
 
 class PhaseDetector:
@@ -93,10 +83,8 @@ def advance(
 ) -> tuple[PhaseState, list[Event]]:
     """One step of the detector, a pure function: the state after a probe, and its events.
 
-    Args:
-        base: from `Base.of`.
-        state: after the last probe; `PhaseState()` before the first.
-        observation: this probe, on the simplex and of the base's shape.
+    The state before the first probe is `PhaseState()`. Each rule takes the state that the one
+    before it left. The observation must be on the simplex and of the base's shape.
     """
     now = base.read(observation)
     first = not state.steps
@@ -104,9 +92,9 @@ def advance(
     if base.ordered:
         return format_rule(base, replace(state, phase="ordered"), now)
     if first:
-        state = state.begun(phase_at(now.order))
+        state = begin(state, now.order)
     events: list[Event] = []
-    for rule in RULES:
+    for rule in (warning_rule, nucleation_rule, melting_rule, seed_rule, support_rule, format_rule):
         state, raised = rule(base, state, now)
         events.extend(raised)
     return state, events

@@ -28,9 +28,12 @@ INTERVAL_SIGMAS = 2.0
 """Doubt about each order, on either side, for the onset's 95% interval."""
 
 
-def phase_at(value: float) -> str:
-    """The phase of a task that is first seen at this order."""
-    return "crystallized" if value >= COMPLETE else "nucleating" if value >= ONSET else "liquid"
+def begin(state: PhaseState, order: float) -> PhaseState:
+    """In the phase that the first probe shows; a liquid has no crystal to take over."""
+    if order >= ONSET:
+        return replace(state, phase="crystallized" if order >= COMPLETE else "nucleating")
+    kept = state.raised - {"support_leak", "seedless_collapse"}
+    return replace(state, phase="liquid", lock=None, raised=kept)
 
 
 def warning_rule(base: Base, state: PhaseState, now: Reading) -> Outcome:

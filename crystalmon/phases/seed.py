@@ -145,13 +145,10 @@ def _is_confirmed(state: PhaseState, verdict: int, floor: float) -> bool:
     A seed needs `SEED_PROBES` of them, or `SURE_PROBES` that are sure while the end stands still.
     That there is none needs `SEED_PROBES` that are sure, or an end that stands still.
     """
-    held, sure = state.streaks["seed"], state.streaks["sure"]
-    if verdict != SEEDLESS:
-        return held >= SEED_PROBES or (
-            sure >= SURE_PROBES and _is_still(state.ends, SURE_PROBES, floor)
-        )
-    settled = sure >= SEED_PROBES or _is_still(state.ends, SEED_PROBES, floor)
-    return held >= SEED_PROBES and settled
+    long, sure = state.streaks["seed"] >= SEED_PROBES, state.streaks["sure"]
+    if verdict == SEEDLESS:
+        return long and (sure >= SEED_PROBES or _is_still(state.ends, SEED_PROBES, floor))
+    return long or (sure >= SURE_PROBES and _is_still(state.ends, SURE_PROBES, floor))
 
 
 def _is_still(ends: Sequence[Sequence[float]], probes: int, floor: float) -> bool:

@@ -29,7 +29,7 @@ from crystalmon.metrics.answers import order
 from crystalmon.metrics.bootstrap import uniform_weights
 from crystalmon.metrics.divergences import js_divergence
 from crystalmon.metrics.seeds import NOISE_FLOOR, mean_over_others, seed_distances
-from crystalmon.phases.descent_path import SMALLEST, fit_descent
+from crystalmon.phases.descent_path import SMALLEST, fit_descent, softmax
 from crystalmon.phases.seed_odds import Evidence
 
 SHARE_RANGE = (0.03, 1.03)
@@ -252,10 +252,9 @@ def _fitted(start: np.ndarray, end: np.ndarray, share: np.ndarray, power: float)
 
 def _probabilities(rows: np.ndarray, power: float) -> np.ndarray:
     """Back to the simplex; a limit may lie outside of it by noise."""
-    if power:
-        raw = np.maximum(rows, 0.0) ** (1.0 / power) + SMALLEST
-    else:
-        raw = np.exp(rows - rows.max(axis=-1, keepdims=True))
+    if not power:
+        return softmax(rows)
+    raw = np.maximum(rows, 0.0) ** (1.0 / power) + SMALLEST
     return raw / raw.sum(axis=-1, keepdims=True)
 
 

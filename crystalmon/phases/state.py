@@ -5,7 +5,7 @@ Axes: P prompts, C choices.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -124,13 +124,6 @@ class PhaseState:
         over = frozenset() if self.phase == "liquid" else frozenset({"early_warning"})
         return PhaseState(lock=self.lock, coverage=self.coverage, raised=self.raised - over)
 
-    def begun(self, phase: str) -> PhaseState:
-        """In the phase that the first probe shows; a liquid has no crystal to take over."""
-        if phase != "liquid":
-            return replace(self, phase=phase)
-        kept = self.raised - {"support_leak", "seedless_collapse"}
-        return replace(self, phase=phase, lock=None, raised=kept)
-
     def seen(self, now: Reading) -> PhaseState:
         """With one more probe in the window, and what it adds to the noise while liquid."""
         steps, orders = (*self.steps, now.step)[-WINDOW:], (*self.orders, now.order)[-WINDOW:]
@@ -212,4 +205,3 @@ class Base:
 
 
 Outcome = tuple[PhaseState, list[Event]]
-Rule = Callable[[Base, PhaseState, Reading], Outcome]

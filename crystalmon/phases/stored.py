@@ -27,12 +27,9 @@ def observe(detector: SuiteDetector, record: ProbeRecord) -> list[Event]:
 def replay_run(
     run: Run, reference_q: Mapping[str, np.ndarray], until: float = math.inf
 ) -> SuiteDetector:
-    """The detector as it was after a run's probes.
+    """The detector as it was after a run's probes up to the step `until`.
 
-    Args:
-        run: whose probes are shown; its `run.json` says what it began with.
-        reference_q: by task, the base's answers [P, C].
-        until: the last step to show.
+    Its `run.json` says what the run began with; `reference_q` holds the base's answers [P, C].
 
     Raises:
         ValueError: see `states_of`.

@@ -37,24 +37,16 @@ def _locked(file: Path, what: str) -> BinaryIO:
     while True:
         with explained(file.parent, "take results"):
             handle = file.open("ab")
-        if not _lock(handle):
+        try:
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
             handle.close()
             raise ValueError(
                 f"another command is busy with {what} in {file.parent}. Wait for it, or choose "
                 "another folder."
-            )
+            ) from error
         if os.fstat(handle.fileno()).st_nlink:
             return handle
         handle.close()  # the last holder has just removed it: others would lock a new file
-
-
-def _lock(handle: BinaryIO) -> bool:
-    """Lock the file; false if another process has done so."""
-    with contextlib.suppress(ModuleNotFoundError, OSError):  # where there are no such locks
-        import fcntl
-
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-    return True

@@ -48,25 +48,24 @@ class Run:
         return parent if folder.name == DEFAULT_NAME else f"{parent}/{folder.name}"
 
     def series(self, key: str, task: str | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """One metric over the run.
-
-        Args:
-            key: the metric's key.
-            task: the task's name, or None for the suite-level metric.
+        """One metric over the run, of the suite or of a task.
 
         Returns:
             steps [S], int; values [S], float, NaN where a probe does not have the metric.
         """
-        values = [_holder(record, task, "metrics").get(key, np.nan) for record in self.records]
         steps = np.array([record.step for record in self.records], dtype=np.int64)
-        return steps, np.array(values, dtype=np.float64)
+        return steps, self._values("metrics", task, key, np.nan)
 
     def intervals(self, key: str, task: str | None = None) -> tuple[np.ndarray, np.ndarray]:
         """The 95% interval of one metric over the run: low [S] and high [S], NaN where missing."""
-        missing = (np.nan, np.nan)
-        ends = [_holder(record, task, "ci").get(key, missing) for record in self.records]
-        array = np.array(ends, dtype=np.float64).reshape(-1, 2)
-        return array[:, 0], array[:, 1]
+        ends = self._values("ci", task, key, (np.nan, np.nan)).reshape(-1, 2)
+        return ends[:, 0], ends[:, 1]
+
+    def _values(self, attribute: str, task: str | None, key: str, missing: Any) -> np.ndarray:
+        """One entry of each probe's `metrics` or `ci`, the suite's or a task's."""
+        holders = [each if task is None else each.tasks.get(task) for each in self.records]
+        found = [getattr(each, attribute, {}).get(key, missing) for each in holders]
+        return np.array(found, dtype=np.float64)
 
     def _repr_html_(self) -> str:
         """What a notebook shows: where the run stands, each main metric as a curve, its events."""
@@ -92,14 +91,6 @@ class Run:
         return curves + table_html("what happened", ["step", "event", ""], told)
 
 
-def _holder(record: ProbeRecord, task: str | None, attribute: str) -> Mapping[str, Any]:
-    """The `metrics` or `ci` of a probe's suite or task; empty if the task was not probed."""
-    if task is None:
-        return getattr(record, attribute)
-    found = record.tasks.get(task)
-    return {} if found is None else getattr(found, attribute)
-
-
 def read_run(path: str | Path) -> Run:
     """Read a run folder back.
 
@@ -117,14 +108,7 @@ def read_run(path: str | Path) -> Run:
 
 
 class RunReader:
-    """Reads a run while it grows: each `read` parses only what was written since the last.
-
-    Args:
-        path: an output folder, or the `crystalmon` folder in it.
-
-    Raises:
-        FileNotFoundError: if there is no run; the message says what is missing.
-    """
+    """Reads a run as `read_run` does while it grows: `read` parses what is new since the last."""
 
     def __init__(self, path: str | Path) -> None:
         self.folder = _find_folder(Path(path))

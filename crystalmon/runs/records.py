@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -38,8 +38,16 @@ def _check_phase(phase: object) -> None:
         raise ValueError(f"phase must be one of {', '.join(PHASES)}, got {phase!r}.")
 
 
+class Stored:
+    """A dataclass that can be written as JSON."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Its fields, ready for JSON; see `json_value` for non-finite numbers."""
+        return json_value(self)
+
+
 @dataclass(frozen=True)
-class TaskRecord:
+class TaskRecord(Stored):
     """What one probe found on one task.
 
     Args:
@@ -63,33 +71,15 @@ class TaskRecord:
         """Refuse what is no phase."""
         _check_phase(self.phase)
 
-    def to_json(self) -> dict[str, Any]:
-        """A JSON-ready dict; see `json_value` for non-finite numbers."""
-        return {
-            "metrics": json_value(dict(self.metrics)),
-            "ci": json_value(dict(self.ci)),
-            "phase": self.phase,
-            "seed": self.seed,
-            "q": json_value(self.q.tolist()),
-            "view": self.view,
-        }
-
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> TaskRecord:
         """Inverse of `to_json`."""
-        return cls(
-            # numpy reads the names of non-finite numbers itself, and much faster
-            q=np.array(data["q"], dtype=np.float64),
-            metrics=number_value(data["metrics"]),
-            ci={key: tuple(value) for key, value in number_value(data["ci"]).items()},
-            phase=data["phase"],
-            seed=data["seed"],
-            view=data["view"],
-        )
+        # numpy reads the names of non-finite numbers itself, and much faster
+        return cls(**_read_fields(cls, data, but="q"), q=np.array(data["q"], dtype=np.float64))
 
 
 @dataclass(frozen=True)
-class ProbeRecord:
+class ProbeRecord(Stored):
     """One probe: the whole suite, scored once at one training step.
 
     Args:
@@ -132,22 +122,21 @@ class ProbeRecord:
         head = ["task", "phase", *(metric.label for metric in shown)]
         return table_html(f"step {self.step}: {self.phase}", head, rows)
 
-    def to_json(self) -> dict[str, Any]:
-        """A JSON-ready dict, one line of `records.jsonl`."""
-        own = {each.name: json_value(getattr(self, each.name)) for each in fields(self)[:-1]}
-        return {**own, "tasks": {name: task.to_json() for name, task in self.tasks.items()}}
-
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ProbeRecord:
         """Inverse of `to_json`."""
-        own = {each.name: number_value(data[each.name]) for each in fields(cls)[:-1]}
-        own["ci"] = {key: tuple(ends) for key, ends in own["ci"].items()}
         tasks = {name: TaskRecord.from_json(task) for name, task in data["tasks"].items()}
-        return cls(**own, tasks=tasks)
+        return cls(**_read_fields(cls, data, but="tasks"), tasks=tasks)
+
+
+def _read_fields(kind: type[Any], data: Mapping[str, Any], but: str) -> dict[str, Any]:
+    """A record's fields from JSON, all but one."""
+    own = {each.name: number_value(data[each.name]) for each in fields(kind) if each.name != but}
+    return own | {"ci": {key: tuple(ends) for key, ends in own["ci"].items()}}
 
 
 @dataclass(frozen=True)
-class Event:
+class Event(Stored):
     """A phase signal.
 
     Args:
@@ -164,10 +153,6 @@ class Event:
     evidence: Mapping[str, Any]
     message: str
 
-    def to_json(self) -> dict[str, Any]:
-        """A JSON-ready dict, one line of `events.jsonl`."""
-        return {each.name: json_value(getattr(self, each.name)) for each in fields(self)}
-
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Event:
         """Inverse of `to_json`."""
@@ -183,6 +168,8 @@ def json_value(value: Any) -> Any:
 
     JSON has no NaN, and null would hide which of the three it was.
     """
+    if is_dataclass(value):
+        value = {each.name: getattr(value, each.name) for each in fields(value)}
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
     if isinstance(value, Mapping):

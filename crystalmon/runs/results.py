@@ -6,18 +6,18 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from crystalmon.runs.files import explained, json_bytes, write_whole
-from crystalmon.runs.records import json_value, number_value
+from crystalmon.runs.records import Stored, number_value
 
 RESULT_SCHEMA = 1
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Estimate(Stored):
     """One figure.
 
     Args:
@@ -35,13 +35,9 @@ class Estimate:
             return f"{self.value:.3g}"
         return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
 
-    def to_json(self) -> dict[str, Any]:
-        """Strict JSON values only."""
-        return json_value(asdict(self))
-
 
 @dataclass(frozen=True)
-class Result:
+class Result(Stored):
     """What one experiment has found on one model.
 
     Args:
@@ -63,17 +59,8 @@ class Result:
     seconds: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Strict JSON values only."""
-        return {
-            "schema": RESULT_SCHEMA,
-            "experiment": self.experiment,
-            "settings": json_value(self.settings),
-            "models": dict(self.models),
-            "step": self.step,
-            "seconds": self.seconds,
-            "estimates": {key: value.to_json() for key, value in self.estimates.items()},
-            "detail": json_value(self.detail),
-        }
+        """Its schema and fields, ready for JSON."""
+        return {"schema": RESULT_SCHEMA, **super().to_json()}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Result:

@@ -79,14 +79,9 @@ class RunStore:
         Raises:
             RunFolderError: if something cannot be written. The lines before are untouched.
         """
-        lines = {
-            EVENTS_FILE: b"".join(json_bytes(event.to_json()) for event in events),
-            RECORDS_FILE: json_bytes(record.to_json()),
-        }
-        for name, block in lines.items():
-            self._waiting[name] += block
-        with explained(self.folder, f"take the probe at step {record.step}"):
-            self._write()
+        self._waiting[EVENTS_FILE] += b"".join(json_bytes(event.to_json()) for event in events)
+        self._waiting[RECORDS_FILE] += json_bytes(record.to_json())
+        self._write(f"take the probe at step {record.step}")
 
     def close(self) -> None:
         """Try once more to write the lines that are still kept.
@@ -94,14 +89,14 @@ class RunStore:
         Raises:
             RunFolderError: if it cannot be written now either: those probes are lost.
         """
-        with explained(self.folder, "take the last probes"):
-            self._write()
+        self._write("take the last probes")
 
-    def _write(self) -> None:
-        for name, block in self._waiting.items():
-            if block:
-                append_lines(self.folder / name, block)
-                self._waiting[name] = b""
+    def _write(self, purpose: str) -> None:
+        with explained(self.folder, purpose):
+            for name, block in self._waiting.items():
+                if block:
+                    append_lines(self.folder / name, block)
+                    self._waiting[name] = b""
 
 
 def write_info(folder: Path, info: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -57,11 +58,9 @@ def _told_by(run: Run) -> dict[str, TaskTexts]:
         return _of_suite(suite) if suite.hash == run.info.get("suite_hash") else {}
     texts = {}
     for name, value in kept.items():
-        try:
+        with contextlib.suppress(TypeError, KeyError):
             prompts, choices = (tuple(map(str, value[part])) for part in ("prompts", "choices"))
-        except (TypeError, KeyError):
-            continue
-        texts[name] = TaskTexts(prompts, choices)
+            texts[name] = TaskTexts(prompts, choices)
     return texts
 
 

@@ -29,12 +29,6 @@ def find_chat_template(source: str, stages: Sequence[Stage]) -> Any:
     return template
 
 
-def lend_chat_template(tokenizer: Any, template: Any) -> None:
-    """Give a tokenizer this template if it has none."""
-    if not getattr(tokenizer, "chat_template", None):
-        tokenizer.chat_template = template
-
-
 def check_chat_template(tokenizer: Any) -> None:
     """Refuse a stage without a template, its own or lent.
 

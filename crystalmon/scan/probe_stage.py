@@ -7,7 +7,6 @@ from typing import Any
 
 from crystalmon.metrics.catalogue import BRIEF
 from crystalmon.monitor.probe import Monitor
-from crystalmon.runs.records import ProbeRecord
 from crystalmon.scan.chat_templates import check_chat_template
 from crystalmon.scan.scan_folder import ScanFolder
 
@@ -42,17 +41,12 @@ def probe_stage(folder: ScanFolder, step: int, model: Any, tokenizer: Any) -> tu
             monitor.replay(record)
     probed = monitor.probe(step, unchanged=step == 0)  # the base's answers are known by now
     made = [(probed, monitor.events)]
-    for record in known:
-        if record.step > step:
-            made.append((monitor.remeasure(record), monitor.events))
+    made += [(monitor.remeasure(each), monitor.events) for each in known if each.step > step]
     folder.write(made, monitor)
-    return _line(probed, monitor.seconds_a_probe), "" if monitor.shares_tokens else OTHER_TOKENS
-
-
-def _line(record: ProbeRecord, seconds: float | None) -> str:
-    """The time that scoring took, the main figures, and the phase."""
     figures = [
-        f"{metric.label} {record.metrics.get(metric.key, math.nan):.3f} {metric.unit}".rstrip()
+        f"{metric.label} {probed.metrics.get(metric.key, math.nan):.3f} {metric.unit}".rstrip()
         for metric in BRIEF
     ]
-    return ", ".join([f"{seconds or record.seconds:.1f} s", *figures, record.phase])
+    seconds = monitor.seconds_a_probe or probed.seconds
+    line = ", ".join([f"{seconds:.1f} s", *figures, probed.phase])
+    return line, "" if monitor.shares_tokens else OTHER_TOKENS

@@ -21,7 +21,7 @@ import torch
 from crystalmon.analysis.verdicts import Verdict
 from crystalmon.runs.files import RUN_FILE, RunFolderError, explained
 from crystalmon.runs.lock import no_other
-from crystalmon.scan.chat_templates import find_chat_template, lend_chat_template
+from crystalmon.scan.chat_templates import find_chat_template
 from crystalmon.scan.probe_stage import probe_stage
 from crystalmon.scan.scan_folder import ScanFolder, on_folder, scan_config
 from crystalmon.scan.stages import Stage, expand_stages
@@ -152,8 +152,8 @@ def _places(output: Path, view: str) -> dict[View, Path]:
 def _load(where: str, dtype: Any, device: Any, template: Any) -> tuple[Any, Any]:
     model, tokenizer = load_model(where, dtype=dtype)
     model.to(device or torch.accelerator.current_accelerator() or "cpu")
-    if template is not None:
-        lend_chat_template(tokenizer, template)
+    if template is not None and not getattr(tokenizer, "chat_template", None):
+        tokenizer.chat_template = template
     return model, tokenizer
 
 

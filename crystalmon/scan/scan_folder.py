@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from crystalmon.analysis.stage_measures import measure_stages
 from crystalmon.analysis.verdicts import Verdict, judge_run
@@ -24,13 +24,11 @@ from crystalmon.runs.store import RunStore, write_info
 from crystalmon.scan.stages import Stage
 from crystalmon.scoring.models import find_commit, find_mark, split_revision
 from crystalmon.scoring.plan import View
-from crystalmon.scoring.ranks import CONFIGURATION_ERRORS, Ranks, describe
+from crystalmon.scoring.ranks import CONFIGURATION_ERRORS, Ranks, T, describe
 from crystalmon.suites.tasks import TaskSuite
 
 STAGES_KEY = "stages"
 """In `run.json`: the stages, each with its `name`, `model`, `revision` and `step`."""
-
-T = TypeVar("T")
 
 
 def on_folder(ranks: Ranks, work: Callable[[], T]) -> T:
@@ -122,10 +120,7 @@ class ScanFolder:
 
     def begin(self, monitor: Monitor) -> None:
         """Keep a new base's answers; what was measured against another base counts no more."""
-        self._info, self.records = (
-            run_info(monitor, self._config, "scan", len(self._stages) - 1),
-            {},
-        )
+        self._info = run_info(monitor, self._config, "scan", len(self._stages) - 1)
         self._info[STAGES_KEY] = [
             {"name": stage.name, "model": model, "revision": revision, "step": step}
             for step, stage in enumerate(self._stages)
@@ -143,11 +138,7 @@ class ScanFolder:
         self.changed = self.changed - {step} if step else set()
 
     def conclude(self) -> tuple[dict[str, Any], tuple[Verdict, ...]]:
-        """Write `scan.json` from the run folder.
-
-        Returns:
-            Its content, and the verdicts in it; both empty if the base is missing.
-        """
+        """Write `scan.json`; its content, and the verdicts in it, are empty without the base."""
         return on_folder(self._ranks, self._conclude) if self.has_base else ({}, ())
 
     def _take_up(self) -> tuple[dict[str, Any], dict[int, ProbeRecord], set[int]]:
@@ -200,7 +191,7 @@ class ScanFolder:
         run = read_run(self.path)
         verdicts = judge_run(run)
         found = {"view": self._config["view"], **measure_stages(run)}
-        found = json_value(found | {"verdicts": [verdict.to_json() for verdict in verdicts]})
+        found = json_value(found | {"verdicts": verdicts})
         with explained(self.path, f"take {SCAN_FILE}"):
             write_whole(self.path / SCAN_FILE, json_bytes(found, indent=2))
         return found, verdicts
