@@ -1,6 +1,6 @@
 # make demo: watch the bundled model crystallize through SFT, DPO and GRPO (CPU, a few minutes).
 # make study: the paper's measurements on two families of tiny models, with figures and a report.
-# make check: lint, types and the tests that need no torch, in about a minute.
+# make check: lint, types and the quick tests that need no torch.
 # make test: lint, types and all tests but the slow ones, in environments made on first use.
 
 PYTHON ?= python3
@@ -22,7 +22,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 BIN := .venv/bin
 BIN_OLDEST := .venv-oldest/bin
 
-.PHONY: demo study validate sweep check test test-slow test-oldest no-trace pytest lint format install clean
+.PHONY: demo study validate sweep check quick test test-slow test-oldest no-trace pytest lint format install clean
 
 demo: .venv/installed
 	$(BIN)/python scripts/demo.py
@@ -41,9 +41,12 @@ validate: .venv/installed
 sweep: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/sweep_beta.py
 
-# For the inner loop: what imports torch skips itself, so that no list of files goes stale.
+# For the inner loop, lint and tests side by side.
 check: .venv/installed
-	$(MAKE) lint
+	$(MAKE) --jobs 2 --output-sync lint quick
+
+# What imports torch skips itself, so that no list of files goes stale.
+quick: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) -m "not slow and not long" --without-torch
 
 # One after the other, the largest suite last: its summary is the closing line.

@@ -43,6 +43,7 @@ def test_json_is_one_line_and_all_else_goes_elsewhere(tmp_path, capsys):
     assert json.loads(printed) == json.loads((tmp_path / "temperature.json").read_text())
 
 
+@pytest.mark.long
 def test_killed_it_goes_on_where_it_stopped(tmp_path):
     arguments = command(*TEMPERATURE, "-o", tmp_path / "cut")
     started = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)

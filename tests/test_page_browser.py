@@ -28,6 +28,8 @@ from crystalmon.runs.reader import Run, read_run
 from crystalmon.runs.store import RunStore
 from crystalmon.trackers.tensorboard import TensorBoardTracker
 
+pytestmark = pytest.mark.long
+
 CHARTS = ("phases", "signals", "map-0", "answers-0", "free_energy", "coverage", "cost")
 SECONDS = 3.0
 """How soon a watcher shows a new probe."""

@@ -17,6 +17,8 @@ from crystalmon.report.experiment_cards import folder_cards
 from crystalmon.report.page import write_report
 from crystalmon.runs.results import Estimate, Result, write_result
 
+pytestmark = pytest.mark.long
+
 EVIL = "<img src=x onerror=alert(1)>"
 
 

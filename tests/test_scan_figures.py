@@ -37,6 +37,8 @@ from crystalmon.runs.reader import read_run
 from crystalmon.runs.records import json_value
 from crystalmon.runs.store import write_info
 
+pytestmark = pytest.mark.long
+
 PNG = b"\x89PNG"
 
 

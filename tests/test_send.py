@@ -21,6 +21,8 @@ from crystalmon.runs.reader import Run, read_run
 from crystalmon.runs.store import RunStore
 from crystalmon.trackers.send import send_run
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def scanned(tmp_path: Path) -> Run:
