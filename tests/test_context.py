@@ -82,7 +82,7 @@ def test_the_bundled_conflicts_are_many_and_closed():
         (lambda d: d["adversaries"][0].update(texts="a"), "'against': texts must be a list"),
         (
             lambda d: d["adversaries"][0].update(texts=["{more}"]),
-            "around question or other: KeyErr",
+            "may hold {question} and {other} alone, got {more}",
         ),
         (lambda d: d["adversaries"][0].update(texts=["{"]), "must have its braces in pairs"),
     ],
