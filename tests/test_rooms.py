@@ -196,7 +196,10 @@ def test_imports_form_no_circle(unit):
             graph.setdefault(unit(each.module), set()).add(unit(each.target))
     graph.pop("", None)
     graph.pop("crystalmon", None)
-    list(TopologicalSorter(graph).static_order())  # raises CycleError
+    order = list(TopologicalSorter(graph).static_order())  # raises CycleError
+    assert set(graph) <= set(order)
+    below, above = unit("crystalmon.runs.records"), unit("crystalmon.monitor.callback")
+    assert order.index(below) < order.index(above)
 
 
 def test_no_two_modules_and_no_two_public_classes_have_one_name():

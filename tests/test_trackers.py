@@ -214,13 +214,16 @@ def test_a_missing_library_is_reported_and_not_raised(
     assert "could not log to trackio (ModuleNotFoundError" in caplog.text
 
 
-def test_a_tracker_ignores_what_it_does_not_override() -> None:
-    tracker = Tracker()
+def test_a_tracker_ignores_what_it_does_not_override(tmp_path: Path) -> None:
+    tracker = Tracker(output_dir=str(tmp_path))
     tracker.log(0, METRICS)
     tracker.show(snapshot())
     tracker.event(make_event(0))
     tracker.alert("title", "text")
     tracker.close()
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ValueError, match="Tracker takes runs only while they are made"):
+        tracker.opened_for(Run(tmp_path, {}, (), ()), "project")
 
 
 def test_the_panels_follow_the_catalogue() -> None:

@@ -45,8 +45,12 @@ class Tracker:
     write_report: WriteReport | None = None
 
     def opened_for(self, run: Run, project: str) -> AbstractContextManager[str]:
-        """Open a run of the tracker's own for a stored run; gives the place where it is found."""
-        raise NotImplementedError
+        """Open a run of the tracker's own for a stored run; gives the place where it is found.
+
+        Raises:
+            ValueError: if the tracker takes runs only while they are made.
+        """
+        raise ValueError(f"{type(self).__name__} takes runs only while they are made.")
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Log numbers, some of them perhaps not finite, by their full names."""
