@@ -25,6 +25,7 @@ from readback import read_tensorboard, read_wandb, wandb_history, wandb_summary
 from crystalmon.metrics import catalogue
 from crystalmon.report.page import write_report
 from crystalmon.report.snapshot import Snapshot
+from crystalmon.runs.reader import Run
 from crystalmon.runs.records import PHASES, Event
 from crystalmon.runs.store import RunStore
 from crystalmon.trackers.base import CompositeTracker, Tracker
