@@ -1,6 +1,6 @@
 """Replay a stored run through the phase detector, and say what happened in it.
 
-The detector is a pure function of the reference and the stored answers. With the same version of
+The detector is a pure function of the base and the stored answers. With the same version of
 crystalmon a replay repeats the live events; with a newer one it shows how that version judges an
 old run.
 """
@@ -49,7 +49,7 @@ class TaskDetection:
 
     Args:
         phase: at the last probe.
-        seed: the locked seed, an index into the reference's prompts, or None.
+        seed: the locked seed, an index into the base's prompts, or None.
         p_value: of the seed, when it was locked; see `Candidates.chance`.
         margin: how many times worse than the seed the next candidate explained the answers then.
         distance: JS of the answers at the last probe, pooled over prompts, from the seed, in nats.
@@ -195,7 +195,7 @@ def format_detection(found: Detection) -> str:
         )
     lines += [f"  ({compared})", "", "kinetics", *_kinetics_lines(found), ""]
     lines.append(
-        f"{'task':<14}{'phase':<14}{'seed':>5}{'p':>8}{'margin':>8}{'away':>8}   {'transition':<46}"
+        f"{'task':<14}{'phase':<14}{'seed':>5}{'p':>8}{'margin':>8}{'away':>8}   {'transition':<58}"
         "the seed's own prompt"
     )
     for name, task in found.tasks.items():
@@ -208,7 +208,7 @@ def format_detection(found: Detection) -> str:
             prompt = repr(textwrap.shorten(task.prompt, SHOWN, placeholder="…"))
         lines.append(
             f"{name:<14}{task.phase:<14}{seed:>5}{chance:>8}{margin:>8}{away:>8}   "
-            f"{_transition(task.transition):<46}{prompt}".rstrip()
+            f"{_transition(task.transition):<58}{prompt}".rstrip()
         )
     return "\n".join([*lines, _LEGEND])
 
@@ -222,12 +222,8 @@ def _event_line(event: Event) -> str:
 
 def _kinetics_lines(found: Detection) -> list[str]:
     lines = [f"  order: {_transition(found.transition)}"]
-    if (avrami := found.avrami) is not None:
-        low, high = avrami.exponent_interval
-        lines.append(
-            f"  crystal fraction: Avrami exponent {avrami.exponent:.2f} [{low:.2f}, {high:.2f}], "
-            f"start at step {avrami.start:.0f}, rate {avrami.rate:.3g} per step"
-        )
+    if found.avrami is not None:
+        lines.append(f"  crystal fraction, Avrami fit: {found.avrami.words}")
     if (parts := found.coexistence) is not None:
         kind = "two groups" if parts.bimodal else "one group"
         lines.append(f"  prompts at the midpoint: {kind} (BIC gain {parts.bic_gain:.1f})")
@@ -235,7 +231,4 @@ def _kinetics_lines(found: Detection) -> list[str]:
 
 
 def _transition(found: Transition) -> str:
-    if found.width is None or found.width_interval is None:
-        return found.verdict
-    low, high = found.width_interval
-    return f"{found.verdict}, 10–90% in {found.width:.3g} steps [{low:.3g}, {high:.3g}]"
+    return f"{found.verdict}, {found.words}" if found.words else found.verdict

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crystalmon.cli.options import command, load_placed, option, print_json
+from crystalmon.runs.results import Result, read_result
 
 if TYPE_CHECKING:
     from crystalmon.experiments.common.experiment import Experiment
     from crystalmon.experiments.common.parts import Parts
     from crystalmon.experiments.common.subject import Subject
-    from crystalmon.runs.results import Result
 
 ON_MODEL = "model dtype device results json"
 
@@ -149,8 +149,6 @@ def _finish(
 
 def _check_place(file: Path, of: Mapping[str, Any]) -> None:
     """Refuse to write over the result of other models; a broken one may be replaced."""
-    from crystalmon.runs.results import read_result
-
     try:
         there = read_result(file).models
     except (OSError, ValueError):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crystalmon.cli.options import check_figure, command, option, print_json, torch_dtype
+from crystalmon.runs.reader import read_run
 from crystalmon.scan.families import FAMILIES
 from crystalmon.scan.stages import parse_stages
 
@@ -97,7 +98,6 @@ def _print_result(result: ScanResult) -> None:
     from crystalmon.analysis.stage_measures import stage_names
     from crystalmon.analysis.verdicts import format_verdicts
     from crystalmon.report.summary import StageRow, format_stage_table
-    from crystalmon.runs.reader import read_run
 
     run = read_run(result.folder)
     names = stage_names(run)
@@ -110,7 +110,6 @@ def _print_result(result: ScanResult) -> None:
 def _draw_results(results: list[ScanResult]) -> None:
     """Draw each view's figures; if that fails, the scan itself stands."""
     from crystalmon.report.scan_figures import write_scan_figures
-    from crystalmon.runs.reader import read_run
 
     for result in results:
         if not result.found:
@@ -133,7 +132,6 @@ def _draw_results(results: list[ScanResult]) -> None:
 )
 def _transfer(args: argparse.Namespace) -> None:
     from crystalmon.analysis.transfer import find_transfer, format_transfer
-    from crystalmon.runs.reader import read_run
 
     check_figure(args.figure)
     a, b = read_run(args.a), read_run(args.b)

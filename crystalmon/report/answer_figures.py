@@ -81,7 +81,7 @@ def variety_figure(stages: ScanStages) -> Figure:
         for ax, place in zip(axes, places, strict=True):
             ax.imshow(task.q[place][ranks], aspect="auto", cmap=shades, norm=_NORM)
             ax.set(xticks=[], yticks=[])
-            number = "" if varieties is None else f"\n{varieties[0, place]:.3f}"
+            number = "" if np.isnan(varieties[0, place]) else f"\n{varieties[0, place]:.3f}"
             title = f"{clipped(stages.names[place], 14)}{number}"
             ax.set_title(title, fontsize=SMALL, parse_math=False)
     return figure

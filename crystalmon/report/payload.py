@@ -176,11 +176,7 @@ def kinetics_rows(run: Run) -> list[dict[str, Any]]:
     grew = run.records[0].phase == "liquid"  # not begun with crystals
     avrami = fit_avrami(*run.series("crystal_fraction")) if grew else None
     if avrami is not None:
-        low, high = avrami.exponent_interval
-        text = (
-            f"share of collapsed wordings: 1 − exp(−(k·(s − s₀))ⁿ) with n = {avrami.exponent:.2f} "
-            f"[{low:.2f}, {high:.2f}] from step {avrami.start:.0f}"
-        )
+        text = f"share of collapsed wordings: {avrami.words}"
         rows.append({"task": None, "verdict": "Avrami fit", "text": text})
     tasks = run.records[-1].tasks
     return rows + [
@@ -189,8 +185,5 @@ def kinetics_rows(run: Run) -> list[dict[str, Any]]:
 
 
 def _transition(task: str | None, found: Transition) -> dict[str, Any]:
-    text = "too little rise, or too few probes, to tell"
-    if found.width is not None and found.width_interval is not None:
-        low, high = found.width_interval
-        text = f"10–90% of the rise in {found.width:.3g} steps [{low:.3g}, {high:.3g}]"
+    text = found.words or "too little rise, or too few probes, to tell"
     return {"task": task, "verdict": found.verdict, "text": text}

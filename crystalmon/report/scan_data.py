@@ -12,12 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from crystalmon.metrics import answers, seeds
-from crystalmon.metrics.bootstrap import bootstrap_interval, bootstrap_weights, uniform_weights
+from crystalmon.metrics import answers, bootstrap, seeds
 from crystalmon.runs.reader import Run
-
-TASK_RESAMPLES = 200
-"""Bootstrap resamples of the prompts behind an interval."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +31,11 @@ class TaskStages:
     q: np.ndarray = field(repr=False)
     seed: int | None
     proxy: np.ndarray = field(repr=False)
+
+    @property
+    def won(self) -> np.ndarray:
+        """[C] the base's answers at the seed; NaN without one."""
+        return np.full(self.q.shape[2], np.nan) if self.seed is None else self.q[0, self.seed]
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,8 @@ class StageBand:
     high: np.ndarray
 
 
-Measure = Callable[[TaskStages, np.ndarray], np.ndarray | None]
-"""(task, [R, P] weights of prompts) → [R, S]; None where the task has no such measure."""
+Measure = Callable[[TaskStages, np.ndarray], np.ndarray]
+"""(task, [R, P] weights of prompts) → [R, S]; all NaN where the task has no such measure."""
 
 
 def read_stages(run: Run, found: Mapping[str, Any]) -> ScanStages:
@@ -93,39 +94,29 @@ def read_stages(run: Run, found: Mapping[str, Any]) -> ScanStages:
     return ScanStages(tuple(listed.values()), tasks, found["proxy_stage"])
 
 
-def variety(task: TaskStages, weights: np.ndarray) -> np.ndarray | None:
-    """`answers.variety` of the prompts; None for a single prompt."""
-    if task.q.shape[1] < 2:
-        return None
+def variety(task: TaskStages, weights: np.ndarray) -> np.ndarray:
+    """`answers.variety` of the prompts."""
     return np.stack([answers.variety(q, weights) for q in task.q], axis=-1)
 
 
-def seed_mse(task: TaskStages, weights: np.ndarray) -> np.ndarray | None:
+def seed_mse(task: TaskStages, weights: np.ndarray) -> np.ndarray:
     """`seeds.squared_error` from the winning seed, over prompts but its own."""
-    if task.seed is None:
-        return None
-    others = seeds.without_prompt(weights, task.seed)
-    return seeds.squared_error(task.q, task.q[0, task.seed], others)
+    others = weights if task.seed is None else seeds.without_prompt(weights, task.seed)
+    return seeds.squared_error(task.q, task.won, others)
 
 
-def seed_mass(task: TaskStages, weights: np.ndarray) -> np.ndarray | None:
+def seed_mass(task: TaskStages, weights: np.ndarray) -> np.ndarray:
     """Mass on the support of the winning seed, mean over prompts."""
-    if task.seed is None:
-        return None
-    return seeds.support_mass(task.q, task.q[0, task.seed], weights)
+    return seeds.support_mass(task.q, task.won, weights)
 
 
-def proxy_mse(task: TaskStages, weights: np.ndarray) -> np.ndarray | None:
+def proxy_mse(task: TaskStages, weights: np.ndarray) -> np.ndarray:
     """`seeds.squared_error` from the proxy seed."""
-    if np.isnan(task.proxy).any():
-        return None
     return seeds.squared_error(task.q, task.proxy, weights)
 
 
-def proxy_mass(task: TaskStages, weights: np.ndarray) -> np.ndarray | None:
+def proxy_mass(task: TaskStages, weights: np.ndarray) -> np.ndarray:
     """Mass on the support of the proxy seed, mean over prompts."""
-    if np.isnan(task.proxy).any():
-        return None
     return seeds.support_mass(task.q, task.proxy, weights)
 
 
@@ -135,12 +126,12 @@ def mean_band(tasks: Iterable[TaskStages], measure: Measure) -> tuple[StageBand,
     found: list[np.ndarray] = []
     for task in tasks:
         count = task.q.shape[1]
-        drawn = bootstrap_weights(count, TASK_RESAMPLES, rng)
-        values = measure(task, np.concatenate([uniform_weights(count)[None], drawn]))
-        if values is not None:
+        drawn = bootstrap.bootstrap_weights(count, bootstrap.REPLICATES, rng)
+        values = measure(task, np.concatenate([bootstrap.uniform_weights(count)[None], drawn]))
+        if not np.isnan(values).all():
             found.append(values)
     if not found:
         return None
     mean = np.mean(found, axis=0)
-    ends = [bootstrap_interval(float(column[0]), column[1:]) for column in mean.T]
+    ends = [bootstrap.bootstrap_interval(float(column[0]), column[1:]) for column in mean.T]
     return StageBand(mean[0], *np.array(ends).T), len(found)
