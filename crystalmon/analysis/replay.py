@@ -34,6 +34,7 @@ from crystalmon.runs.wordings import task_texts
 
 SHOWN = 48
 """Characters of a prompt that are shown."""
+_ROW = "{:<14}{:<14}{:>5}{:>8}{:>8}{:>8}   {:<58}{}"
 _LEGEND = """
 p and margin are those of the probe at which the seed was locked; away is the distance of the
 answers from the seed at the last probe, in nats
@@ -194,10 +195,8 @@ def format_detection(found: Detection) -> str:
             "detector judges the same answers by rules of its own"
         )
     lines += [f"  ({compared})", "", "kinetics", *_kinetics_lines(found), ""]
-    lines.append(
-        f"{'task':<14}{'phase':<14}{'seed':>5}{'p':>8}{'margin':>8}{'away':>8}   {'transition':<58}"
-        "the seed's own prompt"
-    )
+    head = ("task", "phase", "seed", "p", "margin", "away", "transition", "the seed's own prompt")
+    lines.append(_ROW.format(*head))
     for name, task in found.tasks.items():
         seed = "–" if task.seed is None else str(task.seed)
         chance = "" if task.p_value is None else f"{task.p_value:.3f}"
@@ -206,17 +205,15 @@ def format_detection(found: Detection) -> str:
         prompt = ""
         if task.prompt is not None:
             prompt = repr(textwrap.shorten(task.prompt, SHOWN, placeholder="…"))
-        lines.append(
-            f"{name:<14}{task.phase:<14}{seed:>5}{chance:>8}{margin:>8}{away:>8}   "
-            f"{_transition(task.transition):<58}{prompt}".rstrip()
-        )
+        cells = (name, task.phase, seed, chance, margin, away, _transition(task.transition), prompt)
+        lines.append(_ROW.format(*cells).rstrip())
     return "\n".join([*lines, _LEGEND])
 
 
 def _event_line(event: Event) -> str:
     numbers = {k: v for k, v in event.evidence.items() if isinstance(v, int | float)}
     shown = ", ".join(f"{key} {value:.3g}" for key, value in numbers.items())
-    where = "suite" if event.task is None else event.task
+    where = event.task or "suite"
     return f"  step {event.step:>6}  {where:<12} {event.kind:<19} {event.message} [{shown}]"
 
 

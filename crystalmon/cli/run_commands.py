@@ -6,11 +6,13 @@ import argparse
 import sys
 from pathlib import Path
 
+from crystalmon.analysis.replay import detect_run, format_detection
 from crystalmon.cli.options import USER_ERRORS, check_figure, command, console, option, print_json
 from crystalmon.runs.names import DEFAULT_NAME
 from crystalmon.runs.reader import read_run
 from crystalmon.suites.tasks import load_suite
 from crystalmon.trackers.make import DESTINATIONS
+from crystalmon.trackers.wandb_workspace import build_workspace, describe_workspace
 
 
 @command("summary", "the table by stage of one or more runs", "runs figure")
@@ -68,8 +70,6 @@ def _watch(args: argparse.Namespace) -> None:
     option("--dry-run", action="store_true", help="build and check it, save nothing"),
 )
 def _workspace(args: argparse.Namespace) -> None:
-    from crystalmon.trackers.wandb_workspace import build_workspace, describe_workspace
-
     entity, _, project = args.project.partition("/")
     if not entity or not project or "/" in project:
         raise ValueError(f"project must be <entity>/<project>, got {args.project!r}.")
@@ -84,8 +84,6 @@ def _workspace(args: argparse.Namespace) -> None:
 
 @command("detect", "replay a stored run through the phase detector", "run json")
 def _detect(args: argparse.Namespace) -> None:
-    from crystalmon.analysis.replay import detect_run, format_detection
-
     found = detect_run(read_run(args.run_folder))
     print_json(found.to_json()) if args.json else print(format_detection(found))
 

@@ -128,8 +128,7 @@ class CompositeTracker(Tracker):
 
 def sentence(event: Event) -> str:
     """An event as one line of text."""
-    place = "suite" if event.task is None else event.task
-    return f"step {event.step}: {event.kind} ({place}): {event.message}"
+    return f"step {event.step}: {event.kind} ({event.task or 'suite'}): {event.message}"
 
 
 def tracker_metrics(record: ProbeRecord, name: str = DEFAULT_NAME) -> dict[str, float]:
