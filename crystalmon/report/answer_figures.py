@@ -12,10 +12,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure
 
+from crystalmon.analysis.stage_measures import TaskStages, variety
 from crystalmon.metrics.bootstrap import uniform_weights
 from crystalmon.report import style
 from crystalmon.report.palette import PHASE_COLOURS, SHADE, STAGE_COLOURS
-from crystalmon.report.scan_data import ScanStages, TaskStages, variety
+from crystalmon.report.scan_data import ScanStages
 from crystalmon.report.style import COLUMNS, SMALL, TEXT, clipped
 from crystalmon.runs.records import ProbeRecord, TaskRecord
 
@@ -63,7 +64,7 @@ def variety_figure(stages: ScanStages) -> Figure:
     """Every prompt's answers in the base beside those in the stage that stands for SFT.
 
     Lines are prompts, sorted by what they answer most in the base, the same on both sides; columns
-    are choices. Over each map stands `scan_data.variety`. Without such a stage, the last is shown.
+    are choices. Over each map stands its variety. Without such a stage, the last is shown.
     """
     late = len(stages.names) - 1
     if stages.proxy_stage is not None:

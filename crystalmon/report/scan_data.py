@@ -6,36 +6,15 @@ Intervals are over prompts, which each task resamples on its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from crystalmon.metrics import answers, bootstrap, seeds
+from crystalmon.analysis.stage_measures import Measure, TaskStages
+from crystalmon.metrics import bootstrap
 from crystalmon.runs.reader import Run
-
-
-@dataclass(frozen=True)
-class TaskStages:
-    """One task at every stage.
-
-    Args:
-        choices: [C] their texts.
-        q: [S, P, C] the answers, the base's first.
-        seed: the base prompt that has won, or None.
-        proxy: [C] the mean answers of the stage that stands for SFT; NaN without one.
-    """
-
-    choices: tuple[str, ...]
-    q: np.ndarray = field(repr=False)
-    seed: int | None
-    proxy: np.ndarray = field(repr=False)
-
-    @property
-    def won(self) -> np.ndarray:
-        """[C] the base's answers at the seed; NaN without one."""
-        return np.full(self.q.shape[2], np.nan) if self.seed is None else self.q[0, self.seed]
 
 
 @dataclass(frozen=True)
@@ -60,10 +39,6 @@ class StageBand:
     value: np.ndarray
     low: np.ndarray
     high: np.ndarray
-
-
-Measure = Callable[[TaskStages, np.ndarray], np.ndarray]
-"""(task, [R, P] weights of prompts) → [R, S]; all NaN where the task has no such measure."""
 
 
 def read_stages(run: Run, found: Mapping[str, Any]) -> ScanStages:
@@ -92,32 +67,6 @@ def read_stages(run: Run, found: Mapping[str, Any]) -> ScanStages:
         for name, task in found["tasks"].items()
     }
     return ScanStages(tuple(listed.values()), tasks, found["proxy_stage"])
-
-
-def variety(task: TaskStages, weights: np.ndarray) -> np.ndarray:
-    """`answers.variety` of the prompts."""
-    return np.stack([answers.variety(q, weights) for q in task.q], axis=-1)
-
-
-def seed_mse(task: TaskStages, weights: np.ndarray) -> np.ndarray:
-    """`seeds.squared_error` from the winning seed, over prompts but its own."""
-    others = weights if task.seed is None else seeds.without_prompt(weights, task.seed)
-    return seeds.squared_error(task.q, task.won, others)
-
-
-def seed_mass(task: TaskStages, weights: np.ndarray) -> np.ndarray:
-    """Mass on the support of the winning seed, mean over prompts."""
-    return seeds.support_mass(task.q, task.won, weights)
-
-
-def proxy_mse(task: TaskStages, weights: np.ndarray) -> np.ndarray:
-    """`seeds.squared_error` from the proxy seed."""
-    return seeds.squared_error(task.q, task.proxy, weights)
-
-
-def proxy_mass(task: TaskStages, weights: np.ndarray) -> np.ndarray:
-    """Mass on the support of the proxy seed, mean over prompts."""
-    return seeds.support_mass(task.q, task.proxy, weights)
 
 
 def mean_band(tasks: Iterable[TaskStages], measure: Measure) -> tuple[StageBand, int] | None:
