@@ -329,12 +329,6 @@ def test_support_at_the_edges(row, held):
     np.testing.assert_array_equal(np.flatnonzero(support(np.array(row))), list(held))
 
 
-def test_support_of_another_mass():
-    row = np.array([0.5, 0.3, 0.2])
-    assert support(row, mass=0.5).tolist() == [True, False, False]
-    assert support(row, mass=1.0).tolist() == [True, True, True]
-
-
 # --- dissimilarity ---------------------------------------------------------------------------
 
 

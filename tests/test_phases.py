@@ -22,9 +22,10 @@ from crystalmon.metrics.answers import liquidity, order, round_significant
 from crystalmon.metrics.bootstrap import uniform_weights
 from crystalmon.metrics.divergences import js_divergence
 from crystalmon.metrics.seeds import NOISE_FLOOR, seed_distances, support
-from crystalmon.phases import Base, Observation, PhaseDetector, PhaseState, SuiteDetector, advance
+from crystalmon.phases import PhaseDetector, PhaseState, SuiteDetector
+from crystalmon.phases.detector import advance
 from crystalmon.phases.seed import at_rest, remember
-from crystalmon.phases.state import RESTING
+from crystalmon.phases.state import RESTING, Base
 from crystalmon.runs.records import EVENT_KINDS, PHASES, Event, TaskRecord
 
 PROMPTS, CHOICES = 16, 8
@@ -231,10 +232,10 @@ def test_a_verdict_averages_over_the_probes_at_rest():
     detector, _ = watch(base, [base] * 3 + [rests] * 3)
     state = detector.state
     for q in shaken:
-        state = remember(state, Base.of(base).read(Observation(0, q)))
+        state = remember(state, Base.of(base).read(0, q))
     assert len(state.answers) == RESTING == 5
     state = replace(state, orders=(0.5,) * 5)
-    seen = Base.of(base).read(Observation(0, shaken[-1]))
+    seen = Base.of(base).read(0, shaken[-1])
     held = at_rest(state, seen)
     wanted = softmax(np.mean([np.log(q) for q in shaken], axis=0))
     np.testing.assert_allclose(held, wanted, rtol=1e-4)
@@ -646,7 +647,7 @@ def test_advance_is_a_pure_function():
     frozen = Base.of(base)
     state = PhaseState()
     for index, q in enumerate(path):
-        observation = Observation(EVERY * index, q, float(coverage[index]))
+        observation = frozen.read(EVERY * index, q, float(coverage[index]))
         before = copy.deepcopy([asdict(state), asdict(observation)])
         state_once, events_once = advance(frozen, state, observation)
         state_twice, events_twice = advance(frozen, state, observation)

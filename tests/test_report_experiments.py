@@ -50,7 +50,7 @@ def test_other_files_are_left_alone_and_broken_ones_named(tmp_path):
     (tmp_path / "context.json").write_text('{"experiment": "context", "models": {}}')
     cards, notes = folder_cards(tmp_path, "here")
     assert cards == []
-    assert [note.split(" cannot be read")[0] for note in notes] == [
+    assert [note.split(" must be a result")[0] for note in notes] == [
         str(tmp_path / "context.json"), str(tmp_path / "drift.json"),
     ]  # fmt: skip
     assert folder_cards(tmp_path / "nowhere", "nowhere") == ([], [])

@@ -13,22 +13,21 @@ from test_page import EVIL
 from test_transfer import other_family
 from test_verdicts import PROMPTS, TASKS, at_seed, liquid_base, settled, towards, write_stages
 
-from crystalmon.analysis.stage_measures import measure_stages
+from crystalmon.analysis.stage_measures import (
+    TaskStages,
+    measure_stages,
+    proxy_mass,
+    proxy_mse,
+    seed_mass,
+    seed_mse,
+    variety,
+)
 from crystalmon.analysis.transfer import find_transfer
 from crystalmon.analysis.verdicts import judge_run
 from crystalmon.cli.main import main
 from crystalmon.report.answer_figures import MOST_CHOICES, MOST_STAGES, histogram, pick_stages
 from crystalmon.report.page import report_html, write_report
-from crystalmon.report.scan_data import (
-    TaskStages,
-    mean_band,
-    proxy_mass,
-    proxy_mse,
-    read_stages,
-    seed_mass,
-    seed_mse,
-    variety,
-)
+from crystalmon.report.scan_data import mean_band, read_stages
 from crystalmon.report.scan_figures import scan_figures, write_scan_figures
 from crystalmon.report.style import figure_svg
 from crystalmon.report.transfer_figure import null_band, transfer_figure

@@ -177,7 +177,7 @@ def test_other_trackers_get_the_finite_scalars(
 
 
 def test_a_tracker_that_is_not_covered_is_named(caplog: pytest.LogCaptureFixture) -> None:
-    assert make_tracker(["flyte", "none"], "out").names == ()
+    assert make_tracker(["flyte", "none"], "out").trackers == {}
     assert "crystalmon does not log to flyte" in caplog.text
     assert len(caplog.records) == 1
 
@@ -200,9 +200,9 @@ def test_a_keyboard_interrupt_is_not_a_failing_tracker() -> None:
 
 def test_report_to_picks_the_trackers(tmp_path: Path) -> None:
     picked = make_tracker(["trackio", "mlflow", "tensorboard", "none"], str(tmp_path))
-    assert picked.names == ("tensorboard", "trackio", "mlflow")
-    assert make_tracker([], str(tmp_path)).names == ()
-    assert make_tracker(["wandb"], str(tmp_path)).names == ("wandb",)
+    assert tuple(picked.trackers) == ("tensorboard", "trackio", "mlflow")
+    assert make_tracker([], str(tmp_path)).trackers == {}
+    assert tuple(make_tracker(["wandb"], str(tmp_path)).trackers) == ("wandb",)
 
 
 def test_a_missing_library_is_reported_and_not_raised(

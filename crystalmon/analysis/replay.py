@@ -1,6 +1,6 @@
 """Replay a stored run through the phase detector, and say what happened in it.
 
-The detector is a pure function of the reference and the stored answers. With the same version of
+The detector is a pure function of the base and the stored answers. With the same version of
 crystalmon a replay repeats the live events; with a newer one it shows how that version judges an
 old run.
 """
@@ -34,6 +34,7 @@ from crystalmon.runs.wordings import task_texts
 
 SHOWN = 48
 """Characters of a prompt that are shown."""
+_ROW = "{:<14}{:<14}{:>5}{:>8}{:>8}{:>8}   {:<58}{}"
 _LEGEND = """
 p and margin are those of the probe at which the seed was locked; away is the distance of the
 answers from the seed at the last probe, in nats
@@ -49,7 +50,7 @@ class TaskDetection:
 
     Args:
         phase: at the last probe.
-        seed: the locked seed, an index into the reference's prompts, or None.
+        seed: the locked seed, an index into the base's prompts, or None.
         p_value: of the seed, when it was locked; see `Candidates.chance`.
         margin: how many times worse than the seed the next candidate explained the answers then.
         distance: JS of the answers at the last probe, pooled over prompts, from the seed, in nats.
@@ -194,10 +195,8 @@ def format_detection(found: Detection) -> str:
             "detector judges the same answers by rules of its own"
         )
     lines += [f"  ({compared})", "", "kinetics", *_kinetics_lines(found), ""]
-    lines.append(
-        f"{'task':<14}{'phase':<14}{'seed':>5}{'p':>8}{'margin':>8}{'away':>8}   {'transition':<46}"
-        "the seed's own prompt"
-    )
+    head = ("task", "phase", "seed", "p", "margin", "away", "transition", "the seed's own prompt")
+    lines.append(_ROW.format(*head))
     for name, task in found.tasks.items():
         seed = "–" if task.seed is None else str(task.seed)
         chance = "" if task.p_value is None else f"{task.p_value:.3f}"
@@ -206,28 +205,22 @@ def format_detection(found: Detection) -> str:
         prompt = ""
         if task.prompt is not None:
             prompt = repr(textwrap.shorten(task.prompt, SHOWN, placeholder="…"))
-        lines.append(
-            f"{name:<14}{task.phase:<14}{seed:>5}{chance:>8}{margin:>8}{away:>8}   "
-            f"{_transition(task.transition):<46}{prompt}".rstrip()
-        )
+        cells = (name, task.phase, seed, chance, margin, away, _transition(task.transition), prompt)
+        lines.append(_ROW.format(*cells).rstrip())
     return "\n".join([*lines, _LEGEND])
 
 
 def _event_line(event: Event) -> str:
     numbers = {k: v for k, v in event.evidence.items() if isinstance(v, int | float)}
     shown = ", ".join(f"{key} {value:.3g}" for key, value in numbers.items())
-    where = "suite" if event.task is None else event.task
+    where = event.task or "suite"
     return f"  step {event.step:>6}  {where:<12} {event.kind:<19} {event.message} [{shown}]"
 
 
 def _kinetics_lines(found: Detection) -> list[str]:
     lines = [f"  order: {_transition(found.transition)}"]
-    if (avrami := found.avrami) is not None:
-        low, high = avrami.exponent_interval
-        lines.append(
-            f"  crystal fraction: Avrami exponent {avrami.exponent:.2f} [{low:.2f}, {high:.2f}], "
-            f"start at step {avrami.start:.0f}, rate {avrami.rate:.3g} per step"
-        )
+    if found.avrami is not None:
+        lines.append(f"  crystal fraction, Avrami fit: {found.avrami.words}")
     if (parts := found.coexistence) is not None:
         kind = "two groups" if parts.bimodal else "one group"
         lines.append(f"  prompts at the midpoint: {kind} (BIC gain {parts.bic_gain:.1f})")
@@ -235,7 +228,4 @@ def _kinetics_lines(found: Detection) -> list[str]:
 
 
 def _transition(found: Transition) -> str:
-    if found.width is None or found.width_interval is None:
-        return found.verdict
-    low, high = found.width_interval
-    return f"{found.verdict}, 10–90% in {found.width:.3g} steps [{low:.3g}, {high:.3g}]"
+    return f"{found.verdict}, {found.words}" if found.words else found.verdict

@@ -1,29 +1,89 @@
 """The paper's measurements, stage by stage, from a scan's run folder alone.
 
-Axes: P prompts, C choices. The paper (arXiv 2606.29933) gives no formulas for its MSE and ProbMass;
-`seed_mse` and `seed_mass` are this project's, and `proxy_mse` and `proxy_mass` are the same with
-the mean answers after SFT in place of a seed's.
+Axes: S stages, P prompts, C choices, R sets of weights. The paper (arXiv 2606.29933) gives no
+formulas for its MSE and ProbMass; `seed_mse` and `seed_mass` are this project's, and `proxy_mse`
+and `proxy_mass` are the same with the mean answers after SFT in place of a seed's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from crystalmon.analysis.verdicts import find_seeds
-from crystalmon.metrics.answers import variety
+from crystalmon.metrics import answers, seeds
 from crystalmon.metrics.bootstrap import uniform_weights
-from crystalmon.metrics.seeds import squared_error, support_mass, without_prompt
 from crystalmon.runs.reader import Run
 from crystalmon.runs.records import TaskRecord
 from crystalmon.runs.reference import read_base_answers
 
 PROXY_STAGE = "sft"
+_SEED_KEYS = ("seed_mse", "seed_mass")
 _SUITE_KEYS = ("order", "crystallinity", "seed_mass", "seed_mse", "liquidity", "free_energy")
-_TASK_KEYS = ("variety", "seed_mse", "seed_mass", "proxy_mse", "proxy_mass")
-_FINAL_KEYS = ("final_seed_mse", "final_seed_mass")
+
+
+@dataclass(frozen=True)
+class TaskStages:
+    """One task at every stage.
+
+    Args:
+        choices: [C] their texts.
+        q: [S, P, C] the answers, the base's first.
+        seed: the base prompt that has won, or None.
+        proxy: [C] the mean answers of the stage that stands for SFT; NaN without one.
+    """
+
+    choices: tuple[str, ...]
+    q: np.ndarray = field(repr=False)
+    seed: int | None
+    proxy: np.ndarray = field(repr=False)
+
+    @property
+    def won(self) -> np.ndarray:
+        """[C] the base's answers at the seed; NaN without one."""
+        return np.full(self.q.shape[2], np.nan) if self.seed is None else self.q[0, self.seed]
+
+
+Measure = Callable[[TaskStages, np.ndarray], np.ndarray]
+"""(task, [R, P] weights of prompts) → [R, S]; all NaN where the task has no such measure."""
+
+
+def variety(task: TaskStages, weights: np.ndarray) -> np.ndarray:
+    """`answers.variety` of the prompts."""
+    return np.stack([answers.variety(q, weights) for q in task.q], axis=-1)
+
+
+def seed_mse(task: TaskStages, weights: np.ndarray) -> np.ndarray:
+    """`seeds.squared_error` from the winning seed, over prompts but its own."""
+    others = weights if task.seed is None else seeds.without_prompt(weights, task.seed)
+    return seeds.squared_error(task.q, task.won, others)
+
+
+def seed_mass(task: TaskStages, weights: np.ndarray) -> np.ndarray:
+    """Mass on the support of the winning seed, mean over prompts."""
+    return seeds.support_mass(task.q, task.won, weights)
+
+
+def proxy_mse(task: TaskStages, weights: np.ndarray) -> np.ndarray:
+    """`seeds.squared_error` from the proxy seed."""
+    return seeds.squared_error(task.q, task.proxy, weights)
+
+
+def proxy_mass(task: TaskStages, weights: np.ndarray) -> np.ndarray:
+    """Mass on the support of the proxy seed, mean over prompts."""
+    return seeds.support_mass(task.q, task.proxy, weights)
+
+
+_MEASURES: dict[str, Measure] = {
+    "variety": variety,
+    "proxy_mse": proxy_mse,
+    "proxy_mass": proxy_mass,
+    "final_seed_mse": seed_mse,
+    "final_seed_mass": seed_mass,
+}
 
 
 def stage_names(run: Run) -> dict[int, str]:
@@ -64,7 +124,7 @@ def measure_stages(run: Run) -> dict[str, Any]:
     names = stage_names(run)
     proxy = find_proxy_stage(names, [stage["name"] for stage in run.info.get("stages", ())])
     base = read_base_answers(run.folder, run.records[0].tasks)
-    seeds = {name: found.seed for name, found in find_seeds(run, base).items()}
+    held = {name: found.seed for name, found in find_seeds(run, base).items()}
     texts = run.info.get("suite_texts", {})
     tasks = {}
     for name, b in base.items():
@@ -73,7 +133,8 @@ def measure_stages(run: Run) -> dict[str, Any]:
         if proxy is not None:
             target = found[names[proxy]].q.mean(axis=0)
         choices = texts.get(name, {}).get("choices", [str(index) for index in range(b.shape[1])])
-        tasks[name] = {"choices": choices, **_measure_task(found, b, target, seeds.get(name))}
+        q = np.stack([task.q for task in found.values()])
+        tasks[name] = _measure_task(found, TaskStages(tuple(choices), q, held.get(name), target))
     return {
         "stages": [
             {"name": names[record.step], "step": record.step, "phase": record.phase}
@@ -81,38 +142,27 @@ def measure_stages(run: Run) -> dict[str, Any]:
             for record in run.records
         ],
         "proxy_stage": None if proxy is None else names[proxy],
-        "mean": {key: _mean(tasks, key, names.values()) for key in (*_TASK_KEYS, *_FINAL_KEYS)},
+        "mean": {key: _mean(tasks, key, names.values()) for key in (*_SEED_KEYS, *_MEASURES)},
         "tasks": tasks,
     }
 
 
-def _measure_task(
-    found: Mapping[str, TaskRecord], b: np.ndarray, target: np.ndarray, seed: int | None
-) -> dict[str, Any]:
-    """One task, whose records are `found` by stage, against the base's answers b [P, C].
-
-    `target` [C] is the proxy seed, NaN without one; `seed` is the one that has won in the end.
-    """
-    w = uniform_weights(len(b))
-
-    def by_stage(measure: Callable[[TaskRecord], Any]) -> dict[str, Any]:
-        return {stage: measure(task) for stage, task in found.items()}
-
-    measured = {
-        "variety": by_stage(lambda task: float(variety(task.q, w))),
-        "seed_mse": by_stage(lambda task: task.metrics["seed_mse"]),
-        "seed_mass": by_stage(lambda task: task.metrics["seed_mass"]),
-        "proxy_mse": by_stage(lambda task: float(squared_error(task.q, target, w))),
-        "proxy_mass": by_stage(lambda task: float(support_mass(task.q, target, w))),
-        "proxy_seed": target.tolist(),
-        "histogram": by_stage(lambda task: task.q.mean(axis=0).tolist()),
-        "final_seed": seed,
+def _measure_task(found: Mapping[str, TaskRecord], task: TaskStages) -> dict[str, Any]:
+    """One task, whose records are `found` by stage."""
+    weights = uniform_weights(task.q.shape[1])[None]
+    measured = {key: measure(task, weights)[0].tolist() for key, measure in _MEASURES.items()}
+    for key in _SEED_KEYS:
+        measured[key] = [each.metrics[key] for each in found.values()]
+        if task.seed is None:
+            del measured[f"final_{key}"]
+    measured["histogram"] = task.q.mean(axis=1).tolist()
+    by_stage = {key: dict(zip(found, each, strict=True)) for key, each in measured.items()}
+    told = {
+        "choices": list(task.choices),
+        "proxy_seed": task.proxy.tolist(),
+        "final_seed": task.seed,
     }
-    if seed is not None:
-        end, others = b[seed], without_prompt(w, seed)
-        measured["final_seed_mse"] = by_stage(lambda t: float(squared_error(t.q, end, others)))
-        measured["final_seed_mass"] = by_stage(lambda t: float(support_mass(t.q, end, w)))
-    return measured
+    return told | by_stage
 
 
 def _mean(tasks: Mapping[str, Any], key: str, stages: Iterable[str]) -> dict[str, float]:

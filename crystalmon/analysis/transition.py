@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from crystalmon.analysis import fits
+from crystalmon.runs.records import Interval
 
 LEAST_POINTS = 8
 """Probes below which nothing is said."""
@@ -44,9 +45,17 @@ class Transition:
     model: str | None = None
     bic: dict[str, float] | None = None
     width: float | None = None
-    width_interval: tuple[float, float] | None = None
+    width_interval: Interval | None = None
     midpoint: float | None = None
     spacing: float | None = None
+
+    @property
+    def words(self) -> str:
+        """How long it took; empty where that is not known."""
+        if self.width is None or self.width_interval is None:
+            return ""
+        low, high = self.width_interval
+        return f"10–90% of the rise in {self.width:.3g} steps [{low:.3g}, {high:.3g}]"
 
 
 @dataclass(frozen=True)
@@ -62,12 +71,21 @@ class Avrami:
     """
 
     rate: float
-    rate_interval: tuple[float, float]
+    rate_interval: Interval
     exponent: float
-    exponent_interval: tuple[float, float]
+    exponent_interval: Interval
     start: float
-    start_interval: tuple[float, float]
+    start_interval: Interval
     residual: float
+
+    @property
+    def words(self) -> str:
+        """The formula, and what was fitted."""
+        low, high = self.exponent_interval
+        return (
+            f"1 − exp(−(k·(s − s₀))ⁿ) with n = {self.exponent:.2f} [{low:.2f}, {high:.2f}], "
+            f"s₀ = {self.start:.0f} and k = {self.rate:.3g} per step"
+        )
 
 
 @dataclass(frozen=True)

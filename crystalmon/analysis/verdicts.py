@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from crystalmon.metrics.answers import ORDERED_LIQUIDITY
-from crystalmon.metrics.bootstrap import bootstrap_interval, bootstrap_weights
+from crystalmon.metrics.bootstrap import REPLICATES, bootstrap_interval, bootstrap_weights
 from crystalmon.metrics.divergences import js_divergence
 from crystalmon.metrics.seeds import noise_floor, support
 from crystalmon.phases.order import COMPLETE
@@ -29,9 +29,6 @@ from crystalmon.runs.reference import read_base_answers
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "undetermined"
 NUCLEATED = "nucleated on a base seed"
-SUPPORT_RESAMPLES = 200
-"""Bootstrap resamples of the prompts behind the interval of a fall."""
-
 _LOCKS, _UNSEEDED = ("seed_locked", "recrystallization"), ("seedless_collapse", "melting")
 """Events that give a task a seed, and those after which it has none."""
 
@@ -253,7 +250,7 @@ def _support_change(
     own = float(end[mask].sum())
     then, now = q[seed.step][:, mask].sum(axis=1), q[last][:, mask].sum(axis=1)
     before, after = min(own, float(then.mean())), float(now.mean())
-    weights = bootstrap_weights(len(b), SUPPORT_RESAMPLES, rng)
+    weights = bootstrap_weights(len(b), REPLICATES, rng)
     replicates = np.minimum(own, weights @ then) - weights @ now
     started, ended = (float(js_divergence(q[s].mean(axis=0), end)) for s in (seed.step, last))
     fall = before - after

@@ -9,13 +9,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from crystalmon import experiments
 from crystalmon.cli.options import command, load_placed, option, print_json
+from crystalmon.experiments.common.command import run_alone, write_display
+from crystalmon.runs.results import Result, read_result
 
 if TYPE_CHECKING:
     from crystalmon.experiments.common.experiment import Experiment
     from crystalmon.experiments.common.parts import Parts
     from crystalmon.experiments.common.subject import Subject
-    from crystalmon.runs.results import Result
 
 ON_MODEL = "model dtype device results json"
 
@@ -87,9 +89,8 @@ command(
     option("--beta", type=float, nargs="+", help="each run's KL penalty, where run.json has none"),
 )
 def _sharpness(args: argparse.Namespace) -> None:
-    from crystalmon.experiments import Sharpness
-
-    _finish(args, Sharpness, {}, lambda _: Sharpness.measure(args.run_folder, args.beta))
+    shown = experiments.Sharpness
+    _finish(args, shown, {}, lambda _: shown.measure(args.run_folder, args.beta))
 
 
 @command(
@@ -99,15 +100,12 @@ def _sharpness(args: argparse.Namespace) -> None:
     option("output", metavar="folder", type=Path, help="the folder of the experiments' results"),
 )
 def _predictions(args: argparse.Namespace) -> None:
-    from crystalmon.experiments import Predictions
-
-    _finish(args, Predictions, {}, lambda _: Predictions.measure(args.output))
+    shown = experiments.Predictions
+    _finish(args, shown, {}, lambda _: shown.measure(args.output))
 
 
 def _experiment(args: argparse.Namespace) -> Experiment:
     """The experiment that the command is named after, with the options that were given."""
-    from crystalmon import experiments
-
     kind = getattr(experiments, experiments.ON_MODELS[args.command])
     given = {field.name: getattr(args, field.name, None) for field in dataclasses.fields(kind)}
     return kind(**{name: value for name, value in given.items() if value is not None})
@@ -134,8 +132,6 @@ def _finish(
     args: argparse.Namespace, shown: Any, of: Mapping[str, Any], measure: Callable[[Parts], Result]
 ) -> None:
     """Measure, write, and print what was found: the table, or the result as JSON."""
-    from crystalmon.experiments.common.command import run_alone, write_display
-
     _check_place(args.output / f"{shown.name}.json", of)
     result = run_alone(shown.name, args.output, of, measure, progress=True)
     table = shown.table(result)
@@ -149,8 +145,6 @@ def _finish(
 
 def _check_place(file: Path, of: Mapping[str, Any]) -> None:
     """Refuse to write over the result of other models; a broken one may be replaced."""
-    from crystalmon.runs.results import read_result
-
     try:
         there = read_result(file).models
     except (OSError, ValueError):

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 
 from crystalmon.cli.options import command, console, load_placed, option, print_json
 from crystalmon.metrics.catalogue import BRIEF, BY_KEY
+from crystalmon.runs.records import ProbeRecord
 from crystalmon.suites.tasks import TaskSuite, list_suites, load_suite
 
 if TYPE_CHECKING:
     from rich.table import Table
-
-    from crystalmon.runs.records import ProbeRecord
 
 OWN = tuple(BY_KEY[key] for key in ("coverage", "entropy", "entropy_mixture", "liquidity"))
 """What a model's answers tell without a base to compare them with."""

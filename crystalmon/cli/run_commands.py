@@ -6,16 +6,18 @@ import argparse
 import sys
 from pathlib import Path
 
+from crystalmon.analysis.replay import detect_run, format_detection
 from crystalmon.cli.options import USER_ERRORS, check_figure, command, console, option, print_json
 from crystalmon.runs.names import DEFAULT_NAME
+from crystalmon.runs.reader import read_run
 from crystalmon.suites.tasks import load_suite
 from crystalmon.trackers.make import DESTINATIONS
+from crystalmon.trackers.wandb_workspace import build_workspace, describe_workspace
 
 
 @command("summary", "the table by stage of one or more runs", "runs figure")
 def _summary(args: argparse.Namespace) -> None:
     from crystalmon.report.summary import format_stage_table, stage_table
-    from crystalmon.runs.reader import read_run
 
     check_figure(args.figure)
     runs = [read_run(folder) for folder in args.run_folder]
@@ -46,7 +48,7 @@ def _report(args: argparse.Namespace) -> None:
     "the same page, live while training writes",
     "runs layout texts",
     option("--port", type=int, default=8421, help="on this machine only; 0: any"),
-    option("--terminal", action="store_true", help="a view in this terminal instead"),
+    option("--terminal", action="store_true", help="in this terminal instead"),
 )
 def _watch(args: argparse.Namespace) -> None:
     from crystalmon.report.live.feed import RunFeed
@@ -68,8 +70,6 @@ def _watch(args: argparse.Namespace) -> None:
     option("--dry-run", action="store_true", help="build and check it, save nothing"),
 )
 def _workspace(args: argparse.Namespace) -> None:
-    from crystalmon.trackers.wandb_workspace import build_workspace, describe_workspace
-
     entity, _, project = args.project.partition("/")
     if not entity or not project or "/" in project:
         raise ValueError(f"project must be <entity>/<project>, got {args.project!r}.")
@@ -84,9 +84,6 @@ def _workspace(args: argparse.Namespace) -> None:
 
 @command("detect", "replay a stored run through the phase detector", "run json")
 def _detect(args: argparse.Namespace) -> None:
-    from crystalmon.analysis.replay import detect_run, format_detection
-    from crystalmon.runs.reader import read_run
-
     found = detect_run(read_run(args.run_folder))
     print_json(found.to_json()) if args.json else print(format_detection(found))
 
@@ -99,7 +96,6 @@ def _detect(args: argparse.Namespace) -> None:
     option("--project", default=DEFAULT_NAME, help="of W&B and trackio"),
 )
 def _send(args: argparse.Namespace) -> int:
-    from crystalmon.runs.reader import read_run
     from crystalmon.trackers.send import send_run
 
     run, status = read_run(args.run_folder), 0

@@ -10,7 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from crystalmon.analysis.stage_measures import stage_names
+from crystalmon.analysis.transfer import find_transfer, format_transfer
+from crystalmon.analysis.verdicts import format_verdicts
 from crystalmon.cli.options import check_figure, command, option, print_json, torch_dtype
+from crystalmon.runs.reader import read_run
 from crystalmon.scan.families import FAMILIES
 from crystalmon.scan.stages import parse_stages
 
@@ -94,10 +98,7 @@ def _print_results(results: list[ScanResult], as_json: bool) -> None:
 
 
 def _print_result(result: ScanResult) -> None:
-    from crystalmon.analysis.stage_measures import stage_names
-    from crystalmon.analysis.verdicts import format_verdicts
     from crystalmon.report.summary import StageRow, format_stage_table
-    from crystalmon.runs.reader import read_run
 
     run = read_run(result.folder)
     names = stage_names(run)
@@ -110,7 +111,6 @@ def _print_result(result: ScanResult) -> None:
 def _draw_results(results: list[ScanResult]) -> None:
     """Draw each view's figures; if that fails, the scan itself stands."""
     from crystalmon.report.scan_figures import write_scan_figures
-    from crystalmon.runs.reader import read_run
 
     for result in results:
         if not result.found:
@@ -132,9 +132,6 @@ def _draw_results(results: list[ScanResult]) -> None:
     option("b", metavar="B", help="a scan, or a run, in whose stages they are"),
 )
 def _transfer(args: argparse.Namespace) -> None:
-    from crystalmon.analysis.transfer import find_transfer, format_transfer
-    from crystalmon.runs.reader import read_run
-
     check_figure(args.figure)
     a, b = read_run(args.a), read_run(args.b)
     stages = find_transfer(a, b)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+REPLICATES = 200
+"""Resamples of the prompts behind a 95% interval."""
+
 
 def uniform_weights(count: int) -> np.ndarray:
     """[count] weights 1/count.

@@ -65,7 +65,7 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric(
         "crystallinity", "crystallinity", "", "both", "lower", _ALIKE,
-        "how near all wordings have come to the seed's answers: 0 as far as in the base, 1 there",
+        "how near all wordings are to the seed's answers; 0: as far as in the base, 1: equal",
         "1 − seed_jsd / (the same of the base)",
         brief=True, nucleation=True,
     ),

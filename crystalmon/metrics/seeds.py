@@ -12,7 +12,6 @@ from crystalmon.metrics.divergences import js_divergence, ratio
 SUPPORT_MASS = 0.9
 """Share of the seed's mass that its support must hold."""
 
-
 NOISE_FLOOR = 0.1
 """A prompt counts as crystallized when its distance to the seed is under this share of the
 reference's mean distance to it."""
@@ -47,7 +46,7 @@ def noise_floor(b: np.ndarray, seed: int) -> float:
     >>> round(noise_floor(np.eye(2), seed=0), 4)  # a tenth of log 2
     0.0693
     """
-    return NOISE_FLOOR * float(mean_over_others(seed_distances(b, b))[seed])
+    return NOISE_FLOOR * _seed_scale(b, seed)
 
 
 def nearest_seed(q: np.ndarray, b: np.ndarray) -> int:
@@ -59,15 +58,15 @@ def nearest_seed(q: np.ndarray, b: np.ndarray) -> int:
     return int(np.argmin(mean_over_others(seed_distances(q, b))))
 
 
-def support(b_k: np.ndarray, mass: float = SUPPORT_MASS) -> np.ndarray:
-    """[C] mask of the smallest set of choices that holds `mass` of the distribution `b_k` [C].
+def support(b_k: np.ndarray) -> np.ndarray:
+    """[C] mask of the smallest set of choices that holds `SUPPORT_MASS` of `b_k` [C].
 
     >>> support(np.array([0.05, 0.7, 0.25])).tolist()
     [False, True, True]
     """
     ranked = np.argsort(-b_k, kind="stable")
     held = np.cumsum(b_k[ranked])
-    count = int(np.searchsorted(held, mass * held[-1] * (1 - 1e-12))) + 1
+    count = int(np.searchsorted(held, SUPPORT_MASS * held[-1] * (1 - 1e-12))) + 1
     mask = np.zeros(len(b_k), dtype=bool)
     mask[ranked[:count]] = True
     return mask
@@ -134,7 +133,7 @@ def prompt_crystallinity(q: np.ndarray, b: np.ndarray, seed: int) -> np.ndarray:
 
 def _seed_scale(b: np.ndarray, seed: int) -> float:
     """Mean over p ≠ seed of JS(b_p, b_seed)."""
-    return js_divergence(b, b[seed]).sum() / max(len(b) - 1, 1)
+    return float(js_divergence(b, b[seed]).sum()) / max(len(b) - 1, 1)
 
 
 def seed_metrics(
@@ -147,7 +146,7 @@ def seed_metrics(
     """
     others = without_prompt(stacked, seed)
     now, before = js_divergence(q, b[seed]), js_divergence(b, b[seed])
-    near = now < NOISE_FLOOR * _seed_scale(b, seed)
+    near = now < noise_floor(b, seed)
     own = prompt_crystallinity(q, b, seed)
     return {
         "seed_jsd": others @ now,

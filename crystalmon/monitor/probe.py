@@ -23,7 +23,7 @@ from crystalmon.metrics.answers import (
     dissimilarities,
     measure_task,
 )
-from crystalmon.metrics.bootstrap import bootstrap_interval, bootstrap_weights
+from crystalmon.metrics.bootstrap import REPLICATES, bootstrap_interval, bootstrap_weights
 from crystalmon.metrics.catalogue import BY_KEY
 from crystalmon.metrics.vocabulary import OWN_OBSERVABLES, vocabulary_observables
 from crystalmon.monitor.base_model import find_base, make_base
@@ -39,8 +39,6 @@ from crystalmon.scoring.score import Scores, score
 from crystalmon.suites.tasks import TaskSuite, load_suite
 
 logger = logging.getLogger(__name__)
-
-BOOTSTRAP_REPLICATES = 200
 
 
 class Monitor:
@@ -256,7 +254,7 @@ class Monitor:
             stop = start + len(task.prompts)
             own = {key: values[start:stop] for key, values in per_prompt.items()}
             past = np.stack([*(probe[task.name] for probe in self._history), q[task.name]])
-            weights = bootstrap_weights(len(task.prompts), BOOTSTRAP_REPLICATES, rng)
+            weights = bootstrap_weights(len(task.prompts), REPLICATES, rng)
             measured[task.name] = measure_task(
                 q[task.name],
                 self.base_q[task.name],

@@ -1,7 +1,7 @@
 """Online phase detection: (state, observation) → (state, events).
 
-The detector sees nothing but its reference and the observations so far, so replaying a stored run
-gives the same events. `scripts/validate_detection.py` measures its error rates.
+The detector sees nothing but its base and the observations so far, so replaying a stored run gives
+the same events. `scripts/validate_detection.py` measures its error rates.
 
     liquid ──order ≥ 0.2──▶ nucleating ──order ≥ 0.8──▶ crystallized ◀─leaves─▶ settling
        ▲                        │                           │   order < 0.6        │
@@ -20,22 +20,8 @@ gives the same events. `scripts/validate_detection.py` measures its error rates.
 
 from __future__ import annotations
 
-from crystalmon.phases.detector import PhaseDetector, advance
-from crystalmon.phases.order import COMPLETE, CONFIRM, MELT, ONSET, WARNING
-from crystalmon.phases.state import Base, Lock, Observation, PhaseState
+from crystalmon.phases.detector import PhaseDetector
+from crystalmon.phases.state import Lock, PhaseState
 from crystalmon.phases.suite import SuiteDetector
 
-__all__ = [
-    "COMPLETE",
-    "CONFIRM",
-    "MELT",
-    "ONSET",
-    "WARNING",
-    "Base",
-    "Lock",
-    "Observation",
-    "PhaseDetector",
-    "PhaseState",
-    "SuiteDetector",
-    "advance",
-]
+__all__ = ["Lock", "PhaseDetector", "PhaseState", "SuiteDetector"]

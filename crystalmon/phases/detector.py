@@ -45,7 +45,7 @@ class PhaseDetector:
 
     @property
     def seed(self) -> int | None:
-        """The locked seed, an index into the reference's prompts, or None."""
+        """The locked seed, an index into the base's prompts, or None."""
         return self._state.seed
 
     @property
@@ -58,7 +58,7 @@ class PhaseDetector:
 
         Args:
             step: the training step, larger than the last one.
-            q: [P, C] choice distributions, the shape of the reference.
+            q: [P, C] choice distributions, of the base's shape.
             coverage: mean total probability of the choices; without it no `format_drift`.
 
         Raises:
@@ -74,19 +74,16 @@ class PhaseDetector:
                 f"step must be larger than the last one ({self._state.steps[-1]}), got {step}. "
                 "Replay a run in the order of its steps."
             )
-        self._state, events = advance(self._base, self._state, Observation(step, q, coverage))
+        self._state, events = advance(self._base, self._state, self._base.read(step, q, coverage))
         return [replace(event, task=self._task) for event in events]
 
 
-def advance(
-    base: Base, state: PhaseState, observation: Observation
-) -> tuple[PhaseState, list[Event]]:
+def advance(base: Base, state: PhaseState, now: Observation) -> tuple[PhaseState, list[Event]]:
     """One step of the detector, a pure function: the state after a probe, and its events.
 
     The state before the first probe is `PhaseState()`. Each rule takes the state that the one
-    before it left. The observation must be on the simplex and of the base's shape.
+    before it left. The observation is read by the same base.
     """
-    now = base.read(observation)
     first = not state.steps
     state = state.seen(now)
     if base.ordered:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from crystalmon.phases.state import Base, Outcome, PhaseState, Reading
+from crystalmon.phases.state import Base, Observation, Outcome, PhaseState
 from crystalmon.runs.records import Event
 
 ONSET = 0.2
@@ -36,7 +36,7 @@ def begin(state: PhaseState, order: float) -> PhaseState:
     return replace(state, phase="liquid", lock=None, raised=kept)
 
 
-def warning_rule(base: Base, state: PhaseState, now: Reading) -> Outcome:
+def warning_rule(base: Base, state: PhaseState, now: Observation) -> Outcome:
     """`early_warning`: still liquid, order has risen three probes running and surely passed 0.11.
 
     Surely: by `WARNING_SIGMAS` of its noise, and not by the doing of a few prompts alone.
@@ -55,7 +55,7 @@ def warning_rule(base: Base, state: PhaseState, now: Reading) -> Outcome:
     return state.once("early_warning"), [now.event("early_warning", evidence, message)]
 
 
-def nucleation_rule(base: Base, state: PhaseState, now: Reading) -> Outcome:
+def nucleation_rule(base: Base, state: PhaseState, now: Observation) -> Outcome:
     """liquid → nucleating → crystallized, and back to liquid."""
     events: list[Event] = []
     state = state.streak("onset", now.order >= ONSET)
@@ -99,7 +99,7 @@ def back_date(state: PhaseState) -> tuple[int, int, float]:
     return steps[low], steps[high], steps[last] + float(share) * (steps[first] - steps[last])
 
 
-def melting_rule(base: Base, state: PhaseState, now: Reading) -> Outcome:
+def melting_rule(base: Base, state: PhaseState, now: Observation) -> Outcome:
     """crystallized or settling → melting."""
     state = state.streak("melting", now.order < MELT)
     if state.phase not in ("crystallized", "settling") or state.streaks["melting"] < CONFIRM:

@@ -17,7 +17,7 @@ import numpy as np
 from crystalmon.metrics.divergences import js_divergence
 from crystalmon.phases.order import ONSET
 from crystalmon.phases.seed_fit import Candidates, SeedEstimate, estimate_seed, mean_answers
-from crystalmon.phases.state import RESTING, Base, Lock, Outcome, PhaseState, Reading
+from crystalmon.phases.state import RESTING, Base, Lock, Observation, Outcome, PhaseState
 from crystalmon.runs.records import Event
 
 SURE_PROBES = 3
@@ -47,7 +47,7 @@ SEEDLESS = -1
 """The verdict that no candidate is the seed."""
 
 
-def seed_rule(base: Base, state: PhaseState, now: Reading) -> Outcome:
+def seed_rule(base: Base, state: PhaseState, now: Observation) -> Outcome:
     """`seed_locked`, `seedless_collapse`, `recrystallization`."""
     if state.phase in ("liquid", "melting") or now.order < ONSET:
         return replace(_unjudged(state), ends=(), answers=()), []
@@ -85,7 +85,7 @@ def judge_probe(b: np.ndarray, q: np.ndarray) -> tuple[int | None, dict[str, Any
     return _verdict(estimate), estimate.numbers()
 
 
-def remember(state: PhaseState, now: Reading) -> PhaseState:
+def remember(state: PhaseState, now: Observation) -> PhaseState:
     """The state with one more probe to average over, as long as no seed is locked."""
     if state.lock is not None:
         return replace(state, answers=())
@@ -93,7 +93,7 @@ def remember(state: PhaseState, now: Reading) -> PhaseState:
     return replace(state, answers=(*state.answers, rows)[-RESTING:])
 
 
-def at_rest(state: PhaseState, now: Reading) -> np.ndarray:
+def at_rest(state: PhaseState, now: Observation) -> np.ndarray:
     """[P, C] the probe's answers; of a collapse that rests on its way, the mean of the latest.
 
     Averaging over `RESTING` probes, in the logarithm, takes out what jitters between probes.
@@ -168,7 +168,7 @@ def _is_still(ends: Sequence[Sequence[float]], probes: int, floor: float) -> boo
     return float(np.sqrt(js_divergence(rows[-1], rows[0]))) <= TO_AND_FRO * step
 
 
-def _seedless(state: PhaseState, now: Reading, estimate: SeedEstimate) -> Outcome:
+def _seedless(state: PhaseState, now: Observation, estimate: SeedEstimate) -> Outcome:
     if "seedless_collapse" in state.raised:
         return state, []
     message = (
@@ -180,7 +180,7 @@ def _seedless(state: PhaseState, now: Reading, estimate: SeedEstimate) -> Outcom
     return state.once("seedless_collapse"), [event]
 
 
-def _takeover(base: Base, state: PhaseState, lock: Lock, now: Reading) -> Outcome:
+def _takeover(base: Base, state: PhaseState, lock: Lock, now: Observation) -> Outcome:
     """A locked seed yields only to one within whose noise floor the pooled answers lie."""
     distances, floors = js_divergence(now.mean, base.q), base.candidates.floors
     rival = int(np.argmin(distances))
@@ -197,7 +197,7 @@ def _takeover(base: Base, state: PhaseState, lock: Lock, now: Reading) -> Outcom
     return _locked(base, state, now, event), [event]
 
 
-def _locked(base: Base, state: PhaseState, now: Reading, event: Event) -> PhaseState:
+def _locked(base: Base, state: PhaseState, now: Observation, event: Event) -> PhaseState:
     """The state with the seed that an event names."""
     seed = event.evidence["candidate"]
     lock = Lock(

@@ -28,26 +28,11 @@ LEAST_NOISE = 0.005
 
 
 @dataclass(frozen=True)
-class Observation:
-    """One probe of one task.
-
-    Args:
-        step: the training step.
-        q: [P, C] choice distributions.
-        coverage: mean total probability of the choices, or None if not known.
-    """
-
-    step: int
-    q: np.ndarray
-    coverage: float | None = None
-
-
-@dataclass(frozen=True)
 class Lock:
     """A seed that has won, and how near the answers have come to it.
 
     Args:
-        seed: index into the reference's prompts.
+        seed: index into the base's prompts.
         mass: the most mass that the answers have held on the seed's support while they were at
             the seed, at most what the seed itself holds: from here on mass leaks.
         nearest: the smallest JS, in nats, of the answers pooled over prompts from the seed since.
@@ -124,7 +109,7 @@ class PhaseState:
         over = frozenset() if self.phase == "liquid" else frozenset({"early_warning"})
         return PhaseState(lock=self.lock, coverage=self.coverage, raised=self.raised - over)
 
-    def seen(self, now: Reading) -> PhaseState:
+    def seen(self, now: Observation) -> PhaseState:
         """With one more probe in the window, and what it adds to the noise while liquid."""
         steps, orders = (*self.steps, now.step)[-WINDOW:], (*self.orders, now.order)[-WINDOW:]
         jumps, noise = self.jumps, self.noise
@@ -140,11 +125,13 @@ class PhaseState:
 
 
 @dataclass(frozen=True)
-class Reading:
-    """One observation, measured against the base.
+class Observation:
+    """One probe of one task, measured against the base by `Base.read`.
 
     Args:
-        step, q, coverage: of the observation.
+        step: the training step.
+        q: [P, C] choice distributions.
+        coverage: mean total probability of the choices, or None if not known.
         order: of `q` against the base.
         mean: [C] the answers pooled over prompts.
     """
@@ -182,20 +169,19 @@ class Base:
         resamples = bootstrap_weights(len(q), RESAMPLES, np.random.default_rng(0))
         return cls(q, min(q.shape) < 2 or is_ordered(q), Candidates.of(q), resamples)
 
-    def read(self, observation: Observation) -> Reading:
-        """The observation as the rules see it."""
-        q = observation.q
+    def read(self, step: int, q: np.ndarray, coverage: float | None = None) -> Observation:
+        """One probe as the rules see it; q [P, C] is on the simplex and of the base's shape."""
         value = float(order(q, self.q, uniform_weights(len(q)))) if not self.ordered else 0.0
-        return Reading(observation.step, q, observation.coverage, value, q.mean(axis=0))
+        return Observation(step, q, coverage, value, q.mean(axis=0))
 
-    def order_interval(self, now: Reading) -> tuple[float, float]:
+    def order_interval(self, now: Observation) -> tuple[float, float]:
         """90% bootstrap interval of the order over prompts: wide if a few of them make it."""
         values = order(now.q, self.q, self.resamples)
         values = values[np.isfinite(values)]
         low, high = np.percentile(values, [5.0, 95.0]) - values.mean() + now.order
         return (float(low), float(high))
 
-    def order_evidence(self, now: Reading) -> dict[str, Any]:
+    def order_evidence(self, now: Observation) -> dict[str, Any]:
         """The order and its interval, as events report them."""
         return {"order": now.order, "order_interval": list(self.order_interval(now))}
 

@@ -25,16 +25,16 @@ def observe(detector: SuiteDetector, record: ProbeRecord) -> list[Event]:
 
 
 def replay_run(
-    run: Run, reference_q: Mapping[str, np.ndarray], until: float = math.inf
+    run: Run, base_q: Mapping[str, np.ndarray], until: float = math.inf
 ) -> SuiteDetector:
     """The detector as it was after a run's probes up to the step `until`.
 
-    Its `run.json` says what the run began with; `reference_q` holds the base's answers [P, C].
+    Its `run.json` says what the run began with; `base_q` holds the base's answers [P, C].
 
     Raises:
         ValueError: see `states_of`.
     """
-    detector = SuiteDetector(reference_q, states_of(run.info))
+    detector = SuiteDetector(base_q, states_of(run.info))
     for record in run.records:
         if record.step <= until:
             observe(detector, record)

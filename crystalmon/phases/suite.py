@@ -26,19 +26,15 @@ class SuiteDetector:
     base was already ordered take no part.
 
     Args:
-        reference_q: by task, the base's answers [P, C].
+        base_q: by task, the base's answers [P, C].
         states: by task, what its detector remembers from before.
     """
 
     def __init__(
-        self,
-        reference_q: Mapping[str, np.ndarray],
-        states: Mapping[str, PhaseState] | None = None,
+        self, base_q: Mapping[str, np.ndarray], states: Mapping[str, PhaseState] | None = None
     ) -> None:
         before = states or {}
-        self.tasks = {
-            name: PhaseDetector(q, name, before.get(name)) for name, q in reference_q.items()
-        }
+        self.tasks = {name: PhaseDetector(q, name, before.get(name)) for name, q in base_q.items()}
         self._phase: str | None = None
         self._onsets: dict[str, tuple[float, float, float]] = {}
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from crystalmon.metrics.divergences import js_divergence
 from crystalmon.phases.order import CONFIRM
-from crystalmon.phases.state import Base, Outcome, PhaseState, Reading
+from crystalmon.phases.state import Base, Observation, Outcome, PhaseState
 
 LEAK = 0.1
 """Fall of `seed_mass` below what the locked seed holds that counts as leaving its support."""
@@ -17,7 +17,7 @@ FORMAT_DROP = 0.5
 """Share of the first probe's coverage below which the format has drifted."""
 
 
-def support_rule(base: Base, state: PhaseState, now: Reading) -> Outcome:
+def support_rule(base: Base, state: PhaseState, now: Observation) -> Outcome:
     """crystallized ↔ settling, and `support_leak`: answers leave the seed's support."""
     if state.lock is None or state.phase not in ("crystallized", "settling"):
         return state.streak("leak", False), []
@@ -42,7 +42,7 @@ def support_rule(base: Base, state: PhaseState, now: Reading) -> Outcome:
     return state.once("support_leak"), [now.event("support_leak", evidence, message)]
 
 
-def format_rule(base: Base, state: PhaseState, now: Reading) -> Outcome:
+def format_rule(base: Base, state: PhaseState, now: Observation) -> Outcome:
     """`format_drift`: the choices have lost half of their total probability."""
     coverage, before = now.coverage, state.coverage
     if coverage is None or before is None:

@@ -1,33 +1,70 @@
-"""The answers themselves, task by task: each prompt's in two stages, the mean at every stage."""
+"""The answers themselves: each prompt's at one probe or in two stages, the mean at every stage."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure
 
+from crystalmon.analysis.stage_measures import TaskStages, variety
 from crystalmon.metrics.bootstrap import uniform_weights
 from crystalmon.report import style
-from crystalmon.report.palette import SHADE, STAGE_COLOURS
-from crystalmon.report.scan_data import ScanStages, TaskStages, variety
+from crystalmon.report.palette import PHASE_COLOURS, SHADE, STAGE_COLOURS
+from crystalmon.report.scan_data import ScanStages
 from crystalmon.report.style import COLUMNS, SMALL, TEXT, clipped
+from crystalmon.runs.records import ProbeRecord, TaskRecord
 
 MOST_CHOICES = 16
 MOST_STAGES = 6
+_MOST_NAMES = 12
+_NORM = PowerNorm(0.5, vmin=0.0, vmax=1.0)
 _MARKS = "osD^vPX*"
 _RAMP = ((0.0, "#F4F7FA"), (0.3, "#B9DCF2"), (0.6, "#3F93CC"), (0.85, "#0A5590"), (1.0, "#062F57"))
 """The page's own, from no probability to certainty."""
+
+
+def probe_image(record: ProbeRecord, choices: Mapping[str, Sequence[str]]) -> np.ndarray:
+    """[height, width, 3] uint8: all tasks of one probe, side by side."""
+    columns, rows = max(1, min(COLUMNS, len(record.tasks))), style.row_count(len(record.tasks) or 1)
+    size = (2.5 * columns, 1.75 * rows + 0.35)
+    figure = Figure(figsize=size, dpi=80, facecolor="white", layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for ax, (name, task) in zip(grid, record.tasks.items(), strict=False):
+        _draw_task(ax, name, task, choices.get(name, ()))
+    for ax in grid[len(record.tasks) :]:
+        ax.set_visible(False)
+    figure.suptitle(f"step {record.step}: {record.phase}", fontsize=10, fontweight="bold")
+    canvas = FigureCanvasAgg(figure)
+    with warnings.catch_warnings():
+        # a choice in a script that matplotlib's own font lacks is drawn as boxes
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[:, :, :3].copy()
+
+
+def _draw_task(ax: Axes, name: str, task: TaskRecord, choices: Sequence[str]) -> None:
+    """A row is a prompt, a column a choice, dark is likely; a few choices are named below."""
+    ax.imshow(task.q, aspect="auto", cmap="Blues", norm=_NORM, interpolation="nearest")
+    ax.set_title(f"{name}: {task.phase}", fontsize=8.5, loc="left", parse_math=False)
+    ax.spines[:].set(edgecolor=PHASE_COLOURS[task.phase], linewidth=2)
+    shown = choices if len(choices) <= _MOST_NAMES else ()
+    rotation = 90 if sum(map(len, shown)) > 22 else 0
+    ax.set_xticks(range(len(shown)), shown, fontsize=6.5, rotation=rotation, parse_math=False)
+    ax.set_yticks([])
+    ax.tick_params(length=0, pad=2)
 
 
 def variety_figure(stages: ScanStages) -> Figure:
     """Every prompt's answers in the base beside those in the stage that stands for SFT.
 
     Lines are prompts, sorted by what they answer most in the base, the same on both sides; columns
-    are choices. Over each map stands `scan_data.variety`. Without such a stage, the last is shown.
+    are choices. Over each map stands its variety. Without such a stage, the last is shown.
     """
     late = len(stages.names) - 1
     if stages.proxy_stage is not None:
@@ -37,16 +74,15 @@ def variety_figure(stages: ScanStages) -> Figure:
     figure = style.new_figure(0.7 + 2.3 * rows)
     parts = figure.subfigures(rows, COLUMNS, squeeze=False)
     shades = LinearSegmentedColormap.from_list("answers", list(_RAMP))
-    norm = PowerNorm(0.5, vmin=0.0, vmax=1.0)
     for part, (name, task) in zip(parts.flat, stages.tasks.items(), strict=False):
         part.suptitle(clipped(name), **style.TITLE)
         ranks = np.argsort(task.q[0].argmax(axis=1), kind="stable")
         varieties = variety(task, uniform_weights(task.q.shape[1])[None])
         axes = part.subplots(1, len(places), squeeze=False)[0]
         for ax, place in zip(axes, places, strict=True):
-            ax.imshow(task.q[place][ranks], aspect="auto", cmap=shades, norm=norm)
+            ax.imshow(task.q[place][ranks], aspect="auto", cmap=shades, norm=_NORM)
             ax.set(xticks=[], yticks=[])
-            number = "" if varieties is None else f"\n{varieties[0, place]:.3f}"
+            number = "" if np.isnan(varieties[0, place]) else f"\n{varieties[0, place]:.3f}"
             title = f"{clipped(stages.names[place], 14)}{number}"
             ax.set_title(title, fontsize=SMALL, parse_math=False)
     return figure

@@ -7,24 +7,15 @@ the table and figure of the latest as `<experiment>.txt` and `<experiment>.svg`.
 from __future__ import annotations
 
 import base64
-import json
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from crystalmon.runs.names import EXPERIMENTS_FOLDER
-from crystalmon.runs.reader import Run
-from crystalmon.runs.results import Result
+from crystalmon.runs.results import Result, read_result, result_files
 
 LARGEST_FIGURE = 4_000_000
 """Bytes beyond which a figure is left out, so that a browser still opens the page."""
-
-
-def run_cards(runs: Iterable[Run]) -> tuple[list[dict[str, Any]], list[str]]:
-    """What the runs' experiments have found; see `folder_cards`."""
-    found = [folder_cards(run.folder / EXPERIMENTS_FOLDER, run.name) for run in runs]
-    return [card for cards, _ in found for card in cards], [n for _, notes in found for n in notes]
 
 
 def folder_cards(folder: Path, where: str) -> tuple[list[dict[str, Any]], list[str]]:
@@ -41,32 +32,21 @@ def folder_cards(folder: Path, where: str) -> tuple[list[dict[str, Any]], list[s
     """
     results: dict[str, list[Result]] = {}
     notes: list[str] = []
-    for file in sorted(folder.glob("*.json")):
+    for file in result_files(folder):
         try:
-            result = _read(file)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            notes.append(f"{file} cannot be read as a result of an experiment: {error}")
-            continue
-        if result is not None:
+            result = read_result(file)
+        except (OSError, ValueError) as error:
+            notes.append(str(error))
+        else:
             results.setdefault(result.experiment, []).append(result)
     return [_card(folder, where, found) for _, found in sorted(results.items())], notes
-
-
-def _read(file: Path) -> Result | None:
-    """A result that lies under its own name; None for a JSON file of another kind."""
-    found = json.loads(file.read_text(encoding="utf-8"))
-    if not isinstance(found, dict) or "experiment" not in found:
-        return None
-    result = Result.from_json(found)
-    step = "" if result.step is None else f"-{result.step}"
-    return result if file.stem == f"{result.experiment}{step}" else None
 
 
 def _card(folder: Path, where: str, results: Sequence[Result]) -> dict[str, Any]:
     ordered = sorted(results, key=lambda result: -1 if result.step is None else result.step)
     first, last = (
         {
-            key: [_number(each) for each in (estimate.value, estimate.low, estimate.high)]
+            key: rounded((estimate.value, estimate.low, estimate.high))
             for key, estimate in result.estimates.items()
         }
         for result in (ordered[0], ordered[-1])
@@ -78,14 +58,16 @@ def _card(folder: Path, where: str, results: Sequence[Result]) -> dict[str, Any]
         "where": where,
         "models": {role: str(model) for role, model in ordered[-1].models.items() if model},
         "steps": [result.step for result in ordered],
-        "seconds": _number(ordered[-1].seconds),
+        "seconds": rounded([ordered[-1].seconds])[0],
         "rows": [{"key": key, "first": first.get(key), "last": ends} for key, ends in last.items()],
         "table": table.read_text(encoding="utf-8", errors="replace") if table.is_file() else None,
         "figure": base64.b64encode(figure.read_bytes()).decode() if small else None,
     }
 
 
-def _number(value: object) -> float | None:
-    """Four significant digits; None for what is not finite."""
-    finite = isinstance(value, int | float) and math.isfinite(value)
-    return float(f"{value:.4g}") if finite else None
+def rounded(values: Iterable[object]) -> list[float | None]:
+    """Four significant digits; None for what is not finite, which is drawn as a gap."""
+    return [
+        float(f"{value:.4g}") if isinstance(value, int | float) and math.isfinite(value) else None
+        for value in values
+    ]

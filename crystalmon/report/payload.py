@@ -12,10 +12,11 @@ import crystalmon
 from crystalmon.analysis.transition import LEAST_RISE, Transition, classify_transition, fit_avrami
 from crystalmon.report import palette
 from crystalmon.report.caveats import caveats
-from crystalmon.report.experiment_cards import run_cards
+from crystalmon.report.experiment_cards import folder_cards, rounded
 from crystalmon.report.frames import base_answers, encode, encode_history, pick_frames
 from crystalmon.report.lanes import Lane, lane_names
 from crystalmon.report.palette import CURVES, PHASE_COLOURS, PHASE_WORDS
+from crystalmon.runs.names import EXPERIMENTS_FOLDER
 from crystalmon.runs.reader import Run
 from crystalmon.runs.records import PHASES, Event, ProbeRecord, json_value
 from crystalmon.runs.wordings import TaskTexts, task_texts
@@ -44,7 +45,7 @@ def build_payload(
     """
     runs = [run for lane in lanes for run in lane.runs]
     texts, known = task_texts(runs, suite)
-    cards, broken = run_cards(runs)
+    found = [folder_cards(run.folder / EXPERIMENTS_FOLDER, run.name) for run in runs]
     return {
         "version": crystalmon.__version__,
         "phases": [
@@ -62,8 +63,12 @@ def build_payload(
         "kinetics": [
             json_value({"run": run.name, **row}) for run in runs for row in kinetics_rows(run)
         ],
-        "experiments": [*cards, *experiments],
-        "caveats": [*notes, *broken, *caveats(lanes, texts_known=known)],
+        "experiments": [*(card for cards, _ in found for card in cards), *experiments],
+        "caveats": [
+            *notes,
+            *(note for _, broken in found for note in broken),
+            *caveats(lanes, texts_known=known),
+        ],
     }
 
 
@@ -94,8 +99,8 @@ def _lane(lane: Lane, name: str, texts: Mapping[str, TaskTexts]) -> dict[str, An
         "x": lane.positions.tolist(),
         "step": [record.step for record in records],
         "stage": lane.stages.tolist(),
-        "seconds": _rounded([record.seconds for record in records]),
-        "share": _rounded([record.share for record in records]),
+        "seconds": rounded([record.seconds for record in records]),
+        "share": rounded([record.share for record in records]),
         "phase": [PHASES.index(record.phase) for record in records],
         "series": {metric.key: _series(records, metric.key) for metric in CURVES},
         "base_values": {"liquidity": lane.base_liquidity},
@@ -118,15 +123,10 @@ def _series(records: Sequence[ProbeRecord], key: str) -> dict[str, list[Any]] | 
     if not np.isfinite(values).any():
         return None
     ends = [record.ci.get(key, (math.nan, math.nan)) for record in records]
-    series = {"v": _rounded(values)}
+    series = {"v": rounded(values)}
     if np.isfinite(ends).any():
-        series |= {"lo": _rounded([low for low, _ in ends]), "hi": _rounded([h for _, h in ends])}
+        series |= {"lo": rounded([low for low, _ in ends]), "hi": rounded([h for _, h in ends])}
     return series
-
-
-def _rounded(values: Sequence[float]) -> list[float | None]:
-    """Four significant digits; null for what is not finite, which is drawn as a gap."""
-    return [float(f"{value:.4g}") if math.isfinite(value) else None for value in values]
 
 
 def _event(event: Event, run: int, start: int) -> dict[str, Any]:
@@ -176,11 +176,7 @@ def kinetics_rows(run: Run) -> list[dict[str, Any]]:
     grew = run.records[0].phase == "liquid"  # not begun with crystals
     avrami = fit_avrami(*run.series("crystal_fraction")) if grew else None
     if avrami is not None:
-        low, high = avrami.exponent_interval
-        text = (
-            f"share of collapsed wordings: 1 − exp(−(k·(s − s₀))ⁿ) with n = {avrami.exponent:.2f} "
-            f"[{low:.2f}, {high:.2f}] from step {avrami.start:.0f}"
-        )
+        text = f"share of collapsed wordings: {avrami.words}"
         rows.append({"task": None, "verdict": "Avrami fit", "text": text})
     tasks = run.records[-1].tasks
     return rows + [
@@ -189,8 +185,5 @@ def kinetics_rows(run: Run) -> list[dict[str, Any]]:
 
 
 def _transition(task: str | None, found: Transition) -> dict[str, Any]:
-    text = "too little rise, or too few probes, to tell"
-    if found.width is not None and found.width_interval is not None:
-        low, high = found.width_interval
-        text = f"10–90% of the rise in {found.width:.3g} steps [{low:.3g}, {high:.3g}]"
+    text = found.words or "too little rise, or too few probes, to tell"
     return {"task": task, "verdict": found.verdict, "text": text}

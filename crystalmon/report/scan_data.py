@@ -6,35 +6,15 @@ Intervals are over prompts, which each task resamples on its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from crystalmon.metrics import answers, seeds
-from crystalmon.metrics.bootstrap import bootstrap_interval, bootstrap_weights, uniform_weights
+from crystalmon.analysis.stage_measures import Measure, TaskStages
+from crystalmon.metrics import bootstrap
 from crystalmon.runs.reader import Run
-
-TASK_RESAMPLES = 200
-"""Bootstrap resamples of the prompts behind an interval."""
-
-
-@dataclass(frozen=True)
-class TaskStages:
-    """One task at every stage.
-
-    Args:
-        choices: [C] their texts.
-        q: [S, P, C] the answers, the base's first.
-        seed: the base prompt that has won, or None.
-        proxy: [C] the mean answers of the stage that stands for SFT; NaN without one.
-    """
-
-    choices: tuple[str, ...]
-    q: np.ndarray = field(repr=False)
-    seed: int | None
-    proxy: np.ndarray = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -59,10 +39,6 @@ class StageBand:
     value: np.ndarray
     low: np.ndarray
     high: np.ndarray
-
-
-Measure = Callable[[TaskStages, np.ndarray], np.ndarray | None]
-"""(task, [R, P] weights of prompts) → [R, S]; None where the task has no such measure."""
 
 
 def read_stages(run: Run, found: Mapping[str, Any]) -> ScanStages:
@@ -93,54 +69,18 @@ def read_stages(run: Run, found: Mapping[str, Any]) -> ScanStages:
     return ScanStages(tuple(listed.values()), tasks, found["proxy_stage"])
 
 
-def variety(task: TaskStages, weights: np.ndarray) -> np.ndarray | None:
-    """`answers.variety` of the prompts; None for a single prompt."""
-    if task.q.shape[1] < 2:
-        return None
-    return np.stack([answers.variety(q, weights) for q in task.q], axis=-1)
-
-
-def seed_mse(task: TaskStages, weights: np.ndarray) -> np.ndarray | None:
-    """`seeds.squared_error` from the winning seed, over prompts but its own."""
-    if task.seed is None:
-        return None
-    others = seeds.without_prompt(weights, task.seed)
-    return seeds.squared_error(task.q, task.q[0, task.seed], others)
-
-
-def seed_mass(task: TaskStages, weights: np.ndarray) -> np.ndarray | None:
-    """Mass on the support of the winning seed, mean over prompts."""
-    if task.seed is None:
-        return None
-    return seeds.support_mass(task.q, task.q[0, task.seed], weights)
-
-
-def proxy_mse(task: TaskStages, weights: np.ndarray) -> np.ndarray | None:
-    """`seeds.squared_error` from the proxy seed."""
-    if np.isnan(task.proxy).any():
-        return None
-    return seeds.squared_error(task.q, task.proxy, weights)
-
-
-def proxy_mass(task: TaskStages, weights: np.ndarray) -> np.ndarray | None:
-    """Mass on the support of the proxy seed, mean over prompts."""
-    if np.isnan(task.proxy).any():
-        return None
-    return seeds.support_mass(task.q, task.proxy, weights)
-
-
 def mean_band(tasks: Iterable[TaskStages], measure: Measure) -> tuple[StageBand, int] | None:
     """The mean over the tasks that have a measure, and how many have it; None if none has."""
     rng = np.random.default_rng(0)  # one for all: the tasks' resamples must not be the same
     found: list[np.ndarray] = []
     for task in tasks:
         count = task.q.shape[1]
-        drawn = bootstrap_weights(count, TASK_RESAMPLES, rng)
-        values = measure(task, np.concatenate([uniform_weights(count)[None], drawn]))
-        if values is not None:
+        drawn = bootstrap.bootstrap_weights(count, bootstrap.REPLICATES, rng)
+        values = measure(task, np.concatenate([bootstrap.uniform_weights(count)[None], drawn]))
+        if not np.isnan(values).all():
             found.append(values)
     if not found:
         return None
     mean = np.mean(found, axis=0)
-    ends = [bootstrap_interval(float(column[0]), column[1:]) for column in mean.T]
+    ends = [bootstrap.bootstrap_interval(float(column[0]), column[1:]) for column in mean.T]
     return StageBand(mean[0], *np.array(ends).T), len(found)

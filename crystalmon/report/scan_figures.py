@@ -10,10 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from crystalmon.analysis import stage_measures as by_stage
+from crystalmon.analysis.stage_measures import Measure
 from crystalmon.report import scan_data, style
 from crystalmon.report.answer_figures import answers_figure, variety_figure
 from crystalmon.report.palette import BLUE, GREY, ORANGE
-from crystalmon.report.scan_data import Measure, ScanStages, StageBand
+from crystalmon.report.scan_data import ScanStages, StageBand
 from crystalmon.report.style import COLUMNS, SMALL, TEXT, WIDTH
 from crystalmon.runs.reader import Run
 
@@ -29,19 +31,19 @@ MeansPanel = tuple[str, Sequence[Line], Limits]
 """The label of the axis, the lines, the limits."""
 
 _ON_THE_WAY: tuple[MeansPanel, ...] = (
-    ("variety between prompts [nats]", [("", scan_data.variety, BLUE)], None),
-    ("MSE to the seed", [("", scan_data.seed_mse, BLUE)], None),
-    ("ProbMass of the seed", [("", scan_data.seed_mass, BLUE)], _SHARE),
+    ("variety between prompts [nats]", [("", by_stage.variety, BLUE)], None),
+    ("MSE to the seed", [("", by_stage.seed_mse, BLUE)], None),
+    ("ProbMass of the seed", [("", by_stage.seed_mass, BLUE)], _SHARE),
 )
 _BESIDE_THE_PROXY: tuple[MeansPanel, ...] = (
     (
         "MSE",
-        [("seed", scan_data.seed_mse, GREY), ("proxy seed", scan_data.proxy_mse, ORANGE)],
+        [("seed", by_stage.seed_mse, GREY), ("proxy seed", by_stage.proxy_mse, ORANGE)],
         None,
     ),
     (
         "ProbMass",
-        [("seed", scan_data.seed_mass, GREY), ("proxy seed", scan_data.proxy_mass, ORANGE)],
+        [("seed", by_stage.seed_mass, GREY), ("proxy seed", by_stage.proxy_mass, ORANGE)],
         _SHARE,
     ),
 )
@@ -87,13 +89,13 @@ def scan_figures(run: Run, found: Mapping[str, Any]) -> list[ScanFigure]:
             "seed_mse_tasks",
             "MSE to the seed, task by task",
             "Mean squared difference of the answers from the base's at the prompt that has won.",
-            _tasks_figure(stages, scan_data.seed_mse, "MSE", None),
+            _tasks_figure(stages, by_stage.seed_mse, "MSE", None),
         ),
         ScanFigure(
             "seed_mass_tasks",
             "ProbMass, task by task",
             "Probability on the smallest set of choices that holds 90% of the seed.",
-            _tasks_figure(stages, scan_data.seed_mass, "ProbMass", _SHARE),
+            _tasks_figure(stages, by_stage.seed_mass, "ProbMass", _SHARE),
         ),
         ScanFigure(
             "proxy",

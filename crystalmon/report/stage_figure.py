@@ -45,7 +45,8 @@ def stage_figure(runs: Sequence[Run]) -> Figure:
         ValueError: if there is no run, or one without a probe.
     """
     lane = probed_chain(runs)
-    axis = StepAxis.of(lane, _AXES_WIDTH)
+    end, margin = lane.starts[-1], 0.004 * lane.starts[-1]
+    axis = StepAxis(-margin, end + margin, _AXES_WIDTH)
     events = [(start + event.step, event) for run, start, _ in lane.spans for event in run.events]
     suite = [(x, event) for x, event in events if event.task is None]
     labels = stage_labels.event_names(suite, axis)

@@ -40,12 +40,6 @@ class StepAxis:
     high: float
     width: float
 
-    @classmethod
-    def of(cls, lane: Lane, width: float) -> StepAxis:
-        """The axis of a lane: from a little before its first step to a little after its last."""
-        margin = 0.004 * lane.starts[-1]
-        return cls(-margin, lane.starts[-1] + margin, width)
-
     def inches(self, x: float) -> float:
         """How far right of its beginning the step x lies."""
         return (x - self.low) / (self.high - self.low) * self.width

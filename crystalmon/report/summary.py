@@ -53,18 +53,17 @@ def format_stage_table(rows: Sequence[StageRow]) -> str:
     for column in ("stage", "step", "phase", *metrics, "seeds locked", "probing's share"):
         table.add_column(column, justify="left" if column in ("stage", "phase") else "right")
     for row in rows:
-        table.add_row(*_cells(row))
+        tasks = row.record.tasks.values()
+        table.add_row(
+            row.name,
+            str(row.record.step),
+            row.record.phase,
+            *(number(row.record.metrics.get(metric.key)) for metric in BRIEF),
+            f"{sum(task.seed is not None for task in tasks)}/{len(tasks)}",
+            "–" if row.share is None else f"{row.share:.1%}",
+        )
     console = Console(file=io.StringIO(), width=1000, color_system=None, markup=False)
     with console.capture() as captured:
         console.print(table)
     lines = [line.rstrip() for line in captured.get().splitlines()]
     return "\n".join(line for line in lines if line)
-
-
-def _cells(row: StageRow) -> list[str]:
-    record = row.record
-    shown = [number(record.metrics.get(metric.key)) for metric in BRIEF]
-    locked = sum(task.seed is not None for task in record.tasks.values())
-    share = "–" if row.share is None else f"{row.share:.1%}"
-    seeds = f"{locked}/{len(record.tasks)}"
-    return [row.name, str(record.step), record.phase, *shown, seeds, share]

@@ -13,16 +13,14 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from crystalmon.metrics.catalogue import PHASES
+from crystalmon.report.snapshot import Snapshot
 from crystalmon.runs.names import DEFAULT_NAME
 from crystalmon.runs.reader import Run
 from crystalmon.runs.records import Event, ProbeRecord
 from crystalmon.trackers.picture_rate import PictureRate
-
-if TYPE_CHECKING:
-    from crystalmon.report.snapshot import Snapshot
 
 logger = logging.getLogger(__name__)
 
@@ -79,15 +77,10 @@ class CompositeTracker(Tracker):
     """
 
     def __init__(self, trackers: Mapping[str, Tracker]) -> None:
-        self._trackers = dict(trackers)
+        self.trackers = dict(trackers)
         self._reported: set[str] = set()
         self._rate = PictureRate()
         self._waiting: Snapshot | None = None
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The trackers' names."""
-        return tuple(self._trackers)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Log numbers everywhere."""
@@ -120,7 +113,7 @@ class CompositeTracker(Tracker):
             self._rate.took(time.monotonic() - began)
 
     def _each(self, method: str, *arguments: Any) -> None:
-        for name, tracker in self._trackers.items():
+        for name, tracker in self.trackers.items():
             try:
                 getattr(tracker, method)(*arguments)
             except Exception as error:
@@ -135,8 +128,7 @@ class CompositeTracker(Tracker):
 
 def sentence(event: Event) -> str:
     """An event as one line of text."""
-    place = "suite" if event.task is None else event.task
-    return f"step {event.step}: {event.kind} ({place}): {event.message}"
+    return f"step {event.step}: {event.kind} ({event.task or 'suite'}): {event.message}"
 
 
 def tracker_metrics(record: ProbeRecord, name: str = DEFAULT_NAME) -> dict[str, float]:

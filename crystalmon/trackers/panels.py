@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from crystalmon.metrics.catalogue import BRIEF, COST, METRICS, panels
+from crystalmon.report.snapshot import COLUMNS, Snapshot
 from crystalmon.runs.names import DEFAULT_NAME, STEP_KEY
-
-if TYPE_CHECKING:
-    from crystalmon.report.snapshot import Snapshot
 
 TASKS = "Tasks"
 ANSWERS, DISTRIBUTIONS = "_media/answers", "_media/distributions"
@@ -44,6 +42,6 @@ def media(library: Any, snapshot: Snapshot, prefix: str) -> dict[str, Any]:
     step = snapshot.record.step
     return {
         prefix + ANSWERS: library.Image(snapshot.image, caption=f"step {step}"),
-        prefix + DISTRIBUTIONS: library.Table(columns=snapshot.columns, data=snapshot.rows),
+        prefix + DISTRIBUTIONS: library.Table(columns=COLUMNS, data=snapshot.rows),
         STEP_KEY: step,
     }

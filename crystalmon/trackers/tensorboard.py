@@ -7,16 +7,14 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from crystalmon.report.snapshot import Snapshot
 from crystalmon.runs.names import DEFAULT_NAME
 from crystalmon.runs.reader import Run
 from crystalmon.runs.records import Event
 from crystalmon.trackers.base import Tracker, check_writable, sentence
 from crystalmon.trackers.panels import ANSWERS, dashboard
-
-if TYPE_CHECKING:
-    from crystalmon.report.snapshot import Snapshot
 
 FOLDER_VARIABLE = "TENSORBOARD_LOGGING_DIR"
 """The environment variable by which transformers lets the user choose the log folder."""

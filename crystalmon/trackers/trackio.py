@@ -6,16 +6,13 @@ import importlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from crystalmon.report.snapshot import Snapshot
 from crystalmon.runs.names import STEP_KEY
 from crystalmon.runs.reader import Run
 from crystalmon.runs.records import Event
 from crystalmon.trackers.base import Tracker, check_writable, sentence
 from crystalmon.trackers.panels import media
-
-if TYPE_CHECKING:
-    from crystalmon.report.snapshot import Snapshot
 
 
 class TrackioTracker(Tracker):

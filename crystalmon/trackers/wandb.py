@@ -6,17 +6,15 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from crystalmon.metrics.catalogue import PHASES
+from crystalmon.report.snapshot import Snapshot
 from crystalmon.runs.names import STEP_KEY
 from crystalmon.runs.reader import Run
 from crystalmon.runs.records import Event
 from crystalmon.trackers.base import Tracker, sentence
 from crystalmon.trackers.panels import SUMMARIES, media
-
-if TYPE_CHECKING:
-    from crystalmon.report.snapshot import Snapshot
 
 
 class WandbTracker(Tracker):

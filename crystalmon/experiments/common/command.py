@@ -60,18 +60,13 @@ def write_display(folder: Path, name: str, table: str, figure: Figure) -> list[P
     Raises:
         RunFolderError: if the folder cannot be written to.
     """
-    import matplotlib
+    from crystalmon.report.style import figure_svg
 
-    blocks = {"txt": table.encode() + b"\n"}
-    for suffix in ("svg", "png"):
-        picture = io.BytesIO()
-        # neither a date nor a random name, so that the same result gives the same file
-        plain = {"metadata": {"Date": None}, "transparent": True} if suffix == "svg" else {}
-        with matplotlib.rc_context({"svg.hashsalt": name}):
-            figure.savefig(picture, format=suffix, **plain)
-        blocks[suffix] = picture.getvalue()
+    png = io.BytesIO()
+    figure.savefig(png, format="png")
+    blocks = (table.encode() + b"\n", figure_svg(figure).encode(), png.getvalue())
     files = [folder / f"{name}.{suffix}" for suffix in DISPLAY_SUFFIXES]
-    for file, block in zip(files, blocks.values(), strict=True):
+    for file, block in zip(files, blocks, strict=True):
         with explained(folder, f"take {file.name}"):
             write_whole(file, block)
     return files

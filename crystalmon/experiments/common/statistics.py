@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 
 from crystalmon.metrics.bootstrap import bootstrap_interval, bootstrap_weights, uniform_weights
+from crystalmon.runs.records import Interval
 from crystalmon.runs.results import Estimate
 
 MEAN_REPLICATES, STATISTIC_REPLICATES = 1000, 2000
@@ -29,7 +30,6 @@ _Z = 1.959963984540054
 
 SUPPORTED, CONTRADICTED, UNDETERMINED = "supported", "contradicted", "undetermined"
 Verdict = Literal["supported", "contradicted", "undetermined"]
-Interval = tuple[float, float]
 Statistic = Callable[[np.ndarray], float]
 _NONE: Interval = (math.nan, math.nan)
 

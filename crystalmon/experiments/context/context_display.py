@@ -12,7 +12,8 @@ from crystalmon.experiments.common import display_parts as draw
 from crystalmon.experiments.context.compliance import compliance
 from crystalmon.experiments.context.context_summary import SHAPES
 from crystalmon.report.palette import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION
-from crystalmon.report.style import LARGE, SMALL
+from crystalmon.report.style import LARGE, SMALL, new_figure
+from crystalmon.runs.notebook import number
 from crystalmon.runs.results import Estimate, Result
 
 _COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, BLACK)
@@ -44,7 +45,7 @@ def table(result: Result) -> str:
     best = ", ".join(f"{shape} {shapes['best'][shape]}" for shape in SHAPES)
     rows = [("instruction", "flips", *_COLUMNS.values())]
     for name, own in detail["by_instruction"].items():
-        cells = (draw.number(own[key]) for key in _COLUMNS)
+        cells = (number(own[key]) for key in _COLUMNS)
         rows.append((name, f"{own['flips']}/{own['pairs']}", *cells))
     lines = [
         f"context: {_model(result)}, {len(detail['pairs'])} pairs of "
@@ -53,10 +54,10 @@ def table(result: Result) -> str:
         f"compliance {found['compliance_0']} at α = 0, {found['compliance_1']} at α = 1",
         f"best shape by BIC: {best} of {shapes['compared']}; line less threshold "
         f"{found['bic_gain']}",
-        f"hysteresis {found['hysteresis']} (p {draw.number(p_values['hysteresis'])}): from α = 0 "
+        f"hysteresis {found['hysteresis']} (p {number(p_values['hysteresis'])}): from α = 0 "
         f"{found['area']}, from α = 1 {found['reversed_area']}",
         f"spread of log-odds near α_c over elsewhere {found['excess_spread']} nats (p "
-        f"{draw.number(p_values['excess_spread'])})",
+        f"{number(p_values['excess_spread'])})",
         "",
         *draw.aligned(rows),
     ]
@@ -70,7 +71,7 @@ def _model(result: Result) -> str:
 def figure(result: Result) -> Figure:
     """Compliance against α; α_c and hysteresis by instruction, an adversary a mark."""
     pairs, names = result.detail["pairs"], list(result.detail["by_instruction"])
-    drawn = draw.new_figure(max(5.2, 1.9 + 0.28 * len(names)))
+    drawn = new_figure(max(5.2, 1.9 + 0.28 * len(names)))
     curves, middles, areas = drawn.subplots(1, 3, width_ratios=(1.25, 1, 1))
     _draw_curves(curves, pairs)
     _draw_by_instruction(middles, pairs, names, "alpha_c", result.estimates["alpha_c"])

@@ -22,7 +22,7 @@ from crystalmon.runs.wordings import TaskTexts, task_texts
 REFRESH_SECONDS = 1.0
 EVENTS_SHOWN = 6
 _LEVELS = "▁▂▃▄▅▆▇█"
-_CURVE_WIDTH = 40
+CURVE_WIDTH = 40
 
 
 def watch_terminal(feed: RunFeed, console: Console | None = None) -> None:
@@ -93,18 +93,19 @@ def _curves(run: Run) -> Table:
     return table
 
 
-def sparkline(values: np.ndarray, top: float, width: int = _CURVE_WIDTH) -> str:
+def sparkline(values: np.ndarray, top: float) -> str:
     """A curve in one line of text, from 0 to `top`; a blank where it is not finite.
+
+    Of many values, `CURVE_WIDTH` are picked evenly, the last one among them.
 
     Args:
         values: [S] in time.
         top: what the highest mark stands for.
-        width: at most so many marks, evenly picked, the last value among them.
 
     >>> sparkline(np.array([0.0, 0.5, 1.0]), top=1.0)
     '▁▅█'
     """
-    picked = np.linspace(0, len(values) - 1, min(width, len(values))).round().astype(int)
+    picked = np.linspace(0, len(values) - 1, min(CURVE_WIDTH, len(values))).round().astype(int)
     scaled = np.clip(values[picked] / (top or 1.0), 0.0, 1.0)
     marks = (len(_LEVELS) - 1) * scaled
     return "".join(_LEVELS[round(float(m))] if np.isfinite(m) else " " for m in marks)
