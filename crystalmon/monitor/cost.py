@@ -140,8 +140,7 @@ def estimate_cost(
     Left out: padding, what several packs begin with alike (the header of a chat template), the
     pairs that a masked kernel computes for nothing, elementwise functions, the search for the
     route at the start, the reference of another model, and the metrics. The share of *time* is
-    larger where probes achieve fewer FLOP/s than training, for example because half-precision
-    layers are computed in float32.
+    larger where probes run at fewer FLOP/s, as half-precision layers do in float32.
 
     Args:
         config: a transformers configuration, or a `ModelSize`.
@@ -163,7 +162,6 @@ def estimate_cost(
     rows, prompts = len(plan.rows), plan.num_prompts
     probe = forward_flops(size, tokens, pairs, rows)
     work = tokens if rate is not None and rate.unit == "tokens/s" else probe
-    cells = sum(prompts * choices for prompts, choices in plan.shapes)
     alone = Cost(
         prompts=prompts,
         rows=rows,
@@ -172,7 +170,7 @@ def estimate_cost(
         size=size,
         probe_flops=probe,
         # log-probabilities of the vocabulary in float32, of the choices in float64
-        reference_bytes=4 * prompts * size.vocabulary + 8 * cells,
+        reference_bytes=4 * prompts * size.vocabulary + 8 * sum(p * c for p, c in plan.shapes),
         logits_bytes=4 * size.vocabulary * min(rows, max(1, MAX_BATCH_LOGITS // size.vocabulary)),
         rate=rate,
         seconds=None if rate is None else work / rate.value,

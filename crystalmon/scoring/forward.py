@@ -118,18 +118,14 @@ def score_rows(
         batch = batches[min(share.rank, len(batches) - 1)]
         _, failure = attempt(partial(run, batch, share.rank < len(batches)))
         if ranks.share_failure(failure, out_of_memory):
-            if all(len(each) == 1 and _is_one_prompt(plan, each[0]) for each in batches):
+            # the tree of one prompt stays whole
+            if all(len(b) == 1 and sum(plan.row_parent[[*b[0].rows]] < 0) < 2 for b in batches):
                 raise failure or RankError("another rank has no memory left for a single prompt")
             failure = None  # it holds on to the tensors of the pass that failed
             tokens, outputs = _halved(model, batches, tokens, outputs)
             left = [row for each in batches + queue for one in each for row in one.rows]
             queue = _batches(plan, route, left, tokens, outputs, share.size)
     return tokens
-
-
-def _is_one_prompt(plan: ScoringPlan, sequence: TokenSequence) -> bool:
-    """Whether a sequence holds one prompt's rows at most: it cannot be made smaller."""
-    return sum(plan.row_parent[[*sequence.rows]] < 0) < 2
 
 
 def _halved(
