@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import crystalmon
-from crystalmon.metrics.catalogue import BRIEF, BY_KEY, METRICS, PHASES, definitions, panels
+from crystalmon.metrics.catalogue import BRIEF, BY_KEY, METRICS, PHASES, panels
 from crystalmon.monitor.probe import Monitor
 from crystalmon.trackers.base import tracker_metrics
 
@@ -48,4 +48,10 @@ def test_brief_metrics_have_a_panel():
 
 
 def test_the_definitions_have_every_row():
-    assert definitions() in (PACKAGE / "metrics" / "README.md").read_text(encoding="utf-8")
+    level = {"task": "task", "suite": "suite", "both": "task, suite"}
+    table = "| key | of | unit | definition | reads as |\n| --- | --- | --- | --- | --- |\n"
+    table += "".join(
+        f"| `{m.key}` | {level[m.level]} | {m.unit} | {m.formula} | {m.summary} |\n"
+        for m in METRICS
+    )
+    assert table in (PACKAGE / "metrics" / "README.md").read_text(encoding="utf-8")

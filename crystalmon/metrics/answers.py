@@ -20,7 +20,7 @@ from crystalmon.metrics.divergences import entropy, linear_dissimilarity, ratio
 from crystalmon.metrics.seeds import nearest_seed, seed_distances, seed_metrics
 
 ORDERED_LIQUIDITY = 0.01
-"""A reference is already ordered when its liquidity is under this share of log C: there is too
+"""A base is already ordered when its liquidity is under this share of log C: there is too
 little liquidity left to lose."""
 
 SCARCE = 0.05
@@ -51,7 +51,7 @@ def liquidity(q: np.ndarray, w: np.ndarray) -> np.ndarray:
 
 
 def is_ordered(b: np.ndarray) -> bool:
-    """Whether the reference itself is too ordered for `order` to mean anything.
+    """Whether the base itself is too ordered for `order` to mean anything.
 
     True when liquidity(b) < ORDERED_LIQUIDITY · log C.
 
@@ -62,9 +62,9 @@ def is_ordered(b: np.ndarray) -> bool:
 
 
 def order(q: np.ndarray, b: np.ndarray, w: np.ndarray) -> np.ndarray:
-    """1 − liquidity(q) / liquidity(b): 0 as liquid as the reference, 1 all prompts alike.
+    """1 − liquidity(q) / liquidity(b): 0 as liquid as the base, 1 all prompts alike.
 
-    Negative when the prompts differ more than in the reference; NaN when liquidity(b) is 0
+    Negative when the prompts differ more than in the base; NaN when liquidity(b) is 0
     to rounding.
 
     >>> alike, unlike, w = np.full((2, 2), 0.5), np.eye(2), uniform_weights(2)
@@ -134,11 +134,11 @@ def measure_task(
 
     Args:
         q: [P, C] choice distributions now.
-        b: [P, C] the reference's.
+        b: [P, C] the base's.
         per_prompt: [P] values by key that are averaged over prompts as they are (`coverage`,
             `free_energy`, …). A prompt with NaN makes the mean NaN.
         weights: [R, P] bootstrap weights, rows summing to 1.
-        seed: the reference prompt that metrics of the seed refer to: the one that a detector
+        seed: the base prompt that metrics of the seed refer to: the one that a detector
             holds; the nearest one if None.
 
     Returns:

@@ -26,10 +26,8 @@ def bootstrap_weights(count: int, replicates: int, rng: np.random.Generator) -> 
     return rng.multinomial(count, uniform_weights(count), size=replicates) / count
 
 
-def bootstrap_interval(
-    value: float, replicates: np.ndarray, level: float = 0.95
-) -> tuple[float, float]:
-    """The central `level` interval of a statistic under resampling of the prompts.
+def bootstrap_interval(value: float, replicates: np.ndarray) -> tuple[float, float]:
+    """The central 95% interval of a statistic under resampling of the prompts.
 
     Percentiles of the replicates, shifted so that their mean is `value`. A resample repeats
     prompts, which by itself lowers `liquidity` and `entropy_mixture`: unshifted percentiles
@@ -40,7 +38,6 @@ def bootstrap_interval(
         value: the point estimate.
         replicates: [R]; those that are NaN (a resample of nothing but the seed's own prompt)
             are left out.
-        level: coverage, in (0, 1).
 
     Returns:
         (low, high); NaN if no replicate is defined.
@@ -54,6 +51,6 @@ def bootstrap_interval(
         return (float("nan"), float("nan"))
     if not np.isfinite(defined).all():
         return (float(defined.min()), float(defined.max()))
-    tail = 50.0 * (1.0 - level)
+    tail = 50.0 * (1.0 - 0.95)
     low, high = np.percentile(defined, [tail, 100.0 - tail]) - defined.mean() + value
     return (float(low), float(high))

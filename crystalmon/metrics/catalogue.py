@@ -197,16 +197,6 @@ DISSIMILARITY_WINDOWS = tuple(
 """Window lengths, in probes, of the metrics `dissimilarity_<length>`."""
 
 
-def definitions() -> str:
-    """The table of `README.md`: a row a metric."""
-    head = "| key | of | unit | definition | reads as |\n| --- | --- | --- | --- | --- |\n"
-    level = {"task": "task", "suite": "suite", "both": "task, suite"}
-    return head + "".join(
-        f"| `{m.key}` | {level[m.level]} | {m.unit} | {m.formula} | {m.summary} |\n"
-        for m in METRICS
-    )
-
-
 def panels() -> dict[str, dict[str, list[Metric]]]:
     """By section, by panel: the metrics on it. All in the order in which they are looked at."""
     found: dict[str, dict[str, list[Metric]]] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 RESOLUTION = 1e-12
-"""Below this a reference's liquidity or distance, in nats, is rounding error."""
+"""Below this a base's liquidity or distance, in nats, is rounding error."""
 
 
 def entropy(q: np.ndarray) -> np.ndarray:

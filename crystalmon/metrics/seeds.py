@@ -14,11 +14,11 @@ SUPPORT_MASS = 0.9
 
 NOISE_FLOOR = 0.1
 """A prompt counts as crystallized when its distance to the seed is under this share of the
-reference's mean distance to it."""
+base's mean distance to it."""
 
 
 def seed_distances(q: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """[P, P] matrix of JS(q_p, b_k): prompt p now, candidate seed k of the reference.
+    """[P, P] matrix of JS(q_p, b_k): prompt p now, candidate seed k of the base.
 
     >>> seed_distances(np.eye(2), np.eye(2)).round(3).tolist()
     [[0.0, 0.693], [0.693, 0.0]]
@@ -50,7 +50,7 @@ def noise_floor(b: np.ndarray, seed: int) -> float:
 
 
 def nearest_seed(q: np.ndarray, b: np.ndarray) -> int:
-    """The reference prompt k with the smallest mean over p ≠ k of JS(q_p, b_k).
+    """The base prompt k with the smallest mean over p ≠ k of JS(q_p, b_k).
 
     >>> nearest_seed(np.array([[0.1, 0.9], [0.0, 1.0]]), np.eye(2))
     1
@@ -141,7 +141,7 @@ def seed_metrics(
 ) -> dict[str, np.ndarray]:
     """Every metric that refers to the seed, by key; weights `stacked` [R, P] → [R] each.
 
-    `NOISE_FLOOR` and the mean distance in each prompt's own crystallinity belong to the reference
+    `NOISE_FLOOR` and the mean distance in each prompt's own crystallinity belong to the base
     and are not resampled.
     """
     others = without_prompt(stacked, seed)

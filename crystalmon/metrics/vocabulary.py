@@ -93,13 +93,13 @@ def free_energy_parts(log_p: Tensor, log_b: Tensor, begins: Tensor) -> tuple[Ten
 def vocabulary_observables(log_p: Tensor, log_b: Tensor, begins: Tensor) -> dict[str, Tensor]:
     """Every metric of the vocabulary, per row.
 
-    Vocabularies of different size (tokens added since the reference) are compared on the shared
+    Vocabularies of different size (tokens added since the base) are compared on the shared
     leading part, renormalised; `vocabulary_outside` is the current mass beyond it. The parts of the
     free energy are NaN where all of the mass is beyond it.
 
     Args:
         log_p: [B, V] now.
-        log_b: [B, V_b] in the reference.
+        log_b: [B, V_b] in the base.
         begins: [B, V] bool, tokens that begin a choice.
 
     Returns:

@@ -52,7 +52,7 @@ def check_actions(actions: Actions | None, tasks: Iterable[str]) -> dict[str, tu
 
 
 def actions_for(actions: Mapping[str, tuple[Action, ...]], event: Event) -> tuple[Action, ...]:
-    """What an event calls for."""
+    """The actions that the user wants at an event."""
     found: list[Action] = []
     if event.task is None or event.kind not in SUITE_EVENT_KINDS:
         found += actions.get(event.kind, ())

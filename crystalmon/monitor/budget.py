@@ -9,9 +9,9 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 SAVED_PROBES = 4
-"""Probes that are saved up while nothing moves, to be spent when something does."""
+"""Time for so many probes is saved while the model hardly moves, and spent when it moves."""
 REMEMBERED = 3
-"""Latest probes, the dearest of which tells what the next one costs."""
+"""The next probe is taken to cost as much as the dearest of so many latest ones."""
 
 
 class Budget:
@@ -58,19 +58,19 @@ class Budget:
             self.spent += self._clock() - began
 
     def expect(self, seconds: float) -> None:
-        """Take a probe's seconds for what the next ones cost."""
+        """Note what a probe has cost, from which the next one's cost is guessed."""
         self._costs.append(seconds)
 
     def affords(self, seconds: float) -> bool:
-        """Whether something else that takes so many seconds keeps to the share, done now."""
+        """Whether so many seconds of other work, done now, keep to the share."""
         return self.spent + seconds <= self.share * (self.elapsed + seconds)
 
     def wait(self, *, moving: bool = False, last: bool = False) -> float:
-        """Seconds until a probe leaves enough for what may come; 0 if it does now.
+        """Seconds until a probe is affordable; 0 if it is now.
 
         Args:
-            moving: the model is changing: what was saved for that may be spent.
-            last: the run ends here: nothing need be held back.
+            moving: the model is changing, so saved-up time may be spent.
+            last: the run ends here, so nothing is held back.
         """
         if self.share >= 1:  # all of the time may be spent
             return 0.0

@@ -66,7 +66,7 @@ class CrystalCallback(TrainerCallback):
         max_overhead: the largest share of the run's wall time to spend on monitoring, such as
             0.01. Probes after the first wait until they fit; while the model moves, saved-up time
             is spent on extra probes. All monitoring counts, but for pictures and the report made
-            after the last step. The steps that are probed then depend on the clock.
+            after the last step. Which steps are probed then depends on the clock.
         experiments: further measurements, by name or as an experiment, each with its interval in
             steps: `{"context": 100}`. The first measurement of each ignores `max_overhead`.
 

@@ -36,12 +36,7 @@ def announce(record: ProbeRecord, events: Iterable[Event], before: ProbeRecord |
 
 
 def costly(share: float, probe_seconds: float, step_seconds: float) -> str:
-    """A sentence on what monitoring will take of a run.
-
-    Args:
-        share: of the run's time.
-        probe_seconds, step_seconds: of one probe, and of one training step.
-    """
+    """A sentence on the share of a run's time that monitoring will take."""
     each = f"{_seconds(probe_seconds)} a probe, {_seconds(step_seconds)} a step"
     return (
         f"by this schedule monitoring takes {share:.0%} of the run's time ({each}): max_overhead= "

@@ -9,12 +9,14 @@ Axes: N prompts, P and C prompts and choices of a task, V vocabulary, D hidden s
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 from torch import Tensor, nn
 
 from crystalmon.monitor.schedule import probe_steps
+from crystalmon.runs.records import Stored
 from crystalmon.scoring.forward import MAX_BATCH_LOGITS, output_head
 from crystalmon.scoring.models import empty_model
 from crystalmon.scoring.plan import ScoringPlan
@@ -76,7 +78,7 @@ class ModelSize:
 
 
 @dataclass(frozen=True)
-class Cost:
+class Cost(Stored):
     """What a run's probes cost.
 
     Args:
@@ -114,10 +116,6 @@ class Cost:
     time_share: float | None = None
     probes_allowed: int | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        """All fields as plain values."""
-        return asdict(self)
-
 
 def estimate_cost(
     config: Any,
@@ -142,8 +140,7 @@ def estimate_cost(
     Left out: padding, what several packs begin with alike (the header of a chat template), the
     pairs that a masked kernel computes for nothing, elementwise functions, the search for the
     route at the start, the reference of another model, and the metrics. The share of *time* is
-    larger where probes achieve fewer FLOP/s than training, for example because half-precision
-    layers are computed in float32.
+    larger where probes run at fewer FLOP/s, as half-precision layers do in float32.
 
     Args:
         config: a transformers configuration, or a `ModelSize`.
@@ -159,18 +156,12 @@ def estimate_cost(
         TypeError: for what is no number, and for a model without a language-modelling head.
     """
     run = {"every": every, "tokens_per_step": tokens_per_step, "step_seconds": step_seconds}
-    for name, value in {"steps": steps, **run}.items():
-        _check_positive(name, value)
-    needs = [*((name, "steps", steps) for name in run), ("step_seconds", "rate", rate)]
-    for name, other, needed in needs:
-        if run[name] is not None and needed is None:
-            raise ValueError(f"{name} must come with {other}, got {run[name]!r} alone. Give both.")
+    _check_run(run, steps, rate)
     size = config if isinstance(config, ModelSize) else model_size(config)
     tokens, pairs = count_tree(plan.rows)
     rows, prompts = len(plan.rows), plan.num_prompts
     probe = forward_flops(size, tokens, pairs, rows)
     work = tokens if rate is not None and rate.unit == "tokens/s" else probe
-    cells = sum(prompts * choices for prompts, choices in plan.shapes)
     alone = Cost(
         prompts=prompts,
         rows=rows,
@@ -179,7 +170,7 @@ def estimate_cost(
         size=size,
         probe_flops=probe,
         # log-probabilities of the vocabulary in float32, of the choices in float64
-        reference_bytes=4 * prompts * size.vocabulary + 8 * cells,
+        reference_bytes=4 * prompts * size.vocabulary + 8 * sum(p * c for p, c in plan.shapes),
         logits_bytes=4 * size.vocabulary * min(rows, max(1, MAX_BATCH_LOGITS // size.vocabulary)),
         rate=rate,
         seconds=None if rate is None else work / rate.value,
@@ -306,6 +297,15 @@ def format_cost(cost: Cost) -> str:
             f"time; max_overhead={EXAMPLE_OVERHEAD:g} {fit}"
         )
     return "\n".join(lines)
+
+
+def _check_run(run: Mapping[str, float | None], steps: int | None, rate: Rate | None) -> None:
+    for name, value in {"steps": steps, **run}.items():
+        _check_positive(name, value)
+    needs = [*((name, "steps", steps) for name in run), ("step_seconds", "rate", rate)]
+    for name, other, needed in needs:
+        if run[name] is not None and needed is None:
+            raise ValueError(f"{name} must come with {other}, got {run[name]!r} alone. Give both.")
 
 
 def _check_positive(name: str, value: Any) -> None:

@@ -128,7 +128,7 @@ class Monitor:
             step: the training step, larger than that of the last probe.
             epoch: the trainer's epoch, for the record.
             unchanged: the model is as it was when this monitor was made. If it is its own base,
-                its answers are known then, and are not scored again.
+                its answers are known and not scored again.
 
         Returns:
             The record; the events that it raised are in `Monitor.events`.
@@ -172,7 +172,7 @@ class Monitor:
     def _own_base(self, tokenizer: Any, bare: bool, progress: Callable[[int], Any]) -> Reference:
         """This model as its own base; without adapters if `bare`.
 
-        Its answers are those of a first probe too, unless that will find adapters.
+        A first probe would find the same answers, unless the model carries adapters.
         """
         started = time.perf_counter()
         with without_adapters(self.model) if bare else nullcontext():
@@ -191,7 +191,7 @@ class Monitor:
         return base
 
     def inherit(self, states: Mapping[str, PhaseState]) -> None:
-        """Take over, before the first probe, what the run that the model came from has found."""
+        """Before the first probe, take over the phases of the run that the model came from."""
         self.inherited = dict(states)
         self.detector = SuiteDetector(self.base_q, states)
 
@@ -202,10 +202,10 @@ class Monitor:
         return observe(self.detector, record)
 
     def remeasure(self, record: ProbeRecord) -> ProbeRecord:
-        """Take up a stored probe behind one that was made after it.
+        """Take up a stored probe after an earlier step was probed anew.
 
-        What its answers give is measured again, since the seed and the probes before it may be
-        others now; what came from the vocabulary is kept.
+        The metrics of its answers are measured again, since the seed and the probes before it may
+        have changed; those of the vocabulary are kept.
 
         Returns:
             The record as it would have been; the events that it raised are in `Monitor.events`.
@@ -224,11 +224,6 @@ class Monitor:
         }
         metrics, ci = {**record.metrics, **made.metrics}, {**record.ci, **made.ci}
         return replace(record, phase=made.phase, metrics=metrics, ci=ci, tasks=tasks)
-
-    @property
-    def share(self) -> float:
-        """Of the time since this monitor was made, that which it has taken."""
-        return self._spent / (time.perf_counter() - self._started)
 
     @property
     def shares_tokens(self) -> bool:
@@ -293,7 +288,7 @@ class Monitor:
             epoch=epoch,
             time=time.time(),
             seconds=seconds,
-            share=self.share,
+            share=self._spent / (time.perf_counter() - self._started),
             phase=self.detector.phase,
             metrics=metrics,
             ci=ci,

@@ -1,8 +1,4 @@
-"""What rank 0 does with the probes of a training: store them, send them to trackers, report them.
-
-The callback decides when to probe. The recorder opens the run folder and the trackers, writes each
-record, and closes both. It exists on rank 0 alone.
-"""
+"""What rank 0 does with the probes of a training: store, send to trackers and report them."""
 
 from __future__ import annotations
 
@@ -24,7 +20,7 @@ from crystalmon.runs.records import Event, ProbeRecord
 from crystalmon.runs.reference import INFO_FILE, load_reference
 from crystalmon.runs.results import Result
 from crystalmon.runs.store import RunStore
-from crystalmon.trackers.base import CompositeTracker, sentence, tracker_metrics
+from crystalmon.trackers.base import sentence, tracker_metrics
 from crystalmon.trackers.make import make_tracker
 
 logger = logging.getLogger(__name__)
@@ -54,7 +50,7 @@ class Failures:
 
 
 class Recorder:
-    """Writes the probes of one training to its run folder and its trackers.
+    """Writes the probes of one training to its run folder and its trackers, on rank 0 alone.
 
     Args:
         folder: the run folder; the base's answers are stored in it.
@@ -88,10 +84,8 @@ class Recorder:
             console.say(f"the earlier run in {folder} is superseded; its lines stay on file")
         self.folder, self._failures = folder, failures
         self._store = RunStore.open(folder, info, resume_step=step or None)
-        report = partial(write_report, [folder])
-        output = str(args.output_dir)
-        self._tracker: CompositeTracker = make_tracker(
-            args.report_to or [], output, folder.name, report
+        self._tracker = make_tracker(
+            args.report_to or [], str(args.output_dir), folder.name, partial(write_report, [folder])
         )
         self._choices = {task.name: task.choice_texts for task in monitor.suite}
         self.last = history[-1] if history else None

@@ -17,8 +17,8 @@ def claim_folder(output: Path, training: Any, suite: str) -> Path:
 
     Args:
         output: the trainer's output folder.
-        training: an object that lives as long as this training and is its alone, as the trainer's
-            state; only a weak reference to it is kept.
+        training: an object that belongs to this training alone and lives as long, such as the
+            trainer's state; only a weak reference to it is kept.
         suite: the name of the callback's suite.
     """
     _claims[:] = [claim for claim in _claims if claim[0]() is not None]

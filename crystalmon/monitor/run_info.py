@@ -35,7 +35,7 @@ _SETTINGS = (
     "seed",
     "data_seed",
 )
-"""Of a trainer's arguments, those that runs are compared by, as transformers and TRL call them."""
+"""The trainer's arguments that runs are compared by, under their names in transformers and TRL."""
 
 
 def run_info(
@@ -98,7 +98,7 @@ def trainer_name(args: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """An enumeration's word, and a list's; numbers and null as they are."""
+    """An enumeration's value, also within a list; numbers, texts and null as they are."""
     if isinstance(value, list | tuple):
         return [_plain(each) for each in value]
     value = getattr(value, "value", value)

@@ -11,13 +11,13 @@ from crystalmon.runs.records import Event, ProbeRecord
 DEFAULT_PROBES = 100
 
 PACED_STEPS = 3
-"""Training steps, after the first one, by which it is told how long one takes."""
+"""The pace of training is measured over so many steps after the first one."""
 
 COSTLY = 0.1
-"""The share of a run's time from which it is said what probing takes."""
+"""A user is told what probing takes if it takes at least this share of the run's time."""
 
 MOVED = 0.02
-"""A change of `order` from one probe to the next from which a model counts as moving."""
+"""A model counts as moving if `order` changes by at least this between two probes."""
 
 
 def probe_steps(max_steps: int, every: int | None = None) -> frozenset[int]:
@@ -54,11 +54,11 @@ def check_every(every: int | None) -> int | None:
 
 
 class Forecast:
-    """What probing at all steps of a schedule will take of a run, by its first training steps.
+    """Foretells, after the first training steps, what share of the run's time probing will take.
 
     Args:
-        steps: at which to probe, the run's last one among them.
-        meter: has counted what was spent so far, and knows what a probe costs.
+        steps: at which to probe, with the run's last step.
+        meter: the time spent so far, and what a probe costs.
     """
 
     def __init__(self, steps: frozenset[int], meter: Budget) -> None:
@@ -132,7 +132,7 @@ class Schedule:
         return wait == 0
 
     def asks(self, step: int, last: bool = False) -> bool:
-        """Whether this step should be probed, were it affordable. The same on every rank."""
+        """Whether to probe this step if it is affordable. The same on every rank."""
         self._first_step = step if self._first_step is None else self._first_step
         self._due = self._due or last or step in self.steps
         wanted = self._due or (self.budget is not None and self._moving)

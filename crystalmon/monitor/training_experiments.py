@@ -193,9 +193,9 @@ class ExperimentsInTraining:
         """The base itself: this model before any step, or the reference's, loaded for a while."""
         name = monitor.reference.info.model
         if monitor.is_own_base and step == 0:
-            bare = without_adapters(monitor.model) if monitor.without_adapters else None
-            with bare or contextlib.nullcontext():
-                own = model_name(monitor.model) or None
+            own = model_name(monitor.model) or None
+            bare = monitor.without_adapters
+            with without_adapters(monitor.model) if bare else contextlib.nullcontext():
                 yield dataclasses.replace(self._subject, name=own, _routes=[])
             return
         advice = "Name the base model: CrystalCallback(reference='<model id or path>')."

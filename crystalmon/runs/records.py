@@ -56,7 +56,7 @@ class TaskRecord(Stored):
         metrics: the task-level metrics, by key.
         ci: 95% bootstrap intervals over prompts, by metric key.
         phase: one of `PHASES`.
-        seed: index of the reference prompt that the detector holds for the seed, or None.
+        seed: index of the base prompt that the detector holds for the seed, or None.
         view: how the prompts were rendered, `raw` or `chat`.
     """
 
@@ -88,7 +88,7 @@ class ProbeRecord(Stored):
         time: Unix time at the probe's end, in seconds.
         seconds: wall time that this probe took.
         share: fraction of the wall time since training began (or was resumed) that went into
-            probing, the reference included.
+            probing, scoring the base included.
         phase: the suite's phase.
         metrics: suite-level metrics, means over tasks.
         ci: 95% bootstrap intervals, by metric key.

@@ -87,8 +87,7 @@ def choose_precision(
     head = output_head(model)
 
     def answers(route: Route) -> Tensor:
-        with route.taken(model):
-            found = [next_token_log_probs(model, head, [each], route)[1] for each in sequences]
+        found = [next_token_log_probs(model, head, [each], route)[1] for each in sequences]
         return torch.cat(found).exp()
 
     with undisturbed(model):

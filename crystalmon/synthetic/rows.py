@@ -71,18 +71,13 @@ def preference_rows(
 
 
 def feedback_rows(
-    suite: TaskSuite,
-    targets: Targets,
-    size: int,
-    random_seed: int,
-    prompts: Prompts = "heldout",
-    inside: float = 0.2,
+    suite: TaskSuite, targets: Targets, size: int, random_seed: int, prompts: Prompts = "heldout"
 ) -> list[dict[str, str | bool]]:
     """Rows `{"prompt": str, "completion": " answer", "label": bool}` for `trl.KTOTrainer`.
 
     Each holds one answer of a row of `preference_rows`: the chosen and the rejected one in turn.
     """
-    pairs = preference_rows(suite, targets, size, random_seed, prompts, inside)
+    pairs = preference_rows(suite, targets, size, random_seed, prompts)
     return [
         {"prompt": pair["prompt"], "completion": pair[kind], "label": kind == "chosen"}
         for pair, kind in zip(pairs, cycle(("chosen", "rejected")), strict=False)
