@@ -126,7 +126,7 @@ def test_fitted_slopes_lie_within_their_intervals(monkeypatch: pytest.MonkeyPatc
     late = points > 4
     truth = np.polyfit(points[late], np.array(expected)[late], 1)[0]
 
-    texts = subject_of(law).generate([(1, MARKER)] * size * seeds, tokens, seed=3)
+    texts = subject_of(law).generate([(1, MARKER)] * size * seeds, tokens, random_seed=3)
     values = divergence.numpy()[points[None, :], np.array(texts)]
     own = slopes(points[late], values[:, late]).reshape(seeds, size)
     found = [mean_estimate(row, seed) for seed, row in enumerate(own)]

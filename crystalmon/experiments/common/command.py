@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +47,9 @@ def run_alone(
     file = parts_file(folder, name, of)
     with no_other(file.with_name(f".{file.name}.lock"), f"the same {name}"):
         parts = Parts(file, of, progress)
+        began = time.perf_counter()
         result = measure(parts)
+        result = replace(result, seconds=time.perf_counter() - began)
         write_result(folder, result)
         parts.remove()
     return result
@@ -60,18 +64,13 @@ def write_display(folder: Path, name: str, table: str, figure: Figure) -> list[P
     Raises:
         RunFolderError: if the folder cannot be written to.
     """
-    import matplotlib
+    from crystalmon.report.style import figure_svg
 
-    blocks = {"txt": table.encode() + b"\n"}
-    for suffix in ("svg", "png"):
-        picture = io.BytesIO()
-        # neither a date nor a random name, so that the same result gives the same file
-        plain = {"metadata": {"Date": None}, "transparent": True} if suffix == "svg" else {}
-        with matplotlib.rc_context({"svg.hashsalt": name}):
-            figure.savefig(picture, format=suffix, **plain)
-        blocks[suffix] = picture.getvalue()
+    png = io.BytesIO()
+    figure.savefig(png, format="png")
+    blocks = (table.encode() + b"\n", figure_svg(figure).encode(), png.getvalue())
     files = [folder / f"{name}.{suffix}" for suffix in DISPLAY_SUFFIXES]
-    for file, block in zip(files, blocks.values(), strict=True):
+    for file, block in zip(files, blocks, strict=True):
         with explained(folder, f"take {file.name}"):
             write_whole(file, block)
     return files

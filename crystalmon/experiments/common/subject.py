@@ -182,7 +182,12 @@ class Subject:
         return template(turns, add_generation_prompt=True, tokenize=False)
 
     def generate(
-        self, prompts: Sequence[Tokens], tokens: int, seed: int = 0, *, past_end: bool = False
+        self,
+        prompts: Sequence[Tokens],
+        tokens: int,
+        random_seed: int = 0,
+        *,
+        past_end: bool = False,
     ) -> list[Tokens]:
         """A response to each prompt, drawn at temperature 1.
 
@@ -192,7 +197,7 @@ class Subject:
         Args:
             prompts: token ids.
             tokens: of a response, at most.
-            seed: of the draws; the same seed and model give the same texts.
+            random_seed: of the draws; the same one and model give the same texts.
             past_end: no response ends early: the tokens that end a text are not drawn.
 
         Returns:
@@ -206,7 +211,7 @@ class Subject:
         found: dict[int, Tokens] = {}
         with undisturbed(self.model):
             pad = self.takes_padding(prompts)
-            torch.manual_seed(seed)
+            torch.manual_seed(random_seed)
             for batch in groups_to_generate(prompts, pad, AT_ONCE):
                 own = [prompts[i] for i in batch]
                 drawn = self.ranks.together(partial(self._draw, own, tokens, past_end))
