@@ -66,9 +66,9 @@ def write_display(folder: Path, name: str, table: str, figure: Figure) -> list[P
     """
     from crystalmon.report.style import figure_svg
 
-    png = io.BytesIO()
+    svg, png = figure_svg(figure).encode(), io.BytesIO()
     figure.savefig(png, format="png")
-    blocks = (table.encode() + b"\n", figure_svg(figure).encode(), png.getvalue())
+    blocks = (table.encode() + b"\n", svg, png.getvalue())
     files = [folder / f"{name}.{suffix}" for suffix in DISPLAY_SUFFIXES]
     for file, block in zip(files, blocks, strict=True):
         with explained(folder, f"take {file.name}"):

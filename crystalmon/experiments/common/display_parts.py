@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from crystalmon.report.palette import BLUE, GREY, ORANGE, SHADE
-from crystalmon.report.style import LARGE, SMALL, TEXT, WIDTH
+from crystalmon.report.style import LARGE, TEXT, open_frame
 from crystalmon.runs.results import Estimate
 
 MOST_MARKERS = 40
@@ -33,18 +32,12 @@ def number(value: float | None) -> str:
     return "–" if value is None or math.isnan(value) else f"{value:.3f}"
 
 
-def new_figure(height: float) -> Figure:
-    """An empty figure of the usual width, `height` inches high."""
-    return Figure(figsize=(WIDTH, height), layout="constrained")
-
-
 def frame(ax: Axes, x_label: str, y_label: str = "", title: str = "") -> None:
     """What every panel shares."""
     ax.set_title(title, fontsize=LARGE, loc="left")
     ax.set_xlabel(x_label, fontsize=TEXT)
     ax.set_ylabel(y_label, fontsize=TEXT)
-    ax.tick_params(labelsize=SMALL)
-    ax.spines[["top", "right"]].set_visible(False)
+    open_frame(ax)
 
 
 def band(

@@ -12,7 +12,7 @@ from crystalmon.experiments.common import display_parts as draw
 from crystalmon.experiments.context.compliance import compliance
 from crystalmon.experiments.context.context_summary import SHAPES
 from crystalmon.report.palette import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION
-from crystalmon.report.style import LARGE, SMALL
+from crystalmon.report.style import LARGE, SMALL, new_figure
 from crystalmon.runs.results import Estimate, Result
 
 _COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, BLACK)
@@ -70,7 +70,7 @@ def _model(result: Result) -> str:
 def figure(result: Result) -> Figure:
     """Compliance against α; α_c and hysteresis by instruction, an adversary a mark."""
     pairs, names = result.detail["pairs"], list(result.detail["by_instruction"])
-    drawn = draw.new_figure(max(5.2, 1.9 + 0.28 * len(names)))
+    drawn = new_figure(max(5.2, 1.9 + 0.28 * len(names)))
     curves, middles, areas = drawn.subplots(1, 3, width_ratios=(1.25, 1, 1))
     _draw_curves(curves, pairs)
     _draw_by_instruction(middles, pairs, names, "alpha_c", result.estimates["alpha_c"])

@@ -97,7 +97,11 @@ class Context(Experiment):
     def measure(self, subject: Subject, folder: Path, parts: Parts) -> Result:
         """Run every pair that is not finished, and analyse all of them."""
         routes: list[Route] = []
-        dialogues = {f"{d.instruction.id} × {d.adversary.id}": d for d in self._dialogues(subject)}
+        conflicts, own = self._chosen(), (subject.text_tokenizer, self.levels, self.tokens)
+        dialogues = {
+            f"{instruction.id} × {adversary.id}": Dialogue(instruction, adversary, *own, self.seed)
+            for instruction, adversary in product(conflicts.instructions, conflicts.adversaries)
+        }
         for key in parts.missing(dialogues, self.name):
             asker = _Asker(subject, dialogues[key], routes)
             parts.put(key, _measure_pair(asker, self.orders, self.memory))
@@ -112,19 +116,8 @@ class Context(Experiment):
             for key, dialogue in dialogues.items()
         ]
         estimates, detail = summarize(pairs)
-        return Result(
-            experiment=self.name,
-            settings=self.settings,
-            models={"model": subject.name},
-            estimates=estimates,
-            detail={"chat": subject.has_chat, **detail},
-        )
-
-    def _dialogues(self, subject: Subject) -> Iterator[Dialogue]:
-        conflicts = self._chosen()
-        own = (subject.text_tokenizer, self.levels, self.tokens, self.seed)
-        for pair in product(conflicts.instructions, conflicts.adversaries):
-            yield Dialogue(*pair, *own)
+        detail = {"chat": subject.has_chat, **detail}
+        return Result(self.name, self.settings, {"model": subject.name}, estimates, detail)
 
 
 def _measure_pair(asker: _Asker, orders: int, memory: int) -> dict[str, Any]:

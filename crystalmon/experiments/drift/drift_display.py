@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from crystalmon.experiments.common import display_parts as draw
 from crystalmon.report.palette import BLUE, GREY, SHADE, VERMILION
-from crystalmon.report.style import SMALL
+from crystalmon.report.style import SMALL, new_figure
 from crystalmon.runs.results import Result
 
 _WORDS = {
@@ -37,7 +37,7 @@ def table(result: Result) -> str:
 
 def figure(result: Result) -> Figure:
     """D(t) with its interval, with and without the repetition; the slope of every instruction."""
-    drawn = draw.new_figure(4.6)
+    drawn = new_figure(4.6)
     left, right = drawn.subplots(1, 2, width_ratios=(3, 2))
     _draw_profile(left, result)
     _draw_slopes(right, result)

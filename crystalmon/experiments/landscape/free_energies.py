@@ -63,8 +63,7 @@ class Landscape(Experiment):
     @property
     def settings(self) -> dict[str, Any]:
         """The instructions by their fingerprint."""
-        marks = fingerprint(resolve(self.instructions))
-        return {"tokens": self.tokens, "instructions": marks, "seed": self.seed}
+        return super().settings | {"instructions": fingerprint(resolve(self.instructions))}
 
     def begin(self, base: Subject, folder: Path) -> None:
         """Draw the texts from the base and keep its log-probabilities along them.

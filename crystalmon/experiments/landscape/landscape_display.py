@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from crystalmon.experiments.common import display_parts as draw
 from crystalmon.report.palette import BLUE, SHADE
-from crystalmon.report.style import SMALL
+from crystalmon.report.style import SMALL, new_figure
 from crystalmon.runs.results import Estimate, Result
 
 SHOWN_SHARE = 0.2
@@ -40,7 +40,7 @@ def table(result: Result) -> str:
 
 def figure(result: Result) -> Figure:
     """F by category with every instruction as a dot, and F by depth, with 95% intervals."""
-    drawn = draw.new_figure(max(3.8, 1.8 + 0.36 * len(result.detail["by_category"])))
+    drawn = new_figure(max(3.8, 1.8 + 0.36 * len(result.detail["by_category"])))
     left, right = drawn.subplots(1, 2)
     _draw_categories(left, result)
     _draw_depth(right, result.detail)

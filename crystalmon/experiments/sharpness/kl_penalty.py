@@ -100,16 +100,13 @@ class Sharpness(Shown):
             correlation, slope = value.correlation_interval, value.slope_interval
             estimates[f"{key}_correlation"] = Estimate(value.correlation, *correlation)
             estimates[f"{key}_slope"] = Estimate(value.slope, *slope)
-        return Result(
-            experiment=Sharpness.name,
-            settings={"replicates": replicates, "suite": runs[0].info.get("suite")},
-            models={"model": runs[0].info.get("model")},
-            estimates=estimates,
-            detail={
-                "runs": [asdict(run) for run in found],
-                "trends": {key: asdict(value) for key, value in trends.items()},
-            },
-        )
+        settings = {"replicates": replicates, "suite": runs[0].info.get("suite")}
+        models = {"model": runs[0].info.get("model")}
+        detail = {
+            "runs": [asdict(run) for run in found],
+            "trends": {key: asdict(value) for key, value in trends.items()},
+        }
+        return Result(Sharpness.name, settings, models, estimates, detail)
 
 
 def _penalty_of(run: Run) -> float:

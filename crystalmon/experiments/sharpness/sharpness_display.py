@@ -13,7 +13,7 @@ from matplotlib.ticker import NullFormatter
 from crystalmon.experiments.common import display_parts as draw
 from crystalmon.experiments.sharpness.kl_penalty import IN_TREND
 from crystalmon.report.palette import BLUE, GREY, VERMILION
-from crystalmon.report.style import SMALL
+from crystalmon.report.style import SMALL, new_figure
 from crystalmon.runs.results import Estimate, Result
 
 LABELS = {
@@ -53,7 +53,7 @@ def _width(run: dict[str, Any]) -> str:
 
 def figure(result: Result) -> Figure:
     """A panel per measure, a mark per run against beta, and each beta's mean."""
-    drawn = draw.new_figure(4.2)
+    drawn = new_figure(4.2)
     for ax, key in zip(drawn.subplots(1, len(LABELS)), LABELS, strict=True):
         _draw(ax, result, key)
     return drawn

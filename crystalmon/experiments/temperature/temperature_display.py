@@ -12,7 +12,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 from crystalmon.experiments.common import display_parts as draw
 from crystalmon.report.palette import BLACK, BLUE, GREEN, GREY, VERMILION
-from crystalmon.report.style import SMALL
+from crystalmon.report.style import SMALL, new_figure
 from crystalmon.runs.results import Estimate, Result
 
 PANELS = {
@@ -56,7 +56,7 @@ def _place(estimate: Estimate, peak: dict[str, Any]) -> str:
 
 def figure(result: Result) -> Figure:
     """S, C, R and L against T: each task in grey, the mean with its 95% interval."""
-    drawn = draw.new_figure(7.0)
+    drawn = new_figure(7.0)
     axes = drawn.subplots(2, 2, sharex=True)
     for ax, key in zip(axes.flat, PANELS, strict=True):
         _draw(ax, result.detail, key)
