@@ -193,6 +193,12 @@ def test_settings_that_leave_nothing_to_fit_are_refused(changes: dict, message: 
         settings(**changes)
 
 
+def test_whole_numbers_of_numpy_are_settings_too():
+    found = Drift(tokens=np.int64(128)).settings
+    assert found == Drift(tokens=128).settings
+    json.dumps(found)
+
+
 def test_a_context_that_is_too_short_is_refused_before_anything_is_drawn(tmp_path: Path):
     subject = subject_of(context=40)
     with pytest.raises(ValueError, match=r"a text must be at most 40 tokens"):

@@ -230,6 +230,7 @@ def test_instructions_come_from_a_file_or_as_they_are(tmp_path: Path):
         ("instructions: [{id: a, category: x, text: ' '}]", r"text of 'a' must be a non-blank"),
         ("instructions: [{id: a, category: x, text: 7}]", r"must be a non-blank string, got 7"),
         ("instructions: [", r"not valid YAML"),
+        ("instructions: []\ninstructions: []", r"line 2: key 'instructions' appears twice"),
     ],
 )
 def test_a_faulty_file_is_refused_with_its_place(tmp_path: Path, content: str, message: str):
