@@ -471,7 +471,7 @@ def test_bad_arguments(arguments, error, message):
 
 def test_unwritable_folder_is_found_at_the_start(tmp_path, model, tokenizer, suite):
     (tmp_path / "crystalmon").write_text("in the way")
-    with pytest.raises(RunFolderError, match=r"the run folder .*crystalmon cannot be written to"):
+    with pytest.raises(RunFolderError, match=r"the folder .*crystalmon cannot be written to"):
         train(tmp_path, model, tokenizer, suite, [CrystalCallback(suite)])
 
 

@@ -99,7 +99,7 @@ def test_faulty_conflicts_are_refused_with_file_and_place(tmp_path, change, mess
 
 def test_what_is_no_yaml_is_refused(tmp_path):
     (tmp_path / "bad.yaml").write_text("{")
-    with pytest.raises(InstructionError, match=r"bad.yaml: must be YAML"):
+    with pytest.raises(InstructionError, match=r"bad.yaml: not valid YAML"):
         load_conflicts(tmp_path / "bad.yaml")
     with pytest.raises(FileNotFoundError, match="must be in a YAML file"):
         load_conflicts(tmp_path / "none.yaml")

@@ -126,7 +126,7 @@ def test_fitted_slopes_lie_within_their_intervals(monkeypatch: pytest.MonkeyPatc
     late = points > 4
     truth = np.polyfit(points[late], np.array(expected)[late], 1)[0]
 
-    texts = subject_of(law).generate([(1, MARKER)] * size * seeds, tokens, seed=3)
+    texts = subject_of(law).generate([(1, MARKER)] * size * seeds, tokens, random_seed=3)
     values = divergence.numpy()[points[None, :], np.array(texts)]
     own = slopes(points[late], values[:, late]).reshape(seeds, size)
     found = [mean_estimate(row, seed) for seed, row in enumerate(own)]
@@ -191,6 +191,12 @@ def test_one_instruction_has_no_interval(tmp_path: Path):
 def test_settings_that_leave_nothing_to_fit_are_refused(changes: dict, message: str):
     with pytest.raises(ValueError, match=message):
         settings(**changes)
+
+
+def test_whole_numbers_of_numpy_are_settings_too():
+    found = Drift(tokens=np.int64(128)).settings
+    assert found == Drift(tokens=128).settings
+    json.dumps(found)
 
 
 def test_a_context_that_is_too_short_is_refused_before_anything_is_drawn(tmp_path: Path):

@@ -140,7 +140,7 @@ def test_intervals_cover_what_a_markov_chain_expects(monkeypatch: pytest.MonkeyP
     expected, at = 0.0, torch.eye(SIZE).double()[MARKER]
     for _ in range(tokens):
         expected, at = expected + float(at @ divergence) / tokens, at @ chain
-    texts = model.generate([(1, MARKER)] * size * seeds, tokens, seed=11)
+    texts = model.generate([(1, MARKER)] * size * seeds, tokens, random_seed=11)
     means = np.array([float(divergence[[MARKER, *text[:-1]]].mean()) for text in texts])
     found = [mean_estimate(own, seed) for seed, own in enumerate(means.reshape(seeds, size))]
     assert np.mean([each.low <= expected <= each.high for each in found]) >= 0.93

@@ -327,7 +327,7 @@ def test_a_record_that_is_no_json_writes_nothing(folder: Path) -> None:
 def test_a_file_in_the_way_is_named(tmp_path: Path, folder: Path, obstacle: str) -> None:
     (tmp_path / obstacle).parent.mkdir(exist_ok=True)
     (tmp_path / obstacle).write_text("I was here first")
-    message = rf"run folder {folder} cannot be written to: .*Move the file that is in the way"
+    message = rf"the folder {folder} cannot be written to: .*Move the file that is in the way"
     with pytest.raises(RunFolderError, match=message):
         RunStore.open(folder, INFO, resume_step=None)
     assert (tmp_path / obstacle).read_text() == "I was here first"
@@ -345,7 +345,7 @@ def test_a_folder_in_place_of_a_line_file_is_named(folder: Path) -> None:
         (errno.EACCES, "Permission denied.*Make it writable"),
         (errno.EROFS, "Read-only file system.*writable file system"),
         (errno.ENOSPC, "No space left on device.*Free some disk space"),
-        (errno.EIO, "Input/output error.*Choose another output_dir"),
+        (errno.EIO, "Input/output error.*Choose another output folder"),
     ],
 )
 def test_what_stands_against_writing_is_said_at_once(

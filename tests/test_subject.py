@@ -86,23 +86,23 @@ def test_drawn_texts_follow_the_table(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(subject_module, "AT_ONCE", 400)
     table = chain()
     subject = subject_of(by_last(table))
-    drawn = subject.generate([(1, MARKER)] * 400, 5, seed=1)
+    drawn = subject.generate([(1, MARKER)] * 400, 5, random_seed=1)
     first = np.bincount([text[0] for text in drawn], minlength=SIZE)
     expected = subject.model.law(torch.tensor([[MARKER]]))[0, 0].softmax(-1).numpy()
     assert stats.chisquare(first[1:], 400 * expected[1:] / expected[1:].sum()).pvalue > 0.001
     assert first[MARKER] == 0
-    assert drawn == subject.generate([(1, MARKER)] * 400, 5, seed=1)
-    assert drawn != subject.generate([(1, MARKER)] * 400, 5, seed=2)
+    assert drawn == subject.generate([(1, MARKER)] * 400, 5, random_seed=1)
+    assert drawn != subject.generate([(1, MARKER)] * 400, 5, random_seed=2)
 
 
 def test_the_model_s_own_generation_settings_do_not_change_what_is_drawn():
     subject = subject_of(by_last(chain()))
     prompts = [(1, MARKER)] * 30
-    plain = subject.generate(prompts, 6, seed=1)
+    plain = subject.generate(prompts, 6, random_seed=1)
     own = {"min_p": 0.9, "num_beams": 2, "typical_p": 0.2, "no_repeat_ngram_size": 1, "top_k": 2}
     own |= {"temperature": 0.1, "suppress_tokens": [2, 3, 4, 5], "forced_eos_token_id": 1}
     subject.model.generation_config.update(**own)
-    assert subject.generate(prompts, 6, seed=1) == plain
+    assert subject.generate(prompts, 6, random_seed=1) == plain
     assert all(getattr(subject.model.generation_config, key) == own[key] for key in own)
 
 
@@ -177,7 +177,7 @@ def test_generating_and_scoring_leave_no_trace(model, tokenizer):
     before = (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
     settings = model.generation_config.to_dict()
     prompts = [subject.prompt("Pick a digit"), subject.prompt("Pick a color, please")]
-    texts = subject.generate(prompts, 4, seed=7)
+    texts = subject.generate(prompts, 4, random_seed=7)
     pairs = zip(prompts, texts, strict=True)
     subject.score([Text.after(a, b) for a, b in pairs], lambda index, log_p: None)
     assert [module.training for module in model.modules()] == modes
@@ -229,7 +229,8 @@ def test_instructions_come_from_a_file_or_as_they_are(tmp_path: Path):
         ("instructions: [{id: A b, category: x, text: t}]", r"id must be of small letters.*'A b'"),
         ("instructions: [{id: a, category: x, text: ' '}]", r"text of 'a' must be a non-blank"),
         ("instructions: [{id: a, category: x, text: 7}]", r"must be a non-blank string, got 7"),
-        ("instructions: [", r"must be YAML"),
+        ("instructions: [", r"not valid YAML"),
+        ("instructions: []\ninstructions: []", r"line 2: key 'instructions' appears twice"),
     ],
 )
 def test_a_faulty_file_is_refused_with_its_place(tmp_path: Path, content: str, message: str):

@@ -5,7 +5,6 @@ A base is scored once. After that only its answers are kept, and no second model
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,8 +22,7 @@ from crystalmon.runs.reference import (
     reference_id,
 )
 from crystalmon.scoring.forward import Route
-from crystalmon.scoring.isolation import same_random_states
-from crystalmon.scoring.models import load_model, model_name, vocabulary_size, whole_models
+from crystalmon.scoring.models import free_memory, load_whole, model_name, vocabulary_size
 from crystalmon.scoring.plan import ScoringPlan, build_plan
 from crystalmon.scoring.ranks import ONE, Ranks
 from crystalmon.scoring.score import Observer, Scores, score
@@ -98,9 +96,7 @@ def _score_other(
 ) -> Reference:
     """Load a base model with its own tokenizer, score it where the current model is, free it."""
     try:
-        # weights that a checkpoint lacks are drawn at random
-        with same_random_states(), whole_models():
-            base, tokenizer = load_model(name)
+        base, tokenizer = load_whole(name)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"reference {name!r} is neither 'auto', 'initial', a run or reference folder, nor "
@@ -118,9 +114,7 @@ def _score_other(
         return make_base(base, tokenizer, suite, plan, progress=progress)[0]
     finally:
         del base
-        gc.collect()
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
+        free_memory()
 
 
 def make_base(

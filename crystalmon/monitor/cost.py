@@ -21,6 +21,7 @@ from crystalmon.scoring.forward import MAX_BATCH_LOGITS, output_head
 from crystalmon.scoring.models import empty_model
 from crystalmon.scoring.plan import ScoringPlan
 from crystalmon.scoring.trie import count_tree
+from crystalmon.suites.checks import is_whole
 
 EXAMPLE_RATES = (1e12, 1e13, 1e14)
 """FLOP/s for which seconds are printed if no rate is given."""
@@ -156,7 +157,8 @@ def estimate_cost(
         TypeError: for what is no number, and for a model without a language-modelling head.
     """
     run = {"every": every, "tokens_per_step": tokens_per_step, "step_seconds": step_seconds}
-    _check_run(run, steps, rate)
+    steps = _positive("steps", steps)
+    run = _check_run(run, steps, rate)
     size = config if isinstance(config, ModelSize) else model_size(config)
     tokens, pairs = count_tree(plan.rows)
     rows, prompts = len(plan.rows), plan.num_prompts
@@ -299,23 +301,26 @@ def format_cost(cost: Cost) -> str:
     return "\n".join(lines)
 
 
-def _check_run(run: Mapping[str, float | None], steps: int | None, rate: Rate | None) -> None:
-    for name, value in {"steps": steps, **run}.items():
-        _check_positive(name, value)
+def _check_run(
+    run: Mapping[str, float | None], steps: int | None, rate: Rate | None
+) -> dict[str, Any]:
+    checked = {name: _positive(name, value) for name, value in run.items()}
     needs = [*((name, "steps", steps) for name in run), ("step_seconds", "rate", rate)]
     for name, other, needed in needs:
         if run[name] is not None and needed is None:
             raise ValueError(f"{name} must come with {other}, got {run[name]!r} alone. Give both.")
+    return checked
 
 
-def _check_positive(name: str, value: Any) -> None:
+def _positive(name: str, value: Any) -> Any:
+    seconds = name == "step_seconds"
     if value is None:
-        return
-    kinds, noun = (int | float, "a number") if name == "step_seconds" else (int, "an integer")
-    if isinstance(value, bool) or not isinstance(value, kinds):
-        raise TypeError(f"{name} must be {noun}, got {value!r}.")
+        return None
+    if not (is_whole(value) or (seconds and isinstance(value, float))):
+        raise TypeError(f"{name} must be {'a number' if seconds else 'an integer'}, got {value!r}.")
     if not 0 < value <= MAX_COUNT:
         raise ValueError(f"{name} must be positive, at most {MAX_COUNT:g}, got {value!r:.20}.")
+    return value if seconds else int(value)  # NumPy's integers overflow
 
 
 def _short(value: float) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from crystalmon.monitor.budget import Budget
 from crystalmon.runs.records import Event, ProbeRecord
+from crystalmon.suites.checks import is_whole
 
 DEFAULT_PROBES = 100
 
@@ -46,11 +47,13 @@ def check_every(every: int | None) -> int | None:
         TypeError: if it is no whole number.
         ValueError: if it is below 1.
     """
-    if every is not None and (not isinstance(every, int) or isinstance(every, bool)):
+    if every is None:
+        return None
+    if not is_whole(every):
         raise TypeError(f"every must be an int or None, got {type(every).__name__}.")
-    if every is not None and every < 1:
+    if every < 1:
         raise ValueError(f"every must be positive, got {every}. Use None for the default.")
-    return every
+    return int(every)
 
 
 class Forecast:

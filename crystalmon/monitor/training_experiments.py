@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import gc
 import itertools
 import json
 import re
@@ -19,8 +18,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from crystalmon import experiments as registry
 from crystalmon.experiments.common.command import DISPLAY_SUFFIXES, write_display
@@ -34,7 +31,8 @@ from crystalmon.runs.files import explained, write_whole
 from crystalmon.runs.names import EXPERIMENTS_FOLDER
 from crystalmon.runs.results import Result, write_result
 from crystalmon.scoring.isolation import same_random_states, undisturbed
-from crystalmon.scoring.models import load_model, model_name, whole_models, without_adapters
+from crystalmon.scoring.models import free_memory, load_whole, model_name, without_adapters
+from crystalmon.suites.checks import is_whole
 
 BEGUN_FILE = "begun.json"
 SUPERSEDED = "superseded"
@@ -63,7 +61,7 @@ def check_experiments(given: Experiments | None, **defaults: Any) -> dict[Experi
             raise TypeError(
                 f"an experiment must be a name or an Experiment, got {type(key).__name__}."
             )
-        if not isinstance(every, int) or isinstance(every, bool) or every < 1:
+        if not is_whole(every) or every < 1:
             raise ValueError(
                 f"the interval of {experiment.name} must be a positive number of steps, got "
                 f"{every!r}."
@@ -73,7 +71,7 @@ def check_experiments(given: Experiments | None, **defaults: Any) -> dict[Experi
                 f"an experiment must be there once, got {experiment.name} twice. Their results "
                 "would overwrite each other."
             )
-        found[experiment] = every
+        found[experiment] = int(every)
     return found
 
 
@@ -204,9 +202,7 @@ class ExperimentsInTraining:
                 f"{names} must begin on the base, and at step {step} it is gone. {advice}"
             )
         try:
-            # what a checkpoint lacks is drawn at random
-            with same_random_states(), whole_models():
-                model, _ = self._ranks.together(partial(load_model, name))
+            model, _ = self._ranks.together(partial(load_whole, name))
         except (OSError, ValueError) as error:
             raise FileNotFoundError(
                 f"{names} must begin on the base itself, and {name!r} cannot be loaded: {error} "
@@ -218,9 +214,7 @@ class ExperimentsInTraining:
             yield Subject(model, self._subject.tokenizer, name, self._ranks)
         finally:
             del model
-            gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            free_memory()
 
     def measure(self, step: int, last: bool = False) -> None:
         """Measure what is due now, or was due and is affordable now; at the last step, all."""

@@ -26,14 +26,14 @@ class RunFolderError(OSError):
 
 
 _ADVICE = {
-    errno.ENOSPC: "Free some disk space, or choose another output_dir",
-    errno.EDQUOT: "Free some of your disk quota, or choose another output_dir",
-    errno.EACCES: "Make it writable, or choose another output_dir",
-    errno.EPERM: "Make it writable, or choose another output_dir",
-    errno.EROFS: "Choose an output_dir on a writable file system",
-    errno.EEXIST: "Move the file that is in the way, or choose another output_dir",
-    errno.ENOTDIR: "Move the file that is in the way, or choose another output_dir",
-    errno.EISDIR: "Move the folder that is in the way, or choose another output_dir",
+    errno.ENOSPC: "Free some disk space, or choose another output folder",
+    errno.EDQUOT: "Free some of your disk quota, or choose another output folder",
+    errno.EACCES: "Make it writable, or choose another output folder",
+    errno.EPERM: "Make it writable, or choose another output folder",
+    errno.EROFS: "Choose an output folder on a writable file system",
+    errno.EEXIST: "Move the file that is in the way, or choose another output folder",
+    errno.ENOTDIR: "Move the file that is in the way, or choose another output folder",
+    errno.EISDIR: "Move the folder that is in the way, or choose another output folder",
 }
 
 
@@ -44,10 +44,10 @@ def explained(folder: Path, purpose: str) -> Iterator[None]:
         yield
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
-        advice = _ADVICE.get(error.errno or 0, "Choose another output_dir")
+        advice = _ADVICE.get(error.errno or 0, "Choose another output folder")
         place = f" ({error.filename})" if error.filename else ""
         raise RunFolderError(
-            f"the run folder {folder} cannot {purpose}: {reason}{place}. {advice}."
+            f"the folder {folder} cannot {purpose}: {reason}{place}. {advice}."
         ) from error
 
 

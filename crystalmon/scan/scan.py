@@ -10,7 +10,6 @@ stages after it are kept, and what depends on their past is computed anew from t
 from __future__ import annotations
 
 import contextlib
-import gc
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +24,7 @@ from crystalmon.scan.chat_templates import find_chat_template
 from crystalmon.scan.probe_stage import probe_stage
 from crystalmon.scan.scan_folder import ScanFolder, scan_config
 from crystalmon.scan.stages import Stage, expand_stages
-from crystalmon.scoring.models import load_model
+from crystalmon.scoring.models import free_memory, load_model
 from crystalmon.scoring.plan import VIEWS, View
 from crystalmon.scoring.ranks import Ranks, current_ranks
 from crystalmon.suites.tasks import TaskSuite, load_suite
@@ -182,9 +181,7 @@ def _measure_all(
             also = ", and with the base every stage" if step == 0 else ""
             say(f"{stage.name}: its weights have changed: measured again{also}")
         _measure_stage(step, stage, todo, load, say)
-        gc.collect()  # hooks may make a model refer to itself: before the next one, free it
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        free_memory()  # before the next one is loaded
         if not any(each.has_base for each in folders):
             why = folders[0].failed[stage.name]
             raise ScanError(f"the base {stage} cannot be measured: {why}")

@@ -7,6 +7,7 @@ on use, so that finding files needs neither.
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib.util
 import re
 from collections.abc import Iterator
@@ -123,6 +124,30 @@ def load_model(name: str | Path, **options: Any) -> tuple[Any, Any]:
     return model, load_tokenizer(name)
 
 
+def load_whole(name: str | Path) -> tuple[Any, Any]:
+    """`load_model` beside a training: unpartitioned also under ZeRO-3, no random number drawn."""
+    from transformers.integrations import deepspeed
+
+    from crystalmon.scoring.isolation import same_random_states
+
+    before = deepspeed._hf_deepspeed_config_weak_ref
+    deepspeed._hf_deepspeed_config_weak_ref = None
+    try:
+        with same_random_states():  # weights that a checkpoint lacks are drawn at random
+            return load_model(name)
+    finally:
+        deepspeed._hf_deepspeed_config_weak_ref = before
+
+
+def free_memory() -> None:
+    """Give back what models that are no longer referred to have held."""
+    import torch
+
+    gc.collect()  # hooks may make a model refer to itself
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def load_tokenizer(name: str | Path) -> Any:
     """Load the tokenizer of a model by name; see `load_model`.
 
@@ -173,19 +198,6 @@ def empty_model(config: Any) -> Any:
         )
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(config)
-
-
-@contextlib.contextmanager
-def whole_models() -> Iterator[None]:
-    """Within, transformers does not partition what it loads, even if the run uses ZeRO-3."""
-    from transformers.integrations import deepspeed
-
-    before = deepspeed._hf_deepspeed_config_weak_ref
-    deepspeed._hf_deepspeed_config_weak_ref = None
-    try:
-        yield
-    finally:
-        deepspeed._hf_deepspeed_config_weak_ref = before
 
 
 def model_name(model: Any) -> str:

@@ -57,12 +57,14 @@ def sequences_of(
     """
     if method == "tree":
         return list(_packs(plan, rows, max_tokens, max_outputs))
-    chains = []
-    for row in rows:
-        tokens, last = plan.rows[row], len(plan.rows[row]) - 1
-        parents, depths = tuple(range(-1, last)), tuple(range(last + 1))
-        chains.append(TokenSequence(tokens, parents, depths, (last,), (row,)))
-    return chains
+    return [chain(plan.rows[row], (len(plan.rows[row]) - 1,), row) for row in rows]
+
+
+def chain(tokens: tuple[int, ...], outputs: tuple[int, ...], row: int) -> TokenSequence:
+    """A sequence in which every token follows the one before it."""
+    length = len(tokens)
+    parents, depths = tuple(range(-1, length - 1)), tuple(range(length))
+    return TokenSequence(tokens, parents, depths, outputs, (row,) * len(outputs))
 
 
 def pack_size(plan: ScoringPlan, width: int, context: int | None = None) -> int:

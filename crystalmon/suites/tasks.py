@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
+from crystalmon.suites.checks import check_keys, check_text, check_unique, read_yaml
 
 SUITES_DIR = Path(__file__).parent
 
@@ -31,13 +31,13 @@ class Choice:
     forms: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _check_text("choice", self.text)
+        check_text("choice", self.text, SuiteError)
         if self.forms == ():
             object.__setattr__(self, "forms", (self.text, f" {self.text}"))
         _check_filled(f"forms of choice {self.text!r}", self.forms, tuple)
         for form in self.forms:
-            _check_text(f"a form of choice {self.text!r}", form)
-        check_unique(f"forms of choice {self.text!r}", self.forms)
+            check_text(f"a form of choice {self.text!r}", form, SuiteError)
+        check_unique(f"forms of choice {self.text!r}", self.forms, SuiteError)
 
 
 @dataclass(frozen=True)
@@ -54,18 +54,18 @@ class Task:
     choices: tuple[Choice, ...]
 
     def __post_init__(self) -> None:
-        _check_text("task name", self.name)
+        check_text("task name", self.name, SuiteError)
         _check_filled(f"task {self.name!r}: prompts", self.prompts, tuple)
         _check_filled(f"task {self.name!r}: choices", self.choices, tuple)
         for prompt in self.prompts:
-            _check_text(f"task {self.name!r}: prompt", prompt)
-        check_unique(f"task {self.name!r}: prompts", self.prompts)
+            check_text(f"task {self.name!r}: prompt", prompt, SuiteError)
+        check_unique(f"task {self.name!r}: prompts", self.prompts, SuiteError)
         if len(self.choices) < 2:
             raise SuiteError(
                 f"task {self.name!r}: choices must be at least 2, got {len(self.choices)}. "
                 "A single choice has no distribution to watch."
             )
-        check_unique(f"task {self.name!r}: choices", self.choice_texts)
+        check_unique(f"task {self.name!r}: choices", self.choice_texts, SuiteError)
         owner: dict[str, str] = {}
         for choice in self.choices:
             for form in choice.forms:
@@ -90,9 +90,11 @@ class TaskSuite:
     tasks: tuple[Task, ...]
 
     def __post_init__(self) -> None:
-        _check_text("suite name", self.name)
+        check_text("suite name", self.name, SuiteError)
         _check_filled(f"suite {self.name!r}: tasks", self.tasks, tuple)
-        check_unique(f"suite {self.name!r}: task names", [task.name for task in self.tasks])
+        check_unique(
+            f"suite {self.name!r}: task names", [task.name for task in self.tasks], SuiteError
+        )
 
     def __iter__(self) -> Iterator[Task]:
         return iter(self.tasks)
@@ -149,42 +151,18 @@ def load_suite(name_or_path: str | Path | TaskSuite) -> TaskSuite:
             f"suite {str(name_or_path)!r} is neither a bundled suite ({', '.join(bundled)}) nor a "
             "file. Check the name or the path."
         )
-    try:
-        return _parse_suite(_read_yaml(path))
-    except SuiteError as error:
-        raise SuiteError(f"{path}: {error}") from error
-
-
-def check_unique(what: str, values: Iterable[str], error: type[ValueError] = SuiteError) -> None:
-    """Refuse a value that comes twice; `what` names the values, as the subject of a sentence."""
-    seen: set[str] = set()
-    for value in values:
-        if value in seen:
-            raise error(f"{what} must be unique, got {value!r} twice. Remove or rename one.")
-        seen.add(value)
-
-
-def _read_yaml(path: Path) -> Any:
-    """PyYAML raises far more than its own error on a malformed value; all of it is the file's."""
-    try:
-        return yaml.load(path.read_text(encoding="utf-8"), _UniqueKeyLoader)
-    except SuiteError:
-        raise
-    except UnicodeDecodeError as error:
-        raise SuiteError(f"must be UTF-8 text: {error}") from error
-    except (yaml.YAMLError, ValueError, TypeError, KeyError, RecursionError) as error:
-        raise SuiteError(f"not valid YAML: {' '.join(str(error).split())}") from error
+    return read_yaml(path, _parse_suite, SuiteError)
 
 
 def _parse_suite(data: Any) -> TaskSuite:
-    _check_keys("the suite", data, {"name", "tasks"})
+    check_keys("the suite", data, ("name", "tasks"), SuiteError)
     tasks = _check_filled("tasks", data["tasks"])
     return TaskSuite(data["name"], tuple(_parse_task(task, i) for i, task in enumerate(tasks)))
 
 
 def _parse_task(data: Any, index: int) -> Task:
-    _check_keys(f"tasks[{index}]", data, {"name", "prompts", "choices"})
-    _check_text(f"tasks[{index}]: task name", data["name"])
+    check_keys(f"tasks[{index}]", data, ("choices", "name", "prompts"), SuiteError)
+    check_text(f"tasks[{index}]: task name", data["name"], SuiteError)
     place = f"task {data['name']!r}"
     prompts = _check_filled(f"{place}: prompts", data["prompts"])
     choices = _check_filled(f"{place}: choices", data["choices"])
@@ -194,7 +172,7 @@ def _parse_task(data: Any, index: int) -> Task:
 
 def _parse_choice(data: Any, place: str) -> Choice:
     if isinstance(data, Mapping):
-        _check_keys(place, data, {"text", "forms"})
+        check_keys(place, data, ("forms", "text"), SuiteError)
         text, forms = data["text"], tuple(_check_filled(f"{place}: forms", data["forms"]))
     elif isinstance(data, str):
         text, forms = data, ()
@@ -209,17 +187,6 @@ def _parse_choice(data: Any, place: str) -> Choice:
         raise SuiteError(f"{place}: {error}") from error
 
 
-def _check_keys(place: str, data: Any, required: set[str]) -> None:
-    if not isinstance(data, Mapping):
-        raise SuiteError(f"{place} must be a mapping, got {type(data).__name__}.")
-    if unknown := [str(key) for key in data if key not in required]:
-        raise SuiteError(
-            f"{place}: unknown key {unknown[0]!r}. Allowed: {', '.join(sorted(required))}."
-        )
-    if missing := sorted(required - set(data)):
-        raise SuiteError(f"{place}: key {missing[0]!r} is missing. Add it.")
-
-
 def _check_filled(what: str, value: Any, kind: type = list) -> Any:
     """The value, if it is a list (in a file; a tuple in Python) of at least one entry."""
     if not isinstance(value, kind):
@@ -228,26 +195,3 @@ def _check_filled(what: str, value: Any, kind: type = list) -> Any:
     if not value:
         raise SuiteError(f"{what} must not be empty. Add at least one entry.")
     return value
-
-
-def _check_text(what: str, value: Any) -> None:
-    if not isinstance(value, str) or not value.strip():
-        raise SuiteError(f"{what} must be a non-blank string, got {value!r}. Quote or fill it.")
-    if any("\ud800" <= character <= "\udfff" for character in value):
-        raise SuiteError(f"{what} must be Unicode text, got {value!r}. Write the character itself.")
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """PyYAML keeps the last of two equal keys in silence; a suite must not lose one."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            line = key_node.start_mark.line + 1
-            if not isinstance(key, str):
-                raise SuiteError(f"line {line}: key must be a string, got {key!r}. Quote it.")
-            if key in keys:
-                raise SuiteError(f"line {line}: key {key!r} appears twice. Remove one.")
-            keys.add(key)
-        return super().construct_mapping(node, deep)

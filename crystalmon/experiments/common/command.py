@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +47,9 @@ def run_alone(
     file = parts_file(folder, name, of)
     with no_other(file.with_name(f".{file.name}.lock"), f"the same {name}"):
         parts = Parts(file, of, progress)
+        began = time.perf_counter()
         result = measure(parts)
+        result = replace(result, seconds=time.perf_counter() - began)
         write_result(folder, result)
         parts.remove()
     return result

@@ -16,14 +16,12 @@ from crystalmon.experiments.common.instructions import (
     CONFLICTS_FILE,
     Instruction,
     InstructionError,
-    check_keys,
-    check_text,
     check_texts,
     entries,
-    read_yaml,
+    read_file,
     short_hash,
 )
-from crystalmon.suites.tasks import check_unique
+from crystalmon.suites.checks import check_keys, check_text, check_unique
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ class ClosedInstruction(Instruction):
 
     def __post_init__(self) -> None:
         for key in ("id", "category", "text", "question"):
-            check_text(f"instruction {self.id!r}: {key}", getattr(self, key))
+            check_text(f"instruction {self.id!r}: {key}", getattr(self, key), InstructionError)
         for key in ("compliant", "other"):
             check_texts(f"instruction {self.id!r}: {key}", getattr(self, key))
         check_unique(f"instruction {self.id!r}: answers", self.answers, InstructionError)
@@ -71,7 +69,7 @@ class Adversary:
     texts: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        check_text("adversary: id", self.id)
+        check_text("adversary: id", self.id, InstructionError)
         check_texts(f"adversary {self.id!r}: texts", self.texts)
         for text in self.texts:
             try:
@@ -140,11 +138,11 @@ def load_conflicts(path: str | Path | None = None) -> Conflicts:
         FileNotFoundError: if there is no such file.
         InstructionError: if it is faulty; the message names the file and the place.
     """
-    return read_yaml(CONFLICTS_FILE if path is None else Path(path), _parse)
+    return read_file(CONFLICTS_FILE if path is None else Path(path), _parse)
 
 
 def _parse(data: Any) -> Conflicts:
-    check_keys("the file", data, ("instructions", "adversaries"))
+    check_keys("the file", data, ("instructions", "adversaries"), InstructionError)
     return Conflicts(
         entries(ClosedInstruction, "instructions", data["instructions"]),
         entries(Adversary, "adversaries", data["adversaries"]),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from crystalmon.experiments.common.parts import Parts
 from crystalmon.runs.results import Result
+from crystalmon.suites.checks import is_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -79,7 +80,8 @@ def check_whole(experiment: Experiment, **least: int) -> None:
     """
     for name, bound in least.items():
         value = getattr(experiment, name)
-        if not isinstance(value, int) or isinstance(value, bool):
+        if not is_whole(value):
             raise TypeError(f"{name} must be an integer, got {value!r}.")
         if value < bound:
             raise ValueError(f"{name} must be at least {bound}, got {value!r}. Ask for more.")
+        object.__setattr__(experiment, name, int(value))  # JSON takes no integer of NumPy's

@@ -1,6 +1,6 @@
 """The instructions that the experiments give to a model: bundled, or from a YAML file.
 
-The reader and the checks of YAML entries at the end also serve `conflicts`.
+The reader of YAML entries at the end also serves `conflicts`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
-import yaml
-
-from crystalmon.suites.tasks import check_unique
+from crystalmon.suites.checks import check_keys, check_text, check_unique, read_yaml
 
 OPEN_FILE, CONFLICTS_FILE = (
     Path(__file__).parent / "data" / name for name in ("instructions.yaml", "conflicts.yaml")
@@ -50,7 +48,7 @@ class Instruction:
                 raise InstructionError(
                     f"{what} must be of small letters, digits, - and _, got {value!r}. Rename it."
                 )
-        check_text(f"text of {self.id!r}", self.text)
+        check_text(f"text of {self.id!r}", self.text, InstructionError)
 
 
 Kind = TypeVar("Kind", bound=Instruction)
@@ -72,10 +70,10 @@ def load_instructions(path: str | Path | None = None) -> tuple[Instruction, ...]
         InstructionError: if it is faulty.
     """
     if path is None:
-        closed = [replace(each, category=CLOSED) for each in read_yaml(CONFLICTS_FILE, _parse)]
-        found = (*read_yaml(OPEN_FILE, _parse), *closed)
+        closed = [replace(each, category=CLOSED) for each in read_file(CONFLICTS_FILE, _parse)]
+        found = (*read_file(OPEN_FILE, _parse), *closed)
     else:
-        found = read_yaml(Path(path), _parse)
+        found = read_file(Path(path), _parse)
     check_unique(f"{path or 'instructions'}: id", (each.id for each in found), InstructionError)
     return found
 
@@ -131,7 +129,7 @@ def short_hash(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()[:16]
 
 
-def read_yaml(file: Path, parse: Callable[[Any], T]) -> T:
+def read_file(file: Path, parse: Callable[[Any], T]) -> T:
     """What `parse` makes of the content of a YAML file.
 
     Raises:
@@ -142,13 +140,7 @@ def read_yaml(file: Path, parse: Callable[[Any], T]) -> T:
         raise FileNotFoundError(
             f"instructions must be in a YAML file, got {str(file)!r}. Check the path."
         )
-    try:
-        return parse(yaml.safe_load(file.read_text(encoding="utf-8")))
-    except InstructionError as error:
-        raise InstructionError(f"{file}: {error}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        said = " ".join(str(error).split())
-        raise InstructionError(f"{file}: must be YAML in UTF-8: {said}") from error
+    return read_yaml(file, parse, InstructionError)
 
 
 def entries(kind: type[T], what: str, items: Any, ignored: Collection[str] = ()) -> tuple[T, ...]:
@@ -170,7 +162,7 @@ def entries(kind: type[T], what: str, items: Any, ignored: Collection[str] = ())
         )
     found = []
     for index, item in enumerate(items):
-        check_keys(f"{what}[{index}]", item, names, ignored)
+        check_keys(f"{what}[{index}]", item, names, InstructionError, ignored)
         values = {name: item[name] for name in names}
         values = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
         try:
@@ -180,28 +172,10 @@ def entries(kind: type[T], what: str, items: Any, ignored: Collection[str] = ())
     return tuple(found)
 
 
-def check_keys(place: str, item: Any, keys: Collection[str], ignored: Collection[str] = ()) -> None:
-    """Refuse what is not a mapping with exactly these keys, and perhaps ignored ones."""
-    if not isinstance(item, Mapping):
-        raise InstructionError(f"{place} must be a mapping, got {type(item).__name__}.")
-    if unknown := [key for key in item if key not in {*keys, *ignored}]:
-        raise InstructionError(f"{place}: unknown key {unknown[0]!r}. Allowed: {', '.join(keys)}.")
-    if missing := [key for key in keys if key not in item]:
-        raise InstructionError(f"{place}: key {missing[0]!r} is missing. Add it.")
-
-
-def check_text(what: str, value: Any) -> None:
-    """Refuse what is not a string with something in it."""
-    if not isinstance(value, str) or not value.strip():
-        raise InstructionError(
-            f"{what} must be a non-blank string, got {value!r}. Quote or fill it."
-        )
-
-
 def check_texts(what: str, values: Any) -> None:
     """Refuse what is not a tuple of different non-blank strings, at least one."""
     if not isinstance(values, tuple) or not values:
         raise InstructionError(f"{what} must be a list of at least one string, got {values!r:.60}.")
     for value in values:
-        check_text(what, value)
+        check_text(what, value, InstructionError)
     check_unique(what, values, InstructionError)

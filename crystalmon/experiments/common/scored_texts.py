@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from crystalmon.scoring.sequences import TokenSequence
-
 Tokens = tuple[int, ...]
 
 
@@ -28,35 +26,6 @@ class Text:
         start = len(prompt) - 1
         positions = tuple(range(start, start + len(response)))
         return cls((*prompt, *response), positions)
-
-
-def sequence_of(text: Text) -> TokenSequence:
-    """A text as the forward pass takes it."""
-    length = len(text.tokens)
-    return TokenSequence(
-        tokens=text.tokens,
-        parents=tuple(range(-1, length - 1)),
-        depths=tuple(range(length)),
-        outputs=text.positions,
-        rows=(0,) * len(text.positions),
-    )
-
-
-def batches_of(texts: Sequence[Text], limits: tuple[int, int]) -> Iterator[list[int]]:
-    """Texts of similar length together: padded tokens and outputs within the limits, or alone."""
-    max_tokens, max_outputs = limits
-    batch: list[int] = []
-    outputs = 0
-    for index in sorted(range(len(texts)), key=lambda i: len(texts[i].tokens)):
-        text = texts[index]
-        padded = len(text.tokens) * (len(batch) + 1)
-        if batch and (padded > max_tokens or outputs + len(text.positions) > max_outputs):
-            yield batch
-            batch, outputs = [], 0
-        batch.append(index)
-        outputs += len(text.positions)
-    if batch:
-        yield batch
 
 
 def groups_to_generate(prompts: Sequence[Tokens], pad: bool, size: int) -> Iterator[list[int]]:

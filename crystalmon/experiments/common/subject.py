@@ -19,13 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
-from crystalmon.experiments.common.scored_texts import (
-    Text,
-    Tokens,
-    batches_of,
-    groups_to_generate,
-    sequence_of,
-)
+from crystalmon.experiments.common.scored_texts import Text, Tokens, groups_to_generate
 from crystalmon.scoring.forward import (
     Route,
     batch_limits,
@@ -34,9 +28,10 @@ from crystalmon.scoring.forward import (
     output_head,
 )
 from crystalmon.scoring.isolation import undisturbed
-from crystalmon.scoring.models import vocabulary_size
-from crystalmon.scoring.ranks import ONE, RankError, Ranks
+from crystalmon.scoring.models import context_length, vocabulary_size
+from crystalmon.scoring.ranks import ONE, RankError, Ranks, attempt
 from crystalmon.scoring.route import HALF_TOLERANCE, ROUTE_TOLERANCE, choose_precision
+from crystalmon.scoring.sequences import TokenSequence, batches_of, chain
 
 AT_ONCE = 16
 """Texts that are generated together."""
@@ -87,52 +82,43 @@ class Subject:
             RankError: if another rank has failed.
         """
         self._check([text.tokens for text in texts])
+        # a sequence's row is the index of its text
+        own = [chain(text.tokens, text.positions, index) for index, text in enumerate(texts)]
         with undisturbed(self.model):
             if not self._routes:
-                trial = [sequence_of(text) for text in texts[:2]]
-                self._routes.append(choose_precision(self.model, trial, self.ranks))
-            limits = batch_limits(self.model, output_head(self.model))
-            for batch in batches_of(texts, limits):
-                self._run(texts, batch, self._routes[0], consume)
+                self._routes.append(choose_precision(self.model, own[:2], self.ranks))
+            for batch in batches_of(own, *batch_limits(self.model, output_head(self.model))):
+                self._run(batch, self._routes[0], consume)
 
-    def _run(
-        self, texts: Sequence[Text], batch: Sequence[int], route: Route, consume: LogProbs
-    ) -> None:
+    def _run(self, batch: Sequence[TokenSequence], route: Route, consume: LogProbs) -> None:
         """Run one batch, in halves if any rank has no memory for it.
 
         If it fails otherwise on one rank, it fails on all.
         """
-        failure: Exception | None = None
-        found: list[Tensor] = []
-        try:
-            found = self._log_probs(texts, batch, route)
-        except Exception as error:
-            failure = error
+        found, failure = attempt(partial(self._log_probs, batch, route))
         if self.ranks.share_failure(failure, out_of_memory):
             if len(batch) == 1:
                 raise failure or RankError("another rank has no memory left for a single text")
             failure = None  # it holds on to the tensors of the pass that failed
             middle = len(batch) // 2
             for half in (batch[:middle], batch[middle:]):
-                self._run(texts, half, route, consume)
+                self._run(half, route, consume)
             return
 
         def hand_on() -> None:
-            for index, own in zip(batch, found, strict=True):
-                consume(index, own)
+            for sequence, log_p in zip(batch, found or (), strict=True):
+                consume(sequence.rows[0], log_p)
 
         self.ranks.together(hand_on)
 
-    def _log_probs(self, texts: Sequence[Text], batch: Sequence[int], route: Route) -> list[Tensor]:
+    def _log_probs(self, batch: Sequence[TokenSequence], route: Route) -> tuple[Tensor, ...]:
         """[M, V] of each text of a batch."""
-        sequences = [sequence_of(texts[index]) for index in batch]
-        _, log_p = next_token_log_probs(self.model, output_head(self.model), sequences, route)
-        return list(log_p.split([len(texts[index].positions) for index in batch]))
+        _, log_p = next_token_log_probs(self.model, output_head(self.model), batch, route)
+        return log_p.split([len(sequence.outputs) for sequence in batch])
 
     def check_room(self, tokens: int) -> None:
         """Raise ValueError for texts of so many tokens if the model's context is shorter."""
-        model: Any = self.model
-        context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        context = context_length(self.model)
         if tokens > (context or math.inf):
             raise ValueError(
                 f"a text must be at most {context} tokens, the model's context, got {tokens}. "
@@ -140,9 +126,9 @@ class Subject:
             )
 
     def _check(self, texts: Sequence[Tokens], more: int = 0) -> None:
-        """Refuse texts that with so many more tokens are too long, or have unknown tokens.
+        """Refuse texts with unknown tokens, or without room for so many `more` after them.
 
-        On a GPU a token without an embedding would be an abort, not an error.
+        On a GPU an unknown token would end the process rather than raise an error.
         """
         self.check_room(max(map(len, texts), default=0) + more)
         size = vocabulary_size(self.model)
@@ -195,7 +181,12 @@ class Subject:
         return template(turns, add_generation_prompt=True, tokenize=False)
 
     def generate(
-        self, prompts: Sequence[Tokens], tokens: int, seed: int = 0, *, past_end: bool = False
+        self,
+        prompts: Sequence[Tokens],
+        tokens: int,
+        random_seed: int = 0,
+        *,
+        past_end: bool = False,
     ) -> list[Tokens]:
         """A response to each prompt, drawn at temperature 1.
 
@@ -205,7 +196,7 @@ class Subject:
         Args:
             prompts: token ids.
             tokens: of a response, at most.
-            seed: of the draws; the same seed and model give the same texts.
+            random_seed: of the draws; the same one and model give the same texts.
             past_end: no response ends early: the tokens that end a text are not drawn.
 
         Returns:
@@ -219,7 +210,7 @@ class Subject:
         found: dict[int, Tokens] = {}
         with undisturbed(self.model):
             pad = self.takes_padding(prompts)
-            torch.manual_seed(seed)
+            torch.manual_seed(random_seed)
             for batch in groups_to_generate(prompts, pad, AT_ONCE):
                 own = [prompts[i] for i in batch]
                 drawn = self.ranks.together(partial(self._draw, own, tokens, past_end))

@@ -11,7 +11,6 @@ what comes from the start.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
@@ -49,9 +48,9 @@ class Context(Experiment):
     Args:
         levels: of α, from 0 to 1, at least 8.
         tokens: of a block, about; whole sentences only.
-        instructions, adversaries: ids of conflicts; if None, all adversaries, and of the
-            instructions `count`.
-        count: of the instructions, from all categories alike; all if None.
+        instructions: ids; if None, `count` of them.
+        adversaries: ids; all if None.
+        count: how many instructions, from all categories alike; all if None.
         conflicts: a YAML file of one's own; the bundled `data/conflicts.yaml` if None.
         orders: of a block's sentences, of which the spread of the log-odds is taken; the loops
             run in the first, the instruction in front.
@@ -97,9 +96,12 @@ class Context(Experiment):
 
     def measure(self, subject: Subject, folder: Path, parts: Parts) -> Result:
         """Run every pair that is not finished, and analyse all of them."""
-        started = time.monotonic()
         routes: list[Route] = []
-        dialogues = {f"{d.instruction.id} × {d.adversary.id}": d for d in self._dialogues(subject)}
+        conflicts, own = self._chosen(), (subject.text_tokenizer, self.levels, self.tokens)
+        dialogues = {
+            f"{instruction.id} × {adversary.id}": Dialogue(instruction, adversary, *own, self.seed)
+            for instruction, adversary in product(conflicts.instructions, conflicts.adversaries)
+        }
         for key in parts.missing(dialogues, self.name):
             asker = _Asker(subject, dialogues[key], routes)
             parts.put(key, _measure_pair(asker, self.orders, self.memory))
@@ -114,20 +116,8 @@ class Context(Experiment):
             for key, dialogue in dialogues.items()
         ]
         estimates, detail = summarize(pairs)
-        return Result(
-            experiment=self.name,
-            settings=self.settings,
-            models={"model": subject.name},
-            estimates=estimates,
-            detail={"chat": subject.has_chat, **detail},
-            seconds=time.monotonic() - started,
-        )
-
-    def _dialogues(self, subject: Subject) -> Iterator[Dialogue]:
-        conflicts = self._chosen()
-        own = (subject.text_tokenizer, self.levels, self.tokens, self.seed)
-        for pair in product(conflicts.instructions, conflicts.adversaries):
-            yield Dialogue(*pair, *own)
+        detail = {"chat": subject.has_chat, **detail}
+        return Result(self.name, self.settings, {"model": subject.name}, estimates, detail)
 
 
 def _measure_pair(asker: _Asker, orders: int, memory: int) -> dict[str, Any]:

@@ -22,7 +22,6 @@ Axes: N instructions, S points of t, V vocabulary.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -114,11 +113,10 @@ class Drift(Experiment):
         Raises:
             ValueError: if the model's context is too short for them.
         """
-        start = time.perf_counter()
         texts = self._draw(subject, parts)
         kinds = ("plain", "repeated") if self.repeat else ("plain",)
         scores = {kind: self._score(subject, kind, texts, parts) for kind in kinds}
-        return self._result(scores, subject.name, time.perf_counter() - start)
+        return self._result(scores, subject.name)
 
     def _draw(self, subject: Subject, parts: Parts) -> _Texts:
         """By instruction, token ids: `prompt`, `plain`, and `again` with what is `repeated`."""
@@ -126,14 +124,14 @@ class Drift(Experiment):
         for key in parts.missing(groups, "drift: texts"):
             asked = [each.text for each in groups[key]]
             prompts = [subject.prompt(text) for text in asked]
-            seeds = (random_seed_of(self.seed, part) for part in (key, f"{key}/repeated"))
-            plain = subject.generate(prompts, self.tokens, next(seeds), past_end=True)
+            first, second = (random_seed_of(self.seed, part) for part in (key, f"{key}/repeated"))
+            plain = subject.generate(prompts, self.tokens, first, past_end=True)
             columns = {"prompt": prompts, "plain": plain}
             if self.repeat:
                 again = [subject.request_again(text) for text in asked]
                 triples = zip(prompts, plain, again, strict=True)
                 starts = [(*start, *text[: self.half], *more) for start, text, more in triples]
-                rest = subject.generate(starts, self.tokens - self.half, next(seeds), past_end=True)
+                rest = subject.generate(starts, self.tokens - self.half, second, past_end=True)
                 columns |= {"again": again, "repeated": rest}
             found = {
                 each.id: {name: column[i] for name, column in columns.items()}
@@ -169,9 +167,7 @@ class Drift(Experiment):
         scores = {id_: values for key in groups for id_, values in parts[key].items()}
         return np.array([scores[each.id] for each in self._chosen], dtype=np.float64)
 
-    def _result(
-        self, scores: Mapping[str, np.ndarray], model: str | None, seconds: float
-    ) -> Result:
+    def _result(self, scores: Mapping[str, np.ndarray], model: str | None) -> Result:
         """What D(t) comes to; scores by kind, `plain` and `repeated`."""
         plain, points = scores["plain"], self.points
         late = points > self.burn_in
@@ -188,8 +184,7 @@ class Drift(Experiment):
         }
         detail |= {"by_instruction": rows, "burn_in": self.burn_in, "half": self.half}
         estimates = {key: mean_estimate(value, self.seed) for key, value in values.items()}
-        models = {"model": model}
-        return Result(self.name, self.settings, models, estimates, detail, seconds=seconds)
+        return Result(self.name, self.settings, {"model": model}, estimates, detail)
 
     def _repetition(self, plain: np.ndarray, second: np.ndarray) -> dict[str, np.ndarray]:
         """What the repetition changes, [N] each, paired by instruction.

@@ -17,7 +17,6 @@ Axes: N instructions, T tokens of a response, R replicates.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -64,8 +63,7 @@ class Landscape(Experiment):
     @property
     def settings(self) -> dict[str, Any]:
         """The instructions by their fingerprint."""
-        marks = fingerprint(resolve(self.instructions))
-        return {"tokens": self.tokens, "instructions": marks, "seed": self.seed}
+        return super().settings | {"instructions": fingerprint(resolve(self.instructions))}
 
     def begin(self, base: Subject, folder: Path) -> None:
         """Draw the texts from the base and keep its log-probabilities along them.
@@ -90,7 +88,6 @@ class Landscape(Experiment):
         Raises:
             FileNotFoundError: if `begin` was not called with these settings.
         """
-        start = time.perf_counter()
         kept = KeptLogProbs(folder / self.name)
         found = subject.ranks.on_main(lambda: self._kept_texts(kept))
         if found is None:
@@ -100,8 +97,7 @@ class Landscape(Experiment):
             )
         base, texts = found
         scores = free_energies(subject, texts, kept.get, parts, kept_is_base=True)
-        models = {"model": subject.name, "base": base}
-        return self.result(texts, scores, models, "base", time.perf_counter() - start)
+        return self.result(texts, scores, {"model": subject.name, "base": base}, "base")
 
     def _kept_texts(self, kept: KeptLogProbs) -> tuple[str | None, list[Drawn]] | None:
         """(the base's name, the texts) that `begin` has left for these settings."""
@@ -118,7 +114,6 @@ class Landscape(Experiment):
         scores: Mapping[str, Sequence[float]],
         models: Mapping[str, str | None],
         drawn_from: str,
-        seconds: float,
     ) -> Result:
         """What F_t along each text, by instruction id, comes to."""
         lengths = np.array([len(scores[each.id]) for each in texts])
@@ -148,7 +143,7 @@ class Landscape(Experiment):
             "even_share": float(np.minimum(lengths, EARLY).sum() / lengths.sum()),
             "drawn_from": drawn_from,
         }
-        return Result(self.name, self.settings, models, estimates, detail, seconds=seconds)
+        return Result(self.name, self.settings, models, estimates, detail)
 
     def _early_share(self, scores: Sequence[Sequence[float]]) -> Estimate:
         """The first tokens' share of F, Σ_x Σ_{t<5} F_t / Σ_x Σ_t F_t, with its interval."""

@@ -5,13 +5,10 @@ The responses are the aligned model's; its log-probabilities along them wait on 
 
 from __future__ import annotations
 
-import gc
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from crystalmon.experiments.common import responses
@@ -21,7 +18,7 @@ from crystalmon.experiments.common.responses import Drawn, KeptLogProbs
 from crystalmon.experiments.common.subject import Subject
 from crystalmon.experiments.landscape.free_energies import Landscape, free_energies
 from crystalmon.runs.results import Result
-from crystalmon.scoring.models import vocabulary_size
+from crystalmon.scoring.models import free_memory, vocabulary_size
 
 
 def measure_landscape(
@@ -47,7 +44,6 @@ def measure_landscape(
     Raises:
         ValueError: if the two do not read the same tokens.
     """
-    start = time.perf_counter()
     kept = KeptLogProbs(folder / f"{Landscape.name}-{parts.mark}.work")
     if together:
         model, base = load_model(), load_base()
@@ -61,15 +57,13 @@ def measure_landscape(
         texts = _all_kept(settings, kept, parts)
         if texts is None:
             texts = keep_model(load_model(), settings, kept, parts)
-            gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            free_memory()
         base = load_base()
         check_same_tokens(base, texts)
         scores = free_energies(base, texts, kept.get, parts, kept_is_base=False)
         names = {"model": parts["model"], "base": base.name}
     kept.remove()
-    return settings.result(texts, scores, names, "model", time.perf_counter() - start)
+    return settings.result(texts, scores, names, "model")
 
 
 def _draw(model: Subject, settings: Landscape, parts: Parts) -> list[Drawn]:

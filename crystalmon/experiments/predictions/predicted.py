@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -29,7 +28,6 @@ class Predictions(Shown):
             FileNotFoundError: if there is none.
             ValueError: if one is damaged, or they are of several models.
         """
-        began = time.perf_counter()
         results = [each for each in read_results(folder) if each.experiment != Predictions.name]
         if not results:
             raise FileNotFoundError(
@@ -45,7 +43,6 @@ class Predictions(Shown):
             models={"model": model},
             estimates={key: each.effect for key, each in found.items()},
             detail={"predictions": [asdict(each) for each in found.values()]},
-            seconds=time.perf_counter() - began,
         )
 
 

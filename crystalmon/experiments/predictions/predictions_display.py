@@ -11,7 +11,7 @@ from crystalmon.experiments.common import display_parts as draw
 from crystalmon.experiments.common.statistics import CONTRADICTED, SUPPORTED, UNDETERMINED
 from crystalmon.experiments.predictions.judgements import Prediction
 from crystalmon.report.palette import GREEN, GREY, VERMILION
-from crystalmon.report.style import LARGE, SMALL, TEXT, WIDTH
+from crystalmon.report.style import LARGE, SMALL, TEXT, new_figure
 from crystalmon.runs.results import Estimate, Result
 
 VERDICT_COLOURS = {SUPPORTED: GREEN, CONTRADICTED: VERMILION, UNDETERMINED: GREY}
@@ -47,7 +47,7 @@ def figure(result: Result) -> Figure:
     """
     predictions = _predictions(result)
     height = 1.1 + _ROW * len(predictions)
-    drawn = Figure(figsize=(WIDTH, height))
+    drawn = new_figure(height, None)
     drawn.text(0.02, 1 - 0.35 / height, "Predictions", fontsize=LARGE, fontweight="bold")
     for row, each in enumerate(predictions):
         bottom = 1 - (0.75 + _ROW * (row + 0.85)) / height

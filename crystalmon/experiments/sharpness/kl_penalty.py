@@ -10,7 +10,6 @@ Axes: N runs, R resamples or permutations of them.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -83,7 +82,6 @@ class Sharpness(Shown):
             ValueError: if a run does not tell its penalty, is of another suite than the first, has
                 no probe or is there twice, or if there are fewer than 2 penalties.
         """
-        began = time.perf_counter()
         runs = [read_run(path) for path in paths]
         _check_alike(runs)
         known = _penalties(runs, betas)
@@ -102,17 +100,13 @@ class Sharpness(Shown):
             correlation, slope = value.correlation_interval, value.slope_interval
             estimates[f"{key}_correlation"] = Estimate(value.correlation, *correlation)
             estimates[f"{key}_slope"] = Estimate(value.slope, *slope)
-        return Result(
-            experiment=Sharpness.name,
-            settings={"replicates": replicates, "suite": runs[0].info.get("suite")},
-            models={"model": runs[0].info.get("model")},
-            estimates=estimates,
-            detail={
-                "runs": [asdict(run) for run in found],
-                "trends": {key: asdict(value) for key, value in trends.items()},
-            },
-            seconds=time.perf_counter() - began,
-        )
+        settings = {"replicates": replicates, "suite": runs[0].info.get("suite")}
+        models = {"model": runs[0].info.get("model")}
+        detail = {
+            "runs": [asdict(run) for run in found],
+            "trends": {key: asdict(value) for key, value in trends.items()},
+        }
+        return Result(Sharpness.name, settings, models, estimates, detail)
 
 
 def _penalty_of(run: Run) -> float:

@@ -9,7 +9,6 @@ Axes: b prompts at once, P prompts of a task, K temperatures, R resamples, V voc
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,7 +110,6 @@ class Temperature(Experiment):
             ValueError: if the suite does not fit the model.
             TypeError: if the model has no language-modelling head.
         """
-        began = time.perf_counter()
         suite, tokenizer = load_suite(self.suite), subject.text_tokenizer
         plan = build_plan(suite, tokenizer, self.view)
         check_fit(subject.model, plan)
@@ -126,8 +124,7 @@ class Temperature(Experiment):
         tasks = {task.name: np.array(parts[task.name]) for task in suite}
         grid = np.array(self.temperatures)
         estimates, detail = summarize_sweep(tasks, grid, self.weight, self.replicates)
-        models, seconds = {"model": subject.name}, time.perf_counter() - began
-        return Result(self.name, self.settings, models, estimates, detail, seconds=seconds)
+        return Result(self.name, self.settings, {"model": subject.name}, estimates, detail)
 
     def _observe(self, prompts: np.ndarray, log_p: Tensor, begins: Tensor) -> Mapping[str, Tensor]:
         return {"swept": swept(log_p, begins, self.temperatures)}

@@ -1,0 +1,91 @@
+"""What is asked of values that a user writes, in a YAML file or in Python."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from numbers import Integral
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
+
+import yaml
+
+T = TypeVar("T")
+Kind: TypeAlias = type[ValueError]
+Keys: TypeAlias = Collection[str]
+
+
+def read_yaml(file: Path, parse: Callable[[Any], T], error: Kind) -> T:
+    """What `parse` makes of the content of a YAML file.
+
+    Raises:
+        ValueError: of the class `error`, if the file is not YAML or `parse` refuses it so; the
+            message names the file.
+    """
+    try:
+        return parse(_content(file, error))
+    except error as fault:
+        raise error(f"{file}: {fault}") from fault
+
+
+def _content(file: Path, error: Kind) -> Any:
+    """PyYAML raises far more than its own error on a malformed value; all of it is the file's."""
+    try:
+        return yaml.load(file.read_text(encoding="utf-8"), _UniqueKeyLoader)
+    except _KeyFault as fault:
+        raise error(str(fault)) from fault
+    except UnicodeDecodeError as fault:
+        raise error(f"must be UTF-8 text: {fault}") from fault
+    except (yaml.YAMLError, ValueError, TypeError, KeyError, RecursionError) as fault:
+        raise error(f"not valid YAML: {' '.join(str(fault).split())}") from fault
+
+
+class _KeyFault(ValueError):
+    """A key that is no string, or comes twice."""
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """PyYAML keeps the last of two equal keys in silence; a file must not lose one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            line = key_node.start_mark.line + 1
+            if not isinstance(key, str):
+                raise _KeyFault(f"line {line}: key must be a string, got {key!r}. Quote it.")
+            if key in keys:
+                raise _KeyFault(f"line {line}: key {key!r} appears twice. Remove one.")
+            keys.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def check_keys(place: str, item: Any, keys: Keys, error: Kind, ignored: Keys = ()) -> None:
+    """Refuse what is not a mapping with exactly these keys, and perhaps ignored ones."""
+    if not isinstance(item, Mapping):
+        raise error(f"{place} must be a mapping, got {type(item).__name__}.")
+    if unknown := [key for key in item if key not in {*keys, *ignored}]:
+        raise error(f"{place}: unknown key {unknown[0]!r}. Allowed: {', '.join(keys)}.")
+    if missing := [key for key in keys if key not in item]:
+        raise error(f"{place}: key {missing[0]!r} is missing. Add it.")
+
+
+def check_text(what: str, value: Any, error: Kind) -> None:
+    """Refuse what is not a string of Unicode with something in it."""
+    if not isinstance(value, str) or not value.strip():
+        raise error(f"{what} must be a non-blank string, got {value!r}. Quote or fill it.")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise error(f"{what} must be Unicode text, got {value!r}. Write the character itself.")
+
+
+def check_unique(what: str, values: Iterable[str], error: Kind) -> None:
+    """Refuse a value that comes twice; `what` names the values, as the subject of a sentence."""
+    seen: set[str] = set()
+    for value in values:
+        if value in seen:
+            raise error(f"{what} must be unique, got {value!r} twice. Remove or rename one.")
+        seen.add(value)
+
+
+def is_whole(value: Any) -> bool:
+    """Whether a value is an integer, Python's or NumPy's, and no bool."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
