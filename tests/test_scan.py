@@ -30,10 +30,9 @@ from crystalmon.runs.store import RunStore
 from crystalmon.scan.chat_templates import find_chat_template
 from crystalmon.scan.families import FAMILIES
 from crystalmon.scan.scan import ScanError, ScanResult, scan
-from crystalmon.scan.scan_folder import on_folder
 from crystalmon.scan.stages import Stage, expand_stages, parse_stages
 from crystalmon.scoring.models import ASSETS_DIR, find_model, load_model
-from crystalmon.scoring.ranks import RankError, Ranks
+from crystalmon.scoring.ranks import Ranks
 from crystalmon.suites.tasks import TaskSuite, load_suite
 
 TINY = ASSETS_DIR / "liquid-tiny"
@@ -479,10 +478,10 @@ def test_only_rank_0_reads_the_suite_and_the_folders(stages, small, tmp_path, mo
     inside = []
 
     class Watched(Ranks):
-        def on_main(self, work):
+        def on_main(self, work, *kinds):
             inside.append(work)
             try:
-                return super().on_main(work)
+                return super().on_main(work, *kinds)
             finally:
                 inside.pop()
 
@@ -539,10 +538,10 @@ def test_only_what_stands_against_writing_ends_the_scan(stages, small, tmp_path,
 
 
 def test_a_full_disk_is_the_same_error_on_every_rank(monkeypatch):
-    told = (None, "the disk is full"), "", RankError
+    told = None, "RunFolderError: the disk is full", RunFolderError
     monkeypatch.setattr(Ranks, "broadcast", lambda self, value: told)
     with pytest.raises(RunFolderError, match="the disk is full"):
-        on_folder(Ranks(1, 2), list)
+        Ranks(1, 2).on_main(list, RunFolderError)
 
 
 def test_without_its_base_nothing_is_measured(stages, small, tmp_path, capsys):

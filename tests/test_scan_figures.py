@@ -19,16 +19,7 @@ from crystalmon.analysis.verdicts import judge_run
 from crystalmon.cli.main import main
 from crystalmon.report.answer_figures import MOST_CHOICES, MOST_STAGES, histogram, pick_stages
 from crystalmon.report.page import report_html, write_report
-from crystalmon.report.scan_data import (
-    TaskStages,
-    mean_band,
-    proxy_mass,
-    proxy_mse,
-    read_stages,
-    seed_mass,
-    seed_mse,
-    variety,
-)
+from crystalmon.report.scan_data import TaskStages, mean_band, read_stages
 from crystalmon.report.scan_figures import scan_figures, write_scan_figures
 from crystalmon.report.style import figure_svg
 from crystalmon.report.transfer_figure import null_band, transfer_figure
@@ -78,20 +69,14 @@ def test_the_measures_are_those_of_scan_json(scanned):
     run, found = scanned
     stages = read_stages(run, found)
     assert stages.names == ("base", "sft", "dpo")
-    for measure, key in (
-        (variety, "variety"),
-        (proxy_mse, "proxy_mse"),
-        (proxy_mass, "proxy_mass"),
-        (seed_mse, "final_seed_mse"),
-        (seed_mass, "final_seed_mass"),
-    ):
-        band, count = mean_band(stages.tasks.values(), measure) or pytest.fail(key)
+    for key in ("variety", "proxy_mse", "proxy_mass", "final_seed_mse", "final_seed_mass"):
+        band, count = mean_band(stages.tasks.values(), key) or pytest.fail(key)
         assert count == TASKS
         np.testing.assert_allclose(band.value, list(found["mean"][key].values()), rtol=1e-6)
         assert (band.low <= band.value).all()
         assert (band.value <= band.high).all()
         assert band.low[0] < band.high[0]
-        own, _ = mean_band([stages.tasks["task-1"]], measure) or pytest.fail(key)
+        own, _ = mean_band([stages.tasks["task-1"]], key) or pytest.fail(key)
         np.testing.assert_allclose(
             own.value, list(found["tasks"]["task-1"][key].values()), rtol=1e-6
         )
@@ -100,10 +85,10 @@ def test_the_measures_are_those_of_scan_json(scanned):
 def test_a_task_without_a_seed_or_a_proxy_has_no_such_measure():
     q = np.random.default_rng(0).dirichlet(np.ones(3), size=(2, 5))
     bare = TaskStages(("a", "b", "c"), q, None, np.full(3, np.nan))
-    for measure in (seed_mse, seed_mass, proxy_mse, proxy_mass):
-        assert mean_band([bare], measure) is None
-    assert mean_band([bare], variety) is not None
-    assert mean_band([TaskStages(("a", "b", "c"), q[:, :1], None, bare.proxy)], variety) is None
+    for key in ("final_seed_mse", "final_seed_mass", "proxy_mse", "proxy_mass"):
+        assert mean_band([bare], key) is None
+    assert mean_band([bare], "variety") is not None
+    assert mean_band([TaskStages(("a", "b", "c"), q[:, :1], None, bare.proxy)], "variety") is None
 
 
 def test_a_stage_with_nan_is_a_gap_and_no_error(scanned):
@@ -111,7 +96,7 @@ def test_a_stage_with_nan_is_a_gap_and_no_error(scanned):
     task = stages.tasks["task-0"]
     q = task.q.copy()
     q[1] = np.nan
-    found = mean_band([TaskStages(task.choices, q, task.seed, task.proxy)], seed_mse)
+    found = mean_band([TaskStages(task.choices, q, task.seed, task.proxy)], "final_seed_mse")
     assert found is not None
     assert np.isnan(found[0].value).tolist() == [False, True, False]
 

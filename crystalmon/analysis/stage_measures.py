@@ -25,6 +25,9 @@ _SUITE_KEYS = ("order", "crystallinity", "seed_mass", "seed_mse", "liquidity", "
 _TASK_KEYS = ("variety", "seed_mse", "seed_mass", "proxy_mse", "proxy_mass")
 _FINAL_KEYS = ("final_seed_mse", "final_seed_mass")
 
+Measure = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""(answers q [..., P, C], weights w of the prompts [P] or [R, P]) → one value, or [R, ...]."""
+
 
 def stage_names(run: Run) -> dict[int, str]:
     """By step, the stage's name; of a run that is no scan, the step itself."""
@@ -86,32 +89,37 @@ def measure_stages(run: Run) -> dict[str, Any]:
     }
 
 
-def _measure_task(
-    found: Mapping[str, TaskRecord], b: np.ndarray, target: np.ndarray, seed: int | None
-) -> dict[str, Any]:
-    """One task, whose records are `found` by stage, against the base's answers b [P, C].
+def task_measures(base: np.ndarray, seed: int | None, proxy: np.ndarray) -> dict[str, Measure]:
+    """By key, the measures on the answers to one task.
 
-    `target` [C] is the proxy seed, NaN without one; `seed` is the one that has won in the end.
+    Args:
+        base: [P, C] the base's answers.
+        seed: the base prompt that has won; None leaves out its measures.
+        proxy: [C] the proxy seed; where it is NaN, so are its measures.
     """
-    w = uniform_weights(len(b))
-
-    def by_stage(measure: Callable[[TaskRecord], Any]) -> dict[str, Any]:
-        return {stage: measure(task) for stage, task in found.items()}
-
-    measured = {
-        "variety": by_stage(lambda task: float(variety(task.q, w))),
-        "seed_mse": by_stage(lambda task: task.metrics["seed_mse"]),
-        "seed_mass": by_stage(lambda task: task.metrics["seed_mass"]),
-        "proxy_mse": by_stage(lambda task: float(squared_error(task.q, target, w))),
-        "proxy_mass": by_stage(lambda task: float(support_mass(task.q, target, w))),
-        "proxy_seed": target.tolist(),
-        "histogram": by_stage(lambda task: task.q.mean(axis=0).tolist()),
-        "final_seed": seed,
+    measures: dict[str, Measure] = {
+        "variety": variety,
+        "proxy_mse": lambda q, w: squared_error(q, proxy, w),
+        "proxy_mass": lambda q, w: support_mass(q, proxy, w),
     }
     if seed is not None:
-        end, others = b[seed], without_prompt(w, seed)
-        measured["final_seed_mse"] = by_stage(lambda t: float(squared_error(t.q, end, others)))
-        measured["final_seed_mass"] = by_stage(lambda t: float(support_mass(t.q, end, w)))
+        end = base[seed]
+        measures["final_seed_mse"] = lambda q, w: squared_error(q, end, without_prompt(w, seed))
+        measures["final_seed_mass"] = lambda q, w: support_mass(q, end, w)
+    return measures
+
+
+def _measure_task(
+    found: Mapping[str, TaskRecord], b: np.ndarray, proxy: np.ndarray, seed: int | None
+) -> dict[str, Any]:
+    """One task, whose records are `found` by stage; the rest as in `task_measures`."""
+    w = uniform_weights(len(b))
+    measured: dict[str, Any] = {"proxy_seed": proxy.tolist(), "final_seed": seed}
+    for key in ("seed_mse", "seed_mass"):
+        measured[key] = {stage: task.metrics[key] for stage, task in found.items()}
+    for key, measure in task_measures(b, seed, proxy).items():
+        measured[key] = {stage: float(measure(task.q, w)) for stage, task in found.items()}
+    measured["histogram"] = {stage: task.q.mean(axis=0).tolist() for stage, task in found.items()}
     return measured
 
 

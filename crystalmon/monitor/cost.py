@@ -9,12 +9,14 @@ Axes: N prompts, P and C prompts and choices of a task, V vocabulary, D hidden s
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 from torch import Tensor, nn
 
 from crystalmon.monitor.schedule import probe_steps
+from crystalmon.runs.records import Stored
 from crystalmon.scoring.forward import MAX_BATCH_LOGITS, output_head
 from crystalmon.scoring.models import empty_model
 from crystalmon.scoring.plan import ScoringPlan
@@ -76,7 +78,7 @@ class ModelSize:
 
 
 @dataclass(frozen=True)
-class Cost:
+class Cost(Stored):
     """What a run's probes cost.
 
     Args:
@@ -113,10 +115,6 @@ class Cost:
     step_seconds: float | None = None
     time_share: float | None = None
     probes_allowed: int | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """All fields as plain values."""
-        return asdict(self)
 
 
 def estimate_cost(
@@ -159,12 +157,7 @@ def estimate_cost(
         TypeError: for what is no number, and for a model without a language-modelling head.
     """
     run = {"every": every, "tokens_per_step": tokens_per_step, "step_seconds": step_seconds}
-    for name, value in {"steps": steps, **run}.items():
-        _check_positive(name, value)
-    needs = [*((name, "steps", steps) for name in run), ("step_seconds", "rate", rate)]
-    for name, other, needed in needs:
-        if run[name] is not None and needed is None:
-            raise ValueError(f"{name} must come with {other}, got {run[name]!r} alone. Give both.")
+    _check_run(run, steps, rate)
     size = config if isinstance(config, ModelSize) else model_size(config)
     tokens, pairs = count_tree(plan.rows)
     rows, prompts = len(plan.rows), plan.num_prompts
@@ -306,6 +299,15 @@ def format_cost(cost: Cost) -> str:
             f"time; max_overhead={EXAMPLE_OVERHEAD:g} {fit}"
         )
     return "\n".join(lines)
+
+
+def _check_run(run: Mapping[str, float | None], steps: int | None, rate: Rate | None) -> None:
+    for name, value in {"steps": steps, **run}.items():
+        _check_positive(name, value)
+    needs = [*((name, "steps", steps) for name in run), ("step_seconds", "rate", rate)]
+    for name, other, needed in needs:
+        if run[name] is not None and needed is None:
+            raise ValueError(f"{name} must come with {other}, got {run[name]!r} alone. Give both.")
 
 
 def _check_positive(name: str, value: Any) -> None:

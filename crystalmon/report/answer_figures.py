@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from crystalmon.metrics.bootstrap import uniform_weights
 from crystalmon.report import style
 from crystalmon.report.palette import SHADE, STAGE_COLOURS
-from crystalmon.report.scan_data import ScanStages, TaskStages, variety
+from crystalmon.report.scan_data import ScanStages, TaskStages, measure
 from crystalmon.report.style import COLUMNS, SMALL, TEXT, clipped
 
 MOST_CHOICES = 16
@@ -27,7 +27,7 @@ def variety_figure(stages: ScanStages) -> Figure:
     """Every prompt's answers in the base beside those in the stage that stands for SFT.
 
     Lines are prompts, sorted by what they answer most in the base, the same on both sides; columns
-    are choices. Over each map stands `scan_data.variety`. Without such a stage, the last is shown.
+    are choices. Over each map stands its `variety`. Without such a stage, the last is shown.
     """
     late = len(stages.names) - 1
     if stages.proxy_stage is not None:
@@ -41,7 +41,7 @@ def variety_figure(stages: ScanStages) -> Figure:
     for part, (name, task) in zip(parts.flat, stages.tasks.items(), strict=False):
         part.suptitle(clipped(name), **style.TITLE)
         ranks = np.argsort(task.q[0].argmax(axis=1), kind="stable")
-        varieties = variety(task, uniform_weights(task.q.shape[1])[None])
+        varieties = measure(task, "variety", uniform_weights(task.q.shape[1])[None])
         axes = part.subplots(1, len(places), squeeze=False)[0]
         for ax, place in zip(axes, places, strict=True):
             ax.imshow(task.q[place][ranks], aspect="auto", cmap=shades, norm=norm)

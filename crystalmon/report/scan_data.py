@@ -6,13 +6,13 @@ Intervals are over prompts, which each task resamples on its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from crystalmon.metrics import answers, seeds
+from crystalmon.analysis.stage_measures import task_measures
 from crystalmon.metrics.bootstrap import bootstrap_interval, bootstrap_weights, uniform_weights
 from crystalmon.runs.reader import Run
 
@@ -61,10 +61,6 @@ class StageBand:
     high: np.ndarray
 
 
-Measure = Callable[[TaskStages, np.ndarray], np.ndarray | None]
-"""(task, [R, P] weights of prompts) → [R, S]; None where the task has no such measure."""
-
-
 def read_stages(run: Run, found: Mapping[str, Any]) -> ScanStages:
     """The stages of a scan.
 
@@ -93,50 +89,26 @@ def read_stages(run: Run, found: Mapping[str, Any]) -> ScanStages:
     return ScanStages(tuple(listed.values()), tasks, found["proxy_stage"])
 
 
-def variety(task: TaskStages, weights: np.ndarray) -> np.ndarray | None:
-    """`answers.variety` of the prompts; None for a single prompt."""
-    if task.q.shape[1] < 2:
+def measure(task: TaskStages, key: str, weights: np.ndarray) -> np.ndarray | None:
+    """One of `stage_measures.task_measures`: [R, S] values for weights [R, P] of the prompts.
+
+    None where the task has no such measure: without a seed, a proxy or a second prompt.
+    """
+    found = task_measures(task.q[0], task.seed, task.proxy).get(key)
+    if found is None:
         return None
-    return np.stack([answers.variety(q, weights) for q in task.q], axis=-1)
+    values = np.stack([found(q, weights) for q in task.q], axis=-1)
+    return None if np.isnan(values[0, 0]) else values
 
 
-def seed_mse(task: TaskStages, weights: np.ndarray) -> np.ndarray | None:
-    """`seeds.squared_error` from the winning seed, over prompts but its own."""
-    if task.seed is None:
-        return None
-    others = seeds.without_prompt(weights, task.seed)
-    return seeds.squared_error(task.q, task.q[0, task.seed], others)
-
-
-def seed_mass(task: TaskStages, weights: np.ndarray) -> np.ndarray | None:
-    """Mass on the support of the winning seed, mean over prompts."""
-    if task.seed is None:
-        return None
-    return seeds.support_mass(task.q, task.q[0, task.seed], weights)
-
-
-def proxy_mse(task: TaskStages, weights: np.ndarray) -> np.ndarray | None:
-    """`seeds.squared_error` from the proxy seed."""
-    if np.isnan(task.proxy).any():
-        return None
-    return seeds.squared_error(task.q, task.proxy, weights)
-
-
-def proxy_mass(task: TaskStages, weights: np.ndarray) -> np.ndarray | None:
-    """Mass on the support of the proxy seed, mean over prompts."""
-    if np.isnan(task.proxy).any():
-        return None
-    return seeds.support_mass(task.q, task.proxy, weights)
-
-
-def mean_band(tasks: Iterable[TaskStages], measure: Measure) -> tuple[StageBand, int] | None:
+def mean_band(tasks: Iterable[TaskStages], key: str) -> tuple[StageBand, int] | None:
     """The mean over the tasks that have a measure, and how many have it; None if none has."""
     rng = np.random.default_rng(0)  # one for all: the tasks' resamples must not be the same
     found: list[np.ndarray] = []
     for task in tasks:
         count = task.q.shape[1]
         drawn = bootstrap_weights(count, TASK_RESAMPLES, rng)
-        values = measure(task, np.concatenate([uniform_weights(count)[None], drawn]))
+        values = measure(task, key, np.concatenate([uniform_weights(count)[None], drawn]))
         if values is not None:
             found.append(values)
     if not found:

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from crystalmon.report import scan_data, style
 from crystalmon.report.answer_figures import answers_figure, variety_figure
 from crystalmon.report.palette import BLUE, GREY, ORANGE
-from crystalmon.report.scan_data import Measure, ScanStages, StageBand
+from crystalmon.report.scan_data import ScanStages, StageBand
 from crystalmon.report.style import COLUMNS, SMALL, TEXT, WIDTH
 from crystalmon.runs.reader import Run
 
@@ -23,25 +23,21 @@ _SHARE = (0.0, 1.03)
 
 Limits = tuple[float, float] | None
 """Of y; None for 0 to a little above what is drawn."""
-Line = tuple[str, Measure, str]
-"""Label, measure and colour."""
+Line = tuple[str, str, str]
+"""Label, key of `stage_measures.task_measures`, and colour."""
 MeansPanel = tuple[str, Sequence[Line], Limits]
 """The label of the axis, the lines, the limits."""
 
 _ON_THE_WAY: tuple[MeansPanel, ...] = (
-    ("variety between prompts [nats]", [("", scan_data.variety, BLUE)], None),
-    ("MSE to the seed", [("", scan_data.seed_mse, BLUE)], None),
-    ("ProbMass of the seed", [("", scan_data.seed_mass, BLUE)], _SHARE),
+    ("variety between prompts [nats]", [("", "variety", BLUE)], None),
+    ("MSE to the seed", [("", "final_seed_mse", BLUE)], None),
+    ("ProbMass of the seed", [("", "final_seed_mass", BLUE)], _SHARE),
 )
 _BESIDE_THE_PROXY: tuple[MeansPanel, ...] = (
-    (
-        "MSE",
-        [("seed", scan_data.seed_mse, GREY), ("proxy seed", scan_data.proxy_mse, ORANGE)],
-        None,
-    ),
+    ("MSE", [("seed", "final_seed_mse", GREY), ("proxy seed", "proxy_mse", ORANGE)], None),
     (
         "ProbMass",
-        [("seed", scan_data.seed_mass, GREY), ("proxy seed", scan_data.proxy_mass, ORANGE)],
+        [("seed", "final_seed_mass", GREY), ("proxy seed", "proxy_mass", ORANGE)],
         _SHARE,
     ),
 )
@@ -87,13 +83,13 @@ def scan_figures(run: Run, found: Mapping[str, Any]) -> list[ScanFigure]:
             "seed_mse_tasks",
             "MSE to the seed, task by task",
             "Mean squared difference of the answers from the base's at the prompt that has won.",
-            _tasks_figure(stages, scan_data.seed_mse, "MSE", None),
+            _tasks_figure(stages, "final_seed_mse", "MSE", None),
         ),
         ScanFigure(
             "seed_mass_tasks",
             "ProbMass, task by task",
             "Probability on the smallest set of choices that holds 90% of the seed.",
-            _tasks_figure(stages, scan_data.seed_mass, "ProbMass", _SHARE),
+            _tasks_figure(stages, "final_seed_mass", "ProbMass", _SHARE),
         ),
         ScanFigure(
             "proxy",
@@ -138,8 +134,8 @@ def _means_figure(stages: ScanStages, panels: Sequence[MeansPanel]) -> Figure:
 
 def _draw_mean(ax: Axes, stages: ScanStages, line: Line, place: int) -> tuple[Line2D, str]:
     """Draw one line; it, and what it is over how many tasks."""
-    label, measure, colour = line
-    found = scan_data.mean_band(stages.tasks.values(), measure)
+    label, key, colour = line
+    found = scan_data.mean_band(stages.tasks.values(), key)
     if found is None:
         return ax.plot([], [], color=colour)[0], f"{label} (no task)".strip()
     band, count = found
@@ -164,14 +160,14 @@ def set_limits(ax: Axes, limits: Limits = None) -> None:
     ax.grid(axis="y", color=GREY, alpha=0.25, linewidth=0.6)
 
 
-def _tasks_figure(stages: ScanStages, measure: Measure, says: str, limits: Limits) -> Figure:
+def _tasks_figure(stages: ScanStages, key: str, says: str, limits: Limits) -> Figure:
     """A measure by stage with its 95% interval, one panel a task; `says` labels the axes."""
     figure = style.new_figure(0.5 + 2.0 * style.row_count(len(stages.tasks)))
     panels = style.task_axes(figure, list(stages.tasks))
     for place, (ax, task) in enumerate(zip(panels, stages.tasks.values(), strict=True)):
         lowest = place + COLUMNS >= len(panels)
         style.stage_axis(ax, stages.names, WIDTH / COLUMNS - _GAP, labels=lowest)
-        found = scan_data.mean_band([task], measure)
+        found = scan_data.mean_band([task], key)
         if found is None:
             ax.text(0.5, 0.5, "no seed", transform=ax.transAxes, ha="center", color=GREY)
             ax.set_yticks([])

@@ -9,15 +9,18 @@ from crystalmon.scan.stages import Stage
 from crystalmon.scoring.models import load_tokenizer
 
 
-def find_chat_template(source: str, stages: Sequence[Stage]) -> Any:
+def find_chat_template(source: str | None, stages: Sequence[Stage]) -> Any:
     """The template of a stage, by its name, or of any model: its text, or several texts by name.
 
     A folder of checkpoints, given as `NAME`, is its last stage, `NAME` or `NAME/checkpoint-N`.
+    None for no source.
 
     Raises:
         FileNotFoundError: if no tokenizer can be loaded from there.
         ValueError: if the tokenizer has no template.
     """
+    if source is None:
+        return None
     named = (s for s in reversed(stages) if s.name == source or s.name.startswith(f"{source}/"))
     where = next((stage.where for stage in named), source)
     template = getattr(load_tokenizer(where), "chat_template", None)

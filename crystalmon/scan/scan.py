@@ -23,7 +23,7 @@ from crystalmon.runs.files import RUN_FILE, RunFolderError, explained
 from crystalmon.runs.lock import no_other
 from crystalmon.scan.chat_templates import find_chat_template
 from crystalmon.scan.probe_stage import probe_stage
-from crystalmon.scan.scan_folder import ScanFolder, on_folder, scan_config
+from crystalmon.scan.scan_folder import ScanFolder, scan_config
 from crystalmon.scan.stages import Stage, expand_stages
 from crystalmon.scoring.models import load_model
 from crystalmon.scoring.plan import VIEWS, View
@@ -100,10 +100,7 @@ def scan(
     ranks, output = current_ranks(), Path(output)
     suite, listed = ranks.on_main(lambda: (load_suite(suite), expand_stages(stages)))
     places = ranks.on_main(lambda: _places(output, view))
-    source, template = chat_template_from, None
-    if source is not None:
-        template = ranks.on_main(lambda: find_chat_template(source, listed))
-
+    template = ranks.on_main(lambda: find_chat_template(chat_template_from, listed))
     told: set[str] = set()
 
     def load(where: str) -> tuple[Any, Any]:
@@ -116,7 +113,7 @@ def scan(
 
     with _alone({output, *places.values()}, ranks):
         ranks.on_main(lambda: _places(output, view))  # a scan may have ended meanwhile
-        configs = {own: scan_config(own, dtype, listed, source, template) for own in places}
+        configs = {v: scan_config(v, dtype, listed, chat_template_from, template) for v in places}
         folders = [ScanFolder(places[v], suite, listed, configs[v], ranks) for v in places]
         _measure_all(listed, folders, load, say)
         return [ScanResult(f.path, f.view, dict(f.failed), *f.conclude()) for f in folders]
@@ -168,7 +165,7 @@ def _alone(folders: Iterable[Path], ranks: Ranks) -> Iterator[None]:
                     folder.mkdir(parents=True, exist_ok=True)
                 held.enter_context(no_other(folder / ".scan.lock", "a scan"))
 
-        on_folder(ranks, hold)
+        ranks.on_main(hold, RunFolderError)
         yield
 
 

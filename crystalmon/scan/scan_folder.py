@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,31 +24,11 @@ from crystalmon.runs.store import RunStore, write_info
 from crystalmon.scan.stages import Stage
 from crystalmon.scoring.models import find_commit, find_mark, split_revision
 from crystalmon.scoring.plan import View
-from crystalmon.scoring.ranks import CONFIGURATION_ERRORS, Ranks, T, describe
+from crystalmon.scoring.ranks import CONFIGURATION_ERRORS, Ranks, describe
 from crystalmon.suites.tasks import TaskSuite
 
 STAGES_KEY = "stages"
 """In `run.json`: the stages, each with its `name`, `model`, `revision` and `step`."""
-
-
-def on_folder(ranks: Ranks, work: Callable[[], T]) -> T:
-    """The result of rank 0's work on a run folder, on every rank.
-
-    Raises:
-        RunFolderError: on every rank, if the folder cannot be written to.
-        Exception: what else the work raises; see `Ranks.on_main`.
-    """
-
-    def attempt() -> tuple[Any, str]:
-        try:
-            return work(), ""
-        except RunFolderError as error:
-            return None, str(error)
-
-    result, failure = ranks.on_main(attempt)
-    if failure:
-        raise RunFolderError(failure)
-    return result
 
 
 def scan_config(
@@ -95,7 +75,7 @@ class ScanFolder:
         self.suite, self.view = suite, config["view"]
         self._stages, self._config, self._ranks = stages, config, ranks
         self._store: RunStore | None = None
-        self._info, self.records, self.changed = on_folder(ranks, self._take_up)
+        self._info, self.records, self.changed = ranks.on_main(self._take_up, RunFolderError)
         self.failed: dict[str, str] = {}
 
     @property
@@ -127,19 +107,19 @@ class ScanFolder:
             for model, revision in [split_revision(stage.where)]
         ]
         self.records = {}
-        on_folder(self._ranks, lambda: self._keep_base(monitor))
+        self._ranks.on_main(lambda: self._keep_base(monitor), RunFolderError)
 
     def write(self, made: Sequence[tuple[ProbeRecord, list[Event]]], monitor: Monitor) -> None:
         """Write a probe with its events, then those of the stages after it, measured anew."""
         step = made[0][0].step
-        on_folder(self._ranks, lambda: self._write(made, monitor))
+        self._ranks.on_main(lambda: self._write(made, monitor), RunFolderError)
         before = {each: record for each, record in self.records.items() if each < step}
         self.records = before | {record.step: record for record, _ in made}
         self.changed = self.changed - {step} if step else set()
 
     def conclude(self) -> tuple[dict[str, Any], tuple[Verdict, ...]]:
         """Write `scan.json`; its content, and the verdicts in it, are empty without the base."""
-        return on_folder(self._ranks, self._conclude) if self.has_base else ({}, ())
+        return self._ranks.on_main(self._conclude, RunFolderError) if self.has_base else ({}, ())
 
     def _take_up(self) -> tuple[dict[str, Any], dict[int, ProbeRecord], set[int]]:
         """What an earlier scan has left: the content of `run.json`, `records` and `changed`."""

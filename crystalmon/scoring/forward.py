@@ -108,32 +108,40 @@ def score_rows(
     queue = _batches(plan, route, left, tokens, outputs, share.size)
 
     def run(batch: Sequence[TokenSequence], counts: bool) -> None:
-        with route.taken(model):
-            rows, log_p = next_token_log_probs(model, head, batch, route)
+        rows, log_p = next_token_log_probs(model, head, batch, route)
         if counts:
             consume(rows, log_p)
 
     while queue:
-        batches, rest = queue[: share.size], queue[share.size :]
+        batches, queue = queue[: share.size], queue[share.size :]
         # a rank without a batch of its own runs the last one again, for nothing
         batch = batches[min(share.rank, len(batches) - 1)]
         _, failure = attempt(partial(run, batch, share.rank < len(batches)))
-        if not ranks.share_failure(failure, out_of_memory):
-            queue = rest
-            continue
-        # the tree of one prompt stays whole
-        whole = (len(b) == 1 and sum(plan.row_parent[[*b[0].rows]] < 0) < 2 for b in batches)
-        if all(whole):
-            raise failure or RankError("another rank has no memory left for a single prompt")
-        failure = None  # it holds on to the tensors of the pass that failed
-        if next(model.parameters()).is_cuda:
-            torch.cuda.empty_cache()  # a smaller batch may not fit into the cached blocks
-        failed = max(len(batch) * len(batch[0].tokens) for batch in batches)
-        tokens, outputs = min(tokens, failed) // 2, max(1, outputs // 2)
-        logger.warning("crystalmon: out of memory; going on with %d tokens a batch.", tokens)
-        left = [row for batch in batches + rest for sequence in batch for row in sequence.rows]
-        queue = _batches(plan, route, left, tokens, outputs, share.size)
+        if ranks.share_failure(failure, out_of_memory):
+            if all(len(each) == 1 and _is_one_prompt(plan, each[0]) for each in batches):
+                raise failure or RankError("another rank has no memory left for a single prompt")
+            failure = None  # it holds on to the tensors of the pass that failed
+            tokens, outputs = _halved(model, batches, tokens, outputs)
+            left = [row for each in batches + queue for one in each for row in one.rows]
+            queue = _batches(plan, route, left, tokens, outputs, share.size)
     return tokens
+
+
+def _is_one_prompt(plan: ScoringPlan, sequence: TokenSequence) -> bool:
+    """Whether a sequence holds one prompt's rows at most: it cannot be made smaller."""
+    return sum(plan.row_parent[[*sequence.rows]] < 0) < 2
+
+
+def _halved(
+    model: nn.Module, batches: Sequence[Sequence[TokenSequence]], tokens: int, outputs: int
+) -> tuple[int, int]:
+    """The limits of a batch after some had no memory; what the device has cached is freed."""
+    if next(model.parameters()).is_cuda:
+        torch.cuda.empty_cache()  # a smaller batch may not fit into the cached blocks
+    failed = max(len(batch) * len(batch[0].tokens) for batch in batches)
+    tokens = min(tokens, failed) // 2
+    logger.warning("crystalmon: out of memory; going on with %d tokens a batch.", tokens)
+    return tokens, max(1, outputs // 2)
 
 
 def batch_limits(model: nn.Module, head: nn.Module) -> tuple[int, int]:
@@ -170,15 +178,16 @@ def next_token_log_probs(
 ) -> tuple[np.ndarray, Tensor]:
     """One forward pass: (row indices [M], log_p [M, V] float32), in the order of the outputs.
 
-    Run it within `undisturbed(model)` and `route.taken(model)`.
+    Run it within `undisturbed(model)`.
     """
-    where = [(b, position) for b, sequence in enumerate(batch) for position in sequence.outputs]
-    with answer_positions(head, torch.tensor(where)):
-        output = model(**_inputs(model, batch, route))
-    logits = output.logits if hasattr(output, "logits") else output[0]
     rows = np.array([row for sequence in batch for row in sequence.rows])
-    wide = logits[0] if logits.dtype == torch.float64 else logits[0].float()
-    return rows, wide.log_softmax(dim=-1).float()
+    where = [(b, position) for b, sequence in enumerate(batch) for position in sequence.outputs]
+    with route.taken(model):
+        with answer_positions(head, torch.tensor(where)):
+            output = model(**_inputs(model, batch, route))
+        logits = output.logits if hasattr(output, "logits") else output[0]
+        wide = logits[0] if logits.dtype == torch.float64 else logits[0].float()
+        return rows, wide.log_softmax(dim=-1).float()
 
 
 def output_head(model: nn.Module) -> nn.Module:

@@ -49,15 +49,16 @@ class Ranks:
         dist.broadcast_object_list(box, src=0)
         return box[0]
 
-    def on_main(self, work: Callable[[], T]) -> T:
+    def on_main(self, work: Callable[[], T], *kinds: type[Exception]) -> T:
         """Do something on rank 0 only and give every rank its result.
 
         Raises:
             Exception: what the work raises on rank 0. The other ranks raise the same kind if it is
-                one of `CONFIGURATION_ERRORS`, else a `RankError`.
+                one of `kinds` or `CONFIGURATION_ERRORS`, else a `RankError`.
         """
         result, failure = attempt(work) if self.is_main else (None, None)
-        kind = next((k for k in CONFIGURATION_ERRORS if isinstance(failure, k)), RankError)
+        same = (*kinds, *CONFIGURATION_ERRORS)
+        kind = next((kind for kind in same if isinstance(failure, kind)), RankError)
         result, told, kind = self.broadcast((result, describe(failure), kind))
         if failure is not None:
             raise failure

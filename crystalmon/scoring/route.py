@@ -103,8 +103,7 @@ def choose_precision(
     head = output_head(model)
 
     def answers(route: Route) -> Tensor:
-        with route.taken(model):
-            found = [next_token_log_probs(model, head, [each], route)[1] for each in sequences]
+        found = [next_token_log_probs(model, head, [each], route)[1] for each in sequences]
         return torch.cat(found)
 
     with undisturbed(model):
@@ -129,8 +128,7 @@ def _check_causal(
         chain = TokenSequence(tokens, (-1, *places[:-1]), places, (len(prompt) - 1,), (0,))
         return next_token_log_probs(model, head, [chain], route)[1]
 
-    with route.taken(model):
-        difference = deviation(answer(prompt + more), answer(prompt), truth)
+    difference = deviation(answer(prompt + more), answer(prompt), truth)
     if difference > (ROUTE_TOLERANCE if route.precision == "float32" else HALF_TOLERANCE):
         raise TypeError(
             "model must be causal, but what follows a prompt changes the answer of "

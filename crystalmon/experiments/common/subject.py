@@ -126,8 +126,7 @@ class Subject:
     def _log_probs(self, texts: Sequence[Text], batch: Sequence[int], route: Route) -> list[Tensor]:
         """[M, V] of each text of a batch."""
         sequences = [sequence_of(texts[index]) for index in batch]
-        with route.taken(self.model):
-            _, log_p = next_token_log_probs(self.model, output_head(self.model), sequences, route)
+        _, log_p = next_token_log_probs(self.model, output_head(self.model), sequences, route)
         return list(log_p.split([len(texts[index].positions) for index in batch]))
 
     def check_room(self, tokens: int) -> None:
