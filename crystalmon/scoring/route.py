@@ -33,11 +33,14 @@ from crystalmon.scoring.trie import Trie
 logger = logging.getLogger(__name__)
 
 ROUTE_TOLERANCE = 1e-4
-"""Largest `deviation` between tree and rows, both in float32, at which they count as equal. Rounding
-is near 1e-6."""
+"""Largest `deviation` between tree and rows, both in float32, at which they count as equal.
+Rounding is near 1e-6."""
 
 HALF_TOLERANCE = 0.3
 """The same between a model's own half precision and float32, which round differently."""
+
+LEAST_SPREAD = 0.3
+"""Differences between prompts, in nats, below which `deviation` would measure rounding alone."""
 
 Answers = Callable[[Route], Tensor]
 """What a model answers to the trial when run by a route: log-probabilities [M, V]."""
@@ -160,9 +163,9 @@ def _better(
 def deviation(found: Tensor, truth: Tensor, among: Tensor | None = None) -> float:
     """How far answers lie from the true ones, relative to how much the prompt changes those.
 
-    max_m rms_v(z'_mv − z_mv) / rms_mv(z_mv − mean_m z_mv), where z are log-probabilities [M, V].
-    It does not depend on the scale of the weights or on the size of the vocabulary. Values that
-    are not finite in both are left out.
+    max_m rms_v(z'_mv − z_mv) / max(rms_mv(z_mv − mean_m z_mv), `LEAST_SPREAD`), where z are
+    log-probabilities [M, V], does not depend on the size of the vocabulary. Values that are not
+    finite in both are left out. Of a single row, the mean is that over the vocabulary.
 
     Args:
         found, truth: z' and z.
@@ -170,8 +173,9 @@ def deviation(found: Tensor, truth: Tensor, among: Tensor | None = None) -> floa
     """
     rows = truth if among is None else among
     error = (found - truth).nan_to_num(posinf=0.0, neginf=0.0)
-    spread = (rows - rows.mean(dim=0)).nan_to_num(posinf=0.0, neginf=0.0)
-    scale = spread.square().mean().sqrt().clamp_min(torch.finfo(torch.float32).tiny)
+    mean = rows.mean(dim=0) if len(rows) > 1 else rows.nan_to_num(posinf=0.0, neginf=0.0).mean()
+    spread = (rows - mean).nan_to_num(posinf=0.0, neginf=0.0)
+    scale = spread.square().mean().sqrt().clamp_min(LEAST_SPREAD)
     return float(error.square().mean(dim=1).sqrt().max() / scale)
 
 
