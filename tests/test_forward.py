@@ -8,12 +8,18 @@ import numpy as np
 import pytest
 import torch
 from transformers import (
+    BertConfig,
+    BertForMaskedLM,
     Gemma2Config,
     Gemma2ForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
+    Lfm2Config,
+    Lfm2ForCausalLM,
     MambaConfig,
     MambaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
 )
@@ -24,7 +30,7 @@ from crystalmon.scoring.forward import Route, score_rows
 from crystalmon.scoring.isolation import undisturbed
 from crystalmon.scoring.plan import build_plan
 from crystalmon.scoring.ranks import Ranks
-from crystalmon.scoring.route import choose_route, computes_wide
+from crystalmon.scoring.route import choose_route, computes_wide, deviation
 from crystalmon.scoring.score import score
 
 SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
@@ -306,3 +312,56 @@ def test_tf32_is_off_within_and_back_afterwards(model, precision):
     finally:
         for place, value in zip(places, before, strict=True):
             place.fp32_precision = value
+
+
+MANY = 32_000
+"""Tokens: at random initialization every probability is near 3e-5."""
+
+
+def mistral(vocabulary):
+    return MistralForCausalLM(
+        MistralConfig(vocab_size=vocabulary, **SMALL, **HEADS, sliding_window=8)
+    )
+
+
+def lfm2(vocabulary):
+    kinds = ["conv", "full_attention"]
+    return Lfm2ForCausalLM(Lfm2Config(vocab_size=vocabulary, **SMALL, **HEADS, layer_types=kinds))
+
+
+@pytest.mark.parametrize(("make", "method"), [(mistral, "rows"), (lfm2, "rows"), (qwen2, "tree")])
+def test_an_untrained_model_over_a_large_vocabulary_is_found_out_too(make, method, plan):
+    torch.manual_seed(0)
+    assert choose_route(make(MANY).eval(), plan).method == method
+
+
+def test_a_deviation_depends_neither_on_scale_nor_on_the_size_of_the_vocabulary():
+    torch.manual_seed(0)
+    truth, noise = torch.randn(8, 50), torch.randn(8, 50)
+    found = deviation(truth + 0.01 * noise, truth)
+    assert found == pytest.approx(0.01, rel=0.5)
+    assert deviation(7 * (truth + 0.01 * noise), 7 * truth) == pytest.approx(found)
+    wider = truth.repeat(1, 9)
+    assert deviation(wider + 0.01 * noise.repeat(1, 9), wider) == pytest.approx(found)
+
+
+def test_a_deviation_leaves_out_what_is_infinite_in_both():
+    masked = torch.randn(3, 4)
+    masked[:, 1] = -torch.inf
+    assert deviation(masked, masked) == 0.0
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_a_bidirectional_model_is_refused(plan, tokenizer, precision):
+    config = BertConfig(vocab_size=MANY, **SMALL, num_attention_heads=2)
+    with pytest.raises(TypeError, match=r"causal.*BertForMaskedLM"):
+        choose_route(BertForMaskedLM(config).eval().to(precision), plan)
+
+
+def test_a_prompt_as_long_as_the_context_can_be_proven(plan, tokenizer):
+    longest = max(map(len, plan.rows))
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(
+        GPT2Config(vocab_size=len(tokenizer), n_embd=32, n_layer=2, n_head=2, n_positions=longest)
+    )
+    choose_route(model.eval(), plan)

@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
+from transformers import T5Config, T5ForConditionalGeneration
 
 import crystalmon
-from crystalmon.metrics.answers import liquidity
+from crystalmon.metrics.answers import answer_distributions, liquidity
 from crystalmon.metrics.bootstrap import uniform_weights
 from crystalmon.monitor.probe import Monitor
 from crystalmon.runs.records import PHASES, ProbeRecord
-from crystalmon.scoring.forward import score_rows
+from crystalmon.scoring.forward import Route, score_rows
 from crystalmon.scoring.models import ASSETS_DIR
+from crystalmon.scoring.score import score
 from crystalmon.suites.tasks import Choice, Task, TaskSuite
 
 SPEC_KEYS = {
@@ -197,3 +199,62 @@ def test_adapters_are_part_of_a_first_probe(model, tokenizer, suite):
     adapted = get_peft_model(model, LoraConfig(target_modules=["q_proj"], init_lora_weights=False))
     record = Monitor(adapted, tokenizer, suite).probe(0, unchanged=True)
     assert record.metrics["free_energy"] > 0
+
+
+class Leaky(torch.nn.Module):
+    """Adds to each token's state some of the one before it in the sequence, whatever the mask."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner, self.share = inner, torch.nn.Parameter(torch.zeros(()))
+
+    def forward(self, hidden, *args, **kwargs):
+        before = torch.nn.functional.pad(hidden, (0, 0, 1, 0))[:, :-1]
+        return self.inner(hidden + self.share * before, *args, **kwargs)
+
+
+@pytest.fixture
+def leaky(model):
+    """A model that ignores the mask once its `share` is trained, as a gate that starts at zero."""
+    model.model.layers[1].mlp = Leaky(model.model.layers[1].mlp)
+    return model
+
+
+def test_a_route_that_training_breaks_is_found_and_left(leaky, tokenizer, suite, caplog):
+    monitor = Monitor(leaky, tokenizer, suite)
+    assert monitor.route.method == "tree"
+    for step in range(6):
+        monitor.probe(step, unchanged=step == 0)
+        assert monitor.doubtful_after is None
+    with torch.no_grad():
+        leaky.model.layers[1].mlp.share.fill_(3.0)
+    record = monitor.probe(6)
+    assert monitor.route.method == "rows"
+    assert monitor.doubtful_after in (4, 5)
+    assert caplog.text.count("no longer get the model's own answers") == 1
+    truth = score(leaky, monitor.plan, route=Route("rows", "float32")).log_choice
+    for task, table in zip(suite, truth, strict=True):
+        q, _ = answer_distributions(table)
+        np.testing.assert_allclose(record.tasks[task.name].q, q, atol=1e-5)
+    monitor.probe(7)
+    assert monitor.doubtful_after is None
+
+
+def test_a_route_is_proven_again_at_doubling_intervals(monitor, monkeypatch):
+    proofs = []
+
+    def proven(model, plan, ranks, best):
+        proofs.append(step)
+        return best
+
+    monkeypatch.setattr("crystalmon.monitor.probe.choose_route", proven)
+    for step in range(1, 20):
+        monitor.probe(step)
+    assert proofs == [1, 2, 4, 8, 16]
+
+
+def test_an_encoder_decoder_is_refused(tokenizer, suite):
+    sizes = {"d_model": 16, "d_ff": 16, "num_layers": 1, "num_heads": 2, "d_kv": 8}
+    model = T5ForConditionalGeneration(T5Config(vocab_size=len(tokenizer), **sizes))
+    with pytest.raises(TypeError, match=r"decoder-only.*T5ForConditionalGeneration"):
+        Monitor(model, tokenizer, suite)

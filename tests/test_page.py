@@ -199,9 +199,17 @@ def test_the_words_come_from_the_bundled_suite_only_if_it_is_the_same(tmp_path: 
 
 def test_what_the_run_cannot_tell_is_said(chain: list[Run]) -> None:
     costly = replace(chain[0].records[0], share=0.5, metrics={"coverage": 0.4})
-    run = Run(Path("x/crystalmon"), {"max_steps": 9}, (costly,), (), superseded=3)
+    run = Run(Path("x/crystalmon"), {"max_steps": 9}, (costly,), (), superseded=3, doubtful=(0,))
     said = " ".join(build_payload(make_lanes([run]), notes=["a torn line"])["caveats"])
-    for part in ("a torn line", "one probe", "step 0 of 9", "hold 40%", "3 probes on file", "50%"):
+    for part in (
+        "a torn line",
+        "one probe",
+        "step 0 of 9",
+        "hold 40%",
+        "3 probes on file",
+        "50%",
+        "may be wrong",
+    ):
         assert part in said
     many = tuple(replace(chain[0].records[0], step=step) for step in range(MAX_FRAMES + 1))
     said = " ".join(build_payload(make_lanes([replace(run, records=many)]))["caveats"])

@@ -120,6 +120,18 @@ def test_a_fresh_start_in_an_old_folder_supersedes_everything(folder: Path) -> N
     assert (run.events, run.superseded) == ((), 4)
 
 
+def test_records_in_doubt_are_told_apart(folder: Path) -> None:
+    store = write(folder, range(6))
+    assert read_run(folder).doubt == ""
+    store.append(make_record(6), [], doubtful_after=3)
+    run = read_run(folder)
+    assert run.doubtful == (4, 5)
+    assert "from step 4 to 5, may be wrong" in run.doubt
+    assert [record.step for record in run.records] == list(range(7))
+    RunStore.open(folder, INFO, resume_step=4).append(make_record(5), [])
+    assert read_run(folder).doubtful == (4,)
+
+
 def test_the_first_start_writes_no_marker(folder: Path) -> None:
     write(folder, range(0))
     assert not (folder / "records.jsonl").exists()

@@ -74,6 +74,7 @@ class Detection(Stored):
     Args:
         name: of the run.
         probes: number of them.
+        doubt: a sentence on those that may be wrong, or nothing.
         phases: (step, phase) of the suite, at the first probe and wherever it changed.
         events: as the replay raised them.
         repeats_live: whether they are the stored ones, as they are if this version of the
@@ -91,6 +92,7 @@ class Detection(Stored):
 
     name: str
     probes: int
+    doubt: str
     phases: tuple[tuple[int, str], ...]
     events: tuple[Event, ...]
     repeats_live: bool
@@ -128,6 +130,7 @@ def detect_run(run: Run) -> Detection:
     return Detection(
         name=run.name,
         probes=len(run.records),
+        doubt=run.doubt,
         phases=tuple(phases),
         events=tuple(events),
         repeats_live=differing == 0,
@@ -184,6 +187,7 @@ def format_detection(found: Detection) -> str:
     """The replay in words: phases, events with their evidence, kinetics, seeds."""
     course = " → ".join(f"{phase} ({step})" for step, phase in found.phases)
     lines = [f"{found.name}: {found.probes} probes", f"suite: {course}"]
+    lines += [found.doubt] if found.doubt else []
     for kind, names in found.inherited.items():
         lines.append(f"raised before, where the model came from: {kind} {', '.join(names)}")
     lines += ["", "events"]

@@ -286,7 +286,7 @@ class CrystalCallback(TrainerCallback):
             if monitor.ranks.all(record is not None) and record is not None:
                 self._schedule.probed(record, monitor.events)
                 if self._recorder is not None:
-                    self._recorder.write(record, monitor.events)
+                    self._recorder.write(record, monitor.events, monitor.doubtful_after)
                 self._untaken += monitor.events
         # storing, trackers and a failure count; the first may come free with the base's answers
         took = self._meter.spent - before

@@ -40,6 +40,10 @@ from crystalmon.suites.tasks import TaskSuite, load_suite
 
 logger = logging.getLogger(__name__)
 
+PROVEN_WITHIN = 0.1
+"""Mean total variation of a model's answers, since its route was last proven, from which the route
+is proven again."""
+
 
 class Monitor:
     """Probes a model with a suite and compares it with a frozen base.
@@ -57,6 +61,8 @@ class Monitor:
     Attributes:
         base_q, base_coverage: by task, the base's answers [P, C] and their mean total probability.
         seconds_a_probe: what scoring the suite last took; None before it was.
+        doubtful_after: None, or a step: the probes between it and the latest one may be wrong, as
+            their route has just been found not to give the model's own answers.
         is_own_base: whether the base is the model as it was when this monitor was made.
         without_adapters: whether `auto` was asked for: its own base is scored without adapters.
 
@@ -118,6 +124,9 @@ class Monitor:
         self._spent = time.perf_counter() - self._started
         self.events: list[Event] = []
         self._last_step = -1
+        self.doubtful_after: int | None = None
+        self._probes, self._next_proof, self._proven_at = 0, 1, -1
+        self._proven_q: Mapping[str, np.ndarray] = self.base_q
 
     def probe(
         self, step: int = 0, epoch: float | None = None, *, unchanged: bool = False
@@ -141,10 +150,14 @@ class Monitor:
         started = time.perf_counter()
         known, self._start = self._start if unchanged else None, None
         scores = known or self._score(f"probe at step {step}")
+        q, coverage = self._answers(scores)
+        self.doubtful_after = None
+        if known is not None:
+            self._proven_at = step
+        elif not self._holds(step, q):
+            scores = self._score(f"probe at step {step}")
+            q, coverage = self._answers(scores)
         self._batch_tokens = scores.batch_tokens
-        answers = [answer_distributions(table) for table in scores.log_choice]
-        q = {task.name: own for task, (own, _) in zip(self.suite, answers, strict=True)}
-        coverage = np.concatenate([share for _, share in answers])
         measured = self._measure(q, {"coverage": coverage, **scores.observed})
         self._last_step = step
         self._history.append(q)
@@ -168,6 +181,35 @@ class Monitor:
                 max_batch_tokens=self._batch_tokens,
                 progress=bar.update,
             )
+
+    def _answers(self, scores: Scores) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """By task, q [P, C]; and the coverage of each prompt, [N]."""
+        answers = [answer_distributions(table) for table in scores.log_choice]
+        q = {task.name: own for task, (own, _) in zip(self.suite, answers, strict=True)}
+        return q, np.concatenate([share for _, share in answers])
+
+    def _holds(self, step: int, q: Mapping[str, np.ndarray]) -> bool:
+        """Whether the route, if it is time to prove it again, still gives the model's own answers.
+
+        What a model does with a mask may show only once it is trained. So the route is proven at
+        the 1st, 2nd, 4th, 8th … probe, and when the answers have moved. If it fails, a safer one
+        is taken from now on.
+        """
+        self._probes += 1
+        moves = [np.abs(own - self._proven_q[name]).sum(axis=1) / 2 for name, own in q.items()]
+        if self._probes < self._next_proof and np.mean(np.concatenate(moves)) < PROVEN_WITHIN:
+            return True
+        self._next_proof = 2 * self._probes
+        route = choose_route(self.model, self.plan, self.ranks, best=self.route)
+        self._proven_q, proven, self._proven_at = dict(q), self._proven_at, step
+        if route == self.route:
+            return True
+        logger.warning(
+            f"crystalmon: prompts run as {self.route} no longer get the model's own answers. From "
+            f"step {step} on they are run as {route}; the probes after step {proven} may be wrong."
+        )
+        self.route, self.doubtful_after = route, proven
+        return False
 
     def _own_base(self, tokenizer: Any, bare: bool, progress: Callable[[int], Any]) -> Reference:
         """This model as its own base; without adapters if `bare`.
@@ -197,7 +239,7 @@ class Monitor:
 
     def replay(self, record: ProbeRecord) -> list[Event]:
         """Take up a stored probe instead of scoring one: how a resumed run catches up."""
-        self._last_step = record.step
+        self._last_step = self._proven_at = record.step
         self._history.append({name: task.q for name, task in record.tasks.items()})
         return observe(self.detector, record)
 

@@ -90,13 +90,20 @@ class Recorder:
         self._choices = {task.name: task.choice_texts for task in monitor.suite}
         self.last = history[-1] if history else None
 
-    def write(self, record: ProbeRecord, events: Sequence[Event]) -> None:
-        """Store one probe, send it to the trackers, and print what it changed."""
+    def write(
+        self, record: ProbeRecord, events: Sequence[Event], doubtful_after: int | None = None
+    ) -> None:
+        """Store one probe, send it to the trackers, and print what it changed.
+
+        Args:
+            record, events: of the probe.
+            doubtful_after: see `RunStore.append`.
+        """
         with self._failures.caught(
             f"the probe at step {record.step} could not be stored and waits for the next one; "
             "training goes on"
         ):
-            self._store.append(record, events)
+            self._store.append(record, events, doubtful_after)
         self._tracker.log(record.step, tracker_metrics(record, self.folder.name))
         self._tracker.show(Snapshot(record, self._choices))
         for event in events:

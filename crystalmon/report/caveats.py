@@ -55,8 +55,8 @@ def _of_run(run: Run) -> list[str]:
     name, count = run.name, len(run.records)
     if count == 0:
         return [f"{name} has no probe yet, so nothing of it is shown."]
-    said: list[str] = []
     first, last = run.records[0], run.records[-1]
+    said = [run.doubt] if run.doubt else []
     if count == 1:
         said.append(f"{name} has one probe: it shows a state, and no change.")
     elif count < FEW_PROBES:

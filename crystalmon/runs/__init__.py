@@ -10,7 +10,8 @@
 The two line files only ever grow. A run that is resumed from step s first writes the marker
 `{"resume": s}` to both: lines before it with a step past s are superseded, not deleted. A probe's
 events are written before its record, and events of a step without a record do not count: the run
-was killed between the two.
+was killed between the two. The marker `{"doubtful_after": s}` in `records.jsonl` says that the
+records before it with a step past s may be wrong.
 
     names.py       names of folders and files
     records.py     what a probe found, and the events it raised

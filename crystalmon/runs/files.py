@@ -20,6 +20,10 @@ EVENTS_FILE = "events.jsonl"
 RESUME_KEY = "resume"
 """In both line files, the marker of a resume: lines before it with a larger step do not count."""
 
+DOUBT_KEY = "doubtful_after"
+"""In records.jsonl, a marker: the records before it with a larger step may be wrong, since a later
+proof of how the model was run has failed."""
+
 
 class RunFolderError(OSError):
     """A folder cannot be written to; the message names it, the cause and what to do."""

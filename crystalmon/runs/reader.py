@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from crystalmon.metrics.catalogue import BRIEF
-from crystalmon.runs.files import EVENTS_FILE, RECORDS_FILE, RESUME_KEY, RUN_FILE
+from crystalmon.runs.files import DOUBT_KEY, EVENTS_FILE, RECORDS_FILE, RESUME_KEY, RUN_FILE
 from crystalmon.runs.names import DEFAULT_NAME
 from crystalmon.runs.notebook import curve_svg, number, table_html
 from crystalmon.runs.records import SCHEMA_VERSION, Event, ProbeRecord, number_value
@@ -32,6 +32,8 @@ class Run:
         events: of those probes, by step, in the order in which they were raised.
         superseded: the number of probes on file that a later resume, or a later probe of the
             same step, has replaced.
+        doubtful: steps whose probes may be wrong, since a later proof of how the model was run has
+            failed.
     """
 
     folder: Path
@@ -39,6 +41,7 @@ class Run:
     records: tuple[ProbeRecord, ...] = field(repr=False)
     events: tuple[Event, ...] = field(repr=False)
     superseded: int = 0
+    doubtful: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:
@@ -46,6 +49,17 @@ class Run:
         folder = self.folder.resolve()
         parent = folder.parent.name
         return parent if folder.name == DEFAULT_NAME else f"{parent}/{folder.name}"
+
+    @property
+    def doubt(self) -> str:
+        """A sentence that names the probes that may be wrong; empty if there are none."""
+        if not self.doubtful:
+            return ""
+        return (
+            f"{len(self.doubtful)} probes of {self.name}, from step {self.doubtful[0]} to "
+            f"{self.doubtful[-1]}, may be wrong: the way in which they were scored was found later "
+            "not to give the model's own answers."
+        )
 
     def series(self, key: str, task: str | None = None) -> tuple[np.ndarray, np.ndarray]:
         """One metric over the run, of the suite or of a task.
@@ -136,6 +150,7 @@ class RunReader:
             records=tuple(records[step] for step in sorted(records)),
             events=tuple(event for event in by_step if event.step in records),
             superseded=self._records.count - len(records),
+            doubtful=tuple(sorted(self._records.doubtful & records.keys())),
         )
 
 
@@ -149,6 +164,7 @@ class _LineFile(Generic[_Line]):
 
     Attributes:
         count: of all lines read, also those that no longer count.
+        doubtful: the keys of lines that a later marker puts in doubt.
     """
 
     def __init__(
@@ -161,6 +177,7 @@ class _LineFile(Generic[_Line]):
     def _start_over(self) -> None:
         self._position = self._line = self.count = 0
         self._kept: dict[Any, _Line] = {}
+        self.doubtful: set[Any] = set()
 
     def read(self, growing: bool) -> dict[Any, _Line]:
         """Take up the new lines (see `RunReader.read`); return all that count, by key."""
@@ -196,9 +213,14 @@ class _LineFile(Generic[_Line]):
         if RESUME_KEY in data:
             step = int(data[RESUME_KEY])
             self._kept = {key: line for key, line in self._kept.items() if line.step <= step}
+            self.doubtful &= self._kept.keys()
+        elif DOUBT_KEY in data:
+            step = int(data[DOUBT_KEY])
+            self.doubtful |= {key for key, line in self._kept.items() if line.step > step}
         else:
             line = self._parse(data)
             self._kept[self._key(line)] = line
+            self.doubtful.discard(self._key(line))
             self.count += 1
 
 

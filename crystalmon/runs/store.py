@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from crystalmon.runs.files import (
+    DOUBT_KEY,
     EVENTS_FILE,
     RECORDS_FILE,
     RESUME_KEY,
@@ -71,15 +72,23 @@ class RunStore:
                     append_lines(file, json_bytes({RESUME_KEY: step}))
         return cls(folder)
 
-    def append(self, record: ProbeRecord, events: Sequence[Event]) -> None:
+    def append(
+        self, record: ProbeRecord, events: Sequence[Event], doubtful_after: int | None = None
+    ) -> None:
         """Write one probe and its events as whole lines, on disk before this returns.
 
         If a write fails (say, the disk is full), the lines are kept and written by the next call.
+
+        Args:
+            record, events: of the probe.
+            doubtful_after: mark the earlier records with a larger step as perhaps wrong.
 
         Raises:
             RunFolderError: if something cannot be written. The lines before are untouched.
         """
         self._waiting[EVENTS_FILE] += b"".join(json_bytes(event.to_json()) for event in events)
+        if doubtful_after is not None:
+            self._waiting[RECORDS_FILE] += json_bytes({DOUBT_KEY: doubtful_after})
         self._waiting[RECORDS_FILE] += json_bytes(record.to_json())
         self._write(f"take the probe at step {record.step}")
 

@@ -13,9 +13,14 @@ def check_fit(model: Any, plan: ScoringPlan) -> None:
     """Refuse what the model cannot run: on a GPU it would abort the process.
 
     Raises:
+        TypeError: for an encoder-decoder.
         ValueError: for adapters that learn a prompt, if a prompt is longer than the context, or if
             a token is not in the vocabulary.
     """
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise TypeError(
+            f"model must be decoder-only, got the encoder-decoder {type(model).__name__}."
+        )
     adapters = getattr(model, "peft_config", None) or {}
     learned = [a for a in dict(adapters).values() if getattr(a, "is_prompt_learning", False)]
     if learned:

@@ -215,7 +215,8 @@ def vocabulary_size(model: Any) -> int:
 
 def context_length(model: Any) -> int | None:
     """The longest sequence that a model can take, in tokens; None if it does not say."""
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    length = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return length if length is None or length > 0 else None
 
 
 def adapter_layers(model: nn.Module) -> list[nn.Module]:

@@ -2,12 +2,19 @@
 
 A model's own answers, in rows, are the truth. A faster or more exact way is taken if it gives the
 same answers, up to rounding, on every rank.
+
+Answers are compared by `deviation`, which is relative to how much they differ between prompts. A
+bound on probabilities would not do: over a large vocabulary an untrained model's are all tiny, so
+that one which ignores the mask would pass.
+
+Axes: M rows, V vocabulary.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -20,30 +27,39 @@ from crystalmon.scoring.models import context_length
 from crystalmon.scoring.plan import ScoringPlan
 from crystalmon.scoring.precision import MASKED_ATTENTION
 from crystalmon.scoring.ranks import ONE, Ranks, describe
-from crystalmon.scoring.sequences import TokenSequence, pack_size
+from crystalmon.scoring.sequences import TokenSequence, chain, pack_size
 from crystalmon.scoring.trie import Trie
 
 logger = logging.getLogger(__name__)
 
 ROUTE_TOLERANCE = 1e-4
-"""Largest difference in a probability between tree and rows, both in float32, at which they count
-as equal. A model that ignores the mask is off by far more."""
+"""Largest `deviation` between tree and rows, both in float32, at which they count as equal.
+Rounding is near 1e-6."""
 
-HALF_TOLERANCE = 3e-2
+HALF_TOLERANCE = 0.3
 """The same between a model's own half precision and float32, which round differently."""
 
+LEAST_SPREAD = 0.3
+"""Differences between prompts, in nats, below which `deviation` would measure rounding alone."""
+
 Answers = Callable[[Route], Tensor]
-"""What a model answers to the trial when run by a route: probabilities [M, V]."""
+"""What a model answers to the trial when run by a route: log-probabilities [M, V]."""
 
 
-def choose_route(model: nn.Module, plan: ScoringPlan, ranks: Ranks = ONE) -> Route:
+def choose_route(
+    model: nn.Module, plan: ScoringPlan, ranks: Ranks = ONE, best: Route | None = None
+) -> Route:
     """The best route that gives a model's own numbers, found out on some of a plan's prompts.
 
     Layers are computed in float32 if the answers then are the model's own up to rounding. Prompts
     are packed as trees, of the size that costs least, if the model then honours the mask.
 
+    Args:
+        model, plan, ranks: see `score`.
+        best: try nothing better than this route, which held before the model was trained further.
+
     Raises:
-        TypeError: if the model has no language-modelling head.
+        TypeError: if the model has no language-modelling head, or is not causal.
         RankError: if another rank has failed.
     """
     head = output_head(model)
@@ -56,7 +72,7 @@ def choose_route(model: nn.Module, plan: ScoringPlan, ranks: Ranks = ONE) -> Rou
 
         def keep(rows: np.ndarray, log_p: Tensor) -> None:
             pairs = zip(rows.tolist(), log_p, strict=True)
-            found.update((row, each.exp()) for row, each in pairs if plan.row_prompt[row] in told)
+            found.update((row, each) for row, each in pairs if plan.row_prompt[row] in told)
 
         prompts = packed if route.method == "tree" else told
         score_rows(model, plan, route, keep, ranks=ranks, split=False, prompts=prompts)
@@ -66,10 +82,13 @@ def choose_route(model: nn.Module, plan: ScoringPlan, ranks: Ranks = ONE) -> Rou
         wide = computes_wide(model)  # then its own numbers are those of float32 layers
         route = Route("rows", "float32" if wide else "model")
         truth = answers(route)
-        if not wide:
+        if not wide and (best is None or best.precision == "float32"):
             route, truth = _better(route, truth, Route("rows", "float32"), answers, ranks)
+        if best is None:
+            ranks.together(partial(_check_causal, model, head, plan, route, truth))
         # a kernel that does not know the mask may fail on the device, where it cannot be caught
         masked = route.precision == "float32" or _takes_mask(model)
+        masked = masked and (best is None or best.method == "tree")
         if masked and accepts(model, "position_ids"):
             route, _ = _better(route, truth, Route("tree", route.precision, pack), answers, ranks)
     return route
@@ -88,12 +107,34 @@ def choose_precision(
 
     def answers(route: Route) -> Tensor:
         found = [next_token_log_probs(model, head, [each], route)[1] for each in sequences]
-        return torch.cat(found).exp()
+        return torch.cat(found)
 
     with undisturbed(model):
         own = Route("rows", "model")
         truth = ranks.together(lambda: answers(own))
         return _better(own, truth, Route("rows", "float32"), answers, ranks)[0]
+
+
+def _check_causal(
+    model: nn.Module, head: nn.Module, plan: ScoringPlan, route: Route, truth: Tensor
+) -> None:
+    """Refuse a model whose answer to a prompt depends on what follows it: padding would change it.
+
+    Raises:
+        TypeError: if it does, as a bidirectional model's answer.
+    """
+    prompt = max(plan.rows[: plan.num_prompts], key=len)
+    more = prompt[: (context_length(model) or 2 * len(prompt)) - len(prompt)]
+
+    def answer(tokens: tuple[int, ...]) -> Tensor:
+        return next_token_log_probs(model, head, [chain(tokens, (len(prompt) - 1,), 0)], route)[1]
+
+    difference = deviation(answer(prompt + more), answer(prompt), truth)
+    if difference > (ROUTE_TOLERANCE if route.precision == "float32" else HALF_TOLERANCE):
+        raise TypeError(
+            "model must be causal, but what follows a prompt changes the answer of "
+            f"{type(model).__name__} to it. Use a decoder-only language model."
+        )
 
 
 def _better(
@@ -108,13 +149,32 @@ def _better(
     except Exception as error:  # whatever a model does with what it does not know
         why = describe(error)
     else:
-        difference = float((found - truth).nan_to_num().abs().max())
+        difference = deviation(found, truth)
         if not (difference < tolerance and torch.equal(found.isnan(), truth.isnan())):
-            why = f"it differs by {difference:.1e}"
+            why = f"its answers deviate by {difference:.1e} of what prompts change"
     if ranks.all(not why):  # asked also after an error, which other ranks may not have met
         return candidate, found
     logger.info("not run as %s: %s", candidate, why or "another rank cannot")
     return route, truth
+
+
+def deviation(found: Tensor, truth: Tensor, among: Tensor | None = None) -> float:
+    """How far answers lie from the true ones, relative to how much the prompt changes those.
+
+    max_m rms_v(z'_mv − z_mv) / max(rms_mv(z_mv − mean_m z_mv), `LEAST_SPREAD`), where z are
+    log-probabilities [M, V], does not depend on the size of the vocabulary. Values that are not
+    finite in both are left out. Of a single row, the mean is that over the vocabulary.
+
+    Args:
+        found, truth: z' and z.
+        among: other answers, whose z make the denominator.
+    """
+    rows = truth if among is None else among
+    error = (found - truth).nan_to_num(posinf=0.0, neginf=0.0)
+    mean = rows.mean(dim=0) if len(rows) > 1 else rows.nan_to_num(posinf=0.0, neginf=0.0).mean()
+    spread = (rows - mean).nan_to_num(posinf=0.0, neginf=0.0)
+    scale = spread.square().mean().sqrt().clamp_min(LEAST_SPREAD)
+    return float(error.square().mean(dim=1).sqrt().max() / scale)
 
 
 def computes_wide(model: nn.Module) -> bool:

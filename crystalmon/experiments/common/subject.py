@@ -30,7 +30,12 @@ from crystalmon.scoring.forward import (
 from crystalmon.scoring.isolation import undisturbed
 from crystalmon.scoring.models import context_length, vocabulary_size
 from crystalmon.scoring.ranks import ONE, RankError, Ranks, attempt
-from crystalmon.scoring.route import HALF_TOLERANCE, ROUTE_TOLERANCE, choose_precision
+from crystalmon.scoring.route import (
+    HALF_TOLERANCE,
+    ROUTE_TOLERANCE,
+    choose_precision,
+    deviation,
+)
 from crystalmon.scoring.sequences import TokenSequence, batches_of, chain
 
 AT_ONCE = 16
@@ -263,14 +268,14 @@ class Subject:
 
         def answers(*some: Tokens) -> Tensor:
             logits = self.ranks.together(lambda: self._generate(some, **_TRIAL)).logits
-            return torch.stack(logits)[:, 0].float().softmax(dim=-1)
+            return torch.stack(logits)[:, 0].float().log_softmax(dim=-1)
 
         # one prompt for both, so that they differ by the padding alone
         alone, padded = answers(ordered[0]), answers(ordered[0], ordered[-1])
         exact = next(self.model.parameters()).dtype in (torch.float32, torch.float64)
         tolerance = ROUTE_TOLERANCE if exact else HALF_TOLERANCE
-        same = bool((alone[: len(padded)] - padded[: len(alone)]).abs().max() < tolerance)
-        return self.ranks.all(same)
+        steps = min(len(alone), len(padded))
+        return self.ranks.all(deviation(padded[:steps], alone[:steps]) < tolerance)
 
 
 _ONE_PLAIN_TEXT = ("num_beams", "num_return_sequences", "typical_p", "repetition_penalty")
