@@ -21,8 +21,8 @@ from transformers import (
 )
 from trl import SFTConfig, SFTTrainer
 
-import crystalmon.monitor.callback
 import crystalmon.monitor.recorder
+import crystalmon.monitor.training
 from crystalmon import CrystalCallback, load_suite, read_run
 from crystalmon.analysis.replay import detect_run
 from crystalmon.monitor.base_model import ReferenceMismatch
@@ -87,7 +87,7 @@ def train(output_dir, model, tokenizer, suite, callbacks, resume=None, **options
 
 
 def test_needs_no_argument():
-    assert CrystalCallback().suite.name == "randomness"
+    assert CrystalCallback().settings.suite.name == "randomness"
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
@@ -274,7 +274,7 @@ def test_two_callbacks_have_a_folder_and_names_of_their_own(
 ):
     seen = []
     monkeypatch.setattr(
-        crystalmon.monitor.recorder.CompositeTracker,
+        crystalmon.trackers.base.CompositeTracker,
         "log",
         lambda self, step, metrics: seen.extend(metrics),
     )
@@ -352,9 +352,9 @@ def test_a_failed_second_training_leaves_the_first_run_alone(
     train(tmp_path / "a", model, tokenizer, suite, [callback])
 
     def broken(*args, **kwargs):
-        raise RuntimeError("no memory left")
+        raise MemoryError
 
-    monkeypatch.setattr(crystalmon.monitor.callback, "Monitor", broken)
+    monkeypatch.setattr(crystalmon.monitor.training, "Monitor", broken)
     train(tmp_path / "b", model, tokenizer, suite, [callback], max_steps=9)
     assert [record.step for record in read_run(tmp_path / "a").records] == [0, 3, 6]
 
@@ -366,6 +366,7 @@ def test_resume_without_a_base_is_refused(tmp_path, model, tokenizer, suite):
         CrystalCallback(suite).on_train_begin(args, state, TrainerControl(), model, tokenizer)
     named = CrystalCallback(suite, reference=TINY)
     named.on_train_begin(args, state, TrainerControl(), model, tokenizer)
+    assert named.monitor is not None
     assert named.monitor.reference.info.model == str(TINY)
 
 
@@ -384,7 +385,7 @@ def test_base_that_cannot_be_scored_does_not_stop_training(
     def broken(*args, **kwargs):
         raise torch.OutOfMemoryError("no memory left")
 
-    monkeypatch.setattr(crystalmon.monitor.callback, "Monitor", broken)
+    monkeypatch.setattr(crystalmon.monitor.training, "Monitor", broken)
     with caplog.at_level(logging.WARNING):
         logs, _ = train(tmp_path, model, tokenizer, suite, [CrystalCallback(suite)])
     assert len([row for row in logs if "loss" in row]) == 6
@@ -396,12 +397,12 @@ def test_full_disk_leaves_the_trackers_going(
 ):
     seen = []
     monkeypatch.setattr(
-        crystalmon.monitor.recorder.CompositeTracker,
+        crystalmon.trackers.base.CompositeTracker,
         "log",
         lambda self, step, metrics: seen.append(step),
     )
 
-    def full(self, record, events):
+    def full(self, record, events, doubtful_after):
         raise RunFolderError("No space left on device")
 
     monkeypatch.setattr(crystalmon.monitor.recorder.RunStore, "append", full)
@@ -414,14 +415,14 @@ def test_failing_probe_is_counted_and_training_goes_on(
     tmp_path, model, tokenizer, suite, monkeypatch, caplog
 ):
     callback = CrystalCallback(suite, every=1)
-    original = crystalmon.monitor.callback.Monitor.probe
+    original = crystalmon.monitor.training.Monitor.probe
 
     def probe(self, step=0, *args, **options):
         if step in (2, 3):
             raise RuntimeError("boom")
         return original(self, step, *args, **options)
 
-    monkeypatch.setattr(crystalmon.monitor.callback.Monitor, "probe", probe)
+    monkeypatch.setattr(crystalmon.monitor.training.Monitor, "probe", probe)
     with caplog.at_level(logging.WARNING):
         logs, _ = train(tmp_path, model, tokenizer, suite, [callback])
     assert len([row for row in logs if "loss" in row]) == 6
@@ -518,7 +519,7 @@ class SlowSteps(TrainerCallback):
         make = Monitor.__init__
         monkeypatch.setattr(Monitor, "__init__", begin)
         monkeypatch.setattr(Monitor, "probe", slow)
-        monkeypatch.setattr("crystalmon.monitor.callback.Budget", budget)
+        monkeypatch.setattr("crystalmon.monitor.training.Budget", budget)
         monkeypatch.setattr("crystalmon.monitor.schedule.MOVED", float("inf"))
 
     def on_step_begin(self, *args, **kwargs):
@@ -580,7 +581,7 @@ def test_what_trackers_take_is_part_of_what_a_probe_costs(
     def slow(tracker, *args):
         clock.now += 1.75
 
-    monkeypatch.setattr("crystalmon.monitor.recorder.CompositeTracker.log", slow)
+    monkeypatch.setattr("crystalmon.trackers.base.CompositeTracker.log", slow)
     callback = CrystalCallback(suite, every=100, max_overhead=0.25)
     train(tmp_path, model, tokenizer, suite, [clock, callback], max_steps=10)
     # a second one at the end would make 4 of 14 seconds

@@ -210,7 +210,7 @@ def test_rank_0s_clock_decides_for_both(tmp_path):
             for step in (1, 2, 3):
                 state.global_step = step
                 callback.on_step_end(args, state, control, **asked)
-            return callback._last_step
+            return callback.last_step
         outcome(work)
         """,
     )

@@ -51,6 +51,24 @@ def check_actions(actions: Actions | None, tasks: Iterable[str]) -> dict[str, tu
     return checked
 
 
+def check_possible(actions: Mapping[str, tuple[Action, ...]], args: Any) -> None:
+    """Refuse what would end the training when its event comes.
+
+    Args:
+        actions: checked.
+        args: the trainer's arguments.
+
+    Raises:
+        ValueError: for `evaluate` in a trainer that need not have an evaluation dataset.
+    """
+    asked = [signal for signal, chosen in actions.items() if "evaluate" in chosen]
+    if asked and str(getattr(args.eval_strategy, "value", args.eval_strategy)) == "no":
+        raise ValueError(
+            f"the action evaluate on {asked[0]} needs a trainer that evaluates. Give it an "
+            "eval_dataset and set eval_strategy, such as 'epoch', in its arguments."
+        )
+
+
 def actions_for(actions: Mapping[str, tuple[Action, ...]], event: Event) -> tuple[Action, ...]:
     """The actions that the user wants at an event."""
     found: list[Action] = []

@@ -1,37 +1,25 @@
-"""CrystalCallback: when to probe during a training.
+"""CrystalCallback: what a user attaches to a trainer.
 
-What happens at a probe is `probe.Monitor`'s; what rank 0 writes is `recorder.Recorder`'s.
+Each training that it is told of is watched by a `training.Training`: one trainer may train twice,
+and one may train within another.
 """
 
 from __future__ import annotations
 
 import logging
-import math
-import weakref
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from crystalmon.monitor import console
-from crystalmon.monitor.actions import Actions, action_name, actions_for, check_actions, take
-from crystalmon.monitor.budget import Budget, check_share
-from crystalmon.monitor.lineage import Origin
+from crystalmon.monitor.actions import Actions, check_actions
+from crystalmon.monitor.budget import check_share
 from crystalmon.monitor.probe import Monitor
-from crystalmon.monitor.recorder import Failures, Recorder
-from crystalmon.monitor.run_folder import claim_folder
-from crystalmon.monitor.run_info import callback_settings, run_info, trainer_name
-from crystalmon.monitor.schedule import Forecast, Schedule, check_every, probe_steps
-from crystalmon.monitor.training_experiments import (
-    Experiments,
-    ExperimentsInTraining,
-    check_experiments,
-)
-from crystalmon.runs.records import Event, ProbeRecord
+from crystalmon.monitor.schedule import check_every
+from crystalmon.monitor.training import Settings, Training
+from crystalmon.monitor.training_experiments import Experiments, check_experiments
 from crystalmon.runs.reference import Reference
-from crystalmon.scoring.models import model_name
 from crystalmon.scoring.plan import VIEWS, View
-from crystalmon.scoring.ranks import CONFIGURATION_ERRORS, current_ranks
 from crystalmon.suites.tasks import TaskSuite, load_suite
 
 logger = logging.getLogger(__name__)
@@ -54,7 +42,8 @@ class CrystalCallback(TrainerCallback):
         every: probe every so many steps. None: about 100 probes a run, dense at first. The first
             and the last step are always probed unless `max_overhead` forbids it.
         reference: the base to compare with. `auto`: the one stored with the model's folder, else
-            this model at step 0. `initial`: this model at step 0. Or a run folder, a reference
+            this model as it was before its first training in this process. `initial`: this model at
+            step 0; if one trainer trains twice, before the first time. Or a run folder, a reference
             folder, or a model id or path.
         view: `raw` sends the prompts as they are, `chat` through the chat template.
         strict: raise when a probe fails.
@@ -94,35 +83,34 @@ class CrystalCallback(TrainerCallback):
             )
         if view not in VIEWS:
             raise ValueError(f"view must be one of {', '.join(VIEWS)}, got {view!r}.")
-        self.suite = load_suite(suite)
-        self.every = check_every(every)
-        self.reference = reference
-        self.view: View = view
-        self.strict = strict
-        self.actions = check_actions(actions, (task.name for task in self.suite))
-        self.max_overhead = check_share(max_overhead)
-        self.experiments = check_experiments(experiments, suite=self.suite, view=view)
-        self._training: weakref.ref[TrainerState] | None = None
-        self._start_over(0)
+        checked = load_suite(suite)
+        self.settings = Settings(
+            suite=checked,
+            every=check_every(every),
+            reference=reference,
+            view=view,
+            strict=strict,
+            actions=check_actions(actions, (task.name for task in checked)),
+            max_overhead=check_share(max_overhead),
+            experiments=check_experiments(experiments, suite=suite, view=view),
+        )
+        self._trainings: list[Training] = []
+        self._stranger = False
+
+    @property
+    def monitor(self) -> Monitor | None:
+        """What probes the model of the latest training; None before the first."""
+        return self._trainings[-1].monitor if self._trainings else None
 
     @property
     def failures(self) -> int:
-        """How many probes, writes and actions have failed in this training."""
-        return self._failures.count
+        """How many probes, writes and actions have failed in the latest training."""
+        return self._trainings[-1].failures.count if self._trainings else 0
 
-    def _start_over(self, max_steps: int) -> None:
-        """Begin a training, forgetting an earlier one that had this callback too."""
-        self.monitor: Monitor | None = None
-        self._failures = Failures(self.strict)
-        self._meter = Budget(math.inf if self.max_overhead is None else self.max_overhead)
-        budget = None if self.max_overhead is None else self._meter
-        self._schedule = Schedule(probe_steps(max_steps, self.every), budget)
-        self._forecast = Forecast(self._schedule.steps, self._meter)
-        self._last_step = -1
-        self._stopped_at: int | None = None
-        self._untaken: list[Event] = []
-        self._recorder: Recorder | None = None  # on rank 0 alone
-        self._experiments: ExperimentsInTraining | None = None
+    @property
+    def last_step(self) -> int:
+        """The step of the latest training's latest probe, -1 before the first."""
+        return self._trainings[-1].last_step if self._trainings else -1
 
     # --- the trainer's events ----------------------------------------------------------------
 
@@ -140,38 +128,32 @@ class CrystalCallback(TrainerCallback):
         Raises:
             Exception: for mistakes of configuration, before any training is spent.
         """
-        if self._training is not None and self._training() is state:
+        if any(training.state is state for training in self._trainings):
             logger.warning("crystalmon: one callback is attached twice; it counts once.")
             return
-        self._training = weakref.ref(state)
-        self._start_over(state.max_steps)
-        with self._meter.spending():
-            self._begin(args, state, _unwrapped(model), processing_class)
-        if self._last_step < 0 or self._wanted(state.global_step):
-            # the trainer clears its control before the first step: actions wait until after it
-            self._probe(state, unchanged=True)
-        self._measure_experiments(state)
+        earlier = next((each for each in self._trainings if each.args is args), None)
+        if earlier is not None:  # the same trainer begins anew: that training is over
+            earlier.close()
+        living = [each for each in self._trainings if each.state is not None]
+        training = Training(self.settings, args, state, earlier)
+        self._trainings = [*(each for each in living if each is not earlier), training]
+        training.begin(args, state, model, processing_class)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Probe if this step is on the schedule, or the last."""
-        if self._stopped_at is not None and state.global_step > self._stopped_at:
-            logger.warning("crystalmon: this trainer does not stop when a callback asks it to.")
-            self._stopped_at = None
-        self._act(state, control)
-        forecast = self._forecast.at(state.global_step)
-        if forecast and self._recorder is not None and self.max_overhead is None:
-            console.say(console.costly(*forecast))
-        last = state.global_step >= state.max_steps or control.should_training_stop
-        self._probe_if_wanted(state, control, last)
+        training = self._of(state)
+        if training is not None:
+            training.step(state, control)
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Probe where training stopped early: later the best checkpoint may be loaded over it."""
-        if control.should_training_stop:
-            self._probe_if_wanted(state, control, last=True)
+        training = self._of(state)
+        if training is not None and control.should_training_stop:
+            training.probe_if_wanted(state, control, last=True)
 
     # an evaluation after an epoch's end may stop training too; saving is what comes after it
     on_save = on_epoch_end
@@ -180,137 +162,25 @@ class CrystalCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Probe the end if no other event did; close the run folder and the trackers."""
+        training = self._of(state)
+        if training is None:
+            return
         try:
             if not args.load_best_model_at_end:
-                self._probe_if_wanted(state, control, last=True)
+                training.probe_if_wanted(state, control, last=True)
         finally:
-            if self._recorder is not None:
-                self._recorder.close()
-        if self.failures:
-            logger.warning("crystalmon: %d failures; see the log above.", self.failures)
-        if self._recorder is not None:
-            refused = self.max_overhead if self._schedule.refused else None
-            share = self._meter.spent / self._meter.elapsed
-            console.conclude(self._recorder.last, self._recorder.folder, share, refused)
+            training.close()
+        training.conclude()
 
-    # --- what they do ------------------------------------------------------------------------
-
-    def _begin(
-        self, args: TrainingArguments, state: TrainerState, model: Any, processing_class: Any
-    ) -> None:
-        """All that comes before the first probe, on every rank.
-
-        What concerns the run folder happens on rank 0; its result, or its error, on all.
-        """
-        ranks, step = current_ranks(), state.global_step
-        folder = claim_folder(Path(str(args.output_dir)), state, self.suite.name)
-        origin = Origin(folder, step, model_name(model), self.suite, self.view)
-        history = ranks.on_main(origin.history)
-        reference = self.reference
-        if not isinstance(reference, Reference):
-            reference = ranks.on_main(lambda: origin.reference(str(self.reference)))
-        progress = state.is_world_process_zero and not args.disable_tqdm
-        # what is counted here is out of memory, or a broken kernel
-        with self._failures.caught(
-            "the base could not be scored, so this run is not monitored", *CONFIGURATION_ERRORS
-        ):
-            self.monitor = Monitor(
-                model, processing_class, self.suite, reference, view=self.view, progress=progress
+    def _of(self, state: TrainerState) -> Training | None:
+        """The training that a state belongs to; None if its beginning was not seen."""
+        for training in self._trainings:
+            if training.state is state:
+                return training
+        if not self._stranger:
+            self._stranger = True
+            logger.warning(
+                "crystalmon: the callback was added while training runs, when its base is gone, so "
+                "this training is not monitored. Pass it in the trainer's callbacks=."
             )
-        monitor = self.monitor
-        if monitor is None:
-            return
-        base_id = monitor.reference.info.id
-        monitor.inherit(ranks.on_main(lambda: origin.inherited(base_id, monitor.base_q)))
-        for record in history:
-            monitor.replay(record)
-        known = monitor.seconds_a_probe or max((r.seconds for r in history), default=None)
-        if known is not None:
-            self._meter.expect(known)
-        self._last_step = history[-1].step if history else -1
-        ranks.on_main(lambda: self._open(monitor, folder, history, args, state))
-        found = ExperimentsInTraining(
-            self.experiments,
-            monitor,
-            processing_class,
-            folder,
-            self._meter,
-            self._failures,
-            self._recorder,
-        )
-        with self._failures.caught(
-            "the experiments could not begin, and are left out of this run", *CONFIGURATION_ERRORS
-        ):
-            found.begin(monitor, step)
-            self._experiments = found
-
-    def _open(
-        self,
-        monitor: Monitor,
-        folder: Path,
-        history: list[ProbeRecord],
-        args: TrainingArguments,
-        state: TrainerState,
-    ) -> None:
-        """Rank 0: open the run folder and the trackers, and say what will be monitored."""
-        settings, trainer = callback_settings(self), trainer_name(args)
-        info = run_info(monitor, settings, trainer, state.max_steps, args)
-        self._recorder = Recorder(
-            folder, monitor, info, state.global_step, history, args, self._failures
-        )
-        console.introduce(monitor, folder, len(self._schedule.steps), self.max_overhead)
-
-    def _wanted(self, step: int, last: bool = False) -> bool:
-        """Whether to probe now: by the schedule on every rank, by the clock of rank 0."""
-        if self.monitor is None or step <= self._last_step:
-            return False
-        return self._schedule.wants(step, last, current_ranks().broadcast)
-
-    def _probe_if_wanted(self, state: TrainerState, control: TrainerControl, last: bool) -> None:
-        if self._wanted(state.global_step, last):
-            self._probe(state)
-            self._act(state, control)
-        self._measure_experiments(state, last)
-
-    def _probe(self, state: TrainerState, unchanged: bool = False) -> None:
-        """Probe this step, on every rank; a failure is logged and counted, or raised if strict."""
-        monitor, before = self.monitor, self._meter.spent
-        if monitor is None:
-            return
-        with self._meter.spending():
-            self._last_step = step = state.global_step
-            self._schedule.taken()
-            record = None
-            with self._failures.caught(f"probe at step {step} failed; training goes on"):
-                record = monitor.probe(step, state.epoch, unchanged=unchanged)
-            if monitor.ranks.all(record is not None) and record is not None:
-                self._schedule.probed(record, monitor.events)
-                if self._recorder is not None:
-                    self._recorder.write(record, monitor.events, monitor.doubtful_after)
-                self._untaken += monitor.events
-        # storing, trackers and a failure count; the first may come free with the base's answers
-        took = self._meter.spent - before
-        self._meter.expect(max(took, monitor.seconds_a_probe or 0.0))
-
-    def _measure_experiments(self, state: TrainerState, last: bool = False) -> None:
-        if self._experiments is not None:
-            self._experiments.measure(state.global_step, last)
-
-    def _act(self, state: TrainerState, control: TrainerControl) -> None:
-        """Do what the user has asked for on the latest events, on every rank alike."""
-        events, self._untaken = self._untaken, []
-        for event, action in ((e, a) for e in events for a in actions_for(self.actions, e)):
-            if self._recorder is not None:
-                self._recorder.act(event, action)
-            if action == "stop":
-                self._stopped_at = state.global_step
-            failed = f"{action_name(action)} failed on {event.kind}; training goes on"
-            with self._failures.caught(failed):
-                take(action, event, state, control)
-
-
-def _unwrapped(model: Any) -> Any:
-    """The language model itself, from within PPO's, an engine's or the compiler's wrapper."""
-    for inner in ("_orig_mod", "module", "policy"):
-        model = getattr(model, inner, model)
-    return model
+        return None

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from crystalmon.metrics.answers import answer_distributions
 from crystalmon.monitor import console
 from crystalmon.monitor.actions import Action, action_name
 from crystalmon.monitor.probe import Monitor
@@ -17,13 +21,16 @@ from crystalmon.report.snapshot import Snapshot
 from crystalmon.runs.files import RUN_FILE, explained
 from crystalmon.runs.names import REFERENCE_FOLDER
 from crystalmon.runs.records import Event, ProbeRecord
-from crystalmon.runs.reference import INFO_FILE, load_reference
+from crystalmon.runs.reference import INFO_FILE, Reference, load_reference
 from crystalmon.runs.results import Result
 from crystalmon.runs.store import RunStore
 from crystalmon.trackers.base import sentence, tracker_metrics
 from crystalmon.trackers.make import make_tracker
 
 logger = logging.getLogger(__name__)
+
+SAME_BASE = 1e-3
+"""Largest difference in a base's answers when it is scored a second time."""
 
 
 class Failures:
@@ -83,6 +90,7 @@ class Recorder:
         if step == 0 and (folder / RUN_FILE).is_file():
             console.say(f"the earlier run in {folder} is superseded; its lines stay on file")
         self.folder, self._failures = folder, failures
+        self._reference = monitor.reference
         self._store = RunStore.open(folder, info, resume_step=step or None)
         self._tracker = make_tracker(
             args.report_to or [], str(args.output_dir), folder.name, partial(write_report, [folder])
@@ -103,6 +111,7 @@ class Recorder:
             f"the probe at step {record.step} could not be stored and waits for the next one; "
             "training goes on"
         ):
+            self._mend_folder()
             self._store.append(record, events, doubtful_after)
         self._tracker.log(record.step, tracker_metrics(record, self.folder.name))
         self._tracker.show(Snapshot(record, self._choices))
@@ -110,6 +119,13 @@ class Recorder:
             self._tracker.event(event)
         console.announce(record, events, self.last)
         self.last = record
+
+    def _mend_folder(self) -> None:
+        """Make the run folder again if somebody has deleted it; its earlier probes are gone."""
+        if not (self.folder / REFERENCE_FOLDER).is_dir():
+            with explained(self.folder, "be made again"):
+                self._reference.save(self.folder / REFERENCE_FOLDER)
+            logger.warning("crystalmon: %s was deleted, and is made again.", self.folder)
 
     def log_result(self, result: Result) -> None:
         """Log a result and its seconds as `<folder>_experiments/<experiment>/<key>`."""
@@ -135,17 +151,38 @@ class Recorder:
 
 
 def _store_base(folder: Path, monitor: Monitor, step: int) -> None:
-    """Write the base's answers into the run folder, or check that a resumed run keeps its own."""
-    stored, base = folder / REFERENCE_FOLDER, monitor.reference.info
-    if step == 0 or not (stored / INFO_FILE).is_file():
-        # before the run's own files: an earlier run stays whole if this fails
-        with explained(folder, "take the base's answers"):
-            monitor.reference.save(stored)
-        monitor.reference = load_reference(stored)  # read from disk, it takes no memory
+    """Write the base's answers into the run folder; those of another base are moved aside.
+
+    Raises:
+        ValueError: if a run is resumed with another base than its own.
+        RunFolderError: if the folder cannot be written to.
+    """
+    stored, base = folder / REFERENCE_FOLDER, monitor.reference
+    own = None
+    with contextlib.suppress(*() if step else (FileNotFoundError, ValueError)):
+        own = load_reference(stored) if (stored / INFO_FILE).is_file() else None
+    if step > 0 and own is not None:
+        if own.info.id != base.info.id:
+            raise ValueError(
+                f"the run in {folder} must be resumed with its own base, {own.info.model!r}, got "
+                f"{base.info.model!r}. Leave out reference=, or choose another output_dir."
+            )
         return
-    own = load_reference(stored).info
-    if own.id != base.id:
-        raise ValueError(
-            f"the run in {folder} must be resumed with its own base, {own.model!r}, got "
-            f"{base.model!r}. Leave out reference=, or choose another output_dir."
-        )
+    # before the run's own files: an earlier run stays whole if this fails
+    with explained(folder, "take the base's answers"):
+        if own is not None and not _alike(own, base):
+            aside = folder / f"{REFERENCE_FOLDER}-{own.info.id}"
+            shutil.rmtree(aside, ignore_errors=True)
+            stored.rename(aside)
+            console.say(f"the earlier run in {folder} had another base: its answers are in {aside}")
+        base.save(stored)
+    monitor.reference = load_reference(stored)  # read from disk, it takes no memory
+
+
+def _alike(one: Reference, other: Reference) -> bool:
+    """Whether two references are one base's, scored twice; another device rounds otherwise."""
+    return one.info.plan == other.info.plan and all(
+        np.abs(answer_distributions(q)[0] - answer_distributions(other.log_choice[n])[0]).max()
+        <= SAME_BASE
+        for n, q in one.log_choice.items()
+    )

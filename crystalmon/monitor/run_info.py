@@ -45,7 +45,7 @@ def run_info(
 
     Args:
         monitor: of the run, with its reference.
-        settings: what the user asked for, ready for JSON; see `callback_settings`.
+        settings: what the user asked for, ready for JSON; see `settings_info`.
         trainer: what trains the model, by name; see `trainer_name`.
         max_steps: the step at which training ends.
         args: the trainer's arguments, if there is a trainer.
@@ -75,19 +75,19 @@ def run_info(
     }
 
 
-def callback_settings(callback: Any) -> dict[str, Any]:
-    """The arguments of a `CrystalCallback`, ready for JSON."""
-    named = isinstance(callback.reference, str | Path)
+def settings_info(settings: Any) -> dict[str, Any]:
+    """A callback's `training.Settings`, ready for JSON."""
+    named = isinstance(settings.reference, str | Path)
     return {
-        "every": callback.every,
-        "max_overhead": callback.max_overhead,
-        "reference": str(callback.reference) if named else "given",
-        "view": callback.view,
-        "strict": callback.strict,
-        "experiments": {each.name: every for each, every in callback.experiments.items()},
+        "every": settings.every,
+        "max_overhead": settings.max_overhead,
+        "reference": str(settings.reference) if named else "given",
+        "view": settings.view,
+        "strict": settings.strict,
+        "experiments": {each.name: every for each, every in settings.experiments.items()},
         "actions": {
             signal: [action_name(action) for action in actions]
-            for signal, actions in callback.actions.items()
+            for signal, actions in settings.actions.items()
         },
     }
 

@@ -216,21 +216,28 @@ class ExperimentsInTraining:
             del model
             free_memory()
 
-    def measure(self, step: int, last: bool = False) -> None:
-        """Measure what is due now, or was due and is affordable now; at the last step, all."""
+    def measure(self, step: int, last: bool = False, *passed: type[Exception]) -> None:
+        """Measure what is due now, or was due and is affordable now; at the last step, all.
+
+        Errors of the kinds `passed` are raised; others are counted.
+        """
         for each, state in self._states.items():
             if step <= state.step:
                 continue
             state.due = state.due or last or step % state.every == 0
             if state.due and self._ranks.broadcast(self._budget.affords(state.seconds)):
                 state.due, state.step = False, step
-                self._measure(each, state, step)
+                self._measure(each, state, step, *passed)
 
-    def _measure(self, each: Experiment, state: _State, step: int) -> None:
+    def _measure(
+        self, each: Experiment, state: _State, step: int, *passed: type[Exception]
+    ) -> None:
         began, result = time.perf_counter(), None
         with self._budget.spending():
             with (
-                self._failures.caught(f"{each.name} at step {step} failed; training goes on"),
+                self._failures.caught(
+                    f"{each.name} at step {step} failed; training goes on", *passed
+                ),
                 undisturbed(self._subject.model),
             ):
                 result = each.measure(self._subject, self._folder, Parts())

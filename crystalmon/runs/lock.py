@@ -1,21 +1,86 @@
-"""One command at a time in a folder: two that write the same would undo each other's work."""
+"""Who writes to a folder: two commands, or two trainings, would undo each other's work.
+
+Locks are the operating system's. They end with the process that holds them, however it ends.
+Windows and some file systems have none: nothing is held there.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+import socket
+import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Literal
 
 from crystalmon.runs.files import explained
+
+logger = logging.getLogger(__name__)
+
+LOCK_FILE = ".lock"
+
+_HELD: weakref.WeakValueDictionary[Path, RunLock] = weakref.WeakValueDictionary()
+"""This process' locks, by run folder."""
+
+
+class RunLock:
+    """Keeps other processes from writing to a run folder, which is created if it is not there.
+
+    A later training of this process takes the folder over: the earlier one may have been
+    interrupted without a word.
+
+    Args:
+        folder: the run folder.
+
+    Raises:
+        ValueError: if another process writes to the folder.
+        RunFolderError: if the folder cannot be written to.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        with explained(folder, "be written to"):
+            folder.mkdir(parents=True, exist_ok=True)
+        place = folder.resolve()
+        earlier = _HELD.get(place)
+        if earlier is not None and earlier.held:
+            logger.warning(
+                f"crystalmon: another training in this process takes over {folder}; the earlier "
+                "one, which has not ended, is recorded no further."
+            )
+            earlier.release()
+        self._file = folder / LOCK_FILE
+        descriptor = _locked(self._file, "lockf")
+        if descriptor is None:
+            owner = self._file.read_text(encoding="utf-8", errors="replace").strip()
+            raise ValueError(
+                f"another training writes to {folder} ({owner or 'its process is unknown'}). Wait "
+                "until it has ended, or choose another output_dir."
+            )
+        self._end = weakref.finalize(self, os.close, descriptor)
+        os.truncate(descriptor, 0)
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        owner = f"process {os.getpid()} on {socket.gethostname()} since {since}"
+        os.write(descriptor, owner.encode())
+        _HELD[place] = self
+
+    @property
+    def held(self) -> bool:
+        """Whether it still is; not once it is released or taken over."""
+        return self._end.alive
+
+    def release(self) -> None:
+        """Let others write."""
+        if self.held:
+            self._file.unlink(missing_ok=True)
+            self._end()
 
 
 @contextlib.contextmanager
 def no_other(file: Path, what: str) -> Iterator[None]:
-    """Hold a lock; it ends with the process, however that ends.
-
-    Windows and some file systems have no such locks: nothing is held there.
+    """Within, no other command does the same.
 
     Args:
         file: the lock's own, in a folder that exists; removed afterwards.
@@ -25,28 +90,36 @@ def no_other(file: Path, what: str) -> Iterator[None]:
         ValueError: if another process holds it.
         RunFolderError: if the folder cannot be written to.
     """
-    with _locked(file, what):
-        try:
-            yield
-        finally:
-            file.unlink(missing_ok=True)
+    descriptor = _locked(file, "flock")
+    if descriptor is None:
+        raise ValueError(
+            f"another command is busy with {what} in {file.parent}. Wait for it, or choose "
+            "another folder."
+        )
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+        os.close(descriptor)
 
 
-def _locked(file: Path, what: str) -> BinaryIO:
-    """The lock's file, open and locked; closing it frees the lock."""
+def _locked(file: Path, kind: Literal["flock", "lockf"]) -> int | None:
+    """The lock's file, open and locked; closing it frees the lock. None if it is held already.
+
+    A child process that is forked shares an `flock`, but not a `lockf`.
+    """
     while True:
-        with explained(file.parent, "take results"):
-            handle = file.open("ab")
+        with explained(file.parent, "be written to"):
+            descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             import fcntl
 
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            handle.close()
-            raise ValueError(
-                f"another command is busy with {what} in {file.parent}. Wait for it, or choose "
-                "another folder."
-            ) from error
-        if os.fstat(handle.fileno()).st_nlink:
-            return handle
-        handle.close()  # the last holder has just removed it: others would lock a new file
+            getattr(fcntl, kind)(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            os.close(descriptor)
+            return None
+        except (ImportError, OSError):
+            return descriptor
+        if os.fstat(descriptor).st_nlink:
+            return descriptor
+        os.close(descriptor)  # the last holder has just removed it: others would lock a new file

@@ -108,11 +108,11 @@ class Reference:
             return
         partial, info = folder / f"{TENSOR_FILE}.partial", folder / f"{INFO_FILE}.partial"
         try:
-            if isinstance(self.rows, Path):
+            if isinstance(self.rows, Path) and self.rows.exists():
                 shutil.copyfile(self.rows, partial)
-            else:
+            else:  # a file that is deleted while it is mapped can still be read
                 tables = {f"{CHOICE_PREFIX}{name}": q for name, q in self.log_choice.items()}
-                tensors = {_LOG_P: self.rows, **tables}
+                tensors = {_LOG_P: self._rows[:], **tables}
                 whole = {name: np.ascontiguousarray(each) for name, each in tensors.items()}
                 save_file(whole, str(partial))
             text = json.dumps(asdict(self.info), indent=2, ensure_ascii=False)

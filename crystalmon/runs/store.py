@@ -30,8 +30,8 @@ class RunStore:
         folder: the run folder, `<output_dir>/crystalmon`.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, info: Mapping[str, Any]) -> None:
+        self.folder, self._info = folder, info
         # events come first: without their record they do not count
         self._waiting = {EVENTS_FILE: b"", RECORDS_FILE: b""}
 
@@ -70,7 +70,7 @@ class RunStore:
                 step = FRESH_START if resume_step is None else resume_step
                 for file in files:
                     append_lines(file, json_bytes({RESUME_KEY: step}))
-        return cls(folder)
+        return cls(folder, info)
 
     def append(
         self, record: ProbeRecord, events: Sequence[Event], doubtful_after: int | None = None
@@ -101,6 +101,9 @@ class RunStore:
         self._write("take the last probes")
 
     def _write(self, purpose: str) -> None:
+        if not (self.folder / RUN_FILE).exists():  # somebody has deleted the folder
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_info(self.folder, self._info)
         with explained(self.folder, purpose):
             for name, block in self._waiting.items():
                 if block:

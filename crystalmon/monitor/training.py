@@ -1,0 +1,339 @@
+"""One training, watched: what a callback does between its first step and its last.
+
+What happens at a probe is `probe.Monitor`'s; what rank 0 writes is `recorder.Recorder`'s.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import TrainerControl, TrainerState, TrainingArguments
+
+from crystalmon.experiments.common.experiment import Experiment
+from crystalmon.monitor import console
+from crystalmon.monitor.actions import Action, action_name, actions_for, check_possible, take
+from crystalmon.monitor.budget import Budget
+from crystalmon.monitor.lineage import Origin
+from crystalmon.monitor.probe import Monitor
+from crystalmon.monitor.recorder import Failures, Recorder
+from crystalmon.monitor.run_folder import claim_folder
+from crystalmon.monitor.run_info import run_info, settings_info, trainer_name
+from crystalmon.monitor.schedule import Forecast, Schedule, probe_steps
+from crystalmon.monitor.training_experiments import ExperimentsInTraining
+from crystalmon.runs.lock import RunLock
+from crystalmon.runs.records import Event, ProbeRecord
+from crystalmon.runs.reference import Reference, find_reference
+from crystalmon.scoring.forward import out_of_memory
+from crystalmon.scoring.models import model_name
+from crystalmon.scoring.plan import View
+from crystalmon.scoring.ranks import CONFIGURATION_ERRORS, current_ranks, describe
+from crystalmon.suites.tasks import TaskSuite
+
+logger = logging.getLogger(__name__)
+
+_BASES: weakref.WeakKeyDictionary[nn.Module, list[Reference]] = weakref.WeakKeyDictionary()
+"""The bases of this process' trainings, by the model that they were before its first step."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a user has asked for, checked; see `callback.CrystalCallback`."""
+
+    suite: TaskSuite
+    every: int | None
+    reference: str | Path | Reference
+    view: View
+    strict: bool
+    actions: Mapping[str, tuple[Action, ...]]
+    max_overhead: float | None
+    experiments: Mapping[Experiment, int]
+
+
+class Training:
+    """Watches one training: probes it when it is time, and acts on what is found.
+
+    Every method is called on every rank. What concerns the run folder happens on rank 0; its
+    result, or its error, reaches all.
+
+    Args:
+        settings: what the user has asked for.
+        args, state: the trainer's; the state tells this training from others.
+        earlier: what the same trainer has begun before, if anything: a second call of `train`, or
+            another batch size after the first did not fit.
+
+    Attributes:
+        monitor: once the base is known; None if it could not be scored.
+        failures: of probes, writes and actions.
+        last_step: the latest probe's, -1 before the first.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        args: TrainingArguments,
+        state: TrainerState,
+        earlier: Training | None = None,
+    ) -> None:
+        self._settings = settings
+        self.args, self._state = args, weakref.ref(state)
+        self.monitor: Monitor | None = None
+        self.failures = Failures(settings.strict)
+        self.last_step = -1
+        share = settings.max_overhead
+        self._meter = Budget(math.inf if share is None else share)
+        budget = None if share is None else self._meter
+        self._schedule = Schedule(probe_steps(state.max_steps, settings.every), budget)
+        self._forecast = Forecast(self._schedule.steps, self._meter)
+        self._stopped_at: int | None = None
+        self._untaken: list[Event] = []
+        self._recorder: Recorder | None = None  # on rank 0 alone
+        self._experiments: ExperimentsInTraining | None = None
+        self._held: RunLock | None = None  # likewise
+        self._first_base = earlier and earlier.own_base
+
+    @property
+    def state(self) -> TrainerState | None:
+        """The trainer's state; None once that is gone, and the training with it."""
+        return self._state()
+
+    @property
+    def own_base(self) -> Reference | None:
+        """The base that this trainer's first training began with, if it was the model itself."""
+        if self.monitor is not None and self.monitor.is_own_base:
+            return self.monitor.reference
+        return self._first_base
+
+    def begin(self, args: TrainingArguments, state: TrainerState, model: Any, tokens: Any) -> None:
+        """Score the base, open the run folder and the trackers, probe step 0.
+
+        Raises:
+            Exception: for mistakes of configuration, before any training is spent.
+        """
+        check_possible(self._settings.actions, args)
+        try:
+            with self._meter.spending():
+                self._prepare(args, state, _unwrapped(model), tokens)
+            if self.last_step < 0 or self._wanted(state.global_step):
+                # the trainer clears its control before the first step: actions wait until after it
+                self._probe(state, unchanged=True)
+            self._measure_experiments(state, False, *CONFIGURATION_ERRORS)
+        except BaseException:
+            self.close()
+            raise
+
+    def step(self, state: TrainerState, control: TrainerControl) -> None:
+        """Probe if this step is on the schedule, or the last."""
+        if self._stopped_at is not None and state.global_step > self._stopped_at:
+            logger.warning("crystalmon: this trainer does not stop when a callback asks it to.")
+            self._stopped_at = None
+        self._act(state, control)
+        forecast = self._forecast.at(state.global_step)
+        if forecast and self._recorder is not None and self._settings.max_overhead is None:
+            console.say(console.costly(*forecast))
+        last = state.global_step >= state.max_steps or control.should_training_stop
+        self.probe_if_wanted(state, control, last)
+
+    def probe_if_wanted(self, state: TrainerState, control: TrainerControl, last: bool) -> None:
+        """Probe if it is time; `last` says that training ends here."""
+        if self._wanted(state.global_step, last):
+            self._probe(state)
+            self._act(state, control)
+        self._measure_experiments(state, last)
+
+    def close(self) -> None:
+        """Close the run folder and the trackers, and let others write to the folder."""
+        try:
+            if self._recorder is not None:
+                self._recorder.close()
+        finally:
+            if self._held is not None:
+                self._held.release()
+
+    def conclude(self) -> None:
+        """Say how it went."""
+        if self.failures.count:
+            logger.warning("crystalmon: %d failures; see the log above.", self.failures.count)
+        if self._recorder is not None:
+            refused = self._settings.max_overhead if self._schedule.refused else None
+            share = self._meter.spent / self._meter.elapsed
+            console.conclude(self._recorder.last, self._recorder.folder, share, refused)
+
+    # --- how ---------------------------------------------------------------------------------
+
+    def _prepare(
+        self, args: TrainingArguments, state: TrainerState, model: Any, tokens: Any
+    ) -> None:
+        """All that comes before the first probe."""
+        ranks, step, settings = current_ranks(), state.global_step, self._settings
+        folder = claim_folder(Path(str(args.output_dir)), state, settings.suite.name)
+        ranks.on_main(lambda: self._lock(folder))
+        origin = Origin(folder, step, model_name(model), settings.suite, settings.view)
+        history = ranks.on_main(origin.history)
+        trained = _bare(model) in _BASES
+        reference = self._asked_base(origin, _BASES.get(_bare(model), []))
+        if not isinstance(reference, Reference):
+            asked = str(reference)
+            reference = ranks.on_main(lambda: origin.reference(asked))
+        progress = state.is_world_process_zero and not args.disable_tqdm
+        monitor = self.monitor = self._make_monitor(model, tokens, reference, progress)
+        if monitor is None:
+            return
+        if trained and monitor.is_own_base:
+            monitor.reference = _trained_further(monitor.reference)
+        base = monitor.reference.info
+        monitor.inherit(ranks.on_main(lambda: origin.inherited(base.id, monitor.base_q)))
+        for record in history:
+            monitor.replay(record)
+        known = monitor.seconds_a_probe or max((r.seconds for r in history), default=None)
+        if known is not None:
+            self._meter.expect(known)
+        self.last_step = history[-1].step if history else -1
+        ranks.on_main(lambda: self._open(monitor, folder, history, args, state))
+        if monitor.is_own_base:
+            _BASES.setdefault(_bare(model), []).append(monitor.reference)
+        self._begin_experiments(monitor, tokens, folder, step)
+
+    def _lock(self, folder: Path) -> None:
+        """Rank 0: keep other processes from the run folder."""
+        self._held = RunLock(folder)
+
+    def _asked_base(self, origin: Origin, known: Sequence[Reference]) -> str | Path | Reference:
+        """What to compare with, as asked, unless this process has trained the model before.
+
+        Then the model is not its own base any more: that is the one which its first training had.
+        """
+        asked, suite, view = self._settings.reference, self._settings.suite, self._settings.view
+        if origin.step > 0 or asked not in ("auto", "initial"):
+            return asked
+        if self._first_base is not None:
+            return self._first_base
+        fitting = (r for r in known if (r.info.suite_hash, r.info.view) == (suite.hash, view))
+        if asked == "initial" or find_reference(origin.model, suite, view) is not None:
+            return asked
+        return next(fitting, asked)
+
+    def _make_monitor(
+        self, model: Any, tokens: Any, reference: str | Path | Reference, progress: bool
+    ) -> Monitor | None:
+        """The monitor, with its base scored; None if memory does not hold the base.
+
+        Raises:
+            ValueError: if the base cannot be scored for another reason.
+        """
+        suite, view = self._settings.suite, self._settings.view
+        try:
+            return Monitor(model, tokens, suite, reference, view=view, progress=progress)
+        except Exception as error:
+            if self._settings.strict or isinstance(error, CONFIGURATION_ERRORS):
+                raise
+            if not out_of_memory(error):
+                raise ValueError(
+                    f"the base cannot be scored ({describe(error)}), so this run would not be "
+                    "monitored. Mend that, or train without the callback."
+                ) from error
+            with self.failures.caught("the base could not be scored, so this run is not monitored"):
+                raise
+        return None
+
+    def _open(
+        self,
+        monitor: Monitor,
+        folder: Path,
+        history: list[ProbeRecord],
+        args: TrainingArguments,
+        state: TrainerState,
+    ) -> None:
+        """Rank 0: open the run folder and the trackers, and say what will be monitored."""
+        settings, trainer = settings_info(self._settings), trainer_name(args)
+        info = run_info(monitor, settings, trainer, state.max_steps, args)
+        self._recorder = Recorder(
+            folder, monitor, info, state.global_step, history, args, self.failures
+        )
+        probes, share = len(self._schedule.steps), self._settings.max_overhead
+        console.introduce(monitor, folder, probes, share)
+
+    def _begin_experiments(self, monitor: Monitor, tokens: Any, folder: Path, step: int) -> None:
+        found = ExperimentsInTraining(
+            self._settings.experiments,
+            monitor,
+            tokens,
+            folder,
+            self._meter,
+            self.failures,
+            self._recorder,
+        )
+        with self.failures.caught(
+            "the experiments could not begin, and are left out of this run", *CONFIGURATION_ERRORS
+        ):
+            found.begin(monitor, step)
+            self._experiments = found
+
+    def _wanted(self, step: int, last: bool = False) -> bool:
+        """Whether to probe now: by the schedule on every rank, by the clock of rank 0."""
+        if self.monitor is None or step <= self.last_step:
+            return False
+        return self._schedule.wants(step, last, current_ranks().broadcast)
+
+    def _probe(self, state: TrainerState, unchanged: bool = False) -> None:
+        """Probe this step, on every rank; a failure is logged and counted, or raised if strict."""
+        monitor, before = self.monitor, self._meter.spent
+        if monitor is None:
+            return
+        with self._meter.spending():
+            self.last_step = step = state.global_step
+            self._schedule.taken()
+            record = None
+            with self.failures.caught(f"probe at step {step} failed; training goes on"):
+                record = monitor.probe(step, state.epoch, unchanged=unchanged)
+            if monitor.ranks.all(record is not None) and record is not None:
+                self._schedule.probed(record, monitor.events)
+                if self._recorder is not None and self._held is not None and self._held.held:
+                    self._recorder.write(record, monitor.events, monitor.doubtful_after)
+                self._untaken += monitor.events
+        # storing, trackers and a failure count; the first may come free with the base's answers
+        took = self._meter.spent - before
+        self._meter.expect(max(took, monitor.seconds_a_probe or 0.0))
+
+    def _measure_experiments(
+        self, state: TrainerState, last: bool = False, *passed: type[Exception]
+    ) -> None:
+        if self._experiments is not None:
+            self._experiments.measure(state.global_step, last, *passed)
+
+    def _act(self, state: TrainerState, control: TrainerControl) -> None:
+        """Do what the user has asked for on the latest events."""
+        events, self._untaken = self._untaken, []
+        asked = self._settings.actions
+        for event, action in ((e, a) for e in events for a in actions_for(asked, e)):
+            if self._recorder is not None:
+                self._recorder.act(event, action)
+            if action == "stop":
+                self._stopped_at = state.global_step
+            failed = f"{action_name(action)} failed on {event.kind}; training goes on"
+            with self.failures.caught(failed):
+                take(action, event, state, control)
+
+
+def _unwrapped(model: Any) -> Any:
+    """The language model itself, from within PPO's, an engine's or the compiler's wrapper."""
+    for inner in ("_orig_mod", "module", "policy"):
+        model = getattr(model, inner, model)
+    return model
+
+
+def _bare(model: Any) -> Any:
+    """The model under PEFT's adapters: a second training may wrap it anew."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _trained_further(reference: Reference) -> Reference:
+    """The same with a name that says that it is not the model which was loaded."""
+    name = f"{reference.info.model or 'a model'}, trained further"
+    return replace(reference, info=replace(reference.info, model=name))
