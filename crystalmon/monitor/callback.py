@@ -270,6 +270,8 @@ class CrystalCallback(TrainerCallback):
         if self._wanted(state.global_step, last):
             self._probe(state)
             self._act(state, control)
+        if last and self._recorder is not None:
+            self._recorder.catch_up()
         self._measure_experiments(state, last)
 
     def _probe(self, state: TrainerState, unchanged: bool = False) -> None:
