@@ -190,23 +190,22 @@ class _LineFile(Generic[_Line]):
                 self._start_over()  # another file lies here now
             self._inode = status.st_ino
             handle.seek(self._position)
-            block = handle.read()
-        if growing:
-            block = block[: block.rfind(b"\n") + 1]
-        self._position += len(block)
-        # bytes and split: a message may hold characters that text mode takes for line ends
-        for line in block.removesuffix(b"\n").split(b"\n"):
-            self._line += 1
-            if not line.strip():
-                continue
-            try:
-                self._take(json.loads(line))
-            except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-                warnings.warn(
-                    f"{self._file}, line {self._line} cannot be read and is left out "
-                    f"({type(error).__name__}: {error}).",
-                    stacklevel=4,
-                )
+            # bytes: a message may hold characters that text mode takes for line ends
+            for line in handle:
+                if growing and not line.endswith(b"\n"):
+                    break
+                self._position += len(line)
+                self._line += 1
+                if not line.strip():
+                    continue
+                try:
+                    self._take(json.loads(line))
+                except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+                    warnings.warn(
+                        f"{self._file}, line {self._line} cannot be read and is left out "
+                        f"({type(error).__name__}: {error}).",
+                        stacklevel=4,
+                    )
         return self._kept
 
     def _take(self, data: Mapping[str, Any]) -> None:
