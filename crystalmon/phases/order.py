@@ -41,10 +41,11 @@ def warning_rule(base: Base, state: PhaseState, now: Observation) -> Outcome:
 
     Surely: by `WARNING_SIGMAS` of its noise, and not by the doing of a few prompts alone.
     """
-    recent = state.orders[-4:]
-    rising = len(recent) == 4 and bool(np.all(np.diff(recent) > 0))
     bar = WARNING + WARNING_SIGMAS * state.sigma
-    if state.phase != "liquid" or not bar <= now.order < ONSET or not rising:
+    if state.phase != "liquid" or not bar <= now.order < ONSET:
+        return state, []
+    recent = state.orders[-4:]
+    if len(recent) < 4 or not np.all(np.diff(recent) > 0):
         return state, []
     low, high = base.order_interval(now)
     if "early_warning" in state.raised or low <= 0:

@@ -157,6 +157,7 @@ class Base:
         q: [P, C] its answers.
         ordered: whether it has too little liquidity to lose.
         liquidity: of the answers.
+        supports: [P, C] by prompt, the choices that hold nearly all of it.
         candidates: its prompts as possible seeds.
         resamples: [R, P] bootstrap weights of the prompts.
     """
@@ -164,6 +165,7 @@ class Base:
     q: np.ndarray = field(repr=False)
     ordered: bool
     liquidity: np.ndarray
+    supports: np.ndarray = field(repr=False)
     candidates: Candidates = field(repr=False)
     resamples: np.ndarray = field(repr=False)
 
@@ -172,7 +174,8 @@ class Base:
         """From its answers [P, C], on the simplex."""
         resamples = bootstrap_weights(len(q), RESAMPLES, np.random.default_rng(0))
         ordered, own = min(q.shape) < 2 or is_ordered(q), liquidity(q, uniform_weights(len(q)))
-        return cls(q, ordered, own, Candidates.of(q), resamples)
+        supports = np.stack([support(row) for row in q])
+        return cls(q, ordered, own, supports, Candidates.of(q), resamples)
 
     def read(self, step: int, q: np.ndarray, coverage: float | None = None) -> Observation:
         """One probe as the rules see it; q [P, C] is on the simplex and of the base's shape."""
@@ -194,7 +197,7 @@ class Base:
 
     def mass_on(self, seed: int, answers: np.ndarray) -> float:
         """Mass of answers [C] on the support of a seed."""
-        return float(answers[support(self.q[seed])].sum())
+        return float(answers[self.supports[seed]].sum())
 
 
 Outcome = tuple[PhaseState, list[Event]]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -142,7 +144,8 @@ class RunReader:
             growing: leave a last line without its end for the next call: it is being written.
         """
         info = _read_info(self.folder / RUN_FILE)
-        records, events = self._records.read(growing), self._events.read(growing)
+        with _no_collector():
+            records, events = self._records.read(growing), self._events.read(growing)
         by_step = sorted(events.values(), key=lambda event: event.step)
         return Run(
             self.folder,
@@ -152,6 +155,18 @@ class RunReader:
             superseded=self._records.count - len(records),
             doubtful=tuple(sorted(self._records.doubtful & records.keys())),
         )
+
+
+@contextmanager
+def _no_collector() -> Iterator[None]:
+    """Without Python's search for cycles: records have none, and it would go over all of them."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class _LineFile(Generic[_Line]):
