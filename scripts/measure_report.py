@@ -1,15 +1,19 @@
-"""The figures of a long run's report: how long it takes, how large it is, how soon it is there.
+"""The figures of a long run: how long `report` and `detect` take, how soon the page is there.
 
-Writes a run of 1,000 probes × 15 tasks × 24 prompts with the choices of the bundled suite, makes
-its report as a user would, opens it in headless Chromium, and prints a table and one JSON line.
+Writes a run of 1,000 probes × 15 tasks × 24 prompts with the choices of the bundled suite, or a
+small one of 3 tasks × 8 prompts × 6 choices; makes its report and replays it as a user would, opens
+the page in headless Chromium, and prints a table and one JSON line. Seconds are those of the
+processor (user and system), so that other work on the machine hardly counts.
 
     python scripts/measure_report.py
+    python scripts/measure_report.py --small --records 100000
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -18,6 +22,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from safetensors.numpy import save_file
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
@@ -25,6 +30,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 from browser import find_chromium  # noqa: E402
 
 from crystalmon.runs.records import ProbeRecord, TaskRecord  # noqa: E402
+from crystalmon.runs.reference import CHOICE_PREFIX, TENSOR_FILE  # noqa: E402
 from crystalmon.runs.store import RunStore  # noqa: E402
 from crystalmon.suites.tasks import load_suite  # noqa: E402
 
@@ -33,18 +39,23 @@ KEYS += " coverage entropy entropy_mixture seed_jsd seed_mse crystal_fraction su
 PHASES = ("liquid", "nucleating", "crystallized", "settling")
 
 
-def write_run(folder: Path, probes: int) -> None:
-    """A collapse of every task, as lines of the real form and length."""
+def write_run(folder: Path, probes: int, small: bool) -> None:
+    """A collapse of every task, as lines of the real form and length, with the base's answers."""
     suite, rng = load_suite("randomness"), np.random.default_rng(0)
-    store = RunStore.open(
-        folder / "crystalmon",
-        {"suite": suite.name, "suite_hash": suite.hash, "max_steps": probes - 1},
-        resume_step=None,
+    shapes = {task.name: (len(task.prompts), len(task.choices)) for task in suite}
+    info = {"suite": suite.name, "suite_hash": suite.hash, "max_steps": probes - 1}
+    if small:
+        shapes, info = dict.fromkeys(("one", "two", "three"), (8, 6)), {}
+    store = RunStore.open(folder / "crystalmon", info, resume_step=None)
+    base = {}
+    for name, (rows, columns) in shapes.items():
+        b = rng.dirichlet(np.full(columns, 0.4), rows) + 1e-6
+        base[name] = b / b.sum(axis=1, keepdims=True)
+    reference = folder / "crystalmon" / "reference"
+    reference.mkdir()
+    save_file(
+        {CHOICE_PREFIX + name: np.log(b) for name, b in base.items()}, reference / TENSOR_FILE
     )
-    base = {
-        task.name: rng.dirichlet(np.full(len(task.choices), 0.4), len(task.prompts)) + 1e-6
-        for task in suite
-    }
     for probe in range(probes):
         g = probe / (probes - 1)
         metrics = {key: g * float(rng.uniform(0.9, 1)) for key in KEYS.split()}
@@ -57,6 +68,17 @@ def write_run(folder: Path, probes: int) -> None:
             tasks[name] = TaskRecord(q, metrics, ci, phase, 0 if g > 0.5 else None, "raw")
         record = ProbeRecord(probe, g, 1e9 + probe, 0.2, 0.02, phase, metrics, ci, tasks)
         store.append(record, [])
+
+
+def run_command(name: str, *arguments: str) -> dict[str, float]:
+    """Seconds of the processor and GB at the most that a command of crystalmon takes."""
+    command = [sys.executable, "-m", "crystalmon.cli.main", name, *arguments]
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(child.pid, 0)
+    if status:
+        raise RuntimeError(f"crystalmon {name} failed; see above.")
+    seconds = usage.ru_utime + usage.ru_stime
+    return {f"{name}_s": seconds, f"{name}_gb": usage.ru_maxrss / 1e6}
 
 
 def open_page(file: Path) -> dict[str, float]:
@@ -81,23 +103,19 @@ def open_page(file: Path) -> dict[str, float]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Measure the report of a long run.")
-    parser.add_argument("--probes", type=int, default=1000)
+    parser.add_argument("--records", type=int, default=1000)
+    parser.add_argument("--small", action="store_true", help="3 tasks × 8 prompts × 6 choices")
     parser.add_argument("--keep", type=Path, help="copy the page here")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_run(folder / "long", arguments.probes)
+        write_run(folder / "long", arguments.records, arguments.small)
         records = (folder / "long/crystalmon/records.jsonl").stat().st_size
         output = folder / "report.html"
-        command = [sys.executable, "-m", "crystalmon.cli.main", "report", str(folder / "long")]
-        began = time.perf_counter()
-        subprocess.run([*command, "-o", str(output)], check=True, stdout=subprocess.DEVNULL)
-        figures = {
-            "probes": float(arguments.probes),
-            "records_mb": records / 1e6,
-            "made_s": time.perf_counter() - began,
-            "page_mb": output.stat().st_size / 1e6,
-        }
+        figures = {"probes": float(arguments.records), "records_mb": records / 1e6}
+        figures |= run_command("report", str(folder / "long"), "-o", str(output))
+        figures["page_mb"] = output.stat().st_size / 1e6
+        figures |= run_command("detect", str(folder / "long"))
         if find_chromium() is None:
             print("no Chromium on the path: the page was not opened", file=sys.stderr)
         else:

@@ -16,12 +16,12 @@ from fake_runs import make_event, make_record, make_task, planted_chain
 
 from crystalmon.cli.main import main
 from crystalmon.metrics.catalogue import METRICS
-from crystalmon.report.frames import MAX_FRAMES, base_answers, encode, pick_frames
+from crystalmon.report.frames import MAX_FRAMES, MAX_PROBES, base_answers, encode, pick_frames
 from crystalmon.report.lanes import lane_names, make_lanes
 from crystalmon.report.page import report_html, write_report
 from crystalmon.report.payload import build_payload, kinetics_rows
 from crystalmon.runs.reader import Run, RunReader
-from crystalmon.runs.records import SCHEMA_VERSION
+from crystalmon.runs.records import SCHEMA_VERSION, ProbeRecord
 from crystalmon.runs.store import RunStore
 from crystalmon.runs.wordings import task_texts
 from crystalmon.suites.tasks import load_suite
@@ -214,6 +214,43 @@ def test_what_the_run_cannot_tell_is_said(chain: list[Run]) -> None:
     many = tuple(replace(chain[0].records[0], step=step) for step in range(MAX_FRAMES + 1))
     said = " ".join(build_payload(make_lanes([replace(run, records=many)]))["caveats"])
     assert f"show {MAX_FRAMES} of the probes" in said
+
+
+def test_a_very_long_run_is_thinned_and_keeps_what_stands_out(chain: list[Run]) -> None:
+    first, count = chain[0].records[0], 3000
+    rng = np.random.default_rng(0)
+    (name, task), *_ = first.tasks.items()
+
+    def record(step: int) -> ProbeRecord:
+        metrics = {key: value + 0.01 * rng.random() for key, value in first.metrics.items()}
+        metrics |= {"order": 0.1 if step < 1000 else 0.8}
+        metrics |= {1234: {"order": 0.99}, 1777: {"coverage": 0.01}}.get(step, {})
+        phase = "melting" if step == 2500 else "liquid"
+        return replace(
+            first,
+            step=step,
+            metrics=metrics,
+            phase="crystallized" if step == 2000 else "liquid",
+            seconds=99.0 if step == 2222 else 0.1,
+            tasks={name: replace(task, phase=phase, metrics={"order": 0.0})},
+        )
+
+    run = replace(chain[0], records=tuple(record(step) for step in range(count)))
+    payload = build_payload(make_lanes([run]))
+    (lane,) = payload["lanes"]
+    assert MAX_PROBES / 2 < len(lane["x"]) <= MAX_PROBES
+    assert lane["x"] == sorted(lane["step"])
+    turns = {1999, 2000, 2001, 2499, 2500, 2501}
+    assert {0, 1234, 1777, 2222, count - 1, *turns} <= set(lane["x"])
+    assert max(lane["series"]["order"]["v"]) == 0.99
+    curves = [lane["stage"], lane["seconds"], lane["phase"], lane["tasks"][name]["phase"]]
+    assert {len(each) for each in curves} == {len(lane["x"])}
+    assert len(lane["frames"]) <= MAX_FRAMES
+    assert lane["x"].index(2000) in lane["frames"]
+    assert lane["runs"][0]["probes"] == count
+    assert lane["runs"][0]["seconds"] == pytest.approx(0.1 * count + 98.9)
+    assert payload["kinetics"][0]["verdict"] == "abrupt"
+    assert f"at most {MAX_PROBES}" in " ".join(payload["caveats"])
 
 
 # --- the page --------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
 
 import pytest
 
@@ -116,8 +117,32 @@ def test_a_forecast_of_little_or_at_the_end_is_not_told():
     assert forecasts(0.5, 2.0, start=0, steps=4)[0] == {}
 
 
-def test_fixed_schedule():
-    assert sorted(probe_steps(10, every=4)) == [0, 4, 8, 10]
+@pytest.mark.parametrize(
+    ("length", "every", "expected"),
+    [(10, 4, [0, 4, 8, 10]), (8, 4, [0, 4, 8]), (3, 7, [0, 3]), (0, 5, [0]), (2, None, [0, 1, 2])],
+)
+def test_fixed_schedule(length, every, expected):
+    steps = probe_steps(length, every)
+    assert [*steps] == [step for step in range(length + 1) if step in steps] == expected
+    counts = [sum(each >= step for each in expected) for step in range(length + 1)]
+    assert [steps.count_from(step) for step in range(length + 1)] == counts
+
+
+def test_a_schedule_and_its_forecast_take_no_more_for_more_steps():
+    tracemalloc.start()
+    length = 10**12
+    schedule, clock = Schedule(probe_steps(length, every=1)), Clock()
+    assert schedule.asks(length - 1)
+    assert len(schedule.steps) == length + 1
+    forecast = Forecast(schedule.steps, meter := Budget(float("inf"), clock))
+    meter.expect(1.0)
+    found = []
+    for step in range(5):
+        clock.now += 1.0
+        found.append(forecast.at(step))
+    assert found == [None, None, None, (pytest.approx(0.5), 1.0, 1.0), None]
+    assert tracemalloc.get_traced_memory()[1] < 1e6
+    tracemalloc.stop()
 
 
 @pytest.mark.parametrize("share", [0.01, 0.05, 0.3])
@@ -152,7 +177,7 @@ def test_what_was_saved_is_spent_where_the_model_moves():
 
 
 def test_a_failed_probe_is_not_tried_again_until_the_next_is_due():
-    schedule = Schedule(frozenset({0, 5}))
+    schedule = Schedule(probe_steps(5, every=5))
     assert schedule.asks(0)
     schedule.taken()
     assert not schedule.asks(1)

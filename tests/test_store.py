@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import tracemalloc
 import warnings
 from pathlib import Path
 
@@ -143,6 +144,18 @@ def test_of_the_same_step_twice_the_last_counts(folder: Path) -> None:
     run = read_run(folder)
     assert [record.share for record in run.records] == [0.02, 0.9]
     assert (run.superseded, len(run.events)) == (1, 1)
+
+
+def test_reading_holds_no_more_than_what_counts(folder: Path) -> None:
+    store = RunStore.open(folder, {}, resume_step=None)
+    store.append(make_record(1), [])
+    file = folder / "records.jsonl"
+    file.write_bytes(5000 * file.read_bytes())
+    tracemalloc.start()
+    run = read_run(folder)
+    assert tracemalloc.get_traced_memory()[1] < file.stat().st_size / 4
+    tracemalloc.stop()
+    assert run.superseded == 4999
 
 
 def test_records_come_sorted_by_step(folder: Path) -> None:

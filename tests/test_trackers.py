@@ -576,6 +576,47 @@ def test_trackio_gets_the_metrics_on_the_trainers_step_axis(tmp_path: Path) -> N
     assert any(tmp_path.glob("*.db"))
 
 
+TRAINED_SCRIPT = """
+import json, sys
+sys.path.insert(0, {tests!r})
+from test_callback import make_trainer
+from crystalmon import CrystalCallback
+from crystalmon.scoring.models import load_model
+from crystalmon.suites.tasks import TaskSuite, load_suite
+suite = TaskSuite("one", (load_suite("liquid-tiny")["coin"],))
+model, tokenizer = load_model("liquid-tiny")
+class Late(CrystalCallback):
+    def on_step_end(self, *args, **kwargs):
+        pass
+    on_epoch_end = on_save = on_step_end
+kind = Late if {late} else CrystalCallback
+options = dict(report_to="trackio", project="p", run_name="r", max_steps=3)
+make_trainer({output!r}, model, tokenizer, suite, [kind(suite)], **options).train()
+from trackio.sqlite_storage import SQLiteStorage
+print("READ BACK", json.dumps(SQLiteStorage.get_logs("p", "r")))
+"""
+
+
+@backend
+@pytest.mark.parametrize("late", [False, True])
+def test_trackio_has_the_last_probe_though_the_trainer_closes_it(tmp_path, late) -> None:
+    pytest.importorskip("trackio")
+    script = TRAINED_SCRIPT.format(
+        tests=str(Path(__file__).parent), output=str(tmp_path / "out"), late=late
+    )
+    environment = {**os.environ, "TRACKIO_DIR": str(tmp_path / "db"), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout.split("READ BACK ")[1])
+    pictures = [row[key] for row in rows if (key := "crystalmon_media/answers") in row]
+    assert pictures[-1]["caption"] == f"step {0 if late else 3}"
+    said = [line for line in done.stderr.splitlines() if "could not log" in line]
+    assert len(said) == late
+    assert all("the trainer has closed its trackio run" in line for line in said)
+
+
 @backend
 def test_trackio_without_a_run_is_reported(caplog: pytest.LogCaptureFixture) -> None:
     pytest.importorskip("trackio")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -29,6 +31,21 @@ def sigmoid(middle, width):
 def test_abrupt_and_gradual_are_told_apart(order, verdict, seed):
     noisy = order + 0.02 * np.random.default_rng(seed).standard_normal(len(STEPS))
     assert classify_transition(STEPS, noisy).verdict == verdict
+
+
+@pytest.mark.parametrize("width", [1, 30, 300, 9000])
+def test_of_a_long_history_what_the_rise_needs_is_fitted(width):
+    steps, rng = np.arange(30_000), np.random.default_rng(2)
+    shape = 1 / (1 + np.exp(-np.clip((steps - 11_000.3) / (width / (2 * np.log(9))), -60, 60)))
+    tracemalloc.start()
+    found = classify_transition(steps, 0.9 * shape + 0.02 * rng.standard_normal(len(steps)))
+    fit_avrami(steps, shape)
+    assert tracemalloc.get_traced_memory()[1] < 10e6
+    tracemalloc.stop()
+    assert found.verdict == ("abrupt" if width == 1 else "gradual")
+    assert found.width == pytest.approx(width, rel=0.1, abs=0.5)
+    assert found.midpoint == pytest.approx(11_000, rel=0.01)
+    assert found.spacing == 1
 
 
 def test_the_width_is_measured_with_its_interval():

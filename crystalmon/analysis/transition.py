@@ -23,6 +23,12 @@ ABRUPT_PROBES = 3.0
 of its interval may be one probe more."""
 GRADUAL_PROBES = 5.0
 """Width in probes from which it is gradual; the lower end may be two probes less."""
+MOST_POINTS = 1000
+"""Points up to which a history is fitted as it is."""
+PLATEAU = 10.0
+"""Widths on either side of a rise to which a longer history is narrowed, …"""
+FEW_POINTS = 25
+"""… and points, at the least."""
 DECISIVE_BIC = 6.0
 """Difference of BIC from which one model is preferred to another (Raftery 1995: strong)."""
 
@@ -110,16 +116,18 @@ def classify_transition(steps: np.ndarray, order: np.ndarray) -> Transition:
 
     The BIC is that of `shape_bic`. Abrupt and gradual are measured in probes: no fit can tell a
     step from a rise between two probes. The history is cut where order has fallen to three
-    quarters of its highest, so that a later melting is not fitted.
+    quarters of its highest, so that a later melting is not fitted; a long one, see `_about_rise`.
     """
     steps, order = _until_melting(steps, order)
+    whole = steps
+    steps, order = _about_rise(steps, order)
     if len(steps) < LEAST_POINTS or np.max(order) - np.min(order[: len(order) // 2]) < LEAST_RISE:
         return Transition("undetermined")
     bic, sigmoid = shape_bic(steps, order)
     model = min(bic, key=lambda name: bic[name])
     middle, width, interval = sigmoid.midpoint, sigmoid.width, sigmoid.width_interval
-    near = np.argsort(np.abs(steps - middle), kind="stable")[:6]
-    spacing = float(np.median(np.diff(np.sort(steps[near]))))
+    near = np.argsort(np.abs(whole - middle), kind="stable")[:6]
+    spacing = float(np.median(np.diff(np.sort(whole[near]))))
     probes, low, high = width / spacing, interval[0] / spacing, interval[1] / spacing
     verdict = "undetermined"
     if model == "step" or (probes <= ABRUPT_PROBES and high <= ABRUPT_PROBES + 1):
@@ -153,7 +161,7 @@ def fit_avrami(steps: np.ndarray, fraction: np.ndarray) -> Avrami | None:
 
     None with fewer than `LEAST_POINTS` probes, or if the fraction stays under `LEAST_RISE`.
     """
-    steps, fraction = _until_melting(steps, fraction)
+    steps, fraction = _about_rise(*_until_melting(steps, fraction))
     if len(steps) < LEAST_POINTS or fraction.max() < LEAST_RISE:
         return None
     span = steps[-1] - steps[0]
@@ -223,6 +231,26 @@ def _log_normal(
     x: np.ndarray, mean: np.ndarray | float, variance: np.ndarray | float
 ) -> np.ndarray:
     return -0.5 * (np.log(2 * np.pi * variance) + (x - mean) ** 2 / variance)
+
+
+def _about_rise(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The history, or at most `MOST_POINTS` means over neighbours about its rise.
+
+    A rise that the means do not resolve is looked at again, between its two plateaus: whether it
+    is abrupt is measured in probes.
+    """
+    while len(steps) > MOST_POINTS:
+        ends = np.linspace(0, len(steps), MOST_POINTS + 1).astype(int)
+        counts = np.diff(ends)
+        means = [np.add.reduceat(each, ends[:-1]) / counts for each in (steps, values)]
+        found = fits.fit_sigmoid(*means)
+        gap = float(np.median(np.diff(means[0])))
+        reach = max(FEW_POINTS * gap, PLATEAU * found.width)
+        inside = np.abs(steps - found.midpoint) <= reach
+        if 2 * inside.sum() > len(steps) or inside.sum() < LEAST_POINTS:
+            return means[0], means[1]
+        steps, values = steps[inside], values[inside]
+    return steps, values
 
 
 def _until_melting(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -183,8 +183,7 @@ def estimate_cost(
 
 def _over_a_run(cost: Cost, steps: int) -> Cost:
     """The cost of a probe, with that of all probes over so many steps."""
-    # counted without the list of them, for which no memory may suffice
-    probes = len(probe_steps(steps)) if cost.every is None else -(-steps // cost.every) + 1
+    probes = len(probe_steps(steps, cost.every))
     found: dict[str, Any] = {"steps": steps, "probes": probes}
     if cost.tokens_per_step is not None:
         parameters = cost.size.layer_parameters + cost.size.head_parameters

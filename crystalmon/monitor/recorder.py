@@ -141,6 +141,10 @@ class Recorder:
         if action == "alert" and event.task is not None:
             self._tracker.alert(f"crystalmon: {event.kind}", sentence(event))
 
+    def catch_up(self) -> None:
+        """Send what trackers still lack, while their runs are open: training ends here."""
+        self._tracker.catch_up()
+
     def close(self) -> None:
         """Close the run folder, then the trackers: one of them may keep the report of it."""
         try:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 from crystalmon.monitor.budget import Budget
 from crystalmon.runs.records import Event, ProbeRecord
@@ -21,7 +23,41 @@ MOVED = 0.02
 """A model counts as moving if `order` changes by at least this between two probes."""
 
 
-def probe_steps(max_steps: int, every: int | None = None) -> frozenset[int]:
+@dataclass(frozen=True)
+class ProbeSteps:
+    """The steps at which to probe, in their order; those of a fixed interval are not written out.
+
+    Args:
+        before: all but the last, increasing.
+        last: the run's last step.
+    """
+
+    before: Sequence[int]
+    last: int
+
+    def __contains__(self, step: object) -> bool:
+        """Whether to probe at a step."""
+        return step == self.last or step in self.before
+
+    def __iter__(self) -> Iterator[int]:
+        """Each of them."""
+        yield from self.before
+        yield self.last
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self.before) + 1
+
+    def count_from(self, step: int) -> int:
+        """How many are not before a step, up to the last.
+
+        >>> probe_steps(10, every=4).count_from(4)  # 4, 8 and 10
+        3
+        """
+        return len(self) - bisect_left(self.before, step)
+
+
+def probe_steps(max_steps: int, every: int | None = None) -> ProbeSteps:
     """The steps at which to probe.
 
     Args:
@@ -32,12 +68,10 @@ def probe_steps(max_steps: int, every: int | None = None) -> frozenset[int]:
     Returns:
         Steps that always include 0 and N.
     """
-    if every is not None:
-        return frozenset({*range(0, max_steps, every), max_steps})
-    if max_steps <= DEFAULT_PROBES:
-        return frozenset(range(max_steps + 1))
-    shares = ((i / DEFAULT_PROBES) ** 2 for i in range(DEFAULT_PROBES + 1))
-    return frozenset(round(max_steps * share) for share in shares)
+    if every is not None or max_steps <= DEFAULT_PROBES:
+        return ProbeSteps(range(0, max_steps, every or 1), max_steps)
+    shares = ((i / DEFAULT_PROBES) ** 2 for i in range(DEFAULT_PROBES))
+    return ProbeSteps(sorted({round(max_steps * share) for share in shares}), max_steps)
 
 
 def check_every(every: int | None) -> int | None:
@@ -64,7 +98,7 @@ class Forecast:
         meter: the time spent so far, and what a probe costs.
     """
 
-    def __init__(self, steps: frozenset[int], meter: Budget) -> None:
+    def __init__(self, steps: ProbeSteps, meter: Budget) -> None:
         self._steps, self._meter = steps, meter
         self._from: tuple[int, float] | None = None
         self._told = False
@@ -79,12 +113,12 @@ class Forecast:
         """
         if self._from is None:  # the first step may take longer than the others
             self._from = step, self._meter.trained
-        last, trained = max(self._steps), step - self._from[0]
+        last, trained = self._steps.last, step - self._from[0]
         if self._told or trained < PACED_STEPS or step >= last:
             return None
         self._told = True
         cost, pace = self._meter.typical_cost, (self._meter.trained - self._from[1]) / trained
-        probing = sum(cost for each in self._steps if each >= step)
+        probing = cost * self._steps.count_from(step)
         total = self._meter.elapsed + probing + (last - step) * pace
         share = (self._meter.spent + probing) / total
         return (share, cost, pace) if share >= COSTLY else None
@@ -105,7 +139,7 @@ class Schedule:
         refused: whether the last step's probe was not affordable.
     """
 
-    def __init__(self, steps: frozenset[int] = frozenset(), budget: Budget | None = None) -> None:
+    def __init__(self, steps: ProbeSteps, budget: Budget | None = None) -> None:
         self.steps = steps
         self.budget = budget
         self.refused = False

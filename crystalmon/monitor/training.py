@@ -146,6 +146,8 @@ class Training:
             self._probe(state)
             self._act(state, control)
         self._measure_experiments(state, last)
+        if last and self._recorder is not None:  # the trainer may close its reporters next
+            self._recorder.catch_up()
 
     def close(self) -> None:
         """Close the run folder and the trackers, and let others write to the folder."""

@@ -41,10 +41,11 @@ def warning_rule(base: Base, state: PhaseState, now: Observation) -> Outcome:
 
     Surely: by `WARNING_SIGMAS` of its noise, and not by the doing of a few prompts alone.
     """
-    recent = state.orders[-4:]
-    rising = len(recent) == 4 and bool(np.all(np.diff(recent) > 0))
     bar = WARNING + WARNING_SIGMAS * state.sigma
-    if state.phase != "liquid" or not bar <= now.order < ONSET or not rising:
+    if state.phase != "liquid" or not bar <= now.order < ONSET:
+        return state, []
+    recent = state.orders[-4:]
+    if len(recent) < 4 or not np.all(np.diff(recent) > 0):
         return state, []
     low, high = base.order_interval(now)
     if "early_warning" in state.raised or low <= 0:
@@ -58,9 +59,9 @@ def warning_rule(base: Base, state: PhaseState, now: Observation) -> Outcome:
 def nucleation_rule(base: Base, state: PhaseState, now: Observation) -> Outcome:
     """liquid → nucleating → crystallized, and back to liquid."""
     events: list[Event] = []
-    state = state.streak("onset", now.order >= ONSET)
-    state = state.streak("complete", now.order >= COMPLETE)
-    state = state.streak("liquid", now.order < LIQUID)
+    state = state.streak(
+        onset=now.order >= ONSET, complete=now.order >= COMPLETE, liquid=now.order < LIQUID
+    )
     if state.phase == "liquid" and state.streaks["onset"] >= CONFIRM:
         low, high, crossing = back_date(state)
         evidence = base.order_evidence(now) | {"noise": state.sigma, "onset_step": crossing}
@@ -101,7 +102,7 @@ def back_date(state: PhaseState) -> tuple[int, int, float]:
 
 def melting_rule(base: Base, state: PhaseState, now: Observation) -> Outcome:
     """crystallized or settling → melting."""
-    state = state.streak("melting", now.order < MELT)
+    state = state.streak(melting=now.order < MELT)
     if state.phase not in ("crystallized", "settling") or state.streaks["melting"] < CONFIRM:
         return state, []
     message = f"order has fallen to {now.order:.2f}: the prompts differ again"

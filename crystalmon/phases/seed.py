@@ -50,10 +50,10 @@ SEEDLESS = -1
 def seed_rule(base: Base, state: PhaseState, now: Observation) -> Outcome:
     """`seed_locked`, `seedless_collapse`, `recrystallization`."""
     if state.phase in ("liquid", "melting") or now.order < ONSET:
-        return replace(_unjudged(state), ends=(), answers=()), []
+        return _unjudged(state, ends=(), answers=()), []
     state = remember(state, now)
     if now.order < DONE and not _rests(state):
-        return replace(_unjudged(state), ends=()), []
+        return _unjudged(state, ends=()), []
     if state.lock is not None:
         return _takeover(base, state, state.lock, now)
     answers = at_rest(state, now)
@@ -88,7 +88,7 @@ def judge_probe(b: np.ndarray, q: np.ndarray) -> tuple[int | None, dict[str, Any
 def remember(state: PhaseState, now: Observation) -> PhaseState:
     """The state with one more probe to average over, as long as no seed is locked."""
     if state.lock is not None:
-        return replace(state, answers=())
+        return replace(state, answers=()) if state.answers else state
     rows = tuple(map(tuple, now.q.tolist()))
     return replace(state, answers=(*state.answers, rows)[-RESTING:])
 
@@ -123,13 +123,16 @@ def _judged(
     """The state with one more verdict, and the end that it was passed on."""
     state = replace(state, ends=(*state.ends, tuple(end.tolist()))[-SEED_PROBES:])
     if verdict is None or not _same(base, verdict, state.candidate):
-        state = replace(_unjudged(state), candidate=verdict)
-    return state.streak("seed", verdict is not None).streak("sure", verdict is not None and sure)
+        state = _unjudged(state, candidate=verdict)
+    return state.streak(seed=verdict is not None, sure=verdict is not None and sure)
 
 
-def _unjudged(state: PhaseState) -> PhaseState:
-    """The state without the verdicts passed so far."""
-    return replace(state.streak("seed", False).streak("sure", False), candidate=None)
+def _unjudged(state: PhaseState, **changes: Any) -> PhaseState:
+    """The state without the verdicts passed so far, and with some changes."""
+    changes = {"candidate": None, **changes}
+    state = state.streak(seed=False, sure=False)
+    same = all(getattr(state, key) == value for key, value in changes.items())
+    return state if same else replace(state, **changes)
 
 
 def _same(base: Base, one: int, other: int | None) -> bool:

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from crystalmon.metrics.answers import is_ordered, order
+from crystalmon.metrics.answers import is_ordered, liquidity, order
 from crystalmon.metrics.bootstrap import bootstrap_weights, uniform_weights
+from crystalmon.metrics.divergences import ratio
 from crystalmon.metrics.seeds import support
 from crystalmon.phases.seed_fit import Candidates
 from crystalmon.runs.records import Event
@@ -91,10 +92,11 @@ class PhaseState:
         """Standard deviation of `order` between probes, as far as it has been seen."""
         return max(self.noise**0.5, LEAST_NOISE)
 
-    def streak(self, rule: str, holds: bool) -> PhaseState:
-        """Count one more probe for `rule`, or start over."""
-        count = self.streaks.get(rule, 0) + 1 if holds else 0
-        return replace(self, streaks={**self.streaks, rule: count})
+    def streak(self, **holds: bool) -> PhaseState:
+        """By rule, count one more probe, or start over."""
+        counts = {rule: self.streaks.get(rule, 0) + 1 if on else 0 for rule, on in holds.items()}
+        streaks = {**self.streaks, **counts}
+        return self if streaks == self.streaks else replace(self, streaks=streaks)
 
     def once(self, rule: str) -> PhaseState:
         """Mark `rule` as raised."""
@@ -102,7 +104,7 @@ class PhaseState:
 
     def rearm(self, rule: str) -> PhaseState:
         """Let `rule` raise again."""
-        return replace(self, raised=self.raised - {rule})
+        return replace(self, raised=self.raised - {rule}) if rule in self.raised else self
 
     def handed_on(self) -> PhaseState:
         """What the detector of the next stage of training begins with."""
@@ -154,12 +156,16 @@ class Base:
     Args:
         q: [P, C] its answers.
         ordered: whether it has too little liquidity to lose.
+        liquidity: of the answers.
+        supports: [P, C] by prompt, the choices that hold nearly all of it.
         candidates: its prompts as possible seeds.
         resamples: [R, P] bootstrap weights of the prompts.
     """
 
     q: np.ndarray = field(repr=False)
     ordered: bool
+    liquidity: np.ndarray
+    supports: np.ndarray = field(repr=False)
     candidates: Candidates = field(repr=False)
     resamples: np.ndarray = field(repr=False)
 
@@ -167,11 +173,15 @@ class Base:
     def of(cls, q: np.ndarray) -> Base:
         """From its answers [P, C], on the simplex."""
         resamples = bootstrap_weights(len(q), RESAMPLES, np.random.default_rng(0))
-        return cls(q, min(q.shape) < 2 or is_ordered(q), Candidates.of(q), resamples)
+        ordered, own = min(q.shape) < 2 or is_ordered(q), liquidity(q, uniform_weights(len(q)))
+        supports = np.stack([support(row) for row in q])
+        return cls(q, ordered, own, supports, Candidates.of(q), resamples)
 
     def read(self, step: int, q: np.ndarray, coverage: float | None = None) -> Observation:
         """One probe as the rules see it; q [P, C] is on the simplex and of the base's shape."""
-        value = float(order(q, self.q, uniform_weights(len(q)))) if not self.ordered else 0.0
+        value = 0.0
+        if not self.ordered:  # `order`, whose liquidity of the base is always the same
+            value = float(1.0 - ratio(liquidity(q, uniform_weights(len(q))), self.liquidity))
         return Observation(step, q, coverage, value, q.mean(axis=0))
 
     def order_interval(self, now: Observation) -> tuple[float, float]:
@@ -187,7 +197,7 @@ class Base:
 
     def mass_on(self, seed: int, answers: np.ndarray) -> float:
         """Mass of answers [C] on the support of a seed."""
-        return float(answers[support(self.q[seed])].sum())
+        return float(answers[self.supports[seed]].sum())
 
 
 Outcome = tuple[PhaseState, list[Event]]

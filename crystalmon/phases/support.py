@@ -20,19 +20,20 @@ FORMAT_DROP = 0.5
 def support_rule(base: Base, state: PhaseState, now: Observation) -> Outcome:
     """crystallized ↔ settling, and `support_leak`: answers leave the seed's support."""
     if state.lock is None or state.phase not in ("crystallized", "settling"):
-        return state.streak("leak", False), []
+        return state.streak(leak=False), []
     lock = state.lock
     mass = base.mass_on(lock.seed, now.mean)
     distance = float(js_divergence(now.mean, base.q[lock.seed]))
     floor = float(base.candidates.floors[lock.seed])
     fall = lock.mass - mass
-    state = state.streak("leak", fall > LEAK)
+    state = state.streak(leak=fall > LEAK)
     if fall < LEAK / 2:
         state = state.rearm("support_leak")
     if distance <= max(floor, lock.nearest):
         held = max(lock.mass, min(mass, base.mass_on(lock.seed, base.q[lock.seed])))
         lock = replace(lock, nearest=min(distance, lock.nearest), mass=held)
-        state = replace(state, lock=lock, phase="crystallized")
+        if (lock, "crystallized") != (state.lock, state.phase):
+            state = replace(state, lock=lock, phase="crystallized")
     elif distance > max(floor, AWAY * lock.nearest) and fall <= LEAK:
         state = replace(state, phase="settling")
     if state.streaks["leak"] < CONFIRM or "support_leak" in state.raised:
@@ -47,7 +48,7 @@ def format_rule(base: Base, state: PhaseState, now: Observation) -> Outcome:
     coverage, before = now.coverage, state.coverage
     if coverage is None or before is None:
         return state, []
-    state = state.streak("format", coverage < FORMAT_DROP * before)
+    state = state.streak(format=coverage < FORMAT_DROP * before)
     if coverage > before * (1 + FORMAT_DROP) / 2:
         state = state.rearm("format_drift")
     if state.streaks["format"] < CONFIRM or "format_drift" in state.raised:

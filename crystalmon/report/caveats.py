@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from crystalmon.metrics.answers import SCARCE
-from crystalmon.report.frames import MAX_FRAMES
+from crystalmon.report.frames import MAX_FRAMES, MAX_PROBES
 from crystalmon.report.lanes import Lane
 from crystalmon.runs.reader import Run
 
@@ -35,10 +35,18 @@ def caveats(lanes: Sequence[Lane], *, texts_known: bool) -> list[str]:
             "The words of the prompts and choices are not in these runs, so they are numbered. "
             "Name the suite file with --suite to see them."
         )
-    if any(len(lane.records) > MAX_FRAMES for lane in lanes):
+    longest = max((len(lane.records) for lane in lanes), default=0)
+    if longest > MAX_FRAMES:
+        curves = "The curves show every probe."
+        if longest > MAX_PROBES:
+            curves = (
+                f"The curves show at most {MAX_PROBES}: the changes of phase too, and what is "
+                "lowest and highest in every short stretch of the training; the fits of a long "
+                "run's transitions average over neighbouring probes."
+            )
         said.append(
             f"The heatmaps show {MAX_FRAMES} of the probes: the first and last of each run, the "
-            "changes of phase, and an even sample of the rest. The curves show every probe."
+            f"changes of phase, and an even sample of the rest. {curves}"
         )
     return [
         *said,

@@ -1,4 +1,4 @@
-"""The history of every answer, small enough to travel in one page.
+"""The history of every answer and curve, small enough to travel in one page.
 
 A run of 1,000 probes holds millions of probabilities. The page shows a selection of the probes,
 its **frames**, each probability in one byte on a square-root scale: byte v stands for (v / 255)²,
@@ -8,15 +8,64 @@ so that rare answers keep their detail and the largest error is 0.4 percentage p
 from __future__ import annotations
 
 import base64
+import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from crystalmon.report.lanes import Lane
+from crystalmon.report.palette import CURVES
 from crystalmon.runs.reader import Run
 from crystalmon.runs.reference import read_base_answers
 
 MAX_FRAMES = 160
+MAX_PROBES = 2000
+"""Probes up to which a page draws every one."""
+
+
+def thinned(lane: Lane, limit: int = MAX_PROBES) -> Lane:
+    """The lane with at most `limit` of its probes, such that no curve loses a peak.
+
+    If not all fit: the first and last of each run; the changes of phase, of the suite and then of
+    the tasks, as far as they fill half of the room; then, of as many equal stretches as fit, the
+    probes at which a metric, or the probe's own time, is lowest and highest.
+    """
+    records = lane.records
+    count = len(records)
+    if count <= limit:
+        return lane
+    turns = _turns(lane.stages.tolist()) + _turns([record.phase for record in records])
+    for name in dict.fromkeys(
+        name for run in lane.runs for r in run.records[-1:] for name in r.tasks
+    ):
+        found = [record.tasks.get(name) for record in records]
+        turns += _turns([None if task is None else task.phase for task in found])
+    kept = set(list(dict.fromkeys((0, count - 1, *turns)))[: limit // 2])
+    values = [[record.metrics.get(metric.key, np.nan) for record in records] for metric in CURVES]
+    curves = np.array([*values, [record.seconds for record in records]], dtype=np.float64)
+    curves = curves[np.isfinite(curves).any(axis=1)]
+    edges = np.linspace(0, count, (limit - len(kept)) // (2 * len(curves)) + 1).astype(int)
+    for start, stop in itertools.pairwise(edges.tolist()):
+        for sign in (1.0, -1.0):
+            lowest = np.where(np.isfinite(part := sign * curves[:, start:stop]), part, np.inf)
+            kept |= {start + int(place) for place in lowest.argmin(axis=1)}
+    runs, first = [], 0
+    for run in lane.runs:
+        own = [r for i, r in enumerate(run.records, first) if i in kept]
+        runs.append(replace(run, records=tuple(own)))
+        first += len(run.records)
+    return Lane(tuple(runs), lane.starts)
+
+
+def _turns(values: Sequence[object]) -> list[int]:
+    """The places on both sides of each change."""
+    return [
+        place
+        for i, (before, now) in enumerate(itertools.pairwise(values))
+        if before != now
+        for place in (i, i + 1)
+    ]
 
 
 def pick_frames(lane: Lane, limit: int = MAX_FRAMES) -> list[int]:

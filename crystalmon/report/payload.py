@@ -13,7 +13,7 @@ from crystalmon.analysis.transition import LEAST_RISE, Transition, classify_tran
 from crystalmon.report import palette
 from crystalmon.report.caveats import caveats
 from crystalmon.report.experiment_cards import folder_cards, rounded
-from crystalmon.report.frames import base_answers, encode, encode_history, pick_frames
+from crystalmon.report.frames import base_answers, encode, encode_history, pick_frames, thinned
 from crystalmon.report.lanes import Lane, lane_names
 from crystalmon.report.palette import CURVES, PHASE_COLOURS, PHASE_WORDS
 from crystalmon.runs.names import EXPERIMENTS_FOLDER
@@ -84,7 +84,8 @@ def _metrics() -> dict[str, dict[str, Any]]:
 
 
 def _lane(lane: Lane, name: str, texts: Mapping[str, TaskTexts]) -> dict[str, Any]:
-    records, frames = lane.records, pick_frames(lane)
+    shown = thinned(lane)
+    records, frames = shown.records, pick_frames(shown)
     return {
         "name": name,
         "runs": [
@@ -92,13 +93,15 @@ def _lane(lane: Lane, name: str, texts: Mapping[str, TaskTexts]) -> dict[str, An
                 "name": run.name,
                 "start": start,
                 "stop": stop,
+                "probes": len(run.records),
+                "seconds": sum(r.seconds for r in run.records if math.isfinite(r.seconds)),
                 "info": json_value({key: run.info[key] for key in INFO_KEYS if key in run.info}),
             }
             for run, start, stop in lane.spans
         ],
-        "x": lane.positions.tolist(),
+        "x": shown.positions.tolist(),
         "step": [record.step for record in records],
-        "stage": lane.stages.tolist(),
+        "stage": shown.stages.tolist(),
         "seconds": rounded([record.seconds for record in records]),
         "share": rounded([record.share for record in records]),
         "phase": [PHASES.index(record.phase) for record in records],
@@ -112,7 +115,7 @@ def _lane(lane: Lane, name: str, texts: Mapping[str, TaskTexts]) -> dict[str, An
         "tasks": {task: _task_history(records, task) for task in texts},
         "frames": frames,
         "history": {
-            task: encode_history(lane, frames, task, _shape(text)) for task, text in texts.items()
+            task: encode_history(shown, frames, task, _shape(text)) for task, text in texts.items()
         },
         "base": _base(lane, texts),
     }

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -142,7 +144,8 @@ class RunReader:
             growing: leave a last line without its end for the next call: it is being written.
         """
         info = _read_info(self.folder / RUN_FILE)
-        records, events = self._records.read(growing), self._events.read(growing)
+        with _no_collector():
+            records, events = self._records.read(growing), self._events.read(growing)
         by_step = sorted(events.values(), key=lambda event: event.step)
         return Run(
             self.folder,
@@ -152,6 +155,18 @@ class RunReader:
             superseded=self._records.count - len(records),
             doubtful=tuple(sorted(self._records.doubtful & records.keys())),
         )
+
+
+@contextmanager
+def _no_collector() -> Iterator[None]:
+    """Without Python's search for cycles: records have none, and it would go over all of them."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class _LineFile(Generic[_Line]):
@@ -190,23 +205,22 @@ class _LineFile(Generic[_Line]):
                 self._start_over()  # another file lies here now
             self._inode = status.st_ino
             handle.seek(self._position)
-            block = handle.read()
-        if growing:
-            block = block[: block.rfind(b"\n") + 1]
-        self._position += len(block)
-        # bytes and split: a message may hold characters that text mode takes for line ends
-        for line in block.removesuffix(b"\n").split(b"\n"):
-            self._line += 1
-            if not line.strip():
-                continue
-            try:
-                self._take(json.loads(line))
-            except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-                warnings.warn(
-                    f"{self._file}, line {self._line} cannot be read and is left out "
-                    f"({type(error).__name__}: {error}).",
-                    stacklevel=4,
-                )
+            # bytes: a message may hold characters that text mode takes for line ends
+            for line in handle:
+                if growing and not line.endswith(b"\n"):
+                    break
+                self._position += len(line)
+                self._line += 1
+                if not line.strip():
+                    continue
+                try:
+                    self._take(json.loads(line))
+                except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+                    warnings.warn(
+                        f"{self._file}, line {self._line} cannot be read and is left out "
+                        f"({type(error).__name__}: {error}).",
+                        stacklevel=4,
+                    )
         return self._kept
 
     def _take(self, data: Mapping[str, Any]) -> None:

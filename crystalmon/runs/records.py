@@ -74,8 +74,15 @@ class TaskRecord(Stored):
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> TaskRecord:
         """Inverse of `to_json`."""
-        # numpy reads the names of non-finite numbers itself, and much faster
-        return cls(**_read_fields(cls, data, but="q"), q=np.array(data["q"], dtype=np.float64))
+        return cls(
+            # numpy reads the names of non-finite numbers itself, and much faster
+            q=np.array(data["q"], dtype=np.float64),
+            metrics=number_value(data["metrics"]),
+            ci=_intervals(data["ci"]),
+            phase=data["phase"],
+            seed=data["seed"],
+            view=data["view"],
+        )
 
 
 @dataclass(frozen=True)
@@ -125,14 +132,21 @@ class ProbeRecord(Stored):
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ProbeRecord:
         """Inverse of `to_json`."""
-        tasks = {name: TaskRecord.from_json(task) for name, task in data["tasks"].items()}
-        return cls(**_read_fields(cls, data, but="tasks"), tasks=tasks)
+        return cls(
+            step=data["step"],
+            epoch=number_value(data["epoch"]),
+            time=number_value(data["time"]),
+            seconds=number_value(data["seconds"]),
+            share=number_value(data["share"]),
+            phase=data["phase"],
+            metrics=number_value(data["metrics"]),
+            ci=_intervals(data["ci"]),
+            tasks={name: TaskRecord.from_json(task) for name, task in data["tasks"].items()},
+        )
 
 
-def _read_fields(kind: type[Any], data: Mapping[str, Any], but: str) -> dict[str, Any]:
-    """A record's fields from JSON, all but one."""
-    own = {each.name: number_value(data[each.name]) for each in fields(kind) if each.name != but}
-    return own | {"ci": {key: tuple(ends) for key, ends in own["ci"].items()}}
+def _intervals(ci: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(number_value(ends)) for key, ends in ci.items()}
 
 
 @dataclass(frozen=True)
@@ -182,11 +196,12 @@ def json_value(value: Any) -> Any:
 
 
 def number_value(value: Any) -> Any:
-    """Inverse of `json_value` on nested values."""
-    if isinstance(value, Mapping):
-        return {key: number_value(item) for key, item in value.items()}
+    """Inverse of `json_value` on nested values, as JSON is read."""
+    # a long run has millions of them, nearly all of them floats
+    if isinstance(value, dict):
+        return {k: v if type(v) is float else number_value(v) for k, v in value.items()}
     if isinstance(value, list):
-        return [number_value(item) for item in value]
+        return [item if type(item) is float else number_value(item) for item in value]
     if isinstance(value, str):
         return _NON_FINITE.get(value, value)
     return value

@@ -90,7 +90,7 @@ class CompositeTracker(Tracker):
         """Show one probe's answers everywhere, if a picture is due."""
         self._waiting = snapshot
         if self._rate.is_due(snapshot.record.phase):
-            self._show_waiting()
+            self.catch_up()
 
     def event(self, event: Event) -> None:
         """Log one event everywhere."""
@@ -102,10 +102,11 @@ class CompositeTracker(Tracker):
 
     def close(self) -> None:
         """Show the last probe, if it was not shown, and close every tracker."""
-        self._show_waiting()
+        self.catch_up()
         self._each("close")
 
-    def _show_waiting(self) -> None:
+    def catch_up(self) -> None:
+        """Show the latest probe, if it was not shown: no other one follows."""
         snapshot, self._waiting = self._waiting, None
         if snapshot is not None:
             began = time.monotonic()

@@ -6,6 +6,7 @@ import importlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from crystalmon.report.snapshot import Snapshot
 from crystalmon.runs.names import STEP_KEY
@@ -16,7 +17,12 @@ from crystalmon.trackers.panels import media
 
 
 class TrackioTracker(Tracker):
-    """Logs into the active trackio run; events are alerts, louder for the whole suite."""
+    """Logs into the active trackio run; events are alerts, louder for the whole suite.
+
+    transformers closes that run before other callbacks hear of the training's end.
+    """
+
+    _joined: bool = False
 
     @contextmanager
     def opened_for(self, run: Run, project: str) -> Iterator[str]:
@@ -33,15 +39,13 @@ class TrackioTracker(Tracker):
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Log the numbers with the trainer's step; trackio's own step counts log calls."""
-        import trackio
-
-        trackio.log({**metrics, STEP_KEY: step})
+        self._log({**metrics, STEP_KEY: step})
 
     def show(self, snapshot: Snapshot) -> None:
         """Log the answers as an image and as a table."""
         import trackio
 
-        trackio.log(media(trackio, snapshot, self.name))
+        self._log(media(trackio, snapshot, self.name))
 
     def event(self, event: Event) -> None:
         """Raise the event as an alert: a note for a task, a warning for the suite."""
@@ -52,3 +56,17 @@ class TrackioTracker(Tracker):
         import trackio
 
         trackio.alert(title=title, text=text, level=trackio.AlertLevel[level])
+
+    def _log(self, content: dict[str, Any]) -> None:
+        import trackio
+
+        try:
+            trackio.log(content)
+        except RuntimeError as error:
+            if self._joined:
+                raise RuntimeError(
+                    "the trainer has closed its trackio run, so the probe after it is missing "
+                    "there; `crystalmon send` sends a stored run whole"
+                ) from error
+            raise
+        self._joined = True

@@ -119,10 +119,9 @@ function drawKinetics() {
 function drawWords() {
   const { lanes } = state.data;
   const cost = lanes.flatMap((lane) => lane.runs.map((run, stage) => {
-    const at = lane.x.map((_, i) => i).filter((i) => lane.stage[i] === stage);
-    if (!at.length) return null;
-    const seconds = at.reduce((sum, i) => sum + (lane.seconds[i] || 0), 0);
-    return `${run.name}: ${at.length} probes took ${seconds.toFixed(1)} s, ${known(lane.share[last(at)]) ? (100 * lane.share[last(at)]).toFixed(1) : MISSING}% of the run`;
+    if (!run.probes) return null;
+    const share = lane.share[lane.stage.lastIndexOf(stage)];
+    return `${run.name}: ${run.probes} probes took ${fixed(run.seconds, 1)} s, ${known(share) ? (100 * share).toFixed(1) : MISSING}% of the run`;
   })).filter(Boolean);
   $("cost-words").textContent = cost.join("; ") + ".";
   fill($("caveats"), ...state.data.caveats.map((text) => el("li", {}, text)));
