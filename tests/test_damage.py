@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 from crystalmon.analysis.replay import detect_run, format_detection
 from crystalmon.cli.main import main
@@ -21,7 +22,7 @@ from crystalmon.report.live.terminal import screen
 from crystalmon.report.page import write_report
 from crystalmon.report.summary import format_stage_table, stage_table
 from crystalmon.runs.reader import read_run
-from crystalmon.runs.reference import TENSOR_FILE
+from crystalmon.runs.reference import TENSOR_FILE, read_base_answers
 
 OLD = Path(__file__).parent / "data" / "run_before_rooms"
 RECORDS, EVENTS, RUN = "records.jsonl", "events.jsonl", "run.json"
@@ -248,3 +249,38 @@ def check(folder: Path) -> None:
     """Everything reads the folder, or says in a sentence what is wrong with it."""
     named(folder, lambda: read_by_all(folder))
     shutil.rmtree(folder.parent)
+
+
+EVIL = "\x1b]0;owned\x07\x9b2J\rx\u202e"
+
+
+def test_a_terminal_obeys_no_run_folder(folder, capsys):
+    """Texts and names of a run are printed with their control characters spelled out."""
+    base, events = read_base_answers(folder), records(folder, EVENTS)
+    renamed = [
+        line | {"tasks": {name + EVIL: task for name, task in line["tasks"].items()}}
+        for line in records(folder, RECORDS)
+        if "tasks" in line
+    ]
+    write(folder, EVENTS, [e | {"message": EVIL, "kind": f"melting{EVIL}"} for e in events])
+    info = json.loads((folder / RUN).read_text())
+    texts = {
+        name: {"prompts": [f"{EVIL}{p}" for p in range(q.shape[0])], "choices": [EVIL] * q.shape[1]}
+        for name, q in base.items()
+    }
+    info |= {"suite": EVIL, "model": EVIL, "max_steps": EVIL, "suite_texts": texts}
+    (folder / RUN).write_text(json.dumps(info))
+    shown = Console(width=200, color_system=None)
+    for lines in (records(folder, RECORDS), renamed, [*renamed, {"step": EVIL}]):
+        write(folder, RECORDS, lines)
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            for command in ("detect", "summary"):
+                main([command, str(folder)])
+            with shown.capture() as captured:
+                shown.print(screen(RunFeed([folder]).news()))
+        said = capsys.readouterr()
+        for text in (said.out, said.err, captured.get()):
+            assert not [c for c in text if not c.isprintable() and c not in "\n\t"]
+    assert "\\x1b" in said.err
+    assert "\\x1b" in captured.get()

@@ -14,7 +14,7 @@ from crystalmon.monitor.actions import Action, action_name
 from crystalmon.monitor.probe import Monitor
 from crystalmon.report.page import write_report
 from crystalmon.report.snapshot import Snapshot
-from crystalmon.runs.files import RUN_FILE, explained
+from crystalmon.runs.files import RUN_FILE
 from crystalmon.runs.names import REFERENCE_FOLDER
 from crystalmon.runs.records import Event, ProbeRecord
 from crystalmon.runs.reference import INFO_FILE, load_reference
@@ -139,8 +139,7 @@ def _store_base(folder: Path, monitor: Monitor, step: int) -> None:
     stored, base = folder / REFERENCE_FOLDER, monitor.reference.info
     if step == 0 or not (stored / INFO_FILE).is_file():
         # before the run's own files: an earlier run stays whole if this fails
-        with explained(folder, "take the base's answers"):
-            monitor.reference.save(stored)
+        monitor.reference.save(stored)
         monitor.reference = load_reference(stored)  # read from disk, it takes no memory
         return
     own = load_reference(stored).info

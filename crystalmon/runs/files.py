@@ -46,9 +46,11 @@ _ADVICE = {
 
 @contextlib.contextmanager
 def explained(folder: Path, purpose: str) -> Iterator[None]:
-    """Turn an OSError into a `RunFolderError`: which folder cannot do what, why, what to do."""
+    """Turn what a full disk raises into a `RunFolderError`: which folder, why, what to do."""
     try:
         yield
+    except RunFolderError:  # it is told already
+        raise
     except (OSError, SafetensorError) as error:
         number, name = _cause(error)
         reason = os.strerror(number) if number else str(error)
@@ -63,7 +65,7 @@ def _cause(error: OSError | SafetensorError) -> tuple[int, Any]:
     """The system's number of an error, 0 for none, and the file; safetensors tells it in words."""
     if isinstance(error, OSError):
         return error.errno or 0, error.filename
-    found = re.search(r"code: (\d+)", str(error))
+    found = re.search(r"(?:os error|code:) (\d+)", str(error))
     return int(found[1]) if found else 0, None
 
 
