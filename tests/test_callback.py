@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import math
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
@@ -30,6 +32,7 @@ from crystalmon.monitor.budget import Budget
 from crystalmon.monitor.probe import Monitor
 from crystalmon.runs.files import RunFolderError
 from crystalmon.scoring.models import ASSETS_DIR
+from crystalmon.suites.tasks import TaskSuite
 from crystalmon.synthetic import load_targets, sft_rows
 from crystalmon.trackers.base import tracker_metrics
 
@@ -645,3 +648,31 @@ def test_run_json_is_readable(tmp_path, model, tokenizer, suite):
     info = json.loads((tmp_path / "crystalmon" / "run.json").read_text())
     assert info["schema_version"] == 1
     assert info["versions"]["torch"] == torch.__version__
+
+
+def test_a_template_that_raises_ends_the_run_before_its_first_step(
+    tmp_path, model, tokenizer, suite
+):
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = "{{ raise_exception('a system role is needed') }}"
+    with pytest.raises(ValueError, match=r"chat template .* a system role is needed\. Use view="):
+        train(tmp_path, model, tokenizer, suite, [CrystalCallback(suite, view="chat")])
+    assert not (tmp_path / "crystalmon" / "run.json").exists()
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path, model, tokenizer, suite):
+    share, every = np.float32(0.5), np.int64(2)
+    callback = CrystalCallback(suite, every=every, max_overhead=share)
+    train(tmp_path, model, tokenizer, suite, [callback], max_steps=2)
+    config = read_run(tmp_path).info["config"]
+    assert (config["every"], config["max_overhead"]) == (2, 0.5)
+
+
+def test_a_suites_name_names_no_other_folder(tmp_path, model, tokenizer, suite):
+    odd = TaskSuite("a/../../x", suite.tasks[:1])
+    callbacks = [CrystalCallback(suite, every=9), CrystalCallback(odd, every=9)]
+    train(tmp_path / "out", model, tokenizer, suite, callbacks, max_steps=1)
+    assert [each.name for each in tmp_path.iterdir()] == ["out"]
+    found = sorted(each.name for each in (tmp_path / "out").glob("crystalmon*"))
+    assert found == ["crystalmon", "crystalmon-a_.._.._x"]
+    assert read_run(tmp_path / "out" / found[1]).info["suite"] == "a/../../x"

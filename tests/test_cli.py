@@ -8,6 +8,7 @@ import pytest
 from fake_runs import planted_chain
 
 from crystalmon.cli.main import main
+from crystalmon.scoring.models import load_model
 from crystalmon.suites.tasks import load_suite
 
 
@@ -92,3 +93,31 @@ def test_bad_input_is_one_sentence(capsys, arguments, sentence):
     said = err.strip().splitlines()[-1]
     assert said.startswith("crystalmon: ")
     assert sentence in said
+
+
+@pytest.fixture(scope="module")
+def demanding(tmp_path_factory):
+    """A model whose chat template wants a system message."""
+    folder = tmp_path_factory.mktemp("model")
+    model, tokenizer = load_model("liquid-tiny")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "chat_template.jinja").write_text("{{ raise_exception('no system message') }}")
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["probe", "MODEL", "--suite", "liquid-tiny", "--view", "chat"],
+        ["cost", "MODEL", "--suite", "liquid-tiny", "--view", "chat"],
+        ["suite", "validate", "liquid-tiny", "--model", "MODEL", "--view", "chat"],
+        ["scan", "base=MODEL", "--suite", "liquid-tiny", "--view", "chat", "-o", "OUT"],
+    ],
+)
+def test_a_chat_template_that_raises_is_one_sentence(capsys, tmp_path, demanding, command):
+    places = {"MODEL": demanding, "base=MODEL": f"base={demanding}", "OUT": str(tmp_path / "out")}
+    status, _, err = run(capsys, *(places.get(word, word) for word in command))
+    assert status == 2
+    assert "raised TemplateError: no system message. Use view='raw'" in err
+    assert "Traceback" not in err

@@ -6,6 +6,7 @@ import json
 import random
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -262,3 +263,13 @@ def test_probes_are_counted_without_a_list_of_them(plan, steps):
         probes = estimate_cost(SIZE, plan, steps=steps, every=every).probes
         assert probes == len(probe_steps(steps, every))
     assert estimate_cost(SIZE, plan, steps=10**12, every=1).probes == 10**12 + 1
+
+
+def test_numbers_of_numpy_are_numbers(plan):
+    config = load_config("liquid-tiny")
+    given = {"rate": parse_rate("1e12"), "steps": np.int64(100), "every": np.int32(5)}
+    cost = estimate_cost(config, plan, step_seconds=np.float32(0.5), **given)
+    assert cost == estimate_cost(config, plan, step_seconds=0.5, **given)
+    json.dumps(cost.to_json())
+    with pytest.raises(TypeError, match="step_seconds must be a number, got True"):
+        estimate_cost(config, plan, step_seconds=True, **given)

@@ -419,6 +419,24 @@ def test_view_raw_takes_no_notice_of_the_template():
     assert build_plan(suite, chat).rows == build_plan(suite, plain).rows
 
 
+@pytest.mark.parametrize(
+    ("template", "told"),
+    [
+        ("{{ raise_exception('a system role is needed') }}", "TemplateError: a system role is"),
+        ("{{ messages[0].content.no_such() }}", "UndefinedError"),
+        ("{% if %}", "TemplateSyntaxError"),
+        ("{{ messages[1]['content'] + 1 }}", "Error: "),
+    ],
+)
+def test_a_template_that_raises_is_told_in_one_sentence(template, told):
+    tokenizer = make_tokenizer(chat=True)
+    tokenizer.name_or_path, tokenizer.chat_template = "some/model", template
+    with pytest.raises(ValueError, match="the chat template of some/model must take") as caught:
+        build_plan(suite_of(["go:"], "a", "b"), tokenizer, "chat")
+    assert told in str(caught.value)
+    assert "Use view='raw', or set another template." in str(caught.value)
+
+
 def test_view_chat_needs_a_template():
     with pytest.raises(
         ValueError,

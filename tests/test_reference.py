@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors import SafetensorError
 
 from crystalmon.monitor.base_model import ReferenceMismatch, check_reference, find_base, make_base
+from crystalmon.runs.files import RunFolderError
 from crystalmon.runs.reference import find_reference, load_reference
 from crystalmon.scoring.models import ASSETS_DIR, without_adapters
 from crystalmon.scoring.plan import build_plan
@@ -193,3 +195,31 @@ def test_merged_adapters_stay_merged(tokenizer, model, suite):
     with without_adapters(lora):
         lora(torch.tensor([[1, 2]]))
     assert all(layer.merged for layer in lora.modules() if hasattr(layer, "merge"))
+
+
+def test_a_full_disk_is_told_as_for_any_other_file(made, tmp_path):
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        with pytest.raises(RunFolderError, match="cannot take the base's answers: File too large"):
+            made.in_memory().save(tmp_path / "reference")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list((tmp_path / "reference").iterdir())
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "I/O error: No space left on device (os error 28)",
+        'IoError(Os { code: 28, kind: StorageFull, message: "No space left on device" })',
+    ],
+)
+def test_a_full_disk_has_its_advice(made, tmp_path, monkeypatch, said):
+    def full(*_):
+        raise SafetensorError(f"Error while serializing: {said}")
+
+    monkeypatch.setattr("crystalmon.runs.reference.save_file", full)
+    with pytest.raises(RunFolderError, match=r"answers: No space left on device\. Free some disk"):
+        made.in_memory().save(tmp_path / "reference")

@@ -10,11 +10,12 @@ import sys
 import textwrap
 import tracemalloc
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_runs import make_event, make_record
+from fake_runs import make_event, make_record, make_task
 
 from crystalmon.runs import store as store_module
 from crystalmon.runs.files import RunFolderError
@@ -216,7 +217,7 @@ def test_a_killed_process_leaves_every_appended_probe(folder: Path) -> None:
     script = f"""
         import os, pathlib, signal, sys
         sys.path.insert(0, {str(Path(__file__).parent)!r})
-        from fake_runs import make_event, make_record
+        from fake_runs import make_event, make_record, make_task
         from crystalmon.runs.store import RunStore
         store = RunStore.open(pathlib.Path({str(folder)!r}), {{}}, resume_step=None)
         for step in range(3):
@@ -425,7 +426,8 @@ def test_a_damaged_run_file_is_named(folder: Path, text: str) -> None:
 
 def test_series_and_intervals_follow_a_metric(folder: Path) -> None:
     store = write(folder, range(2))
-    store.append(make_record(5, metrics={}, ci={}, tasks={}), [])
+    bare = replace(make_task(5), metrics={}, ci={})
+    store.append(make_record(5, metrics={}, ci={}, tasks={"coin": bare}), [])
     run = read_run(folder)
     steps, values = run.series("order")
     np.testing.assert_array_equal(steps, [0, 1, 5])

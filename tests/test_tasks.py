@@ -6,6 +6,7 @@ import dataclasses
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -366,3 +367,35 @@ def test_a_bare_string_is_not_taken_for_a_list_of_characters():
         coin(prompts="Flip")
     with pytest.raises(TypeError, match=r"forms of choice 'a' must be a tuple, got str"):
         Choice("a", "ab")  # type: ignore[arg-type]
+
+
+def test_aliases_of_aliases_are_refused_at_once(tmp_path):
+    levels = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    levels += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 9)]
+    file = tmp_path / "suite.yaml"
+    file.write_text("\n".join([*levels, "name: s", "tasks: [{name: *a8, prompts: [p]}]"]))
+    began = time.monotonic()
+    with pytest.raises(SuiteError, match=r"suite\.yaml: line \d+: aliases must spell out to"):
+        load_suite(file)
+    assert time.monotonic() - began < 5
+    file.write_text("name: s\ntasks: &t [*t]")
+    with pytest.raises(SuiteError, match="aliases must spell out"):
+        load_suite(file)
+
+
+def test_ordinary_aliases_work(tmp_path):
+    file = tmp_path / "suite.yaml"
+    file.write_text(
+        "name: s\ntasks:\n- {name: a, prompts: [p], choices: &sides [heads, tails]}\n"
+        "- {name: b, prompts: [p], choices: *sides}\n"
+    )
+    assert load_suite(file)["b"].choice_texts == ("heads", "tails")
+
+
+@pytest.mark.parametrize("name", ["a\x1b[2Jb", "a\nb", "a\x9bb", "a\u202eb"])
+def test_a_name_must_be_fit_for_a_table(name):
+    choices = (Choice("heads"), Choice("tails"))
+    with pytest.raises(SuiteError, match="task name must have no control characters"):
+        Task(name, ("p",), choices)
+    with pytest.raises(SuiteError, match="suite name must have no control characters"):
+        TaskSuite(name, (Task("coin", ("p",), choices),))

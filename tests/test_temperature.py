@@ -255,3 +255,10 @@ def test_prompts_beyond_the_context_are_refused(suite, tokenizer, model):
     model.config.max_position_embeddings = 3
     with pytest.raises(ValueError, match="at most 3 tokens long"):
         Temperature(suite).measure(Subject(model, tokenizer), Path(), Parts())
+
+
+def test_the_weight_may_be_of_numpy():
+    (found,) = {type(Temperature(weight=kind(2)).weight) for kind in (int, np.float32)}
+    assert found is float
+    with pytest.raises(TypeError, match="weight must be a number, got True"):
+        Temperature(weight=True)

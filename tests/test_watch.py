@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from rich.console import Console
 from test_page import make_run
 
 from crystalmon.cli.main import main
+from crystalmon.report.live import server as server_module
 from crystalmon.report.live.feed import RunFeed
 from crystalmon.report.live.server import make_server
 from crystalmon.report.live.terminal import screen, sparkline
@@ -115,6 +117,32 @@ def test_a_curve_in_text() -> None:
     assert sparkline(np.array([0.0, 0.5, 1.0, 2.0, np.nan]), 1.0) == "▁▅██ "
     assert len(sparkline(np.linspace(0, 1, 500), 1.0)) == 40
     assert sparkline(np.linspace(0, 1, 500), 1.0)[-1] == "█"
+
+
+def test_an_idle_connection_ends_and_their_number_is_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "MOST_CONNECTIONS", 2)
+    with make_server(RunFeed([tmp_path]), 0) as server:
+        monkeypatch.setattr(server.RequestHandlerClass, "timeout", 1.5)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            place = ("127.0.0.1", server.server_address[1])
+            idle = [socket.create_connection(place, timeout=20) for _ in range(2)]
+            time.sleep(0.3)
+            with socket.create_connection(place, timeout=20) as third:
+                assert third.recv(1) == b"", "two are served already"
+            for each in idle:
+                assert each.recv(1) == b""
+                each.close()
+            time.sleep(0.3)
+            with socket.create_connection(place, timeout=20) as later:
+                later.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                assert later.recv(12) == b"HTTP/1.1 200"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def test_a_port_in_use_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

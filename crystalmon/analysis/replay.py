@@ -114,14 +114,17 @@ def detect_run(run: Run) -> Detection:
     if not run.records:
         raise ValueError(f"the run {run.folder} must have probes, got none. Train it first.")
     base = read_base_answers(run.folder, run.records[0].tasks)
-    inherited = states_of(run.info)
-    detector = SuiteDetector(base, inherited)
     events: list[Event] = []
     phases: list[tuple[int, str]] = []
-    for record in run.records:
-        events += observe(detector, record)
-        if not phases or phases[-1][1] != detector.phase:
-            phases.append((record.step, detector.phase))
+    try:
+        inherited = states_of(run.info)
+        detector = SuiteDetector(base, inherited)
+        for record in run.records:
+            events += observe(detector, record)
+            if not phases or phases[-1][1] != detector.phase:
+                phases.append((record.step, detector.phase))
+    except ValueError as error:
+        raise ValueError(f"the run {run.folder} cannot be replayed: {error}") from error
     whole = classify_transition(*run.series("order"))
     differing = _differing(run.events, events)
     texts, known = task_texts([run])

@@ -13,6 +13,7 @@ from typing import Any
 
 import crystalmon
 from crystalmon.cli.options import COMMANDS, USER_ERRORS
+from crystalmon.suites.checks import harmless
 
 # each adds its commands to COMMANDS; the help lists them in this order
 from crystalmon.cli import model_commands, run_commands, scan_commands, experiment_commands  # noqa: F401  # isort: skip
@@ -42,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\ncrystalmon: interrupted", file=sys.stderr)
         return INTERRUPTED
     except USER_ERRORS as error:
-        print(f"crystalmon: {error}", file=sys.stderr)
+        print(harmless(f"crystalmon: {error}"), file=sys.stderr)
         _drop_stdout()
         return 2
 
@@ -78,7 +79,7 @@ def _drop_stdout() -> None:
 
 
 def _say_warning(message: Warning | str, *details: Any, **more: Any) -> None:
-    print(f"crystalmon: {message}", file=sys.stderr)
+    print(harmless(f"crystalmon: {message}"), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from crystalmon.cli.options import command, console, load_placed, option, print_json
 from crystalmon.metrics.catalogue import BRIEF, BY_KEY
 from crystalmon.runs.records import ProbeRecord
+from crystalmon.suites.checks import harmless
 from crystalmon.suites.tasks import TaskSuite, list_suites, load_suite
 
 if TYPE_CHECKING:
@@ -123,14 +124,16 @@ def _suite_show(args: argparse.Namespace) -> None:
     if args.task is None:
         for task in suite:
             shown = ", ".join(task.choice_texts[:8]) + (", …" if len(task.choices) > 8 else "")
-            print(f"{task.name}: {len(task.prompts)} prompts, {len(task.choices)} choices: {shown}")
+            counts = f"{len(task.prompts)} prompts, {len(task.choices)} choices"
+            print(harmless(f"{task.name}: {counts}: {shown}"))
     elif args.task not in names:
         raise ValueError(f"task must be one of {', '.join(names)}, got {args.task!r}.")
     else:
         for prompt in suite[args.task].prompts:
-            print(json.dumps(prompt, ensure_ascii=False))
+            print(harmless(json.dumps(prompt, ensure_ascii=False)))
         for choice in suite[args.task].choices:
-            print(f"{choice.text}: {json.dumps(list(choice.forms), ensure_ascii=False)}")
+            shown = json.dumps(list(choice.forms), ensure_ascii=False)
+            print(harmless(f"{choice.text}: {shown}"))
 
 
 @command(

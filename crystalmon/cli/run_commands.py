@@ -10,6 +10,7 @@ from crystalmon.analysis.replay import detect_run, format_detection
 from crystalmon.cli.options import USER_ERRORS, check_figure, command, console, option, print_json
 from crystalmon.runs.names import DEFAULT_NAME
 from crystalmon.runs.reader import read_run
+from crystalmon.suites.checks import harmless
 from crystalmon.suites.tasks import load_suite
 from crystalmon.trackers.make import DESTINATIONS
 from crystalmon.trackers.wandb_workspace import build_workspace, describe_workspace
@@ -103,7 +104,7 @@ def _send(args: argparse.Namespace) -> int:
         try:
             place = send_run(run, destination, project=args.project, progress=True)
         except USER_ERRORS as error:  # the others may take it
-            print(f"crystalmon: not sent to {destination}: {error}", file=sys.stderr)
+            print(harmless(f"crystalmon: not sent to {destination}: {error}"), file=sys.stderr)
             status = 2
         else:
             print(f"{destination}: {len(run.records)} probes, {len(run.events)} events: {place}")

@@ -8,6 +8,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 
+from crystalmon.suites.checks import is_number
+
 SAVED_PROBES = 4
 """Time for so many probes is saved while the model hardly moves, and spent when it moves."""
 REMEMBERED = 3
@@ -89,7 +91,7 @@ def check_share(share: float | None) -> float | None:
     """
     if share is None:
         return None
-    if not isinstance(share, int | float) or isinstance(share, bool):
+    if not is_number(share):
         raise TypeError(f"max_overhead must be a number or None, got {type(share).__name__}.")
     if not 0 < share <= 1:
         raise ValueError(

@@ -14,6 +14,7 @@ from crystalmon.metrics.catalogue import BY_KEY
 from crystalmon.monitor.probe import Monitor
 from crystalmon.report.caveats import scarce
 from crystalmon.runs.records import Event, ProbeRecord
+from crystalmon.suites.checks import harmless
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +92,6 @@ def conclude(record: ProbeRecord | None, folder: Path, share: float, refused: fl
 def say(line: str) -> None:
     """Print a line above the progress bar; a terminal that refuses it must not stop training."""
     try:
-        tqdm.write(f"crystalmon | {line}")
+        tqdm.write(harmless(f"crystalmon | {line}"))
     except (OSError, ValueError):  # closed, full, or an encoding without the characters
         logger.info("%s", line)

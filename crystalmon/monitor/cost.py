@@ -21,7 +21,7 @@ from crystalmon.scoring.forward import MAX_BATCH_LOGITS, output_head
 from crystalmon.scoring.models import empty_model
 from crystalmon.scoring.plan import ScoringPlan
 from crystalmon.scoring.trie import count_tree
-from crystalmon.suites.checks import is_whole
+from crystalmon.suites.checks import is_number, is_whole
 
 EXAMPLE_RATES = (1e12, 1e13, 1e14)
 """FLOP/s for which seconds are printed if no rate is given."""
@@ -315,11 +315,11 @@ def _positive(name: str, value: Any) -> Any:
     seconds = name == "step_seconds"
     if value is None:
         return None
-    if not (is_whole(value) or (seconds and isinstance(value, float))):
+    if not (is_number(value) if seconds else is_whole(value)):
         raise TypeError(f"{name} must be {'a number' if seconds else 'an integer'}, got {value!r}.")
     if not 0 < value <= MAX_COUNT:
         raise ValueError(f"{name} must be positive, at most {MAX_COUNT:g}, got {value!r:.20}.")
-    return value if seconds else int(value)  # NumPy's integers overflow
+    return float(value) if seconds else int(value)  # NumPy's integers overflow
 
 
 def _short(value: float) -> str:

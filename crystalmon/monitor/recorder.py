@@ -123,8 +123,7 @@ class Recorder:
     def _mend_folder(self) -> None:
         """Make the run folder again if somebody has deleted it; its earlier probes are gone."""
         if not (self.folder / REFERENCE_FOLDER).is_dir():
-            with explained(self.folder, "be made again"):
-                self._reference.save(self.folder / REFERENCE_FOLDER)
+            self._reference.save(self.folder / REFERENCE_FOLDER)
             logger.warning("crystalmon: %s was deleted, and is made again.", self.folder)
 
     def log_result(self, result: Result) -> None:
@@ -172,14 +171,14 @@ def _store_base(folder: Path, monitor: Monitor, step: int) -> None:
                 f"{base.info.model!r}. Leave out reference=, or choose another output_dir."
             )
         return
-    # before the run's own files: an earlier run stays whole if this fails
-    with explained(folder, "take the base's answers"):
-        if own is not None and not _alike(own, base):
-            aside = folder / f"{REFERENCE_FOLDER}-{own.info.id}"
+    if own is not None and not _alike(own, base):
+        aside = folder / f"{REFERENCE_FOLDER}-{own.info.id}"
+        with explained(folder, "move the answers of an earlier base aside"):
             shutil.rmtree(aside, ignore_errors=True)
             stored.rename(aside)
-            console.say(f"the earlier run in {folder} had another base: its answers are in {aside}")
-        base.save(stored)
+        console.say(f"the earlier run in {folder} had another base: its answers are in {aside}")
+    # before the run's own files: an earlier run stays whole if this fails
+    base.save(stored)
     monitor.reference = load_reference(stored)  # read from disk, it takes no memory
 
 

@@ -6,7 +6,7 @@ import weakref
 from pathlib import Path
 from typing import Any
 
-from crystalmon.runs.names import DEFAULT_NAME
+from crystalmon.runs.names import DEFAULT_NAME, path_part
 
 _claims: list[tuple[weakref.ref[Any], Path]] = []
 """The run folders that callbacks have taken, by the state of the training that they belong to."""
@@ -23,8 +23,9 @@ def claim_folder(output: Path, training: Any, suite: str) -> Path:
     """
     _claims[:] = [claim for claim in _claims if claim[0]() is not None]
     taken = {folder for owner, folder in _claims if owner() is training}
-    names = [DEFAULT_NAME, f"{DEFAULT_NAME}-{suite}"]
-    names += [f"{DEFAULT_NAME}-{suite}-{number}" for number in range(2, len(taken) + 2)]
+    longer = f"{DEFAULT_NAME}-{path_part(suite)}"
+    names = [DEFAULT_NAME, longer]
+    names += [f"{longer}-{number}" for number in range(2, len(taken) + 2)]
     folder = next(output / name for name in names if output / name not in taken)
     _claims.append((weakref.ref(training), folder))
     return folder

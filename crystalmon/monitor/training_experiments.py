@@ -28,7 +28,7 @@ from crystalmon.monitor.budget import Budget
 from crystalmon.monitor.probe import Monitor
 from crystalmon.monitor.recorder import Failures, Recorder
 from crystalmon.runs.files import explained, write_whole
-from crystalmon.runs.names import EXPERIMENTS_FOLDER
+from crystalmon.runs.names import EXPERIMENTS_FOLDER, path_part
 from crystalmon.runs.results import Result, write_result
 from crystalmon.scoring.isolation import same_random_states, undisturbed
 from crystalmon.scoring.models import free_memory, load_whole, model_name, without_adapters
@@ -60,6 +60,10 @@ def check_experiments(given: Experiments | None, **defaults: Any) -> dict[Experi
         if not isinstance(experiment, Experiment):
             raise TypeError(
                 f"an experiment must be a name or an Experiment, got {type(key).__name__}."
+            )
+        if path_part(experiment.name) != experiment.name:
+            raise ValueError(
+                f"an experiment's name must be able to name a file, got {experiment.name!r}."
             )
         if not is_whole(every) or every < 1:
             raise ValueError(

@@ -11,7 +11,7 @@ from crystalmon.phases.order import begin, melting_rule, nucleation_rule, warnin
 from crystalmon.phases.seed import seed_rule
 from crystalmon.phases.state import Base, Observation, PhaseState
 from crystalmon.phases.support import format_rule, support_rule
-from crystalmon.runs.records import Event
+from crystalmon.runs.records import ON_SIMPLEX, Event
 
 
 class PhaseDetector:
@@ -109,7 +109,7 @@ def check_simplex(what: str, values: Any) -> np.ndarray:
         raise ValueError(f"{what} must be of shape [P, C], got shape {array.shape}.")
     if not np.isfinite(array).all():
         raise ValueError(f"{what} must be finite, got NaN or infinity. Leave such a probe out.")
-    off = (array < 0).any(axis=1) | (np.abs(array.sum(axis=1) - 1.0) > 2e-5)
+    off = (array < 0).any(axis=1) | (np.abs(array.sum(axis=1) - 1.0) > ON_SIMPLEX)
     if off.any():
         row = array[off][0].tolist()
         raise ValueError(f"{what} must have rows on the simplex, got {row} first. Normalise it.")

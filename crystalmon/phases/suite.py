@@ -49,7 +49,7 @@ class SuiteDetector:
         return [name for name, task in self.tasks.items() if task.phase != "ordered"]
 
     def update(
-        self, step: int, q: Mapping[str, np.ndarray], coverage: Mapping[str, float]
+        self, step: int, q: Mapping[str, np.ndarray], coverage: Mapping[str, float | None]
     ) -> list[Event]:
         """Take one probe of every task; return its events, the suite's own last.
 

@@ -6,10 +6,13 @@ import contextlib
 import errno
 import json
 import os
+import re
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from crystalmon.runs.records import json_value
 
@@ -43,16 +46,27 @@ _ADVICE = {
 
 @contextlib.contextmanager
 def explained(folder: Path, purpose: str) -> Iterator[None]:
-    """Turn an OSError into a `RunFolderError`: which folder cannot do what, why, what to do."""
+    """Turn what a full disk raises into a `RunFolderError`: which folder, why, what to do."""
     try:
         yield
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        advice = _ADVICE.get(error.errno or 0, "Choose another output folder")
-        place = f" ({error.filename})" if error.filename else ""
+    except RunFolderError:  # it is told already
+        raise
+    except (OSError, SafetensorError) as error:
+        number, name = _cause(error)
+        reason = os.strerror(number) if number else str(error)
+        advice = _ADVICE.get(number, "Choose another output folder")
+        place = f" ({name})" if name else ""
         raise RunFolderError(
             f"the folder {folder} cannot {purpose}: {reason}{place}. {advice}."
         ) from error
+
+
+def _cause(error: OSError | SafetensorError) -> tuple[int, Any]:
+    """The system's number of an error, 0 for none, and the file; safetensors tells it in words."""
+    if isinstance(error, OSError):
+        return error.errno or 0, error.filename
+    found = re.search(r"(?:os error|code:) (\d+)", str(error))
+    return int(found[1]) if found else 0, None
 
 
 def json_bytes(data: Mapping[str, Any], indent: int | None = None) -> bytes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 DEFAULT_NAME = "crystalmon"
 """The run folder's name within an output folder, and what the names of its metrics begin with. A
 second callback of the same trainer has a longer name that begins with it."""
@@ -11,6 +13,20 @@ REFERENCE_FOLDER = "reference"
 
 EXPERIMENTS_FOLDER = "experiments"
 """Within the run folder: the results of experiments that run inside the training."""
+
+LONGEST_PART = 120
+"""Bytes of a name that a path takes up; with what is put around it, file systems allow 255."""
+
+
+def path_part(name: str) -> str:
+    """What a name is called within a path: one part of it, whatever the name holds.
+
+    >>> path_part("a/../../x")
+    'a_.._.._x'
+    """
+    safe = re.sub(r"[^\w .+@=-]", "_", name)
+    return safe.encode()[:LONGEST_PART].decode(errors="ignore").strip(" .") or "_"
+
 
 SCAN_FILE = "scan.json"
 """Within the run folder of a scan: what was found, and the verdicts."""

@@ -6,9 +6,10 @@ import gc
 import json
 import os
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -18,7 +19,8 @@ from crystalmon.metrics.catalogue import BRIEF
 from crystalmon.runs.files import DOUBT_KEY, EVENTS_FILE, RECORDS_FILE, RESUME_KEY, RUN_FILE
 from crystalmon.runs.names import DEFAULT_NAME
 from crystalmon.runs.notebook import curve_svg, number, table_html
-from crystalmon.runs.records import SCHEMA_VERSION, Event, ProbeRecord, number_value
+from crystalmon.runs.records import LARGE, SCHEMA_VERSION, Event, ProbeRecord, number_value
+from crystalmon.suites.checks import harmless
 
 _Line = TypeVar("_Line", ProbeRecord, Event)
 
@@ -50,7 +52,7 @@ class Run:
         """The output folder's name; with the run folder's own, if that is a second callback's."""
         folder = self.folder.resolve()
         parent = folder.parent.name
-        return parent if folder.name == DEFAULT_NAME else f"{parent}/{folder.name}"
+        return harmless(parent if folder.name == DEFAULT_NAME else f"{parent}/{folder.name}")
 
     @property
     def doubt(self) -> str:
@@ -110,8 +112,9 @@ class Run:
 def read_run(path: str | Path) -> Run:
     """Read a run folder back.
 
-    A line that cannot be read, such as the last one of a run that was killed, is left out with
-    a warning that names it. Of the same step twice, the later line counts.
+    A line that cannot be read, such as the last one of a run that was killed, or that does not
+    fit the others, is left out with a warning that names it; so is what `run.json` must not hold.
+    Of the same step twice, the later line counts. Control characters come back spelled out.
 
     Args:
         path: an output folder, or the `crystalmon` folder in it.
@@ -128,12 +131,10 @@ class RunReader:
 
     def __init__(self, path: str | Path) -> None:
         self.folder = _find_folder(Path(path))
-        self._records = _LineFile(
-            self.folder / RECORDS_FILE, ProbeRecord.from_json, lambda record: record.step
-        )
+        self._records = _LineFile(self.folder / RECORDS_FILE, _record, lambda record: record.step)
         self._events = _LineFile(
             self.folder / EVENTS_FILE,
-            Event.from_json,
+            _event,
             lambda event: (event.step, event.kind, event.task),
         )
 
@@ -146,13 +147,17 @@ class RunReader:
         info = _read_info(self.folder / RUN_FILE)
         with _no_collector():
             records, events = self._records.read(growing), self._events.read(growing)
+        odd = _of_other_shape(records)
+        for step, why in odd.items():
+            self._records.leave_out(step, why)
+        records = {step: record for step, record in records.items() if step not in odd}
         by_step = sorted(events.values(), key=lambda event: event.step)
         return Run(
             self.folder,
             info,
             records=tuple(records[step] for step in sorted(records)),
             events=tuple(event for event in by_step if event.step in records),
-            superseded=self._records.count - len(records),
+            superseded=self._records.count - len(records) - len(odd),
             doubtful=tuple(sorted(self._records.doubtful & records.keys())),
         )
 
@@ -167,6 +172,44 @@ def _no_collector() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+def _parse_json(text: bytes) -> Any:
+    return json.loads(text, parse_int=_whole)
+
+
+def _whole(digits: str) -> int:
+    """Python's own have no bound, and most of what takes numbers has."""
+    if abs(number := int(digits)) >= LARGE:
+        raise ValueError(f"a whole number must be below {LARGE}, got {digits:.60}.")
+    return number
+
+
+def _record(data: Any) -> ProbeRecord:
+    record = ProbeRecord.from_json(data)
+    if all(map(str.isprintable, record.tasks)):
+        return record
+    return replace(record, tasks={harmless(name): task for name, task in record.tasks.items()})
+
+
+def _event(data: Any) -> Event:
+    return Event.from_json(harmless(data))
+
+
+def _of_other_shape(records: Mapping[int, ProbeRecord]) -> dict[int, str]:
+    """By step, the records that have other tasks than most, or other shapes: what differs."""
+    shapes = {
+        step: frozenset((name, task.q.shape) for name, task in record.tasks.items())
+        for step, record in records.items()
+    }
+    ((usual, count),) = Counter(shapes.values()).most_common(1) or [(frozenset(), 0)]
+    if count == len(shapes):
+        return {}
+    return {
+        step: f"task {min(usual ^ shape)[0]!r} must have as many answers as in the other records"
+        for step, shape in shapes.items()
+        if shape != usual
+    }
 
 
 class _LineFile(Generic[_Line]):
@@ -192,6 +235,7 @@ class _LineFile(Generic[_Line]):
     def _start_over(self) -> None:
         self._position = self._line = self.count = 0
         self._kept: dict[Any, _Line] = {}
+        self._lines: dict[Any, int] = {}
         self.doubtful: set[Any] = set()
 
     def read(self, growing: bool) -> dict[Any, _Line]:
@@ -214,28 +258,42 @@ class _LineFile(Generic[_Line]):
                 if not line.strip():
                     continue
                 try:
-                    self._take(json.loads(line))
-                except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-                    warnings.warn(
-                        f"{self._file}, line {self._line} cannot be read and is left out "
-                        f"({type(error).__name__}: {error}).",
-                        stacklevel=4,
-                    )
+                    self._take(_parse_json(line))
+                except (ValueError, RecursionError) as error:
+                    self._warn(self._line, str(error))
         return self._kept
 
-    def _take(self, data: Mapping[str, Any]) -> None:
+    def leave_out(self, key: Any, why: str) -> None:
+        """Warn that the line with this key does not count."""
+        self._warn(self._lines[key], why)
+
+    def _warn(self, line: int, why: str) -> None:
+        told = harmless(f"{self._file}, line {line} cannot be read and is left out: {why}")
+        warnings.warn(told.rstrip(".") + ".", stacklevel=5)
+
+    def _take(self, data: Any) -> None:
+        if not isinstance(data, dict):
+            raise ValueError(f"it must be a mapping, got {data!r:.60}.")
         if RESUME_KEY in data:
-            step = int(data[RESUME_KEY])
+            step = _marked(data, RESUME_KEY)
             self._kept = {key: line for key, line in self._kept.items() if line.step <= step}
             self.doubtful &= self._kept.keys()
         elif DOUBT_KEY in data:
-            step = int(data[DOUBT_KEY])
+            step = _marked(data, DOUBT_KEY)
             self.doubtful |= {key for key, line in self._kept.items() if line.step > step}
         else:
             line = self._parse(data)
-            self._kept[self._key(line)] = line
-            self.doubtful.discard(self._key(line))
+            key = self._key(line)
+            self._kept[key], self._lines[key] = line, self._line
+            self.doubtful.discard(key)
             self.count += 1
+
+
+def _marked(data: Mapping[str, Any], key: str) -> int:
+    """The step of a marker; see `files.RESUME_KEY` and `files.DOUBT_KEY`."""
+    if type(step := data[key]) is not int:
+        raise ValueError(f"{key} must be a step, got {step!r:.60}.")
+    return step
 
 
 def _find_folder(path: Path) -> Path:
@@ -258,10 +316,10 @@ _WORDS = ("config", "model", "stages", "suite", "suite_texts")
 
 def _read_info(file: Path) -> dict[str, Any]:
     try:
-        text = json.loads(file.read_text(encoding="utf-8"))
+        text = harmless(_parse_json(file.read_bytes()))
         info = number_value(text) | {key: text[key] for key in _WORDS if key in text}
         version = int(info["schema_version"])
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise ValueError(
             f"{file} must be JSON with a schema_version, and cannot be read "
             f"({type(error).__name__}: {error})."
@@ -271,4 +329,49 @@ def _read_info(file: Path) -> dict[str, Any]:
             f"{file} has schema version {version}, and this crystalmon reads up to "
             f"{SCHEMA_VERSION}. Upgrade crystalmon."
         )
+    for key, (words, fits) in _INFO.items():
+        if key in info and not fits(info[key]):
+            wrong = info.pop(key)
+            warnings.warn(
+                f"{file}: {key} must be {words}, got {wrong!r:.60}; it is left out.", stacklevel=4
+            )
     return info
+
+
+def _is_text(value: Any) -> bool:
+    return value is None or isinstance(value, str)
+
+
+def _is_mapping(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _is_stages(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(each, dict) and type(each.get("step")) is int and type(each.get("name")) is str
+        for each in value
+    )
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(each, dict) and all(map(_is_texts_part, map(each.get, ("prompts", "choices"))))
+        for each in value.values()
+    )
+
+
+def _is_texts_part(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
+
+
+_INFO: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    **dict.fromkeys(
+        ("suite", "suite_hash", "reference", "reference_model", "model", "trainer", "method"),
+        ("a text", _is_text),
+    ),
+    **dict.fromkeys(("config", "training", "versions"), ("a mapping", _is_mapping)),
+    "max_steps": ("a whole number", lambda value: type(value) is int),
+    "stages": ("a list of stages, each with a step and a name", _is_stages),
+    "suite_texts": ("prompts and choices by task", _is_texts),
+}
+"""By key of `run.json`: what it must be, in words, and whether a value is."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, ItemsView, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
@@ -32,10 +32,16 @@ SUITE_EVENT_KINDS = ("nucleation_onset", "nucleation_complete", "melting")
 
 Interval = tuple[float, float]
 
+LARGE = 2**63
+"""No whole number on file reaches this."""
+
+ON_SIMPLEX = 2e-5
+"""How far the sum of a distribution may lie from 1."""
+
 
 def _check_phase(phase: object) -> None:
     if phase not in PHASES:
-        raise ValueError(f"phase must be one of {', '.join(PHASES)}, got {phase!r}.")
+        raise ValueError(f"phase must be one of {', '.join(PHASES)}, got {phase!r:.60}.")
 
 
 class Stored:
@@ -72,16 +78,23 @@ class TaskRecord(Stored):
         _check_phase(self.phase)
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> TaskRecord:
-        """Inverse of `to_json`."""
+    def from_json(cls, data: Any) -> TaskRecord:
+        """Inverse of `to_json`.
+
+        Raises:
+            ValueError: if a part is missing or is not what it must be.
+        """
+        get = _parts("a task", data)
+        q, seed = _read_table("q", get("q")), get("seed")
+        if seed is not None and not (type(seed) is int and 0 <= seed < len(q)):
+            raise ValueError(f"seed must be one of {len(q)} prompts or null, got {seed!r:.60}.")
         return cls(
-            # numpy reads the names of non-finite numbers itself, and much faster
-            q=np.array(data["q"], dtype=np.float64),
-            metrics=number_value(data["metrics"]),
-            ci=_intervals(data["ci"]),
-            phase=data["phase"],
-            seed=data["seed"],
-            view=data["view"],
+            q=q,
+            metrics=_read_numbers("metrics", get("metrics")),
+            ci=_read_intervals("ci", get("ci")),
+            phase=get("phase"),
+            seed=seed,
+            view=_read_text("view", get("view")),
         )
 
 
@@ -114,7 +127,7 @@ class ProbeRecord(Stored):
 
     def __post_init__(self) -> None:
         """Refuse what is no step or no phase."""
-        if not 0 <= operator.index(self.step) < 2**63:
+        if not 0 <= operator.index(self.step) < LARGE:
             raise ValueError(f"step must be a whole number from 0, got {self.step!r}.")
         _check_phase(self.phase)
 
@@ -130,23 +143,32 @@ class ProbeRecord(Stored):
         return table_html(f"step {self.step}: {self.phase}", head, rows)
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> ProbeRecord:
-        """Inverse of `to_json`."""
+    def from_json(cls, data: Any) -> ProbeRecord:
+        """Inverse of `to_json`.
+
+        Raises:
+            ValueError: if a part is missing or is not what it must be.
+        """
+        get = _parts("a record", data)
+        epoch = get("epoch")
         return cls(
-            step=data["step"],
-            epoch=number_value(data["epoch"]),
-            time=number_value(data["time"]),
-            seconds=number_value(data["seconds"]),
-            share=number_value(data["share"]),
-            phase=data["phase"],
-            metrics=number_value(data["metrics"]),
-            ci=_intervals(data["ci"]),
-            tasks={name: TaskRecord.from_json(task) for name, task in data["tasks"].items()},
+            step=_read_step("step", get("step")),
+            epoch=None if epoch is None else _read_number("epoch", epoch),
+            time=_read_number("time", get("time")),
+            seconds=_read_number("seconds", get("seconds")),
+            share=_read_number("share", get("share")),
+            phase=get("phase"),
+            metrics=_read_numbers("metrics", get("metrics")),
+            ci=_read_intervals("ci", get("ci")),
+            tasks={name: _read_task(name, each) for name, each in _items("tasks", get("tasks"))},
         )
 
 
-def _intervals(ci: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: tuple(number_value(ends)) for key, ends in ci.items()}
+def _read_task(name: str, data: Any) -> TaskRecord:
+    try:
+        return TaskRecord.from_json(data)
+    except ValueError as error:
+        raise ValueError(f"task {name!r}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -168,10 +190,21 @@ class Event(Stored):
     message: str
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Event:
-        """Inverse of `to_json`."""
-        evidence = number_value(data["evidence"])
-        return cls(data["kind"], data["step"], data["task"], evidence, data["message"])
+    def from_json(cls, data: Any) -> Event:
+        """Inverse of `to_json`.
+
+        Raises:
+            ValueError: if a part is missing or is not what it must be.
+        """
+        get = _parts("an event", data)
+        task = get("task")
+        return cls(
+            kind=_read_text("kind", get("kind")),
+            step=_read_step("step", get("step")),
+            task=None if task is None else _read_text("task", task),
+            evidence=number_value(dict(_items("evidence", get("evidence")))),
+            message=_read_text("message", get("message")),
+        )
 
 
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -205,3 +238,81 @@ def number_value(value: Any) -> Any:
     if isinstance(value, str):
         return _NON_FINITE.get(value, value)
     return value
+
+
+# --- what a line of JSON must hold; a message says what is wrong, and where ----------------------
+
+
+def _items(what: str, data: Any) -> ItemsView[str, Any]:
+    if not isinstance(data, Mapping):
+        raise ValueError(f"{what} must be a mapping, got {data!r:.60}.")
+    return data.items()
+
+
+def _parts(what: str, data: Any) -> Callable[[str], Any]:
+    """Gives each part of a mapping by its key."""
+    _items(what, data)
+
+    def get(key: str) -> Any:
+        if key not in data:
+            raise ValueError(f"{what} must have a {key}, got none.")
+        return data[key]
+
+    return get
+
+
+def _read_text(what: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{what} must be a text, got {value!r:.60}.")
+    return value
+
+
+def _read_step(what: str, value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{what} must be a whole number from 0, got {value!r:.60}.")
+    return value
+
+
+def _read_number(what: str, value: Any) -> float:
+    if type(value) is str:
+        value = _NON_FINITE.get(value, value)
+    if type(value) in (float, int):
+        return value
+    raise ValueError(f"{what} must be a number, got {value!r:.60}.")
+
+
+def _read_numbers(what: str, data: Any) -> dict[str, float]:
+    return {
+        key: value if type(value) is float else _read_number(f"{what} {key!r}", value)
+        for key, value in _items(what, data)
+    }
+
+
+def _read_intervals(what: str, data: Any) -> dict[str, Interval]:
+    found: dict[str, Interval] = {}
+    for key, ends in _items(what, data):
+        if type(ends) is not list or len(ends) != 2:
+            raise ValueError(f"{what} {key!r} must be two numbers, got {ends!r:.60}.")
+        low, high = ends
+        if not type(low) is type(high) is float:
+            low, high = (_read_number(f"{what} {key!r}", end) for end in ends)
+        found[key] = low, high
+    return found
+
+
+def _read_table(what: str, rows: Any) -> np.ndarray:
+    """[P, C] distributions, or rows that are not finite."""
+    try:
+        table = np.array(rows)
+        if table.dtype != np.float64:  # whole numbers, names of what is not finite, or no numbers
+            numbers = [[_read_number(what, value) for value in row] for row in rows]
+            table = np.array(numbers, dtype=np.float64)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise ValueError(f"{what} must be a table of numbers, got {rows!r:.60}.") from error
+    if table.ndim != 2 or 0 in table.shape:
+        raise ValueError(f"{what} must be of shape [P, C], got shape {table.shape}.")
+    with np.errstate(all="ignore"):  # a row of NaN fits: a broken model's answers
+        outside = table.min() < 0 or (np.abs(table.sum(axis=1) - 1.0) > ON_SIMPLEX).any()
+    if outside:
+        raise ValueError(f"{what} must have rows on the simplex, got {rows!r:.60}.")
+    return table

@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from crystalmon.metrics.answers import answer_distributions
+from crystalmon.runs.files import explained
 from crystalmon.runs.names import DEFAULT_NAME, REFERENCE_FOLDER
 from crystalmon.suites.tasks import TaskSuite
 
@@ -101,11 +102,18 @@ class Reference:
         return Reference(self.info, self.log_choice, self._rows[:])
 
     def save(self, folder: Path) -> None:
-        """Write the reference. An earlier one in the folder stays whole until this one is."""
-        folder.mkdir(parents=True, exist_ok=True)
-        file = folder / TENSOR_FILE
-        if isinstance(self.rows, Path) and file.exists() and file.samefile(self.rows):
-            return
+        """Write the reference. An earlier one in the folder stays whole until this one is.
+
+        Raises:
+            RunFolderError: if the folder cannot take it.
+        """
+        with explained(folder, "take the base's answers"):
+            folder.mkdir(parents=True, exist_ok=True)
+            file = folder / TENSOR_FILE
+            if not (isinstance(self.rows, Path) and file.exists() and file.samefile(self.rows)):
+                self._write(folder)
+
+    def _write(self, folder: Path) -> None:
         partial, info = folder / f"{TENSOR_FILE}.partial", folder / f"{INFO_FILE}.partial"
         try:
             if isinstance(self.rows, Path) and self.rows.exists():
@@ -117,7 +125,7 @@ class Reference:
                 save_file(whole, str(partial))
             text = json.dumps(asdict(self.info), indent=2, ensure_ascii=False)
             info.write_text(text + "\n", encoding="utf-8")
-            os.replace(partial, file)
+            os.replace(partial, folder / TENSOR_FILE)
             os.replace(info, folder / INFO_FILE)
         finally:
             partial.unlink(missing_ok=True)

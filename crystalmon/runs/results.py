@@ -12,6 +12,7 @@ from typing import Any
 
 from crystalmon.runs.files import explained, json_bytes, write_whole
 from crystalmon.runs.records import Stored, number_value
+from crystalmon.suites.checks import harmless
 
 RESULT_SCHEMA = 1
 
@@ -120,7 +121,7 @@ def read_result(file: Path) -> Result:
     if not file.is_file():
         raise FileNotFoundError(f"{file} must be a result of an experiment, found nothing there.")
     try:
-        return Result.from_json(json.loads(file.read_text(encoding="utf-8")))
+        return Result.from_json(harmless(json.loads(file.read_text(encoding="utf-8"))))
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{file} must be a result of an experiment: {error}") from error
 

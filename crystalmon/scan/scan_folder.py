@@ -143,9 +143,9 @@ class ScanFolder:
         return dict(run.info), records, changed
 
     def _keep_base(self, monitor: Monitor) -> None:
-        with explained(self.path, "take the base's answers"):
+        with explained(self.path, "be written to"):
             (self.path / SCAN_FILE).unlink(missing_ok=True)
-            monitor.reference.save(self.reference)
+        monitor.reference.save(self.reference)
         monitor.reference = load_reference(self.reference)
 
     def _write(self, made: Sequence[tuple[ProbeRecord, list[Event]]], monitor: Monitor) -> None:

@@ -89,7 +89,8 @@ def build_plan(suite: TaskSuite, tokenizer: Any, view: View = "raw") -> ScoringP
 
     Raises:
         ValueError: for an unknown view, a tokenizer without a chat template in view `chat`, a
-            prompt or form without tokens, or two choices that tokenize to the same path.
+            or one that raises, a prompt or form without tokens, or two choices that tokenize to the
+            same path.
         TypeError: if there is no tokenizer.
     """
     if view not in VIEWS:
@@ -242,7 +243,14 @@ def _render(tokenizer: Any, prompt: str, view: View) -> str:
             "Set tokenizer.chat_template or use view='raw'."
         )
     messages = [{"role": "user", "content": prompt}]
-    return tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    try:
+        return tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    except Exception as error:  # a template is a program, and may raise anything
+        name = getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__
+        raise ValueError(
+            f"the chat template of {name} must take a prompt without a system message, and raised "
+            f"{type(error).__name__}: {error}. Use view='raw', or set another template."
+        ) from error
 
 
 @contextlib.contextmanager

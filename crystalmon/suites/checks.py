@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping
-from numbers import Integral
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -39,12 +40,23 @@ def _content(file: Path, error: Kind) -> Any:
         raise error(f"not valid YAML: {' '.join(str(fault).split())}") from fault
 
 
+MOST_VALUES = 1_000_000
+"""A YAML file holds no more with its aliases spelled out: nested, a few lines make billions."""
+
+
 class _KeyFault(ValueError):
-    """A key that is no string, or comes twice."""
+    """A key that is no string or comes twice, or aliases of aliases; the message has the line."""
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
     """PyYAML keeps the last of two equal keys in silence; a file must not lose one."""
+
+    def get_single_node(self) -> yaml.Node | None:
+        """The file as nodes, unless its aliases would make far more of it."""
+        node = super().get_single_node()
+        if node is not None:
+            _spelled_out(node, {})
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys: set[Any] = set()
@@ -57,6 +69,21 @@ class _UniqueKeyLoader(yaml.SafeLoader):
                 raise _KeyFault(f"line {line}: key {key!r} appears twice. Remove one.")
             keys.add(key)
         return super().construct_mapping(node, deep)
+
+
+def _spelled_out(node: yaml.Node, sizes: dict[yaml.Node, int]) -> int:
+    """How many values a node has with every alias spelled out; `sizes` are those known so far."""
+    if node not in sizes:
+        sizes[node] = MOST_VALUES  # until it is known: an alias within what it stands for
+        pairs = node.value if isinstance(node, yaml.CollectionNode) else ()
+        parts = [part for pair in pairs for part in (pair if isinstance(pair, tuple) else [pair])]
+        sizes[node] = 1 + sum(_spelled_out(part, sizes) for part in parts)
+    if sizes[node] > MOST_VALUES:
+        raise _KeyFault(
+            f"line {node.start_mark.line + 1}: aliases must spell out to at most {MOST_VALUES} "
+            "values. Write fewer, or no alias within what it stands for."
+        )
+    return sizes[node]
 
 
 def check_keys(place: str, item: Any, keys: Keys, error: Kind, ignored: Keys = ()) -> None:
@@ -77,6 +104,35 @@ def check_text(what: str, value: Any, error: Kind) -> None:
         raise error(f"{what} must be Unicode text, got {value!r}. Write the character itself.")
 
 
+def check_name(what: str, value: Any, error: Kind) -> None:
+    """Refuse what is not a text that can stand in a table: a terminal obeys control characters."""
+    check_text(what, value, error)
+    if harmless(value) != value or any(character in value for character in "\n\t"):
+        raise error(f"{what} must have no control characters, got {value!r}. Take them out.")
+
+
+def harmless(value: T) -> T:
+    r"""A text, or a nested value, with control characters spelled out; the ends of lines stay.
+
+    A terminal would obey them.
+
+    >>> print(harmless("a\x1b[2Jb"))
+    a\x1b[2Jb
+    """
+    found: Any = value
+    if isinstance(value, dict):
+        found = {harmless(key): harmless(item) for key, item in value.items()}
+    elif isinstance(value, list):
+        found = [harmless(item) for item in value]
+    elif isinstance(value, str) and not value.isprintable():
+        found = _CONTROL.sub(lambda each: ascii(each[0])[1:-1], value)
+    return found
+
+
+_CONTROL = re.compile(r"[^\n\t\x20-\x7e\xa0-\ud7ff\ue000-\U0010ffff]|[\u202a-\u202e\u2066-\u2069]")
+"""Control characters, halves of a surrogate pair, and what turns the direction of writing."""
+
+
 def check_unique(what: str, values: Iterable[str], error: Kind) -> None:
     """Refuse a value that comes twice; `what` names the values, as the subject of a sentence."""
     seen: set[str] = set()
@@ -84,6 +140,11 @@ def check_unique(what: str, values: Iterable[str], error: Kind) -> None:
         if value in seen:
             raise error(f"{what} must be unique, got {value!r} twice. Remove or rename one.")
         seen.add(value)
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a number, Python's or NumPy's, and no bool."""
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def is_whole(value: Any) -> bool:

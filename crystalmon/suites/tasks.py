@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from crystalmon.suites.checks import check_keys, check_text, check_unique, read_yaml
+from crystalmon.suites.checks import check_keys, check_name, check_text, check_unique, read_yaml
 
 SUITES_DIR = Path(__file__).parent
 
@@ -54,7 +54,7 @@ class Task:
     choices: tuple[Choice, ...]
 
     def __post_init__(self) -> None:
-        check_text("task name", self.name, SuiteError)
+        check_name("task name", self.name, SuiteError)
         _check_filled(f"task {self.name!r}: prompts", self.prompts, tuple)
         _check_filled(f"task {self.name!r}: choices", self.choices, tuple)
         for prompt in self.prompts:
@@ -90,7 +90,7 @@ class TaskSuite:
     tasks: tuple[Task, ...]
 
     def __post_init__(self) -> None:
-        check_text("suite name", self.name, SuiteError)
+        check_name("suite name", self.name, SuiteError)
         _check_filled(f"suite {self.name!r}: tasks", self.tasks, tuple)
         check_unique(
             f"suite {self.name!r}: task names", [task.name for task in self.tasks], SuiteError

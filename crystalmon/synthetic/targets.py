@@ -13,6 +13,7 @@ import numpy as np
 import yaml
 
 from crystalmon.metrics import seeds
+from crystalmon.suites.checks import is_number
 
 Targets = Mapping[str, Mapping[str, float]]
 """Task -> choice -> probability."""
@@ -78,7 +79,7 @@ def normalised(weights: Mapping[str, float]) -> dict[str, float]:
     if not weights:
         raise ValueError("weights must name at least one choice, got none. Add a choice.")
     for choice, weight in weights.items():
-        if isinstance(weight, bool) or not isinstance(weight, int | float):
+        if not is_number(weight):
             raise TypeError(
                 f"weight of {choice!r} must be a number, got {weight!r}. Write it without quotes."
             )

@@ -25,6 +25,7 @@ from crystalmon.experiments.common.instructions import Instruction
 from crystalmon.experiments.common.parts import Parts
 from crystalmon.experiments.common.scored_texts import Text, Tokens
 from crystalmon.experiments.common.subject import Subject
+from crystalmon.runs.files import explained
 
 GROUP = 16
 """Texts of a part."""
@@ -122,10 +123,11 @@ class KeptLogProbs:
 
     def put(self, key: str, log_p: Tensor) -> None:
         """Keep log_p [M, V] as float32; there is all of it or nothing."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         partial = self.folder / f"{key}.partial"
-        save_file({"log_p": log_p.float().cpu().contiguous()}, str(partial))
-        os.replace(partial, self._file(key))
+        with explained(self.folder, f"take {self._file(key).name}"):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            save_file({"log_p": log_p.float().cpu().contiguous()}, str(partial))
+            os.replace(partial, self._file(key))
 
     def get(self, key: str) -> Tensor:
         """[M, V] float32."""

@@ -27,6 +27,7 @@ from crystalmon.scoring.compatibility import check_fit
 from crystalmon.scoring.plan import VIEWS, View, build_plan
 from crystalmon.scoring.route import choose_route
 from crystalmon.scoring.score import score
+from crystalmon.suites.checks import is_number
 from crystalmon.suites.tasks import TaskSuite, load_suite
 
 DEFAULT_TEMPERATURES = tuple(float(f"{10 ** (k / 30):.4g}") for k in range(-39, 22))
@@ -86,8 +87,11 @@ class Temperature(Experiment):
             raise ValueError(f"temperatures must be finite, got {self.temperatures[-1]!r}.")
         if self.view not in VIEWS:
             raise ValueError(f"view must be one of {', '.join(VIEWS)}, got {self.view!r}.")
+        if not is_number(self.weight):
+            raise TypeError(f"weight must be a number, got {self.weight!r}.")
         if not (math.isfinite(self.weight) and self.weight >= 0):
             raise ValueError(f"weight must be finite and at least 0, got {self.weight!r}.")
+        object.__setattr__(self, "weight", float(self.weight))  # JSON takes none of NumPy's
         check_whole(self, replicates=1)
 
     @property

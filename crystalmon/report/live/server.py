@@ -6,6 +6,7 @@ import errno
 import json
 import logging
 import sys
+import threading
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -19,13 +20,35 @@ logger = logging.getLogger(__name__)
 ADDRESS = "127.0.0.1"
 
 
+IDLE_SECONDS = 10.0
+"""A connection that says nothing for so long ends; the page asks twice a second."""
+
+MOST_CONNECTIONS = 64
+"""Further ones are closed at once: each holds a thread."""
+
+
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self, port: int, feed: RunFeed) -> None:
         self.feed = feed
         self.page = render("crystalmon", None, live=True).encode()
+        self._free = threading.BoundedSemaphore(MOST_CONNECTIONS)
         super().__init__((ADDRESS, port), _Handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Serve a connection in a thread of its own, if there are not too many."""
+        if self._free.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """In that thread: serve it to its end."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say nothing of a browser that goes away in the middle of an answer; log anything else."""
@@ -37,6 +60,7 @@ class _Server(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     server: _Server
     protocol_version = "HTTP/1.1"
+    timeout = IDLE_SECONDS
 
     def do_GET(self) -> None:
         """`/` is the page, `/data?since=<mark>` what is new since that mark."""
