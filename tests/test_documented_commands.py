@@ -78,7 +78,7 @@ RUNS: dict[str, Run] = {
     "scripts/measure_report.py": (("--probes", "5"), ("made_s", "page_mb")),
     "scripts/measure_verdicts.py": (("1",), ("held out", "right", "wrong", "open", "chain")),
     "scripts/no_trace/faults.py": (
-        ("--only", "tracker", "failing_probe"),
+        ("--only", "failing_probe"),
         ("what the user sees", '"ok": true'),
     ),
     "scripts/sweep_beta.py": (
@@ -391,8 +391,7 @@ def test_the_memory_of_a_scan(here, capsys):
 def test_the_detector_is_measured(here, capsys, monkeypatch):
     import trained_bank
 
-    short = trained_bank.Stage("sft", "seed", 1e-3, 10), trained_bank.Stage("dpo", "seed", 1e-3, 2)
-    plan = trained_bank.Plan("settling, DPO", short)
+    plan = trained_bank.Plan("collapse", (trained_bank.Stage("sft", "seed", 1e-3, 10),))
     monkeypatch.setattr(trained_bank, "PLANS", ((plan, 1),))
     monkeypatch.setattr(sys, "argv", ["trained_bank.py", "--count", "1"])
     assert trained_bank.main() == 0
@@ -418,7 +417,7 @@ def test_the_detector_is_measured(here, capsys, monkeypatch):
 
     (run,) = (here / "runs/validation/trained").iterdir()
     shutil.copytree(run, here / "runs/calibration/trained" / run.name.removeprefix("test-"))
-    assert start("scripts/calibrate_seeds.py", "--scenarios", "2", "--runs", "1") == 0
+    assert start("scripts/calibrate_seeds.py", "--scenarios", "1", "--runs", "1") == 0
     printed = capsys.readouterr().out
     assert "CHOOSING[True] = (" in printed
     assert "BELIEVING[False] = (" in printed
