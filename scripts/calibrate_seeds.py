@@ -21,7 +21,7 @@ from scenarios import make_scenario
 from scipy.optimize import minimize
 from scipy.special import expit
 from tqdm.auto import tqdm
-from trained_bank import CALIBRATION_FOLDER, prepare_environment, train_bank
+from trained_bank import CALIBRATION_FOLDER, FULL, prepare_environment, train_bank
 
 from crystalmon import read_run
 from crystalmon.phases.seed import LONELY, NEARLY, SEEDED
@@ -83,18 +83,18 @@ def make_case(group: str, b: np.ndarray, history: np.ndarray, seed: int | None) 
     return Case(group, listed, evidence, between, right)
 
 
-def simulated() -> Iterator[Case]:
-    """Of the bank that is not reported."""
+def simulated(most: int) -> Iterator[Case]:
+    """Of the bank that is not reported, at most so many scenarios of each kind."""
     for kind, (group, count) in SIMULATED.items():
-        for index in tqdm(range(count), desc=kind, unit="scenario"):
+        for index in tqdm(range(min(count, most)), desc=kind, unit="scenario"):
             found = make_scenario(kind, CALIBRATION_SEED * 10**6 + index)
             for back in BACK:
                 yield make_case(group, found.base, found.q[: len(found.q) - back], found.seed)
 
 
-def trained() -> Iterator[Case]:
-    """Of the first stage of the runs that are not reported."""
-    for folder in tqdm(train_bank(folder=CALIBRATION_FOLDER), desc="reading", unit="run"):
+def trained(count: int) -> Iterator[Case]:
+    """Of the first stage of the first `count` runs that are not reported."""
+    for folder in tqdm(train_bank(count, CALIBRATION_FOLDER), desc="reading", unit="run"):
         truth = json.loads((folder / "truth.json").read_text())
         stage = truth["stages"][0]
         if stage["goal"] not in ("seed", "seedless"):
@@ -165,9 +165,12 @@ def show_rates(cases: list[Case], choosing: np.ndarray, believing: np.ndarray) -
 
 
 def main() -> int:
-    argparse.ArgumentParser(description="Fit the weights of phases.seed_odds.").parse_args()
+    parser = argparse.ArgumentParser(description="Fit the weights of phases.seed_odds.")
+    parser.add_argument("--scenarios", type=int, default=300, help="of each kind, at most")
+    parser.add_argument("--runs", type=int, default=FULL, help="trained ones")
+    args = parser.parse_args()
     prepare_environment()
-    cases = [*simulated(), *trained()]
+    cases = [*simulated(args.scenarios), *trained(args.runs)]
     counts = Counter(case.group for case in cases)
     for tells in (True, False):
         some = [case for case in cases if case.evidence.tells == tells]

@@ -5,6 +5,7 @@ pretrained model stays the base throughout. At the end: a table by stage, the se
 the planted ones, a figure, a report, and where to look next. Ends with status 1 if a stage fails.
 
     python scripts/demo.py
+    python scripts/demo.py --max_steps 5    # what it does not know goes to the recipes
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def environment(folder: Path) -> dict[str, str]:
     }
 
 
-def run_stage(stage: str, start: str, output: Path) -> int:
+def run_stage(stage: str, start: str, output: Path, options: Sequence[str]) -> int:
     """Run one recipe as a process of its own, its output streaming through; its exit status."""
     command = [sys.executable, str(ROOT / f"recipes/{stage}.py")]
     command += ["--config", str(ROOT / f"recipes/liquid-tiny/{stage}.yaml")]
@@ -59,6 +60,7 @@ def run_stage(stage: str, start: str, output: Path) -> int:
     command += ["--run_name", output.name]
     if not sys.stdout.isatty():
         command += ["--disable_tqdm", "true"]
+    command += options
     return subprocess.run(command, env=environment(output.parent), check=False).returncode
 
 
@@ -115,7 +117,8 @@ def report(folder: Path, outputs: Sequence[Path]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description="SFT, DPO and GRPO on liquid-tiny, watched.")
     parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="replaced if there")
-    folder = parser.parse_args().output
+    args, options = parser.parse_known_args()
+    folder = args.output
     if folder.exists() and any(folder.iterdir()) and not (folder / f"1-{STAGES[0]}").is_dir():
         print(f"{folder} is not empty and no earlier demo. Name another --output.", file=sys.stderr)
         return 2
@@ -127,7 +130,7 @@ def main() -> int:
     for number, stage in enumerate(STAGES, start=1):
         output = folder / f"{number}-{stage}"
         print(f"\n=== {stage.upper()} from {start} ===", flush=True)
-        if status := run_stage(stage, start, output):
+        if status := run_stage(stage, start, output, options):
             print(f"the stage {stage} failed with status {status}.", file=sys.stderr)
             return 1
         start = str(output)

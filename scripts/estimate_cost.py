@@ -5,8 +5,8 @@ python scripts/estimate_cost.py --view chat --steps 5000 --tokens-per-step 52428
 python scripts/estimate_cost.py --scan 4 --rate 1.15e11    # of a scan of so many stages
 
 The models' shapes are written down here, not read from their repositories. The suite's tokens are
-those of SmolLM2's tokenizer (vocabulary 49152), since the models' own are not bundled; larger
-vocabularies make slightly fewer. Prints a table and a JSON line.
+by default those of SmolLM2's tokenizer (vocabulary 49152), since the models' own are not bundled;
+larger vocabularies make slightly fewer. Prints a table and a JSON line.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ MODELS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--suite", default="randomness")
+    parser.add_argument("--tokenizer", default="smollm2-135m", help="a model whose tokens count")
     parser.add_argument("--view", default="raw", choices=("raw", "chat"))
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--every", type=int)
@@ -46,7 +47,7 @@ def main() -> None:
     parser.add_argument("--scan", type=int, metavar="STAGES", help="of a scan, not of a run")
     parser.add_argument("--rate", type=float, default=1e13, help="FLOP/s that a machine achieves")
     args = parser.parse_args()
-    plan = build_plan(load_suite(args.suite), load_tokenizer("smollm2-135m"), args.view)
+    plan = build_plan(load_suite(args.suite), load_tokenizer(args.tokenizer), args.view)
     run = {"steps": args.steps, "every": args.every, "tokens_per_step": args.tokens_per_step}
     costs = {name: estimate_cost(size_of(*shape), plan, **run) for name, shape in MODELS.items()}
     first = next(iter(costs.values()))
@@ -57,7 +58,7 @@ def main() -> None:
         *("model", "layer parameters", "TFLOP a probe", "s at 1e13 FLOP/s", "s at 1e14 FLOP/s"),
         *("reference, MiB", "share of FLOPs"),
         title=f"estimate: suite {args.suite}, {args.view}, {first.unique_tokens} tokens by "
-        f"SmolLM2's tokenizer; {args.steps} steps of {args.tokens_per_step} tokens, "
+        f"the tokenizer of {args.tokenizer}; {args.steps} steps of {args.tokens_per_step} tokens, "
         f"{first.probes} probes",
     )
     for name, cost in costs.items():

@@ -1,6 +1,7 @@
 """How often so few probes name the right seed, as the verdicts of a scan must.
 
-    python scripts/measure_verdicts.py [scenarios of each kind, default 100]
+    python scripts/measure_verdicts.py
+    python scripts/measure_verdicts.py 10    # scenarios of each kind, not 100
 
 Of every simulated collapse with known truth, two probes are judged alone: the last one, and the
 first with `order` at 0.8 or above, half-way through. The chain is of three such probes, the first,
@@ -10,7 +11,7 @@ decides. Kinds that calibration has not seen are counted apart.
 
 from __future__ import annotations
 
-import sys
+import argparse
 from collections import Counter
 from collections.abc import Sequence
 
@@ -37,7 +38,10 @@ def judge(scenario: Scenario, probes: Sequence[int]) -> str:
     return "right" if near or found.seed == scenario.seed else "wrong"
 
 
-def main(count: int) -> None:
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("count", nargs="?", type=int, default=100, help="scenarios of each kind")
+    count = parser.parse_args().count
     print(f"{'kind':<28}{'held out':<10}{'probe':<8}{'right':>6}{'wrong':>6}{'open':>6}")
     for kind in KINDS:
         for held_out in (False, True):
@@ -58,4 +62,4 @@ def main(count: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 100)
+    main()

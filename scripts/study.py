@@ -10,6 +10,7 @@ The exit status is 1 where what was planted is not found, or found where it was 
 
     python scripts/study.py              # two tiny families, about ten minutes on two cores
     python scripts/study.py --smollm2    # also SmolLM2-135M by its recipes, much longer
+    python scripts/study.py --output runs/short --max_steps 5    # the rest goes to the recipes
 """
 
 from __future__ import annotations
@@ -145,8 +146,13 @@ def _write_targets(
     file.write_text(json.dumps(targets, indent=1) + "\n")
 
 
-def train(family: Family, folder: Path) -> list[Stage]:
+def train(family: Family, folder: Path, options: Sequence[str]) -> list[Stage]:
     """Train what of a family is not there yet; its stages, the base first.
+
+    Args:
+        family: whose stages.
+        folder: of the study.
+        options: for the recipes.
 
     Raises:
         RuntimeError: if a stage fails, naming its log.
@@ -157,18 +163,20 @@ def train(family: Family, folder: Path) -> list[Stage]:
     ):
         output = folder / family.name / f"{number}-{trainer}"
         targets = None if family.targets is None else family.targets.read_text()
-        mark = json.dumps([start, find_mark(start), targets])
+        mark = json.dumps([start, find_mark(start), targets, *options])
         done = output / MARK
         if not done.is_file() or done.read_text() != mark:
             done.unlink(missing_ok=True)
-            _train_stage(family, trainer, start, output)
+            _train_stage(family, trainer, start, output, options)
             done.write_text(mark)
         start = str(output)
         stages.append(Stage(trainer, start))
     return stages
 
 
-def _train_stage(family: Family, trainer: str, start: str, output: Path) -> None:
+def _train_stage(
+    family: Family, trainer: str, start: str, output: Path, options: Sequence[str]
+) -> None:
     """Run one recipe; its output goes to a log beside the folder."""
     command = [sys.executable, str(ROOT / f"recipes/{trainer}.py")]
     command += ["--config", str(ROOT / f"recipes/{family.recipes}/{trainer}.yaml")]
@@ -176,6 +184,7 @@ def _train_stage(family: Family, trainer: str, start: str, output: Path) -> None
     command += ["--report_to", "none", "--probe_every", "1000000"]  # the scan measures
     if family.targets is not None:
         command += ["--targets", str(family.targets)]
+    command += options
     log = output.with_suffix(".log")
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as file:
@@ -246,11 +255,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--output", type=Path, default=Path("runs/study"))
     parser.add_argument("--smollm2", action="store_true", help="SmolLM2-135M too")
-    args = parser.parse_args()
+    args, options = parser.parse_known_args()
     folder, began = args.output.resolve(), time.perf_counter()
     folder.mkdir(parents=True, exist_ok=True)
     families = make_families(folder, args.smollm2)
-    results = {each.name: measure(each, train(each, folder), folder) for each in families}
+    results = {each.name: measure(each, train(each, folder, options), folder) for each in families}
     print(f"\n{format_stages(results)}\n")
     for name, found in results.items():
         if (planted := found["planted"]) is not None:

@@ -34,6 +34,18 @@ def run(train, monkeypatch, folder, *arguments):
     return json.dumps(logs), {name: value.clone() for name, value in weights.items()}
 
 
+def cells(check, monkeypatch, capsys, name):
+    """What `check.py --only NAME` has compared; it prints it in its table and its JSON line."""
+    monkeypatch.setattr(sys, "argv", ["check.py", "--only", name])
+    with pytest.raises(SystemExit) as ended:
+        check.main()
+    *table, line = capsys.readouterr().out.splitlines()
+    found = json.loads(line)[name.replace("-", " ")]
+    assert ended.value.code == 0, found
+    assert all(column in "".join(table) for column in found)
+    return found
+
+
 @pytest.mark.parametrize("lora", [[], ["--lora"]], ids=["full", "lora"])
 @pytest.mark.parametrize("trainer", ["trainer", "sft", "dpo", "kto", "grpo", "rloo"])
 def test_training_is_bit_identical(scripts, monkeypatch, tmp_path, trainer, lora):
@@ -50,11 +62,15 @@ def test_training_is_bit_identical(scripts, monkeypatch, tmp_path, trainer, lora
 
 
 @pytest.mark.parametrize("engine", ["ddp", "zero2", "zero3", "fsdp2"])
-def test_two_processes_give_the_record_of_one(scripts, tmp_path, engine):
+def test_two_processes_give_the_record_of_one(scripts, monkeypatch, capsys, engine):
     if engine.startswith("zero") and importlib.util.find_spec("deepspeed") is None:
         pytest.skip("needs deepspeed: run make test")
-    outcome = scripts[1].check_engine(engine, "full", tmp_path, sys.executable)
-    assert outcome.ok, outcome.cells
+    assert cells(scripts[1], monkeypatch, capsys, f"{engine}-full").keys() >= {"weights", "record"}
+
+
+@pytest.mark.slow
+def test_the_script_trains_kills_and_resumes(scripts, monkeypatch, capsys):
+    assert cells(scripts[1], monkeypatch, capsys, "sft-full").keys() >= {"weights", "resume"}
 
 
 def test_killed_and_resumed_run_is_the_uninterrupted_one(scripts, tmp_path):

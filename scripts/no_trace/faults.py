@@ -1,6 +1,7 @@
 """Let a watched run meet one fault after another, and print what the user sees and what is lost.
 
-python scripts/no_trace/faults.py
+python scripts/no_trace/faults.py                     # all of them
+python scripts/no_trace/faults.py --only full_disk    # one of them
 
 Each fault hits an SFT run of liquid-tiny that probes at every step. Training is compared with a
 run without the callback: the same log rows mean that it has lost nothing. Prints a table and a
@@ -11,6 +12,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
+import inspect
 import io
 import json
 import logging
@@ -39,6 +42,7 @@ from train import MAKERS, PROBED, load
 STEPS = 16
 FAULTY = range(4, 14)
 """The steps at which a passing fault is there: ten probes."""
+KERNEL = RuntimeError("an unknown kernel error")
 
 
 @dataclass(frozen=True)
@@ -72,13 +76,16 @@ class AtStep(TrainerCallback):
 
 
 def main() -> None:
-    outcomes = []
-    faults = (tracker, full_disk, torn_line, out_of_memory, nan_weights, failing_probe, strict)
+    functions = (tracker, full_disk, torn_line, out_of_memory, nan_weights, failing_probe, strict)
+    faults = {function.__name__: function for function in functions}
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--only", nargs="+", default=list(faults), choices=faults)
+    chosen, outcomes = parser.parse_args().only, []
     with tempfile.TemporaryDirectory() as folder:
         bare, _ = train(Path(folder) / "bare", [])
-        for fault in faults:
-            print(fault.__name__.replace("_", " "), file=sys.stderr, flush=True)
-            outcome = fault(Path(folder) / fault.__name__, bare)
+        for name in chosen:
+            print(name.replace("_", " "), file=sys.stderr, flush=True)
+            outcome = faults[name](Path(folder) / name, bare)
             outcomes.append(replace(outcome, ok=outcome.ok and outcome.seen != "NOTHING"))
     table = Table(
         "fault", "what the user sees", f"probes of {STEPS + 1}", "lost", "as it should be"
@@ -153,10 +160,8 @@ def watched(**options: Any) -> CrystalCallback:
 
 
 def tracker(out: Path, bare: str) -> Outcome:
-    def log(self: Any, step: int, metrics: Any) -> None:
-        raise ConnectionError("the server is gone")
-
-    with mock.patch.object(TensorBoardTracker, "log", log):
+    gone = ConnectionError("the server is gone")
+    with mock.patch.object(TensorBoardTracker, "log", side_effect=gone):
         rows, said = train(out, [watched()], report_to="tensorboard")
     found = steps(out)
     ok = rows == bare and len(found) == STEPS + 1
@@ -203,10 +208,12 @@ def out_of_memory(out: Path, bare: str) -> Outcome:
     def shrink(model: Any) -> None:
         forward = model.forward
 
-        def limited(input_ids: Any = None, **options: Any) -> Any:
-            if not model.training and input_ids.numel() > 150:
+        @functools.wraps(forward)
+        def limited(*args: Any, **options: Any) -> Any:
+            given = inspect.signature(forward).bind(*args, **options).arguments
+            if not model.training and given["input_ids"].numel() > 150:
                 raise torch.OutOfMemoryError("CUDA out of memory.")
-            return forward(input_ids=input_ids, **options)
+            return forward(*args, **options)
 
         small.append(mock.patch.object(model, "forward", limited))
         small[0].start()
@@ -234,15 +241,12 @@ def nan_weights(out: Path, bare: str) -> Outcome:
 
 
 def failing_probe(out: Path, bare: str) -> Outcome:
-    probe = Monitor.probe
-
-    def broken(self: Any, step: int = 0, epoch: Any = None, **options: Any) -> Any:
-        if step in FAULTY:
-            raise RuntimeError("an unknown kernel error")
-        return probe(self, step, epoch, **options)
-
-    with mock.patch.object(Monitor, "probe", broken):
-        rows, said = train(out, [watched()])
+    broken = mock.patch.object(Monitor, "probe", side_effect=KERNEL)
+    switch = AtStep({
+        FAULTY[0]: lambda model: broken.start(),
+        FAULTY[-1] + 1: lambda model: broken.stop(),
+    })  # fmt: skip
+    rows, said = train(out, [switch, watched()])
     found = steps(out)
     ok = rows == bare and found == [s for s in range(STEPS + 1) if s not in FAULTY]
     lost = "those ten probes: the weights have moved on"
@@ -250,11 +254,8 @@ def failing_probe(out: Path, bare: str) -> Outcome:
 
 
 def strict(out: Path, bare: str) -> Outcome:
-    def broken(self: Any, step: int = 0, epoch: Any = None, **options: Any) -> Any:
-        raise RuntimeError("an unknown kernel error")
-
     try:
-        with mock.patch.object(Monitor, "probe", broken):
+        with mock.patch.object(Monitor, "probe", side_effect=KERNEL):
             train(out, [watched(strict=True)])
     except RuntimeError as error:
         seen = f"{type(error).__name__}: {error}"
