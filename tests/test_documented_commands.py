@@ -75,7 +75,7 @@ RUNS: dict[str, Run] = {
         ("--prompts", "1"),
         ("bf16 layers, answers in float32", "bf16 logits", '"errors": '),
     ),
-    "scripts/measure_report.py": (("--probes", "5"), ("made_s", "page_mb")),
+    "scripts/measure_report.py": (("--records", "5", "--small"), ("detect_s", "page_mb")),
     "scripts/measure_verdicts.py": (("1",), ("held out", "right", "wrong", "open", "chain")),
     "scripts/no_trace/faults.py": (
         ("--only", "failing_probe"),

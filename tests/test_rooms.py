@@ -214,15 +214,11 @@ def test_no_two_modules_and_no_two_public_classes_have_one_name():
 
 
 def test_only_the_callback_knows_the_trainer():
-    trainers = [
-        str(each)
-        for each in IMPORTS
-        if each.module != "crystalmon.monitor.callback"
-        and each.target.split(".")[0] in ("trl", "accelerate")
-    ]
-    assert trainers == []
-    users = {each.module for each in IMPORTS if each.target.split(".")[0] == "transformers"}
-    assert users <= {"crystalmon.monitor.callback", "crystalmon.scoring.models"}
+    imported = {(each.module, each.target.split(".")[0]) for each in IMPORTS}
+    assert not [module for module, library in imported if library in ("trl", "accelerate")]
+    users = {module for module, library in imported if library == "transformers"}
+    trainers = {"crystalmon.monitor.callback", "crystalmon.monitor.training"}
+    assert users <= {*trainers, "crystalmon.scoring.models"}
 
 
 # --- on live imports -------------------------------------------------------------------------
