@@ -22,7 +22,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 BIN := .venv/bin
 BIN_OLDEST := .venv-oldest/bin
 
-.PHONY: demo study validate sweep check quick test test-slow test-oldest no-trace pytest lint format install clean
+.PHONY: demo study validate sweep check quick test test-slow test-oldest no-trace architectures pytest lint format install clean
 
 demo: .venv/installed
 	$(BIN)/python scripts/demo.py
@@ -72,6 +72,10 @@ test-oldest: .venv-oldest/installed
 no-trace: install
 	$(BIN)/python scripts/no_trace/check.py --ppo-python $(BIN_OLDEST)/python
 	$(BIN)/python scripts/no_trace/faults.py
+
+# How exactly tiny models of some seventy architectures are scored: half an hour.
+architectures: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/architectures.py
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -285,6 +285,7 @@ def test_two_callbacks_have_a_folder_and_names_of_their_own(
     train(tmp_path, model, tokenizer, suite, callbacks)
     one, two = read_run(tmp_path), read_run(tmp_path / "crystalmon-liquid-tiny")
     assert (one.info["suite"], two.info["suite"]) == ("three", "liquid-tiny")
+    assert one.info["reference_model"] == two.info["reference_model"]
     assert [len(run.records) for run in (one, two)] == [3, 3]
     assert {"crystalmon/order", "crystalmon-liquid-tiny/order"} <= set(seen)
     # another training in the same process starts over with the first name

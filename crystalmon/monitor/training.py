@@ -8,8 +8,8 @@ from __future__ import annotations
 import logging
 import math
 import weakref
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +33,28 @@ from crystalmon.runs.reference import Reference, find_reference
 from crystalmon.scoring.forward import out_of_memory
 from crystalmon.scoring.models import model_name
 from crystalmon.scoring.plan import View
-from crystalmon.scoring.ranks import CONFIGURATION_ERRORS, current_ranks, describe
+from crystalmon.scoring.ranks import (
+    CONFIGURATION_ERRORS,
+    RankError,
+    Ranks,
+    current_ranks,
+    describe,
+)
 from crystalmon.suites.tasks import TaskSuite
 
 logger = logging.getLogger(__name__)
 
-_BASES: weakref.WeakKeyDictionary[nn.Module, list[Reference]] = weakref.WeakKeyDictionary()
-"""The bases of this process' trainings, by the model that they were before its first step."""
+
+@dataclass
+class _Beginning:
+    """What a model was before its first training in this process, by suite and view."""
+
+    training: weakref.ref[TrainerState]
+    bases: dict[tuple[str, str], Reference] = field(default_factory=dict)
+
+
+_BEGINNINGS: weakref.WeakKeyDictionary[nn.Module, _Beginning] = weakref.WeakKeyDictionary()
+"""Of the models that this process has trained."""
 
 
 @dataclass(frozen=True)
@@ -178,11 +193,10 @@ class Training:
         ranks.on_main(lambda: self._lock(folder))
         origin = Origin(folder, step, model_name(model), settings.suite, settings.view)
         history = ranks.on_main(origin.history)
-        trained = _bare(model) in _BASES
-        reference = self._asked_base(origin, _BASES.get(_bare(model), []))
-        if not isinstance(reference, Reference):
-            asked = str(reference)
-            reference = ranks.on_main(lambda: origin.reference(asked))
+        beginning = _BEGINNINGS.get(_bare(model), _Beginning(self._state))
+        trained = beginning.training() is not state
+        kind = (settings.suite.hash, settings.view)
+        reference = self._asked_base(origin, beginning.bases.get(kind) if trained else None, ranks)
         progress = state.is_world_process_zero and not args.disable_tqdm
         monitor = self.monitor = self._make_monitor(model, tokens, reference, progress)
         if monitor is None:
@@ -198,33 +212,38 @@ class Training:
             self._meter.expect(known)
         self.last_step = history[-1].step if history else -1
         ranks.on_main(lambda: self._open(monitor, folder, history, args, state))
+        _BEGINNINGS[_bare(model)] = beginning
         if monitor.is_own_base:
-            _BASES.setdefault(_bare(model), []).append(monitor.reference)
+            beginning.bases.setdefault(kind, monitor.reference)
         self._begin_experiments(monitor, tokens, folder, step)
 
     def _lock(self, folder: Path) -> None:
         """Rank 0: keep other processes from the run folder."""
         self._held = RunLock(folder)
 
-    def _asked_base(self, origin: Origin, known: Sequence[Reference]) -> str | Path | Reference:
+    def _asked_base(
+        self, origin: Origin, known: Reference | None, ranks: Ranks
+    ) -> str | Path | Reference:
         """What to compare with, as asked, unless this process has trained the model before.
 
-        Then the model is not its own base any more: that is the one which its first training had.
+        Then the model is not its own base any more: that is `known`, what it was at first.
         """
-        asked, suite, view = self._settings.reference, self._settings.suite, self._settings.view
-        if origin.step > 0 or asked not in ("auto", "initial"):
+        asked = self._settings.reference
+        if isinstance(asked, Reference):
             return asked
-        if self._first_base is not None:
-            return self._first_base
-        fitting = (r for r in known if (r.info.suite_hash, r.info.view) == (suite.hash, view))
-        if asked == "initial" or find_reference(origin.model, suite, view) is not None:
-            return asked
-        return next(fitting, asked)
+        if origin.step == 0 and asked in ("auto", "initial"):
+            if self._first_base is not None:
+                return self._first_base
+            suite, view = self._settings.suite, self._settings.view
+            if asked == "auto" and known is not None:
+                stored = ranks.on_main(lambda: find_reference(origin.model, suite, view))
+                return known if stored is None else asked
+        return ranks.on_main(lambda: origin.reference(str(asked)))
 
     def _make_monitor(
         self, model: Any, tokens: Any, reference: str | Path | Reference, progress: bool
     ) -> Monitor | None:
-        """The monitor, with its base scored; None if memory does not hold the base.
+        """The monitor, with its base scored; None if memory does not hold that.
 
         Raises:
             ValueError: if the base cannot be scored for another reason.
@@ -232,10 +251,12 @@ class Training:
         suite, view = self._settings.suite, self._settings.view
         try:
             return Monitor(model, tokens, suite, reference, view=view, progress=progress)
+        except CONFIGURATION_ERRORS:
+            raise
         except Exception as error:
-            if self._settings.strict or isinstance(error, CONFIGURATION_ERRORS):
-                raise
-            if not out_of_memory(error):
+            # a rank that had memory hears of the other one's failure
+            bearable = out_of_memory(error) or isinstance(error, RankError)
+            if not current_ranks().all(bearable):
                 raise ValueError(
                     f"the base cannot be scored ({describe(error)}), so this run would not be "
                     "monitored. Mend that, or train without the callback."
