@@ -116,6 +116,9 @@ RUN_BY = {
     "recipes/grpo.py": "test_documented_commands.py::test_the_demo_and_what_it_says_to_run_next",
     "recipes/ppo.py": "test_ppo.py::test_ppo_runs_and_keeps_the_base",
     "recipes/sft.py": "test_recipes.py::test_sft_then_dpo_keep_the_pretrained_base",
+    "scripts/architectures.py": (
+        "test_architectures_table.py::test_two_architectures_are_exact_in_every_state"
+    ),
     "scripts/benchmark.py": "test_benchmark.py::test_it_prints_a_table_and_a_line",
     "scripts/benchmark_scaling.py": "test_benchmark.py::test_scaling_measures_time_and_memory",
     "scripts/calibrate_seeds.py": "test_documented_commands.py::test_the_detector_is_measured",
