@@ -99,7 +99,7 @@ def test_probes_in_doubt_are_told(run):
     assert "may be wrong" not in format_detection(detect_run(read_run(run.folder)))
     records = run.folder / "records.jsonl"
     records.write_text(records.read_text() + '{"doubtful_after": 1}\n')
-    assert "from step 2 to" in format_detection(detect_run(read_run(run.folder)))
+    assert "at steps 2 to" in format_detection(detect_run(read_run(run.folder)))
 
 
 def test_a_run_without_its_reference_says_what_is_missing(run, capsys):

@@ -205,3 +205,42 @@ def test_a_named_base_is_not_confused_with_the_first_one(tmp_path, model, tokeni
     named = CrystalCallback(suite, every=3, reference=ASSETS_DIR / "liquid-tiny")
     train(tmp_path / "b", model, tokenizer, suite, [named], **FAST)
     assert read_run(tmp_path / "b").info["reference_model"] == str(ASSETS_DIR / "liquid-tiny")
+
+
+def test_two_models_of_one_argument_object_have_their_own_bases(tmp_path, model, tokenizer, suite):
+    """As in a search over hyperparameters, whose trainer makes a model for each trial."""
+    callback = CrystalCallback(suite, every=3, reference="initial")
+    args = TrainingArguments(output_dir=str(tmp_path), report_to="none", use_cpu=True)
+    for scale in (1.0, 0.5):
+        fresh = type(model)(model.config)
+        fresh.load_state_dict(model.state_dict())
+        with torch.no_grad():
+            fresh.model.norm.weight.mul_(scale)
+        callback.on_train_begin(args, TrainerState(max_steps=3), TrainerControl(), fresh, tokenizer)
+        assert free_energies(tmp_path) == [0.0]
+
+
+def test_experiments_that_began_on_the_base_go_on_in_a_second_training(
+    tmp_path, model, tokenizer, suite
+):
+    model.name_or_path = ""
+    pair = Begun()
+    callback = CrystalCallback(suite, every=3, experiments={pair: 3})
+    set_seed(0)
+    trainer = make_trainer(tmp_path, model, tokenizer, suite, [callback], **FAST)
+    trainer.train()
+    trainer.train()
+    assert callback.failures == 0
+    assert pair.begun == [0.0]
+
+
+def test_a_finished_training_is_closed_once(tmp_path, model, tokenizer, suite, monkeypatch):
+    closed = []
+    monkeypatch.setattr(
+        "crystalmon.monitor.recorder.Recorder.close", lambda self: closed.append(self)
+    )
+    set_seed(0)
+    trainer = make_trainer(tmp_path, model, tokenizer, suite, [CrystalCallback(suite)], **FAST)
+    trainer.train()
+    trainer.train()
+    assert len(closed) == 2

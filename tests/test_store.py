@@ -128,7 +128,7 @@ def test_records_in_doubt_are_told_apart(folder: Path) -> None:
     store.append(make_record(6), [], doubtful_after=3)
     run = read_run(folder)
     assert run.doubtful == (4, 5)
-    assert "from step 4 to 5, may be wrong" in run.doubt
+    assert "at steps 4 to 5 may be wrong" in run.doubt
     assert [record.step for record in run.records] == list(range(7))
     RunStore.open(folder, INFO, resume_step=4).append(make_record(5), [])
     assert read_run(folder).doubtful == (4,)

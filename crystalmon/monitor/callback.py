@@ -50,8 +50,8 @@ class CrystalCallback(TrainerCallback):
         actions: what to do on an event, such as `{"nucleation_onset": "save",
             "support_leak": ["alert", "stop"]}`. A key is a kind of event (of the suite if the
             suite raises that kind, else of any task) or `<task>/<kind>`. An action is `save`,
-            `stop`, `evaluate`, `alert` (W&B and Trackio), or a function of (event, state, control),
-            which is called on every rank.
+            `stop`, `evaluate` (if the trainer's `eval_strategy` is set), `alert` (W&B and Trackio),
+            or a function of (event, state, control), which is called on every rank.
         max_overhead: the largest share of the run's wall time to spend on monitoring, such as
             0.01. Probes after the first wait until they fit; while the model moves, saved-up time
             is spent on extra probes. All monitoring counts, but for pictures and the report made
@@ -92,7 +92,7 @@ class CrystalCallback(TrainerCallback):
             strict=strict,
             actions=check_actions(actions, (task.name for task in checked)),
             max_overhead=check_share(max_overhead),
-            experiments=check_experiments(experiments, suite=suite, view=view),
+            experiments=check_experiments(experiments, suite=checked, view=view),
         )
         self._trainings: list[Training] = []
         self._stranger = False
@@ -131,7 +131,7 @@ class CrystalCallback(TrainerCallback):
         if any(training.state is state for training in self._trainings):
             logger.warning("crystalmon: one callback is attached twice; it counts once.")
             return
-        earlier = next((each for each in self._trainings if each.args is args), None)
+        earlier = next((each for each in self._trainings if each.is_of(args, model)), None)
         if earlier is not None:  # the same trainer begins anew: that training is over
             earlier.close()
         living = [each for each in self._trainings if each.state is not None]

@@ -152,7 +152,7 @@ class Monitor:
         scores = known or self._score(f"probe at step {step}")
         q, coverage = self._answers(scores)
         self.doubtful_after = None
-        if known is not None:
+        if unchanged:
             self._proven_at = step
         elif not self._holds(step, q):
             scores = self._score(f"probe at step {step}")
@@ -197,17 +197,20 @@ class Monitor:
         """
         self._probes += 1
         moves = [np.abs(own - self._proven_q[name]).sum(axis=1) / 2 for name, own in q.items()]
-        if self._probes < self._next_proof and np.mean(np.concatenate(moves)) < PROVEN_WITHIN:
+        moved = np.nan_to_num(np.concatenate(moves)).mean()
+        if self._probes < self._next_proof and moved < PROVEN_WITHIN:
             return True
         self._next_proof = 2 * self._probes
         route = choose_route(self.model, self.plan, self.ranks, best=self.route)
         self._proven_q, proven, self._proven_at = dict(q), self._proven_at, step
         if route == self.route:
             return True
-        logger.warning(
-            f"crystalmon: prompts run as {self.route} no longer get the model's own answers. From "
-            f"step {step} on they are run as {route}; the probes after step {proven} may be wrong."
-        )
+        if self.ranks.is_main:
+            logger.warning(
+                f"crystalmon: prompts run as {self.route} no longer get the model's own answers. "
+                f"From step {step} on they are run as {route}; the probes after step {proven} may "
+                "be wrong."
+            )
         self.route, self.doubtful_after = route, proven
         return False
 

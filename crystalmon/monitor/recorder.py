@@ -16,9 +16,11 @@ from crystalmon.metrics.answers import answer_distributions
 from crystalmon.monitor import console
 from crystalmon.monitor.actions import Action, action_name
 from crystalmon.monitor.probe import Monitor
+from crystalmon.monitor.run_info import route_info
 from crystalmon.report.page import write_report
 from crystalmon.report.snapshot import Snapshot
 from crystalmon.runs.files import RUN_FILE, explained
+from crystalmon.runs.lock import RunLock
 from crystalmon.runs.names import REFERENCE_FOLDER
 from crystalmon.runs.records import Event, ProbeRecord
 from crystalmon.runs.reference import INFO_FILE, Reference, load_reference
@@ -67,6 +69,7 @@ class Recorder:
         history: the records of the run up to that step.
         args: the trainer's arguments, for `report_to` and `output_dir`.
         failures: where failures are counted.
+        lock: of the run folder; once another training has taken that over, nothing more is written.
 
     Attributes:
         last: the latest record of the run, None before the first.
@@ -85,18 +88,24 @@ class Recorder:
         history: Sequence[ProbeRecord],
         args: Any,
         failures: Failures,
+        lock: RunLock,
     ) -> None:
         _store_base(folder, monitor, step)
         if step == 0 and (folder / RUN_FILE).is_file():
             console.say(f"the earlier run in {folder} is superseded; its lines stay on file")
-        self.folder, self._failures = folder, failures
-        self._reference = monitor.reference
+        self.folder, self._failures, self._lock = folder, failures, lock
+        self._monitor, self._reference = monitor, monitor.reference
         self._store = RunStore.open(folder, info, resume_step=step or None)
         self._tracker = make_tracker(
             args.report_to or [], str(args.output_dir), folder.name, partial(write_report, [folder])
         )
         self._choices = {task.name: task.choice_texts for task in monitor.suite}
         self.last = history[-1] if history else None
+
+    @property
+    def owns_folder(self) -> bool:
+        """Whether the run folder is still this training's."""
+        return self._lock.held
 
     def write(
         self, record: ProbeRecord, events: Sequence[Event], doubtful_after: int | None = None
@@ -107,11 +116,15 @@ class Recorder:
             record, events: of the probe.
             doubtful_after: see `RunStore.append`.
         """
+        if not self.owns_folder:
+            return
         with self._failures.caught(
             f"the probe at step {record.step} could not be stored and waits for the next one; "
             "training goes on"
         ):
             self._mend_folder()
+            if doubtful_after is not None:
+                self._store.note(route_info(self._monitor.route))
             self._store.append(record, events, doubtful_after)
         self._tracker.log(record.step, tracker_metrics(record, self.folder.name))
         self._tracker.show(Snapshot(record, self._choices))
@@ -128,6 +141,8 @@ class Recorder:
 
     def log_result(self, result: Result) -> None:
         """Log a result and its seconds as `<folder>_experiments/<experiment>/<key>`."""
+        if not self.owns_folder:
+            return
         prefix = f"{self.folder.name}_experiments/{result.experiment}"
         scalars = {f"{prefix}/{key}": value.value for key, value in result.estimates.items()}
         scalars[f"{prefix}/seconds"] = result.seconds or 0.0
@@ -137,15 +152,18 @@ class Recorder:
         """Print that an action follows an event, and send the alert if it is one."""
         console.say(f"{sentence(event)}: {action_name(action)}")
         # the trackers alert of suite events by themselves
-        if action == "alert" and event.task is not None:
+        if action == "alert" and event.task is not None and self.owns_folder:
             self._tracker.alert(f"crystalmon: {event.kind}", sentence(event))
 
     def catch_up(self) -> None:
         """Send what trackers still lack, while their runs are open: training ends here."""
-        self._tracker.catch_up()
+        if self.owns_folder:
+            self._tracker.catch_up()
 
     def close(self) -> None:
         """Close the run folder, then the trackers: one of them may keep the report of it."""
+        if not self.owns_folder:
+            return
         try:
             with self._failures.caught("the last probes could not be stored"):
                 self._store.close()
@@ -156,14 +174,20 @@ class Recorder:
 def _store_base(folder: Path, monitor: Monitor, step: int) -> None:
     """Write the base's answers into the run folder; those of another base are moved aside.
 
+    A run that is resumed keeps those that it has.
+
     Raises:
         ValueError: if a run is resumed with another base than its own.
         RunFolderError: if the folder cannot be written to.
     """
     stored, base = folder / REFERENCE_FOLDER, monitor.reference
     own = None
-    with contextlib.suppress(*() if step else (FileNotFoundError, ValueError)):
-        own = load_reference(stored) if (stored / INFO_FILE).is_file() else None
+    if (stored / INFO_FILE).is_file():
+        try:
+            own = load_reference(stored)
+        except ValueError:  # a new run replaces what is damaged
+            if step > 0:
+                raise
     if step > 0 and own is not None:
         if own.info.id != base.info.id:
             raise ValueError(
@@ -184,7 +208,8 @@ def _store_base(folder: Path, monitor: Monitor, step: int) -> None:
 
 def _alike(one: Reference, other: Reference) -> bool:
     """Whether two references are one base's, scored twice; another device rounds otherwise."""
-    return one.info.plan == other.info.plan and all(
+    same = one.info.plan == other.info.plan and one.log_choice.keys() == other.log_choice.keys()
+    return same and all(
         np.abs(answer_distributions(q)[0] - answer_distributions(other.log_choice[n])[0]).max()
         <= SAME_BASE
         for n, q in one.log_choice.items()

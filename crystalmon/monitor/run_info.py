@@ -12,6 +12,7 @@ import crystalmon
 from crystalmon.monitor.actions import action_name
 from crystalmon.monitor.probe import Monitor
 from crystalmon.phases.stored import INHERITED_KEY, to_info
+from crystalmon.scoring.forward import Route
 from crystalmon.scoring.models import model_name
 
 _LIBRARIES = ("torch", "transformers", "trl", "accelerate", "peft")
@@ -54,9 +55,7 @@ def run_info(
     return {
         "versions": library_versions(),
         "config": dict(settings),
-        "method": monitor.route.method,
-        "precision": monitor.route.precision,
-        "pack": monitor.route.pack if monitor.route.method == "tree" else None,
+        **route_info(monitor.route),
         "processes": monitor.ranks.size,
         "suite": suite.name,
         "suite_hash": suite.hash,
@@ -73,6 +72,12 @@ def run_info(
         # only what this trainer has: SFT has no `beta`
         "training": {k: _plain(getattr(args, k)) for k in _SETTINGS if hasattr(args, k)},
     }
+
+
+def route_info(route: Route) -> dict[str, Any]:
+    """How a model is run, for `run.json`."""
+    pack = route.pack if route.method == "tree" else None
+    return {"method": route.method, "precision": route.precision, "pack": pack}
 
 
 def settings_info(settings: Any) -> dict[str, Any]:

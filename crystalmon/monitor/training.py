@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 from transformers import TrainerControl, TrainerState, TrainingArguments
@@ -37,6 +37,7 @@ from crystalmon.scoring.ranks import (
     CONFIGURATION_ERRORS,
     RankError,
     Ranks,
+    attempt,
     current_ranks,
     describe,
 )
@@ -110,7 +111,10 @@ class Training:
         self._untaken: list[Event] = []
         self._recorder: Recorder | None = None  # on rank 0 alone
         self._experiments: ExperimentsInTraining | None = None
-        self._held: RunLock | None = None  # likewise
+        self._held: RunLock | None = None  # on rank 0 alone
+        self._closed = False
+        self._model: weakref.ref[nn.Module] | None = None
+        self._beginning: _Beginning | None = None
         self._first_base = earlier and earlier.own_base
 
     @property
@@ -142,6 +146,9 @@ class Training:
         except BaseException:
             self.close()
             raise
+        self._model = weakref.ref(_bare(_unwrapped(model)))
+        if self._beginning is not None:
+            _BEGINNINGS[_bare(_unwrapped(model))] = self._beginning
 
     def step(self, state: TrainerState, control: TrainerControl) -> None:
         """Probe if this step is on the schedule, or the last."""
@@ -164,8 +171,16 @@ class Training:
         if last and self._recorder is not None:  # the trainer may close its reporters next
             self._recorder.catch_up()
 
+    def is_of(self, args: TrainingArguments, model: Any) -> bool:
+        """Whether this is a training of that trainer: the same arguments and the same model."""
+        known = self._model and self._model()
+        return self.args is args and known is not None and known is _bare(_unwrapped(model))
+
     def close(self) -> None:
         """Close the run folder and the trackers, and let others write to the folder."""
+        if self._closed:
+            return
+        self._closed = True
         try:
             if self._recorder is not None:
                 self._recorder.close()
@@ -212,9 +227,9 @@ class Training:
             self._meter.expect(known)
         self.last_step = history[-1].step if history else -1
         ranks.on_main(lambda: self._open(monitor, folder, history, args, state))
-        _BEGINNINGS[_bare(model)] = beginning
         if monitor.is_own_base:
             beginning.bases.setdefault(kind, monitor.reference)
+        self._beginning = beginning
         self._begin_experiments(monitor, tokens, folder, step)
 
     def _lock(self, folder: Path) -> None:
@@ -243,27 +258,31 @@ class Training:
     def _make_monitor(
         self, model: Any, tokens: Any, reference: str | Path | Reference, progress: bool
     ) -> Monitor | None:
-        """The monitor, with its base scored; None if memory does not hold that.
+        """The monitor, with its base scored; None if memory does not hold that on some rank.
 
         Raises:
             ValueError: if the base cannot be scored for another reason.
         """
         suite, view = self._settings.suite, self._settings.view
-        try:
-            return Monitor(model, tokens, suite, reference, view=view, progress=progress)
-        except CONFIGURATION_ERRORS:
-            raise
-        except Exception as error:
-            # a rank that had memory hears of the other one's failure
-            bearable = out_of_memory(error) or isinstance(error, RankError)
-            if not current_ranks().all(bearable):
-                raise ValueError(
-                    f"the base cannot be scored ({describe(error)}), so this run would not be "
-                    "monitored. Mend that, or train without the callback."
-                ) from error
+        monitor, failure = attempt(
+            lambda: Monitor(model, tokens, suite, reference, view=view, progress=progress)
+        )
+        # a rank that had memory hears of the other one's failure
+        bearable = failure is None or out_of_memory(failure) or isinstance(failure, RankError)
+        ranks = current_ranks()
+        if ranks.all(failure is None):
+            return monitor
+        failure = failure or RankError("another rank could not score the base")
+        if ranks.all(bearable):
             with self.failures.caught("the base could not be scored, so this run is not monitored"):
-                raise
-        return None
+                raise failure
+            return None
+        if bearable or isinstance(failure, CONFIGURATION_ERRORS):
+            raise failure
+        raise ValueError(
+            f"the base cannot be scored ({describe(failure)}), so this run would not be monitored. "
+            "Mend that, or train without the callback."
+        ) from failure
 
     def _open(
         self,
@@ -276,8 +295,9 @@ class Training:
         """Rank 0: open the run folder and the trackers, and say what will be monitored."""
         settings, trainer = settings_info(self._settings), trainer_name(args)
         info = run_info(monitor, settings, trainer, state.max_steps, args)
+        lock = cast(RunLock, self._held)  # rank 0 has taken it
         self._recorder = Recorder(
-            folder, monitor, info, state.global_step, history, args, self.failures
+            folder, monitor, info, state.global_step, history, args, self.failures, lock
         )
         probes, share = len(self._schedule.steps), self._settings.max_overhead
         console.introduce(monitor, folder, probes, share)
@@ -317,7 +337,7 @@ class Training:
                 record = monitor.probe(step, state.epoch, unchanged=unchanged)
             if monitor.ranks.all(record is not None) and record is not None:
                 self._schedule.probed(record, monitor.events)
-                if self._recorder is not None and self._held is not None and self._held.held:
+                if self._recorder is not None:
                     self._recorder.write(record, monitor.events, monitor.doubtful_after)
                 self._untaken += monitor.events
         # storing, trackers and a failure count; the first may come free with the base's answers

@@ -32,9 +32,13 @@ from crystalmon.runs.names import EXPERIMENTS_FOLDER, path_part
 from crystalmon.runs.results import Result, write_result
 from crystalmon.scoring.isolation import same_random_states, undisturbed
 from crystalmon.scoring.models import free_memory, load_whole, model_name, without_adapters
+from crystalmon.scoring.ranks import RankError
 from crystalmon.suites.checks import is_whole
 
 BEGUN_FILE = "begun.json"
+BASE_KEY = "base"
+"""In that file, beside the experiments' settings: the id of the base on which they began."""
+
 SUPERSEDED = "superseded"
 
 Experiments = Mapping[str, int] | Mapping[Experiment, int] | Mapping[str | Experiment, int]
@@ -136,7 +140,8 @@ class ExperimentsInTraining:
             ValueError: if it does not suit an experiment.
             RunFolderError: if the folder cannot be written to.
         """
-        measured, begun = self._ranks.on_main(lambda: self._take_up(step))
+        base_id = monitor.reference.info.id
+        measured, begun = self._ranks.on_main(lambda: self._take_up(step, base_id))
         for each, state in self._states.items():
             state.step = measured.get(each.name, -1)
         waiting = [
@@ -156,15 +161,19 @@ class ExperimentsInTraining:
                 )
                 each.begin(base, self._folder)
                 begun[each.name] = _plain(each.settings)
-        self._ranks.on_main(lambda: self._note(begun))
+        del base
+        free_memory()
+        self._ranks.on_main(lambda: self._note(begun | {BASE_KEY: base_id}))
 
     def _note(self, begun: Mapping[str, Any]) -> None:
         """Rank 0: store what has begun, and with what settings."""
         with explained(self._folder, f"take {BEGUN_FILE}"):
             write_whole(self._folder / BEGUN_FILE, json.dumps(begun).encode())
 
-    def _take_up(self, step: int) -> tuple[dict[str, int], dict[str, Any]]:
+    def _take_up(self, step: int, base_id: str) -> tuple[dict[str, int], dict[str, Any]]:
         """Rank 0: what this run has measured and begun, with superseded results moved aside.
+
+        What has begun on another base counts for a run that is resumed alone.
 
         A run without experiments does this too, since its folder may be an older run's.
         """
@@ -173,7 +182,7 @@ class ExperimentsInTraining:
             return measured, {}
         with explained(self._folder, "take results of experiments"):
             self._folder.mkdir(parents=True, exist_ok=True)
-            if step == 0:
+            if step == 0 and _begun(self._folder / BEGUN_FILE).get(BASE_KEY) != base_id:
                 for each in self._states:
                     shutil.rmtree(self._folder / each.name, ignore_errors=True)
                 (self._folder / BEGUN_FILE).unlink(missing_ok=True)
@@ -207,7 +216,7 @@ class ExperimentsInTraining:
             )
         try:
             model, _ = self._ranks.together(partial(load_whole, name))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RankError) as error:
             raise FileNotFoundError(
                 f"{names} must begin on the base itself, and {name!r} cannot be loaded: {error} "
                 f"{advice}"
@@ -217,8 +226,7 @@ class ExperimentsInTraining:
             # both models read the same tokens, those of the one that is trained
             yield Subject(model, self._subject.tokenizer, name, self._ranks)
         finally:
-            del model
-            free_memory()
+            del model  # and the caller's, then its memory is free
 
     def measure(self, step: int, last: bool = False, *passed: type[Exception]) -> None:
         """Measure what is due now, or was due and is affordable now; at the last step, all.
@@ -236,18 +244,19 @@ class ExperimentsInTraining:
     def _measure(
         self, each: Experiment, state: _State, step: int, *passed: type[Exception]
     ) -> None:
-        began, result = time.perf_counter(), None
+        began, result, failure = time.perf_counter(), None, None
+        failed = f"{each.name} at step {step} failed; training goes on"
         with self._budget.spending():
-            with (
-                self._failures.caught(
-                    f"{each.name} at step {step} failed; training goes on", *passed
-                ),
-                undisturbed(self._subject.model),
-            ):
-                result = each.measure(self._subject, self._folder, Parts())
+            try:
+                with self._failures.caught(failed, *passed), undisturbed(self._subject.model):
+                    result = each.measure(self._subject, self._folder, Parts())
+            except Exception as error:
+                failure = error
+            if not self._ranks.all(failure is None):
+                raise failure or RankError(f"another rank could not measure {each.name}")
             if self._ranks.all(result is not None) and result is not None:
                 result = dataclasses.replace(result, step=step, seconds=time.perf_counter() - began)
-                if self._recorder is not None:
+                if self._recorder is not None and self._recorder.owns_folder:
                     self._keep(each, result, self._recorder)
         state.seconds = time.perf_counter() - began
 

@@ -14,7 +14,6 @@ import time
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
 from crystalmon.runs.files import explained
 
@@ -52,13 +51,14 @@ class RunLock:
             )
             earlier.release()
         self._file = folder / LOCK_FILE
-        descriptor = _locked(self._file, "lockf")
+        descriptor = _locked(self._file)
         if descriptor is None:
             owner = self._file.read_text(encoding="utf-8", errors="replace").strip()
             raise ValueError(
                 f"another training writes to {folder} ({owner or 'its process is unknown'}). Wait "
                 "until it has ended, or choose another output_dir."
             )
+        self._descriptor = descriptor
         self._end = weakref.finalize(self, os.close, descriptor)
         os.truncate(descriptor, 0)
         since = time.strftime("%Y-%m-%d %H:%M:%S")
@@ -74,7 +74,10 @@ class RunLock:
     def release(self) -> None:
         """Let others write."""
         if self.held:
-            self._file.unlink(missing_ok=True)
+            # the file's name is freed first: children that were forked hold on to the file
+            with contextlib.suppress(OSError):
+                if os.fstat(self._descriptor).st_nlink:  # else it is not ours any more
+                    self._file.unlink()
             self._end()
 
 
@@ -90,7 +93,7 @@ def no_other(file: Path, what: str) -> Iterator[None]:
         ValueError: if another process holds it.
         RunFolderError: if the folder cannot be written to.
     """
-    descriptor = _locked(file, "flock")
+    descriptor = _locked(file)
     if descriptor is None:
         raise ValueError(
             f"another command is busy with {what} in {file.parent}. Wait for it, or choose "
@@ -103,18 +106,15 @@ def no_other(file: Path, what: str) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _locked(file: Path, kind: Literal["flock", "lockf"]) -> int | None:
-    """The lock's file, open and locked; closing it frees the lock. None if it is held already.
-
-    A child process that is forked shares an `flock`, but not a `lockf`.
-    """
+def _locked(file: Path) -> int | None:
+    """The lock's file, open and locked; closing it frees the lock. None if it is held already."""
     while True:
         with explained(file.parent, "be written to"):
             descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             import fcntl
 
-            getattr(fcntl, kind)(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
             os.close(descriptor)
             return None

@@ -59,10 +59,11 @@ class Run:
         """A sentence that names the probes that may be wrong; empty if there are none."""
         if not self.doubtful:
             return ""
+        first, last = self.doubtful[0], self.doubtful[-1]
+        steps = f"step {first}" if first == last else f"steps {first} to {last}"
         return (
-            f"{len(self.doubtful)} probes of {self.name}, from step {self.doubtful[0]} to "
-            f"{self.doubtful[-1]}, may be wrong: the way in which they were scored was found later "
-            "not to give the model's own answers."
+            f"What {self.name} found at {steps} may be wrong: the way in which it was scored was "
+            "found later not to give the model's own answers."
         )
 
     def series(self, key: str, task: str | None = None) -> tuple[np.ndarray, np.ndarray]:

@@ -92,6 +92,15 @@ class RunStore:
         self._waiting[RECORDS_FILE] += json_bytes(record.to_json())
         self._write(f"take the probe at step {record.step}")
 
+    def note(self, info: Mapping[str, Any]) -> None:
+        """Change some of what `run.json` says.
+
+        Raises:
+            RunFolderError: if it cannot be written.
+        """
+        self._info = {**self._info, **info}
+        write_info(self.folder, self._info)
+
     def close(self) -> None:
         """Try once more to write the lines that are still kept.
 

@@ -150,7 +150,7 @@ def _better(
         why = describe(error)
     else:
         difference = deviation(found, truth)
-        if not (difference < tolerance and torch.equal(found.isnan(), truth.isnan())):
+        if not difference < tolerance:
             why = f"its answers deviate by {difference:.1e} of what prompts change"
     if ranks.all(not why):  # asked also after an error, which other ranks may not have met
         return candidate, found
@@ -162,13 +162,17 @@ def deviation(found: Tensor, truth: Tensor, among: Tensor | None = None) -> floa
     """How far answers lie from the true ones, relative to how much the prompt changes those.
 
     max_m rms_v(z'_mv − z_mv) / max(rms_mv(z_mv − mean_m z_mv), `LEAST_SPREAD`), where z are
-    log-probabilities [M, V], does not depend on the size of the vocabulary. Values that are not
-    finite in both are left out. Of a single row, the mean is that over the vocabulary.
+    log-probabilities [M, V], does not depend on the size of the vocabulary. Of a single row, the
+    mean is that over the vocabulary. Values that are infinite, or NaN, in both are left out; it is
+    infinite if one has them elsewhere.
 
     Args:
         found, truth: z' and z.
         among: other answers, whose z make the denominator.
     """
+    for kind in (torch.isnan, torch.isfinite):
+        if not torch.equal(kind(found), kind(truth)):
+            return float("inf")
     rows = truth if among is None else among
     error = (found - truth).nan_to_num(posinf=0.0, neginf=0.0)
     mean = rows.mean(dim=0) if len(rows) > 1 else rows.nan_to_num(posinf=0.0, neginf=0.0).mean()

@@ -129,7 +129,9 @@ def harmless(value: T) -> T:
     return found
 
 
-_CONTROL = re.compile(r"[^\n\t\x20-\x7e\xa0-\ud7ff\ue000-\U0010ffff]|[\u202a-\u202e\u2066-\u2069]")
+_CONTROL = re.compile(
+    r"[^\n\t\x20-\x7e\xa0-\ud7ff\ue000-\U0010ffff]|[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]"
+)
 """Control characters, halves of a surrogate pair, and what turns the direction of writing."""
 
 
