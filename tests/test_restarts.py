@@ -10,10 +10,12 @@ import textwrap
 import pytest
 import torch
 from test_callback import make_trainer, train
+from test_experiments_in_training import Distance
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 
 from crystalmon import CrystalCallback, read_run
 from crystalmon.runs.lock import RunLock
+from crystalmon.runs.results import read_result
 from crystalmon.scoring.models import ASSETS_DIR
 
 FAST = {"max_steps": 3, "learning_rate": 5e-3}
@@ -139,6 +141,7 @@ def test_a_second_process_is_refused_while_the_first_lives(tmp_path, model, toke
         f"""
         from pathlib import Path
         from crystalmon.runs.lock import RunLock
+from crystalmon.runs.results import read_result
         lock = RunLock(Path({str(tmp_path / "crystalmon")!r}))
         print("held", flush=True)
         input()
@@ -223,15 +226,14 @@ def test_two_models_of_one_argument_object_have_their_own_bases(tmp_path, model,
 def test_experiments_that_began_on_the_base_go_on_in_a_second_training(
     tmp_path, model, tokenizer, suite
 ):
-    model.name_or_path = ""
-    pair = Begun()
-    callback = CrystalCallback(suite, every=3, experiments={pair: 3})
+    callback = CrystalCallback(suite, every=3, experiments={Distance(): 3})
     set_seed(0)
     trainer = make_trainer(tmp_path, model, tokenizer, suite, [callback], **FAST)
     trainer.train()
     trainer.train()
     assert callback.failures == 0
-    assert pair.begun == [0.0]
+    shown = tmp_path / "crystalmon" / "experiments" / "distance-0.json"
+    assert read_result(shown).estimates["moved"].value > 0, "against the first training's base"
 
 
 def test_a_finished_training_is_closed_once(tmp_path, model, tokenizer, suite, monkeypatch):

@@ -93,3 +93,17 @@ def test_coexistence_is_two_groups_and_not_a_spread():
     false = [coexistence(rng.normal(0.5, 0.1, 24)).bimodal for _ in range(30)]
     assert sum(false) <= 2
     assert not coexistence(np.zeros(3)).bimodal
+
+
+@pytest.mark.parametrize("random_seed", range(4))
+def test_noise_in_a_long_history_is_no_transition(random_seed):
+    noise = np.random.default_rng(random_seed).normal(0, 0.05, 5000)
+    assert classify_transition(np.arange(5000), 0.1 + noise).verdict == "undetermined"
+
+
+@pytest.mark.parametrize("random_seed", range(4))
+def test_noise_on_a_long_rise_is_no_melting(random_seed):
+    steps = np.arange(20_000)
+    rise = 1 / (1 + np.exp(-4.39 * (steps - 10_000) / 6_667))
+    order = rise + np.random.default_rng(random_seed).normal(0, 0.02, len(steps))
+    assert classify_transition(steps, order).width == pytest.approx(6_667, rel=0.05)

@@ -243,6 +243,8 @@ def _about_rise(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.n
         ends = np.linspace(0, len(steps), MOST_POINTS + 1).astype(int)
         counts = np.diff(ends)
         means = [np.add.reduceat(each, ends[:-1]) / counts for each in (steps, values)]
+        if np.ptp(means[1]) < LEAST_RISE:  # noise alone
+            return means[0], means[1]
         found = fits.fit_sigmoid(*means)
         gap = float(np.median(np.diff(means[0])))
         reach = max(FEW_POINTS * gap, PLATEAU * found.width)
@@ -254,10 +256,17 @@ def _about_rise(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def _until_melting(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The finite values, up to where they have fallen below three quarters of their highest."""
+    """The finite values, up to where they have fallen below three quarters of their highest.
+
+    Of a long history running means are judged, since single values of it are noisy.
+    """
     kept = np.isfinite(values)
     steps, values = (np.asarray(each, dtype=np.float64)[kept] for each in (steps, values))
-    highest = np.maximum.accumulate(values)
-    fallen = np.flatnonzero((values < 0.75 * highest) & (highest > 2 * LEAST_RISE))
-    stop = int(fallen[0]) if len(fallen) else len(values)
+    if not len(values):
+        return steps, values
+    count = 1 + len(values) // MOST_POINTS
+    means = np.convolve(values, np.full(count, 1 / count), "valid")
+    highest = np.maximum.accumulate(means)
+    fallen = np.flatnonzero((means < 0.75 * highest) & (highest > 2 * LEAST_RISE))
+    stop = int(fallen[0]) + count // 2 if len(fallen) else len(values)
     return steps[:stop], values[:stop]
