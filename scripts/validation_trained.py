@@ -141,7 +141,7 @@ def _onset_lines(histories: list[TaskHistory]) -> Iterator[Line]:
         found.append(any(at >= onset for at in raised))
         timely.append(any(0 <= at - onset <= 2 for at in raised))
     yield "onsets found", "onset", "≥99", found
-    yield "onsets found within 2 probes", "timely", "≥90", timely
+    yield "onsets found within 2 probes", "timely", "≥99", timely
 
 
 def _true_onset(orders: np.ndarray) -> int | None:
