@@ -210,8 +210,13 @@ def alone_in_float64(model: Any, rows: Iterable[Sequence[int]]) -> list[Tensor]:
     """The same of a copy in float64, throughout."""
     wide = copy.deepcopy(model).double()
     wide.set_experts_implementation("eager")  # the others take no float64
-    with _Float64():
-        return alone(wide, rows)
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)  # of constants that a model makes, as XGLM does
+    try:
+        with _Float64():
+            return alone(wide, rows)
+    finally:
+        torch.set_default_dtype(usual)
 
 
 def answers(plan: ScoringPlan, log_p: list[Tensor]) -> list[np.ndarray]:
