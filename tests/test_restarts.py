@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
+import time
 
 import pytest
 import torch
@@ -13,7 +16,7 @@ from test_callback import make_trainer, train
 from test_experiments_in_training import Distance
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 
-from crystalmon import CrystalCallback, read_run
+from crystalmon import CrystalCallback, Monitor, read_run
 from crystalmon.runs.lock import RunLock
 from crystalmon.runs.results import read_result
 from crystalmon.scoring.models import ASSETS_DIR
@@ -141,7 +144,6 @@ def test_a_second_process_is_refused_while_the_first_lives(tmp_path, model, toke
         f"""
         from pathlib import Path
         from crystalmon.runs.lock import RunLock
-from crystalmon.runs.results import read_result
         lock = RunLock(Path({str(tmp_path / "crystalmon")!r}))
         print("held", flush=True)
         input()
@@ -246,3 +248,33 @@ def test_a_finished_training_is_closed_once(tmp_path, model, tokenizer, suite, m
     trainer.train()
     trainer.train()
     assert len(closed) == 2
+
+
+def test_a_kept_base_outlives_its_file(tmp_path, model, tokenizer, suite):
+    """Another base is written where the first one's answers lay."""
+    train(tmp_path / "a", model, tokenizer, suite, [CrystalCallback(suite, every=3)], **FAST)
+    first = read_run(tmp_path / "a")
+    asked = CrystalCallback(suite, every=3, reference="initial")
+    train(tmp_path / "a", model, tokenizer, suite, [asked], **FAST)
+    moved = Monitor(model, tokenizer, suite, tmp_path / "a" / "crystalmon").reference
+    assert moved.info.id != first.info["reference"]
+    train(tmp_path / "b", model, tokenizer, suite, [CrystalCallback(suite, every=3)], **FAST)
+    kept = tmp_path / "b" / "crystalmon"
+    assert read_run(kept).info["reference"] == first.info["reference"]
+    again = Monitor(model, tokenizer, suite, kept)  # refuses a file that is not what it says
+    assert again.probe(0).metrics["free_energy"] > 0.1
+
+
+def test_a_forked_child_does_not_keep_the_lock(tmp_path):
+    held = RunLock(tmp_path)
+    child = os.fork()
+    if child == 0:
+        time.sleep(30)
+        os._exit(0)
+    try:
+        time.sleep(0.2)  # until the child runs
+        del held  # as when the parent is killed: the file stays
+        RunLock(tmp_path).release()
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)

@@ -162,7 +162,7 @@ def test_what_cannot_be_compared_is_one_sentence(first, tmp_path, capsys):
 def test_damaged_words_are_one_sentence(first, tmp_path, capsys):
     base = liquid_base()
     b = with_words(write_stages(tmp_path / "b", base, [at_seed(base)]))
-    texts = {name: {"choices": {"a": 1}} for name in b.records[0].tasks}
+    texts = {name: {"choices": ["a"]} for name in b.records[0].tasks}
     write_info(b.folder, {**b.info, "suite_texts": texts})
     assert main(["transfer", str(first.folder), str(b.folder)]) == 2
     assert "choices of task" in capsys.readouterr().err

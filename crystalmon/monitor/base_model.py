@@ -196,6 +196,8 @@ def check_reference(
             f"reference must be of view {plan.view!r}, got view {info.view!r}. {advice}"
         )
     if info.plan != plan.fingerprint and not answers_only:
+        if info.tokenizer == _tokenizer_name(tokenizer) and plan.view == "chat":
+            advice = "If its chat template tells the date, set one that does not, or view='raw'."
         raise ReferenceMismatch(
             f"reference must be of tokenizer {_tokenizer_name(tokenizer)!r}, got one made with "
             f"{info.tokenizer!r}, which tokenizes suite {suite.name!r} differently. {advice}"

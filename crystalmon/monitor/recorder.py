@@ -23,7 +23,7 @@ from crystalmon.runs.files import RUN_FILE, explained
 from crystalmon.runs.lock import RunLock
 from crystalmon.runs.names import REFERENCE_FOLDER
 from crystalmon.runs.records import Event, ProbeRecord
-from crystalmon.runs.reference import INFO_FILE, Reference, load_reference
+from crystalmon.runs.reference import INFO_FILE, TENSOR_FILE, Reference, load_reference
 from crystalmon.runs.results import Result
 from crystalmon.runs.store import RunStore
 from crystalmon.trackers.base import sentence, tracker_metrics
@@ -122,10 +122,11 @@ class Recorder:
             f"the probe at step {record.step} could not be stored and waits for the next one; "
             "training goes on"
         ):
-            self._mend_folder()
+            self._store.append(record, events, doubtful_after)
+        with self._failures.caught(f"{self.folder} could not be completed"):
             if doubtful_after is not None:
                 self._store.note(route_info(self._monitor.route))
-            self._store.append(record, events, doubtful_after)
+            self._mend_folder()
         self._tracker.log(record.step, tracker_metrics(record, self.folder.name))
         self._tracker.show(Snapshot(record, self._choices))
         for event in events:
@@ -134,10 +135,11 @@ class Recorder:
         self.last = record
 
     def _mend_folder(self) -> None:
-        """Make the run folder again if somebody has deleted it; its earlier probes are gone."""
-        if not (self.folder / REFERENCE_FOLDER).is_dir():
-            self._reference.save(self.folder / REFERENCE_FOLDER)
-            logger.warning("crystalmon: %s was deleted, and is made again.", self.folder)
+        """Write the base's answers again if somebody has deleted them, alone or with the folder."""
+        stored = self.folder / REFERENCE_FOLDER
+        if not all((stored / name).is_file() for name in (INFO_FILE, TENSOR_FILE)):
+            self._reference.save(stored)
+            logger.warning("crystalmon: %s was deleted, and is made again.", stored)
 
     def log_result(self, result: Result) -> None:
         """Log a result and its seconds as `<folder>_experiments/<experiment>/<key>`."""

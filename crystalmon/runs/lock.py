@@ -81,6 +81,16 @@ class RunLock:
             self._end()
 
 
+def _let_go() -> None:
+    """In a child that was forked: it must not keep what its parent, once killed, has freed."""
+    for lock in list(_HELD.values()):
+        lock._end()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
+
+
 @contextlib.contextmanager
 def no_other(file: Path, what: str) -> Iterator[None]:
     """Within, no other command does the same.

@@ -356,13 +356,13 @@ def _is_stages(value: Any) -> bool:
 
 def _is_texts(value: Any) -> bool:
     return isinstance(value, dict) and all(
-        isinstance(each, dict) and all(map(_is_texts_part, map(each.get, ("prompts", "choices"))))
+        isinstance(each, dict)
+        and all(
+            isinstance(part, list) and all(isinstance(text, str) for text in part)
+            for part in each.values()
+        )
         for each in value.values()
     )
-
-
-def _is_texts_part(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(each, str) for each in value)
 
 
 _INFO: dict[str, tuple[str, Callable[[Any], bool]]] = {

@@ -110,15 +110,30 @@ class Reference:
         with explained(folder, "take the base's answers"):
             folder.mkdir(parents=True, exist_ok=True)
             file = folder / TENSOR_FILE
-            if not (isinstance(self.rows, Path) and file.exists() and file.samefile(self.rows)):
+            if not (
+                isinstance(self.rows, Path)
+                and file.exists()
+                and file.samefile(self.rows)
+                and self._is_on_disk(self.rows)
+            ):
                 self._write(folder)
+
+    def _is_on_disk(self, file: Path) -> bool:
+        """Whether a file still holds this reference: another one may have been written over it."""
+        try:
+            tables = _read_tables(file)
+        except (OSError, SafetensorError):
+            return False
+        return tables.keys() == self.log_choice.keys() and all(
+            np.array_equal(table, self.log_choice[name]) for name, table in tables.items()
+        )
 
     def _write(self, folder: Path) -> None:
         partial, info = folder / f"{TENSOR_FILE}.partial", folder / f"{INFO_FILE}.partial"
         try:
-            if isinstance(self.rows, Path) and self.rows.exists():
+            if isinstance(self.rows, Path) and self._is_on_disk(self.rows):
                 shutil.copyfile(self.rows, partial)
-            else:  # a file that is deleted while it is mapped can still be read
+            else:  # what was mapped can still be read
                 tables = {f"{CHOICE_PREFIX}{name}": q for name, q in self.log_choice.items()}
                 tensors = {_LOG_P: self._rows[:], **tables}
                 whole = {name: np.ascontiguousarray(each) for name, each in tensors.items()}

@@ -124,7 +124,8 @@ def _check_causal(
         TypeError: if it does, as a bidirectional model's answer.
     """
     prompt = max(plan.rows[: plan.num_prompts], key=len)
-    more = prompt[: (context_length(model) or 2 * len(prompt)) - len(prompt)]
+    others = sum((row for row in plan.rows[: plan.num_prompts] if row != prompt), ())
+    more = others[: (context_length(model) or 2 * len(prompt)) - len(prompt)][: len(prompt)]
 
     def answer(tokens: tuple[int, ...]) -> Tensor:
         return next_token_log_probs(model, head, [chain(tokens, (len(prompt) - 1,), 0)], route)[1]
