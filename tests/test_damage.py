@@ -221,6 +221,7 @@ LIGHT = settings(
 )
 
 
+@pytest.mark.long
 @LIGHT
 @given(damaged_leaf())
 @example((RECORDS, 1, ("metrics", "order"), None))
@@ -235,6 +236,7 @@ def test_a_wrong_value_anywhere_is_left_out_or_named(tmp_path_factory, damage):
     check(folder)
 
 
+@pytest.mark.long
 @LIGHT
 @given(st.sampled_from([*JSON, f"reference/{TENSOR_FILE}"]), st.integers(0), st.binary(max_size=3))
 def test_wrong_bytes_anywhere_are_left_out_or_named(tmp_path_factory, name, place, content):

@@ -597,6 +597,7 @@ print("READ BACK", json.dumps(SQLiteStorage.get_logs("p", "r")))
 """
 
 
+@pytest.mark.long
 @backend
 @pytest.mark.parametrize("late", [False, True])
 def test_trackio_has_the_last_probe_though_the_trainer_closes_it(tmp_path, late) -> None:

@@ -33,6 +33,7 @@ def test_abrupt_and_gradual_are_told_apart(order, verdict, seed):
     assert classify_transition(STEPS, noisy).verdict == verdict
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("width", [1, 30, 300, 9000])
 def test_of_a_long_history_what_the_rise_needs_is_fitted(width):
     steps, rng = np.arange(30_000), np.random.default_rng(2)
@@ -101,6 +102,7 @@ def test_noise_in_a_long_history_is_no_transition(random_seed):
     assert classify_transition(np.arange(5000), 0.1 + noise).verdict == "undetermined"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("random_seed", range(4))
 def test_noise_on_a_long_rise_is_no_melting(random_seed):
     steps = np.arange(20_000)
