@@ -267,6 +267,7 @@ def test_bad_experiments_are_named(suite, experiments, error, message):
 def test_what_cannot_be_read_on_resume_is_not_guessed(tmp_path, model, tokenizer, suite):
     train(tmp_path, model, tokenizer, suite, [CrystalCallback(suite, experiments={Distance(): 6})])
     begun = json.loads((tmp_path / "crystalmon" / "experiments" / "begun.json").read_text())
+    assert begun.pop("base") == read_run(tmp_path).info["reference"]
     assert begun == {"distance": {"fails_at": -1}}
 
 
