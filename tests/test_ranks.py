@@ -154,8 +154,8 @@ def test_a_mistake_is_one_on_every_rank_and_a_base_by_name_is_loaded_once(tmp_pa
         """
         import crystalmon.monitor.base_model as reference
         loads = []
-        load = reference.load_model
-        reference.load_model = lambda name: (loads.append(name), load(name))[1]
+        load = reference.load_whole
+        reference.load_whole = lambda name: (loads.append(name), load(name))[1]
         def work():
             named = Monitor(model, tokenizer, suite, "liquid-tiny").probe(0)
             text = f"{len(loads)} {named.metrics['free_energy'] < 1e-9} "
