@@ -78,9 +78,8 @@ def pick_frames(lane: Lane, limit: int = MAX_FRAMES) -> list[int]:
     count = len(records)
     if count <= limit:
         return list(range(count))
-    later = range(1, count)
-    ends = [place for i in later if stages[i] != stages[i - 1] for place in (i - 1, i)]
-    turns = [i for i in later if records[i].phase != records[i - 1].phase]
+    ends = _turns(stages.tolist())
+    turns = [i for i in range(1, count) if records[i].phase != records[i - 1].phase]
     kept = list(dict.fromkeys((0, count - 1, *ends, *turns)))[:limit]
     room = limit - len(kept)
     spread = np.linspace(0, count - 1, room + 2)[1:-1].round().astype(int)
