@@ -67,7 +67,7 @@ def test_candidates_know_their_twins_floors_and_chances():
 
 def test_misfits_are_zero_at_the_true_candidate_alone():
     q = mixture(BASE, BASE[5], np.full((1, 14), 0.4))[0]
-    misfits = candidate_misfits(BASE, q, np.arange(14), 1.0).mean(axis=1)
+    misfits = candidate_misfits(BASE, q, BASE, 1.0).mean(axis=1)
     assert np.argmin(misfits) == 5
     assert misfits[5] < 1e-6 < 1e-4 < np.delete(misfits, 5).min()
 
@@ -111,8 +111,8 @@ def test_a_descent_is_explained_by_its_seed_alone(seed):
 def test_each_candidate_is_given_the_path_that_suits_it():
     q = descent(BASE, BASE[5], np.full((1, 14), 0.6))[0]
     listed = np.arange(14)
-    straight = candidate_misfits(BASE, q, listed, 0.0).mean(axis=1)
-    best = path_misfits(BASE, q, listed, 0.0).mean(axis=1)
+    straight = candidate_misfits(BASE, q, BASE[listed], 0.0).mean(axis=1)
+    best = path_misfits(BASE, q, BASE[listed], 0.0).mean(axis=1)
     assert (best <= straight).all()
     assert best[5] < 0.05 * straight[5]
 
@@ -122,7 +122,7 @@ def test_what_no_candidate_explains_is_left_unexplained():
     q = geometric(BASE, target, np.full((1, 14), 0.6))[0]
     found = estimate_seed(CANDIDATES, q)
     moved = js_divergence(q, BASE).mean()
-    misfit = path_misfits(BASE, q, np.array([found.candidate]), found.limit.power).mean()
+    misfit = path_misfits(BASE, q, BASE[[found.candidate]], found.limit.power).mean()
     assert found.unexplained == pytest.approx(misfit / moved)
     assert found.unexplained > 0.1
     assert found.probability < 0.5

@@ -92,11 +92,13 @@ def dissimilarities(history: np.ndarray) -> dict[str, np.ndarray]:
     """Per-prompt change between the last windows of probes and the ones before them.
 
     Args:
-        history: [S, P, C] the latest S probes, oldest first, the current one last.
+        history: [S, P, C] the latest S probes, oldest first, the current one last; NaN where a
+            prompt was not asked.
 
     Returns:
         `dissimilarity_<l>` [P] for each length l in `DISSIMILARITY_WINDOWS` with 2·l <= S: the
-        linear dissimilarity between the mean of the last l probes and of the l before.
+        linear dissimilarity between the mean of the last l probes and of the l before; NaN of a
+        prompt that was not asked at all of them.
 
     >>> {k: v.tolist() for k, v in dissimilarities(np.array([[[1.0, 0]], [[0, 1.0]]])).items()}
     {'dissimilarity_1': [1.0]}
@@ -129,17 +131,24 @@ def measure_task(
     per_prompt: Mapping[str, np.ndarray],
     weights: np.ndarray,
     seed: int | None = None,
+    *,
+    asked: np.ndarray | None = None,
+    changes: Mapping[str, np.ndarray] | None = None,
 ) -> TaskMeasurement:
     """Every metric of one task, with its bootstrap over prompts.
 
     Args:
-        q: [P, C] choice distributions now.
+        q: [p, C] choice distributions now.
         b: [P, C] the base's.
-        per_prompt: [P] values by key that are averaged over prompts as they are (`coverage`,
+        per_prompt: [p] values by key that are averaged over prompts as they are (`coverage`,
             `free_energy`, …). A prompt with NaN makes the mean NaN.
-        weights: [R, P] bootstrap weights, rows summing to 1.
+        weights: [R, p] bootstrap weights, rows summing to 1.
         seed: the base prompt that metrics of the seed refer to: the one that a detector
             holds; the nearest one if None.
+        asked: [p] which of the base's prompts q answers; all, in their order, if None. What is
+            relative to the base is relative to its answers to the same prompts.
+        changes: [p] values by key, of which the mean is over the prompts that have one; see
+            `dissimilarities`.
 
     Returns:
         The keys of `catalogue` that belong to one task. The seed is held fixed over the replicates,
@@ -152,13 +161,15 @@ def measure_task(
     """
     uniform = uniform_weights(len(q))
     stacked = np.concatenate([uniform[None, :], weights])
-    seed = nearest_seed(q, b) if seed is None else seed
+    asked = np.arange(len(q)) if asked is None else asked
+    seed = nearest_seed(q, b, asked) if seed is None else seed
     values = {key: _mean(stacked, value) for key, value in per_prompt.items()}
+    values |= {key: _mean_of_known(stacked, value) for key, value in (changes or {}).items()}
     values["entropy"] = stacked @ entropy(q)
     values["entropy_mixture"] = entropy_mixture(q, stacked)
     values["liquidity"] = liquidity(q, stacked)
-    values["order"] = order(q, b, stacked)
-    values |= seed_metrics(q, b, seed, stacked)
+    values["order"] = order(q, b[asked], stacked)
+    values |= seed_metrics(q, b, seed, stacked, asked)
     metrics = {key: float(value[0]) for key, value in values.items()}
     metrics["seed"] = float(seed) if np.isfinite(q).all() else float("nan")
     return TaskMeasurement(metrics, {key: value[1:] for key, value in values.items()})
@@ -178,6 +189,12 @@ def _mean(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Σ_p w_p x_p with 0 · inf = 0: a replicate without an infinite prompt is finite."""
     with np.errstate(invalid="ignore"):
         return np.where(weights == 0, 0.0, weights * values).sum(axis=-1)
+
+
+def _mean_of_known(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Σ_p w_p x_p / Σ_p w_p over the prompts with a value; NaN without one."""
+    known = np.isfinite(values)
+    return ratio(weights @ np.where(known, values, 0.0), weights @ known)
 
 
 def answer_distributions(log_choice: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -26,18 +26,23 @@ def seed_distances(q: np.ndarray, b: np.ndarray) -> np.ndarray:
     return js_divergence(q[:, None, :], b[None, :, :])
 
 
-def mean_over_others(distances: np.ndarray) -> np.ndarray:
-    """[P] mean over p ≠ k of a [P, P] matrix d[p, k]: `seed_jsd` of every candidate k.
+def mean_over_others(distances: np.ndarray, asked: np.ndarray | None = None) -> np.ndarray:
+    """[P] mean over p ≠ k of a [p, P] matrix d[p, k]: `seed_jsd` of every candidate k.
 
-    Prompt k itself is left out, since it starts on the seed. With P = 1 it is all there is.
+    Prompt k itself is left out, since it starts on the seed; a single prompt stays.
+
+    Args:
+        distances: of the prompts asked from every candidate.
+        asked: [p] which of the P prompts were asked; all if None.
 
     >>> mean_over_others(np.array([[0.0, 2.0], [4.0, 0.0]])).tolist()
     [4.0, 2.0]
     """
-    count = len(distances)
-    if count == 1:
-        return distances[:, 0]
-    return (distances.sum(axis=0) - np.diagonal(distances)) / (count - 1)
+    rows, columns = distances.shape
+    if rows == 1:
+        return distances[0]
+    others = np.arange(columns) != (np.arange(rows) if asked is None else asked)[:, None]
+    return (distances * others).sum(axis=0) / others.sum(axis=0)
 
 
 def noise_floor(b: np.ndarray, seed: int) -> float:
@@ -49,13 +54,15 @@ def noise_floor(b: np.ndarray, seed: int) -> float:
     return NOISE_FLOOR * _seed_scale(b, seed)
 
 
-def nearest_seed(q: np.ndarray, b: np.ndarray) -> int:
+def nearest_seed(q: np.ndarray, b: np.ndarray, asked: np.ndarray | None = None) -> int:
     """The base prompt k with the smallest mean over p ≠ k of JS(q_p, b_k).
+
+    `asked` is that of `mean_over_others`.
 
     >>> nearest_seed(np.array([[0.1, 0.9], [0.0, 1.0]]), np.eye(2))
     1
     """
-    return int(np.argmin(mean_over_others(seed_distances(q, b))))
+    return int(np.argmin(mean_over_others(seed_distances(q, b), asked)))
 
 
 def support(b_k: np.ndarray) -> np.ndarray:
@@ -72,18 +79,18 @@ def support(b_k: np.ndarray) -> np.ndarray:
     return mask
 
 
-def without_prompt(w: np.ndarray, prompt: int) -> np.ndarray:
+def without_prompt(w: np.ndarray, prompt: int, asked: np.ndarray | None = None) -> np.ndarray:
     """Weights `w` [..., P] shared among the other prompts; those of a single prompt stay.
 
     Metrics of a seed leave out its own prompt, which starts on it. NaN where no other prompt has
-    a weight.
+    a weight. `asked` is that of `mean_over_others`.
 
     >>> without_prompt(np.full(3, 1 / 3), 0).tolist()
     [0.0, 0.5, 0.5]
     """
     others = w.copy()
     if w.shape[-1] > 1:
-        others[..., prompt] = 0.0
+        others[..., (np.arange(w.shape[-1]) if asked is None else asked) == prompt] = 0.0
     return ratio(others, others.sum(axis=-1, keepdims=True))
 
 
@@ -137,15 +144,21 @@ def _seed_scale(b: np.ndarray, seed: int) -> float:
 
 
 def seed_metrics(
-    q: np.ndarray, b: np.ndarray, seed: int, stacked: np.ndarray
+    q: np.ndarray, b: np.ndarray, seed: int, stacked: np.ndarray, asked: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Every metric that refers to the seed, by key; weights `stacked` [R, P] → [R] each.
+    """Every metric that refers to the seed, by key; weights `stacked` [R, p] → [R] each.
 
-    `NOISE_FLOOR` and the mean distance in each prompt's own crystallinity belong to the base
-    and are not resampled.
+    `NOISE_FLOOR` and the mean distance in each prompt's own crystallinity belong to the whole base
+    and are not resampled; crystallinity compares with the base's answers to the same prompts.
+
+    Args:
+        q: [p, C] answers to the prompts `asked` [p].
+        b: [P, C] the base's answers to all.
+        seed: one of these P.
+        stacked: rows that sum to 1.
     """
-    others = without_prompt(stacked, seed)
-    now, before = js_divergence(q, b[seed]), js_divergence(b, b[seed])
+    others = without_prompt(stacked, seed, asked)
+    now, before = js_divergence(q, b[seed]), js_divergence(b[asked], b[seed])
     near = now < noise_floor(b, seed)
     own = prompt_crystallinity(q, b, seed)
     return {

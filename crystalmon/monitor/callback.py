@@ -13,7 +13,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from crystalmon.monitor.actions import Actions, check_actions
-from crystalmon.monitor.budget import check_share
+from crystalmon.monitor.budget import DEFAULT_SHARE, check_share
 from crystalmon.monitor.probe import Monitor
 from crystalmon.monitor.schedule import check_every
 from crystalmon.monitor.training import Settings, Training
@@ -39,8 +39,8 @@ class CrystalCallback(TrainerCallback):
 
     Args:
         suite: the name of a bundled suite, the path of a suite file, or a `TaskSuite`.
-        every: probe every so many steps. None: about 100 probes a run, dense at first. The first
-            and the last step are always probed unless `max_overhead` forbids it.
+        every: probe every so many steps, as far as `max_overhead` allows. None: about 100 probes a
+            run, dense at first. The first and the last step are always probed.
         reference: the base to compare with. `auto`: the one stored with the model's folder, else
             this model as it was before its first training in this process. `initial`: this model at
             step 0; if one trainer trains twice, before the first time. Or a run folder, a reference
@@ -52,12 +52,14 @@ class CrystalCallback(TrainerCallback):
             suite raises that kind, else of any task) or `<task>/<kind>`. An action is `save`,
             `stop`, `evaluate` (if the trainer's `eval_strategy` is set), `alert` (W&B and Trackio),
             or a function of (event, state, control), which is called on every rank.
-        max_overhead: the largest share of the run's wall time to spend on monitoring, such as
-            0.01. Probes after the first wait until they fit; while the model moves, saved-up time
-            is spent on extra probes. All monitoring counts, but for pictures and the report made
-            after the last step. Which steps are probed then depends on the clock.
+        max_overhead: the share of the run's wall time that all monitoring may take, the base's
+            answers and the trackers included; 0.02 by default. Within it, probes are as many as
+            fit, more where the model moves, and ask fewer prompts of each task where all would take
+            too long; see `schedule.Schedule`. Each run gets its base and four small probes, however
+            short it is. Which steps are probed depends on the clock. None: all planned steps are
+            probed, with all prompts.
         experiments: further measurements, by name or as an experiment, each with its interval in
-            steps: `{"context": 100}`. The first measurement of each ignores `max_overhead`.
+            steps: `{"context": 100}`. They are measured whatever `max_overhead` says.
 
     Raises:
         ValueError: for an `every` below 1, a `max_overhead` outside (0, 1], an unknown view, action
@@ -74,7 +76,7 @@ class CrystalCallback(TrainerCallback):
         view: View = "raw",
         strict: bool = False,
         actions: Actions | None = None,
-        max_overhead: float | None = None,
+        max_overhead: float | None = DEFAULT_SHARE,
         experiments: Experiments | None = None,
     ) -> None:
         if not isinstance(reference, str | Path | Reference):

@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from crystalmon.metrics.catalogue import BY_KEY
 from crystalmon.monitor.probe import Monitor
+from crystalmon.monitor.schedule import LEAST
 from crystalmon.report.caveats import scarce
 from crystalmon.runs.records import Event, ProbeRecord
 from crystalmon.suites.checks import harmless
@@ -53,9 +54,11 @@ def _seconds(value: float) -> str:
 def introduce(monitor: Monitor, folder: Path, probes: int, max_overhead: float | None) -> None:
     """Say at the start what will be probed, against which base, and where the records go."""
     suite, base = monitor.suite, monitor.reference.info.model or "this model"
-    limit = "" if max_overhead is None else f" or {max_overhead:.2%} of the time"
+    planned = f"{probes} probes"
+    if max_overhead is not None:
+        planned = f"probes within {100 * max_overhead:.3g}% of the time, at least {LEAST + 1}"
     say(
-        f"{suite.name}: {len(suite)} tasks, {suite.num_prompts} prompts, {probes} probes{limit}; "
+        f"{suite.name}: {len(suite)} tasks, {suite.num_prompts} prompts, {planned}; "
         f"base {base}; records in {folder}"
     )
     if warning := scarce(monitor.base_coverage):

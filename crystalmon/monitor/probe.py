@@ -25,6 +25,7 @@ from crystalmon.metrics.answers import (
 )
 from crystalmon.metrics.bootstrap import REPLICATES, bootstrap_interval, bootstrap_weights
 from crystalmon.metrics.catalogue import BY_KEY
+from crystalmon.metrics.subsets import nested_subsets
 from crystalmon.metrics.vocabulary import OWN_OBSERVABLES, vocabulary_observables
 from crystalmon.monitor.base_model import find_base, make_base
 from crystalmon.phases import PhaseState, SuiteDetector
@@ -36,6 +37,7 @@ from crystalmon.scoring.models import adapter_layers, without_adapters
 from crystalmon.scoring.plan import View, build_plan, describe_merges
 from crystalmon.scoring.route import choose_route
 from crystalmon.scoring.score import Scores, score
+from crystalmon.scoring.trie import count_tree
 from crystalmon.suites.tasks import TaskSuite, load_suite
 
 logger = logging.getLogger(__name__)
@@ -43,6 +45,16 @@ logger = logging.getLogger(__name__)
 PROVEN_WITHIN = 0.1
 """Mean total variation of a model's answers, since its route was last proven, from which the route
 is proven again."""
+
+
+PARTIAL = (2, 4, 8)
+"""Prompts of each task that a partial probe may ask."""
+LEAST_TASKS = 4
+"""Tasks that may collapse, with fewer of which a suite has no partial probes: they could not tell
+the collapse of one task from the doing of the few prompts asked."""
+
+Asked = Mapping[str, np.ndarray]
+"""By task, the prompts asked, as ascending indices."""
 
 
 class Monitor:
@@ -60,7 +72,10 @@ class Monitor:
 
     Attributes:
         base_q, base_coverage: by task, the base's answers [P, C] and their mean total probability.
-        seconds_a_probe: what scoring the suite last took; None before it was.
+        subsets: by number of prompts asked of each task, which ones: by task, ascending indices.
+            The largest number stands for all.
+        seconds_a_probe: what scoring the whole suite last took; None before it was.
+        has_scored: whether the latest probe has run the model: the first finds the base's answers.
         doubtful_after: None, or a step: the probes between it and the latest one may be wrong, as
             their route has just been found not to give the model's own answers.
         is_own_base: whether the base is the model as it was when this monitor was made.
@@ -94,11 +109,12 @@ class Monitor:
             logger.info(describe_merges(self.plan.merges))
         self.ranks = probing_ranks(model)
         self.route = choose_route(model, self.plan, self.ranks)
+        self._all: Asked = {task.name: np.arange(len(task.prompts)) for task in self.suite}
         self._batch_tokens: int | None = None
         self._progress = progress
         self.seconds_a_probe: float | None = None
         self._start: Scores | None = None
-        with self._bar("reference") as bar:
+        with self._bar("reference", len(self.plan.rows)) as bar:
             found = find_base(
                 reference,
                 model,
@@ -120,24 +136,33 @@ class Monitor:
         self.base_coverage = {name: float(share.mean()) for name, (_, share) in answers.items()}
         self.inherited: dict[str, PhaseState] = {}
         self.detector = SuiteDetector(self.base_q)
+        self.subsets = self._choose_subsets()
         self._history: deque[dict[str, np.ndarray]] = deque(maxlen=2 * max(DISSIMILARITY_WINDOWS))
         self._spent = time.perf_counter() - self._started
         self.events: list[Event] = []
         self._last_step = -1
         self.doubtful_after: int | None = None
+        self.has_scored = False
         self._probes, self._next_proof, self._proven_at = 0, 1, -1
-        self._proven_q: Mapping[str, np.ndarray] = self.base_q
+        self._proven_q = {name: b.copy() for name, b in self.base_q.items()}
 
     def probe(
-        self, step: int = 0, epoch: float | None = None, *, unchanged: bool = False
+        self,
+        step: int = 0,
+        epoch: float | None = None,
+        *,
+        unchanged: bool = False,
+        prompts: int | None = None,
     ) -> ProbeRecord:
-        """Score the whole suite once.
+        """Score the suite once, or a part of it.
 
         Args:
             step: the training step, larger than that of the last probe.
             epoch: the trainer's epoch, for the record.
             unchanged: the model is as it was when this monitor was made. If it is its own base,
                 its answers are known and not scored again.
+            prompts: how many prompts of each task to ask, one of `subsets`; None for all. Metrics
+                are those of these prompts against the base's answers to the same ones.
 
         Returns:
             The record; the events that it raised are in `Monitor.events`.
@@ -149,29 +174,54 @@ class Monitor:
             )
         started = time.perf_counter()
         known, self._start = self._start if unchanged else None, None
-        scores = known or self._score(f"probe at step {step}")
-        q, coverage = self._answers(scores)
+        asked = self._all if known or prompts is None else self.subsets[prompts]
+        scores = known or self._score(f"probe at step {step}", asked)
+        q, coverage = self._answers(scores, asked)
         self.doubtful_after = None
         if unchanged:
             self._proven_at = step
-        elif not self._holds(step, q):
-            scores = self._score(f"probe at step {step}")
-            q, coverage = self._answers(scores)
+        elif not self._holds(step, q, asked):
+            scores = self._score(f"probe at step {step}", asked)
+            q, coverage = self._answers(scores, asked)
+        self.has_scored = known is None
         self._batch_tokens = scores.batch_tokens
-        measured = self._measure(q, {"coverage": coverage, **scores.observed})
-        self._last_step = step
-        self._history.append(q)
-        self.events = self.detector.update(
-            step, q, {name: task.metrics["coverage"] for name, task in measured.items()}
-        )
+        measured = self._measure(q, asked, {"coverage": coverage, **scores.observed})
+        self._take_up(step, q, asked)
+        coverages = {name: task.metrics["coverage"] for name, task in measured.items()}
+        self.events = self.detector.update(step, q, coverages, asked)
         seconds = time.perf_counter() - started
         self._spent += seconds
-        if known is None:
+        if self.has_scored and asked is self._all:
             self.seconds_a_probe = seconds
-        return self._record(step, epoch, seconds, q, measured)
+        return self._record(step, epoch, seconds, q, asked, measured)
 
-    def _score(self, what: str) -> Scores:
-        with self._bar(what) as bar:
+    def _choose_subsets(self) -> dict[int, Asked]:
+        """By size; of a suite of few tasks all prompts alone."""
+        most = max(map(len, self.base_q.values()))
+        few = len(self.detector.taking_part) < LEAST_TASKS
+        sizes = [] if few else [size for size in PARTIAL if size < most]
+        chosen = {name: nested_subsets(b, sizes) for name, b in self.base_q.items()}
+        parts = {size: {n: found[size] for n, found in chosen.items()} for size in sizes}
+        return {**parts, most: self._all}
+
+    def tokens(self) -> dict[int, int]:
+        """By size of a probe, see `subsets`: its unique tokens, in proportion to which it costs."""
+        found = {}
+        for size, asked in self.subsets.items():
+            rows = np.flatnonzero(np.isin(self.plan.row_prompt, self._indices(asked)))
+            found[size] = count_tree(self.plan.rows[row] for row in rows)[0]
+        return found
+
+    def _indices(self, asked: Asked) -> np.ndarray:
+        """[n] the plan's prompts."""
+        starts = np.cumsum([0, *(len(task.prompts) for task in self.suite)])
+        parts = [start + asked[task.name] for start, task in zip(starts, self.suite, strict=False)]
+        return np.concatenate(parts)
+
+    def _score(self, what: str, asked: Asked) -> Scores:
+        prompts = self._indices(asked)
+        rows = int(np.isin(self.plan.row_prompt, prompts).sum())
+        with self._bar(what, rows) as bar:
             return score(
                 self.model,
                 self.plan,
@@ -180,15 +230,17 @@ class Monitor:
                 ranks=self.ranks,
                 max_batch_tokens=self._batch_tokens,
                 progress=bar.update,
+                prompts=None if asked is self._all else prompts.tolist(),
             )
 
-    def _answers(self, scores: Scores) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """By task, q [P, C]; and the coverage of each prompt, [N]."""
-        answers = [answer_distributions(table) for table in scores.log_choice]
+    def _answers(self, scores: Scores, asked: Asked) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """By task, q [p, C]; and the coverage of each prompt, [n]."""
+        tables = zip(self.suite, scores.log_choice, strict=True)
+        answers = [answer_distributions(table[asked[task.name]]) for task, table in tables]
         q = {task.name: own for task, (own, _) in zip(self.suite, answers, strict=True)}
         return q, np.concatenate([share for _, share in answers])
 
-    def _holds(self, step: int, q: Mapping[str, np.ndarray]) -> bool:
+    def _holds(self, step: int, q: Mapping[str, np.ndarray], asked: Asked) -> bool:
         """Whether the route, if it is time to prove it again, still gives the model's own answers.
 
         What a model does with a mask may show only once it is trained. So the route is proven at
@@ -196,13 +248,17 @@ class Monitor:
         is taken from now on.
         """
         self._probes += 1
-        moves = [np.abs(own - self._proven_q[name]).sum(axis=1) / 2 for name, own in q.items()]
+        then = {name: self._proven_q[name][asked[name]] for name in q}
+        moves = [np.abs(own - then[name]).sum(axis=1) / 2 for name, own in q.items()]
         moved = np.nan_to_num(np.concatenate(moves)).mean()
         if self._probes < self._next_proof and moved < PROVEN_WITHIN:
             return True
         self._next_proof = 2 * self._probes
         route = choose_route(self.model, self.plan, self.ranks, best=self.route)
-        self._proven_q, proven, self._proven_at = dict(q), self._proven_at, step
+        # of prompts not asked now, what was known before
+        for name, own in q.items():
+            self._proven_q[name][asked[name]] = own
+        proven, self._proven_at = self._proven_at, step
         if route == self.route:
             return True
         if self.ranks.is_main:
@@ -242,9 +298,17 @@ class Monitor:
 
     def replay(self, record: ProbeRecord) -> list[Event]:
         """Take up a stored probe instead of scoring one: how a resumed run catches up."""
-        self._last_step = self._proven_at = record.step
-        self._history.append({name: task.q for name, task in record.tasks.items()})
+        asked = {name: task.rows for name, task in record.tasks.items()}
+        self._take_up(record.step, {name: task.q for name, task in record.tasks.items()}, asked)
+        self._proven_at = record.step
         return observe(self.detector, record)
+
+    def _take_up(self, step: int, q: Mapping[str, np.ndarray], asked: Asked) -> None:
+        self._last_step = step
+        tables = {name: np.full_like(b, np.nan) for name, b in self.base_q.items()}
+        for name, own in q.items():
+            tables[name][asked[name]] = own
+        self._history.append(tables)
 
     def remeasure(self, record: ProbeRecord) -> ProbeRecord:
         """Take up a stored probe after an earlier step was probed anew.
@@ -256,9 +320,10 @@ class Monitor:
             The record as it would have been; the events that it raised are in `Monitor.events`.
         """
         q = {name: task.q for name, task in record.tasks.items()}
-        measured = self._measure(q, {})
+        asked = {name: task.rows for name, task in record.tasks.items()}
+        measured = self._measure(q, asked, {})
         self.events = self.replay(record)
-        made = self._record(record.step, record.epoch, record.seconds, q, measured)
+        made = self._record(record.step, record.epoch, record.seconds, q, asked, measured)
         tasks = {
             name: replace(
                 task,
@@ -283,24 +348,25 @@ class Monitor:
         return _compared(log_p, base, begins)
 
     def _measure(
-        self, q: Mapping[str, np.ndarray], per_prompt: Mapping[str, np.ndarray]
+        self, q: Mapping[str, np.ndarray], asked: Asked, per_prompt: Mapping[str, np.ndarray]
     ) -> dict[str, TaskMeasurement]:
-        """By task; `per_prompt` holds what is averaged over prompts, [N] values by key."""
+        """By task; `per_prompt` holds what is averaged over prompts, [n] values by key."""
         # the same resamples at every probe, so that intervals move only when the model does
         rng = np.random.default_rng(0)
         measured: dict[str, TaskMeasurement] = {}
         start = 0
         for task in self.suite:
-            stop = start + len(task.prompts)
-            own = {key: values[start:stop] for key, values in per_prompt.items()}
-            past = np.stack([*(probe[task.name] for probe in self._history), q[task.name]])
-            weights = bootstrap_weights(len(task.prompts), REPLICATES, rng)
+            rows = asked[task.name]
+            stop = start + len(rows)
+            past = [probe[task.name][rows] for probe in self._history]
             measured[task.name] = measure_task(
                 q[task.name],
                 self.base_q[task.name],
-                {**own, **dissimilarities(past)},
-                weights,
+                {key: values[start:stop] for key, values in per_prompt.items()},
+                bootstrap_weights(len(rows), REPLICATES, rng),
                 self.detector.tasks[task.name].seed,
+                asked=rows,
+                changes=dissimilarities(np.stack([*past, q[task.name]])),
             )
             start = stop
         return measured
@@ -311,6 +377,7 @@ class Monitor:
         epoch: float | None,
         seconds: float,
         q: Mapping[str, np.ndarray],
+        asked: Asked,
         measured: Mapping[str, TaskMeasurement],
     ) -> ProbeRecord:
         tasks = {
@@ -324,6 +391,9 @@ class Monitor:
                 phase=self.detector.tasks[name].phase,
                 seed=self.detector.tasks[name].seed,
                 view=self.plan.view,
+                asked=None
+                if len(q[name]) == len(self.base_q[name])
+                else tuple(asked[name].tolist()),
             )
             for name, task in measured.items()
         }
@@ -358,10 +428,10 @@ class Monitor:
             metrics[f"tasks_{phase}"] = float(phases.count(phase))
         return metrics, ci
 
-    def _bar(self, what: str) -> tqdm[Any]:
+    def _bar(self, what: str, rows: int) -> tqdm[Any]:
         """A bar that shows itself only when scoring takes more than two seconds."""
         return tqdm(
-            total=len(self.plan.rows),
+            total=rows,
             desc=f"crystalmon {what}",
             unit="row",
             leave=False,

@@ -157,6 +157,12 @@ class Recorder:
         if action == "alert" and event.task is not None and self.owns_folder:
             self._tracker.alert(f"crystalmon: {event.kind}", sentence(event))
 
+    def note(self, key: str, value: Any) -> None:
+        """Add to what `run.json` says."""
+        if self.owns_folder:
+            with self._failures.caught(f"{self.folder} could not be completed"):
+                self._store.note({key: value})
+
     def catch_up(self) -> None:
         """Send what trackers still lack, while their runs are open: training ends here."""
         if self.owns_folder:

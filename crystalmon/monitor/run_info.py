@@ -15,6 +15,9 @@ from crystalmon.phases.stored import INHERITED_KEY, to_info
 from crystalmon.scoring.forward import Route
 from crystalmon.scoring.models import model_name
 
+OVERHEAD_KEY = "overhead"
+"""In `run.json` once training has ended: the share of its time that monitoring took."""
+
 _LIBRARIES = ("torch", "transformers", "trl", "accelerate", "peft")
 
 _SETTINGS = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from crystalmon.monitor.budget import Budget
@@ -21,6 +21,12 @@ COSTLY = 0.1
 
 MOVED = 0.02
 """A model counts as moving if `order` changes by at least this between two probes."""
+
+ENOUGH = 16
+"""Probes that a budget must have time for if they are to ask more prompts than the fewest."""
+
+LEAST = 4
+"""Probes after the first that every run gets."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +109,12 @@ class Forecast:
         self._from: tuple[int, float] | None = None
         self._told = False
 
-    def at(self, step: int) -> tuple[float, float, float] | None:
+    def at(self, step: int, tokens: int) -> tuple[float, float, float] | None:
         """To be called at the end of each step, before its probe.
+
+        Args:
+            step: optimizer steps done.
+            tokens: of a probe.
 
         Returns:
             Once, after a few steps and if it is over `COSTLY`: the share of the whole run's time,
@@ -117,7 +127,7 @@ class Forecast:
         if self._told or trained < PACED_STEPS or step >= last:
             return None
         self._told = True
-        cost, pace = self._meter.typical_cost, (self._meter.trained - self._from[1]) / trained
+        cost, pace = self._meter.cost(tokens), (self._meter.trained - self._from[1]) / trained
         probing = cost * self._steps.count_from(step)
         total = self._meter.elapsed + probing + (last - step) * pace
         share = (self._meter.spent + probing) / total
@@ -125,34 +135,47 @@ class Forecast:
 
 
 class Schedule:
-    """When to probe: at given steps, as far as a budget allows.
+    """When to probe, and how many prompts of each task to ask.
 
-    With a budget, a step's probe waits until it is affordable, and while the model is moving
-    every step asks for one. Moving is: the last probe raised an event, found the suite nucleating,
-    or its `order` at least `MOVED` from that of the one before.
+    Without a budget: at every planned step, all prompts. With one, the time of the whole run is
+    foretold from the pace of its steps, and what the budget leaves after the start is spent in
+    proportion to √(share of the run done): densely at first, where collapse happens. Time for the
+    probe at the end is kept back; it asks all prompts if that fits. Other probes ask as many as
+    leave room for `ENOUGH` of them. While the model moves, every step asks for a probe, and half of
+    what was meant for later may be spent. Moving is: the last probe raised an event, found the
+    suite nucleating, or its `order` at least `MOVED` from that of the one before.
+
+    However small the budget, a run gets `LEAST` probes after the first, of the smallest size.
 
     Args:
         steps: at which to probe.
         budget: to keep to, or None.
 
     Attributes:
-        refused: whether the last step's probe was not affordable.
+        tokens: of a probe, by the number of prompts of each task that it asks; the largest number
+            stands for all. To be set before the first probe.
     """
 
     def __init__(self, steps: ProbeSteps, budget: Budget | None = None) -> None:
         self.steps = steps
         self.budget = budget
-        self.refused = False
-        self._due = False
-        self._moving = False
+        self.tokens: Mapping[int, int] = {}
+        self._first, self._start, self._trained = 0, 0.0, 0.0
+        self._probes = self._size = 0
+        self._due = self._moving = False
         self._order = math.nan
-        self._first_step: int | None = None
         self._resting_until = 0
 
+    def begin(self, step: int) -> None:
+        """Training begins at step 0, or where it resumes; what that took has been spent."""
+        self._first, self._probes = step, 0
+        if self.budget is not None:
+            self._start, self._trained = self.budget.spent, self.budget.trained
+
     def wants(
-        self, step: int, last: bool = False, agree: Callable[[int], int] = lambda wait: wait
-    ) -> bool:
-        """Whether to probe this step: it is asked for, and affordable.
+        self, step: int, last: bool = False, agree: Callable[[int], int] = lambda answer: answer
+    ) -> int:
+        """How many prompts of each task to ask at this step; 0 for no probe.
 
         Args:
             step: optimizer steps done.
@@ -160,30 +183,60 @@ class Schedule:
             agree: gives every process rank 0's answer, since each has a clock of its own.
         """
         if not self.asks(step, last):
-            return False
+            return 0
         if self.budget is None:
-            return True
-        wait = agree(self._steps_to_wait(self.budget, step, last))
-        self._resting_until = step + wait
-        self.refused = last and wait > 0
-        return wait == 0
+            return max(self.tokens)
+        answer = agree(self._at_last(self.budget) if last else self._answer(self.budget, step))
+        self._resting_until = step - min(answer, 0)
+        return max(answer, 0)
 
     def asks(self, step: int, last: bool = False) -> bool:
         """Whether to probe this step if it is affordable. The same on every rank."""
-        self._first_step = step if self._first_step is None else self._first_step
         self._due = self._due or last or step in self.steps
         wanted = self._due or (self.budget is not None and self._moving)
         return wanted and (last or step >= self._resting_until)
 
-    def _steps_to_wait(self, budget: Budget, step: int, last: bool) -> int:
-        """Steps until a probe keeps to the budget, 0 for now; by this process' clock and pace."""
-        seconds, trained = budget.wait(moving=self._moving, last=last), budget.trained
-        pace = trained / max(1, step - (self._first_step or 0))
-        return 0 if seconds <= 0 else max(1, int(min(seconds, trained) / max(pace, 1e-9)))
+    def _at_last(self, budget: Budget) -> int:
+        """How many prompts to ask where training ends: all, fewer or none, as it fits."""
+        room = budget.share * budget.elapsed - budget.spent
+        for size in sorted(self.tokens, reverse=True):
+            if budget.cost(self.tokens[size]) <= room:
+                return size
+        return min(self.tokens) if self._probes < LEAST else 0
+
+    def _answer(self, budget: Budget, step: int) -> int:
+        """How many prompts to ask; or, negative, the steps to wait."""
+        length = max(1, self.steps.last - self._first)
+        pace = (budget.trained - self._trained) / max(1, step - self._first)
+        whole_run = budget.elapsed + pace * (self.steps.last - step)
+        room, used = budget.share * whole_run - self._start, budget.spent - self._start
+        size = self._fitting_size(budget, room)
+        cost, largest = budget.cost(self.tokens[size]), budget.cost(max(self.tokens.values()))
+        kept = largest if 4 * largest <= room else cost
+        by_budget = (used + cost) / max(room - kept, 1e-9)
+        by_number = (self._probes + 1) / LEAST
+        done = math.sqrt((step - self._first) / length)
+        if by_budget <= ((1 + done) / 2 if self._moving else done):
+            self._size = size
+            return size
+        if by_number <= done:
+            return min(self.tokens)
+        due = self._first + length * min(by_budget, by_number, 1.0) ** 2
+        return -1 if self._moving else -max(1, math.ceil(due) - step)
+
+    def _fitting_size(self, budget: Budget, room: float) -> int:
+        """The largest size of which `ENOUGH` probes fit; the last one, unless far from that."""
+        fits = {n: room / max(budget.cost(each), 1e-9) for n, each in self.tokens.items()}
+        if not budget.cost(1):  # not known before the first probe
+            return min(fits)
+        best = max((size for size in fits if fits[size] >= ENOUGH), default=min(fits))
+        near = self._size in fits and fits[self._size] >= ENOUGH / 2 and fits[best] < 2 * ENOUGH
+        return self._size if near else best
 
     def taken(self) -> None:
         """Take note that a probe begins; one that fails is not tried again."""
         self._due = False
+        self._probes += 1
 
     def probed(self, record: ProbeRecord, events: Sequence[Event]) -> None:
         """Take note of what a probe found."""

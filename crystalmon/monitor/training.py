@@ -24,7 +24,7 @@ from crystalmon.monitor.lineage import Origin
 from crystalmon.monitor.probe import Monitor
 from crystalmon.monitor.recorder import Failures, Recorder
 from crystalmon.monitor.run_folder import claim_folder
-from crystalmon.monitor.run_info import run_info, settings_info, trainer_name
+from crystalmon.monitor.run_info import OVERHEAD_KEY, run_info, settings_info, trainer_name
 from crystalmon.monitor.schedule import Forecast, Schedule, probe_steps
 from crystalmon.monitor.training_experiments import ExperimentsInTraining
 from crystalmon.runs.lock import RunLock
@@ -104,7 +104,7 @@ class Training:
         self.last_step = -1
         share = settings.max_overhead
         self._meter = Budget(math.inf if share is None else share)
-        budget = None if share is None else self._meter
+        budget = None if share is None or share >= 1 else self._meter
         self._schedule = Schedule(probe_steps(state.max_steps, settings.every), budget)
         self._forecast = Forecast(self._schedule.steps, self._meter)
         self._stopped_at: int | None = None
@@ -142,6 +142,7 @@ class Training:
             if self.last_step < 0 or self._wanted(state.global_step):
                 # the trainer clears its control before the first step: actions wait until after it
                 self._probe(state, unchanged=True)
+            self._schedule.begin(state.global_step)
             self._measure_experiments(state, False, *CONFIGURATION_ERRORS)
         except BaseException:
             self.close()
@@ -156,7 +157,8 @@ class Training:
             logger.warning("crystalmon: this trainer does not stop when a callback asks it to.")
             self._stopped_at = None
         self._act(state, control)
-        forecast = self._forecast.at(state.global_step)
+        whole = max(self._schedule.tokens.values(), default=0)
+        forecast = self._forecast.at(state.global_step, whole)
         if forecast and self._recorder is not None and self._settings.max_overhead is None:
             console.say(console.costly(*forecast))
         last = state.global_step >= state.max_steps or control.should_training_stop
@@ -164,12 +166,14 @@ class Training:
 
     def probe_if_wanted(self, state: TrainerState, control: TrainerControl, last: bool) -> None:
         """Probe if it is time; `last` says that training ends here."""
-        if self._wanted(state.global_step, last):
-            self._probe(state)
+        prompts = self._wanted(state.global_step, last)
+        if prompts:
+            self._probe(state, prompts)
             self._act(state, control)
         self._measure_experiments(state, last)
         if last and self._recorder is not None:  # the trainer may close its reporters next
-            self._recorder.catch_up()
+            with self._meter.spending():
+                self._recorder.catch_up()
 
     def is_of(self, args: TrainingArguments, model: Any) -> bool:
         """Whether this is a training of that trainer: the same arguments and the same model."""
@@ -183,7 +187,9 @@ class Training:
         self._closed = True
         try:
             if self._recorder is not None:
-                self._recorder.close()
+                with self._meter.spending():
+                    self._recorder.close()
+                self._recorder.note(OVERHEAD_KEY, self._meter.spent_share)
         finally:
             if self._held is not None:
                 self._held.release()
@@ -193,9 +199,12 @@ class Training:
         if self.failures.count:
             logger.warning("crystalmon: %d failures; see the log above.", self.failures.count)
         if self._recorder is not None:
-            refused = self._settings.max_overhead if self._schedule.refused else None
-            share = self._meter.spent / self._meter.elapsed
-            console.conclude(self._recorder.last, self._recorder.folder, share, refused)
+            state = self.state
+            unseen = state is not None and state.global_step > self.last_step
+            refused = self._settings.max_overhead if unseen else None
+            console.conclude(
+                self._recorder.last, self._recorder.folder, self._meter.spent_share, refused
+            )
 
     # --- how ---------------------------------------------------------------------------------
 
@@ -222,9 +231,9 @@ class Training:
         monitor.inherit(ranks.on_main(lambda: origin.inherited(base.id, monitor.base_q)))
         for record in history:
             monitor.replay(record)
-        known = monitor.seconds_a_probe or max((r.seconds for r in history), default=None)
-        if known is not None:
-            self._meter.expect(known)
+        self._schedule.tokens = tokens_of = monitor.tokens()
+        if monitor.seconds_a_probe is not None:
+            self._meter.expect(max(tokens_of.values()), monitor.seconds_a_probe)
         self.last_step = history[-1].step if history else -1
         ranks.on_main(lambda: self._open(monitor, folder, history, args, state))
         if monitor.is_own_base:
@@ -299,8 +308,8 @@ class Training:
         self._recorder = Recorder(
             folder, monitor, info, state.global_step, history, args, self.failures, lock
         )
-        probes, share = len(self._schedule.steps), self._settings.max_overhead
-        console.introduce(monitor, folder, probes, share)
+        probes = len(self._schedule.steps)
+        console.introduce(monitor, folder, probes, self._settings.max_overhead)
 
     def _begin_experiments(self, monitor: Monitor, tokens: Any, folder: Path, step: int) -> None:
         found = ExperimentsInTraining(
@@ -318,14 +327,21 @@ class Training:
             found.begin(monitor, step)
             self._experiments = found
 
-    def _wanted(self, step: int, last: bool = False) -> bool:
-        """Whether to probe now: by the schedule on every rank, by the clock of rank 0."""
+    def _wanted(self, step: int, last: bool = False) -> int:
+        """How many prompts of each task to ask now, 0 for none: by the clock of rank 0."""
         if self.monitor is None or step <= self.last_step:
-            return False
+            return 0
         return self._schedule.wants(step, last, current_ranks().broadcast)
 
-    def _probe(self, state: TrainerState, unchanged: bool = False) -> None:
-        """Probe this step, on every rank; a failure is logged and counted, or raised if strict."""
+    def _probe(
+        self, state: TrainerState, prompts: int | None = None, unchanged: bool = False
+    ) -> None:
+        """Probe this step, on every rank; a failure is logged and counted, or raised if strict.
+
+        Args:
+            state: the trainer's.
+            prompts, unchanged: see `Monitor.probe`.
+        """
         monitor, before = self.monitor, self._meter.spent
         if monitor is None:
             return
@@ -334,15 +350,16 @@ class Training:
             self._schedule.taken()
             record = None
             with self.failures.caught(f"probe at step {step} failed; training goes on"):
-                record = monitor.probe(step, state.epoch, unchanged=unchanged)
+                record = monitor.probe(step, state.epoch, unchanged=unchanged, prompts=prompts)
             if monitor.ranks.all(record is not None) and record is not None:
                 self._schedule.probed(record, monitor.events)
+                record = replace(record, share=self._meter.spent_share)
                 if self._recorder is not None:
                     self._recorder.write(record, monitor.events, monitor.doubtful_after)
                 self._untaken += monitor.events
-        # storing, trackers and a failure count; the first may come free with the base's answers
-        took = self._meter.spent - before
-        self._meter.expect(max(took, monitor.seconds_a_probe or 0.0))
+        if monitor.has_scored:  # storing, trackers and a failure count
+            tokens = self._schedule.tokens
+            self._meter.expect(tokens[prompts or max(tokens)], self._meter.spent - before)
 
     def _measure_experiments(
         self, state: TrainerState, last: bool = False, *passed: type[Exception]

@@ -95,12 +95,10 @@ def _made(name: str, defaults: Mapping[str, Any]) -> Experiment:
 
 @dataclass
 class _State:
-    """When an experiment was last measured, and how long it took."""
+    """When an experiment was last measured."""
 
     every: int
     step: int = -1
-    seconds: float = 0.0
-    due: bool = False  # it waits until it is affordable
 
 
 class ExperimentsInTraining:
@@ -111,7 +109,7 @@ class ExperimentsInTraining:
         monitor: of this training, with its base.
         tokenizer: the trainer's.
         folder: the run folder.
-        budget: limits all measurements but the first, whose cost is not known before it.
+        budget: counts their time, which its share does not limit.
         failures: where failures are counted.
         recorder: sends each result to the trackers; None but on rank 0.
     """
@@ -229,24 +227,19 @@ class ExperimentsInTraining:
             del model  # and the caller's, then its memory is free
 
     def measure(self, step: int, last: bool = False, *passed: type[Exception]) -> None:
-        """Measure what is due now, or was due and is affordable now; at the last step, all.
+        """Measure what is due now; at the last step, all.
 
         Errors of the kinds `passed` are raised; others are counted.
         """
         for each, state in self._states.items():
-            if step <= state.step:
-                continue
-            state.due = state.due or last or step % state.every == 0
-            if state.due and self._ranks.broadcast(self._budget.affords(state.seconds)):
-                state.due, state.step = False, step
-                self._measure(each, state, step, *passed)
+            if step > state.step and (last or step % state.every == 0):
+                state.step = step
+                self._measure(each, step, *passed)
 
-    def _measure(
-        self, each: Experiment, state: _State, step: int, *passed: type[Exception]
-    ) -> None:
+    def _measure(self, each: Experiment, step: int, *passed: type[Exception]) -> None:
         began, result, failure = time.perf_counter(), None, None
         failed = f"{each.name} at step {step} failed; training goes on"
-        with self._budget.spending():
+        with self._budget.spending(apart=True):
             try:
                 with self._failures.caught(failed, *passed), undisturbed(self._subject.model):
                     result = each.measure(self._subject, self._folder, Parts())
@@ -258,7 +251,6 @@ class ExperimentsInTraining:
                 result = dataclasses.replace(result, step=step, seconds=time.perf_counter() - began)
                 if self._recorder is not None and self._recorder.owns_folder:
                     self._keep(each, result, self._recorder)
-        state.seconds = time.perf_counter() - began
 
     def _keep(self, each: Experiment, result: Result, recorder: Recorder) -> None:
         """Rank 0: store the result with its table and figure, and hand it on."""

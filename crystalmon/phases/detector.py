@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -48,33 +49,56 @@ class PhaseDetector:
         """The locked seed, an index into the base's prompts, or None."""
         return self._state.seed
 
+    def order(self, q: np.ndarray, asked: Sequence[int] | None = None) -> float:
+        """`order` of answers q [p, C] to the prompts asked, against the base's to the same ones."""
+        return self._base.read(0, q, None, asked).order
+
     @property
     def state(self) -> PhaseState:
         """All that it remembers, frozen."""
         return self._state
 
-    def update(self, step: int, q: Any, *, coverage: float | None = None) -> list[Event]:
+    def update(
+        self,
+        step: int,
+        q: Any,
+        *,
+        coverage: float | None = None,
+        asked: Sequence[int] | None = None,
+        trusted: bool = True,
+    ) -> list[Event]:
         """Take one probe; return the events it raises.
 
         Args:
             step: the training step, larger than the last one.
-            q: [P, C] choice distributions, of the base's shape.
+            q: [p, C] choice distributions.
             coverage: mean total probability of the choices; without it no `format_drift`.
+            asked: the p prompts that q answers, as ascending indices into the base's; all P if
+                None.
+            trusted: see `Observation`.
 
         Raises:
-            ValueError: if `q` is not on the simplex, has another shape, or `step` goes back.
+            ValueError: if `q` is not on the simplex, does not answer prompts of the base, or
+                `step` goes back.
         """
         q = check_simplex("q", q)
-        if q.shape != self._base.q.shape:
+        prompts, choices = self._base.q.shape
+        rows = range(prompts) if asked is None else asked
+        if q.shape != (len(rows), choices):
             raise ValueError(
-                f"q must be of the reference's shape {self._base.q.shape}, got {q.shape}."
+                f"q must be of the reference's shape {(len(rows), choices)}, got {q.shape}."
+            )
+        if list(rows) != sorted({row for row in rows if 0 <= row < prompts}):
+            raise ValueError(
+                f"asked must be ascending indices of the {prompts} prompts, got {list(rows)}."
             )
         if self._state.steps and step <= self._state.steps[-1]:
             raise ValueError(
                 f"step must be larger than the last one ({self._state.steps[-1]}), got {step}. "
                 "Replay a run in the order of its steps."
             )
-        self._state, events = advance(self._base, self._state, self._base.read(step, q, coverage))
+        now = replace(self._base.read(step, q, coverage, asked), trusted=trusted)
+        self._state, events = advance(self._base, self._state, now)
         return [replace(event, task=self._task) for event in events]
 
 

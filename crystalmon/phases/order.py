@@ -60,7 +60,9 @@ def nucleation_rule(base: Base, state: PhaseState, now: Observation) -> Outcome:
     """liquid → nucleating → crystallized, and back to liquid."""
     events: list[Event] = []
     state = state.streak(
-        onset=now.order >= ONSET, complete=now.order >= COMPLETE, liquid=now.order < LIQUID
+        onset=now.order >= ONSET and now.trusted,
+        complete=now.order >= COMPLETE,
+        liquid=now.order < LIQUID,
     )
     if state.phase == "liquid" and state.streaks["onset"] >= CONFIRM:
         low, high, crossing = back_date(state)

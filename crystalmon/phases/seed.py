@@ -56,8 +56,8 @@ def seed_rule(base: Base, state: PhaseState, now: Observation) -> Outcome:
         return _unjudged(state, ends=()), []
     if state.lock is not None:
         return _takeover(base, state, state.lock, now)
-    answers = at_rest(state, now)
-    estimate = estimate_seed(base.candidates, answers)
+    asked, answers = at_rest(state, now)
+    estimate = estimate_seed(base.candidates, answers, asked)
     verdict = _verdict(estimate)
     end = answers.mean(axis=0) if now.order >= NEARLY else estimate.limit.end
     sure = not SURELY_LONELY < estimate.log_odds < SURELY_SEEDED
@@ -65,7 +65,7 @@ def seed_rule(base: Base, state: PhaseState, now: Observation) -> Outcome:
     if verdict is None or not _is_confirmed(state, verdict, estimate.floor):
         return state, []
     if verdict == SEEDLESS:
-        return _seedless(state, now, estimate)
+        return _seedless(state, now, estimate, len(now.q) == len(base.q))
     alike = int(base.candidates.twins(verdict).sum()) - 1
     message = (
         f"the answers of base prompt {verdict} {f'or of {alike} like it ' if alike else ''}have "
@@ -75,13 +75,19 @@ def seed_rule(base: Base, state: PhaseState, now: Observation) -> Outcome:
     return _locked(base, state, now, event), [event]
 
 
-def judge_probe(b: np.ndarray, q: np.ndarray) -> tuple[int | None, dict[str, Any]]:
-    """The live verdict on one probe q [P, C] against the base's answers b, confirmed by no other.
+def judge_probe(
+    b: np.ndarray, q: np.ndarray, asked: np.ndarray | None = None
+) -> tuple[int | None, dict[str, Any]]:
+    """The live verdict on one probe, confirmed by no other.
+
+    Args:
+        b: [P, C] the base's answers.
+        q, asked: see `seed_fit.estimate_seed`.
 
     Returns:
         The seed, `SEEDLESS`, or None while that is open; and the numbers behind it.
     """
-    estimate = estimate_seed(Candidates.of(b), q)
+    estimate = estimate_seed(Candidates.of(b), q, asked)
     return _verdict(estimate), estimate.numbers()
 
 
@@ -89,18 +95,23 @@ def remember(state: PhaseState, now: Observation) -> PhaseState:
     """The state with one more probe to average over, as long as no seed is locked."""
     if state.lock is not None:
         return replace(state, answers=()) if state.answers else state
-    rows = tuple(map(tuple, now.q.tolist()))
-    return replace(state, answers=(*state.answers, rows)[-RESTING:])
+    probe = (tuple(now.asked.tolist()), tuple(map(tuple, now.q.tolist())))
+    return replace(state, answers=(*state.answers, probe)[-RESTING:])
 
 
-def at_rest(state: PhaseState, now: Observation) -> np.ndarray:
-    """[P, C] the probe's answers; of a collapse that rests on its way, the mean of the latest.
+def at_rest(state: PhaseState, now: Observation) -> tuple[np.ndarray, np.ndarray]:
+    """The prompts [p] and the probe's answers [p, C]; of a resting collapse, the latest's mean.
 
-    Averaging over `RESTING` probes, in the logarithm, takes out what jitters between probes.
+    Averaging over `RESTING` probes, in the logarithm, takes out what jitters between probes. It is
+    over the prompts that all of these have asked.
     """
     if now.order >= NEARLY or len(state.answers) < RESTING or not _rests(state):
-        return now.q
-    return mean_answers(np.array(state.answers))
+        return now.asked, now.q
+    common = sorted(set.intersection(*(set(asked) for asked, _ in state.answers)))
+    if len(common) < 2:
+        return now.asked, now.q
+    latest = [np.array(q)[np.isin(asked, common)] for asked, q in state.answers]
+    return np.array(common), mean_answers(np.array(latest))
 
 
 def _rests(state: PhaseState) -> bool:
@@ -171,8 +182,11 @@ def _is_still(ends: Sequence[Sequence[float]], probes: int, floor: float) -> boo
     return float(np.sqrt(js_divergence(rows[-1], rows[0]))) <= TO_AND_FRO * step
 
 
-def _seedless(state: PhaseState, now: Observation, estimate: SeedEstimate) -> Outcome:
-    if "seedless_collapse" in state.raised:
+def _seedless(
+    state: PhaseState, now: Observation, estimate: SeedEstimate, is_whole: bool
+) -> Outcome:
+    """That the answers are like none of the base takes a probe of all prompts to say."""
+    if "seedless_collapse" in state.raised or not is_whole:
         return state, []
     message = (
         "the prompts come to answer alike, but like none of the base: the likeliest is "

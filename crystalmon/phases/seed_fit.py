@@ -142,9 +142,17 @@ class SeedEstimate:
         return shown | {"share": self.limit.share}
 
 
-def estimate_seed(candidates: Candidates, q: np.ndarray) -> SeedEstimate:
-    """Extrapolate answers q [P, C] and compare where they lead with every candidate."""
-    listed, evidence, limit = gather(candidates, q)
+def estimate_seed(
+    candidates: Candidates, q: np.ndarray, asked: np.ndarray | None = None
+) -> SeedEstimate:
+    """Extrapolate answers q [p, C] and compare where they lead with every candidate.
+
+    Args:
+        candidates: all P prompts of the base.
+        q: the answers now.
+        asked: [p] the prompts that they answer; all if None.
+    """
+    listed, evidence, limit = gather(candidates, q, asked)
     best = evidence.best()
     winner = int(listed[best])
     rivals = ~candidates.twins(winner)[listed]
@@ -163,26 +171,29 @@ def estimate_seed(candidates: Candidates, q: np.ndarray) -> SeedEstimate:
     )
 
 
-def gather(candidates: Candidates, q: np.ndarray) -> tuple[np.ndarray, Evidence, Limit]:
-    """What speaks for each candidate that may be the seed of answers q [P, C].
+def gather(
+    candidates: Candidates, q: np.ndarray, asked: np.ndarray | None = None
+) -> tuple[np.ndarray, Evidence, Limit]:
+    """What speaks for each candidate that may be the seed of answers; see `estimate_seed`.
 
     Returns:
         [K] the candidates, those nearest to the limit or to the pooled answers; the evidence of
         each; and the limit.
     """
     b = candidates.b
-    limit, pooled = extrapolate(b, q), q.mean(axis=0)
+    start = b if asked is None else b[asked]
+    limit, pooled = extrapolate(start, q), q.mean(axis=0)
     ends, apart = js_divergence(limit.end, b), js_divergence(pooled, b)
     by_end, by_pooled = np.argsort(ends, kind="stable"), np.argsort(apart, kind="stable")
     listed = np.union1d(by_end[:SHORTLIST], by_pooled[: SHORTLIST // 2])
     evidence = Evidence(
-        misfits=path_misfits(b, q, listed, limit.power).mean(axis=1),
+        misfits=path_misfits(start, q, b[listed], limit.power).mean(axis=1),
         pooled=apart[listed],
         ends=ends[listed],
         floors=candidates.floors[listed],
         residual=limit.residual,
-        moved=float(js_divergence(q, b).mean()),
-        order=float(np.nan_to_num(order(q, b, uniform_weights(len(b))))),
+        moved=float(js_divergence(q, start).mean()),
+        order=float(np.nan_to_num(order(q, start, uniform_weights(len(q))))),
         choices=b.shape[1],
     )
     return listed, evidence, limit
@@ -194,21 +205,22 @@ def mean_answers(history: np.ndarray) -> np.ndarray:
     return rows / rows.sum(axis=1, keepdims=True)
 
 
-def path_misfits(b: np.ndarray, q: np.ndarray, listed: np.ndarray, power: float) -> np.ndarray:
+def path_misfits(b: np.ndarray, q: np.ndarray, ends: np.ndarray, power: float) -> np.ndarray:
     """[K, P] `candidate_misfits`, or those of descent to the candidate where it fits better."""
-    straight = candidate_misfits(b, q, listed, power)
-    descent = js_divergence(q, fit_descent(b, q, b[listed]))
+    straight = candidate_misfits(b, q, ends, power)
+    descent = js_divergence(q, fit_descent(b, q, ends))
     better = descent.mean(axis=1) < straight.mean(axis=1)
     return np.where(better[:, None], descent, straight)
 
 
-def candidate_misfits(b: np.ndarray, q: np.ndarray, listed: np.ndarray, power: float) -> np.ndarray:
+def candidate_misfits(b: np.ndarray, q: np.ndarray, ends: np.ndarray, power: float) -> np.ndarray:
     """[K, P] JS(answers, answers fitted by a path of prompt p to candidate k), in nats.
 
-    The paths lead from b [P, C] to the candidates `listed` [K], in the coordinates of that power.
+    The paths lead from b [P, C] to the candidates' answers `ends` [K, C], in the coordinates of
+    that power.
     """
     start, now, weight = _coordinates(b, q, power)
-    ends = start[listed]
+    ends = _coordinate(ends, power, weight)
     return js_divergence(q, _fitted(start, ends, _solve_shares(start, now, ends, weight), power))
 
 
@@ -236,12 +248,19 @@ def _coordinates(b: np.ndarray, q: np.ndarray, power: float) -> tuple[np.ndarray
 
     The logarithm of a rare choice counts for little.
     """
+    weight = np.full(b.shape[1], 1.0 / b.shape[1])
+    if not power:
+        weight = q.mean(axis=0) + b.mean(axis=0)
+        weight = weight / weight.sum()
+    return _coordinate(b, power, weight), _coordinate(q, power, weight), weight
+
+
+def _coordinate(rows: np.ndarray, power: float, weight: np.ndarray) -> np.ndarray:
+    """φ of rows [..., C]; the logarithm is centred by the weights of the choices."""
     if power:
-        return b**power, q**power, np.full(b.shape[1], 1.0 / b.shape[1])
-    weight = q.mean(axis=0) + b.mean(axis=0)
-    weight = weight / weight.sum()
-    start, now = (np.log(np.maximum(rows, SMALLEST)) for rows in (b, q))
-    return start - (start @ weight)[:, None], now - (now @ weight)[:, None], weight
+        return rows**power
+    logs = np.log(np.maximum(rows, SMALLEST))
+    return logs - (logs @ weight)[..., None]
 
 
 def _fitted(start: np.ndarray, end: np.ndarray, share: np.ndarray, power: float) -> np.ndarray:

@@ -62,8 +62,9 @@ class PhaseState:
         streaks: by condition, the number of successive probes at which it has held.
         candidate: the verdict on the seed held for `streaks["seed"]` probes: an index, −1 for
             none of the candidates, None for no verdict.
-        answers: [P, C] of the latest probes past the onset while no seed is locked, at most
-            `RESTING`. A verdict on the seed averages over them.
+        answers: of the latest probes past the onset while no seed is locked, at most `RESTING`:
+            the prompts asked [p] and their answers [p, C]. A verdict on the seed averages over
+            them.
         ends: [C] each, where the collapse led at the latest probes at which it was judged.
         coverage: of the first probe that has one.
         raised: kinds of event that have been raised and not been re-armed since.
@@ -77,7 +78,7 @@ class PhaseState:
     noise: float = 0.0
     streaks: Mapping[str, int] = field(default_factory=dict)
     candidate: int | None = None
-    answers: tuple[tuple[tuple[float, ...], ...], ...] = ()
+    answers: tuple[tuple[tuple[int, ...], tuple[tuple[float, ...], ...]], ...] = ()
     ends: tuple[tuple[float, ...], ...] = ()
     coverage: float | None = None
     raised: frozenset[str] = frozenset()
@@ -132,17 +133,22 @@ class Observation:
 
     Args:
         step: the training step.
-        q: [P, C] choice distributions.
+        asked: [p] the prompts that were asked.
+        q: [p, C] their choice distributions.
         coverage: mean total probability of the choices, or None if not known.
-        order: of `q` against the base.
+        order: of `q` against the base's answers to the same prompts.
         mean: [C] the answers pooled over prompts.
+        trusted: whether its `order` alone may speak for an onset: of a partial probe, it may be the
+            doing of the few prompts asked, unless other tasks move as well.
     """
 
     step: int
+    asked: np.ndarray = field(repr=False)
     q: np.ndarray = field(repr=False)
     coverage: float | None
     order: float
     mean: np.ndarray = field(repr=False)
+    trusted: bool = True
 
     def event(self, kind: str, evidence: Mapping[str, Any], message: str) -> Event:
         """An event of this probe; the detector adds the task."""
@@ -159,7 +165,6 @@ class Base:
         liquidity: of the answers.
         supports: [P, C] by prompt, the choices that hold nearly all of it.
         candidates: its prompts as possible seeds.
-        resamples: [R, P] bootstrap weights of the prompts.
     """
 
     q: np.ndarray = field(repr=False)
@@ -167,26 +172,36 @@ class Base:
     liquidity: np.ndarray
     supports: np.ndarray = field(repr=False)
     candidates: Candidates = field(repr=False)
-    resamples: np.ndarray = field(repr=False)
 
     @classmethod
     def of(cls, q: np.ndarray) -> Base:
         """From its answers [P, C], on the simplex."""
-        resamples = bootstrap_weights(len(q), RESAMPLES, np.random.default_rng(0))
         ordered, own = min(q.shape) < 2 or is_ordered(q), liquidity(q, uniform_weights(len(q)))
-        supports = np.stack([support(row) for row in q])
-        return cls(q, ordered, own, supports, Candidates.of(q), resamples)
+        return cls(q, ordered, own, np.stack([support(row) for row in q]), Candidates.of(q))
 
-    def read(self, step: int, q: np.ndarray, coverage: float | None = None) -> Observation:
-        """One probe as the rules see it; q [P, C] is on the simplex and of the base's shape."""
+    def read(
+        self, step: int, q: np.ndarray, coverage: float | None = None, asked: Any = None
+    ) -> Observation:
+        """One probe as the rules see it.
+
+        Args:
+            step, coverage: of the probe.
+            q: [p, C] on the simplex.
+            asked: [p] the base's prompts that it answers; all P if None.
+        """
+        own = self.liquidity  # of the base, always the same if all are asked
+        if asked is not None:
+            own = liquidity(self.q[np.asarray(asked)], uniform_weights(len(q)))
+        asked = np.arange(len(q)) if asked is None else np.asarray(asked)
         value = 0.0
-        if not self.ordered:  # `order`, whose liquidity of the base is always the same
-            value = float(1.0 - ratio(liquidity(q, uniform_weights(len(q))), self.liquidity))
-        return Observation(step, q, coverage, value, q.mean(axis=0))
+        if not self.ordered:  # this is `order`
+            value = float(1.0 - ratio(liquidity(q, uniform_weights(len(q))), own))
+        return Observation(step, asked, q, coverage, value, q.mean(axis=0))
 
     def order_interval(self, now: Observation) -> tuple[float, float]:
         """90% bootstrap interval of the order over prompts: wide if a few of them make it."""
-        values = order(now.q, self.q, self.resamples)
+        resamples = bootstrap_weights(len(now.q), RESAMPLES, np.random.default_rng(0))
+        values = order(now.q, self.q[now.asked], resamples)
         values = values[np.isfinite(values)]
         low, high = np.percentile(values, [5.0, 95.0]) - values.mean() + now.order
         return (float(low), float(high))

@@ -21,7 +21,8 @@ def observe(detector: SuiteDetector, record: ProbeRecord) -> list[Event]:
     """Show one stored probe to a detector; return the events that it raises."""
     q = {name: task.q for name, task in record.tasks.items()}
     coverage = {name: task.metrics.get("coverage") for name, task in record.tasks.items()}
-    return detector.update(record.step, q, coverage)
+    asked = {name: task.asked for name, task in record.tasks.items()}
+    return detector.update(record.step, q, coverage, asked)
 
 
 def replay_run(

@@ -19,6 +19,11 @@ _SUITE_EVENTS = {
 }
 
 
+TOGETHER = 0.1
+"""Mean `order` of the tasks from which a partial probe may tell of an onset in one of them. Below
+it, a task that seems to collapse alone waits for a probe of all its prompts."""
+
+
 class SuiteDetector:
     """One detector per task, and the suite's phase from theirs.
 
@@ -49,16 +54,30 @@ class SuiteDetector:
         return [name for name, task in self.tasks.items() if task.phase != "ordered"]
 
     def update(
-        self, step: int, q: Mapping[str, np.ndarray], coverage: Mapping[str, float | None]
+        self,
+        step: int,
+        q: Mapping[str, np.ndarray],
+        coverage: Mapping[str, float | None],
+        asked: Mapping[str, Sequence[int] | None] | None = None,
     ) -> list[Event]:
         """Take one probe of every task; return its events, the suite's own last.
 
-        A task whose answers are not finite skips this probe.
+        A task whose answers are not finite skips this probe. The arguments are, by task, those of
+        `PhaseDetector.update`.
         """
         events: list[Event] = []
+        asked = asked or {}
+        orders = [self.tasks[name].order(q[name], asked.get(name)) for name in self.taking_part]
+        together = float(np.mean([o for o in orders if np.isfinite(o)] or [0.0])) >= TOGETHER
         for name, task in self.tasks.items():
             if np.isfinite(q[name]).all():
-                events.extend(task.update(step, q[name], coverage=coverage.get(name)))
+                events += task.update(
+                    step,
+                    q[name],
+                    coverage=coverage.get(name),
+                    asked=asked.get(name),
+                    trusted=together or asked.get(name) is None,
+                )
             if task.phase == "liquid":
                 self._onsets.pop(name, None)
         for event in events:

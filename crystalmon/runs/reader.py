@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import os
 import warnings
 from collections import Counter
@@ -199,18 +200,24 @@ def _event(data: Any) -> Event:
 
 def _of_other_shape(records: Mapping[int, ProbeRecord]) -> dict[int, str]:
     """By step, the records that have other tasks than most, or other shapes: what differs."""
-    shapes = {
-        step: frozenset((name, task.q.shape) for name, task in record.tasks.items())
-        for step, record in records.items()
-    }
-    ((usual, count),) = Counter(shapes.values()).most_common(1) or [(frozenset(), 0)]
-    if count == len(shapes):
-        return {}
-    return {
-        step: f"task {min(usual ^ shape)[0]!r} must have as many answers as in the other records"
-        for step, shape in shapes.items()
-        if shape != usual
-    }
+    tables = {step: dict(record.tasks) for step, record in records.items()}
+    counted = Counter(
+        frozenset((n, task.q.shape[1]) for n, task in each.items()) for each in tables.values()
+    )
+    usual = dict(counted.most_common(1)[0][0]) if counted else {}
+    prompts: dict[str, float] = {}
+    for name in usual:
+        found = [each[name] for each in tables.values() if name in each]
+        rows = Counter(len(task.q) for task in found if task.asked is None)
+        prompts[name] = rows.most_common(1)[0][0] if rows else math.inf
+    odd: dict[int, str] = {}
+    for step, each in tables.items():
+        wrong = sorted(usual.keys() ^ each.keys()) or [
+            name for name, task in each.items() if not task.fits(prompts[name], usual[name])
+        ]
+        if wrong:
+            odd[step] = f"task {wrong[0]!r} must have as many answers as in the other records"
+    return odd
 
 
 class _LineFile(Generic[_Line]):

@@ -57,13 +57,14 @@ class TaskRecord(Stored):
     """What one probe found on one task.
 
     Args:
-        q: [P, C] choice distributions, each row renormalised by its coverage, to 8 significant
+        q: [p, C] choice distributions, each row renormalised by its coverage, to 8 significant
             digits: what is stored is what the detector saw, so a replay repeats it.
         metrics: the task-level metrics, by key.
         ci: 95% bootstrap intervals over prompts, by metric key.
         phase: one of `PHASES`.
         seed: index of the base prompt that the detector holds for the seed, or None.
         view: how the prompts were rendered, `raw` or `chat`.
+        asked: the p prompts that q's rows answer, ascending; None if all P were asked.
     """
 
     q: np.ndarray
@@ -72,10 +73,32 @@ class TaskRecord(Stored):
     phase: str
     seed: int | None
     view: str
+    asked: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what is no phase."""
+        """Refuse what is no phase, and prompts that are not those of `q`'s rows."""
         _check_phase(self.phase)
+        if self.asked is not None and len(self.asked) != len(self.q):
+            raise ValueError(
+                f"asked must name a prompt for each row of q, got {len(self.asked)} for "
+                f"{len(self.q)} rows."
+            )
+
+    @property
+    def rows(self) -> np.ndarray:
+        """[p] the prompts that q's rows answer."""
+        return np.arange(len(self.q)) if self.asked is None else np.array(self.asked)
+
+    def fits(self, prompts: float, choices: int) -> bool:
+        """Whether this may be a probe of a task with P prompts and C choices."""
+        rows = len(self.q) if self.asked is None else prompts
+        return (rows, self.q.shape[1]) == (prompts, choices) and self.rows[-1] < prompts
+
+    def whole(self, prompts: int) -> np.ndarray:
+        """[P, C] with NaN for prompts that were not asked."""
+        table = np.full((prompts, self.q.shape[1]), np.nan)
+        table[self.rows] = self.q
+        return table
 
     @classmethod
     def from_json(cls, data: Any) -> TaskRecord:
@@ -85,8 +108,9 @@ class TaskRecord(Stored):
             ValueError: if a part is missing or is not what it must be.
         """
         get = _parts("a task", data)
-        q, seed = _read_table("q", get("q")), get("seed")
-        if seed is not None and not (type(seed) is int and 0 <= seed < len(q)):
+        q, seed, asked = _read_table("q", get("q")), get("seed"), _read_asked(data.get("asked"))
+        prompts = len(q) if asked is None else LARGE
+        if seed is not None and not (type(seed) is int and 0 <= seed < prompts):
             raise ValueError(f"seed must be one of {len(q)} prompts or null, got {seed!r:.60}.")
         return cls(
             q=q,
@@ -95,6 +119,7 @@ class TaskRecord(Stored):
             phase=get("phase"),
             seed=seed,
             view=_read_text("view", get("view")),
+            asked=asked,
         )
 
 
@@ -271,6 +296,16 @@ def _read_step(what: str, value: Any) -> int:
     if type(value) is not int or value < 0:
         raise ValueError(f"{what} must be a whole number from 0, got {value!r:.60}.")
     return value
+
+
+def _read_asked(value: Any) -> tuple[int, ...] | None:
+    """Ascending indices of prompts; None, as in records of earlier versions, for all."""
+    if value is None:
+        return None
+    whole = type(value) is list and all(type(each) is int for each in value)
+    if not whole or value != sorted({each for each in value if 0 <= each < LARGE}) or not value:
+        raise ValueError(f"asked must be ascending indices of prompts, got {value!r:.60}.")
+    return tuple(value)
 
 
 def _read_number(what: str, value: Any) -> float:

@@ -37,9 +37,10 @@ def task_texts(
         found = _told_by(run) if suite is None else _of_suite(suite)
         for name, task in run.records[-1].tasks.items() if run.records else ():
             text = found.get(name)
-            if text is None or (len(text.prompts), len(text.choices)) != task.q.shape:
+            if text is None or not task.fits(len(text.prompts), len(text.choices)):
                 known = False
-                text = texts.get(name) or _numbered(*task.q.shape)
+                prompts = 1 + max(int(each.tasks[name].rows[-1]) for each in run.records)
+                text = texts.get(name) or _numbered(prompts, task.q.shape[1])
             texts[name] = text
     return texts, known
 

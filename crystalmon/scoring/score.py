@@ -5,7 +5,7 @@ Axes: P prompts, C choices, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,8 +36,9 @@ class Scores:
     """What a model answers to a suite.
 
     Args:
-        log_choice: per task [P, C], the log-probability that the completion is the choice.
-        observed: [N, …] values by key, one per prompt in suite order, from the observer.
+        log_choice: per task [P, C], the log-probability that the completion is the choice; NaN of
+            prompts that were not asked.
+        observed: [n, …] values by key, one per prompt asked in suite order, from the observer.
         batch_tokens: the padded tokens per forward pass that memory has held.
     """
 
@@ -55,8 +56,9 @@ def score(
     ranks: Ranks = ONE,
     max_batch_tokens: int | None = None,
     progress: Callable[[int], Any] | None = None,
+    prompts: Sequence[int] | None = None,
 ) -> Scores:
-    """Score a whole plan with one model, which is left as it was.
+    """Score a plan with one model, which is left as it was.
 
     Args:
         observe: called with the prompts' full next-token log-probabilities, a few at a time.
@@ -64,6 +66,7 @@ def score(
         ranks: the processes to split the prompts among; each of them gets the whole result.
         max_batch_tokens: padded tokens per forward pass; chosen by device if None.
         progress: called with the number of rows done after each batch.
+        prompts: ask these alone, ascending indices; all N if None.
 
     Raises:
         TypeError: if the model has no language-modelling head.
@@ -78,10 +81,10 @@ def score(
         values = log_p[position, token].double().cpu().numpy()
         edge_log_p.update(zip(edges.tolist(), values.tolist(), strict=True))
         if observe is not None:
-            prompts = np.flatnonzero(rows < plan.num_prompts)
+            whole = np.flatnonzero(rows < plan.num_prompts)
             step = max(1, MAX_OBSERVED.get(log_p.device.type, DEFAULT_OBSERVED) // log_p.shape[1])
-            for start in range(0, len(prompts), step):
-                part = prompts[start : start + step]
+            for start in range(0, len(whole), step):
+                part = whole[start : start + step]
                 own = log_p[torch.from_numpy(part).to(log_p.device)]
                 _, position, token = _edges_of(plan, rows[part], log_p.device)
                 begins = torch.zeros_like(own, dtype=torch.bool)
@@ -94,24 +97,29 @@ def score(
 
     with undisturbed(model):
         batch_tokens = score_rows(
-            model, plan, route, consume, ranks=ranks, max_batch_tokens=max_batch_tokens
+            model,
+            plan,
+            route,
+            consume,
+            ranks=ranks,
+            max_batch_tokens=max_batch_tokens,
+            prompts=prompts,
         )
-    edge_log_p = ranks.merge(edge_log_p, len(plan.edge_row))
-    log_choice = _add_up(plan, np.array([edge_log_p[edge] for edge in range(len(plan.edge_row))]))
-    return Scores(log_choice, _gathered(ranks, observed, plan.num_prompts), batch_tokens)
+    edges = np.full(len(plan.edge_row), np.nan)
+    merged = ranks.merge(edge_log_p, len(edges))
+    edges[[*merged]] = [*merged.values()]
+    return Scores(_add_up(plan, edges), _gathered(ranks, observed), batch_tokens)
 
 
-def _gathered(
-    ranks: Ranks, observed: Mapping[str, dict[int, np.ndarray]], num_prompts: int
-) -> dict[str, np.ndarray]:
-    """What the observers of all ranks have given, [N, …] by key."""
+def _gathered(ranks: Ranks, observed: Mapping[str, dict[int, np.ndarray]]) -> dict[str, np.ndarray]:
+    """What the observers of all ranks have given, [n, …] by key, in the order of the prompts."""
     columns: dict[str, Any] = dict.fromkeys(observed)  # in the observer's order
     # a rank that had no batch of its own has seen no key
     for key in sorted(set().union(*ranks.gather([*observed]))):
         found = observed.get(key, {})
         largest = max(map(np.size, found.values()), default=1)
         merged = ranks.merge(found, max(1, MAX_GATHERED // max(1, largest)))
-        columns[key] = np.stack([merged[prompt] for prompt in range(num_prompts)])
+        columns[key] = np.stack([merged[prompt] for prompt in sorted(merged)])
     return columns
 
 
