@@ -29,6 +29,7 @@ from crystalmon import CrystalCallback, load_suite, read_run
 from crystalmon.analysis.replay import detect_run
 from crystalmon.monitor.base_model import ReferenceMismatch
 from crystalmon.monitor.budget import Budget
+from crystalmon.monitor.schedule import LEAST
 from crystalmon.monitor.probe import Monitor
 from crystalmon.runs.files import RunFolderError
 from crystalmon.scoring.models import ASSETS_DIR
@@ -534,8 +535,8 @@ class SlowSteps(TrainerCallback):
     ("seconds", "share", "steps"),
     [
         ((1.0, 1e-6), 0.5, [0, 2, 4, 6, 8]),
-        ((1.0, 0.25), 0.25, [0, 7, 8]),
-        ((1.0, 5.0), 0.25, [0]),
+        ((1.0, 0.5), 0.2, [0, 2, 4, 6, 8]),
+        ((1.0, 5.0), 0.25, [0, 2, 4, 6, 8]),
     ],
 )
 def test_a_budget_keeps_probing_to_its_share_of_the_time(
@@ -548,11 +549,10 @@ def test_a_budget_keeps_probing_to_its_share_of_the_time(
     assert [record.step for record in run.records] == steps
     assert run.info["config"]["max_overhead"] == share
     assert clock.budgets[-1].spent == pytest.approx(len(steps) * seconds[1])
-    assert len(steps) == 1 or clock.budgets[-1].spent <= share * clock.now
-    said = "the last step was not probed: one more probe would have taken over 25.00%"
-    told = capsys.readouterr().out
-    assert (said in told) == (steps == [0])
-    assert f"monitoring took {clock.budgets[-1].spent / clock.now:.2%} of the time" in told
+    told, spent = capsys.readouterr().out, clock.budgets[-1].spent / clock.now
+    assert f"probes within {100 * share:g}% of the time, at least 5" in told
+    assert f"monitoring took {spent:.2%} of the time" in told
+    assert run.info["overhead"] == pytest.approx(spent)
 
 
 @pytest.mark.parametrize(
@@ -588,9 +588,8 @@ def test_what_trackers_take_is_part_of_what_a_probe_costs(
     monkeypatch.setattr("crystalmon.trackers.base.CompositeTracker.log", slow)
     callback = CrystalCallback(suite, every=100, max_overhead=0.25)
     train(tmp_path, model, tokenizer, suite, [clock, callback], max_steps=10)
-    # a second one at the end would make 4 of 14 seconds
-    assert [record.step for record in read_run(tmp_path / "crystalmon").records] == [0]
-    assert clock.budgets[-1].spent == 2.0
+    assert [record.step for record in read_run(tmp_path / "crystalmon").records] == [0, 10]
+    assert clock.budgets[-1].spent == 4.0
 
 
 def test_a_failing_probe_is_paid_for_and_the_next_one_waits(
@@ -609,9 +608,8 @@ def test_a_failing_probe_is_paid_for_and_the_next_one_waits(
     callback = CrystalCallback(suite, every=1, max_overhead=0.25)
     train(tmp_path, model, tokenizer, suite, [clock, callback], max_steps=34)
     told = capsys.readouterr().out
-    assert callback.failures == 1, "the next one is known to take 8 s, and waits"
-    assert clock.budgets[-1].spent / clock.now <= 0.25
-    assert "the last step was not probed: one more probe would have taken over 25.00%" in told
+    assert callback.failures == LEAST, "the next one is known to take 8 s, and waits"
+    assert "the last probe: liquid" in told
 
 
 def test_stop_after_an_epoch_is_probed_before_the_best_model_is_loaded(

@@ -236,12 +236,13 @@ def test_a_verdict_averages_over_the_probes_at_rest():
     assert len(state.answers) == RESTING == 5
     state = replace(state, orders=(0.5,) * 5)
     seen = Base.of(base).read(0, shaken[-1])
-    held = at_rest(state, seen)
+    asked, held = at_rest(state, seen)
+    assert asked.tolist() == list(range(len(base)))
     wanted = softmax(np.mean([np.log(q) for q in shaken], axis=0))
     np.testing.assert_allclose(held, wanted, rtol=1e-4)
     assert js_divergence(held, rests).mean() < 0.4 * js_divergence(seen.q, rests).mean()
     moving = replace(state, orders=(0.3, 0.4, 0.5, 0.5, 0.5))
-    assert at_rest(moving, seen) is seen.q
+    assert at_rest(moving, seen)[1] is seen.q
 
 
 def test_the_probes_to_average_over_are_forgotten_with_their_use():

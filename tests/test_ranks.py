@@ -199,7 +199,7 @@ def test_rank_0s_clock_decides_for_both(tmp_path):
         from transformers import TrainerControl, TrainerState, TrainingArguments
         from crystalmon import CrystalCallback
         from crystalmon.monitor.budget import Budget
-        Budget.wait = lambda self, **options: 0.0 if ranks.rank == 0 else 1e9
+        Budget.cost = lambda self, tokens: 0.0 if ranks.rank == 0 else 1e9
         callback = CrystalCallback(suite, every=1, max_overhead=0.5)
         args = TrainingArguments({str(tmp_path / "out")!r}, report_to=[], disable_tqdm=True)
         state, control = TrainerState(max_steps=3), TrainerControl()

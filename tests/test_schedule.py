@@ -7,9 +7,9 @@ import tracemalloc
 
 import pytest
 
-from crystalmon.monitor.budget import REMEMBERED, SAVED_PROBES, Budget
+from crystalmon.monitor.budget import REMEMBERED, Budget
 from crystalmon.monitor.callback import CrystalCallback
-from crystalmon.monitor.schedule import COSTLY, Forecast, Schedule, probe_steps
+from crystalmon.monitor.schedule import COSTLY, LEAST, Forecast, Schedule, probe_steps
 from crystalmon.runs.records import ProbeRecord
 
 
@@ -23,36 +23,43 @@ class Clock:
         return self.now
 
 
+TOKENS = {2: 10, 4: 20, 8: 40, 24: 100}
+"""Of a probe, by the number of prompts of each task that it asks."""
+
+
 def simulate(
-    share, step_seconds, probe_seconds, steps, *, start=0.0, moving=(), every=1, asked=None
+    share, step_seconds, whole_seconds, steps, *, start=0.0, moving=(), every=None, asked=None
 ):
-    """Run a schedule; the steps probed and the share of time that it took."""
+    """Run a schedule; by step how many prompts were asked, and the share of time that it took."""
     clock = Clock()
     budget = Budget(share, clock)
     schedule = Schedule(probe_steps(steps, every), budget)
+    schedule.tokens = TOKENS
     with budget.spending():
         clock.now += start
-    probed, order = [], 0.0
+    probed, order = {}, 0.0
     asked = [] if asked is None else asked
 
-    def probe(step):
+    def probe(step, prompts):
         nonlocal order
         schedule.taken()
+        seconds = whole_seconds * TOKENS[prompts] / 100
         with budget.spending():
-            clock.now += probe_seconds
+            clock.now += seconds
         order += 0.1 if step in moving else 0.0
-        budget.expect(probe_seconds)  # as the callback does
-        schedule.probed(record(step, order, probe_seconds), [])
-        probed.append(step)
+        budget.expect(TOKENS[prompts], seconds)  # as the callback does
+        schedule.probed(record(step, order, seconds), [])
+        probed[step] = prompts
 
-    probe(0)
+    probe(0, 24)
+    schedule.begin(0)
     for step in range(1, steps + 1):
         clock.now += step_seconds
         last = step == steps
         if schedule.asks(step, last):
             asked.append(step)
-            if schedule.wants(step, last):
-                probe(step)
+            if prompts := schedule.wants(step, last):
+                probe(step, prompts)
     return probed, budget.spent / budget.elapsed
 
 
@@ -89,16 +96,16 @@ def forecasts(step_seconds, probe_seconds, *, start, steps, every=1, slow_first=
     forecast, said = Forecast(schedule, meter), {}
     with meter.spending():
         clock.now += 7.0  # the base's answers
-    meter.expect(probe_seconds)
+    meter.expect(10, probe_seconds)
     clock.now += slow_first
     for step in range(start + 1, steps + 1):
         clock.now += step_seconds
-        if found := forecast.at(step):
+        if found := forecast.at(step, 10):
             said[step] = found
         if step in schedule:
             with meter.spending():
                 clock.now += probe_seconds
-            meter.expect(probe_seconds)
+            meter.expect(10, probe_seconds)
     return said, meter.spent / meter.elapsed
 
 
@@ -135,11 +142,11 @@ def test_a_schedule_and_its_forecast_take_no_more_for_more_steps():
     assert schedule.asks(length - 1)
     assert len(schedule.steps) == length + 1
     forecast = Forecast(schedule.steps, meter := Budget(float("inf"), clock))
-    meter.expect(1.0)
+    meter.expect(10, 1.0)
     found = []
     for step in range(5):
         clock.now += 1.0
-        found.append(forecast.at(step))
+        found.append(forecast.at(step, 10))
     assert found == [None, None, None, (pytest.approx(0.5), 1.0, 1.0), None]
     assert tracemalloc.get_traced_memory()[1] < 1e6
     tracemalloc.stop()
@@ -147,33 +154,62 @@ def test_a_schedule_and_its_forecast_take_no_more_for_more_steps():
 
 @pytest.mark.parametrize("share", [0.01, 0.05, 0.3])
 @pytest.mark.parametrize("start", [0.0, 3.0])
-def test_budget_holds_and_is_used(share, start):
-    probed, spent = simulate(share, 1.0, 2.0, 5000, start=start)
+@pytest.mark.parametrize("every", [None, 7])
+def test_a_budget_holds_and_is_used(share, start, every):
+    probed, spent = simulate(share, 1.0, 5.0, 5000, start=start, every=every)
     assert spent <= share
-    assert spent > 0.8 * share
-    assert probed[0] == 0
-    assert probed[-1] == 5000
+    few = every is None and share > 0.1  # 100 whole probes are all that is planned
+    assert few or spent > 0.6 * share
+    assert min(probed) == 0
+    assert max(probed) == 5000
 
 
-def test_cheap_probes_follow_the_schedule_once_the_first_is_earned_back():
+def test_probes_lie_dense_at_first():
+    probed, _ = simulate(0.02, 1.0, 10.0, 5000)
+    gaps = [b - a for a, b in itertools.pairwise(probed)]
+    assert len(gaps) > 12
+    assert sum(gaps[: len(gaps) // 2]) < 5000 / 3
+
+
+@pytest.mark.parametrize(
+    ("share", "size"), [(0.004, 2), (0.01, 4), (0.02, 8), (0.05, 24), (0.9, 24)]
+)
+def test_probes_are_as_large_as_leaves_room_for_enough_of_them(share, size):
+    probed, _ = simulate(share, 1.0, 10.0, 5000)
+    usual = [*probed.values()][2:-1]
+    assert max(set(usual), key=usual.count) == size
+
+
+def test_the_end_is_probed_whole_if_that_fits():
+    assert simulate(0.02, 1.0, 10.0, 5000)[0][5000] == 24
+    assert simulate(0.003, 1.0, 10.0, 5000)[0][5000] < 24
+
+
+@pytest.mark.parametrize(("steps", "every"), [(4, None), (16, 3), (40, None), (400, 3)])
+def test_a_run_too_short_for_its_budget_gets_its_fewest_probes_all_the_same(steps, every):
+    probed, spent = simulate(0.001, 1.0, 20.0, steps, start=30.0, every=every)
+    assert spent > 0.001
+    assert len(probed) == LEAST + 1
+    assert [*probed.values()] == [24, *[2] * LEAST]
+    assert max(probed) == steps
+
+
+def test_cheap_probes_follow_the_schedule():
     probed, _ = simulate(0.5, 1.0, 0.001, 40, every=5)
-    assert probed == list(range(0, 41, 5))
-
-
-def test_a_run_too_short_for_its_budget_gets_its_first_probe_only():
-    probed, _ = simulate(0.01, 1.0, 2.0, 50)
-    assert probed == [0]
+    assert [*probed] == list(range(0, 41, 5))
 
 
 def test_what_was_saved_is_spent_where_the_model_moves():
-    moving = range(2500, 2600)
-    probed, spent = simulate(0.02, 1.0, 2.0, 5000, moving=moving, every=100)
-    around = [step for step in probed if 2500 <= step < 2600]
-    assert len(around) > SAVED_PROBES
-    assert around[1] - around[0] == 1
-    calm, _ = simulate(0.02, 1.0, 2.0, 5000, every=100)
-    assert len([step for step in calm if 2500 <= step < 2600]) == 1
+    moving = range(1000, 1300)
+    probed, spent = simulate(0.02, 1.0, 10.0, 5000, moving=moving)
+    calm, _ = simulate(0.02, 1.0, 10.0, 5000)
+
+    def within(steps):
+        return sum(step in moving for step in steps)
+
+    assert within(probed) > 2 * within(calm)
     assert spent <= 0.02
+    assert max(probed) == 5000
 
 
 def test_a_failed_probe_is_not_tried_again_until_the_next_is_due():
@@ -190,29 +226,14 @@ def test_a_wait_is_not_asked_for_at_every_step():
     assert len(asked) < 12 * len(probed)
 
 
-@pytest.mark.parametrize("share", [1.0, float("inf")])
-def test_who_may_spend_all_of_the_time_never_waits(share):
-    budget = Budget(share, Clock())
-    budget.expect(300.0)
-    assert budget.wait() == 0.0
-    assert budget.affords(300.0)
-
-
-def test_a_typical_cost_is_no_outlier():
-    budget = Budget(0.5, Clock())
-    assert budget.typical_cost == 0.0
-    for seconds in (1.0, 90.0, 2.0):
-        budget.expect(seconds)
-    assert budget.typical_cost == 2.0
-
-
 def test_one_slow_probe_is_forgotten():
     budget = Budget(0.5, Clock())
-    budget.expect(300.0)
-    assert budget.wait(last=True) > 0
+    assert budget.cost(10) == 0.0
+    budget.expect(10, 300.0)
+    assert budget.cost(20) == 600.0
     for _ in range(REMEMBERED):
-        budget.expect(0.1)
-    assert budget.wait(last=True) == pytest.approx(0.1)
+        budget.expect(10, 0.1)
+    assert budget.cost(10) == pytest.approx(0.1)
 
 
 def test_time_is_counted_when_a_probe_raises():
@@ -227,7 +248,7 @@ def test_time_is_counted_when_a_probe_raises():
     with pytest.raises(RuntimeError, match="no"):
         fail()
     assert budget.spent == 4.0
-    assert budget.wait(last=True) == 4.0
+    assert budget.trained == 0.0
 
 
 @pytest.mark.parametrize("share", [0, -0.1, 1.5, float("nan")])

@@ -178,11 +178,12 @@ def _coexistence(
     if midpoint is None:
         return None
     record = min(run.records, key=lambda record: abs(record.step - midpoint))
-    values = [
-        np.delete(prompt_crystallinity(record.tasks[name].q, base[name], task.seed), task.seed)
-        for name, task in detector.tasks.items()
-        if task.seed is not None
-    ]
+    values = []
+    for name, task in detector.tasks.items():
+        if task.seed is not None:
+            found = record.tasks[name]
+            own = prompt_crystallinity(found.q, base[name], task.seed)
+            values.append(own[found.rows != task.seed])
     return coexistence(np.concatenate(values)) if values else None
 
 

@@ -118,7 +118,7 @@ def _find_seed(run: Run, name: str, b: np.ndarray) -> TaskSeed:
     """What the detector has confirmed; else what the stages say, each judged alone."""
     seen = [r for r in run.records[1:] if np.isfinite(r.tasks[name].q).all()]
     crystallized = {
-        r.step: r.tasks[name].q for r in seen if r.tasks[name].metrics["order"] >= COMPLETE
+        r.step: r.tasks[name] for r in seen if r.tasks[name].metrics["order"] >= COMPLETE
     }
     told = [e for e in run.events if e.task == name and e.kind in (*_LOCKS, *_UNSEEDED)]
     if seen and (locked := seen[-1].tasks[name].seed) is not None:
@@ -129,7 +129,7 @@ def _find_seed(run: Run, name: str, b: np.ndarray) -> TaskSeed:
     if not crystallized:
         high = seen[-1].tasks[name].ci["order"][1] if seen else float("nan")
         return TaskSeed("not crystallized" if high < COMPLETE else "open")
-    return judge_stages(b, crystallized)
+    return judge_stages(b, {step: (task.rows, task.q) for step, task in crystallized.items()})
 
 
 def _locked_seed(seed: int, told: Sequence[Event], crystallized: int | None) -> TaskSeed:
@@ -143,7 +143,7 @@ def _locked_seed(seed: int, told: Sequence[Event], crystallized: int | None) -> 
     return TaskSeed("seeded", seed, step, True, evidence.get("p_value"), evidence.get("distance"))
 
 
-def judge_stages(b: np.ndarray, stages: Mapping[int, np.ndarray]) -> TaskSeed:
+def judge_stages(b: np.ndarray, stages: Mapping[int, tuple[np.ndarray, np.ndarray]]) -> TaskSeed:
     """What one task's answers have crystallized onto, each stage judged alone.
 
     The last stage that names a seed decides; a later one that names none has left the seed, which
@@ -152,9 +152,10 @@ def judge_stages(b: np.ndarray, stages: Mapping[int, np.ndarray]) -> TaskSeed:
 
     Args:
         b: [P, C] the base's answers.
-        stages: by step, in its order, [P, C] the answers at each crystallized stage; at least one.
+        stages: by step, in its order, of each crystallized stage the prompts asked [p] and their
+            answers [p, C]; at least one.
     """
-    judged = {s: judge_probe(b, q) for s, q in stages.items()}
+    judged = {s: judge_probe(b, q, asked) for s, (asked, q) in stages.items()}
     named = {s: verdict for s, (verdict, _) in judged.items() if verdict not in (None, SEEDLESS)}
     seedless = [s for s, (verdict, _) in judged.items() if verdict == SEEDLESS]
     if not named and not seedless:
@@ -243,16 +244,18 @@ def _support_change(
     """
     if seed.seed is None or seed.step is None:
         return None
-    q = {r.step: r.tasks[name].q for r in run.records if np.isfinite(r.tasks[name].q).all()}
-    end, last, mask = b[seed.seed], max(q), support(b[seed.seed])
+    found = {r.step: r.tasks[name] for r in run.records if np.isfinite(r.tasks[name].q).all()}
+    end, last, mask = b[seed.seed], max(found), support(b[seed.seed])
     if last <= seed.step or mask.all():
         return None
+    common = np.intersect1d(found[seed.step].rows, found[last].rows)  # prompts that both asked
+    first_q, last_q = (found[s].whole(len(b))[common] for s in (seed.step, last))
     own = float(end[mask].sum())
-    then, now = q[seed.step][:, mask].sum(axis=1), q[last][:, mask].sum(axis=1)
+    then, now = first_q[:, mask].sum(axis=1), last_q[:, mask].sum(axis=1)
     before, after = min(own, float(then.mean())), float(now.mean())
-    weights = bootstrap_weights(len(b), REPLICATES, rng)
+    weights = bootstrap_weights(len(common), REPLICATES, rng)
     replicates = np.minimum(own, weights @ then) - weights @ now
-    started, ended = (float(js_divergence(q[s].mean(axis=0), end)) for s in (seed.step, last))
+    started, ended = (float(js_divergence(q.mean(axis=0), end)) for q in (first_q, last_q))
     fall = before - after
     interval = bootstrap_interval(fall, replicates)
     moved = ended > max(started, noise_floor(b, seed.seed))

@@ -15,6 +15,7 @@ from typing import Any, Literal, cast
 
 from torch import Tensor, nn
 
+from crystalmon.monitor.budget import DEFAULT_SHARE
 from crystalmon.monitor.schedule import probe_steps
 from crystalmon.runs.records import Stored
 from crystalmon.scoring.forward import MAX_BATCH_LOGITS, output_head
@@ -25,9 +26,6 @@ from crystalmon.suites.checks import is_number, is_whole
 
 EXAMPLE_RATES = (1e12, 1e13, 1e14)
 """FLOP/s for which seconds are printed if no rate is given."""
-
-EXAMPLE_OVERHEAD = 0.01
-"""The share of a run's time for which the number of probes is printed."""
 
 MAX_COUNT = 10**18
 """The largest count or number of seconds, so that products do not overflow."""
@@ -94,7 +92,7 @@ class Cost(Stored):
         probes: over the run, None without `steps`.
         training_flops: of the whole run without its probes.
         share: probes' part of all FLOPs; `time_share`: of all time.
-        probes_allowed: how many `EXAMPLE_OVERHEAD` of all time has room for.
+        probes_allowed: how many `DEFAULT_SHARE` of all time has room for.
     """
 
     prompts: int
@@ -193,7 +191,7 @@ def _over_a_run(cost: Cost, steps: int) -> Cost:
     if cost.seconds is not None and cost.step_seconds is not None:
         time, probing = steps * cost.step_seconds, probes * cost.seconds
         # n probes of c seconds are a share s of all time: n·c = s · (n·c + time)
-        affordable = EXAMPLE_OVERHEAD / (1 - EXAMPLE_OVERHEAD) * time / cost.seconds
+        affordable = DEFAULT_SHARE / (1 - DEFAULT_SHARE) * time / cost.seconds
         allowed = math.floor(min(steps + 1, affordable))
         found |= {"time_share": probing / (probing + time), "probes_allowed": allowed}
     return replace(cost, **found)
@@ -292,10 +290,10 @@ def format_cost(cost: Cost) -> str:
         )
     if cost.time_share is not None and cost.probes_allowed is not None:
         allowed = cost.probes_allowed
-        fit = f"has time for at most {allowed}" if allowed else "has time for the first alone"
+        fit = f"has time for {allowed} such, or more of fewer prompts"
         lines.append(
-            f"its time: {cost.step_seconds:g} s a step; probes are {cost.time_share:.2%} of all "
-            f"time; max_overhead={EXAMPLE_OVERHEAD:g} {fit}"
+            f"its time: {cost.step_seconds:g} s a step; without a limit probes are "
+            f"{cost.time_share:.2%} of all time; max_overhead={DEFAULT_SHARE:g}, the default, {fit}"
         )
     return "\n".join(lines)
 

@@ -93,10 +93,10 @@ def encode(q: np.ndarray) -> str:
 
 
 def encode_history(lane: Lane, frames: Sequence[int], task: str, shape: tuple[int, int]) -> str:
-    """[F, P, C] of one task; a frame without the task, or of another shape, is zeros."""
+    """[F, P, C] of one task; zeros where a probe, or one of its prompts, is missing."""
     records, empty = lane.records, np.zeros(shape)
     found = (records[index].tasks.get(task) for index in frames)
-    stack = [t.q if t is not None and t.q.shape == shape else empty for t in found]
+    stack = [t.whole(shape[0]) if t is not None and t.fits(*shape) else empty for t in found]
     return encode(np.array(stack).reshape(len(frames), *shape))
 
 

@@ -154,7 +154,7 @@ def _base(lane: Lane, texts: Mapping[str, TaskTexts]) -> dict[str, str]:
     """The base's answers by task; without a reference, the first probe's stand in for them."""
     kept = base_answers(lane.runs[0])
     first = lane.records[0].tasks if lane.records else {}
-    found = {name: task.q for name, task in first.items()} | kept
+    found = {name: task.q for name, task in first.items() if task.asked is None} | kept
     return {
         name: encode(found[name])
         for name, text in texts.items()

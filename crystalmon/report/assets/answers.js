@@ -161,8 +161,9 @@ function moveDetail(now) {
   lanes.forEach((lane, index) => {
     if (!probes(lane, task)) return;
     const values = slice(lane, task, now[index]), order = orders[index][state.task];
-    const z = order.map((p) => Array.from(values.subarray(p * width, (p + 1) * width), (v) => v / 255));
-    const hover = order.map((p) => task.choices.map((choice, c) => `${plain(clip(task.prompts[p], 90))}<br><b>${plain(choice)}</b> ${(100 * probability(values[p * width + c])).toFixed(1)}%`));
+    const asked = (p) => values.subarray(p * width, (p + 1) * width).some((v) => v > 0); // a probe may ask a few wordings only
+    const z = order.map((p) => Array.from(values.subarray(p * width, (p + 1) * width), (v) => (asked(p) ? v / 255 : null)));
+    const hover = order.map((p) => task.choices.map((choice, c) => `${plain(clip(task.prompts[p], 90))}<br><b>${plain(choice)}</b> ${asked(p) ? `${(100 * probability(values[p * width + c])).toFixed(1)}%` : "not asked by this probe"}`));
     const seed = seedNow(lane, task, now[index]);
     const row = seed ? order.indexOf(seed.seed) : -1;
     const height = Math.max(150, Math.min(420, order.length * 13)) + bottom + 8;
