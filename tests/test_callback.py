@@ -29,8 +29,8 @@ from crystalmon import CrystalCallback, load_suite, read_run
 from crystalmon.analysis.replay import detect_run
 from crystalmon.monitor.base_model import ReferenceMismatch
 from crystalmon.monitor.budget import Budget
-from crystalmon.monitor.schedule import LEAST
 from crystalmon.monitor.probe import Monitor
+from crystalmon.monitor.schedule import LEAST
 from crystalmon.runs.files import RunFolderError
 from crystalmon.scoring.models import ASSETS_DIR
 from crystalmon.suites.tasks import TaskSuite

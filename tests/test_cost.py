@@ -142,12 +142,12 @@ def test_a_run_takes_time(plan):
     cost = estimate_cost(SIZE, plan, **run, step_seconds=0.5)
     assert cost.time_share == pytest.approx(probing / (probing + 5.0))
     assert cost.probes_allowed == 0
-    assert "max_overhead=0.01 has time for the first alone" in format_cost(cost)
-    # 1% of all time is 1/99 of the training's
+    assert "the default, has time for 0 such, or more of fewer prompts" in format_cost(cost)
+    # 2% of all time is 2/98 of the training's
     run["steps"] = 1000
     slow = estimate_cost(SIZE, plan, **run, step_seconds=cost.seconds)
-    assert slow.probes_allowed == 10
-    assert "max_overhead=0.01 has time for at most 10" in format_cost(slow)
+    assert slow.probes_allowed == 20
+    assert "max_overhead=0.02, the default, has time for 20 such" in format_cost(slow)
     assert estimate_cost(SIZE, plan, **run, step_seconds=1e6).probes_allowed == 1001
 
 
