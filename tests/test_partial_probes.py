@@ -1,0 +1,197 @@
+"""Probes that ask a few prompts of each task: chosen, scored, stored, detected on and shown."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import warnings
+
+import numpy as np
+import pytest
+from fake_runs import make_task, planted_chain
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from crystalmon.metrics.answers import liquidity, order
+from crystalmon.metrics.bootstrap import uniform_weights
+from crystalmon.metrics.subsets import nested_subsets
+from crystalmon.phases import PhaseDetector, SuiteDetector
+from crystalmon.phases.suite import TOGETHER
+from crystalmon.runs.reader import read_run
+from crystalmon.runs.records import ProbeRecord
+
+
+def distributions(seed, prompts=24, choices=6):
+    return (
+        np.random.default_rng(seed).dirichlet(np.full(choices, 0.4), prompts) * 0.99
+        + 0.01 / choices
+    )
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 10**6), st.integers(1, 12))
+def test_subsets_are_nested_and_of_their_size(seed, prompts):
+    b = distributions(seed, prompts)
+    found = nested_subsets(b, (2, 4, 8))
+    for size, chosen in found.items():
+        assert len(chosen) == min(size, prompts)
+        assert chosen.tolist() == sorted(set(chosen.tolist()))
+    assert set(found[2]) <= set(found[4]) <= set(found[8]) <= set(range(prompts))
+
+
+@pytest.mark.parametrize("size", [2, 4, 8])
+def test_a_subset_stands_for_all_better_than_a_random_one(size):
+    rng, better = np.random.default_rng(0), 0
+
+    def gap(b, rows):
+        whole, part = (liquidity(x, uniform_weights(len(x))) for x in (b, b[rows]))
+        return abs(float(whole - part))
+
+    for seed in range(20):
+        b = distributions(seed)
+        chosen = nested_subsets(b, (size,))[size]
+        random = [gap(b, rng.choice(len(b), size, replace=False)) for _ in range(20)]
+        better += gap(b, chosen) < np.median(random)
+    assert better >= 19
+
+
+def collapsed(b, share):
+    """All prompts part of the way to the answers of the first, along straight paths."""
+    return (1 - share) * b + share * b[0]
+
+
+def test_order_is_that_of_the_prompts_asked_against_the_same_of_the_base():
+    b, rows = distributions(1), [1, 5, 7, 20]
+    q = collapsed(b, 0.4)
+    detector = PhaseDetector(b)
+    detector.update(0, b)
+    detector.update(1, q[rows], asked=rows)
+    expected = order(q[rows], b[rows], uniform_weights(4))
+    assert detector.state.orders[-1] == pytest.approx(float(expected))
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [([3, 1], "ascending"), ([1, 1], "ascending"), ([0, 24], "24 prompts"), ([0], "shape")],
+)
+def test_prompts_that_are_not_the_bases_are_refused(rows, message):
+    with pytest.raises(ValueError, match=message):
+        PhaseDetector(distributions(1)).update(0, distributions(1)[:2], asked=rows)
+
+
+BASES = {f"task {n}": distributions(n) for n in range(6)}
+ASKED = {name: tuple(nested_subsets(b, (4,))[4].tolist()) for name, b in BASES.items()}
+
+
+def watch(shares, asked=ASKED):
+    """The kinds of events by task, of tasks that are so far on their way at each partial probe."""
+    detector, events = SuiteDetector(BASES), []
+    whole = detector.update(0, BASES, {}, {})
+    for step, share in enumerate(shares, 1):
+        q = {n: collapsed(b, share.get(n, 0.0)) for n, b in BASES.items()}
+        q = {n: table[list(asked[n])] if asked else table for n, table in q.items()}
+        events += detector.update(step, q, {}, asked or {})
+    return [(event.task, event.kind) for event in [*whole, *events]]
+
+
+def test_tasks_that_move_together_have_their_onsets_by_partial_probes():
+    path = [dict.fromkeys(BASES, share) for share in (0.1, 0.3, 0.5, 0.5)]
+    onsets = {task for task, kind in watch(path) if kind == "nucleation_onset"}
+    assert onsets == {None, *BASES}
+
+
+def test_a_task_that_seems_to_collapse_alone_waits_for_all_its_prompts():
+    alone = [{"task 0": 0.3}] * 4
+    assert TOGETHER * len(BASES) > float(
+        order(collapsed(BASES["task 0"], 0.3), BASES["task 0"], uniform_weights(24))
+    )
+    assert watch(alone) == []
+    assert ("task 0", "nucleation_onset") in watch(alone, asked=None)
+
+
+def test_a_seed_is_sought_among_all_prompts_of_the_base():
+    b = distributions(3, prompts=24, choices=8)
+    rows = [r for r in nested_subsets(b, (5,))[5].tolist() if r != 0][:4]
+    detector = PhaseDetector(b)
+    detector.update(0, b)
+    for step in range(1, 14):
+        detector.update(step, collapsed(b, min(0.99, step / 6))[rows], asked=rows)
+    assert detector.seed == 0
+
+
+def test_a_partial_probe_scores_what_a_whole_one_does(model, tokenizer):
+    from crystalmon import Monitor
+
+    monitor = Monitor(model, tokenizer, "liquid-tiny")
+    assert sorted(monitor.subsets) == [2, 4, 8, 24]
+    tokens = monitor.tokens()
+    assert tokens[24] == monitor.plan.num_unique_tokens
+    assert tokens[2] < tokens[4] < tokens[8] < tokens[24] / 2
+    for parameter in model.parameters():
+        parameter.data.mul_(1.05)
+    whole, part = monitor.probe(1), monitor.probe(2, prompts=4)
+    for name, task in part.tasks.items():
+        rows = monitor.subsets[4][name]
+        assert task.asked == tuple(rows.tolist())
+        np.testing.assert_allclose(task.q, whole.tasks[name].q[rows], atol=2e-6)
+        expected = order(task.q, monitor.base_q[name][rows], uniform_weights(4))
+        assert task.metrics["order"] == pytest.approx(float(expected))
+        low, high = task.ci["liquidity"]
+        assert low < high
+    assert part.metrics["coverage"] == pytest.approx(whole.metrics["coverage"], abs=0.1)
+    assert part.metrics["dissimilarity_1"] == pytest.approx(0.0, abs=1e-9)
+    after = monitor.probe(3)
+    assert after.tasks["coin"].asked is None
+    assert after.metrics["dissimilarity_1"] == pytest.approx(0.0, abs=1e-9)
+    assert {"order", "free_energy", "seed_mass"} <= part.metrics.keys()
+    assert ProbeRecord.from_json(json.loads(json.dumps(part.to_json()))).tasks["coin"].fits(24, 2)
+
+
+def test_a_suite_of_few_tasks_is_asked_whole(model, tokenizer, suite):
+    from crystalmon import Monitor
+
+    assert [*Monitor(model, tokenizer, suite).subsets] == [24]
+
+
+@pytest.mark.limited
+def test_a_run_at_the_default_is_read_replayed_and_shown(tmp_path, model, tokenizer):
+    from test_callback import train
+
+    from crystalmon import CrystalCallback, load_suite
+    from crystalmon.analysis.replay import detect_run
+    from crystalmon.analysis.verdicts import judge_run
+    from crystalmon.report.page import write_report
+
+    suite = load_suite("liquid-tiny")
+    callback = CrystalCallback(suite, strict=True)
+    train(tmp_path, model, tokenizer, suite, [callback], max_steps=24, learning_rate=3e-3)
+    run = read_run(tmp_path)
+    sizes = [len(record.tasks["coin"].q) for record in run.records]
+    assert sizes[0] == 24
+    assert len(sizes) >= 5
+    assert 2 in sizes
+    assert run.info["config"]["max_overhead"] == 0.02
+    assert detect_run(run).repeats_live
+    assert len(judge_run(run)) == 3
+    write_report([tmp_path], tmp_path / "report.html")
+    assert (tmp_path / "report.html").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("asked", [[1, 0], [0.5, 2], [], "all", [0, 2**70], [0, 99]])
+def test_a_line_that_names_other_prompts_is_left_out(tmp_path, asked):
+    folder = planted_chain(tmp_path, [("a", (0.0, 0.1, 0.2), 1)])[0].folder
+    lines = (folder / "records.jsonl").read_text().splitlines()
+    line = json.loads(lines[-1])
+    task = line["tasks"][next(iter(line["tasks"]))]
+    task["q"], task["asked"] = task["q"][: max(1, len(asked))], asked
+    (folder / "records.jsonl").write_text("\n".join([*lines[:-1], json.dumps(line), ""]))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        run = read_run(folder)
+    assert len(run.records) == len(lines) - 1
+    assert any(f"line {len(lines)} cannot be read" in str(each.message) for each in told)
+
+
+def test_a_record_names_a_prompt_for_each_row():
+    with pytest.raises(ValueError, match="a prompt for each row"):
+        dataclasses.replace(make_task(), asked=(0, 1))
