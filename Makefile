@@ -68,12 +68,12 @@ test-oldest: .venv-oldest/installed
 	  tests/test_actions.py tests/test_forward.py tests/test_scoring.py tests/test_monitor.py \
 	  tests/test_reference.py
 
-# The tables of trainers, engines and faults in scripts/README.md: about twenty minutes.
+# The tables of trainers, engines and faults in scripts/README.md: half an hour of one core.
 no-trace: install
 	$(BIN)/python scripts/no_trace/check.py --ppo-python $(BIN_OLDEST)/python
 	$(BIN)/python scripts/no_trace/faults.py
 
-# How exactly tiny models of some seventy architectures are scored: half an hour.
+# How exactly tiny models of 104 architectures are scored: half an hour.
 architectures: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/architectures.py
 

@@ -19,6 +19,8 @@ from transformers import (
     MambaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen3Config,
@@ -71,6 +73,19 @@ def gemma3(window):
     )
 
 
+def longrope(size):
+    rope = {
+        "rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": 12,
+        "short_factor": [1.0] * 8, "long_factor": [4.0] * 8,
+    }  # fmt: skip
+    return Phi3ForCausalLM(
+        Phi3Config(
+            vocab_size=size, **SIZES, pad_token_id=0, original_max_position_embeddings=12,
+            rope_parameters=rope,
+        )
+    )  # fmt: skip
+
+
 MODELS = {
     "llama": (lambda size: LlamaForCausalLM(LlamaConfig(vocab_size=size, **SIZES)), "tree"),
     "gpt2": (
@@ -94,6 +109,8 @@ MODELS = {
         ),
         "rows",
     ),
+    # some prompts are longer than what gets the short factors, and some shorter
+    "phi3, longrope": (longrope, "rows"),
     "mamba": (
         lambda size: MambaForCausalLM(
             MambaConfig(vocab_size=size, hidden_size=32, num_hidden_layers=2, state_size=4)

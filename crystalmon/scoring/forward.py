@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from crystalmon.scoring.models import longrope_switch
 from crystalmon.scoring.plan import ScoringPlan
 from crystalmon.scoring.precision import answer_positions, float32_layers
 from crystalmon.scoring.ranks import ONE, RankError, Ranks, attempt
@@ -101,11 +102,11 @@ def score_rows(
     """
     head = output_head(model)
     tokens, outputs = batch_limits(model, head)
-    tokens = max_batch_tokens or tokens
+    tokens, switch = max_batch_tokens or tokens, longrope_switch(model)
     chosen = range(plan.num_prompts) if prompts is None else prompts
     left = np.flatnonzero(np.isin(plan.row_prompt, list(chosen))).tolist()
     share = ranks if split else ONE
-    queue = _batches(plan, route, left, tokens, outputs, share.size)
+    queue = _batches(plan, route, left, tokens, outputs, share.size, switch)
 
     def run(batch: Sequence[TokenSequence], counts: bool) -> None:
         rows, log_p = next_token_log_probs(model, head, batch, route)
@@ -124,7 +125,7 @@ def score_rows(
             failure = None  # it holds on to the tensors of the pass that failed
             tokens, outputs = _halved(model, batches, tokens, outputs)
             left = [row for each in batches + queue for one in each for row in one.rows]
-            queue = _batches(plan, route, left, tokens, outputs, share.size)
+            queue = _batches(plan, route, left, tokens, outputs, share.size, switch)
     return tokens
 
 
@@ -150,7 +151,13 @@ def batch_limits(model: nn.Module, head: nn.Module) -> tuple[int, int]:
 
 
 def _batches(
-    plan: ScoringPlan, route: Route, rows: Sequence[int], tokens: int, outputs: int, size: int
+    plan: ScoringPlan,
+    route: Route,
+    rows: Sequence[int],
+    tokens: int,
+    outputs: int,
+    size: int,
+    switch: int | None,
 ) -> list[list[TokenSequence]]:
     """The batches of some rows, small enough that each of `size` ranks gets a share of them."""
     pack = min(route.pack, tokens)
@@ -159,7 +166,7 @@ def _batches(
     if share < pack:
         sequences = sequences_of(plan, route.method, rows, share, outputs)
     width = max((len(sequence.tokens) for sequence in sequences), default=0)
-    return list(batches_of(sequences, min(tokens, max(width, share)), outputs))
+    return list(batches_of(sequences, min(tokens, max(width, share)), outputs, switch))
 
 
 def out_of_memory(error: Exception) -> bool:

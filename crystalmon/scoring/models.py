@@ -219,6 +219,20 @@ def context_length(model: Any) -> int | None:
     return length if length is None or length > 0 else None
 
 
+def longrope_switch(model: Any) -> int | None:
+    """The longest sequence that gets longrope's short factors; None without longrope.
+
+    A batch gets the long ones as soon as one sequence in it is longer.
+    """
+    config = model.config.get_text_config()
+    whole = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    kinds = [whole, *(part for part in whole.values() if isinstance(part, dict))]
+    ropes = [each for each in kinds if "longrope" in (each.get("rope_type"), each.get("type"))]
+    known = getattr(config, "original_max_position_embeddings", None)
+    lengths = [each.get("original_max_position_embeddings", known) for each in ropes]
+    return min((length for length in lengths if length), default=None)
+
+
 def adapter_layers(model: nn.Module) -> list[nn.Module]:
     """The layers of a model that carry PEFT's adapters."""
     return [module for module in model.modules() if hasattr(module, "_disable_adapters")]

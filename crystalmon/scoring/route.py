@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from crystalmon.scoring.forward import Route, accepts, next_token_log_probs, output_head, score_rows
 from crystalmon.scoring.isolation import undisturbed
-from crystalmon.scoring.models import context_length
+from crystalmon.scoring.models import context_length, longrope_switch
 from crystalmon.scoring.plan import ScoringPlan
 from crystalmon.scoring.precision import MASKED_ATTENTION
 from crystalmon.scoring.ranks import ONE, Ranks, describe
@@ -89,7 +89,7 @@ def choose_route(
         # a kernel that does not know the mask may fail on the device, where it cannot be caught
         masked = route.precision == "float32" or _takes_mask(model)
         masked = masked and (best is None or best.method == "tree")
-        if masked and accepts(model, "position_ids"):
+        if masked and accepts(model, "position_ids") and not _straddles(model, plan):
             route, _ = _better(route, truth, Route("tree", route.precision, pack), answers, ranks)
     return route
 
@@ -125,7 +125,11 @@ def _check_causal(
     """
     prompt = max(plan.rows[: plan.num_prompts], key=len)
     others = sum((row for row in plan.rows[: plan.num_prompts] if row != prompt), ())
-    more = others[: (context_length(model) or 2 * len(prompt)) - len(prompt)][: len(prompt)]
+    switch = longrope_switch(model) or 0  # a longer sequence is another matter than a later token
+    most = context_length(model) or 2 * len(prompt)
+    if len(prompt) <= switch:
+        most = min(most, switch)
+    more = others[: most - len(prompt)][: len(prompt)]
 
     def answer(tokens: tuple[int, ...]) -> Tensor:
         return next_token_log_probs(model, head, [chain(tokens, (len(prompt) - 1,), 0)], route)[1]
@@ -190,6 +194,12 @@ def computes_wide(model: nn.Module) -> bool:
     floating = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
     dtypes = {tensor.dtype for tensor in (*model.parameters(), *floating)}
     return _takes_mask(model) and dtypes <= {torch.float32, torch.float64}
+
+
+def _straddles(model: nn.Module, plan: ScoringPlan) -> bool:
+    """Whether a plan's rows lie on both sides of longrope's switch, and may not share a pack."""
+    switch = longrope_switch(model)
+    return switch is not None and len({len(row) > switch for row in plan.rows}) > 1
 
 
 def _takes_mask(model: Any) -> bool:

@@ -89,17 +89,22 @@ def pack_size(plan: ScoringPlan, width: int, context: int | None = None) -> int:
 
 
 def batches_of(
-    sequences: Sequence[TokenSequence], max_tokens: int, max_outputs: int
+    sequences: Sequence[TokenSequence],
+    max_tokens: int,
+    max_outputs: int,
+    switch: int | None = None,
 ) -> Iterator[list[TokenSequence]]:
     """Batches of at most so many padded tokens and needed positions, longest sequences first.
 
-    A sequence that is larger on its own is a batch of its own.
+    A sequence that is larger on its own is a batch of its own. Sequences longer than `switch` are
+    not in one batch with others; see `models.longrope_switch`.
     """
     batch: list[TokenSequence] = []
     outputs = 0
     for sequence in sorted(sequences, key=lambda s: -len(s.tokens)):
         if batch and (
             (len(batch) + 1) * len(batch[0].tokens) > max_tokens
+            or (switch is not None and len(batch[0].tokens) > switch >= len(sequence.tokens))
             or outputs + len(sequence.outputs) > max_outputs
         ):
             yield batch

@@ -28,7 +28,7 @@ from crystalmon.scoring.forward import (
     output_head,
 )
 from crystalmon.scoring.isolation import undisturbed
-from crystalmon.scoring.models import context_length, vocabulary_size
+from crystalmon.scoring.models import context_length, longrope_switch, vocabulary_size
 from crystalmon.scoring.ranks import ONE, RankError, Ranks, attempt
 from crystalmon.scoring.route import (
     HALF_TOLERANCE,
@@ -92,7 +92,8 @@ class Subject:
         with undisturbed(self.model):
             if not self._routes:
                 self._routes.append(choose_precision(self.model, own[:2], self.ranks))
-            for batch in batches_of(own, *batch_limits(self.model, output_head(self.model))):
+            limits = batch_limits(self.model, output_head(self.model))
+            for batch in batches_of(own, *limits, longrope_switch(self.model)):
                 self._run(batch, self._routes[0], consume)
 
     def _run(self, batch: Sequence[TokenSequence], route: Route, consume: LogProbs) -> None:
