@@ -12,10 +12,13 @@ Axes: M rows, V vocabulary.
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -39,24 +42,41 @@ Rounding is near 1e-6."""
 HALF_TOLERANCE = 0.3
 """The same between a model's own half precision and float32, which round differently."""
 
+MODEL_ERROR = 0.01
+"""Largest error of an answer's probability at which `auto` takes the model's own precision. It is a
+third of what a panel of 4 wordings leaves open in `order`; in bf16 it is about 0.003."""
+
+FASTER = 1.5
+"""How many times faster than float32 layers it must also be; timings differ by less."""
+
 LEAST_SPREAD = 0.3
 """Differences between prompts, in nats, below which `deviation` would measure rounding alone."""
+
+AskedPrecision = Literal["auto", "model", "float32"]
+PRECISIONS = ("auto", "model", "float32")
 
 Answers = Callable[[Route], Tensor]
 """What a model answers to the trial when run by a route: log-probabilities [M, V]."""
 
 
 def choose_route(
-    model: nn.Module, plan: ScoringPlan, ranks: Ranks = ONE, best: Route | None = None
+    model: nn.Module,
+    plan: ScoringPlan,
+    ranks: Ranks = ONE,
+    best: Route | None = None,
+    precision: AskedPrecision = "float32",
 ) -> Route:
     """The best route that gives a model's own numbers, found out on some of a plan's prompts.
 
-    Layers are computed in float32 if the answers then are the model's own up to rounding. Prompts
-    are packed as trees, of the size that costs least, if the model then honours the mask.
+    Prompts are packed as trees, of the size that costs least, if the model then honours the mask.
 
     Args:
         model, plan, ranks: see `score`.
         best: try nothing better than this route, which held before the model was trained further.
+        precision: of the layers. `model`: as the model computes. `float32`: that, if the answers
+            are then the model's own up to rounding. `auto`: likewise, unless the model's own are
+            within `MODEL_ERROR` of them and take less than 1 / `FASTER` of the time; the route's
+            `trial` says what was found. Of a model that computes in float32 all are the same.
 
     Raises:
         TypeError: if the model has no language-modelling head, or is not causal.
@@ -65,32 +85,53 @@ def choose_route(
     head = output_head(model)
     width = getattr(head, "in_features", None) or cast(Tensor, head.weight).shape[-1]
     pack = pack_size(plan, max(1, int(width)), context_length(model))
-    told, packed = _trial(plan, pack)
+    told, filled = _trial(plan, pack)
+    prompts = [row for row in told if row < plan.num_prompts]  # come first
+    device = next(model.parameters()).device.type
+    seconds: dict[str, float] = {}
 
-    def answers(route: Route) -> Tensor:
+    def answers(route: Route, wanted: Sequence[int] = told) -> Tensor:
         found: dict[int, Tensor] = {}  # a batch comes twice where another rank was out of memory
 
         def keep(rows: np.ndarray, log_p: Tensor) -> None:
             pairs = zip(rows.tolist(), log_p, strict=True)
-            found.update((row, each) for row, each in pairs if plan.row_prompt[row] in told)
+            found.update((row, each.cpu()) for row, each in pairs if row in wanted)
 
-        prompts = packed if route.method == "tree" else told
-        score_rows(model, plan, route, keep, ranks=ranks, split=False, prompts=prompts)
+        rows = filled if route.method == "tree" else wanted
+        score_rows(model, plan, route, keep, ranks=ranks, split=False, rows=rows)
         return torch.stack([found[row] for row in sorted(found)])
 
-    with undisturbed(model):
-        wide = computes_wide(model)  # then its own numbers are those of float32 layers
-        route = Route("rows", "float32" if wide else "model")
-        truth = answers(route)
-        if not wide and (best is None or best.precision == "float32"):
-            route, truth = _better(route, truth, Route("rows", "float32"), answers, ranks)
+    def first_answers(route: Route) -> Tensor:
+        found = torch.empty(0)
+        for _ in range(1 if device == "cpu" else 2):  # elsewhere kernels are loaded the first time
+            started = time.perf_counter()
+            found = answers(route, prompts)
+            seconds[route.precision] = time.perf_counter() - started
+        return found
+
+    asked, trial = (precision, None) if best is None else (best.precision, best.trial)
+    with undisturbed(model), _noted_autocast(head) as autocast:
+        route, wide = Route("rows", "model"), Route("rows", "float32")
+        own = truth = first_answers(route)
+        if computes_wide(model) and not any(autocast):
+            route = wide  # its own numbers are those of float32 layers
+        elif asked != "model":
+            route, truth = _better(route, truth, wide, first_answers, ranks)
+            if route == wide and asked == "auto":
+                trial = ranks.broadcast(_compared(plan, prompts, own, truth, seconds))
+        if len(told) > len(prompts):
+            truth = torch.cat([truth, answers(route, told[len(prompts) :])])
         if best is None:
-            ranks.together(partial(_check_causal, model, head, plan, route, truth))
+            ranks.together(partial(_check_causal, model, head, plan, route, truth, prompts))
+        if asked == "auto" and trial is not None and _suffices(trial):
+            route = Route("rows", "model")
+        route = replace(route, trial=trial)
         # a kernel that does not know the mask may fail on the device, where it cannot be caught
         masked = route.precision == "float32" or _takes_mask(model)
         masked = masked and (best is None or best.method == "tree")
         if masked and accepts(model, "position_ids"):
-            route, _ = _better(route, truth, Route("tree", route.precision, pack), answers, ranks)
+            tree = replace(route, method="tree", pack=pack)
+            route, _ = _better(route, truth, tree, answers, ranks)
     return route
 
 
@@ -116,26 +157,71 @@ def choose_precision(
 
 
 def _check_causal(
-    model: nn.Module, head: nn.Module, plan: ScoringPlan, route: Route, truth: Tensor
+    model: nn.Module,
+    head: nn.Module,
+    plan: ScoringPlan,
+    route: Route,
+    truth: Tensor,
+    prompts: Sequence[int],
 ) -> None:
     """Refuse a model whose answer to a prompt depends on what follows it: padding would change it.
+
+    Args:
+        truth: the model's answers, first of all to the prompts.
 
     Raises:
         TypeError: if it does, as a bidirectional model's answer.
     """
-    prompt = max(plan.rows[: plan.num_prompts], key=len)
+    place = max(range(len(prompts)), key=lambda place: len(plan.rows[prompts[place]]))
+    prompt = plan.rows[prompts[place]]
     others = sum((row for row in plan.rows[: plan.num_prompts] if row != prompt), ())
     more = others[: (context_length(model) or 2 * len(prompt)) - len(prompt)][: len(prompt)]
-
-    def answer(tokens: tuple[int, ...]) -> Tensor:
-        return next_token_log_probs(model, head, [chain(tokens, (len(prompt) - 1,), 0)], route)[1]
-
-    difference = deviation(answer(prompt + more), answer(prompt), truth)
+    followed = chain(prompt + more, (len(prompt) - 1,), 0)
+    found = next_token_log_probs(model, head, [followed], route)[1].cpu()
+    difference = deviation(found, truth[[place]], truth)
     if difference > (ROUTE_TOLERANCE if route.precision == "float32" else HALF_TOLERANCE):
         raise TypeError(
             "model must be causal, but what follows a prompt changes the answer of "
             f"{type(model).__name__} to it. Use a decoder-only language model."
         )
+
+
+def _compared(
+    plan: ScoringPlan, prompts: Sequence[int], own: Tensor, wide: Tensor, seconds: dict[str, float]
+) -> dict[str, float]:
+    """The trial of a precision: `error`, and the seconds by the model's own and in float32.
+
+    The error is the largest of an answer's probability, max |Δq|, where q is taken over the first
+    tokens of a prompt's choices: all that is recorded comes from q.
+    """
+    error = 0.0
+    for prompt, pair in zip(prompts, zip(own, wide, strict=True), strict=True):
+        tokens = np.unique(plan.edge_token[plan.edge_row == prompt])
+        one, other = (log_p[torch.from_numpy(tokens)].double().softmax(dim=-1) for log_p in pair)
+        error = max(error, float((one - other).abs().max()))
+    times = {f"seconds_{precision}": taken for precision, taken in seconds.items()}
+    return {"error": error, **times}
+
+
+def _suffices(trial: Mapping[str, float]) -> bool:
+    """Whether the model's own precision is accurate, and really faster."""
+    faster = trial["seconds_model"] * FASTER < trial["seconds_float32"]
+    return faster and trial["error"] <= MODEL_ERROR
+
+
+@contextlib.contextmanager
+def _noted_autocast(head: nn.Module) -> Iterator[list[bool]]:
+    """Within, notes at each pass whether the model's forward has turned on autocast."""
+    noted: list[bool] = []
+
+    def note(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+        noted.append(torch.is_autocast_enabled(inputs[0].device.type))
+
+    hook = head.register_forward_pre_hook(note)
+    try:
+        yield noted
+    finally:
+        hook.remove()
 
 
 def _better(
@@ -196,12 +282,13 @@ def _takes_mask(model: Any) -> bool:
     return getattr(model.config, "_attn_implementation", None) in MASKED_ATTENTION
 
 
-def _trial(plan: ScoringPlan, pack: int) -> tuple[set[int], set[int]]:
-    """Prompts whose answers tell whether trees are honoured, and those that fill a pack with them.
+def _trial(plan: ScoringPlan, pack: int) -> tuple[list[int], list[int]]:
+    """Rows whose answers tell whether trees are honoured, and those that fill a pack with them.
 
-    The first are the prompt with the longest row (a sliding window may be shorter), the one whose
-    tree has branches and costs least in rows, and some from the first to the last place of a pack,
-    since what a model does may depend on how far into a sequence a token stands.
+    The first are of the prompt with the longest row (a sliding window may be shorter), the one
+    whose tree has branches and costs least in rows, and some from the first to the last place of a
+    pack, since what a model does may depend on how far into a sequence a token stands. Of each
+    they are the prompt, its longest row, and its last, which comes after all its others in a pack.
     """
     unfinished = np.bincount(plan.row_prompt, minlength=plan.num_prompts)
     lengths = np.zeros(plan.num_prompts, dtype=np.int64)
@@ -210,11 +297,14 @@ def _trial(plan: ScoringPlan, pack: int) -> tuple[set[int], set[int]]:
     some = np.linspace(0, plan.num_prompts - 1, num=6, dtype=int)
     branches = np.where(unfinished > 2, unfinished * lengths, np.iinfo(np.int64).max)
     told = {int(np.argmin(branches)), int(np.argmax(lengths)), *(order[i] for i in some)}
-    trie, filled = Trie(), set[int]()
+    trie, rows, filled = Trie(), set[int](), list[int]()
     for prompt in [*sorted(told), *order]:
         tokens = trie.missing(plan.rows[prompt]) + int(unfinished[prompt]) - 1
         if prompt in told or len(trie) + tokens <= pack:
-            for row in np.flatnonzero(plan.row_prompt == prompt):  # the prompt itself is the first
+            own = np.flatnonzero(plan.row_prompt == prompt).tolist()  # the prompt itself is first
+            for row in own:
                 trie.add(plan.rows[row])
-            filled.add(prompt)
-    return told, filled
+            filled += own
+            if prompt in told:
+                rows |= {own[0], max(own, key=lambda row: (len(plan.rows[row]), row)), own[-1]}
+    return sorted(rows), sorted(set(filled))
