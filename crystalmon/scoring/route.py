@@ -12,13 +12,12 @@ Axes: M rows, V vocabulary.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -29,6 +28,12 @@ from crystalmon.scoring.isolation import undisturbed
 from crystalmon.scoring.models import context_length
 from crystalmon.scoring.plan import ScoringPlan
 from crystalmon.scoring.precision import MASKED_ATTENTION
+from crystalmon.scoring.precision_trial import (
+    AskedPrecision,
+    compared,
+    noted_autocast,
+    suffices,
+)
 from crystalmon.scoring.ranks import ONE, Ranks, describe
 from crystalmon.scoring.sequences import TokenSequence, chain, pack_size
 from crystalmon.scoring.trie import Trie
@@ -42,18 +47,8 @@ Rounding is near 1e-6."""
 HALF_TOLERANCE = 0.3
 """The same between a model's own half precision and float32, which round differently."""
 
-MODEL_ERROR = 0.01
-"""Largest error of an answer's probability at which `auto` takes the model's own precision. It is a
-third of what a panel of 4 wordings leaves open in `order`; in bf16 it is about 0.003."""
-
-FASTER = 1.5
-"""How many times faster than float32 layers it must also be; timings differ by less."""
-
 LEAST_SPREAD = 0.3
 """Differences between prompts, in nats, below which `deviation` would measure rounding alone."""
-
-AskedPrecision = Literal["auto", "model", "float32"]
-PRECISIONS = ("auto", "model", "float32")
 
 Answers = Callable[[Route], Tensor]
 """What a model answers to the trial when run by a route: log-probabilities [M, V]."""
@@ -87,43 +82,37 @@ def choose_route(
     pack = pack_size(plan, max(1, int(width)), context_length(model))
     told, filled = _trial(plan, pack)
     prompts = [row for row in told if row < plan.num_prompts]  # come first
-    device = next(model.parameters()).device.type
+    asked, trial = (precision, None) if best is None else (best.precision, best.trial)
+    floats = computes_wide(model)
+    first = told if floats or asked == "model" else prompts  # in two precisions: little is asked
     seconds: dict[str, float] = {}
 
     def answers(route: Route, wanted: Sequence[int] = told) -> Tensor:
-        found: dict[int, Tensor] = {}  # a batch comes twice where another rank was out of memory
-
-        def keep(rows: np.ndarray, log_p: Tensor) -> None:
-            pairs = zip(rows.tolist(), log_p, strict=True)
-            found.update((row, each.cpu()) for row, each in pairs if row in wanted)
-
         rows = filled if route.method == "tree" else wanted
-        score_rows(model, plan, route, keep, ranks=ranks, split=False, rows=rows)
-        return torch.stack([found[row] for row in sorted(found)])
+        return _answers(model, plan, route, rows, wanted, ranks)
 
     def first_answers(route: Route) -> Tensor:
-        found = torch.empty(0)
-        for _ in range(1 if device == "cpu" else 2):  # elsewhere kernels are loaded the first time
-            started = time.perf_counter()
-            found = answers(route, prompts)
-            seconds[route.precision] = time.perf_counter() - started
+        if next(model.parameters()).device.type != "cpu":
+            answers(route, first)  # kernels are loaded the first time
+        started = time.perf_counter()
+        found = answers(route, first)
+        seconds[route.precision] = time.perf_counter() - started
         return found
 
-    asked, trial = (precision, None) if best is None else (best.precision, best.trial)
-    with undisturbed(model), _noted_autocast(head) as autocast:
+    with undisturbed(model), noted_autocast(head) as autocast:
         route, wide = Route("rows", "model"), Route("rows", "float32")
         own = truth = first_answers(route)
-        if computes_wide(model) and not any(autocast):
+        if floats and not any(autocast):
             route = wide  # its own numbers are those of float32 layers
         elif asked != "model":
             route, truth = _better(route, truth, wide, first_answers, ranks)
             if route == wide and asked == "auto":
-                trial = ranks.broadcast(_compared(plan, prompts, own, truth, seconds))
-        if len(told) > len(prompts):
-            truth = torch.cat([truth, answers(route, told[len(prompts) :])])
+                trial = ranks.broadcast(compared(plan, prompts, own, truth, seconds))
+        if rest := told[len(first) :]:
+            truth = torch.cat([truth, answers(route, rest)])
         if best is None:
             ranks.together(partial(_check_causal, model, head, plan, route, truth, prompts))
-        if asked == "auto" and trial is not None and _suffices(trial):
+        if asked == "auto" and trial is not None and suffices(trial):
             route = Route("rows", "model")
         route = replace(route, trial=trial)
         # a kernel that does not know the mask may fail on the device, where it cannot be caught
@@ -133,6 +122,25 @@ def choose_route(
             tree = replace(route, method="tree", pack=pack)
             route, _ = _better(route, truth, tree, answers, ranks)
     return route
+
+
+def _answers(
+    model: nn.Module,
+    plan: ScoringPlan,
+    route: Route,
+    rows: Sequence[int],
+    wanted: Sequence[int],
+    ranks: Ranks,
+) -> Tensor:
+    """Log-probabilities [M, V] after the rows that are wanted, from running others with them."""
+    found: dict[int, Tensor] = {}  # a batch comes twice where another rank was out of memory
+
+    def keep(answered: np.ndarray, log_p: Tensor) -> None:
+        pairs = zip(answered.tolist(), log_p, strict=True)
+        found.update((row, each.cpu()) for row, each in pairs if row in wanted)
+
+    score_rows(model, plan, route, keep, ranks=ranks, split=False, rows=rows)
+    return torch.stack([found[row] for row in sorted(found)])
 
 
 def choose_precision(
@@ -184,44 +192,6 @@ def _check_causal(
             "model must be causal, but what follows a prompt changes the answer of "
             f"{type(model).__name__} to it. Use a decoder-only language model."
         )
-
-
-def _compared(
-    plan: ScoringPlan, prompts: Sequence[int], own: Tensor, wide: Tensor, seconds: dict[str, float]
-) -> dict[str, float]:
-    """The trial of a precision: `error`, and the seconds by the model's own and in float32.
-
-    The error is the largest of an answer's probability, max |Δq|, where q is taken over the first
-    tokens of a prompt's choices: all that is recorded comes from q.
-    """
-    error = 0.0
-    for prompt, pair in zip(prompts, zip(own, wide, strict=True), strict=True):
-        tokens = np.unique(plan.edge_token[plan.edge_row == prompt])
-        one, other = (log_p[torch.from_numpy(tokens)].double().softmax(dim=-1) for log_p in pair)
-        error = max(error, float((one - other).abs().max()))
-    times = {f"seconds_{precision}": taken for precision, taken in seconds.items()}
-    return {"error": error, **times}
-
-
-def _suffices(trial: Mapping[str, float]) -> bool:
-    """Whether the model's own precision is accurate, and really faster."""
-    faster = trial["seconds_model"] * FASTER < trial["seconds_float32"]
-    return faster and trial["error"] <= MODEL_ERROR
-
-
-@contextlib.contextmanager
-def _noted_autocast(head: nn.Module) -> Iterator[list[bool]]:
-    """Within, notes at each pass whether the model's forward has turned on autocast."""
-    noted: list[bool] = []
-
-    def note(_: nn.Module, inputs: tuple[Any, ...]) -> None:
-        noted.append(torch.is_autocast_enabled(inputs[0].device.type))
-
-    hook = head.register_forward_pre_hook(note)
-    try:
-        yield noted
-    finally:
-        hook.remove()
 
 
 def _better(
