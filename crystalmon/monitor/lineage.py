@@ -95,16 +95,15 @@ class Origin:
             )
         return found
 
-    def precision(self, asked: AskedPrecision) -> AskedPrecision:
-        """As asked, but a run that is resumed keeps the precision that it began with."""
-        if not self._is_resumed:
-            return asked
-        own = read_run(self.folder).info.get("precision")
+    def precision(self, asked: AskedPrecision) -> tuple[AskedPrecision, dict[str, float] | None]:
+        """As asked; of a run that is resumed, the precision that it has, and its trial if any."""
+        info = read_run(self.folder).info if self._is_resumed else {}
+        own = info.get("precision")
         if own not in ("model", "float32"):  # of a run that tells none
-            return asked
+            return asked, None
         if asked not in ("auto", own):
             logger.warning("crystalmon: the run began with precision=%r and goes on with it.", own)
-        return own
+        return own, info.get("precision_trial")
 
     def inherited(
         self, reference: str, reference_q: Mapping[str, np.ndarray]

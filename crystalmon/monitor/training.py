@@ -216,11 +216,13 @@ class Training:
         kind = (settings.suite.hash, settings.view)
         reference = self._asked_base(origin, beginning.bases.get(kind) if trained else None, ranks)
         progress = state.is_world_process_zero and not args.disable_tqdm
-        precision = ranks.on_main(lambda: origin.precision(settings.precision))
+        precision, trial = ranks.on_main(lambda: origin.precision(settings.precision))
         monitor = self._make_monitor(model, tokens, reference, precision, progress)
         self.monitor = monitor
         if monitor is None:
             return
+        if trial is not None:
+            monitor.route = replace(monitor.route, trial=trial)
         if trained and monitor.is_own_base:
             monitor.reference = _trained_further(monitor.reference)
         base = monitor.reference.info
