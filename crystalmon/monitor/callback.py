@@ -49,7 +49,7 @@ class CrystalCallback(TrainerCallback):
         view: `raw` sends the prompts as they are, `chat` through the chat template.
         precision: of the layers while probing. `model`: as in training, with the answers projected
             in float32. `float32`: all in float32, which a model trained in half precision pays for.
-            `auto`: float32 unless on some prompts the model's own is within 0.01 of its
+            `auto`: float32 unless on some prompts the model's own is within 0.02 of its
             probabilities and 1.5 times as fast; `run.json` tells what was found. A base that is
             there already, and a resumed run, keep theirs.
         strict: raise when a probe fails.
