@@ -34,7 +34,7 @@ from crystalmon.runs.reference import Reference, find_reference
 from crystalmon.scoring.forward import out_of_memory
 from crystalmon.scoring.models import model_name
 from crystalmon.scoring.plan import View
-from crystalmon.scoring.precision_trial import AskedPrecision
+from crystalmon.scoring.precision_trial import AskedPrecision, check_precision
 from crystalmon.scoring.ranks import (
     CONFIGURATION_ERRORS,
     RankError,
@@ -216,7 +216,8 @@ class Training:
         kind = (settings.suite.hash, settings.view)
         reference = self._asked_base(origin, beginning.bases.get(kind) if trained else None, ranks)
         progress = state.is_world_process_zero and not args.disable_tqdm
-        precision, trial = ranks.on_main(lambda: origin.precision(settings.precision))
+        asked, trial = ranks.on_main(lambda: origin.precision(settings.precision))
+        precision = check_precision(asked)
         monitor = self._make_monitor(model, tokens, reference, precision, progress)
         self.monitor = monitor
         if monitor is None:
