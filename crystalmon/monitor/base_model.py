@@ -24,7 +24,9 @@ from crystalmon.runs.reference import (
 from crystalmon.scoring.forward import Route
 from crystalmon.scoring.models import free_memory, load_whole, model_name, vocabulary_size
 from crystalmon.scoring.plan import ScoringPlan, build_plan
+from crystalmon.scoring.precision_trial import AskedPrecision
 from crystalmon.scoring.ranks import ONE, Ranks
+from crystalmon.scoring.route import choose_route
 from crystalmon.scoring.score import Observer, Scores, score
 from crystalmon.suites.tasks import TaskSuite
 
@@ -45,6 +47,7 @@ def find_base(
     ranks: Ranks = ONE,
     progress: Progress | None = None,
     answers_only: bool = False,
+    precision: AskedPrecision = "auto",
 ) -> Reference | None:
     """The base to compare with, from what the user asked for; None for this model as it is now.
 
@@ -56,6 +59,7 @@ def find_base(
         model, tokenizer, suite, plan: what is being monitored.
         ranks, progress: see `scoring.score`.
         answers_only: see `check_reference`.
+        precision: of a base that is loaded; see `route.choose_route`.
 
     Raises:
         ReferenceMismatch: if it was made with another suite, view or tokenizer.
@@ -73,7 +77,7 @@ def find_base(
         else:
             device = next(model.parameters()).device
             found = ranks.on_main(
-                lambda: _score_other(str(reference), suite, plan, device, progress)
+                lambda: _score_other(str(reference), suite, plan, device, progress, precision)
             )
     check_reference(found, suite, plan, tokenizer, answers_only=answers_only)
     return found
@@ -92,7 +96,12 @@ def _load_everywhere(folder: Path, ranks: Ranks) -> Reference:
 
 
 def _score_other(
-    name: str, suite: TaskSuite, plan: ScoringPlan, device: torch.device, progress: Progress | None
+    name: str,
+    suite: TaskSuite,
+    plan: ScoringPlan,
+    device: torch.device,
+    progress: Progress | None,
+    precision: AskedPrecision,
 ) -> Reference:
     """Load a base model with its own tokenizer, score it where the current model is, free it."""
     try:
@@ -111,7 +120,8 @@ def _score_other(
             "tokens of the current model's template. Use view='raw'."
         )
     try:
-        return make_base(base, tokenizer, suite, plan, progress=progress)[0]
+        route = choose_route(base, plan, precision=precision)
+        return make_base(base, tokenizer, suite, plan, route=route, progress=progress)[0]
     finally:
         del base
         free_memory()
@@ -143,6 +153,7 @@ def make_base(
         seen = {} if observe is None else observe(prompts, log_p, begins)
         return {**seen, "log_p": log_p}
 
+    route = route or choose_route(model, plan, ranks)
     scores = score(model, plan, keep, route=route, ranks=ranks, progress=progress)
     seen = dict(scores.observed)
     rows = seen.pop("log_p")
@@ -161,6 +172,7 @@ def make_base(
         tokenizer=_tokenizer_name(tokenizer),
         vocab_size=rows.shape[1],
         id=reference_id(plan.fingerprint, log_choice),
+        precision=route.precision,
     )
     return Reference(info, log_choice, rows), replace(scores, observed=seen)
 

@@ -20,6 +20,7 @@ from crystalmon.monitor.training import Settings, Training
 from crystalmon.monitor.training_experiments import Experiments, check_experiments
 from crystalmon.runs.reference import Reference
 from crystalmon.scoring.plan import VIEWS, View
+from crystalmon.scoring.precision_trial import AskedPrecision, check_precision
 from crystalmon.suites.tasks import TaskSuite, load_suite
 
 logger = logging.getLogger(__name__)
@@ -46,6 +47,11 @@ class CrystalCallback(TrainerCallback):
             step 0; if one trainer trains twice, before the first time. Or a run folder, a reference
             folder, or a model id or path.
         view: `raw` sends the prompts as they are, `chat` through the chat template.
+        precision: of the layers while probing. `model`: as in training, with the answers projected
+            in float32. `float32`: all in float32, which a model trained in half precision pays for.
+            `auto`: float32 unless on some prompts the model's own is within 0.02 of its
+            probabilities and 1.5 times as fast; `run.json` tells what was found. A base that is
+            there already, and a resumed run, keep theirs.
         strict: raise when a probe fails.
         actions: what to do on an event, such as `{"nucleation_onset": "save",
             "support_leak": ["alert", "stop"]}`. A key is a kind of event (of the suite if the
@@ -62,8 +68,8 @@ class CrystalCallback(TrainerCallback):
             steps: `{"context": 100}`. They are measured whatever `max_overhead` says.
 
     Raises:
-        ValueError: for an `every` below 1, a `max_overhead` outside (0, 1], an unknown view, action
-            or experiment.
+        ValueError: for an `every` below 1, a `max_overhead` outside (0, 1], an unknown view,
+            precision, action or experiment.
         SuiteError: for a faulty suite.
     """
 
@@ -74,6 +80,7 @@ class CrystalCallback(TrainerCallback):
         every: int | None = None,
         reference: str | Path | Reference = "auto",
         view: View = "raw",
+        precision: AskedPrecision = "auto",
         strict: bool = False,
         actions: Actions | None = None,
         max_overhead: float | None = DEFAULT_SHARE,
@@ -91,6 +98,7 @@ class CrystalCallback(TrainerCallback):
             every=check_every(every),
             reference=reference,
             view=view,
+            precision=check_precision(precision),
             strict=strict,
             actions=check_actions(actions, (task.name for task in checked)),
             max_overhead=check_share(max_overhead),

@@ -24,6 +24,7 @@ from crystalmon.runs.reader import read_run
 from crystalmon.runs.records import ProbeRecord
 from crystalmon.runs.reference import INFO_FILE, find_reference
 from crystalmon.runs.store import RunStore
+from crystalmon.scoring.precision_trial import AskedPrecision
 from crystalmon.suites.tasks import TaskSuite
 
 logger = logging.getLogger(__name__)
@@ -93,6 +94,16 @@ class Origin:
                 "gone. Name the base model: CrystalCallback(reference='<model id or path>')."
             )
         return found
+
+    def precision(self, asked: AskedPrecision) -> tuple[AskedPrecision, dict[str, float] | None]:
+        """As asked; of a run that is resumed, the precision that it has, and its trial if any."""
+        info = read_run(self.folder).info if self._is_resumed else {}
+        own = info.get("precision")
+        if own not in ("model", "float32"):  # of a run that tells none
+            return asked, None
+        if asked not in ("auto", own):
+            logger.warning("crystalmon: the run began with precision=%r and goes on with it.", own)
+        return own, info.get("precision_trial")
 
     def inherited(
         self, reference: str, reference_q: Mapping[str, np.ndarray]

@@ -35,6 +35,7 @@ from crystalmon.runs.reference import Reference
 from crystalmon.scoring.compatibility import check_fit, probing_ranks
 from crystalmon.scoring.models import adapter_layers, without_adapters
 from crystalmon.scoring.plan import View, build_plan, describe_merges
+from crystalmon.scoring.precision_trial import AskedPrecision, check_precision
 from crystalmon.scoring.route import choose_route
 from crystalmon.scoring.score import Scores, score
 from crystalmon.scoring.trie import count_tree
@@ -66,6 +67,8 @@ class Monitor:
         suite: a bundled suite's name, a path, or a `TaskSuite`.
         reference: what to compare with; see `base_model.find_base`.
         view: `raw` or `chat`.
+        precision: of the layers, `auto`, `model` or `float32`; see `route.choose_route`. `auto`
+            takes that of a base which is already there, so that both are scored alike.
         progress: show a progress bar while scoring.
         answers_only: accept a base with other tokens for the same suite, such as another
             tokenizer's: answers are compared by choice, and what compares vocabularies is NaN.
@@ -86,7 +89,8 @@ class Monitor:
 
     Raises:
         TypeError: if the model has no language-modelling head.
-        ValueError: for a faulty suite or a reference that does not fit; the message says which.
+        ValueError: for a faulty suite, an unknown precision, or a reference that does not fit; the
+            message says which.
     """
 
     def __init__(
@@ -97,10 +101,12 @@ class Monitor:
         reference: str | Path | Reference = "auto",
         *,
         view: View = "raw",
+        precision: AskedPrecision = "auto",
         progress: bool = False,
         answers_only: bool = False,
     ) -> None:
         self._started, self._spent = time.perf_counter(), 0.0
+        check_precision(precision)
         self.model = model
         self.suite = load_suite(suite)
         self.plan = build_plan(self.suite, tokenizer, view)
@@ -108,7 +114,6 @@ class Monitor:
         if self.plan.merges:
             logger.info(describe_merges(self.plan.merges))
         self.ranks = probing_ranks(model)
-        self.route = choose_route(model, self.plan, self.ranks)
         self._all: Asked = {task.name: np.arange(len(task.prompts)) for task in self.suite}
         self._batch_tokens: int | None = None
         self._progress = progress
@@ -124,7 +129,11 @@ class Monitor:
                 ranks=self.ranks,
                 progress=bar.update,
                 answers_only=answers_only,
+                precision=precision,
             )
+            if found is not None and precision == "auto":
+                precision = check_precision(found.info.precision)
+            self.route = choose_route(model, self.plan, self.ranks, precision=precision)
             bare = str(reference) == "auto"
             self.is_own_base, self.without_adapters = found is None, bare
             self.reference = found or self._own_base(tokenizer, bare, bar.update)

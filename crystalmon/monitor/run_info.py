@@ -80,7 +80,10 @@ def run_info(
 def route_info(route: Route) -> dict[str, Any]:
     """How a model is run, for `run.json`."""
     pack = route.pack if route.method == "tree" else None
-    return {"method": route.method, "precision": route.precision, "pack": pack}
+    found: dict[str, Any] = {"method": route.method, "precision": route.precision, "pack": pack}
+    if route.trial is not None:  # the error and the times that the precision was chosen by
+        found["precision_trial"] = dict(route.trial)
+    return found
 
 
 def settings_info(settings: Any) -> dict[str, Any]:
@@ -91,6 +94,7 @@ def settings_info(settings: Any) -> dict[str, Any]:
         "max_overhead": settings.max_overhead,
         "reference": str(settings.reference) if named else "given",
         "view": settings.view,
+        "precision": settings.precision,
         "strict": settings.strict,
         "experiments": {each.name: every for each, every in settings.experiments.items()},
         "actions": {

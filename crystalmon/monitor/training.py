@@ -10,6 +10,7 @@ import math
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,6 +34,7 @@ from crystalmon.runs.reference import Reference, find_reference
 from crystalmon.scoring.forward import out_of_memory
 from crystalmon.scoring.models import model_name
 from crystalmon.scoring.plan import View
+from crystalmon.scoring.precision_trial import AskedPrecision, check_precision
 from crystalmon.scoring.ranks import (
     CONFIGURATION_ERRORS,
     RankError,
@@ -66,6 +68,7 @@ class Settings:
     every: int | None
     reference: str | Path | Reference
     view: View
+    precision: AskedPrecision
     strict: bool
     actions: Mapping[str, tuple[Action, ...]]
     max_overhead: float | None
@@ -222,9 +225,14 @@ class Training:
         kind = (settings.suite.hash, settings.view)
         reference = self._asked_base(origin, beginning.bases.get(kind) if trained else None, ranks)
         progress = state.is_world_process_zero and not args.disable_tqdm
-        monitor = self.monitor = self._make_monitor(model, tokens, reference, progress)
+        asked, trial = ranks.on_main(lambda: origin.precision(settings.precision))
+        precision = check_precision(asked)
+        monitor = self._make_monitor(model, tokens, reference, precision, progress)
+        self.monitor = monitor
         if monitor is None:
             return
+        if trial is not None:
+            monitor.route = replace(monitor.route, trial=trial)
         if trained and monitor.is_own_base:
             monitor.reference = _trained_further(monitor.reference)
         base = monitor.reference.info
@@ -265,7 +273,12 @@ class Training:
         return ranks.on_main(lambda: origin.reference(str(asked)))
 
     def _make_monitor(
-        self, model: Any, tokens: Any, reference: str | Path | Reference, progress: bool
+        self,
+        model: Any,
+        tokens: Any,
+        reference: str | Path | Reference,
+        precision: AskedPrecision,
+        progress: bool,
     ) -> Monitor | None:
         """The monitor, with its base scored; None if memory does not hold that on some rank.
 
@@ -273,9 +286,8 @@ class Training:
             ValueError: if the base cannot be scored for another reason.
         """
         suite, view = self._settings.suite, self._settings.view
-        monitor, failure = attempt(
-            lambda: Monitor(model, tokens, suite, reference, view=view, progress=progress)
-        )
+        make = partial(Monitor, model, tokens, suite, reference, view=view, precision=precision)
+        monitor, failure = attempt(lambda: make(progress=progress))
         # a rank that had memory hears of the other one's failure
         bearable = failure is None or out_of_memory(failure) or isinstance(failure, RankError)
         ranks = current_ranks()

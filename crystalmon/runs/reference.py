@@ -44,6 +44,7 @@ class ReferenceInfo:
         model, tokenizer: names, for people.
         vocab_size: V, the size of the model's output.
         id: see `reference_id`.
+        precision: in which the layers were computed, `float32` or the `model`'s own.
         schema_version: of this folder's format.
     """
 
@@ -55,6 +56,7 @@ class ReferenceInfo:
     tokenizer: str
     vocab_size: int
     id: str
+    precision: str = "float32"
     schema_version: int = REFERENCE_SCHEMA
 
 

@@ -7,7 +7,8 @@ A probe goes through these modules in this order:
    distributions are needed, and how to add them up to the choices.
 3. `compatibility` refuses a plan that the model cannot run; `ranks` are the processes that share
    it.
-4. `route` finds out by trying how the model is run: as trees or rows, in which precision.
+4. `route` finds out by trying how the model is run: as trees or rows, in which precision
+   (`precision_trial`).
 5. `sequences` makes a plan's rows into sequences and batches, packed as trees with `trie`.
 6. `forward` runs the batches, on every rank the same number, and takes log softmax at the needed
    positions. `isolation` puts back what a pass may change; `precision` makes it exact.

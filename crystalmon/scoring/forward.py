@@ -11,8 +11,8 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, cast
 
@@ -47,6 +47,9 @@ once while their softmax is taken."""
 _NO_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
+Precision = Literal["float32", "model"]
+
+
 @dataclass(frozen=True)
 class Route:
     """How a model is run; `route.choose_route` finds out which way is best.
@@ -55,11 +58,13 @@ class Route:
         method: `tree` or `rows`; see `sequences`.
         precision: `float32`: the layers computed in float32; `model`: as the model computes.
         pack: tokens of a packed tree, at most; a single prompt's tree may be larger.
+        trial: what the precision was chosen by, if it was; see `route.choose_route`.
     """
 
     method: Method = "rows"
-    precision: Literal["float32", "model"] = "model"
+    precision: Precision = "model"
     pack: int = 256
+    trial: Mapping[str, float] | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
         return f"{self.method}, {self.precision}"
@@ -78,7 +83,7 @@ def score_rows(
     ranks: Ranks = ONE,
     split: bool = True,
     max_batch_tokens: int | None = None,
-    prompts: Iterable[int] | None = None,
+    rows: Iterable[int] | None = None,
 ) -> int:
     """Next-token log-probabilities after every row of a plan, in batches of similar length.
 
@@ -92,7 +97,7 @@ def score_rows(
         ranks: the processes that score together.
         split: give each rank its share of the batches; else each of them runs all.
         max_batch_tokens: padded tokens per forward pass; chosen by device if None.
-        prompts: only the rows of these prompts.
+        rows: which ones; all of them if None. As trees, with each prompt all rows after it.
 
     Returns:
         The limit of padded tokens that memory has held.
@@ -103,15 +108,14 @@ def score_rows(
     head = output_head(model)
     tokens, outputs = batch_limits(model, head)
     tokens, switch = max_batch_tokens or tokens, longrope_switch(model)
-    chosen = range(plan.num_prompts) if prompts is None else prompts
-    left = np.flatnonzero(np.isin(plan.row_prompt, list(chosen))).tolist()
+    left = list(range(len(plan.rows)) if rows is None else rows)
     share = ranks if split else ONE
     queue = _batches(plan, route, left, tokens, outputs, share.size, switch)
 
     def run(batch: Sequence[TokenSequence], counts: bool) -> None:
-        rows, log_p = next_token_log_probs(model, head, batch, route)
+        answered, log_p = next_token_log_probs(model, head, batch, route)
         if counts:
-            consume(rows, log_p)
+            consume(answered, log_p)
 
     while queue:
         batches, queue = queue[: share.size], queue[share.size :]

@@ -13,7 +13,9 @@ Axes: M rows, V vocabulary.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -26,6 +28,12 @@ from crystalmon.scoring.isolation import undisturbed
 from crystalmon.scoring.models import context_length, longrope_switch
 from crystalmon.scoring.plan import ScoringPlan
 from crystalmon.scoring.precision import MASKED_ATTENTION
+from crystalmon.scoring.precision_trial import (
+    AskedPrecision,
+    compared,
+    noted_autocast,
+    suffices,
+)
 from crystalmon.scoring.ranks import ONE, Ranks, describe
 from crystalmon.scoring.sequences import TokenSequence, chain, pack_size
 from crystalmon.scoring.trie import Trie
@@ -47,16 +55,23 @@ Answers = Callable[[Route], Tensor]
 
 
 def choose_route(
-    model: nn.Module, plan: ScoringPlan, ranks: Ranks = ONE, best: Route | None = None
+    model: nn.Module,
+    plan: ScoringPlan,
+    ranks: Ranks = ONE,
+    best: Route | None = None,
+    precision: AskedPrecision = "float32",
 ) -> Route:
     """The best route that gives a model's own numbers, found out on some of a plan's prompts.
 
-    Layers are computed in float32 if the answers then are the model's own up to rounding. Prompts
-    are packed as trees, of the size that costs least, if the model then honours the mask.
+    Prompts are packed as trees, of the size that costs least, if the model then honours the mask.
 
     Args:
         model, plan, ranks: see `score`.
         best: try nothing better than this route, which held before the model was trained further.
+        precision: of the layers. `model`: as the model computes. `float32`: that, if the answers
+            are then the model's own up to rounding. `auto`: likewise, unless the model's own are
+            within `MODEL_ERROR` of them and take less than 1 / `FASTER` of the time; the route's
+            `trial` says what was found. Of a model that computes in float32 all are the same.
 
     Raises:
         TypeError: if the model has no language-modelling head, or is not causal.
@@ -65,33 +80,67 @@ def choose_route(
     head = output_head(model)
     width = getattr(head, "in_features", None) or cast(Tensor, head.weight).shape[-1]
     pack = pack_size(plan, max(1, int(width)), context_length(model))
-    told, packed = _trial(plan, pack)
+    told, filled = _trial(plan, pack)
+    prompts = [row for row in told if row < plan.num_prompts]  # come first
+    asked, trial = (precision, None) if best is None else (best.precision, best.trial)
+    floats = computes_wide(model)
+    first = told if floats or asked == "model" else prompts  # in two precisions: little is asked
+    seconds: dict[str, float] = {}
 
-    def answers(route: Route) -> Tensor:
-        found: dict[int, Tensor] = {}  # a batch comes twice where another rank was out of memory
+    def answers(route: Route, wanted: Sequence[int] = told) -> Tensor:
+        rows = filled if route.method == "tree" else wanted
+        return _answers(model, plan, route, rows, wanted, ranks)
 
-        def keep(rows: np.ndarray, log_p: Tensor) -> None:
-            pairs = zip(rows.tolist(), log_p, strict=True)
-            found.update((row, each) for row, each in pairs if plan.row_prompt[row] in told)
+    def first_answers(route: Route) -> Tensor:
+        if next(model.parameters()).device.type != "cpu":
+            answers(route, first)  # kernels are loaded the first time
+        started = time.perf_counter()
+        found = answers(route, first)
+        seconds[route.precision] = time.perf_counter() - started
+        return found
 
-        prompts = packed if route.method == "tree" else told
-        score_rows(model, plan, route, keep, ranks=ranks, split=False, prompts=prompts)
-        return torch.stack([found[row] for row in sorted(found)])
-
-    with undisturbed(model):
-        wide = computes_wide(model)  # then its own numbers are those of float32 layers
-        route = Route("rows", "float32" if wide else "model")
-        truth = answers(route)
-        if not wide and (best is None or best.precision == "float32"):
-            route, truth = _better(route, truth, Route("rows", "float32"), answers, ranks)
+    with undisturbed(model), noted_autocast(head) as autocast:
+        route, wide = Route("rows", "model"), Route("rows", "float32")
+        own = truth = first_answers(route)
+        if floats and not any(autocast):
+            route = wide  # its own numbers are those of float32 layers
+        elif asked != "model":
+            route, truth = _better(route, truth, wide, first_answers, ranks)
+            if route == wide and asked == "auto":
+                trial = ranks.broadcast(compared(plan, prompts, own, truth, seconds))
+        if rest := told[len(first) :]:
+            truth = torch.cat([truth, answers(route, rest)])
         if best is None:
-            ranks.together(partial(_check_causal, model, head, plan, route, truth))
+            ranks.together(partial(_check_causal, model, head, plan, route, truth, prompts))
+        if asked == "auto" and trial is not None and suffices(trial):
+            route = Route("rows", "model")
+        route = replace(route, trial=trial)
         # a kernel that does not know the mask may fail on the device, where it cannot be caught
         masked = route.precision == "float32" or _takes_mask(model)
         masked = masked and (best is None or best.method == "tree")
         if masked and accepts(model, "position_ids") and not _straddles(model, plan):
-            route, _ = _better(route, truth, Route("tree", route.precision, pack), answers, ranks)
+            tree = replace(route, method="tree", pack=pack)
+            route, _ = _better(route, truth, tree, answers, ranks)
     return route
+
+
+def _answers(
+    model: nn.Module,
+    plan: ScoringPlan,
+    route: Route,
+    rows: Sequence[int],
+    wanted: Sequence[int],
+    ranks: Ranks,
+) -> Tensor:
+    """Log-probabilities [M, V] after the rows that are wanted, from running others with them."""
+    found: dict[int, Tensor] = {}  # a batch comes twice where another rank was out of memory
+
+    def keep(answered: np.ndarray, log_p: Tensor) -> None:
+        pairs = zip(answered.tolist(), log_p, strict=True)
+        found.update((row, each.cpu()) for row, each in pairs if row in wanted)
+
+    score_rows(model, plan, route, keep, ranks=ranks, split=False, rows=rows)
+    return torch.stack([found[row] for row in sorted(found)])
 
 
 def choose_precision(
@@ -116,25 +165,32 @@ def choose_precision(
 
 
 def _check_causal(
-    model: nn.Module, head: nn.Module, plan: ScoringPlan, route: Route, truth: Tensor
+    model: nn.Module,
+    head: nn.Module,
+    plan: ScoringPlan,
+    route: Route,
+    truth: Tensor,
+    prompts: Sequence[int],
 ) -> None:
     """Refuse a model whose answer to a prompt depends on what follows it: padding would change it.
+
+    Args:
+        truth: the model's answers, first of all to the prompts.
 
     Raises:
         TypeError: if it does, as a bidirectional model's answer.
     """
-    prompt = max(plan.rows[: plan.num_prompts], key=len)
+    place = max(range(len(prompts)), key=lambda place: len(plan.rows[prompts[place]]))
+    prompt = plan.rows[prompts[place]]
     others = sum((row for row in plan.rows[: plan.num_prompts] if row != prompt), ())
     switch = longrope_switch(model) or 0  # a longer sequence is another matter than a later token
     most = context_length(model) or 2 * len(prompt)
     if len(prompt) <= switch:
         most = min(most, switch)
     more = others[: most - len(prompt)][: len(prompt)]
-
-    def answer(tokens: tuple[int, ...]) -> Tensor:
-        return next_token_log_probs(model, head, [chain(tokens, (len(prompt) - 1,), 0)], route)[1]
-
-    difference = deviation(answer(prompt + more), answer(prompt), truth)
+    followed = chain(prompt + more, (len(prompt) - 1,), 0)
+    found = next_token_log_probs(model, head, [followed], route)[1].cpu()
+    difference = deviation(found, truth[[place]], truth)
     if difference > (ROUTE_TOLERANCE if route.precision == "float32" else HALF_TOLERANCE):
         raise TypeError(
             "model must be causal, but what follows a prompt changes the answer of "
@@ -206,12 +262,13 @@ def _takes_mask(model: Any) -> bool:
     return getattr(model.config, "_attn_implementation", None) in MASKED_ATTENTION
 
 
-def _trial(plan: ScoringPlan, pack: int) -> tuple[set[int], set[int]]:
-    """Prompts whose answers tell whether trees are honoured, and those that fill a pack with them.
+def _trial(plan: ScoringPlan, pack: int) -> tuple[list[int], list[int]]:
+    """Rows whose answers tell whether trees are honoured, and those that fill a pack with them.
 
-    The first are the prompt with the longest row (a sliding window may be shorter), the one whose
-    tree has branches and costs least in rows, and some from the first to the last place of a pack,
-    since what a model does may depend on how far into a sequence a token stands.
+    The first are of the prompt with the longest row (a sliding window may be shorter), the one
+    whose tree has branches and costs least in rows, and some from the first to the last place of a
+    pack, since what a model does may depend on how far into a sequence a token stands. Of each
+    they are the prompt, its longest row, and its last, which comes after all its others in a pack.
     """
     unfinished = np.bincount(plan.row_prompt, minlength=plan.num_prompts)
     lengths = np.zeros(plan.num_prompts, dtype=np.int64)
@@ -220,11 +277,14 @@ def _trial(plan: ScoringPlan, pack: int) -> tuple[set[int], set[int]]:
     some = np.linspace(0, plan.num_prompts - 1, num=6, dtype=int)
     branches = np.where(unfinished > 2, unfinished * lengths, np.iinfo(np.int64).max)
     told = {int(np.argmin(branches)), int(np.argmax(lengths)), *(order[i] for i in some)}
-    trie, filled = Trie(), set[int]()
+    trie, rows, filled = Trie(), set[int](), list[int]()
     for prompt in [*sorted(told), *order]:
         tokens = trie.missing(plan.rows[prompt]) + int(unfinished[prompt]) - 1
         if prompt in told or len(trie) + tokens <= pack:
-            for row in np.flatnonzero(plan.row_prompt == prompt):  # the prompt itself is the first
+            own = np.flatnonzero(plan.row_prompt == prompt).tolist()  # the prompt itself is first
+            for row in own:
                 trie.add(plan.rows[row])
-            filled.add(prompt)
-    return told, filled
+            filled += own
+            if prompt in told:
+                rows |= {own[0], max(own, key=lambda row: (len(plan.rows[row]), row)), own[-1]}
+    return sorted(rows), sorted(set(filled))

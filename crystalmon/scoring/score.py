@@ -95,6 +95,7 @@ def score(
         if progress is not None:
             progress(len(rows))
 
+    rows = None if prompts is None else np.flatnonzero(np.isin(plan.row_prompt, prompts)).tolist()
     with undisturbed(model):
         batch_tokens = score_rows(
             model,
@@ -103,7 +104,7 @@ def score(
             consume,
             ranks=ranks,
             max_batch_tokens=max_batch_tokens,
-            prompts=prompts,
+            rows=rows,
         )
     edges = np.full(len(plan.edge_row), np.nan)
     merged = ranks.merge(edge_log_p, len(edges))
