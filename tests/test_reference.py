@@ -122,7 +122,7 @@ def test_newer_schema_is_refused(made, tmp_path):
     made.save(tmp_path)
     info = json.loads((tmp_path / "reference.json").read_text())
     (tmp_path / "reference.json").write_text(json.dumps({**info, "schema_version": 99}))
-    with pytest.raises(ValueError, match="schema version must be at most 1, got 99"):
+    with pytest.raises(ValueError, match="schema version must be at most 2, got 99"):
         load_reference(tmp_path)
 
 
@@ -152,6 +152,7 @@ def test_a_reference_is_whole_until_the_next_one_is(made, tmp_path, monkeypatch)
     def full(source, target):
         raise OSError(28, "No space left on device")
 
+    monkeypatch.setattr("crystalmon.runs.reference.os.link", full)
     monkeypatch.setattr("crystalmon.runs.reference.shutil.copyfile", full)
     made.save(tmp_path / "elsewhere")
     with pytest.raises(OSError, match="No space"):

@@ -6,7 +6,6 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,14 +24,14 @@ from crystalmon.metrics.answers import (
 )
 from crystalmon.metrics.bootstrap import REPLICATES, bootstrap_interval, bootstrap_weights
 from crystalmon.metrics.catalogue import BY_KEY
-from crystalmon.metrics.vocabulary import OWN_OBSERVABLES, vocabulary_observables
-from crystalmon.monitor.base_model import find_base, make_base
+from crystalmon.metrics.vocabulary import OWN_OBSERVABLES
+from crystalmon.monitor.base_model import compared, find_base, own_base
 from crystalmon.phases import PhaseState, SuiteDetector
 from crystalmon.phases.stored import observe
 from crystalmon.runs.records import PHASES, Event, ProbeRecord, TaskRecord
 from crystalmon.runs.reference import Reference
 from crystalmon.scoring.compatibility import check_fit, probing_ranks
-from crystalmon.scoring.models import adapter_layers, without_adapters
+from crystalmon.scoring.models import adapter_layers
 from crystalmon.scoring.plan import View, build_plan, describe_merges
 from crystalmon.scoring.route import choose_route
 from crystalmon.scoring.score import Scores, score
@@ -60,10 +59,12 @@ class Monitor:
 
     Attributes:
         base_q, base_coverage: by task, the base's answers [P, C] and their mean total probability.
-        seconds_a_probe: what scoring the suite last took; None before it was.
+        seconds_a_probe: what scoring the suite last took, maybe in an earlier run of the same base;
+            None if that is not known.
         doubtful_after: None, or a step: the probes between it and the latest one may be wrong, as
             their route has just been found not to give the model's own answers.
         is_own_base: whether the base is the model as it was when this monitor was made.
+        remembered: whether the cache had the answers of this base, and nothing was scored.
         without_adapters: whether `auto` was asked for: its own base is scored without adapters.
 
     In a run of several processes every rank makes a monitor and probes at the same steps: the
@@ -93,7 +94,6 @@ class Monitor:
         if self.plan.merges:
             logger.info(describe_merges(self.plan.merges))
         self.ranks = probing_ranks(model)
-        self.route = choose_route(model, self.plan, self.ranks)
         self._batch_tokens: int | None = None
         self._progress = progress
         self.seconds_a_probe: float | None = None
@@ -111,7 +111,11 @@ class Monitor:
             )
             bare = str(reference) == "auto"
             self.is_own_base, self.without_adapters = found is None, bare
-            self.reference = found or self._own_base(tokenizer, bare, bar.update)
+            if found is None:
+                self._take_own_base(tokenizer, bare, bar.update)
+            else:
+                self.reference, self.remembered = found, False
+                self.route = choose_route(model, self.plan, self.ranks)
         answers = {
             task.name: answer_distributions(self.reference.log_choice[task.name])
             for task in self.suite
@@ -214,26 +218,23 @@ class Monitor:
         self.route, self.doubtful_after = route, proven
         return False
 
-    def _own_base(self, tokenizer: Any, bare: bool, progress: Callable[[int], Any]) -> Reference:
-        """This model as its own base; without adapters if `bare`.
+    def _take_own_base(self, tokenizer: Any, bare: bool, progress: Callable[[int], Any]) -> None:
+        """Take this model as its own base; without adapters if `bare`.
 
         A first probe would find the same answers, unless the model carries adapters.
         """
-        started = time.perf_counter()
-        with without_adapters(self.model) if bare else nullcontext():
-            base, scores = make_base(
-                self.model,
-                tokenizer,
-                self.suite,
-                self.plan,
-                lambda prompts, log_p, begins: _compared(log_p, log_p, begins),
-                route=self.route,
-                ranks=self.ranks,
-                progress=progress,
-            )
-        self._start = None if bare and adapter_layers(self.model) else scores
-        self.seconds_a_probe = time.perf_counter() - started
-        return base
+        own = own_base(
+            self.model,
+            tokenizer,
+            self.suite,
+            self.plan,
+            bare=bare,
+            ranks=self.ranks,
+            progress=progress,
+        )
+        self.reference, self.route, self.remembered = own.reference, own.route, own.remembered
+        self._start = None if bare and adapter_layers(self.model) else own.scores
+        self.seconds_a_probe = own.seconds
 
     def inherit(self, states: Mapping[str, PhaseState]) -> None:
         """Before the first probe, take over the phases of the run that the model came from."""
@@ -277,10 +278,10 @@ class Monitor:
 
     def _observe(self, prompts: np.ndarray, log_p: Tensor, begins: Tensor) -> Mapping[str, Tensor]:
         if not self.shares_tokens:
-            found = _compared(log_p, log_p, begins)
+            found = compared(log_p, log_p, begins)
             return {k: v if k in OWN_OBSERVABLES else v * torch.nan for k, v in found.items()}
         base = torch.from_numpy(self.reference.log_p(prompts)).to(log_p.device)
-        return _compared(log_p, base, begins)
+        return compared(log_p, base, begins)
 
     def _measure(
         self, q: Mapping[str, np.ndarray], per_prompt: Mapping[str, np.ndarray]
@@ -368,9 +369,3 @@ class Monitor:
             delay=2.0,
             disable=not self._progress,
         )
-
-
-def _compared(log_p: Tensor, log_b: Tensor, begins: Tensor) -> Mapping[str, Tensor]:
-    # float64, since the divergence of near-equal distributions is a small difference
-    exact = log_p.dtype if log_p.device.type == "mps" else torch.float64
-    return vocabulary_observables(log_p.to(exact), log_b.to(exact), begins)
