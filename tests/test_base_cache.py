@@ -90,15 +90,21 @@ def test_precision_configuration_and_code_count(model):
     model.config.rope_parameters = {**model.config.rope_parameters, "rope_theta": 5.0}
     found.add(fingerprint(model))
     found.add(fingerprint(copy.deepcopy(model).bfloat16()))
-    handle = model.lm_head.register_forward_hook(lambda module, inputs, output: 2 * output)
+    model.enable_input_require_grads()  # a hook of a library
     found.add(fingerprint(model))
-    handle.remove()
-    model.forward = lambda **inputs: None
-    found.add(fingerprint(model))
-    del model.forward
     model.__class__ = type("Mine", (type(model),), {})
     found.add(fingerprint(model))
-    assert len(found) == 6
+    assert len(found) == 5
+    assert None not in found
+
+
+def test_a_function_of_ones_own_on_the_model_may_do_anything(model):
+    handle = model.lm_head.register_forward_hook(lambda module, inputs, output: 2 * output)
+    assert fingerprint(model) is None
+    handle.remove()
+    assert fingerprint(model) is not None
+    model.forward = lambda **inputs: None
+    assert fingerprint(model) is None
 
 
 def test_adapters_leave_the_fingerprint_of_their_base(model):
@@ -219,8 +225,8 @@ def test_a_damaged_cache_is_one_warning(model, tokenizer, suite, base_cache, cap
         monitor = Monitor(model, tokenizer, suite)
         assert monitor.remembered == remembered
         assert monitor.reference.info.id == base.info.id
-    assert [record.message for record in caplog.records if "cache" in record.message].__len__() == 1
-    assert "scored anew" in caplog.text
+    (told,) = [record.message for record in caplog.records if "cache" in record.message]
+    assert "scored anew" in told
 
 
 def test_an_unwritable_cache_is_one_warning(model, tokenizer, suite, tmp_path, caplog, monkeypatch):
@@ -274,7 +280,7 @@ key = cache.BaseKey(info.fingerprint, info.suite_hash, info.view, info.plan)
 Path(sys.argv[1]).touch()
 while len(list(Path(sys.argv[1]).parent.glob("ready-*"))) < 2:
     time.sleep(0.01)
-for _ in range(40):
+for _ in range(20):
     assert cache.keep_base(key, "float32", base).info == info
     found = cache.cached_base(key, "float32", lambda found: found.log_p([0]))
     assert found is None or found.info == info
@@ -349,7 +355,9 @@ def test_runs_link_the_cache_and_outlive_it(model, tokenizer, suite, tmp_path, b
     (kept,) = base_cache.glob("*/*/reference.safetensors")
     assert kept.samefile(tmp_path / "run" / "reference.safetensors")
     monitor.probe(0, unchanged=True)
-    assert cache.clear_cache() < kept.parent.parent.stat().st_size if kept.exists() else True
+    size = kept.stat().st_size
+    assert cache.clear_cache() < size, "the run still holds the rows"
+    assert not kept.exists()
     monitor.probe(1)  # what was mapped can still be read
     assert load_reference(tmp_path / "run").info == monitor.reference.info
 

@@ -1,7 +1,7 @@
 """The base to compare with, from what the user asked for: found on disk, or scored now.
 
-A base is scored once, and not at all if the cache knows it. After that only its answers are kept, and
-no second model stays in memory.
+A base is scored once, and not at all if the cache knows it. After that only its answers are kept,
+and no second model stays in memory.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ next-token log-probabilities after each of the suite's N prompts, and `log_choic
 float64, those of the task's choices; `observed/<key>` [N] are the metrics of the base compared with
 itself. `reference.json` says what they were made with.
 
-Both files are replaced, never written in place: `reference.safetensors` may be a hard link, the same
-file in several folders.
+Both files are replaced, never written in place: `reference.safetensors` may be a hard link, one and
+the same file in several folders.
 """
 
 from __future__ import annotations

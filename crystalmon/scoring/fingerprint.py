@@ -38,6 +38,10 @@ _BESIDE_ENDS = ("name_or_path", "_token_id")
 """What a configuration says that does not change an answer, or that the tensors say themselves."""
 
 
+_LIBRARIES = ("torch", "transformers", "accelerate", "peft", "trl", "deepspeed")
+"""What these hook on a module is known by its name."""
+
+
 def fingerprint(model: Any, *, without_adapters: bool = False) -> str | None:
     """SHA-256 over a model's weights, class, configuration and code, 64 hex digits.
 
@@ -49,7 +53,8 @@ def fingerprint(model: Any, *, without_adapters: bool = False) -> str | None:
     Returns:
         None where the weights do not say what the model answers: if this process does not hold them
         whole (they are sharded, or lie on the meta device), if a quantizer's own code reads them,
-        or for adapters at work, whose scales are no weights.
+        for adapters at work, whose scales are no weights, or if somebody has hooked a function of
+        their own on the model.
     """
     layers = adapter_layers(model)
     if layers and (not without_adapters or any(getattr(each, "merged", False) for each in layers)):
@@ -98,7 +103,7 @@ def _tensors_of(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _is_whole(tensor: Any) -> bool:
-    """Whether a tensor holds its numbers, here: ZeRO-3 marks its parameters, others have a class."""
+    """Whether a tensor's numbers lie here: ZeRO-3 marks its parameters, others have a class."""
     plain = type(tensor) in (Tensor, nn.Parameter) and tensor.layout == torch.strided
     return plain and not tensor.is_meta and not hasattr(tensor, "ds_id")
 
@@ -150,15 +155,19 @@ def _code(kind: type) -> str | None:
     return f"{name} {hashlib.sha256(content).hexdigest()}"
 
 
-def _changes(module: nn.Module) -> Iterator[str]:
-    """What is hooked on a module, or takes the place of its `forward`, by name."""
+def _changes(module: nn.Module) -> Iterator[str | None]:
+    """What is hooked on a module, or stands for its `forward`; None if that may be anything."""
     own = [vars(module)["forward"]] if "forward" in vars(module) else []
     for each in (*own, *module._forward_pre_hooks.values(), *module._forward_hooks.values()):
         named = each if hasattr(each, "__qualname__") else type(each)
-        yield f"changed by {named.__module__}.{named.__qualname__}"
+        known = named.__module__.partition(".")[0] in _LIBRARIES
+        yield f"changed by {named.__module__}.{named.__qualname__}" if known else None
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration without what changes no answer."""
-    kept = {k: v for k, v in config.items() if k not in _BESIDE and not k.endswith(_BESIDE_ENDS)}
-    return {k: _settings(v) if isinstance(v, Mapping) else v for k, v in kept.items()}
+    return {
+        key: _settings(value) if isinstance(value, Mapping) else value
+        for key, value in ((str(key), value) for key, value in config.items())
+        if key not in _BESIDE and not key.endswith(_BESIDE_ENDS)
+    }
