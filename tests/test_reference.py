@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,6 +43,9 @@ def test_survives_a_trip_to_disk(made, tmp_path, plan):
     assert loaded.shape == made.shape == (plan.num_prompts, made.info.vocab_size)
     for name, table in made.log_choice.items():
         np.testing.assert_array_equal(loaded.log_choice[name], table)
+    sent = pickle.loads(pickle.dumps(loaded))
+    assert isinstance(sent.rows, np.ndarray)
+    np.testing.assert_array_equal(sent.log_p(rows), made.log_p(rows))
     loaded.save(tmp_path / "copy")
     assert load_reference(tmp_path / "copy").info == made.info
     assert not list(tmp_path.rglob("*.partial"))

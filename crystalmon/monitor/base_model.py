@@ -99,7 +99,7 @@ def _load_everywhere(folder: Path, ranks: Ranks) -> Reference:
     ids = ranks.gather(None if loaded is None else loaded.info.id)
     if loaded is not None and len(set(ids)) == 1:
         return loaded
-    return ranks.on_main(lambda: load_reference(folder).in_memory())
+    return ranks.on_main(lambda: load_reference(folder))
 
 
 def _score_other(

@@ -78,7 +78,7 @@ class KnownBase:
         own = kept if self._ranks.is_main else attempt(lambda: load_reference(place))[0]
         if len(set(self._ranks.gather(own and own.info.id))) == 1:
             return own
-        return self._ranks.on_main(lambda: kept and kept.in_memory())
+        return self._ranks.on_main(lambda: kept)
 
     def keep(self, reference: Reference, seconds: float | None = None) -> Reference:
         """Remember how the base is run and, if it was scored now, its answers.

@@ -17,7 +17,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -114,8 +114,14 @@ class Reference:
         """[len(prompts), V] float32: the rows of those prompts, in the suite's order."""
         return np.stack([self._rows[int(index)] for index in prompts])
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process is sent: it may not see the file, so the rows go along."""
+        return {each.name: getattr(self, each.name) for each in fields(self)} | {
+            "rows": self._rows[:]
+        }
+
     def in_memory(self) -> Reference:
-        """The same reference with its rows loaded, so that another process can be sent it."""
+        """The same reference with its rows loaded."""
         return replace(self, rows=self._rows[:])
 
     def save(self, folder: Path) -> None:
