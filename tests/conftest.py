@@ -48,6 +48,22 @@ def _no_limit(request, monkeypatch):
         monkeypatch.setattr(CrystalCallback.__init__, "__kwdefaults__", defaults)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _not_the_users_cache(tmp_path_factory):
+    """For what is trained once for several tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CRYSTALMON_CACHE", str(tmp_path_factory.mktemp("bases")))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def base_cache(tmp_path_factory, monkeypatch):
+    """An empty cache of bases for each test."""
+    folder = tmp_path_factory.mktemp("bases")
+    monkeypatch.setenv("CRYSTALMON_CACHE", str(folder))
+    return folder
+
+
 @pytest.fixture(scope="session")
 def _tiny():
     from crystalmon.scoring.models import load_model

@@ -129,6 +129,7 @@ RUN_BY = {
     "scripts/study.py": "test_documented_commands.py::test_the_study_from_its_bases_to_its_report",
     "scripts/trained_bank.py": "test_documented_commands.py::test_the_detector_is_measured",
     "scripts/validate_detection.py": "test_documented_commands.py::test_the_detector_is_measured",
+    "crystalmon cache": "test_base_cache.py::test_the_command_lists_and_clears",
     "crystalmon cost": "test_cost.py::test_the_command_prints_it",
     "crystalmon detect": "test_replay.py::test_the_command_prints_words_or_json",
     "crystalmon predictions": "test_cli_experiments.py::test_predictions_on_results",

@@ -79,6 +79,23 @@ def test_out_of_memory_on_one_rank_halves_the_batch_of_both(tmp_path):
     assert int(first[2]) > int(second[2])
 
 
+def test_both_ranks_know_a_base_of_the_cache(tmp_path):
+    said = two_processes(
+        tmp_path,
+        """
+        first = Monitor(model, tokenizer, suite)
+        before = first.probe(0, unchanged=True)
+        seen, kind = [], type(model)
+        run = kind.forward
+        kind.forward = lambda self, *args, **options: seen.append(1) or run(self, *args, **options)
+        second = Monitor(model, tokenizer, suite)
+        after = second.probe(0, unchanged=True)
+        outcome(lambda: f"{second.remembered} {len(seen)} {before.metrics == after.metrics}")
+        """,
+    )
+    assert said == ["rank 0: True 0 True", "rank 1: True 0 True"]
+
+
 @pytest.mark.parametrize("when", ["choosing", "probing"])
 def test_an_error_on_one_rank_is_both_ranks(tmp_path, when):
     said = two_processes(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,6 +43,9 @@ def test_survives_a_trip_to_disk(made, tmp_path, plan):
     assert loaded.shape == made.shape == (plan.num_prompts, made.info.vocab_size)
     for name, table in made.log_choice.items():
         np.testing.assert_array_equal(loaded.log_choice[name], table)
+    sent = pickle.loads(pickle.dumps(loaded))
+    assert isinstance(sent.rows, np.ndarray)
+    np.testing.assert_array_equal(sent.log_p(rows), made.log_p(rows))
     loaded.save(tmp_path / "copy")
     assert load_reference(tmp_path / "copy").info == made.info
     assert not list(tmp_path.rglob("*.partial"))
@@ -122,7 +126,7 @@ def test_newer_schema_is_refused(made, tmp_path):
     made.save(tmp_path)
     info = json.loads((tmp_path / "reference.json").read_text())
     (tmp_path / "reference.json").write_text(json.dumps({**info, "schema_version": 99}))
-    with pytest.raises(ValueError, match="schema version must be at most 1, got 99"):
+    with pytest.raises(ValueError, match="schema version must be at most 2, got 99"):
         load_reference(tmp_path)
 
 
@@ -152,6 +156,7 @@ def test_a_reference_is_whole_until_the_next_one_is(made, tmp_path, monkeypatch)
     def full(source, target):
         raise OSError(28, "No space left on device")
 
+    monkeypatch.setattr("crystalmon.runs.reference.os.link", full)
     monkeypatch.setattr("crystalmon.runs.reference.shutil.copyfile", full)
     made.save(tmp_path / "elsewhere")
     with pytest.raises(OSError, match="No space"):

@@ -1,9 +1,10 @@
-"""The commands on a model and on suites: `probe`, `cost` and `suite`."""
+"""The commands on a model and on suites: `probe`, `cost`, `cache` and `suite`."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import time
 from typing import TYPE_CHECKING
 
 from crystalmon.cli.options import command, console, load_placed, option, print_json
@@ -35,11 +36,13 @@ def _probe(args: argparse.Namespace) -> None:
     suite = load_suite(args.suite)
     model, tokenizer = load_placed(args.model, args.dtype, args.device)
     monitor = Monitor(model, tokenizer, suite, args.base, view=args.view, progress=not args.json)
-    record = monitor.probe()
+    record = monitor.probe(unchanged=True)
     if args.json:
         print_json(record.to_json())
         return
-    table = _table(record, suite, with_base=not monitor.is_own_base)
+    seconds = (monitor.is_own_base and monitor.seconds_a_probe) or record.seconds
+    told = "known from the cache" if monitor.remembered else f"probe took {seconds:.1f} s"
+    table = _table(record, suite, not monitor.is_own_base, told)
     table.title = escape(f"{args.model} · {suite.name} · {args.view}")
     shown = console()
     shown.print(table)
@@ -47,8 +50,8 @@ def _probe(args: argparse.Namespace) -> None:
         shown.print(escape(warning))
 
 
-def _table(record: ProbeRecord, suite: TaskSuite, with_base: bool) -> Table:
-    """A row per task, and last the suite's means."""
+def _table(record: ProbeRecord, suite: TaskSuite, with_base: bool, told: str) -> Table:
+    """A row per task, and last the suite's means, with what is told of the probe."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -69,7 +72,7 @@ def _table(record: ProbeRecord, suite: TaskSuite, with_base: bool) -> Table:
     table.add_section()
     means = [record.metrics.get(metric.key) for metric in metrics]
     cells = ["" if mean is None else f"{mean:.3f}" for mean in means]
-    table.add_row("mean", "", *cells, f"probe took {record.seconds:.1f} s")
+    table.add_row("mean", "", *cells, told)
     return table
 
 
@@ -100,6 +103,34 @@ def _cost(args: argparse.Namespace) -> None:
         step_seconds=args.step_seconds,
     )
     print_json(cost.to_json()) if args.json else print(format_cost(cost))
+
+
+@command(
+    "cache",
+    "list the bases that need not be scored again",
+    "",
+    option("--clear", action="store_true", help="remove them; runs keep their own"),
+)
+def _cache(args: argparse.Namespace) -> None:
+    from rich.filesize import decimal
+    from rich.markup import escape
+    from rich.table import Table
+
+    from crystalmon.runs.base_cache import cache_folder, cached_bases, clear_cache
+
+    if args.clear:
+        print(f"{cache_folder()} is empty; {decimal(clear_cache())} freed")
+        return
+    bases = cached_bases()
+    total = decimal(sum(base.size for base in bases))
+    table = Table("model", "suite", "view", "size", "last used", title_justify="left")
+    table.title = escape(f"{cache_folder()} · {total}")
+    for base in bases:
+        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(base.used))
+        info = base.info
+        row = (info.model or "a model without a name", info.suite, info.view, decimal(base.size))
+        table.add_row(*map(escape, row), used)
+    console().print(table)
 
 
 @command("suite list", "the bundled suites", "")

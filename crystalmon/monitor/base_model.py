@@ -1,12 +1,15 @@
 """The base to compare with, from what the user asked for: found on disk, or scored now.
 
-A base is scored once. After that only its answers are kept, and no second model stays in memory.
+A base is scored once, and not at all if the cache knows it. After that only its answers are kept,
+and no second model stays in memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+import time
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from crystalmon.metrics.vocabulary import vocabulary_observables
+from crystalmon.monitor.known_base import KnownBase
 from crystalmon.runs.reference import (
     Reference,
     ReferenceInfo,
@@ -22,12 +27,18 @@ from crystalmon.runs.reference import (
     reference_id,
 )
 from crystalmon.scoring.forward import Route
-from crystalmon.scoring.models import free_memory, load_whole, model_name, vocabulary_size
+from crystalmon.scoring.models import (
+    free_memory,
+    load_whole,
+    model_name,
+    vocabulary_size,
+    without_adapters,
+)
 from crystalmon.scoring.plan import ScoringPlan, build_plan
 from crystalmon.scoring.precision_trial import AskedPrecision
 from crystalmon.scoring.ranks import ONE, Ranks
 from crystalmon.scoring.route import choose_route
-from crystalmon.scoring.score import Observer, Scores, score
+from crystalmon.scoring.score import Scores, score
 from crystalmon.suites.tasks import TaskSuite
 
 Progress = Callable[[int], Any]
@@ -92,7 +103,7 @@ def _load_everywhere(folder: Path, ranks: Ranks) -> Reference:
     ids = ranks.gather(None if loaded is None else loaded.info.id)
     if loaded is not None and len(set(ids)) == 1:
         return loaded
-    return ranks.on_main(lambda: load_reference(folder).in_memory())
+    return ranks.on_main(lambda: load_reference(folder))
 
 
 def _score_other(
@@ -120,11 +131,77 @@ def _score_other(
             "tokens of the current model's template. Use view='raw'."
         )
     try:
-        route = choose_route(base, plan, precision=precision)
-        return make_base(base, tokenizer, suite, plan, route=route, progress=progress)[0]
+        return own_base(
+            base, tokenizer, suite, plan, precision=precision, progress=progress
+        ).reference
     finally:
         del base
         free_memory()
+
+
+@dataclass(frozen=True)
+class OwnBase:
+    """A model as a base.
+
+    Args:
+        reference: its answers.
+        scores: the same, and what a probe would observe.
+        route: how the model is run.
+        seconds: what scoring it took when it was scored; None if that is not known.
+        remembered: whether the cache had it, and nothing was scored.
+    """
+
+    reference: Reference
+    scores: Scores
+    route: Route
+    seconds: float | None
+    remembered: bool
+
+
+def own_base(
+    model: nn.Module,
+    tokenizer: Any,
+    suite: TaskSuite,
+    plan: ScoringPlan,
+    *,
+    bare: bool = False,
+    precision: AskedPrecision = "float32",
+    ranks: Ranks = ONE,
+    progress: Progress | None = None,
+) -> OwnBase:
+    """A model as its own base: from the cache, else scored now and kept there.
+
+    Args:
+        model, tokenizer, suite, plan: see `make_base`.
+        bare: without PEFT's adapters.
+        precision: see `choose_route`.
+        ranks, progress: see `scoring.score`.
+
+    Raises:
+        ValueError: see `make_base`.
+    """
+    known = KnownBase(model, suite, plan, ranks, without_adapters=bare, precision=precision)
+    found = known.find(lambda reference: _check_kept(reference, suite, plan, tokenizer))
+    if found is not None:
+        names = {"model": model_name(model), "tokenizer": _tokenizer_name(tokenizer)}
+        base = replace(found, info=replace(found.info, **names))
+        tables = tuple(base.log_choice[task.name] for task in suite)
+        known.keep(base)
+        return OwnBase(base, Scores(tables, base.observed, None), known.route, known.seconds, True)
+    started = time.perf_counter()
+    with without_adapters(model) if bare else nullcontext():
+        base, scores = make_base(
+            model,
+            tokenizer,
+            suite,
+            plan,
+            route=known.route,
+            ranks=ranks,
+            progress=progress,
+            fingerprint=known.fingerprint,
+        )
+    seconds = time.perf_counter() - started
+    return OwnBase(known.keep(base, seconds), scores, known.route, seconds, False)
 
 
 def make_base(
@@ -132,26 +209,26 @@ def make_base(
     tokenizer: Any,
     suite: TaskSuite,
     plan: ScoringPlan,
-    observe: Observer | None = None,
     *,
     route: Route | None = None,
     ranks: Ranks = ONE,
     progress: Progress | None = None,
+    fingerprint: str | None = None,
 ) -> tuple[Reference, Scores]:
-    """Score a suite with the model as it is now: a reference, and what else was observed.
+    """Score a suite with the model as it is now: a reference, and what a probe would find.
 
     Args:
         model, tokenizer: the base; of the tokenizer only the name is kept.
         suite, plan: what to score; the plan was built from the suite.
-        observe, route, ranks, progress: see `scoring.score`.
+        route, ranks, progress: see `scoring.score`.
+        fingerprint: of the model.
 
     Raises:
         ValueError: if an answer is NaN: a broken model is no base to compare with.
     """
 
     def keep(prompts: np.ndarray, log_p: Tensor, begins: Tensor) -> dict[str, Tensor]:
-        seen = {} if observe is None else observe(prompts, log_p, begins)
-        return {**seen, "log_p": log_p}
+        return {**compared(log_p, log_p, begins), "log_p": log_p}
 
     route = route or choose_route(model, plan, ranks)
     scores = score(model, plan, keep, route=route, ranks=ranks, progress=progress)
@@ -173,8 +250,27 @@ def make_base(
         vocab_size=rows.shape[1],
         id=reference_id(plan.fingerprint, log_choice),
         precision=route.precision,
+        fingerprint=fingerprint,
     )
-    return Reference(info, log_choice, rows), replace(scores, observed=seen)
+    return Reference(info, log_choice, rows, seen), replace(scores, observed=seen)
+
+
+def compared(log_p: Tensor, log_b: Tensor, begins: Tensor) -> Mapping[str, Tensor]:
+    """The vocabulary's metrics of answers now and in the base, as exactly as the device can."""
+    # float64, since the divergence of near-equal distributions is a small difference
+    exact = log_p.dtype if log_p.device.type == "mps" else torch.float64
+    return vocabulary_observables(log_p.to(exact), log_b.to(exact), begins)
+
+
+def _check_kept(reference: Reference, suite: TaskSuite, plan: ScoringPlan, tokenizer: Any) -> None:
+    """Refuse what the cache has, if it is damaged or lacks a metric."""
+    check_reference(reference, suite, plan, tokenizer)
+    one = torch.zeros(1, 1)
+    if any(
+        (found := reference.observed.get(key)) is None or found.shape != (plan.num_prompts,)
+        for key in compared(one, one, one == 0)
+    ):
+        raise ValueError(f"reference {reference.info.id} lacks a metric")
 
 
 def check_reference(

@@ -6,7 +6,6 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,14 +25,14 @@ from crystalmon.metrics.answers import (
 from crystalmon.metrics.bootstrap import REPLICATES, bootstrap_interval, bootstrap_weights
 from crystalmon.metrics.catalogue import BY_KEY
 from crystalmon.metrics.subsets import nested_subsets
-from crystalmon.metrics.vocabulary import OWN_OBSERVABLES, vocabulary_observables
-from crystalmon.monitor.base_model import find_base, make_base
+from crystalmon.metrics.vocabulary import OWN_OBSERVABLES
+from crystalmon.monitor.base_model import compared, find_base, own_base
 from crystalmon.phases import PhaseState, SuiteDetector
 from crystalmon.phases.stored import observe
 from crystalmon.runs.records import PHASES, Event, ProbeRecord, TaskRecord
 from crystalmon.runs.reference import Reference
 from crystalmon.scoring.compatibility import check_fit, probing_ranks
-from crystalmon.scoring.models import adapter_layers, without_adapters
+from crystalmon.scoring.models import adapter_layers
 from crystalmon.scoring.plan import View, build_plan, describe_merges
 from crystalmon.scoring.precision_trial import AskedPrecision, check_precision
 from crystalmon.scoring.route import choose_route
@@ -77,11 +76,14 @@ class Monitor:
         base_q, base_coverage: by task, the base's answers [P, C] and their mean total probability.
         subsets: by number of prompts asked of each task, which ones: by task, ascending indices.
             The largest number stands for all.
-        seconds_a_probe: what scoring the whole suite last took; None before it was.
+        seconds_a_probe: what scoring the whole suite last took, maybe in an earlier run of the same
+            base; None if that is not known.
         has_scored: whether the latest probe has run the model: the first finds the base's answers.
+        seconds_proving: what proving the route again took of the latest probe.
         doubtful_after: None, or a step: the probes between it and the latest one may be wrong, as
             their route has just been found not to give the model's own answers.
         is_own_base: whether the base is the model as it was when this monitor was made.
+        remembered: whether the cache had the answers of this base, and nothing was scored.
         without_adapters: whether `auto` was asked for: its own base is scored without adapters.
 
     In a run of several processes every rank makes a monitor and probes at the same steps: the
@@ -131,12 +133,15 @@ class Monitor:
                 answers_only=answers_only,
                 precision=precision,
             )
-            if found is not None and precision == "auto":
-                precision = check_precision(found.info.precision)
-            self.route = choose_route(model, self.plan, self.ranks, precision=precision)
             bare = str(reference) == "auto"
             self.is_own_base, self.without_adapters = found is None, bare
-            self.reference = found or self._own_base(tokenizer, bare, bar.update)
+            if found is None:
+                self._take_own_base(tokenizer, bare, precision, bar.update)
+            else:
+                self.reference, self.remembered = found, False
+                if precision == "auto":
+                    precision = check_precision(found.info.precision)
+                self.route = choose_route(model, self.plan, self.ranks, precision=precision)
         answers = {
             task.name: answer_distributions(self.reference.log_choice[task.name])
             for task in self.suite
@@ -152,6 +157,7 @@ class Monitor:
         self._last_step = -1
         self.doubtful_after: int | None = None
         self.has_scored = False
+        self.seconds_proving = 0.0
         self._probes, self._next_proof, self._proven_at = 0, 1, -1
         self._proven_q = {name: b.copy() for name, b in self.base_q.items()}
 
@@ -186,7 +192,7 @@ class Monitor:
         asked = self._all if known or prompts is None else self.subsets[prompts]
         scores = known or self._score(f"probe at step {step}", asked)
         q, coverage = self._answers(scores, asked)
-        self.doubtful_after = None
+        self.doubtful_after, self.seconds_proving = None, 0.0
         if unchanged:
             self._proven_at = step
         elif not self._holds(step, q, asked):
@@ -253,8 +259,8 @@ class Monitor:
         """Whether the route, if it is time to prove it again, still gives the model's own answers.
 
         What a model does with a mask may show only once it is trained. So the route is proven at
-        the 1st, 2nd, 4th, 8th … probe, and when the answers have moved. If it fails, a safer one
-        is taken from now on.
+        the 1st, 4th, 16th … probe, and when the answers have moved. If it fails, a safer one is
+        taken from now on.
         """
         self._probes += 1
         then = {name: self._proven_q[name][asked[name]] for name in q}
@@ -262,8 +268,10 @@ class Monitor:
         moved = np.nan_to_num(np.concatenate(moves)).mean()
         if self._probes < self._next_proof and moved < PROVEN_WITHIN:
             return True
-        self._next_proof = 2 * self._probes
+        self._next_proof = 4 * self._probes
+        started = time.perf_counter()
         route = choose_route(self.model, self.plan, self.ranks, best=self.route)
+        self.seconds_proving = time.perf_counter() - started
         # of prompts not asked now, what was known before
         for name, own in q.items():
             self._proven_q[name][asked[name]] = own
@@ -279,26 +287,30 @@ class Monitor:
         self.route, self.doubtful_after = route, proven
         return False
 
-    def _own_base(self, tokenizer: Any, bare: bool, progress: Callable[[int], Any]) -> Reference:
-        """This model as its own base; without adapters if `bare`.
+    def _take_own_base(
+        self,
+        tokenizer: Any,
+        bare: bool,
+        precision: AskedPrecision,
+        progress: Callable[[int], Any],
+    ) -> None:
+        """Take this model as its own base; without adapters if `bare`.
 
         A first probe would find the same answers, unless the model carries adapters.
         """
-        started = time.perf_counter()
-        with without_adapters(self.model) if bare else nullcontext():
-            base, scores = make_base(
-                self.model,
-                tokenizer,
-                self.suite,
-                self.plan,
-                lambda prompts, log_p, begins: _compared(log_p, log_p, begins),
-                route=self.route,
-                ranks=self.ranks,
-                progress=progress,
-            )
-        self._start = None if bare and adapter_layers(self.model) else scores
-        self.seconds_a_probe = time.perf_counter() - started
-        return base
+        own = own_base(
+            self.model,
+            tokenizer,
+            self.suite,
+            self.plan,
+            bare=bare,
+            precision=precision,
+            ranks=self.ranks,
+            progress=progress,
+        )
+        self.reference, self.route, self.remembered = own.reference, own.route, own.remembered
+        self._start = None if bare and adapter_layers(self.model) else own.scores
+        self.seconds_a_probe = own.seconds
 
     def inherit(self, states: Mapping[str, PhaseState]) -> None:
         """Before the first probe, take over the phases of the run that the model came from."""
@@ -351,10 +363,10 @@ class Monitor:
 
     def _observe(self, prompts: np.ndarray, log_p: Tensor, begins: Tensor) -> Mapping[str, Tensor]:
         if not self.shares_tokens:
-            found = _compared(log_p, log_p, begins)
+            found = compared(log_p, log_p, begins)
             return {k: v if k in OWN_OBSERVABLES else v * torch.nan for k, v in found.items()}
         base = torch.from_numpy(self.reference.log_p(prompts)).to(log_p.device)
-        return _compared(log_p, base, begins)
+        return compared(log_p, base, begins)
 
     def _measure(
         self, q: Mapping[str, np.ndarray], asked: Asked, per_prompt: Mapping[str, np.ndarray]
@@ -447,9 +459,3 @@ class Monitor:
             delay=2.0,
             disable=not self._progress,
         )
-
-
-def _compared(log_p: Tensor, log_b: Tensor, begins: Tensor) -> Mapping[str, Tensor]:
-    # float64, since the divergence of near-equal distributions is a small difference
-    exact = log_p.dtype if log_p.device.type == "mps" else torch.float64
-    return vocabulary_observables(log_p.to(exact), log_b.to(exact), begins)

@@ -200,7 +200,8 @@ def _store_base(folder: Path, monitor: Monitor, step: int) -> None:
         if own.info.id != base.info.id:
             raise ValueError(
                 f"the run in {folder} must be resumed with its own base, {own.info.model!r}, got "
-                f"{base.info.model!r}. Leave out reference=, or choose another output_dir."
+                f"{base.info.model!r}. What differs: {own.info.differences(base.info)}. Leave out "
+                "reference=, or choose another output_dir."
             )
         return
     if own is not None and not _alike(own, base):

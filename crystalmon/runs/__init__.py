@@ -16,6 +16,7 @@ records before it with a step past s may be wrong.
     names.py       names of folders and files
     records.py     what a probe found, and the events it raised
     reference.py   the base's answers
+    base_cache.py  bases of earlier runs, in the user's cache folder
     results.py     what an experiment found
     files.py       lines and files written durably, and errors told in one sentence
     store.py       writing a run

@@ -2,7 +2,11 @@
 
 A reference is a folder with two files. `reference.safetensors` holds `log_p` [N, V] float32, the
 next-token log-probabilities after each of the suite's N prompts, and `log_choice/<task>` [P, C]
-float64, those of the task's choices. `reference.json` says what they were made with.
+float64, those of the task's choices; `observed/<key>` [N] are the metrics of the base compared with
+itself. `reference.json` says what they were made with.
+
+Both files are replaced, never written in place: `reference.safetensors` may be a hard link, one and
+the same file in several folders.
 """
 
 from __future__ import annotations
@@ -11,8 +15,9 @@ import hashlib
 import json
 import os
 import shutil
+import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,15 +27,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from crystalmon.metrics.answers import answer_distributions
-from crystalmon.runs.files import explained
+from crystalmon.runs.files import explained, json_bytes, write_whole
 from crystalmon.runs.names import DEFAULT_NAME, REFERENCE_FOLDER
 from crystalmon.suites.tasks import TaskSuite
 
-REFERENCE_SCHEMA = 1
+REFERENCE_SCHEMA = 2
+"""1: without fingerprint."""
 INFO_FILE = "reference.json"
 TENSOR_FILE = "reference.safetensors"
 CHOICE_PREFIX = "log_choice/"
-"""Of the tensors' names, before the task's."""
+OBSERVED_PREFIX = "observed/"
+"""Of the tensors' names, before the task's, and before the metric's key."""
 _LOG_P = "log_p"
 
 
@@ -46,6 +53,7 @@ class ReferenceInfo:
         id: see `reference_id`.
         precision: in which the layers were computed, `float32` or the `model`'s own.
         schema_version: of this folder's format.
+        fingerprint: of the model's weights; None if they have none, or it is not known.
     """
 
     suite: str
@@ -58,6 +66,13 @@ class ReferenceInfo:
     id: str
     precision: str = "float32"
     schema_version: int = REFERENCE_SCHEMA
+    fingerprint: str | None = None
+
+    def differences(self, other: ReferenceInfo) -> str:
+        """What is not the same in another base, as `model 'a' and 'b', view 'raw' and 'chat'`."""
+        names = ("model", "suite", "suite_hash", "view", "tokenizer", "plan", "fingerprint", "id")
+        pairs = ((name, getattr(self, name), getattr(other, name)) for name in names)
+        return ", ".join(f"{n} {one!r:.70} and {two!r:.70}" for n, one, two in pairs if one != two)
 
 
 def reference_id(plan: str, log_choice: Mapping[str, np.ndarray]) -> str:
@@ -77,11 +92,13 @@ class Reference:
         log_choice: by task, [P, C] float64 log-probabilities of the choices.
         rows: [N, V] float32 log-probabilities of the next token, or the file that holds them. The
             file is mapped, not loaded.
+        observed: by key of a metric, [N] what the base is when compared with itself; may be empty.
     """
 
     info: ReferenceInfo
     log_choice: Mapping[str, np.ndarray]
     rows: np.ndarray | Path = field(repr=False)
+    observed: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
 
     @cached_property
     def _rows(self) -> Any:
@@ -99,26 +116,32 @@ class Reference:
         """[len(prompts), V] float32: the rows of those prompts, in the suite's order."""
         return np.stack([self._rows[int(index)] for index in prompts])
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process is sent: it may not see the file, so the rows go along."""
+        return {each.name: getattr(self, each.name) for each in fields(self)} | {
+            "rows": self._rows[:]
+        }
+
     def in_memory(self) -> Reference:
-        """The same reference with its rows loaded, so that another process can be sent it."""
-        return Reference(self.info, self.log_choice, self._rows[:])
+        """The same reference with its rows loaded."""
+        return replace(self, rows=self._rows[:])
 
     def save(self, folder: Path) -> None:
         """Write the reference. An earlier one in the folder stays whole until this one is.
+
+        If the rows lie in a file, the new one is a hard link of it where the file system has them.
 
         Raises:
             RunFolderError: if the folder cannot take it.
         """
         with explained(folder, "take the base's answers"):
             folder.mkdir(parents=True, exist_ok=True)
+            own = self.rows if isinstance(self.rows, Path) and self._is_on_disk(self.rows) else None
             file = folder / TENSOR_FILE
-            if not (
-                isinstance(self.rows, Path)
-                and file.exists()
-                and file.samefile(self.rows)
-                and self._is_on_disk(self.rows)
-            ):
-                self._write(folder)
+            if own is None or not (file.exists() and file.samefile(own)):
+                self._write_tensors(file, own)
+            info = {**asdict(self.info), "schema_version": REFERENCE_SCHEMA}
+            write_whole(folder / INFO_FILE, json_bytes(info, indent=2))
 
     def _is_on_disk(self, file: Path) -> bool:
         """Whether a file still holds this reference: another one may have been written over it."""
@@ -130,23 +153,28 @@ class Reference:
             np.array_equal(table, self.log_choice[name]) for name, table in tables.items()
         )
 
-    def _write(self, folder: Path) -> None:
-        partial, info = folder / f"{TENSOR_FILE}.partial", folder / f"{INFO_FILE}.partial"
+    def _write_tensors(self, file: Path, own: Path | None) -> None:
+        # a name of its own: one that was left over may be a link of what others read
+        partial = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
         try:
-            if isinstance(self.rows, Path) and self._is_on_disk(self.rows):
-                shutil.copyfile(self.rows, partial)
+            if own is not None:
+                _link_or_copy(own, partial)
             else:  # what was mapped can still be read
-                tables = {f"{CHOICE_PREFIX}{name}": q for name, q in self.log_choice.items()}
-                tensors = {_LOG_P: self._rows[:], **tables}
+                tensors = {_LOG_P: self._rows[:]}
+                tensors |= {f"{CHOICE_PREFIX}{name}": q for name, q in self.log_choice.items()}
+                tensors |= {f"{OBSERVED_PREFIX}{key}": x for key, x in self.observed.items()}
                 whole = {name: np.ascontiguousarray(each) for name, each in tensors.items()}
                 save_file(whole, str(partial))
-            text = json.dumps(asdict(self.info), indent=2, ensure_ascii=False)
-            info.write_text(text + "\n", encoding="utf-8")
-            os.replace(partial, folder / TENSOR_FILE)
-            os.replace(info, folder / INFO_FILE)
+            os.replace(partial, file)
         finally:
             partial.unlink(missing_ok=True)
-            info.unlink(missing_ok=True)
+
+
+def _link_or_copy(file: Path, to: Path) -> None:
+    try:
+        os.link(file.resolve(), to)
+    except OSError:  # another file system, or one without hard links
+        shutil.copyfile(file, to)
 
 
 def load_reference(folder: Path) -> Reference:
@@ -163,7 +191,8 @@ def load_reference(folder: Path) -> Reference:
         data = json.loads(info_file.read_text(encoding="utf-8"))
         version = int(data["schema_version"])
         if version <= REFERENCE_SCHEMA:
-            found = Reference(ReferenceInfo(**data), _read_tables(file), file)
+            tables, observed = _read_tables(file), _read_tables(file, OBSERVED_PREFIX)
+            found = Reference(ReferenceInfo(**data), tables, file, observed)
             if np.isnan(found.log_p(np.array([0]))).any():
                 raise ValueError("its answers are not numbers")
             return found
@@ -214,13 +243,13 @@ def read_base_answers(
     return {name: found[name] for name in wanted}
 
 
-def _read_tables(file: Path) -> dict[str, np.ndarray]:
+def _read_tables(file: Path, prefix: str = CHOICE_PREFIX) -> dict[str, np.ndarray]:
     """By task, [P, C] the log-probabilities of the choices; the rows are not touched."""
     with safe_open(str(file), framework="np") as tensors:
         return {
-            key.removeprefix(CHOICE_PREFIX): tensors.get_tensor(key)
+            key.removeprefix(prefix): tensors.get_tensor(key)
             for key in tensors.keys()  # noqa: SIM118 (not a mapping)
-            if key.startswith(CHOICE_PREFIX)
+            if key.startswith(prefix)
         }
 
 

@@ -13,4 +13,6 @@ A probe goes through these modules in this order:
 6. `forward` runs the batches, on every rank the same number, and takes log softmax at the needed
    positions. `isolation` puts back what a pass may change; `precision` makes it exact.
 7. `score` adds the tokens' log-probabilities up to those of the choices.
+
+`fingerprint` tells whether a model is one whose answers are known.
 """

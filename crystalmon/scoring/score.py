@@ -39,12 +39,13 @@ class Scores:
         log_choice: per task [P, C], the log-probability that the completion is the choice; NaN of
             prompts that were not asked.
         observed: [n, …] values by key, one per prompt asked in suite order, from the observer.
-        batch_tokens: the padded tokens per forward pass that memory has held.
+        batch_tokens: the padded tokens per forward pass that memory has held; None if nothing was
+            run, and the answers are remembered.
     """
 
     log_choice: tuple[np.ndarray, ...]
     observed: Mapping[str, np.ndarray]
-    batch_tokens: int
+    batch_tokens: int | None
 
 
 def score(

@@ -1,0 +1,173 @@
+"""A model's fingerprint: what changes when anything changes that decides its answers.
+
+The weights are summed where they lie. The bits of each tensor are read as integers x_i and added up
+in chunks as Σ_i m_i x_i mod 2^64. Each place of a chunk has a random odd multiplier m_i of its own:
+an odd number has an inverse mod 2^64, so one changed element always changes the sum, and several
+cancel out with a probability of 2^-32 in each chunk that they are in. A SHA-256 binds all sums.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
+
+from crystalmon.scoring.models import adapter_layers
+
+CHUNK = 2**16
+"""Elements that are added up to one sum."""
+
+CHUNKS_AT_ONCE = {"cpu": 4}
+DEFAULT_CHUNKS_AT_ONCE = 64
+"""More need more memory, 8 bytes an element, and fewer launches."""
+
+_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32}
+"""By the bytes of an element; a wider one is read as several integers of four bytes."""
+
+_BESIDE = ("transformers_version", "use_cache", "architectures", "dtype", "torch_dtype")
+_BESIDE_ENDS = ("name_or_path", "_token_id")
+"""What a configuration says that does not change an answer, or that the tensors say themselves."""
+
+
+_LIBRARIES = ("torch", "transformers", "accelerate", "peft", "trl", "deepspeed")
+"""What these hook on a module is known by its name."""
+
+
+def fingerprint(model: Any, *, without_adapters: bool = False) -> str | None:
+    """SHA-256 over a model's weights, class, configuration and code, 64 hex digits.
+
+    Args:
+        model: a causal language model; it is only read.
+        without_adapters: as the model is within `models.without_adapters`; then it is that of the
+            model which PEFT's adapters were put on.
+
+    Returns:
+        None where the weights do not say what the model answers: if this process does not hold them
+        whole (they are sharded, or lie on the meta device), if a quantizer's own code reads them,
+        for adapters at work, whose scales are no weights, or if somebody has hooked a function of
+        their own on the model.
+    """
+    layers = adapter_layers(model)
+    if layers and (not without_adapters or any(getattr(each, "merged", False) for each in layers)):
+        return None
+    base = model.get_base_model() if layers and hasattr(model, "get_base_model") else model
+    if getattr(base.config, "quantization_config", None) or (getattr(base, "_tp_size", 1) or 1) > 1:
+        return None
+    digest, sums = hashlib.sha256(), list[Tensor]()
+    names, tensors = set[str](), dict[int, str]()
+    for path, module in _modules(base):
+        if isinstance(module, FSDPModule | FullyShardedDataParallel):
+            return None
+        code = [_code(type(module)), *_changes(module)]
+        if None in code:
+            return None
+        names.update(map(str, code))
+        for name, tensor in _tensors_of(module):
+            if not _is_whole(tensor):
+                return None
+            first = tensors.setdefault(id(tensor), path + name)
+            digest.update(f"{path}{name} {first} {tensor.dtype} {[*tensor.shape]}\n".encode())
+            if first == path + name:
+                sums.append(_sums(tensor.detach()))
+    digest.update("\n".join(sorted(names)).encode())
+    digest.update(
+        json.dumps(_settings(base.config.to_dict()), sort_keys=True, default=str).encode()
+    )
+    digest.update(_joined(sums).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _modules(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Every module with its path, as if there were no adapters."""
+    while hasattr(module, "_disable_adapters"):
+        inner = getattr(module, "base_layer", None)
+        module = module.original_module if inner is None else inner  # type: ignore[assignment]
+    yield path, module
+    for name, child in module.named_children():
+        yield from _modules(child, f"{path}{name}.")
+
+
+def _tensors_of(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """A module's own parameters and buffers; also those that a checkpoint does not hold."""
+    yield from module.named_parameters(recurse=False, remove_duplicate=False)
+    yield from module.named_buffers(recurse=False, remove_duplicate=False)
+
+
+def _is_whole(tensor: Any) -> bool:
+    """Whether a tensor's numbers lie here: ZeRO-3 marks its parameters, others have a class."""
+    plain = type(tensor) in (Tensor, nn.Parameter) and tensor.layout == torch.strided
+    return plain and not tensor.is_meta and not hasattr(tensor, "ds_id")
+
+
+def _sums(tensor: Tensor) -> Tensor:
+    """Σ_i m_i x_i mod 2^64 of each chunk of a tensor, int64 on its device."""
+    flat = tensor.reshape(-1)
+    flat = torch.view_as_real(flat).reshape(-1) if flat.is_complex() else flat
+    bits = flat.view(_INTEGERS.get(flat.element_size(), torch.int32))
+    factors = _factors(bits.device)
+    whole = len(bits) // CHUNK * CHUNK
+    at_once = CHUNKS_AT_ONCE.get(bits.device.type, DEFAULT_CHUNKS_AT_ONCE)
+    found = [(part * factors).sum(1) for part in bits[:whole].view(-1, CHUNK).split(at_once)]
+    rest = bits[whole:]
+    return torch.cat([*found, (rest * factors[: len(rest)]).sum().view(1)])
+
+
+@functools.lru_cache(maxsize=16)
+def _factors(device: torch.device) -> Tensor:
+    """The odd multiplier of each place of a chunk, int64: the same everywhere, for ever."""
+    drawn = np.random.Philox(key=0).random_raw(CHUNK) | np.uint64(1)
+    return torch.from_numpy(drawn.view(np.int64)).to(device)
+
+
+def _joined(sums: list[Tensor]) -> Tensor:
+    """All sums in their order, in the memory of the host; fetched once from each device."""
+    places = [each.device for each in sums]
+    fetched = {
+        place: iter(
+            torch.cat([s for s in sums if s.device == place])
+            .cpu()
+            .split([len(s) for s in sums if s.device == place])
+        )
+        for place in dict.fromkeys(places)
+    }
+    return torch.cat([next(fetched[place]) for place in places])
+
+
+@functools.cache
+def _code(kind: type) -> str | None:
+    """A class of modules by its name and its file's content; None if it was defined in no file."""
+    name = f"{kind.__module__}.{kind.__qualname__}"
+    if kind.__module__.partition(".")[0] == "torch":
+        return name
+    try:
+        content = Path(inspect.getfile(kind)).read_bytes()
+    except (OSError, TypeError):
+        return None
+    return f"{name} {hashlib.sha256(content).hexdigest()}"
+
+
+def _changes(module: nn.Module) -> Iterator[str | None]:
+    """What is hooked on a module, or stands for its `forward`; None if that may be anything."""
+    own = [vars(module)["forward"]] if "forward" in vars(module) else []
+    for each in (*own, *module._forward_pre_hooks.values(), *module._forward_hooks.values()):
+        named = each if hasattr(each, "__qualname__") else type(each)
+        known = named.__module__.partition(".")[0] in _LIBRARIES
+        yield f"changed by {named.__module__}.{named.__qualname__}" if known else None
+
+
+def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration without what changes no answer."""
+    return {
+        key: _settings(value) if isinstance(value, Mapping) else value
+        for key, value in ((str(key), value) for key, value in config.items())
+        if key not in _BESIDE and not key.endswith(_BESIDE_ENDS)
+    }
