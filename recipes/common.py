@@ -13,6 +13,7 @@ from transformers import TrainingArguments
 from trl import ModelConfig, ScriptArguments, TrlParser, get_quantization_config
 
 from crystalmon import load_suite
+from crystalmon.monitor.budget import DEFAULT_SHARE
 from crystalmon.scoring.models import load_model
 from crystalmon.synthetic import PlantedReward, load_targets, prompt_rows
 
@@ -49,7 +50,8 @@ class MonitorArguments:
         probe_every: probe every so many steps; by default about 100 probes, dense at first.
         reference: `auto`, `initial`, a run or reference folder, or a model.
         view: `raw` or `chat`.
-        max_overhead: the largest share of the run's time to spend on probing.
+        max_overhead: the share of the run's time that monitoring may take; null, or 1 on the command
+            line, for no limit.
         experiments: further measurements, each with its interval in steps: `temperature=100`.
     """
 
@@ -58,7 +60,8 @@ class MonitorArguments:
     reference: str = field(default="auto", metadata={"help": "the base model to compare with"})
     view: Literal["raw", "chat"] = field(default="raw", metadata={"help": "how prompts are sent"})
     max_overhead: float | None = field(
-        default=None, metadata={"help": "largest share of the run's time to spend on probing"}
+        default=DEFAULT_SHARE,
+        metadata={"help": "share of the run's time that monitoring may take; 1 for no limit"},
     )
     experiments: list[str] = field(
         default_factory=list, metadata={"help": "further measurements, such as temperature=100"}

@@ -31,6 +31,7 @@ OPTIONS = {
     "dataset_size": 1920,
     "warmup_steps": 20,
     "probe_every": 3,
+    "max_overhead": 1,
     "report_to": "none",
     "disable_tqdm": "true",
 }

@@ -252,7 +252,7 @@ def _run_stage(
         args=args,
         train_dataset=Dataset.from_list(list(rows)),
         processing_class=tokenizer,
-        callbacks=[CrystalCallback(suite, every=EVERY, reference=reference)],
+        callbacks=[CrystalCallback(suite, every=EVERY, reference=reference, max_overhead=None)],
         **extra,
     )
     trainer.train()

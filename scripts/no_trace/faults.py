@@ -156,7 +156,7 @@ def steps(out: Path) -> list[int]:
 
 
 def watched(**options: Any) -> CrystalCallback:
-    return CrystalCallback(PROBED, every=1, **options)
+    return CrystalCallback(PROBED, every=1, max_overhead=None, **options)
 
 
 def tracker(out: Path, bare: str) -> Outcome:
