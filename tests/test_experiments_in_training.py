@@ -231,7 +231,7 @@ def test_a_limit_on_monitoring_does_not_hold_back_what_was_asked_for(
 ):
     callback = CrystalCallback(suite, max_overhead=0.01, experiments={Distance(): 2})
     train(tmp_path, model, tokenizer, suite, [callback], max_steps=4)
-    assert results(tmp_path) == ["distance-2.json", "distance-4.json"]
+    assert results(tmp_path) == [("distance", 0), ("distance", 2), ("distance", 4)]
     assert callback.failures == 0
 
 
