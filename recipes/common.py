@@ -50,8 +50,8 @@ class MonitorArguments:
         probe_every: probe every so many steps; by default about 100 probes, dense at first.
         reference: `auto`, `initial`, a run or reference folder, or a model.
         view: `raw` or `chat`.
-        max_overhead: the share of the run's time that monitoring may take; null, or 1 on the command
-            line, for no limit.
+        max_overhead: the share of the run's time that monitoring may take; null in YAML, or 1, for
+            no limit.
         experiments: further measurements, each with its interval in steps: `temperature=100`.
     """
 
