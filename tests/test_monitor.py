@@ -145,7 +145,7 @@ def test_replay_repeats_what_the_detector_said(model, tokenizer, suite, monitor)
         live.extend(monitor.events)
     again = Monitor.__new__(Monitor)
     again.__dict__.update(monitor.__dict__)
-    again.detector = type(monitor.detector)(monitor.base_q)
+    again.course.detector = type(monitor.detector)(monitor.base_q)
     replayed = [event for record in records for event in again.replay(record)]
     assert [e.to_json() for e in replayed] == [e.to_json() for e in live]
     assert live, "the sequence must raise something for this test to mean anything"

@@ -1,12 +1,10 @@
-"""One probe without a trainer: score → metrics → phases → record."""
+"""One probe without a trainer: the model is scored; what follows from its answers is `course`'s."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +13,13 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from crystalmon.metrics.answers import (
-    DISSIMILARITY_WINDOWS,
-    TaskMeasurement,
-    answer_distributions,
-    dissimilarities,
-    measure_task,
-)
-from crystalmon.metrics.bootstrap import REPLICATES, bootstrap_interval, bootstrap_weights
-from crystalmon.metrics.catalogue import BY_KEY
+from crystalmon.metrics.answers import answer_distributions
 from crystalmon.metrics.subsets import nested_subsets
 from crystalmon.metrics.vocabulary import OWN_OBSERVABLES
 from crystalmon.monitor.base_model import compared, find_base, own_base
-from crystalmon.phases import PhaseState, SuiteDetector
-from crystalmon.phases.stored import observe
-from crystalmon.runs.records import PHASES, Event, ProbeRecord, TaskRecord
+from crystalmon.monitor.course import Asked, Course
+from crystalmon.phases import SuiteDetector
+from crystalmon.runs.records import Event, ProbeRecord
 from crystalmon.runs.reference import Reference
 from crystalmon.scoring.compatibility import check_fit, probing_ranks
 from crystalmon.scoring.models import adapter_layers
@@ -46,15 +36,11 @@ PROVEN_WITHIN = 0.1
 """Mean total variation of a model's answers, since its route was last proven, from which the route
 is proven again."""
 
-
 PARTIAL = (2, 4, 8)
 """Prompts of each task that a partial probe may ask."""
 LEAST_TASKS = 4
 """Tasks that may collapse, with fewer of which a suite has no partial probes: they could not tell
 the collapse of one task from the doing of the few prompts asked."""
-
-Asked = Mapping[str, np.ndarray]
-"""By task, the prompts asked, as ascending indices."""
 
 
 class Monitor:
@@ -73,6 +59,7 @@ class Monitor:
             tokenizer's: answers are compared by choice, and what compares vocabularies is NaN.
 
     Attributes:
+        course: the run's answers so far, and what was found in them.
         base_q, base_coverage: by task, the base's answers [P, C] and their mean total probability.
         subsets: by number of prompts asked of each task, which ones: by task, ascending indices.
             The largest number stands for all.
@@ -148,13 +135,9 @@ class Monitor:
         }
         self.base_q = {name: q for name, (q, _) in answers.items()}
         self.base_coverage = {name: float(share.mean()) for name, (_, share) in answers.items()}
-        self.inherited: dict[str, PhaseState] = {}
-        self.detector = SuiteDetector(self.base_q)
+        self.course = Course(self.base_q, view)
         self.subsets = self._choose_subsets()
-        self._history: deque[dict[str, np.ndarray]] = deque(maxlen=2 * max(DISSIMILARITY_WINDOWS))
         self._spent = time.perf_counter() - self._started
-        self.events: list[Event] = []
-        self._last_step = -1
         self.doubtful_after: int | None = None
         self.has_scored = False
         self.seconds_proving = 0.0
@@ -182,9 +165,10 @@ class Monitor:
         Returns:
             The record; the events that it raised are in `Monitor.events`.
         """
-        if step <= self._last_step:
+        if step <= self.course.last_step:
             raise ValueError(
-                f"step must be larger than that of the last probe ({self._last_step}), got {step}. "
+                f"step must be larger than that of the last probe ({self.course.last_step}), got "
+                f"{step}. "
                 "Make a new Monitor to start over."
             )
         started = time.perf_counter()
@@ -200,15 +184,14 @@ class Monitor:
             q, coverage = self._answers(scores, asked)
         self.has_scored = known is None
         self._batch_tokens = scores.batch_tokens
-        measured = self._measure(q, asked, {"coverage": coverage, **scores.observed})
-        self._take_up(step, q, asked)
-        coverages = {name: task.metrics["coverage"] for name, task in measured.items()}
-        self.events = self.detector.update(step, q, coverages, asked)
+        per_prompt = {"coverage": coverage, **scores.observed}
+        measured = self.course.measure(step, q, asked, per_prompt)
         seconds = time.perf_counter() - started
         self._spent += seconds
         if self.has_scored and asked is self._all:
             self.seconds_a_probe = seconds
-        return self._record(step, epoch, seconds, q, asked, measured)
+        share = self._spent / (time.perf_counter() - self._started)
+        return self.course.record(step, epoch, seconds, share, measured, q, asked)
 
     def _choose_subsets(self) -> dict[int, Asked]:
         """By size; of a suite of few tasks all prompts alone."""
@@ -312,49 +295,20 @@ class Monitor:
         self._start = None if bare and adapter_layers(self.model) else own.scores
         self.seconds_a_probe = own.seconds
 
-    def inherit(self, states: Mapping[str, PhaseState]) -> None:
-        """Before the first probe, take over the phases of the run that the model came from."""
-        self.inherited = dict(states)
-        self.detector = SuiteDetector(self.base_q, states)
+    @property
+    def detector(self) -> SuiteDetector:
+        """Of the phases."""
+        return self.course.detector
+
+    @property
+    def events(self) -> list[Event]:
+        """Those that the latest probe raised."""
+        return self.course.events
 
     def replay(self, record: ProbeRecord) -> list[Event]:
-        """Take up a stored probe instead of scoring one: how a resumed run catches up."""
-        asked = {name: task.rows for name, task in record.tasks.items()}
-        self._take_up(record.step, {name: task.q for name, task in record.tasks.items()}, asked)
+        """Take up a stored probe instead of scoring one; return the events that it raises."""
         self._proven_at = record.step
-        return observe(self.detector, record)
-
-    def _take_up(self, step: int, q: Mapping[str, np.ndarray], asked: Asked) -> None:
-        self._last_step = step
-        tables = {name: np.full_like(b, np.nan) for name, b in self.base_q.items()}
-        for name, own in q.items():
-            tables[name][asked[name]] = own
-        self._history.append(tables)
-
-    def remeasure(self, record: ProbeRecord) -> ProbeRecord:
-        """Take up a stored probe after an earlier step was probed anew.
-
-        The metrics of its answers are measured again, since the seed and the probes before it may
-        have changed; those of the vocabulary are kept.
-
-        Returns:
-            The record as it would have been; the events that it raised are in `Monitor.events`.
-        """
-        q = {name: task.q for name, task in record.tasks.items()}
-        asked = {name: task.rows for name, task in record.tasks.items()}
-        measured = self._measure(q, asked, {})
-        self.events = self.replay(record)
-        made = self._record(record.step, record.epoch, record.seconds, q, asked, measured)
-        tasks = {
-            name: replace(
-                task,
-                metrics={**record.tasks[name].metrics, **task.metrics},
-                ci={**record.tasks[name].ci, **task.ci},
-            )
-            for name, task in made.tasks.items()
-        }
-        metrics, ci = {**record.metrics, **made.metrics}, {**record.ci, **made.ci}
-        return replace(record, phase=made.phase, metrics=metrics, ci=ci, tasks=tasks)
+        return self.course.replay(record)
 
     @property
     def shares_tokens(self) -> bool:
@@ -367,87 +321,6 @@ class Monitor:
             return {k: v if k in OWN_OBSERVABLES else v * torch.nan for k, v in found.items()}
         base = torch.from_numpy(self.reference.log_p(prompts)).to(log_p.device)
         return compared(log_p, base, begins)
-
-    def _measure(
-        self, q: Mapping[str, np.ndarray], asked: Asked, per_prompt: Mapping[str, np.ndarray]
-    ) -> dict[str, TaskMeasurement]:
-        """By task; `per_prompt` holds what is averaged over prompts, [n] values by key."""
-        # the same resamples at every probe, so that intervals move only when the model does
-        rng = np.random.default_rng(0)
-        measured: dict[str, TaskMeasurement] = {}
-        start = 0
-        for task in self.suite:
-            rows = asked[task.name]
-            stop = start + len(rows)
-            past = [probe[task.name][rows] for probe in self._history]
-            measured[task.name] = measure_task(
-                q[task.name],
-                self.base_q[task.name],
-                {key: values[start:stop] for key, values in per_prompt.items()},
-                bootstrap_weights(len(rows), REPLICATES, rng),
-                self.detector.tasks[task.name].seed,
-                asked=rows,
-                changes=dissimilarities(np.stack([*past, q[task.name]])),
-            )
-            start = stop
-        return measured
-
-    def _record(
-        self,
-        step: int,
-        epoch: float | None,
-        seconds: float,
-        q: Mapping[str, np.ndarray],
-        asked: Asked,
-        measured: Mapping[str, TaskMeasurement],
-    ) -> ProbeRecord:
-        tasks = {
-            name: TaskRecord(
-                q=q[name],
-                metrics=task.metrics,
-                ci={
-                    key: bootstrap_interval(task.metrics[key], value)
-                    for key, value in task.replicates.items()
-                },
-                phase=self.detector.tasks[name].phase,
-                seed=self.detector.tasks[name].seed,
-                view=self.plan.view,
-                asked=None
-                if len(q[name]) == len(self.base_q[name])
-                else tuple(asked[name].tolist()),
-            )
-            for name, task in measured.items()
-        }
-        metrics, ci = self._suite_level(measured)
-        return ProbeRecord(
-            step=step,
-            epoch=epoch,
-            time=time.time(),
-            seconds=seconds,
-            share=self._spent / (time.perf_counter() - self._started),
-            phase=self.detector.phase,
-            metrics=metrics,
-            ci=ci,
-            tasks=tasks,
-        )
-
-    def _suite_level(
-        self, measured: Mapping[str, TaskMeasurement]
-    ) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
-        """Means over tasks; what concerns nucleation, over the tasks that take part in it."""
-        metrics: dict[str, float] = {}
-        ci: dict[str, tuple[float, float]] = {}
-        taking_part = self.detector.taking_part
-        for key in next(iter(measured.values())).replicates:
-            names = taking_part if BY_KEY[key].nucleation else list(measured)
-            if names:
-                metrics[key] = float(np.mean([measured[name].metrics[key] for name in names]))
-                replicates = np.mean([measured[name].replicates[key] for name in names], axis=0)
-                ci[key] = bootstrap_interval(metrics[key], replicates)
-        phases = [task.phase for task in self.detector.tasks.values()]
-        for phase in PHASES:
-            metrics[f"tasks_{phase}"] = float(phases.count(phase))
-        return metrics, ci
 
     def _bar(self, what: str, rows: int) -> tqdm[Any]:
         """A bar that shows itself only when scoring takes more than two seconds."""

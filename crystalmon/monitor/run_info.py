@@ -69,7 +69,7 @@ def run_info(
         "reference": reference.id,
         "reference_model": reference.model,
         "model": model_name(monitor.model),
-        INHERITED_KEY: to_info(monitor.inherited),
+        INHERITED_KEY: to_info(monitor.course.inherited),
         "trainer": trainer,
         "max_steps": max_steps,
         # only what this trainer has: SFT has no `beta`

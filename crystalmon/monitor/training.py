@@ -236,7 +236,7 @@ class Training:
         if trained and monitor.is_own_base:
             monitor.reference = _trained_further(monitor.reference)
         base = monitor.reference.info
-        monitor.inherit(ranks.on_main(lambda: origin.inherited(base.id, monitor.base_q)))
+        monitor.course.inherit(ranks.on_main(lambda: origin.inherited(base.id, monitor.base_q)))
         for record in history:
             monitor.replay(record)
         self._schedule.tokens = tokens_of = monitor.tokens()

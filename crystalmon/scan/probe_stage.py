@@ -41,7 +41,7 @@ def probe_stage(folder: ScanFolder, step: int, model: Any, tokenizer: Any) -> tu
             monitor.replay(record)
     probed = monitor.probe(step, unchanged=step == 0)  # the base's answers are known by now
     made = [(probed, monitor.events)]
-    made += [(monitor.remeasure(each), monitor.events) for each in known if each.step > step]
+    made += [(monitor.course.remeasure(each), monitor.events) for each in known if each.step > step]
     folder.write(made, monitor)
     figures = [
         f"{metric.label} {probed.metrics.get(metric.key, math.nan):.3f} {metric.unit}".rstrip()

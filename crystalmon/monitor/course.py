@@ -1,0 +1,208 @@
+"""From answers to a record: metrics → phases → record, probe after probe of one run.
+
+Axes: P prompts of a task, p of them asked, C choices, n prompts asked of all tasks.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from crystalmon.metrics.answers import (
+    DISSIMILARITY_WINDOWS,
+    TaskMeasurement,
+    dissimilarities,
+    measure_task,
+)
+from crystalmon.metrics.bootstrap import REPLICATES, bootstrap_interval, bootstrap_weights
+from crystalmon.metrics.catalogue import BY_KEY
+from crystalmon.phases import PhaseState, SuiteDetector
+from crystalmon.phases.stored import observe
+from crystalmon.runs.records import PHASES, Event, ProbeRecord, TaskRecord
+
+Asked = Mapping[str, np.ndarray]
+"""By task, the prompts asked [p], as ascending indices."""
+
+
+class Course:
+    """The answers of a run so far, measured against those of its base.
+
+    Args:
+        base_q: by task, in the suite's order, the base's answers [P, C].
+        view: how prompts are rendered.
+
+    Attributes:
+        detector: of the phases.
+        events: those that the latest probe raised.
+        last_step: that of the latest probe, -1 before the first.
+        inherited: by task, what the run that the model came from has handed on.
+    """
+
+    def __init__(self, base_q: Mapping[str, np.ndarray], view: str) -> None:
+        self.base_q, self._view = base_q, view
+        self.detector = SuiteDetector(base_q)
+        self.events: list[Event] = []
+        self.last_step = -1
+        self.inherited: dict[str, PhaseState] = {}
+        self._history: deque[dict[str, np.ndarray]] = deque(maxlen=2 * max(DISSIMILARITY_WINDOWS))
+
+    def inherit(self, states: Mapping[str, PhaseState]) -> None:
+        """Before the first probe, take over the phases of the run that the model came from."""
+        self.inherited = dict(states)
+        self.detector = SuiteDetector(self.base_q, states)
+
+    def measure(
+        self,
+        step: int,
+        q: Mapping[str, np.ndarray],
+        asked: Asked,
+        per_prompt: Mapping[str, np.ndarray],
+    ) -> dict[str, TaskMeasurement]:
+        """Take up one probe's answers: measure them, and show them to the detector.
+
+        Args:
+            step: larger than the last one.
+            q: by task [p, C].
+            asked: which prompts these answer.
+            per_prompt: what is averaged over prompts, `coverage` among it: [n] values by key.
+        """
+        measured = self._measured(q, asked, per_prompt)
+        self._take_up(step, q, asked)
+        coverage = {name: task.metrics["coverage"] for name, task in measured.items()}
+        self.events = self.detector.update(step, q, coverage, asked)
+        return measured
+
+    def replay(self, record: ProbeRecord) -> list[Event]:
+        """Take up a stored probe: how a resumed run catches up."""
+        q, asked = _answers_of(record)
+        self._take_up(record.step, q, asked)
+        self.events = observe(self.detector, record)
+        return self.events
+
+    def remeasure(self, record: ProbeRecord) -> ProbeRecord:
+        """Take up a stored probe after an earlier step was probed anew.
+
+        The metrics of its answers are measured again, since the seed and the probes before it may
+        have changed; those of the vocabulary are kept.
+
+        Returns:
+            The record as it would have been; the events that it raised are in `events`.
+        """
+        q, asked = _answers_of(record)
+        measured = self._measured(q, asked, {})
+        self.replay(record)
+        made = self.record(
+            record.step, record.epoch, record.seconds, record.share, measured, q, asked
+        )
+        tasks = {
+            name: replace(
+                task,
+                metrics={**record.tasks[name].metrics, **task.metrics},
+                ci={**record.tasks[name].ci, **task.ci},
+            )
+            for name, task in made.tasks.items()
+        }
+        metrics, ci = {**record.metrics, **made.metrics}, {**record.ci, **made.ci}
+        return replace(record, phase=made.phase, metrics=metrics, ci=ci, tasks=tasks)
+
+    def record(
+        self,
+        step: int,
+        epoch: float | None,
+        seconds: float,
+        share: float,
+        measured: Mapping[str, TaskMeasurement],
+        q: Mapping[str, np.ndarray],
+        asked: Asked,
+    ) -> ProbeRecord:
+        """What is stored of a probe, once the detector has seen it; see `ProbeRecord`."""
+        tasks = {
+            name: TaskRecord(
+                q=q[name],
+                metrics=task.metrics,
+                ci={
+                    key: bootstrap_interval(task.metrics[key], value)
+                    for key, value in task.replicates.items()
+                },
+                phase=self.detector.tasks[name].phase,
+                seed=self.detector.tasks[name].seed,
+                view=self._view,
+                asked=self._partial(name, asked[name]),
+            )
+            for name, task in measured.items()
+        }
+        metrics, ci = self._suite_level(measured)
+        return ProbeRecord(
+            step=step,
+            epoch=epoch,
+            time=time.time(),
+            seconds=seconds,
+            share=share,
+            phase=self.detector.phase,
+            metrics=metrics,
+            ci=ci,
+            tasks=tasks,
+        )
+
+    def _partial(self, name: str, rows: np.ndarray) -> tuple[int, ...] | None:
+        """The prompts asked of a task; None for all."""
+        return None if len(rows) == len(self.base_q[name]) else tuple(rows.tolist())
+
+    def _take_up(self, step: int, q: Mapping[str, np.ndarray], asked: Asked) -> None:
+        self.last_step = step
+        tables = {name: np.full_like(b, np.nan) for name, b in self.base_q.items()}
+        for name, own in q.items():
+            tables[name][asked[name]] = own
+        self._history.append(tables)
+
+    def _measured(
+        self, q: Mapping[str, np.ndarray], asked: Asked, per_prompt: Mapping[str, np.ndarray]
+    ) -> dict[str, TaskMeasurement]:
+        """By task; `per_prompt` holds what is averaged over prompts, [n] values by key."""
+        # the same resamples at every probe, so that intervals move only when the model does
+        rng = np.random.default_rng(0)
+        measured: dict[str, TaskMeasurement] = {}
+        start = 0
+        for name, b in self.base_q.items():
+            rows = asked[name]
+            stop = start + len(rows)
+            past = [probe[name][rows] for probe in self._history]
+            measured[name] = measure_task(
+                q[name],
+                b,
+                {key: values[start:stop] for key, values in per_prompt.items()},
+                bootstrap_weights(len(rows), REPLICATES, rng),
+                self.detector.tasks[name].seed,
+                asked=rows,
+                changes=dissimilarities(np.stack([*past, q[name]])),
+            )
+            start = stop
+        return measured
+
+    def _suite_level(
+        self, measured: Mapping[str, TaskMeasurement]
+    ) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
+        """Means over tasks; what concerns nucleation, over the tasks that take part in it."""
+        metrics: dict[str, float] = {}
+        ci: dict[str, tuple[float, float]] = {}
+        taking_part = self.detector.taking_part
+        for key in next(iter(measured.values())).replicates:
+            names = taking_part if BY_KEY[key].nucleation else list(measured)
+            if names:
+                metrics[key] = float(np.mean([measured[name].metrics[key] for name in names]))
+                replicates = np.mean([measured[name].replicates[key] for name in names], axis=0)
+                ci[key] = bootstrap_interval(metrics[key], replicates)
+        phases = [task.phase for task in self.detector.tasks.values()]
+        for phase in PHASES:
+            metrics[f"tasks_{phase}"] = float(phases.count(phase))
+        return metrics, ci
+
+
+def _answers_of(record: ProbeRecord) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """By task the answers [p, C] of a stored probe, and the prompts asked [p]."""
+    tasks = record.tasks.items()
+    return {name: task.q for name, task in tasks}, {name: task.rows for name, task in tasks}
