@@ -27,6 +27,9 @@ from crystalmon.suites.checks import is_number, is_whole
 EXAMPLE_RATES = (1e12, 1e13, 1e14)
 """FLOP/s for which seconds are printed if no rate is given."""
 
+BASE_METRICS = 6
+"""That a reference keeps of each prompt; see `metrics.vocabulary.vocabulary_observables`."""
+
 MAX_COUNT = 10**18
 """The largest count or number of seconds, so that products do not overflow."""
 
@@ -134,7 +137,7 @@ def estimate_cost(
         probe    = 2·p·U + 4·a·K + 2·D·V·R                              FLOPs
         training = 6·(p + D·V) · tokens_per_step · steps                 FLOPs
         share    = probes · probe / (probes · probe + training), likewise of the time
-        on disk  = 4·N·V + 8·Σ P·C bytes, and a header of some 100 bytes a task
+        on disk  = 4·N·V + 8·Σ P·C + 48·N bytes, and a header of some 100 bytes a task
 
     Left out: padding, what several packs begin with alike (the header of a chat template), the
     pairs that a masked kernel computes for nothing, elementwise functions, the search for the
@@ -169,8 +172,9 @@ def estimate_cost(
         row_tokens=plan.num_tokens,
         size=size,
         probe_flops=probe,
-        # log-probabilities of the vocabulary in float32, of the choices in float64
-        reference_bytes=4 * prompts * size.vocabulary + 8 * sum(p * c for p, c in plan.shapes),
+        # log-probabilities of the vocabulary in float32; of the choices, and the metrics, in float64
+        reference_bytes=4 * prompts * size.vocabulary
+        + 8 * (sum(p * c for p, c in plan.shapes) + BASE_METRICS * prompts),
         logits_bytes=4 * size.vocabulary * min(rows, max(1, MAX_BATCH_LOGITS // size.vocabulary)),
         rate=rate,
         seconds=None if rate is None else work / rate.value,
