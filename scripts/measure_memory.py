@@ -85,7 +85,7 @@ def train(name: str, watched: bool, out: Path) -> None:
     names = SFTConfig.__dataclass_fields__
     kinds = ("activation_checkpointing", "gradient_checkpointing")
     off: dict[str, Any] = {next(kind for kind in kinds if kind in names): False}
-    callbacks = [CrystalCallback(suite, every=2, strict=True, max_overhead=None)]
+    watcher = CrystalCallback(suite, every=2, strict=True, max_overhead=None)
     trainer = SFTTrainer(
         model=model,
         args=SFTConfig(
@@ -94,7 +94,7 @@ def train(name: str, watched: bool, out: Path) -> None:
         ),
         train_dataset=Dataset.from_list(sft_rows(suite, targets, 64, 0, "suite")),
         processing_class=tokenizer,
-        callbacks=callbacks if watched else [],
+        callbacks=[watcher] if watched else [],
     )  # fmt: skip
     trainer.train()
     print(peak_memory("cuda" if torch.cuda.is_available() else "cpu"))

@@ -147,6 +147,25 @@ def test_a_partial_probe_scores_what_a_whole_one_does(model, tokenizer):
     assert ProbeRecord.from_json(json.loads(json.dumps(part.to_json()))).tasks["coin"].fits(24, 2)
 
 
+def test_a_whole_probe_tells_of_a_task_that_collapses_alone(model, tokenizer):
+    """Live as in a replay."""
+    from crystalmon import Monitor
+
+    monitor = Monitor(model, tokenizer, "liquid-tiny")
+    detector = SuiteDetector(monitor.base_q)
+    told = []
+    for step in range(4):
+        q = dict(monitor.base_q)
+        q["coin"] = collapsed(q["coin"], 0.6 * (step > 0))
+        every = {name: np.arange(len(table)) for name, table in q.items()}
+        coverage = {"coverage": np.ones(sum(map(len, q.values())))}
+        monitor.course.measure(step, q, every, coverage)
+        events = detector.update(step, q, {}, {})
+        told += [event.kind for event in events]
+        assert [e.kind for e in monitor.events] == [e.kind for e in events]
+    assert "nucleation_onset" in told
+
+
 def test_a_suite_of_few_tasks_is_asked_whole(model, tokenizer, suite):
     from crystalmon import Monitor
 

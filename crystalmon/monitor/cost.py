@@ -172,7 +172,7 @@ def estimate_cost(
         row_tokens=plan.num_tokens,
         size=size,
         probe_flops=probe,
-        # log-probabilities of the vocabulary in float32; of the choices, and the metrics, in float64
+        # log-probabilities of the vocabulary in float32, of the choices in float64, as the metrics
         reference_bytes=4 * prompts * size.vocabulary
         + 8 * (sum(p * c for p, c in plan.shapes) + BASE_METRICS * prompts),
         logits_bytes=4 * size.vocabulary * min(rows, max(1, MAX_BATCH_LOGITS // size.vocabulary)),

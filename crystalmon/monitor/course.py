@@ -73,7 +73,8 @@ class Course:
         measured = self._measured(q, asked, per_prompt)
         self._take_up(step, q, asked)
         coverage = {name: task.metrics["coverage"] for name, task in measured.items()}
-        self.events = self.detector.update(step, q, coverage, asked)
+        partial = {name: self._partial(name, rows) for name, rows in asked.items()}
+        self.events = self.detector.update(step, q, coverage, partial)
         return measured
 
     def replay(self, record: ProbeRecord) -> list[Event]:
