@@ -186,8 +186,9 @@ def own_base(
         names = {"model": model_name(model), "tokenizer": _tokenizer_name(tokenizer)}
         base = replace(found, info=replace(found.info, **names))
         tables = tuple(base.log_choice[task.name] for task in suite)
+        observed = {key: base.observed[key] for key in _base_metrics()}  # as when they are measured
         known.keep(base)
-        return OwnBase(base, Scores(tables, base.observed, None), known.route, known.seconds, True)
+        return OwnBase(base, Scores(tables, observed, None), known.route, known.seconds, True)
     started = time.perf_counter()
     with without_adapters(model) if bare else nullcontext():
         base, scores = make_base(
@@ -262,13 +263,18 @@ def compared(log_p: Tensor, log_b: Tensor, begins: Tensor) -> Mapping[str, Tenso
     return vocabulary_observables(log_p.to(exact), log_b.to(exact), begins)
 
 
+def _base_metrics() -> list[str]:
+    """The keys of `compared`, in its order."""
+    one = torch.zeros(1, 1)
+    return [*compared(one, one, one == 0)]
+
+
 def _check_kept(reference: Reference, suite: TaskSuite, plan: ScoringPlan, tokenizer: Any) -> None:
     """Refuse what the cache has, if it is damaged or lacks a metric."""
     check_reference(reference, suite, plan, tokenizer)
-    one = torch.zeros(1, 1)
     if any(
         (found := reference.observed.get(key)) is None or found.shape != (plan.num_prompts,)
-        for key in compared(one, one, one == 0)
+        for key in _base_metrics()
     ):
         raise ValueError(f"reference {reference.info.id} lacks a metric")
 
