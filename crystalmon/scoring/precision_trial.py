@@ -36,7 +36,7 @@ def check_precision(precision: str) -> AskedPrecision:
     return cast(AskedPrecision, precision)
 
 
-def compared(
+def compare_precisions(
     plan: ScoringPlan, prompts: Sequence[int], own: Tensor, wide: Tensor, seconds: dict[str, float]
 ) -> dict[str, float]:
     """The trial of a precision: `error`, and the seconds by the model's own and in float32.

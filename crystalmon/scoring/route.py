@@ -30,7 +30,7 @@ from crystalmon.scoring.plan import ScoringPlan
 from crystalmon.scoring.precision import MASKED_ATTENTION
 from crystalmon.scoring.precision_trial import (
     AskedPrecision,
-    compared,
+    compare_precisions,
     noted_autocast,
     suffices,
 )
@@ -107,7 +107,7 @@ def choose_route(
         elif asked != "model":
             route, truth = _better(route, truth, wide, first_answers, ranks)
             if route == wide and asked == "auto":
-                trial = ranks.broadcast(compared(plan, prompts, own, truth, seconds))
+                trial = ranks.broadcast(compare_precisions(plan, prompts, own, truth, seconds))
         if rest := told[len(first) :]:
             truth = torch.cat([truth, answers(route, rest)])
         if best is None:
