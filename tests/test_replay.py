@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
-from crystalmon.analysis.replay import detect_run, format_detection
+from crystalmon.analysis.replay import REPLAYED, detect_run, format_detection
 from crystalmon.cli.main import main
 from crystalmon.monitor.probe import Monitor
 from crystalmon.runs.reader import read_run
@@ -53,6 +53,10 @@ def test_a_replay_repeats_the_live_events(run):
         name: task.phase for name, task in last.tasks.items()
     }
     assert found.phases[-1][1] == last.phase
+
+
+def test_a_replay_reads_only_some_metrics(run):
+    assert detect_run(read_run(run.folder, metrics=REPLAYED)).to_json() == detect_run(run).to_json()
 
 
 def test_the_command_prints_words_or_json(run, capsys):

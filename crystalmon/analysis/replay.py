@@ -32,6 +32,8 @@ from crystalmon.runs.records import Event, Stored
 from crystalmon.runs.reference import read_base_answers
 from crystalmon.runs.wordings import task_texts
 
+REPLAYED = frozenset({"order", "crystal_fraction", "coverage"})
+"""The stored metrics that a replay reads."""
 SHOWN = 48
 """Characters of a prompt that are shown."""
 _ROW = "{:<14}{:<14}{:>5}{:>8}{:>8}{:>8}   {:<58}{}"

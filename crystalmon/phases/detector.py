@@ -49,10 +49,6 @@ class PhaseDetector:
         """The locked seed, an index into the base's prompts, or None."""
         return self._state.seed
 
-    def order(self, q: np.ndarray, asked: Sequence[int] | None = None) -> float:
-        """`order` of answers q [p, C] to the prompts asked, against the base's to the same ones."""
-        return self._base.read(0, q, None, asked).order
-
     @property
     def state(self) -> PhaseState:
         """All that it remembers, frozen."""
@@ -65,7 +61,6 @@ class PhaseDetector:
         *,
         coverage: float | None = None,
         asked: Sequence[int] | None = None,
-        trusted: bool = True,
     ) -> list[Event]:
         """Take one probe; return the events it raises.
 
@@ -75,7 +70,21 @@ class PhaseDetector:
             coverage: mean total probability of the choices; without it no `format_drift`.
             asked: the p prompts that q answers, as ascending indices into the base's; all P if
                 None.
-            trusted: see `Observation`.
+
+        Raises:
+            ValueError: see `observe`.
+        """
+        return self.take(self.observe(step, q, coverage=coverage, asked=asked))
+
+    def observe(
+        self,
+        step: int,
+        q: Any,
+        *,
+        coverage: float | None = None,
+        asked: Sequence[int] | None = None,
+    ) -> Observation:
+        """A probe measured against the base, for `take`; the arguments are those of `update`.
 
         Raises:
             ValueError: if `q` is not on the simplex, does not answer prompts of the base, or
@@ -88,7 +97,7 @@ class PhaseDetector:
             raise ValueError(
                 f"q must be of the reference's shape {(len(rows), choices)}, got {q.shape}."
             )
-        if list(rows) != sorted({row for row in rows if 0 <= row < prompts}):
+        if asked is not None and list(rows) != sorted({row for row in rows if 0 <= row < prompts}):
             raise ValueError(
                 f"asked must be ascending indices of the {prompts} prompts, got {list(rows)}."
             )
@@ -97,7 +106,10 @@ class PhaseDetector:
                 f"step must be larger than the last one ({self._state.steps[-1]}), got {step}. "
                 "Replay a run in the order of its steps."
             )
-        now = replace(self._base.read(step, q, coverage, asked), trusted=trusted)
+        return self._base.read(step, q, coverage, asked)
+
+    def take(self, now: Observation) -> list[Event]:
+        """Take a probe that `observe` has measured; return the events it raises."""
         self._state, events = advance(self._base, self._state, now)
         return [replace(event, task=self._task) for event in events]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -65,19 +66,19 @@ class SuiteDetector:
         A task whose answers are not finite skips this probe. The arguments are, by task, those of
         `PhaseDetector.update`.
         """
-        events: list[Event] = []
         asked = asked or {}
-        orders = [self.tasks[name].order(q[name], asked.get(name)) for name in self.taking_part]
-        together = float(np.mean([o for o in orders if np.isfinite(o)] or [0.0])) >= TOGETHER
+        seen = {
+            name: task.observe(step, q[name], coverage=coverage.get(name), asked=asked.get(name))
+            for name, task in self.tasks.items()
+            if np.isfinite(q[name]).all()
+        }
+        orders = [seen[name].order for name in self.taking_part if name in seen]
+        together = bool(orders) and float(np.mean(orders)) >= TOGETHER
+        events: list[Event] = []
         for name, task in self.tasks.items():
-            if np.isfinite(q[name]).all():
-                events += task.update(
-                    step,
-                    q[name],
-                    coverage=coverage.get(name),
-                    asked=asked.get(name),
-                    trusted=together or asked.get(name) is None,
-                )
+            if name in seen:
+                alone = asked.get(name) is not None and not together
+                events += task.take(replace(seen[name], trusted=False) if alone else seen[name])
             if task.phase == "liquid":
                 self._onsets.pop(name, None)
         for event in events:

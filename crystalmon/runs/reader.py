@@ -8,7 +8,7 @@ import math
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -111,7 +111,7 @@ class Run:
         return curves + table_html("what happened", ["step", "event", ""], told)
 
 
-def read_run(path: str | Path) -> Run:
+def read_run(path: str | Path, *, metrics: Container[str] | None = None) -> Run:
     """Read a run folder back.
 
     A line that cannot be read, such as the last one of a run that was killed, or that does not
@@ -120,20 +120,23 @@ def read_run(path: str | Path) -> Run:
 
     Args:
         path: an output folder, or the `crystalmon` folder in it.
+        metrics: the keys to keep, without their intervals; all, with them, if None. Of a long run
+            the metrics take most of the memory.
 
     Raises:
         FileNotFoundError: if there is no run; the message says what is missing.
         ValueError: if `run.json` is damaged, or a newer crystalmon wrote it.
     """
-    return RunReader(path).read()
+    return RunReader(path, metrics=metrics).read()
 
 
 class RunReader:
     """Reads a run as `read_run` does while it grows: `read` parses what is new since the last."""
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, metrics: Container[str] | None = None) -> None:
         self.folder = _find_folder(Path(path))
-        self._records = _LineFile(self.folder / RECORDS_FILE, _record, lambda record: record.step)
+        parse = _record if metrics is None else lambda data: _reduced(_record(data), metrics)
+        self._records = _LineFile(self.folder / RECORDS_FILE, parse, lambda record: record.step)
         self._events = _LineFile(
             self.folder / EVENTS_FILE,
             _event,
@@ -192,6 +195,16 @@ def _record(data: Any) -> ProbeRecord:
     if all(map(str.isprintable, record.tasks)):
         return record
     return replace(record, tasks={harmless(name): task for name, task in record.tasks.items()})
+
+
+def _reduced(record: ProbeRecord, keys: Container[str]) -> ProbeRecord:
+    """With these metrics alone, and no intervals."""
+
+    def kept(metrics: Mapping[str, float]) -> dict[str, float]:
+        return {key: value for key, value in metrics.items() if key in keys}
+
+    tasks = {n: replace(t, metrics=kept(t.metrics), ci={}) for n, t in record.tasks.items()}
+    return replace(record, metrics=kept(record.metrics), ci={}, tasks=tasks)
 
 
 def _event(data: Any) -> Event:
