@@ -114,11 +114,13 @@ def test_the_models_own_layers_have_their_answers_projected_in_float32(half, pla
     assert set(seen) <= {torch.float32, torch.float64}
 
 
-def test_a_proof_in_the_middle_of_a_run_does_not_change_the_precision(half, plan):
-    route = choose_route(slowed(half, torch.float32), plan, precision="auto")
-    assert choose_route(sharpened(half), plan, best=route) == route
-    kept = choose_route(half, plan, precision="float32")
-    assert choose_route(half, plan, best=kept, precision="auto") == kept
+@pytest.mark.parametrize("precision", ["model", "float32"])
+def test_a_route_is_proven_again_in_its_own_precision(half, suite, tokenizer, precision):
+    monitor = Monitor(half, tokenizer, suite, "initial", precision=precision)
+    assert str(monitor.route) == f"tree, {precision}"
+    sharpened(half)
+    monitor.probe(1)
+    assert str(monitor.route) == f"tree, {precision}"
 
 
 @pytest.mark.parametrize("make", [CrystalCallback, lambda **kw: Monitor(None, None, **kw)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from crystalmon.scoring.compatibility import check_fit, probing_ranks
 from crystalmon.scoring.models import adapter_layers
 from crystalmon.scoring.plan import View, build_plan, describe_merges
 from crystalmon.scoring.precision_trial import AskedPrecision, check_precision
-from crystalmon.scoring.route import choose_route
+from crystalmon.scoring.route import choose_route, proof_prompts, still_holds
 from crystalmon.scoring.score import Scores, score
 from crystalmon.scoring.trie import count_tree
 from crystalmon.suites.tasks import TaskSuite, load_suite
@@ -66,7 +67,6 @@ class Monitor:
         seconds_a_probe: what scoring the whole suite last took, maybe in an earlier run of the same
             base; None if that is not known.
         has_scored: whether the latest probe has run the model: the first finds the base's answers.
-        seconds_proving: what proving the route again took of the latest probe.
         doubtful_after: None, or a step: the probes between it and the latest one may be wrong, as
             their route has just been found not to give the model's own answers.
         is_own_base: whether the base is the model as it was when this monitor was made.
@@ -140,9 +140,10 @@ class Monitor:
         self._spent = time.perf_counter() - self._started
         self.doubtful_after: int | None = None
         self.has_scored = False
-        self.seconds_proving = 0.0
         self._probes, self._next_proof, self._proven_at = 0, 1, -1
         self._proven_q = {name: b.copy() for name, b in self.base_q.items()}
+        always = self._indices(self.subsets[min(self.subsets)])
+        self._proof: dict[int, Tensor | None] = dict.fromkeys(proof_prompts(self.plan, always))
 
     def probe(
         self,
@@ -176,7 +177,7 @@ class Monitor:
         asked = self._all if known or prompts is None else self.subsets[prompts]
         scores = known or self._score(f"probe at step {step}", asked)
         q, coverage = self._answers(scores, asked)
-        self.doubtful_after, self.seconds_proving = None, 0.0
+        self.doubtful_after = None
         if unchanged:
             self._proven_at = step
         elif not self._holds(step, q, asked):
@@ -218,6 +219,7 @@ class Monitor:
 
     def _score(self, what: str, asked: Asked) -> Scores:
         prompts = self._indices(asked)
+        self._proof = dict.fromkeys(self._proof)
         rows = int(np.isin(self.plan.row_prompt, prompts).sum())
         with self._bar(what, rows) as bar:
             return score(
@@ -241,33 +243,32 @@ class Monitor:
     def _holds(self, step: int, q: Mapping[str, np.ndarray], asked: Asked) -> bool:
         """Whether the route, if it is time to prove it again, still gives the model's own answers.
 
-        What a model does with a mask may show only once it is trained. So the route is proven at
-        the 1st, 4th, 16th … probe, and when the answers have moved. If it fails, a safer one is
-        taken from now on.
+        It is proven at the 1st, 4th, 16th … probe, and when the answers have moved. If it fails,
+        prompts are run as rows from now on.
         """
         self._probes += 1
         then = {name: self._proven_q[name][asked[name]] for name in q}
         moves = [np.abs(own - then[name]).sum(axis=1) / 2 for name, own in q.items()]
         moved = np.nan_to_num(np.concatenate(moves)).mean()
-        if self._probes < self._next_proof and moved < PROVEN_WITHIN:
+        due = self._probes >= self._next_proof or moved >= PROVEN_WITHIN
+        if self.route.method == "rows" or not due:
             return True
         self._next_proof = 4 * self._probes
-        started = time.perf_counter()
-        route = choose_route(self.model, self.plan, self.ranks, best=self.route)
-        self.seconds_proving = time.perf_counter() - started
         # of prompts not asked now, what was known before
         for name, own in q.items():
             self._proven_q[name][asked[name]] = own
         proven, self._proven_at = self._proven_at, step
-        if route == self.route:
+        seen = {prompt: log_p for prompt, log_p in self._proof.items() if log_p is not None}
+        if still_holds(self.model, self.plan, self.route, seen, [*self._proof], self.ranks):
             return True
+        safe = replace(self.route, method="rows")
         if self.ranks.is_main:
             logger.warning(
                 f"crystalmon: prompts run as {self.route} no longer get the model's own answers. "
-                f"From step {step} on they are run as {route}; the probes after step {proven} may "
+                f"From step {step} on they are run as {safe}; the probes after step {proven} may "
                 "be wrong."
             )
-        self.route, self.doubtful_after = route, proven
+        self.route, self.doubtful_after = safe, proven
         return False
 
     def _take_own_base(
@@ -316,6 +317,9 @@ class Monitor:
         return self.reference.info.plan == self.plan.fingerprint
 
     def _observe(self, prompts: np.ndarray, log_p: Tensor, begins: Tensor) -> Mapping[str, Tensor]:
+        for prompt, own in zip(prompts.tolist(), log_p, strict=True):
+            if prompt in self._proof:
+                self._proof[prompt] = own.to("cpu", copy=True)
         if not self.shares_tokens:
             found = compared(log_p, log_p, begins)
             return {k: v if k in OWN_OBSERVABLES else v * torch.nan for k, v in found.items()}

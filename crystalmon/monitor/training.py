@@ -371,8 +371,7 @@ class Training:
                 self._untaken += monitor.events
         if monitor.has_scored:  # storing, trackers and a failure count
             tokens = self._schedule.tokens
-            took = self._meter.spent - before - monitor.seconds_proving
-            self._meter.expect(tokens[prompts or max(tokens)], took)
+            self._meter.expect(tokens[prompts or max(tokens)], self._meter.spent - before)
 
     def _measure_experiments(
         self, state: TrainerState, last: bool = False, *passed: type[Exception]

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
@@ -47,6 +47,9 @@ Rounding is near 1e-6."""
 HALF_TOLERANCE = 0.3
 """The same between a model's own half precision and float32, which round differently."""
 
+PROOFS = 4
+"""Prompts by which a route is proven again: they cost a tenth of the smallest probe."""
+
 LEAST_SPREAD = 0.3
 """Differences between prompts, in nats, below which `deviation` would measure rounding alone."""
 
@@ -58,7 +61,6 @@ def choose_route(
     model: nn.Module,
     plan: ScoringPlan,
     ranks: Ranks = ONE,
-    best: Route | None = None,
     precision: AskedPrecision = "float32",
 ) -> Route:
     """The best route that gives a model's own numbers, found out on some of a plan's prompts.
@@ -67,7 +69,6 @@ def choose_route(
 
     Args:
         model, plan, ranks: see `score`.
-        best: try nothing better than this route, which held before the model was trained further.
         precision: of the layers. `model`: as the model computes. `float32`: that, if the answers
             are then the model's own up to rounding. `auto`: likewise, unless the model's own are
             within `MODEL_ERROR` of them and take less than 1 / `FASTER` of the time; the route's
@@ -82,9 +83,10 @@ def choose_route(
     pack = pack_size(plan, max(1, int(width)), context_length(model))
     told, filled = _trial(plan, pack)
     prompts = [row for row in told if row < plan.num_prompts]  # come first
-    asked, trial = (precision, None) if best is None else (best.precision, best.trial)
-    floats = computes_wide(model)
-    first = told if floats or asked == "model" else prompts  # in two precisions: little is asked
+    floats, trial = computes_wide(model), None
+    first = (
+        told if floats or precision == "model" else prompts
+    )  # in two precisions: little is asked
     seconds: dict[str, float] = {}
 
     def answers(route: Route, wanted: Sequence[int] = told) -> Tensor:
@@ -104,24 +106,61 @@ def choose_route(
         own = truth = first_answers(route)
         if floats and not any(autocast):
             route = wide  # its own numbers are those of float32 layers
-        elif asked != "model":
+        elif precision != "model":
             route, truth = _better(route, truth, wide, first_answers, ranks)
-            if route == wide and asked == "auto":
+            if route == wide and precision == "auto":
                 trial = ranks.broadcast(compare_precisions(plan, prompts, own, truth, seconds))
         if rest := told[len(first) :]:
             truth = torch.cat([truth, answers(route, rest)])
-        if best is None:
-            ranks.together(partial(_check_causal, model, head, plan, route, truth, prompts))
-        if asked == "auto" and trial is not None and suffices(trial):
+        ranks.together(partial(_check_causal, model, head, plan, route, truth, prompts))
+        if trial is not None and suffices(trial):
             route = Route("rows", "model")
         route = replace(route, trial=trial)
         # a kernel that does not know the mask may fail on the device, where it cannot be caught
         masked = route.precision == "float32" or _takes_mask(model)
-        masked = masked and (best is None or best.method == "tree")
         if masked and accepts(model, "position_ids") and not _straddles(model, plan):
             tree = replace(route, method="tree", pack=pack)
             route, _ = _better(route, truth, tree, answers, ranks)
     return route
+
+
+def proof_prompts(plan: ScoringPlan, among: Sequence[int]) -> list[int]:
+    """Some prompts for `still_holds`, from near the first to the last place of packs, ascending."""
+    order = sorted(among, key=lambda prompt: plan.rows[prompt])
+    places = np.linspace(0, len(order) - 1, num=PROOFS + 1, dtype=int)[1:]
+    return sorted({order[place] for place in places})
+
+
+def still_holds(
+    model: nn.Module,
+    plan: ScoringPlan,
+    route: Route,
+    seen: Mapping[int, Tensor],
+    prompts: Sequence[int],
+    ranks: Ranks = ONE,
+) -> bool:
+    """Whether the route of a probe has given the answers that the model gives to rows.
+
+    What a model does with a mask may show only once it is trained.
+
+    Args:
+        model, plan, ranks: see `score`.
+        route: by which the probe has run.
+        seen: by prompt, the log-probabilities [V] that this rank has got; other ranks have others.
+        prompts: the same on every rank; see `proof_prompts`.
+
+    Raises:
+        RankError: if another rank has failed.
+    """
+    with undisturbed(model):
+        truth = _answers(model, plan, replace(route, method="rows"), prompts, prompts, ranks)
+    mine = [place for place, prompt in enumerate(prompts) if prompt in seen]
+    difference = 0.0
+    if mine:
+        found = torch.stack([seen[prompts[place]] for place in mine])
+        difference = deviation(found, truth[mine], truth)
+    tolerance = ROUTE_TOLERANCE if route.precision == "float32" else HALF_TOLERANCE
+    return ranks.all(difference < tolerance)
 
 
 def _answers(
