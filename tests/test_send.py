@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from crystalmon.cli.main import main
 from crystalmon.runs.reader import Run, read_run
 from crystalmon.runs.store import RunStore
 from crystalmon.trackers.send import send_run
+from crystalmon.trackers.tensorboard import TensorBoardTracker
 
 pytestmark = pytest.mark.long
 
@@ -92,6 +94,22 @@ def test_an_active_wandb_run_is_left_alone(wandb: Any, scanned: Run) -> None:
         with pytest.raises(ValueError, match="wandb has an active run"):
             send_run(scanned, "wandb")
         assert wandb.run is active
+
+
+@backend
+def test_a_sent_run_has_some_pictures_of_its_course(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorboard")
+    steps: list[int] = []
+    monkeypatch.setattr(
+        TensorBoardTracker, "show", lambda _, snapshot: steps.append(snapshot.record.step)
+    )
+    (run,) = planted_chain(tmp_path, [("sft", [i / 60 for i in range(61)], 1)])
+    send_run(run, "tensorboard")
+    changes = [b.step for a, b in pairwise(run.records) if a.phase != b.phase]
+    assert {0, 60, *changes} <= set(steps)
+    assert len(steps) < 15
 
 
 @backend

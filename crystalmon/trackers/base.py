@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import tempfile
-import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -20,7 +19,6 @@ from crystalmon.report.snapshot import Snapshot
 from crystalmon.runs.names import DEFAULT_NAME
 from crystalmon.runs.reader import Run
 from crystalmon.runs.records import Event, ProbeRecord
-from crystalmon.trackers.picture_rate import PictureRate
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +77,6 @@ class CompositeTracker(Tracker):
     def __init__(self, trackers: Mapping[str, Tracker]) -> None:
         self.trackers = dict(trackers)
         self._reported: set[str] = set()
-        self._rate = PictureRate()
         self._waiting: Snapshot | None = None
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -87,10 +84,8 @@ class CompositeTracker(Tracker):
         self._each("log", step, metrics)
 
     def show(self, snapshot: Snapshot) -> None:
-        """Show one probe's answers everywhere, if a picture is due."""
+        """Keep one probe's answers for `catch_up`: training does not wait for pictures."""
         self._waiting = snapshot
-        if self._rate.is_due(snapshot.record.phase):
-            self.catch_up()
 
     def event(self, event: Event) -> None:
         """Log one event everywhere."""
@@ -101,17 +96,15 @@ class CompositeTracker(Tracker):
         self._each("alert", title, text)
 
     def close(self) -> None:
-        """Show the last probe, if it was not shown, and close every tracker."""
+        """Show the last probe's answers, if they were not shown, and close every tracker."""
         self.catch_up()
         self._each("close")
 
     def catch_up(self) -> None:
-        """Show the latest probe, if it was not shown: no other one follows."""
+        """Show the latest probe's answers everywhere: training ends, and no other one follows."""
         snapshot, self._waiting = self._waiting, None
         if snapshot is not None:
-            began = time.monotonic()
             self._each("show", snapshot)
-            self._rate.took(time.monotonic() - began)
 
     def _each(self, method: str, *arguments: Any) -> None:
         for name, tracker in self.trackers.items():

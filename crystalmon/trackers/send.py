@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -13,11 +14,10 @@ from crystalmon.report.page import write_report
 from crystalmon.report.snapshot import Snapshot
 from crystalmon.runs.names import DEFAULT_NAME
 from crystalmon.runs.reader import Run
-from crystalmon.runs.records import Event
+from crystalmon.runs.records import Event, ProbeRecord
 from crystalmon.runs.wordings import task_texts
 from crystalmon.trackers.base import Tracker, tracker_metrics
 from crystalmon.trackers.make import DESTINATIONS, TRACKERS
-from crystalmon.trackers.picture_rate import PictureRate
 
 
 def send_run(
@@ -72,10 +72,20 @@ def _send(run: Run, tracker: Tracker, name: str, progress: bool) -> None:
     events: dict[int, list[Event]] = defaultdict(list)
     for event in run.events:
         events[event.step].append(event)
-    rate = PictureRate(patience=0.0)
+    pictured = _pictured(run.records)
     for record in tqdm(run.records, "sending", unit="probe", leave=False, disable=not progress):
         tracker.log(record.step, tracker_metrics(record, name))
-        if rate.is_due(record.phase) or record is run.records[-1]:
+        if record.step in pictured:
             tracker.show(Snapshot(record, choices))
         for event in events[record.step]:
             tracker.event(event)
+
+
+def _pictured(records: Sequence[ProbeRecord]) -> set[int]:
+    """Steps of the first probe, the last, each change of phase, and of ever fewer of the others."""
+    steps, following, phase = {records[-1].step}, 0, None
+    for index, record in enumerate(records):
+        if index >= following or record.phase != phase:
+            steps.add(record.step)
+            following, phase = index + max(10, index // 5), record.phase
+    return steps
