@@ -44,6 +44,7 @@ class Stage:
     goal: str
     rate: float
     steps: int
+    every: int = EVERY
 
 
 @dataclass(frozen=True)
@@ -74,13 +75,24 @@ PLANS: tuple[tuple[Plan, int], ...] = (
 FULL = sum(times for _, times in PLANS)
 """Runs of the whole bank."""
 
+LONG_FOLDER = Path("runs/budget/trained")
+"""Runs whose every step is probed; any schedule can be replayed from them."""
+_LONG_STEPS = 400
+LONG_PLANS: tuple[tuple[Plan, int], ...] = (
+    (Plan("early", (Stage("sft", "seed", 3e-4, _LONG_STEPS, every=1),)), 2),
+    (Plan("midway", (Stage("sft", "seed", 1e-4, _LONG_STEPS, every=1),)), 2),
+    (Plan("late", (Stage("sft", "seed", 4e-5, _LONG_STEPS, every=1),)), 2),
+    (Plan("null", (Stage("sft", "own held-out", 1e-4, _LONG_STEPS, every=1),)), 2),
+)
+LONG_RUNS = sum(times for _, times in LONG_PLANS)
+
 Targets = dict[str, dict[str, float]]
 
 
 def plans(count: int, folder: Path) -> list[tuple[str, Plan]]:
     """(name, plan) of a bank's first `count` runs, the kinds taking turns; the name is the seed."""
     prefix = "" if folder == CALIBRATION_FOLDER else "test-"
-    left = [[plan, times, 0] for plan, times in PLANS]
+    left = [[plan, times, 0] for plan, times in (LONG_PLANS if folder == LONG_FOLDER else PLANS)]
     found: list[tuple[str, Plan]] = []
     while len(found) < count and any(times for _, times, _ in left):
         for item in left:
@@ -246,13 +258,14 @@ def _run_stage(
             **shared,
         )
         build = GRPOTrainer
+    callback = CrystalCallback(suite, every=stage.every, reference=reference, max_overhead=None)
     extra = {"reward_funcs": PlantedReward(targets, suite)} if stage.trainer == "grpo" else {}
     trainer = build(
         model=model,
         args=args,
         train_dataset=Dataset.from_list(list(rows)),
         processing_class=tokenizer,
-        callbacks=[CrystalCallback(suite, every=EVERY, reference=reference, max_overhead=None)],
+        callbacks=[callback],
         **extra,
     )
     trainer.train()

@@ -28,6 +28,7 @@ from crystalmon.runs.reference import (
 )
 from crystalmon.scoring.forward import Route
 from crystalmon.scoring.models import (
+    adapter_layers,
     free_memory,
     load_whole,
     model_name,
@@ -35,7 +36,7 @@ from crystalmon.scoring.models import (
     without_adapters,
 )
 from crystalmon.scoring.plan import ScoringPlan, build_plan
-from crystalmon.scoring.precision_trial import AskedPrecision
+from crystalmon.scoring.precision_trial import AskedPrecision, check_precision
 from crystalmon.scoring.ranks import ONE, Ranks
 from crystalmon.scoring.route import choose_route
 from crystalmon.scoring.score import Scores, score
@@ -46,6 +47,80 @@ Progress = Callable[[int], Any]
 
 class ReferenceMismatch(ValueError):
     """A reference that was made with another suite, view or tokenizer."""
+
+
+@dataclass(frozen=True)
+class TakenBase:
+    """A base to compare with, and how the model is run.
+
+    Args:
+        reference: the base's answers.
+        route: how to run the model.
+        is_own: whether the base is this model as it was just now.
+        scores: what a probe of the model now would find; None if that is not known.
+        seconds: what scoring the base took when it was scored; None if that is not known.
+        remembered: whether the cache had it, and nothing was scored.
+    """
+
+    reference: Reference
+    route: Route
+    is_own: bool = False
+    scores: Scores | None = None
+    seconds: float | None = None
+    remembered: bool = False
+
+
+def take_base(
+    reference: str | Path | Reference,
+    model: nn.Module,
+    tokenizer: Any,
+    suite: TaskSuite,
+    plan: ScoringPlan,
+    *,
+    ranks: Ranks = ONE,
+    progress: Progress | None = None,
+    answers_only: bool = False,
+    precision: AskedPrecision = "auto",
+) -> TakenBase:
+    """The base that the user asked for, and how to run the model so that both are scored alike.
+
+    Args:
+        precision: of the layers; see `route.choose_route`. `auto` takes that of a base which is
+            already there.
+        reference, model, tokenizer, suite, plan, ranks, progress, answers_only: see `find_base`.
+
+    Raises:
+        ReferenceMismatch, FileNotFoundError: see `find_base`.
+        ValueError: see `make_base`.
+    """
+    found = find_base(
+        reference,
+        model,
+        tokenizer,
+        suite,
+        plan,
+        ranks=ranks,
+        progress=progress,
+        answers_only=answers_only,
+        precision=precision,
+    )
+    if found is not None:
+        if precision == "auto":
+            precision = check_precision(found.info.precision)
+        return TakenBase(found, choose_route(model, plan, ranks, precision=precision))
+    bare = str(reference) == "auto"
+    own = own_base(
+        model,
+        tokenizer,
+        suite,
+        plan,
+        bare=bare,
+        precision=precision,
+        ranks=ranks,
+        progress=progress,
+    )
+    with_adapters = bare and adapter_layers(model)  # a probe would find other answers
+    return replace(own, scores=None) if with_adapters else own
 
 
 def find_base(
@@ -139,25 +214,6 @@ def _score_other(
         free_memory()
 
 
-@dataclass(frozen=True)
-class OwnBase:
-    """A model as a base.
-
-    Args:
-        reference: its answers.
-        scores: the same, and what a probe would observe.
-        route: how the model is run.
-        seconds: what scoring it took when it was scored; None if that is not known.
-        remembered: whether the cache had it, and nothing was scored.
-    """
-
-    reference: Reference
-    scores: Scores
-    route: Route
-    seconds: float | None
-    remembered: bool
-
-
 def own_base(
     model: nn.Module,
     tokenizer: Any,
@@ -168,7 +224,7 @@ def own_base(
     precision: AskedPrecision = "float32",
     ranks: Ranks = ONE,
     progress: Progress | None = None,
-) -> OwnBase:
+) -> TakenBase:
     """A model as its own base: from the cache, else scored now and kept there.
 
     Args:
@@ -188,7 +244,8 @@ def own_base(
         tables = tuple(base.log_choice[task.name] for task in suite)
         observed = {key: base.observed[key] for key in _base_metrics()}  # as when they are measured
         known.keep(base)
-        return OwnBase(base, Scores(tables, observed, None), known.route, known.seconds, True)
+        scores = Scores(tables, observed, None)
+        return TakenBase(base, known.route, True, scores, known.seconds, remembered=True)
     started = time.perf_counter()
     with without_adapters(model) if bare else nullcontext():
         base, scores = make_base(
@@ -202,7 +259,7 @@ def own_base(
             fingerprint=known.fingerprint,
         )
     seconds = time.perf_counter() - started
-    return OwnBase(known.keep(base, seconds), scores, known.route, seconds, False)
+    return TakenBase(known.keep(base, seconds), known.route, True, scores, seconds)
 
 
 def make_base(

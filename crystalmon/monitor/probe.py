@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,16 +17,15 @@ from tqdm.auto import tqdm
 from crystalmon.metrics.answers import answer_distributions
 from crystalmon.metrics.subsets import nested_subsets
 from crystalmon.metrics.vocabulary import OWN_OBSERVABLES
-from crystalmon.monitor.base_model import compared, find_base, own_base
+from crystalmon.monitor.base_model import compared, take_base
 from crystalmon.monitor.course import Asked, Course
 from crystalmon.phases import SuiteDetector
 from crystalmon.runs.records import Event, ProbeRecord
 from crystalmon.runs.reference import Reference
 from crystalmon.scoring.compatibility import check_fit, probing_ranks
-from crystalmon.scoring.models import adapter_layers
 from crystalmon.scoring.plan import View, build_plan, describe_merges
 from crystalmon.scoring.precision_trial import AskedPrecision, check_precision
-from crystalmon.scoring.route import choose_route, proof_prompts, still_holds
+from crystalmon.scoring.route import proof_prompts, still_holds
 from crystalmon.scoring.score import Scores, score
 from crystalmon.scoring.trie import count_tree
 from crystalmon.suites.tasks import TaskSuite, load_suite
@@ -51,7 +50,7 @@ class Monitor:
         model: a causal language model.
         tokenizer: its tokenizer, or a processor that has one.
         suite: a bundled suite's name, a path, or a `TaskSuite`.
-        reference: what to compare with; see `base_model.find_base`.
+        reference: what to compare with; see `base_model.take_base`.
         view: `raw` or `chat`.
         precision: of the layers, `auto`, `model` or `float32`; see `route.choose_route`. `auto`
             takes that of a base which is already there, so that both are scored alike.
@@ -106,10 +105,8 @@ class Monitor:
         self._all: Asked = {task.name: np.arange(len(task.prompts)) for task in self.suite}
         self._batch_tokens: int | None = None
         self._progress = progress
-        self.seconds_a_probe: float | None = None
-        self._start: Scores | None = None
         with self._bar("reference", len(self.plan.rows)) as bar:
-            found = find_base(
+            base = take_base(
                 reference,
                 model,
                 tokenizer,
@@ -120,15 +117,10 @@ class Monitor:
                 answers_only=answers_only,
                 precision=precision,
             )
-            bare = str(reference) == "auto"
-            self.is_own_base, self.without_adapters = found is None, bare
-            if found is None:
-                self._take_own_base(tokenizer, bare, precision, bar.update)
-            else:
-                self.reference, self.remembered = found, False
-                if precision == "auto":
-                    precision = check_precision(found.info.precision)
-                self.route = choose_route(model, self.plan, self.ranks, precision=precision)
+        self.reference, self.route = base.reference, base.route
+        self.is_own_base, self.remembered = base.is_own, base.remembered
+        self.without_adapters = str(reference) == "auto"
+        self.seconds_a_probe, self._start = base.seconds, base.scores
         answers = {
             task.name: answer_distributions(self.reference.log_choice[task.name])
             for task in self.suite
@@ -270,31 +262,6 @@ class Monitor:
             )
         self.route, self.doubtful_after = safe, proven
         return False
-
-    def _take_own_base(
-        self,
-        tokenizer: Any,
-        bare: bool,
-        precision: AskedPrecision,
-        progress: Callable[[int], Any],
-    ) -> None:
-        """Take this model as its own base; without adapters if `bare`.
-
-        A first probe would find the same answers, unless the model carries adapters.
-        """
-        own = own_base(
-            self.model,
-            tokenizer,
-            self.suite,
-            self.plan,
-            bare=bare,
-            precision=precision,
-            ranks=self.ranks,
-            progress=progress,
-        )
-        self.reference, self.route, self.remembered = own.reference, own.route, own.remembered
-        self._start = None if bare and adapter_layers(self.model) else own.scores
-        self.seconds_a_probe = own.seconds
 
     @property
     def detector(self) -> SuiteDetector:
