@@ -44,6 +44,7 @@ def test_every_script_is_named():
     # what only other scripts import or start
     helpers = {"peak.py", "tiny_models.py", "trained_bank.py", "train.py"}
     helpers |= {f"validation_{kind}.py" for kind in ("simulated", "stress", "trained")}
+    helpers |= {f"gpu_{part}.py" for part in ("answers", "speed", "training")}
     parts = {path.relative_to(ROOT / "scripts") for path in (ROOT / "scripts").rglob("*.py")}
     names = {f"{part.parts[0]}/" if part.parts[0] == "scenarios" else part.name for part in parts}
     for name in names - helpers:

@@ -67,6 +67,10 @@ RUNS: dict[str, Run] = {
         (*TOKENS, "--scan", "4", "--rate", "1.15e11"),
         ("weights in bf16", "peak on a GPU", "Llama 3 8B"),
     ),
+    "scripts/gpu_check.py": (
+        ("--tiny", "--only", "precision", "training", "memory"),
+        ("liquid-tiny, tree, float32", "equal weights: yes", "simulated", '"rows": '),
+    ),
     "scripts/measure_memory.py": (
         (MODEL,),
         ("peak without the callback", "peak with it", "allowed", '"reference": '),
@@ -107,6 +111,10 @@ SLOW_RUNS: dict[str, Run] = {
         ("liquidity_truth", '"parameters": '),
     ),
     "scripts/estimate_cost.py": ((), ("TFLOP a probe", "share of FLOPs", '"OLMo 2 7B": {')),
+    "scripts/gpu_check.py": (
+        ("--tiny", "--repeats", "1"),
+        ("a training step of", "tree, float32, 2 wordings", "× its forward pass"),
+    ),
     "scripts/no_trace/faults.py": ((), ("out of memory", "a torn line, then resumed")),
 }
 """Those that do more at a larger one."""

@@ -3,7 +3,8 @@
 python scripts/no_trace/train.py OUT --trainer sft [--lora] [--engine ddp] [--callback] [--resume]
 
 Writes to OUT what the run has left: `logs.json` (log rows without timings) and
-`weights.safetensors`. Dropout is on in every run, so a monitor that touched a random state shows.
+`weights.safetensors`; with `--device` also `peak`, the bytes held at most. Dropout is on in every
+run, so a monitor that touched a random state shows.
 """
 
 from __future__ import annotations
@@ -50,8 +51,11 @@ PROBED = TaskSuite("three", tuple(SUITE[name] for name in ("coin", "number", "co
 
 def main() -> None:
     args = parse()
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    if args.device != "cuda":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     set_seed(0)
+    if args.device is not None:
+        torch.use_deterministic_algorithms(True)
     if args.engine == "fsdp2":
         logs, weights = train_sharded(args)
     else:
@@ -63,6 +67,10 @@ def main() -> None:
             {k: v.contiguous().clone() for k, v in weights.items()},
             args.out / "weights.safetensors",
         )
+        if args.device is not None:
+            sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+            peak = importlib.import_module("peak").peak_memory(args.device)
+            (args.out / "peak").write_text(str(peak), encoding="ascii")
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
@@ -79,6 +87,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--restore-states", action="store_true")
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--save-steps", type=int, default=0)
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), help="train there by deterministic algorithms"
+    )
     return parser.parse_args()
 
 
@@ -106,7 +117,7 @@ def train(args: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, tor
         "output_dir": str(args.out), "max_steps": args.steps, "logging_steps": 1, "seed": 1,
         "per_device_train_batch_size": 8, "learning_rate": 1e-3, "report_to": "none",
         "save_strategy": "steps" if args.save_steps else "no", "save_steps": args.save_steps or 500,
-        "use_cpu": True, "bf16": False, "disable_tqdm": True,
+        "use_cpu": args.device != "cuda", "bf16": args.device == "cuda", "disable_tqdm": True,
         "restore_callback_states_from_checkpoint": args.restore_states,
     }  # fmt: skip
     if args.engine in ("zero2", "zero3"):
