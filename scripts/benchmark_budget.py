@@ -1,4 +1,4 @@
-"""What a limit on monitoring costs in knowledge: the onset's delay, the error of `order`, the seeds.
+"""What a limit on monitoring costs: the onset's delay, the error of `order`, the seeds not found.
 
 Runs of `liquid-tiny`, of which every step is probed with all prompts, are trained once and kept.
 From their stored answers each schedule is replayed by the callback's own `Schedule` and detector,

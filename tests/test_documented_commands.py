@@ -129,6 +129,7 @@ RUN_BY = {
     ),
     "scripts/benchmark.py": "test_benchmark.py::test_it_prints_a_table_and_a_line",
     "scripts/benchmark_scaling.py": "test_benchmark.py::test_scaling_measures_time_and_memory",
+    "scripts/benchmark_budget.py": "test_documented_commands.py::test_schedules_are_compared",
     "scripts/calibrate_seeds.py": "test_documented_commands.py::test_the_detector_is_measured",
     "scripts/demo.py": "test_documented_commands.py::test_the_demo_and_what_it_says_to_run_next",
     "scripts/measure_scan_memory.py": "test_documented_commands.py::test_the_memory_of_a_scan",
@@ -448,3 +449,35 @@ def test_the_study_from_its_bases_to_its_report(here, capsys):
             assert head in told.out
     assert "not as planted: the seeds of A in B" in told.err
     assert (here / "study/report.html").is_file()
+
+
+def long_run(monkeypatch: pytest.MonkeyPatch, steps: int, rate: float) -> None:
+    """One run of so many steps, each of them probed, stands for those that schedules are tried on."""
+    import trained_bank
+
+    plan = trained_bank.Plan("early", (trained_bank.Stage("sft", "seed", rate, steps, every=1),))
+    monkeypatch.setattr(trained_bank, "LONG_PLANS", ((plan, 1),))
+
+
+def test_schedules_are_compared(here, capsys, monkeypatch):
+    long_run(monkeypatch, 10, 3e-3)
+    assert start("scripts/benchmark_budget.py", "--figure", "frontier.png") == 0
+    printed = capsys.readouterr().out
+    rows = [line for line in printed.splitlines() if line.startswith("| ")]
+    assert [row.split(" | ")[0] for row in rows] == ["| limit", "| ---"] + [
+        f"| {limit}" for limit in ("none", "0.5%", "1%", "2%", "5%") for _ in range(2)
+    ]
+    assert (here / "frontier.png").stat().st_size > 10_000
+    assert len(json.loads(printed.splitlines()[-1])["stored"]) == 10
+
+
+@pytest.mark.slow
+def test_a_limit_is_tried_live(tmp_path, capsys, monkeypatch):
+    import budget_live
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(budget_live, "CONFIG", ROOT / "recipes/liquid-tiny/sft.yaml")
+    (row,) = budget_live.live_rows(30)
+    assert row["probes"] >= 6
+    assert 0 < row["onset_at_every_step"] <= row["onset"] <= 30
+    assert "limit 2%: spent" in capsys.readouterr().out
