@@ -105,7 +105,7 @@ class Bench:
         with budget.spending():
             now += 0.0 if remembered else WHOLE
         schedule.taken()
-        schedule.probed(*self._look(0))
+        schedule.probed(self._look(0))
         schedule.begin(0)
         for step in range(1, self.last + 1):
             now += 1.0
@@ -113,22 +113,20 @@ class Bench:
                 with budget.spending():
                     now += WHOLE * TOKENS[size] / TOKENS[24]
                 schedule.taken()
-                schedule.probed(*self._look(step, size))
+                schedule.probed(self._look(step, size))
         self._course.spent = budget.spent_share
         return self._course
 
-    def _look(self, step: int, size: int = 24) -> tuple[ProbeRecord, list[Event]]:
+    def _look(self, step: int, size: int = 24) -> ProbeRecord:
         """Show a step to the detector; what the schedule hears of it."""
         asked, tasks = self._asked.get(size), self._records[step].tasks
         q = {name: task.q if asked is None else task.q[asked[name]] for name, task in tasks.items()}
         coverage = {name: task.metrics["coverage"] for name, task in tasks.items()}
         detector = self._detector
-        events = detector.update(step, q, coverage, asked)
+        self._course.events += detector.update(step, q, coverage, asked)
         order = np.mean([detector.tasks[name].state.orders[-1] for name in detector.taking_part])
         self._course.orders[step] = float(order)
-        self._course.events += events
-        heard = ProbeRecord(step, None, 0, 0, 0, detector.phase, {"order": float(order)}, {}, {})
-        return heard, events
+        return ProbeRecord(step, None, 0, 0, 0, detector.phase, {"order": float(order)}, {}, {})
 
 
 def compared(benches: Sequence[Bench], share: float | None, remembered: bool) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pytest
 
 from crystalmon.monitor.budget import REMEMBERED, Budget
 from crystalmon.monitor.callback import CrystalCallback
-from crystalmon.monitor.schedule import COSTLY, LEAST, Forecast, Schedule, probe_steps
+from crystalmon.monitor.schedule import COSTLY, LEAST, STRIDE, Forecast, Schedule, probe_steps
 from crystalmon.runs.records import ProbeRecord
 
 
@@ -28,27 +28,36 @@ TOKENS = {2: 10, 4: 20, 8: 40, 24: 100}
 
 
 def simulate(
-    share, step_seconds, whole_seconds, steps, *, start=0.0, moving=(), every=None, asked=None
+    share,
+    step_seconds,
+    whole_seconds,
+    steps,
+    *,
+    start=0.0,
+    order=lambda step: 0.0,
+    every=None,
+    asked=None,
 ):
-    """Run a schedule; by step how many prompts were asked, and the share of time that it took."""
+    """Run a schedule; by step how many prompts were asked, and the share of time that it took.
+
+    `order` gives what a probe finds at a step.
+    """
     clock = Clock()
     budget = Budget(share, clock)
     schedule = Schedule(probe_steps(steps, every), budget)
     schedule.tokens = TOKENS
     with budget.spending():
         clock.now += start
-    probed, order = {}, 0.0
+    probed = {}
     asked = [] if asked is None else asked
 
     def probe(step, prompts):
-        nonlocal order
         schedule.taken()
         seconds = whole_seconds * TOKENS[prompts] / 100
         with budget.spending():
             clock.now += seconds
-        order += 0.1 if step in moving else 0.0
         budget.expect(TOKENS[prompts], seconds)  # as the callback does
-        schedule.probed(record(step, order, seconds), [])
+        schedule.probed(record(step, order(step), seconds))
         probed[step] = prompts
 
     probe(0, 24)
@@ -172,7 +181,7 @@ def test_probes_lie_dense_at_first():
 
 
 @pytest.mark.parametrize(
-    ("share", "size"), [(0.004, 2), (0.01, 4), (0.02, 8), (0.05, 24), (0.9, 24)]
+    ("share", "size"), [(0.004, 2), (0.015, 4), (0.03, 8), (0.08, 24), (0.9, 24)]
 )
 def test_probes_are_as_large_as_leaves_room_for_enough_of_them(share, size):
     probed, _ = simulate(share, 1.0, 10.0, 5000)
@@ -200,16 +209,33 @@ def test_cheap_probes_follow_the_schedule():
 
 
 def test_what_was_saved_is_spent_where_the_model_moves():
-    moving = range(1000, 1300)
-    probed, spent = simulate(0.02, 1.0, 10.0, 5000, moving=moving)
+    probed, spent = simulate(0.02, 1.0, 10.0, 5000, order=rising(2000, 2300))
     calm, _ = simulate(0.02, 1.0, 10.0, 5000)
 
     def within(steps):
-        return sum(step in moving for step in steps)
+        return sum(2000 <= step < 2300 for step in steps)
 
     assert within(probed) > 2 * within(calm)
     assert spent <= 0.02
     assert max(probed) == 5000
+
+
+def rising(start, end):
+    """From 0 to 1 between two steps."""
+    return lambda step: min(max((step - start) / (end - start), 0.0), 1.0)
+
+
+def test_a_rise_is_probed_at_its_own_pace():
+    probed, _ = simulate(0.05, 1.0, 10.0, 5000, order=rising(1000, 3000))
+    steps = [step for step in probed if 1200 < step < 2900]
+    gaps = [b - a for a, b in itertools.pairwise(steps)]
+    assert max(gaps) <= STRIDE * 2000 + 1
+
+
+def test_a_threshold_that_is_crossed_is_confirmed_at_the_next_step():
+    probed, _ = simulate(0.02, 1.0, 10.0, 5000, order=lambda step: 0.3 * (step >= 1500))
+    first = min(step for step in probed if step >= 1500)
+    assert first + 1 in probed
 
 
 def test_a_failed_probe_is_not_tried_again_until_the_next_is_due():

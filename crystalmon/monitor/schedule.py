@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from crystalmon.monitor.budget import Budget
-from crystalmon.runs.records import Event, ProbeRecord
+from crystalmon.phases.order import COMPLETE, MELT, ONSET
+from crystalmon.runs.records import ProbeRecord
 from crystalmon.suites.checks import is_whole
 
 DEFAULT_PROBES = 100
@@ -16,13 +18,19 @@ DEFAULT_PROBES = 100
 PACED_STEPS = 3
 """The pace of training is measured over so many steps after the first one."""
 
+REMEMBERED = 32
+"""Probes among which one of another `order` is looked for."""
+
 COSTLY = 0.1
 """A user is told what probing takes if it takes at least this share of the run's time."""
 
 MOVED = 0.02
-"""A model counts as moving if `order` changes by at least this between two probes."""
+"""The pace of a model is told by the latest probe whose `order` differs by at least this, …"""
 
-ENOUGH = 16
+STRIDE = 0.05
+"""… and the next probe is due when `order` should have changed by this, at that pace."""
+
+ENOUGH = 32
 """Probes that a budget must have time for if they are to ask more prompts than the fewest."""
 
 LEAST = 4
@@ -141,11 +149,12 @@ class Schedule:
     foretold from the pace of its steps, and what the budget leaves after the start is spent in
     proportion to √(share of the run done): densely at first, where collapse happens. Time for the
     probe at the end is kept back; it asks all prompts if that fits. Other probes ask as many as
-    leave room for `ENOUGH` of them. While the model moves, every step asks for a probe, and half of
-    what was meant for later may be spent. Moving is: the last probe raised an event, found the
-    suite nucleating, or its `order` at least `MOVED` from that of the one before.
+    leave room for `ENOUGH` of them. While the model moves, the next probe is due when `order`
+    should have changed by `STRIDE`, or at the next step if it has crossed a threshold, which a
+    second probe confirms. Half of what was meant for later may be spent on such probes.
 
-    However small the budget, a run gets `LEAST` probes after the first, of the smallest size.
+    However small the budget, a run gets `LEAST` probes after the first, of the smallest size, the
+    last of them at the end.
 
     Args:
         steps: at which to probe.
@@ -162,9 +171,10 @@ class Schedule:
         self.tokens: Mapping[int, int] = {}
         self._first, self._start, self._trained = 0, 0.0, 0.0
         self._probes = self._size = 0
-        self._due = self._moving = False
-        self._order = math.nan
-        self._resting_until = 0
+        self._due = self._crossed = self._confirms = False
+        self._seen: deque[tuple[int, float]] = deque(maxlen=REMEMBERED)
+        self._change_due = math.inf
+        self._resting_until = 0.0
 
     def begin(self, step: int) -> None:
         """Training begins at step 0, or where it resumes; what that took has been spent."""
@@ -188,12 +198,14 @@ class Schedule:
             return max(self.tokens)
         answer = agree(self._at_last(self.budget) if last else self._answer(self.budget, step))
         self._resting_until = step - min(answer, 0)
+        if step < self._change_due:
+            self._resting_until = min(self._resting_until, self._change_due)
         return max(answer, 0)
 
     def asks(self, step: int, last: bool = False) -> bool:
         """Whether to probe this step if it is affordable. The same on every rank."""
         self._due = self._due or last or step in self.steps
-        wanted = self._due or (self.budget is not None and self._moving)
+        wanted = self._due or step >= self._change_due
         return wanted and (last or step >= self._resting_until)
 
     def _at_last(self, budget: Budget) -> int:
@@ -215,14 +227,18 @@ class Schedule:
         kept = largest if 4 * largest <= room else cost
         by_budget = (used + cost) / max(room - kept, 1e-9)
         by_number = (self._probes + 1) / LEAST
+        if step >= self._change_due:  # half of what was meant for later
+            by_budget = max(2 * by_budget - 1, 0.0)
+        if self._confirms and self._probes + 1 < LEAST:
+            return min(self.tokens)
         done = math.sqrt((step - self._first) / length)
-        if by_budget <= ((1 + done) / 2 if self._moving else done):
+        if by_budget <= done:
             self._size = size
             return size
         if by_number <= done:
             return min(self.tokens)
         due = self._first + length * min(by_budget, by_number, 1.0) ** 2
-        return -1 if self._moving else -max(1, math.ceil(due) - step)
+        return -max(1, math.ceil(due) - step)
 
     def _fitting_size(self, budget: Budget, room: float) -> int:
         """The largest size of which `ENOUGH` probes fit; the last one, unless far from that."""
@@ -238,9 +254,24 @@ class Schedule:
         self._due = False
         self._probes += 1
 
-    def probed(self, record: ProbeRecord, events: Sequence[Event]) -> None:
+    def probed(self, record: ProbeRecord) -> None:
         """Take note of what a probe found."""
-        order = record.metrics.get("order", math.nan)
-        changed = abs(order - self._order) >= MOVED
-        self._order = order
-        self._moving = changed or bool(events) or record.phase == "nucleating"
+        if self.budget is None:
+            return
+        step, order = record.step, record.metrics.get("order", math.nan)
+        self._change_due = math.inf
+        for earlier, value in reversed(self._seen):
+            if (change := abs(order - value)) >= MOVED:
+                self._change_due = step + max(1, round(STRIDE / change * (step - earlier)))
+                break
+        self._seen.append((step, order))
+        crossed, self._crossed = self._crossed, _is_crossing(record.phase, order)
+        self._confirms = self._crossed and not crossed
+        if self._confirms:
+            self._change_due = step + 1
+
+
+def _is_crossing(phase: str, order: float) -> bool:
+    """Whether `order` is beyond a threshold, and the phase will follow if it stays there."""
+    beyond = {"liquid": order >= ONSET, "nucleating": order >= COMPLETE}
+    return beyond.get(phase, phase in ("crystallized", "settling") and order < MELT)

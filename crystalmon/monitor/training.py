@@ -364,7 +364,7 @@ class Training:
             with self.failures.caught(f"probe at step {step} failed; training goes on"):
                 record = monitor.probe(step, state.epoch, unchanged=unchanged, prompts=prompts)
             if monitor.ranks.all(record is not None) and record is not None:
-                self._schedule.probed(record, monitor.events)
+                self._schedule.probed(record)
                 record = replace(record, share=self._meter.spent_share)
                 if self._recorder is not None:
                     self._recorder.write(record, monitor.events, monitor.doubtful_after)
