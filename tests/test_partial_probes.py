@@ -16,7 +16,8 @@ from crystalmon.metrics.answers import liquidity, order
 from crystalmon.metrics.bootstrap import uniform_weights
 from crystalmon.metrics.subsets import nested_subsets
 from crystalmon.phases import PhaseDetector, SuiteDetector
-from crystalmon.phases.suite import TOGETHER
+from crystalmon.phases.order import ONSET
+from crystalmon.phases.suite import SHARED
 from crystalmon.runs.reader import read_run
 from crystalmon.runs.records import ProbeRecord
 
@@ -101,12 +102,27 @@ def test_tasks_that_move_together_have_their_onsets_by_partial_probes():
 
 
 def test_a_task_that_seems_to_collapse_alone_waits_for_all_its_prompts():
-    alone = [{"task 0": 0.3}] * 4
-    assert TOGETHER * len(BASES) > float(
-        order(collapsed(BASES["task 0"], 0.3), BASES["task 0"], uniform_weights(24))
-    )
+    alone = [{"task 0": 0.12}] * 4
+    q = collapsed(BASES["task 0"], 0.12)
+    rows = list(ASKED["task 0"])
+    for some in (rows, range(24)):
+        assert order(q[some], BASES["task 0"][some], uniform_weights(len(some))) > ONSET
     assert watch(alone) == []
     assert ("task 0", "nucleation_onset") in watch(alone, asked=None)
+
+
+@pytest.mark.parametrize("size", [2, 4, 8])
+def test_few_prompts_are_judged_by_what_the_suite_does(size):
+    rows = {name: tuple(nested_subsets(b, (size,))[size].tolist()) for name, b in BASES.items()}
+    detector = SuiteDetector(BASES)
+    detector.update(0, BASES, {})
+    q = {n: collapsed(b, 0.05 * i)[list(rows[n])] for i, (n, b) in enumerate(BASES.items())}
+    detector.update(1, q, {}, rows)
+    raw = {n: float(order(q[n], b[list(rows[n])], uniform_weights(size))) for n, b in BASES.items()}
+    mean = np.mean([*raw.values()])
+    for name, task in detector.tasks.items():
+        expected = mean + size / (size + SHARED) * (raw[name] - mean)
+        assert task.state.orders[-1] == pytest.approx(expected)
 
 
 def test_a_seed_is_sought_among_all_prompts_of_the_base():

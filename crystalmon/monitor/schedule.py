@@ -259,19 +259,23 @@ class Schedule:
         if self.budget is None:
             return
         step, order = record.step, record.metrics.get("order", math.nan)
-        self._change_due = math.inf
+        beyond = _beyond(record.phase, order)
+        crossed, self._crossed = self._crossed, beyond >= 0
+        self._confirms = self._crossed and not crossed
+        self._change_due = step + (1 if self._confirms else self._pace(step, order, beyond))
+        self._seen.append((step, order))
+
+    def _pace(self, step: int, order: float, beyond: float) -> float:
+        """Steps until `order` should have changed by a stride: up to a threshold, or past it."""
+        stride = STRIDE / 4 + max(0.0, min(3 / 4 * STRIDE, -beyond))
         for earlier, value in reversed(self._seen):
             if (change := abs(order - value)) >= MOVED:
-                self._change_due = step + max(1, round(STRIDE / change * (step - earlier)))
-                break
-        self._seen.append((step, order))
-        crossed, self._crossed = self._crossed, _is_crossing(record.phase, order)
-        self._confirms = self._crossed and not crossed
-        if self._confirms:
-            self._change_due = step + 1
+                return max(1, round(stride / change * (step - earlier)))
+        return math.inf
 
 
-def _is_crossing(phase: str, order: float) -> bool:
-    """Whether `order` is beyond a threshold, and the phase will follow if it stays there."""
-    beyond = {"liquid": order >= ONSET, "nucleating": order >= COMPLETE}
-    return beyond.get(phase, phase in ("crystallized", "settling") and order < MELT)
+def _beyond(phase: str, order: float) -> float:
+    """How far `order` is beyond the threshold at which the phase will change if it stays there."""
+    if phase in ("crystallized", "settling"):
+        return MELT - order
+    return order - {"liquid": ONSET, "nucleating": COMPLETE}.get(phase, math.inf)

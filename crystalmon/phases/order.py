@@ -60,7 +60,7 @@ def nucleation_rule(base: Base, state: PhaseState, now: Observation) -> Outcome:
     """liquid → nucleating → crystallized, and back to liquid."""
     events: list[Event] = []
     state = state.streak(
-        onset=now.order >= ONSET and now.trusted,
+        onset=now.order >= ONSET,
         complete=now.order >= COMPLETE,
         liquid=now.order < LIQUID,
     )

@@ -136,10 +136,8 @@ class Observation:
         asked: [p] the prompts that were asked.
         q: [p, C] their choice distributions.
         coverage: mean total probability of the choices, or None if not known.
-        order: of `q` against the base's answers to the same prompts.
+        order: of `q` against the base's answers to the same prompts; see also `suite.SHARED`.
         mean: [C] the answers pooled over prompts.
-        trusted: whether its `order` alone may speak for an onset: of a partial probe, it may be the
-            doing of the few prompts asked, unless other tasks move as well.
     """
 
     step: int
@@ -148,7 +146,6 @@ class Observation:
     coverage: float | None
     order: float
     mean: np.ndarray = field(repr=False)
-    trusted: bool = True
 
     def event(self, kind: str, evidence: Mapping[str, Any], message: str) -> Event:
         """An event of this probe; the detector adds the task."""
