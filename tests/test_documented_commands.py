@@ -452,7 +452,7 @@ def test_the_study_from_its_bases_to_its_report(here, capsys):
 
 
 def long_run(monkeypatch: pytest.MonkeyPatch, steps: int, rate: float) -> None:
-    """One run of so many steps, each of them probed, stands for those that schedules are tried on."""
+    """One run of so many steps stands for those that schedules are tried on."""
     import trained_bank
 
     plan = trained_bank.Plan("early", (trained_bank.Stage("sft", "seed", rate, steps, every=1),))
