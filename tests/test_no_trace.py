@@ -2,7 +2,7 @@
 
 The whole table is `scripts/no_trace/check.py`; here are its cells without the interrupted runs.
 DeepSpeed's stage 3 stands for stage 2, as it shards what that does and the weights too.
-`make no-trace` and `make test-slow` run both.
+Stage 2 is run by `make no-trace` and `make test-slow`.
 """
 
 from __future__ import annotations
