@@ -21,6 +21,14 @@ from crystalmon.runs.store import write_info
 TEMPERATURE = ["temperature", "liquid-tiny", "--suite", "liquid-tiny"]
 
 
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """What one uninterrupted command has left."""
+    folder = tmp_path_factory.mktemp("measured")
+    assert main([*TEMPERATURE, "-o", str(folder)]) == 0
+    return folder
+
+
 def command(*arguments):
     return [sys.executable, "-m", "crystalmon.cli.main", *map(str, arguments)]
 
@@ -44,7 +52,7 @@ def test_json_is_one_line_and_all_else_goes_elsewhere(tmp_path, capsys):
 
 
 @pytest.mark.long
-def test_killed_it_goes_on_where_it_stopped(tmp_path):
+def test_killed_it_goes_on_where_it_stopped(tmp_path, measured):
     arguments = command(*TEMPERATURE, "-o", tmp_path / "cut")
     started = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     while not (files := [*(tmp_path / "cut").glob("temperature-*.parts.jsonl")]) or (
@@ -64,8 +72,7 @@ def test_killed_it_goes_on_where_it_stopped(tmp_path):
     marked = [[[7.0] * len(row) for row in prompt] for prompt in rows]
     parts.write_text(text.replace(json.dumps(first), json.dumps({name: marked})))
     assert main([*TEMPERATURE, "-o", str(tmp_path / "cut")]) == 0
-    assert main([*TEMPERATURE, "-o", str(tmp_path / "whole")]) == 0
-    cut, whole = (read_result(tmp_path / way / "temperature.json") for way in ("cut", "whole"))
+    cut, whole = (read_result(way / "temperature.json") for way in (tmp_path / "cut", measured))
     assert cut.detail["tasks"][name]["entropy"] == pytest.approx([7.0] * 61)
     for task in set(whole.detail["tasks"]) - {name}:
         assert cut.detail["tasks"][task] == whole.detail["tasks"][task]
@@ -105,9 +112,8 @@ def test_an_older_run_is_told_its_penalty(tmp_path, capsys):
     assert main(["sharpness", *folders, *given]) == 0
 
 
-def test_the_report_shows_a_folder_of_results(tmp_path, capsys):
-    assert main([*TEMPERATURE, "-o", str(tmp_path / "out")]) == 0
-    assert main(["report", str(tmp_path / "out"), "-o", str(tmp_path / "page.html")]) == 0
+def test_the_report_shows_a_folder_of_results(tmp_path, measured):
+    assert main(["report", str(measured), "-o", str(tmp_path / "page.html")]) == 0
     page = (tmp_path / "page.html").read_text()
     assert '"experiment":"temperature"' in page
     assert '"lanes":[]' in page

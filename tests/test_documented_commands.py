@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from in_process import execute, in_process
 from scenarios import KINDS, NULL_KINDS
+from test_verdicts import at_seed, liquid_base, write_stages
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -451,19 +452,15 @@ def test_the_study_from_its_bases_to_its_report(here, capsys):
     assert (here / "study/report.html").is_file()
 
 
-def long_run(monkeypatch: pytest.MonkeyPatch, steps: int, rate: float) -> None:
-    """One run of so many steps, each of them probed, instead of the many."""
-    import trained_bank
-
-    plan = trained_bank.Plan("early", (trained_bank.Stage("sft", "seed", rate, steps, every=1),))
-    monkeypatch.setattr(trained_bank, "LONG_PLANS", ((plan, 1),))
-
-
-def test_schedules_are_compared(here, capsys, monkeypatch):
-    long_run(monkeypatch, 10, 3e-3)
-    assert start("scripts/benchmark_budget.py", "--figure", "frontier.png") == 0
+def test_schedules_are_compared(here, capsys):
+    """On a stored run of made-up answers: `test_the_detector_is_measured` trains for a bank."""
+    stored, base = here / "runs/budget/trained/test-early-0", liquid_base()
+    write_stages(stored / "0-sft", base, [at_seed(base, n / 10) for n in range(1, 11)])
+    (stored / "truth.json").write_text("{}")
+    assert start("scripts/benchmark_budget.py", "--count", "1", "--figure", "frontier.png") == 0
     printed = capsys.readouterr().out
     rows = [line for line in printed.splitlines() if line.startswith("| ")]
+    assert "1 runs of 10 steps" in printed
     assert [row.split(" | ")[0] for row in rows] == ["| limit", "| ---"] + [
         f"| {limit}" for limit in ("none", "0.5%", "1%", "2%", "5%") for _ in range(2)
     ]

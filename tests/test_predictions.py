@@ -107,9 +107,12 @@ def test_what_is_planted_is_found(sign, verdict):
 
 @pytest.mark.long
 def test_chance_supports_hardly_anything():
-    """Energies that have nothing to do with α_c or with the drift."""
+    """Energies that have nothing to do with α_c or with the drift.
+
+    Of 120 verdicts 6 may be wrong: if one in ten were, a bound so tight would hold in 4% of cases.
+    """
     supported = 0
-    for seed in range(60):
+    for seed in range(30):
         rng = np.random.default_rng(seed)
         results = [
             landscape(rng.standard_normal(12)),
@@ -118,7 +121,7 @@ def test_chance_supports_hardly_anything():
         ]
         found = judged(results)
         supported += sum(each.verdict == SUPPORTED for each in (*found[:2], *found[-2:]))
-    assert supported / 240 <= 0.05
+    assert supported / 120 <= 0.05
 
 
 def test_what_is_missing_is_named_and_not_invented():

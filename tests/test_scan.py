@@ -460,7 +460,7 @@ def test_the_command_says_what_is_missing_and_its_status(capsys, folders, small,
     assert "the base is liquid" in out
     assert "nucleated on a base seed" in out
     assert [line.split()[0] for line in out.splitlines() if "/15" in line] == ["base", "dpo"]
-    assert main([*arguments, "--json"]) == 1
+    assert main([*arguments, "--json", "--no-figures"]) == 1
     out, _ = capsys.readouterr()
     assert json.loads(out) == json.loads((tmp_path / "scan" / SCAN_FILE).read_text())
 

@@ -26,8 +26,10 @@ def largest_errors(suite):
 
 
 def test_some_prompts_of_every_task_agree_with_the_oracle():
-    suite = load_suite("randomness")
-    few = TaskSuite("few", tuple(Task(t.name, t.prompts[3:24:20], t.choices) for t in suite))
+    """One prompt of each task, as the oracle takes seconds for each; two of the first task."""
+    first, *others = load_suite("randomness")
+    chosen = [(first, first.prompts[3:24:20]), *((task, task.prompts[3:4]) for task in others)]
+    few = TaskSuite("few", tuple(Task(task.name, some, task.choices) for task, some in chosen))
     in_q, in_coverage = largest_errors(few)
     assert in_q < 1e-5
     assert in_coverage < 1e-5

@@ -266,8 +266,9 @@ class Schedule:
         self._seen.append((step, order))
 
     def _pace(self, step: int, order: float, beyond: float) -> float:
-        """Steps until `order` should have changed by a stride: up to a threshold, or past it."""
-        stride = STRIDE / 4 + max(0.0, min(3 / 4 * STRIDE, -beyond))
+        """Steps until `order` should have changed by a stride, a shorter one about a threshold."""
+        outside = max(-beyond, beyond - STRIDE, 0.0)
+        stride = min(STRIDE, STRIDE / 4 + outside)
         for earlier, value in reversed(self._seen):
             if (change := abs(order - value)) >= MOVED:
                 return max(1, round(stride / change * (step - earlier)))
