@@ -238,6 +238,19 @@ def test_a_threshold_that_is_crossed_is_confirmed_at_the_next_step():
     assert first + 1 in probed
 
 
+def test_a_probe_that_fails_while_the_model_moves_is_not_tried_again_at_once():
+    schedule = Schedule(probe_steps(1000, every=500), Budget(0.5, clock := Clock()))
+    schedule.tokens = TOKENS
+    schedule.begin(0)
+    for step, order in enumerate((0.0, 0.1, 0.3)):
+        clock.now += 1.0
+        schedule.taken()
+        schedule.probed(record(step, order, 0.1))
+    assert schedule.asks(3)
+    schedule.taken()
+    assert not any(map(schedule.asks, range(4, 500)))
+
+
 def test_a_failed_probe_is_not_tried_again_until_the_next_is_due():
     schedule = Schedule(probe_steps(5, every=5))
     assert schedule.asks(0)

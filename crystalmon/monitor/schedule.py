@@ -226,11 +226,11 @@ class Schedule:
         cost, largest = budget.cost(self.tokens[size]), budget.cost(max(self.tokens.values()))
         kept = largest if 4 * largest <= room else cost
         by_budget = (used + cost) / max(room - kept, 1e-9)
-        by_number = (self._probes + 1) / LEAST
         if step >= self._change_due:  # half of what was meant for later
             by_budget = max(2 * by_budget - 1, 0.0)
         if self._confirms and self._probes + 1 < LEAST:
             return min(self.tokens)
+        by_number = (self._probes + 1) / LEAST
         done = math.sqrt((step - self._first) / length)
         if by_budget <= done:
             self._size = size
@@ -251,7 +251,8 @@ class Schedule:
 
     def taken(self) -> None:
         """Take note that a probe begins; one that fails is not tried again."""
-        self._due = False
+        self._due = self._confirms = False
+        self._change_due = math.inf
         self._probes += 1
 
     def probed(self, record: ProbeRecord) -> None:
