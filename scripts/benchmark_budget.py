@@ -175,14 +175,17 @@ def draw(rows: Sequence[dict[str, Any]], file: Path) -> None:
     """The frontier: the onset's delay against the share of the run's time."""
     from crystalmon.report import style
 
-    figure = style.new_figure(3.2)
+    figure = style.new_figure(5.0)
     ax = figure.subplots()
     for base, mark in (("scored", "o"), ("remembered", "s")):
         some = sorted((r for r in rows if r["base"] == base), key=lambda row: row["spent"])
         x, y = (np.array([100 * row[key] for row in some]) for key in ("spent", "delay"))
-        ax.plot(x, y, marker=mark, label=f"base {base}")
+        ax.plot(x, y, marker=mark, label=f"the base was {base}")
     ax.set_xscale("log")
-    ax.set_xlabel("share of the run's time, %")
+    shares = (0.5, 1, 2, 5, 10, 20, 60)
+    ax.set_xticks(shares, [f"{share:g}%" for share in shares])
+    ax.minorticks_off()
+    ax.set_xlabel("share of the run's time that monitoring took")
     ax.set_ylabel("delay of the suite's onset, % of the run")
     ax.legend()
     figure.savefig(file)
