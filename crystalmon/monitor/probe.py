@@ -25,7 +25,7 @@ from crystalmon.runs.reference import Reference
 from crystalmon.scoring.compatibility import check_fit, probing_ranks
 from crystalmon.scoring.plan import View, build_plan, describe_merges
 from crystalmon.scoring.precision_trial import AskedPrecision, check_precision
-from crystalmon.scoring.route import proof_prompts, still_holds
+from crystalmon.scoring.route import still_holds
 from crystalmon.scoring.score import Scores, score
 from crystalmon.scoring.trie import count_tree
 from crystalmon.suites.tasks import TaskSuite, load_suite
@@ -134,8 +134,6 @@ class Monitor:
         self.has_scored = False
         self._probes, self._next_proof, self._proven_at = 0, 1, -1
         self._proven_q = {name: b.copy() for name, b in self.base_q.items()}
-        always = self._indices(self.subsets[min(self.subsets)])
-        self._proof: dict[int, Tensor | None] = dict.fromkeys(proof_prompts(self.plan, always))
 
     def probe(
         self,
@@ -211,7 +209,6 @@ class Monitor:
 
     def _score(self, what: str, asked: Asked) -> Scores:
         prompts = self._indices(asked)
-        self._proof = dict.fromkeys(self._proof)
         rows = int(np.isin(self.plan.row_prompt, prompts).sum())
         with self._bar(what, rows) as bar:
             return score(
@@ -242,16 +239,14 @@ class Monitor:
         then = {name: self._proven_q[name][asked[name]] for name in q}
         moves = [np.abs(own - then[name]).sum(axis=1) / 2 for name, own in q.items()]
         moved = np.nan_to_num(np.concatenate(moves)).mean()
-        due = self._probes >= self._next_proof or moved >= PROVEN_WITHIN
-        if self.route.method == "rows" or not due:
+        if self._probes < self._next_proof and moved < PROVEN_WITHIN:
             return True
         self._next_proof = 4 * self._probes
         # of prompts not asked now, what was known before
         for name, own in q.items():
             self._proven_q[name][asked[name]] = own
         proven, self._proven_at = self._proven_at, step
-        seen = {prompt: log_p for prompt, log_p in self._proof.items() if log_p is not None}
-        if still_holds(self.model, self.plan, self.route, seen, [*self._proof], self.ranks):
+        if still_holds(self.model, self.plan, self.route, self.ranks):
             return True
         safe = replace(self.route, method="rows")
         if self.ranks.is_main:
@@ -284,9 +279,6 @@ class Monitor:
         return self.reference.info.plan == self.plan.fingerprint
 
     def _observe(self, prompts: np.ndarray, log_p: Tensor, begins: Tensor) -> Mapping[str, Tensor]:
-        for prompt, own in zip(prompts.tolist(), log_p, strict=True):
-            if prompt in self._proof:
-                self._proof[prompt] = own.to("cpu", copy=True)
         if not self.shares_tokens:
             found = compared(log_p, log_p, begins)
             return {k: v if k in OWN_OBSERVABLES else v * torch.nan for k, v in found.items()}

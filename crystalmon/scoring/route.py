@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
@@ -48,7 +48,7 @@ HALF_TOLERANCE = 0.3
 """The same between a model's own half precision and float32, which round differently."""
 
 PROOFS = 4
-"""Prompts by which a route is proven again: they cost a tenth of the smallest probe."""
+"""Prompts by which a route is proven again, those that cost least."""
 
 LEAST_SPREAD = 0.3
 """Differences between prompts, in nats, below which `deviation` would measure rounding alone."""
@@ -124,43 +124,30 @@ def choose_route(
     return route
 
 
-def proof_prompts(plan: ScoringPlan, among: Sequence[int]) -> list[int]:
-    """Some prompts for `still_holds`, from near the first to the last place of packs, ascending."""
-    order = sorted(among, key=lambda prompt: plan.rows[prompt])
-    places = np.linspace(0, len(order) - 1, num=PROOFS + 1, dtype=int)[1:]
-    return sorted({order[place] for place in places})
+def still_holds(model: nn.Module, plan: ScoringPlan, route: Route, ranks: Ranks = ONE) -> bool:
+    """Whether a route still gives the answers that the model gives to rows, on `PROOFS` prompts.
 
-
-def still_holds(
-    model: nn.Module,
-    plan: ScoringPlan,
-    route: Route,
-    seen: Mapping[int, Tensor],
-    prompts: Sequence[int],
-    ranks: Ranks = ONE,
-) -> bool:
-    """Whether the route of a probe has given the answers that the model gives to rows.
-
-    What a model does with a mask may show only once it is trained.
+    What a model does with a mask may show only once it is trained. The prompts share packs, so that
+    all that a mask must hide is there: other prompts, and other answers.
 
     Args:
         model, plan, ranks: see `score`.
-        route: by which the probe has run.
-        seen: by prompt, the log-probabilities [V] that this rank has got; other ranks have others.
-        prompts: the same on every rank; see `proof_prompts`.
+        route: that held before; of rows there is nothing to prove.
 
     Raises:
         RankError: if another rank has failed.
     """
+    if route.method == "rows":
+        return True
+    prompts = np.argsort(_branch_costs(plan), kind="stable")[:PROOFS]
+    trees = [np.flatnonzero(plan.row_prompt == prompt).tolist() for prompt in prompts]
+    told = sorted({row for tree in trees for row in (tree[0], tree[-1])})
+    filled = sorted(row for tree in trees for row in tree)
     with undisturbed(model):
-        truth = _answers(model, plan, replace(route, method="rows"), prompts, prompts, ranks)
-    mine = [place for place, prompt in enumerate(prompts) if prompt in seen]
-    difference = 0.0
-    if mine:
-        found = torch.stack([seen[prompts[place]] for place in mine])
-        difference = deviation(found, truth[mine], truth)
+        truth = _answers(model, plan, replace(route, method="rows"), told, told, ranks)
+        found = _answers(model, plan, route, filled, told, ranks)
     tolerance = ROUTE_TOLERANCE if route.precision == "float32" else HALF_TOLERANCE
-    return ranks.all(difference < tolerance)
+    return ranks.all(deviation(found, truth) < tolerance)
 
 
 def _answers(
@@ -301,6 +288,20 @@ def _takes_mask(model: Any) -> bool:
     return getattr(model.config, "_attn_implementation", None) in MASKED_ATTENTION
 
 
+def _tree_sizes(plan: ScoringPlan) -> tuple[np.ndarray, np.ndarray]:
+    """[N] by prompt: its rows, and the length of the longest."""
+    lengths = np.zeros(plan.num_prompts, dtype=np.int64)
+    np.maximum.at(lengths, plan.row_prompt, [len(row) for row in plan.rows])
+    return np.bincount(plan.row_prompt, minlength=plan.num_prompts), lengths
+
+
+def _branch_costs(plan: ScoringPlan) -> np.ndarray:
+    """[N] tokens that the rows of a prompt take; much more for those whose tree has no branch."""
+    unfinished, lengths = _tree_sizes(plan)
+    costs = unfinished * lengths
+    return np.where(unfinished > 2, costs, costs + costs.max() * len(costs))
+
+
 def _trial(plan: ScoringPlan, pack: int) -> tuple[list[int], list[int]]:
     """Rows whose answers tell whether trees are honoured, and those that fill a pack with them.
 
@@ -309,13 +310,10 @@ def _trial(plan: ScoringPlan, pack: int) -> tuple[list[int], list[int]]:
     pack, since what a model does may depend on how far into a sequence a token stands. Of each
     they are the prompt, its longest row, and its last, which comes after all its others in a pack.
     """
-    unfinished = np.bincount(plan.row_prompt, minlength=plan.num_prompts)
-    lengths = np.zeros(plan.num_prompts, dtype=np.int64)
-    np.maximum.at(lengths, plan.row_prompt, [len(row) for row in plan.rows])
+    unfinished, lengths = _tree_sizes(plan)
     order = sorted(range(plan.num_prompts), key=lambda prompt: plan.rows[prompt])
     some = np.linspace(0, plan.num_prompts - 1, num=6, dtype=int)
-    branches = np.where(unfinished > 2, unfinished * lengths, np.iinfo(np.int64).max)
-    told = {int(np.argmin(branches)), int(np.argmax(lengths)), *(order[i] for i in some)}
+    told = {int(np.argmin(_branch_costs(plan))), int(np.argmax(lengths)), *(order[i] for i in some)}
     trie, rows, filled = Trie(), set[int](), list[int]()
     for prompt in [*sorted(told), *order]:
         tokens = trie.missing(plan.rows[prompt]) + int(unfinished[prompt]) - 1
