@@ -43,7 +43,7 @@ QUIET = 0.1
 
 
 @dataclass
-class Course:
+class Watched:
     """What a schedule has seen of a run.
 
     Args:
@@ -84,12 +84,12 @@ class Bench:
             name: max(record.tasks[name].metrics["order"] for record in run.records)
             for name in tasks
         }
-        self._detector, self._course = SuiteDetector(self._base), Course({}, [])
+        self._detector, self._course = SuiteDetector(self._base), Watched({}, [])
         for step in self._records:
             self._look(step)
         self.truth = self._course
 
-    def watch(self, share: float | None, remembered: bool) -> Course:
+    def watch(self, share: float | None, remembered: bool) -> Watched:
         """What the callback's schedule sees under a limit.
 
         Args:
@@ -100,7 +100,7 @@ class Bench:
         budget = Budget(share or 1.0, lambda: now)
         schedule = Schedule(probe_steps(self.last), None if share is None else budget)
         schedule.tokens = TOKENS
-        self._detector, self._course = SuiteDetector(self._base), Course({}, [])
+        self._detector, self._course = SuiteDetector(self._base), Watched({}, [])
         budget.expect(TOKENS[24], WHOLE)
         with budget.spending():
             now += 0.0 if remembered else WHOLE

@@ -17,7 +17,6 @@ from crystalmon.metrics.bootstrap import uniform_weights
 from crystalmon.metrics.subsets import nested_subsets
 from crystalmon.phases import PhaseDetector, SuiteDetector
 from crystalmon.phases.order import ONSET
-from crystalmon.phases.suite import SHARED
 from crystalmon.runs.reader import read_run
 from crystalmon.runs.records import ProbeRecord
 
@@ -112,17 +111,20 @@ def test_a_task_that_seems_to_collapse_alone_waits_for_all_its_prompts():
 
 
 @pytest.mark.parametrize("size", [2, 4, 8])
-def test_few_prompts_are_judged_by_what_the_suite_does(size):
+@pytest.mark.parametrize(("first", "rest"), [(0.0, 1.0), (1.0, 0.0)])
+def test_a_task_unlike_all_others_is_not_judged_by_them(size, first, rest):
+    """A liquid one where all collapse; one that was crystallized alone, and stays."""
     rows = {name: tuple(nested_subsets(b, (size,))[size].tolist()) for name, b in BASES.items()}
+    shares = {name: 0.97 * (first if name == "task 0" else rest) for name in BASES}
+    q = {name: collapsed(b, shares[name]) for name, b in BASES.items()}
     detector = SuiteDetector(BASES)
-    detector.update(0, BASES, {})
-    q = {n: collapsed(b, 0.05 * i)[list(rows[n])] for i, (n, b) in enumerate(BASES.items())}
-    detector.update(1, q, {}, rows)
-    raw = {n: float(order(q[n], b[list(rows[n])], uniform_weights(size))) for n, b in BASES.items()}
-    mean = np.mean([*raw.values()])
-    for name, task in detector.tasks.items():
-        expected = mean + size / (size + SHARED) * (raw[name] - mean)
-        assert task.state.orders[-1] == pytest.approx(expected)
+    detector.update(0, q, {})
+    phases = {name: task.phase for name, task in detector.tasks.items()}
+    events = []
+    for step in range(1, 5):
+        events += detector.update(step, {n: q[n][list(rows[n])] for n in q}, {}, rows)
+    assert [event for event in events if event.kind in ("nucleation_onset", "melting")] == []
+    assert {name: task.phase for name, task in detector.tasks.items()} == phases
 
 
 def test_a_seed_is_sought_among_all_prompts_of_the_base():

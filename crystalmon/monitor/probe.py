@@ -230,7 +230,7 @@ class Monitor:
         return q, np.concatenate([share for _, share in answers])
 
     def _holds(self, step: int, q: Mapping[str, np.ndarray], asked: Asked) -> bool:
-        """Whether the route, if it is time to prove it again, still gives the model's own answers.
+        """Whether the route, if it is time to prove it again, still gives the answers of rows.
 
         It is proven at the 1st, 4th, 16th … probe, and when the answers have moved. If it fails,
         prompts are run as rows from now on.
@@ -241,12 +241,13 @@ class Monitor:
         moved = np.nan_to_num(np.concatenate(moves)).mean()
         if self._probes < self._next_proof and moved < PROVEN_WITHIN:
             return True
+        holds = still_holds(self.model, self.plan, self.route, self.ranks)
         self._next_proof = 4 * self._probes
         # of prompts not asked now, what was known before
         for name, own in q.items():
             self._proven_q[name][asked[name]] = own
         proven, self._proven_at = self._proven_at, step
-        if still_holds(self.model, self.plan, self.route, self.ranks):
+        if holds:
             return True
         safe = replace(self.route, method="rows")
         if self.ranks.is_main:

@@ -18,17 +18,17 @@ DEFAULT_PROBES = 100
 PACED_STEPS = 3
 """The pace of training is measured over so many steps after the first one."""
 
-REMEMBERED = 32
-"""Probes among which one of another `order` is looked for."""
+PACED_BY = 32
+"""Probes among which one of another `order` is looked for, to measure the pace by."""
 
 COSTLY = 0.1
 """A user is told what probing takes if it takes at least this share of the run's time."""
 
 MOVED = 0.02
-"""The pace of a model is told by the latest probe whose `order` differs by at least this, …"""
+"""Least change of `order` from which a pace is measured."""
 
 STRIDE = 0.05
-"""… and the next probe is due when `order` should have changed by this, at that pace."""
+"""Change of `order` after which the next probe is due."""
 
 ENOUGH = 32
 """Probes that a budget must have time for if they are to ask more prompts than the fewest."""
@@ -150,8 +150,8 @@ class Schedule:
     proportion to √(share of the run done): densely at first, where collapse happens. Time for the
     probe at the end is kept back; it asks all prompts if that fits. Other probes ask as many as
     leave room for `ENOUGH` of them. While the model moves, the next probe is due when `order`
-    should have changed by `STRIDE`, or at the next step if it has crossed a threshold, which a
-    second probe confirms. Half of what was meant for later may be spent on such probes.
+    should have changed by `STRIDE`, or at the next step if it has crossed the onset, completion or
+    melting, which a second probe confirms. Half of what was meant for later may be spent on these.
 
     However small the budget, a run gets `LEAST` probes after the first, of the smallest size, the
     last of them at the end.
@@ -172,7 +172,7 @@ class Schedule:
         self._first, self._start, self._trained = 0, 0.0, 0.0
         self._probes = self._size = 0
         self._due = self._crossed = self._confirms = False
-        self._seen: deque[tuple[int, float]] = deque(maxlen=REMEMBERED)
+        self._seen: deque[tuple[int, float]] = deque(maxlen=PACED_BY)
         self._change_due = math.inf
         self._resting_until = 0.0
 
@@ -228,14 +228,12 @@ class Schedule:
         by_budget = (used + cost) / max(room - kept, 1e-9)
         if step >= self._change_due:  # half of what was meant for later
             by_budget = max(2 * by_budget - 1, 0.0)
-        if self._confirms and self._probes + 1 < LEAST:
-            return min(self.tokens)
         by_number = (self._probes + 1) / LEAST
         done = math.sqrt((step - self._first) / length)
         if by_budget <= done:
             self._size = size
             return size
-        if by_number <= done:
+        if by_number <= done or (self._confirms and self._probes + 1 < LEAST):
             return min(self.tokens)
         due = self._first + length * min(by_budget, by_number, 1.0) ** 2
         return -max(1, math.ceil(due) - step)

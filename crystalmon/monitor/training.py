@@ -239,6 +239,7 @@ class Training:
         monitor.course.inherit(ranks.on_main(lambda: origin.inherited(base.id, monitor.base_q)))
         for record in history:
             monitor.replay(record)
+            self._schedule.probed(record)
         self._schedule.tokens = tokens_of = monitor.tokens()
         if monitor.seconds_a_probe is not None:
             self._meter.expect(max(tokens_of.values()), monitor.seconds_a_probe)

@@ -45,6 +45,11 @@ class PhaseDetector:
         return self._state.phase
 
     @property
+    def prompts(self) -> int:
+        """P, how many prompts the base has answered."""
+        return len(self._base.q)
+
+    @property
     def seed(self) -> int | None:
         """The locked seed, an index into the base's prompts, or None."""
         return self._state.seed

@@ -62,7 +62,7 @@ def nucleation_rule(base: Base, state: PhaseState, now: Observation) -> Outcome:
     state = state.streak(
         onset=now.order >= ONSET,
         complete=now.order >= COMPLETE,
-        liquid=now.order < LIQUID,
+        liquid=now.most < LIQUID,
     )
     if state.phase == "liquid" and state.streaks["onset"] >= CONFIRM:
         low, high, crossing = back_date(state)
@@ -104,7 +104,7 @@ def back_date(state: PhaseState) -> tuple[int, int, float]:
 
 def melting_rule(base: Base, state: PhaseState, now: Observation) -> Outcome:
     """crystallized or settling → melting."""
-    state = state.streak(melting=now.order < MELT)
+    state = state.streak(melting=now.most < MELT)
     if state.phase not in ("crystallized", "settling") or state.streaks["melting"] < CONFIRM:
         return state, []
     message = f"order has fallen to {now.order:.2f}: the prompts differ again"

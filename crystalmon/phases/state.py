@@ -136,7 +136,8 @@ class Observation:
         asked: [p] the prompts that were asked.
         q: [p, C] their choice distributions.
         coverage: mean total probability of the choices, or None if not known.
-        order: of `q` against the base's answers to the same prompts; see also `suite.SHARED`.
+        order: of `q` against the base's answers to the same prompts.
+        most: what `order` may be at the most: of a partial probe, `suite` moves the two apart.
         mean: [C] the answers pooled over prompts.
     """
 
@@ -145,6 +146,7 @@ class Observation:
     q: np.ndarray = field(repr=False)
     coverage: float | None
     order: float
+    most: float
     mean: np.ndarray = field(repr=False)
 
     def event(self, kind: str, evidence: Mapping[str, Any], message: str) -> Event:
@@ -193,7 +195,7 @@ class Base:
         value = 0.0
         if not self.ordered:  # this is `order`
             value = float(1.0 - ratio(liquidity(q, uniform_weights(len(q))), own))
-        return Observation(step, asked, q, coverage, value, q.mean(axis=0))
+        return Observation(step, asked, q, coverage, value, value, q.mean(axis=0))
 
     def order_interval(self, now: Observation) -> tuple[float, float]:
         """90% bootstrap interval of the order over prompts: wide if a few of them make it."""

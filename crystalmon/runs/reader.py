@@ -8,7 +8,7 @@ import math
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -111,7 +111,7 @@ class Run:
         return curves + table_html("what happened", ["step", "event", ""], told)
 
 
-def read_run(path: str | Path, *, metrics: Container[str] | None = None) -> Run:
+def read_run(path: str | Path, *, metrics: Set[str] | None = None) -> Run:
     """Read a run folder back.
 
     A line that cannot be read, such as the last one of a run that was killed, or that does not
@@ -133,7 +133,7 @@ def read_run(path: str | Path, *, metrics: Container[str] | None = None) -> Run:
 class RunReader:
     """Reads a run as `read_run` does while it grows: `read` parses what is new since the last."""
 
-    def __init__(self, path: str | Path, *, metrics: Container[str] | None = None) -> None:
+    def __init__(self, path: str | Path, *, metrics: Set[str] | None = None) -> None:
         self.folder = _find_folder(Path(path))
         parse = _record if metrics is None else lambda data: _reduced(_record(data), metrics)
         self._records = _LineFile(self.folder / RECORDS_FILE, parse, lambda record: record.step)
@@ -197,7 +197,7 @@ def _record(data: Any) -> ProbeRecord:
     return replace(record, tasks={harmless(name): task for name, task in record.tasks.items()})
 
 
-def _reduced(record: ProbeRecord, keys: Container[str]) -> ProbeRecord:
+def _reduced(record: ProbeRecord, keys: Set[str]) -> ProbeRecord:
     """With these metrics alone, and no intervals."""
 
     def kept(metrics: Mapping[str, float]) -> dict[str, float]:

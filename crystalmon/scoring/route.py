@@ -47,9 +47,6 @@ Rounding is near 1e-6."""
 HALF_TOLERANCE = 0.3
 """The same between a model's own half precision and float32, which round differently."""
 
-PROOFS = 4
-"""Prompts by which a route is proven again, those that cost least."""
-
 LEAST_SPREAD = 0.3
 """Differences between prompts, in nats, below which `deviation` would measure rounding alone."""
 
@@ -125,10 +122,10 @@ def choose_route(
 
 
 def still_holds(model: nn.Module, plan: ScoringPlan, route: Route, ranks: Ranks = ONE) -> bool:
-    """Whether a route still gives the answers that the model gives to rows, on `PROOFS` prompts.
+    """Whether a route still gives the answers of rows in the same precision, on one full pack.
 
-    What a model does with a mask may show only once it is trained. The prompts share packs, so that
-    all that a mask must hide is there: other prompts, and other answers.
+    What a model does with a mask may show only once it is trained. The pack holds the prompts that
+    cost least; at its first, middle and last place a prompt and its last row are compared.
 
     Args:
         model, plan, ranks: see `score`.
@@ -139,9 +136,10 @@ def still_holds(model: nn.Module, plan: ScoringPlan, route: Route, ranks: Ranks 
     """
     if route.method == "rows":
         return True
-    prompts = np.argsort(_branch_costs(plan), kind="stable")[:PROOFS]
-    trees = [np.flatnonzero(plan.row_prompt == prompt).tolist() for prompt in prompts]
-    told = sorted({row for tree in trees for row in (tree[0], tree[-1])})
+    cheap = np.argsort(_branch_costs(plan), kind="stable").tolist()
+    order = sorted(_fitting(plan, cheap, route.pack), key=lambda prompt: plan.rows[prompt])
+    trees = [np.flatnonzero(plan.row_prompt == prompt).tolist() for prompt in order]
+    told = sorted({row for at in (0, len(trees) // 2, -1) for row in (trees[at][0], trees[at][-1])})
     filled = sorted(row for tree in trees for row in tree)
     with undisturbed(model):
         truth = _answers(model, plan, replace(route, method="rows"), told, told, ranks)
@@ -310,18 +308,27 @@ def _trial(plan: ScoringPlan, pack: int) -> tuple[list[int], list[int]]:
     pack, since what a model does may depend on how far into a sequence a token stands. Of each
     they are the prompt, its longest row, and its last, which comes after all its others in a pack.
     """
-    unfinished, lengths = _tree_sizes(plan)
+    _, lengths = _tree_sizes(plan)
     order = sorted(range(plan.num_prompts), key=lambda prompt: plan.rows[prompt])
     some = np.linspace(0, plan.num_prompts - 1, num=6, dtype=int)
     told = {int(np.argmin(_branch_costs(plan))), int(np.argmax(lengths)), *(order[i] for i in some)}
-    trie, rows, filled = Trie(), set[int](), list[int]()
-    for prompt in [*sorted(told), *order]:
-        tokens = trie.missing(plan.rows[prompt]) + int(unfinished[prompt]) - 1
-        if prompt in told or len(trie) + tokens <= pack:
-            own = np.flatnonzero(plan.row_prompt == prompt).tolist()  # the prompt itself is first
-            for row in own:
-                trie.add(plan.rows[row])
-            filled += own
-            if prompt in told:
-                rows |= {own[0], max(own, key=lambda row: (len(plan.rows[row]), row)), own[-1]}
+    rows, filled = set[int](), list[int]()
+    for prompt in _fitting(plan, [*sorted(told), *order], pack, len(told)):
+        own = np.flatnonzero(plan.row_prompt == prompt).tolist()  # the prompt itself is first
+        filled += own
+        if prompt in told:
+            rows |= {own[0], max(own, key=lambda row: (len(plan.rows[row]), row)), own[-1]}
     return sorted(rows), sorted(set(filled))
+
+
+def _fitting(plan: ScoringPlan, prompts: Sequence[int], pack: int, least: int = 1) -> list[int]:
+    """Of the prompts, in their order, those whose trees fit into a pack; the first in any case."""
+    trie, found = Trie(), list[int]()
+    unfinished, _ = _tree_sizes(plan)
+    for place, prompt in enumerate(prompts):
+        tokens = trie.missing(plan.rows[prompt]) + int(unfinished[prompt]) - 1
+        if prompt not in found and (place < least or len(trie) + tokens <= pack):
+            for row in np.flatnonzero(plan.row_prompt == prompt):
+                trie.add(plan.rows[row])
+            found.append(prompt)
+    return found
