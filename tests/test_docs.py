@@ -42,7 +42,7 @@ def test_commands_name_files_that_are_there(page):
 def test_every_script_is_named():
     said = (ROOT / "scripts" / "README.md").read_text()
     # what only other scripts import or start
-    helpers = {"peak.py", "tiny_models.py", "trained_bank.py", "train.py"}
+    helpers = {"budget_live.py", "peak.py", "tiny_models.py", "trained_bank.py", "train.py"}
     helpers |= {f"validation_{kind}.py" for kind in ("simulated", "stress", "trained")}
     helpers |= {f"gpu_{part}.py" for part in ("answers", "speed", "training")}
     parts = {path.relative_to(ROOT / "scripts") for path in (ROOT / "scripts").rglob("*.py")}
