@@ -78,7 +78,9 @@ class Bench:
         self._records = {record.step: record for record in run.records}
         self.last = run.records[-1].step
         chosen = {name: nested_subsets(b, PARTIAL) for name, b in self._base.items()}
-        self._asked = {size: {n: found[size] for n, found in chosen.items()} for size in PARTIAL}
+        self._asked = {
+            size: {n: found[size].tolist() for n, found in chosen.items()} for size in PARTIAL
+        }
         tasks = self._records[0].tasks
         self.highest = {
             name: max(record.tasks[name].metrics["order"] for record in run.records)
