@@ -205,6 +205,11 @@ def main() -> int:
     print(f"{len(benches)} runs of {benches[0].last} steps; a probe of all takes {WHOLE:g} steps\n")
     rows = [compared(benches, share, kept) for share in SHARES for kept in (False, True)]
     show(rows)
+    for folder, bench in zip(folders, benches, strict=True):
+        onset, later = (
+            course.onsets.get("suite") for course in (bench.truth, bench.watch(0.02, True))
+        )
+        print(f"{folder.name}: onset told at step {onset}, at 2% with a remembered base {later}")
     if args.figure is not None:
         draw(rows, args.figure)
     live = live_rows(args.live) if args.live else []

@@ -32,7 +32,7 @@ from crystalmon.monitor.budget import Budget
 from crystalmon.scoring.models import load_model
 from crystalmon.scoring.ranks import Ranks, current_ranks
 
-LONGEST = timedelta(seconds=60)
+ONE_SCENARIO = timedelta(seconds=60)
 """Waiting for the other process longer than this is an error, not a hang."""
 
 EXPERIMENT = {
@@ -174,7 +174,7 @@ def played(name: str, folder: Path, rank: int) -> Any:
     """What a scenario returns, or the error that it raises, in words."""
     folder.mkdir(exist_ok=True)
     meeting = dist.FileStore(str(folder / "meeting"), 2)
-    dist.init_process_group("gloo", store=meeting, timeout=LONGEST, world_size=2, rank=rank)
+    dist.init_process_group("gloo", store=meeting, timeout=ONE_SCENARIO, world_size=2, rank=rank)
     suite = load_suite("liquid-tiny")
     try:
         with pytest.MonkeyPatch.context() as patch:
