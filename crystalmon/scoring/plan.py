@@ -17,8 +17,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
@@ -31,6 +32,9 @@ View = Literal["raw", "chat"]
 VIEWS = ("raw", "chat")
 
 TokenPath = tuple[int, ...]
+
+_AT_ONCE = 1000
+"""Texts for one call of a tokenizer: it is slow at many small calls, and at one of very many."""
 
 
 @dataclass(frozen=True)
@@ -104,13 +108,22 @@ def build_plan(suite: TaskSuite, tokenizer: Any, view: View = "raw") -> ScoringP
     prompts = [(task, text) for task in suite for text in task.prompts]
     with _unchanged(tokenizer):
         texts = [_render(tokenizer, text, view) for _, text in prompts]
-        layout = _Layout(_encode_prompts(tokenizer, texts, view))
-        for index, (task, prompt) in enumerate(prompts):
-            if not (row := layout.rows[index]):
-                raise ValueError(f"prompt {prompt!r} must give at least one token. Change it.")
-            paths, merged = _choice_paths(tokenizer, task, texts[index], row, view)
-            layout.add_prompt(index, paths, num_choices=len(task.choices))
-            layout.merges.extend((task.name, prompt, form) for form in merged)
+        longer = [
+            text + form
+            for (task, _), text in zip(prompts, texts, strict=True)
+            for form in task.forms
+        ]
+        encoded = iter(_encode_prompts(tokenizer, texts + longer, view))
+        forms = list(dict.fromkeys(form for task in suite for form in task.forms))
+        alone = dict(zip(forms, _encode(tokenizer, forms, special=False), strict=True))
+    layout = _Layout([*islice(encoded, len(texts))])
+    for index, (task, prompt) in enumerate(prompts):
+        if not (row := layout.rows[index]):
+            raise ValueError(f"prompt {prompt!r} must give at least one token. Change it.")
+        whole = dict(zip(task.forms, encoded, strict=False))  # the next of them
+        paths, merged = _choice_paths(task, prompt, row, whole, alone)
+        layout.add_prompt(index, paths, num_choices=len(task.choices))
+        layout.merges.extend((task.name, prompt, form) for form in merged)
     return layout.finish(view, suite)
 
 
@@ -186,36 +199,33 @@ class _Layout:
 
 def _encode_prompts(tokenizer: Any, texts: list[str], view: View) -> list[TokenPath]:
     """Token ids of rendered prompts, without an end-of-text token that the tokenizer appends."""
-    plain = _encode(tokenizer, texts, special=False)
     if view == "chat":  # the template has written its own special tokens
-        return plain
-    special = _encode(tokenizer, texts, special=True)
-    eos = tokenizer.eos_token_id
-    return [
-        ids[:-1] if ids[-len(bare) - 1 :] == (*bare, eos) else ids
-        for ids, bare in zip(special, plain, strict=True)
-    ]
+        return _encode(tokenizer, texts, special=False)
+    special, eos = _encode(tokenizer, texts, special=True), tokenizer.eos_token_id
+    (bare,) = _encode(tokenizer, texts[:1], special=False)
+    appended = special[0][-len(bare) - 1 :] == (*bare, eos)
+    return [ids[:-1] for ids in special] if appended else special
 
 
 def _choice_paths(
-    tokenizer: Any, task: Task, prompt: str, prompt_ids: TokenPath, view: View
+    task: Task,
+    prompt: str,
+    row: TokenPath,
+    whole: Mapping[str, TokenPath],
+    alone: Mapping[str, TokenPath],
 ) -> tuple[dict[TokenPath, int], list[str]]:
-    """Token paths of every form after a rendered prompt → choice index, and the forms that merged.
+    """Token paths of every form after a prompt → choice index, and the forms that merged.
 
-    A form's tokens are those of prompt + form after the prompt's own. Where the tokenizer merges
-    across the boundary, the form is tokenized alone.
+    A form's tokens are those of prompt + form (`whole`) after the prompt's own (`row`). Where the
+    tokenizer merges across the boundary, the form is tokenized alone.
     """
-    forms = [(form, index) for index, choice in enumerate(task.choices) for form in choice.forms]
-    whole = _encode_prompts(tokenizer, [prompt + form for form, _ in forms], view)
-    alone = _encode(tokenizer, [form for form, _ in forms], special=False)
-    length = len(prompt_ids)
     paths: dict[TokenPath, int] = {}
     merged: list[str] = []
-    for (form, index), ids, path in zip(forms, whole, alone, strict=True):
-        if len(ids) > length and ids[:length] == prompt_ids:
-            path = ids[length:]
-        else:
+    for form, index in task.forms.items():
+        start, path = whole[form][: len(row)], whole[form][len(row) :]
+        if start != row or not path:
             merged.append(form)
+            path = alone[form]
         if not path:
             raise ValueError(
                 f"task {task.name!r}: form {form!r} must give at least one token, got none with "
@@ -231,7 +241,12 @@ def _choice_paths(
 
 
 def _encode(tokenizer: Any, texts: list[str], special: bool) -> list[TokenPath]:
-    return [tuple(ids) for ids in tokenizer(texts, add_special_tokens=special)["input_ids"]]
+    found: list[TokenPath] = []
+    for start in range(0, len(texts), _AT_ONCE):
+        some = texts[start : start + _AT_ONCE]
+        given = tokenizer(some, add_special_tokens=special, return_attention_mask=False)
+        found += map(tuple, given["input_ids"])
+    return found
 
 
 def _render(tokenizer: Any, prompt: str, view: View) -> str:

@@ -77,6 +77,11 @@ class Task:
                 owner[form] = choice.text
 
     @property
+    def forms(self) -> dict[str, int]:
+        """The choice, by its place, that each form counts for."""
+        return {form: place for place, choice in enumerate(self.choices) for form in choice.forms}
+
+    @property
     def choice_texts(self) -> tuple[str, ...]:
         """The C choice names, in order."""
         return tuple(choice.text for choice in self.choices)
