@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from crystalmon.monitor.budget import DEFAULT_SHARE
 from crystalmon.monitor.schedule import probe_steps
 from crystalmon.runs.records import Stored
-from crystalmon.scoring.forward import MAX_BATCH_LOGITS, output_head
+from crystalmon.scoring.forward import DEFAULT_BATCH_LOGITS, output_head
 from crystalmon.scoring.models import empty_model
 from crystalmon.scoring.plan import ScoringPlan
 from crystalmon.scoring.trie import count_tree
@@ -175,7 +175,10 @@ def estimate_cost(
         # log-probabilities of the vocabulary in float32, of the choices in float64, as the metrics
         reference_bytes=4 * prompts * size.vocabulary
         + 8 * (sum(p * c for p, c in plan.shapes) + BASE_METRICS * prompts),
-        logits_bytes=4 * size.vocabulary * min(rows, max(1, MAX_BATCH_LOGITS // size.vocabulary)),
+        # as on a GPU
+        logits_bytes=4
+        * size.vocabulary
+        * min(rows, max(1, DEFAULT_BATCH_LOGITS // size.vocabulary)),
         rate=rate,
         seconds=None if rate is None else work / rate.value,
         **run,

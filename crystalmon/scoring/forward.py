@@ -40,9 +40,10 @@ Consumer = Callable[[np.ndarray, Tensor], Any]
 
 MAX_BATCH_TOKENS = {"cpu": 1024}
 DEFAULT_BATCH_TOKENS = 16_384
-MAX_BATCH_LOGITS = 2**25
-"""Logits in a batch, M · V: 128 MiB in float32, 256 MiB in float64; a few such tensors are held at
-once while their softmax is taken."""
+MAX_BATCH_LOGITS = {"cpu": 2**25}
+DEFAULT_BATCH_LOGITS = 2**27
+"""Logits in a batch, M · V: 256 MiB in float64 on a CPU, else 512 MiB in float32, as small batches
+leave a GPU waiting. A few such tensors are held at once while their softmax is taken."""
 
 _NO_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
@@ -151,7 +152,8 @@ def batch_limits(model: nn.Module, head: nn.Module) -> tuple[int, int]:
     # a partitioned weight is empty, so its shape does not tell the vocabulary
     vocabulary = getattr(head, "out_features", None) or cast(Tensor, head.weight).shape[0]
     tokens = MAX_BATCH_TOKENS.get(device.type, DEFAULT_BATCH_TOKENS)
-    return tokens, max(1, MAX_BATCH_LOGITS // max(1, int(vocabulary)))
+    logits = MAX_BATCH_LOGITS.get(device.type, DEFAULT_BATCH_LOGITS)
+    return tokens, max(1, logits // max(1, int(vocabulary)))
 
 
 def _batches(
