@@ -59,7 +59,7 @@ class Metric:
 METRICS: tuple[Metric, ...] = (
     Metric(
         "order", "order", "", "both", "lower", _ALIKE,
-        "0: the wordings answer as differently as in the base; 1: all answer alike",
+        "0: the wordings answer as differently as in the base; 1: all have the same distribution",
         "1 − liquidity(q) / liquidity(b)",
         brief=True, nucleation=True,
     ),
@@ -82,7 +82,7 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric(
         "liquidity", "liquidity", "nats", "both", "higher", _VARIETY,
-        "how many different answer distributions can be prompted out of the model",
+        "how much the wording changes the answer",
         "H(mean_p q_p) − mean_p H(q_p)",
         brief=True,
     ),
