@@ -18,7 +18,9 @@ python scripts/benchmark.py --model smollm2-135m --parts scoring --packs 128 256
   against the model's plain forward pass in float64. Needs `pip install -e '.[bench]'`;
 - sampling: 128 sampled answers a prompt with `model.generate`, on a few prompts, scaled up;
 - floor: the model's bare forward pass over as many tokens as the suite's prefix tree has, in
-  sequences as long as crystalmon's packs, as many tokens a batch.
+  sequences as long as crystalmon's packs, as many tokens a batch;
+- partial, partial-floor: a probe of the fewest wordings of each task, and the model's bare forward
+  pass over as many tokens as those have.
 
 All in one process, the parts taking turns in every repetition, after one warm-up each; the ratios
 are medians of ratios within a repetition. Prints a table and a JSON line.
@@ -52,7 +54,11 @@ from crystalmon.scoring.plan import ScoringPlan, build_plan
 from crystalmon.scoring.route import choose_route
 from crystalmon.scoring.score import score
 
-PARTS = ("crystalmon", "scoring", "rows", "lm-eval", "sampling", "floor")
+PARTS = (
+    "crystalmon", "scoring", "rows", "lm-eval", "sampling", "floor", "partial", "partial-floor",
+)  # fmt: skip
+FLOORS = {"crystalmon": "floor", "partial": "partial-floor"}
+"""The bare forward pass that a probe is held against."""
 SAMPLES = 128
 CHECKED = 16
 """Paths, of those that differ most, that are computed in float64 too."""
@@ -117,10 +123,15 @@ def side_by_side(
     choosing = time.perf_counter() - started
     found: dict[str, Any] = {"route": str(route), "pack": route.pack, "seconds_to_choose": choosing}
     ways = ways_to_score(model, tokenizer, plan, route, args)
-    if "crystalmon" in args.parts:
+    if {"crystalmon", "partial", "partial-floor"} & {*args.parts}:
         monitor, steps = Monitor(model, tokenizer, suite, "initial", view=args.view), count()
         monitor.route = route  # what is said of the others' holds for it too
+        fewest = min(monitor.subsets)
+        tokens = monitor.tokens()[fewest]
         ways["crystalmon"] = lambda: monitor.probe(next(steps))
+        ways["partial"] = lambda: monitor.probe(next(steps), prompts=fewest)
+        ways["partial-floor"] = lambda: bare_forward(model, tokens, route.pack)
+        found["partial"] = {"prompts": fewest, "unique_tokens": tokens}
     if "lm-eval" in args.parts:
         harness = load_harness(model, tokenizer, plan, args.lm_eval_batch)
         ways["lm-eval"] = lambda: harness_log_likelihoods(harness, plan)
@@ -139,6 +150,11 @@ def side_by_side(
         "unique_tokens": plan.num_unique_tokens,
         "seconds": seconds,
         "ratios": {part: ratio(seconds[part], seconds[base]) for part in parts},
+        "over_floor": {
+            part: ratio(seconds[part], seconds[floor])
+            for part, floor in FLOORS.items()
+            if {part, floor} <= {*parts}
+        },
     }
     print_parts(args, plan, found, base)
     return found
@@ -216,6 +232,14 @@ def print_parts(
         )
     console = Console(width=140)
     console.print(table)
+    for part, over in found["over_floor"].items():
+        tokens = (
+            found["unique_tokens"] if part == "crystalmon" else found["partial"]["unique_tokens"]
+        )
+        console.print(
+            f"{part} takes {over['median']:.2f} ({over['min']:.2f}–{over['max']:.2f}) times the "
+            f"bare forward pass over its {tokens} unique tokens"
+        )
     if "agreement" in found:
         console.print(
             "log-likelihoods: {over} of {paths} differ from lm-eval's by over {tolerance:.0e}, the "

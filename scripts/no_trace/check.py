@@ -5,11 +5,12 @@ python scripts/no_trace/check.py --only sft-full zero3   # some of them
 python scripts/no_trace/check.py --ppo-python .venv-oldest/bin/python
 
 For every trainer, liquid-tiny trains for a few steps with dropout on: without the callback, with
-it, and with it but killed (SIGKILL) at a random moment and resumed. Compared are the final weights
-and the log rows, bit by bit, and the records and events of the resumed run with those of the
-uninterrupted one. For every engine, two processes: weights with and without the callback, and the
-last record with that of one process that loads the final weights. Prints a table and a JSON line;
-ends with status 1 if any cell fails.
+it at every step, with it as by default, and with it but killed (SIGKILL) at a random moment and
+resumed. Compared are the final weights and the log rows, bit by bit, and the records and events of
+the resumed run with those of the uninterrupted one. For every engine, two processes: weights and
+log rows without the callback and with it as by default, and the last record with that of one
+process that loads the final weights. Prints a table and a JSON line; ends with status 1 if any cell
+fails.
 """
 
 from __future__ import annotations
@@ -99,10 +100,17 @@ def check_trainer(trainer: str, kind: str, folder: Path, python: str) -> Outcome
     """One trainer in one process: with and without the callback, interrupted or not."""
     lora = ["--lora"] if kind == "lora" else []
     common = ["--trainer", trainer, *lora]
-    bare, watched, resumed = (folder / f"{trainer}-{kind}-{n}" for n in ("bare", "watched", "cut"))
+    bare, watched, limited, resumed = (
+        folder / f"{trainer}-{kind}-{name}" for name in ("bare", "watched", "limited", "cut")
+    )
     train(bare, common, python=python)
     train(watched, [*common, "--callback"], python=python)
-    cells = {"weights": same_weights(bare, watched), "log rows": same_logs(bare, watched)}
+    train(limited, [*common, "--callback", "--limited"], python=python)
+    cells = {
+        "weights": same_weights(bare, watched),
+        "log rows": same_logs(bare, watched),
+        "by default": both_same(bare, limited),
+    }
     if trainer == "ppo":
         return Outcome(f"{trainer} {kind}", cells | {"resume": "none: PPOTrainer has no resume"})
     saving = [*common, "--callback", "--save-steps", "2"]
@@ -118,7 +126,7 @@ def check_engine(engine: str, kind: str, folder: Path, python: str) -> Outcome:
     bare, watched = folder / f"{engine}-{kind}-bare", folder / f"{engine}-{kind}-watched"
     common = ["--engine", engine, *lora]
     train(bare, common, processes=2, python=python)
-    train(watched, [*common, "--callback"], processes=2, python=python)
+    train(watched, [*common, "--callback", "--limited"], processes=2, python=python)
     cells = {
         "weights": same_weights(bare, watched),
         "log rows": same_logs(bare, watched),
@@ -196,6 +204,12 @@ def same_logs(one: Path, two: Path) -> str:
     losses = sum("loss" in row or "loss/policy_avg" in row for row in a)
     # NaN is not equal to itself, but its text is
     return f"yes ({losses})" if json.dumps(a) == json.dumps(b) and losses else "no"
+
+
+def both_same(one: Path, two: Path) -> str:
+    """Whether weights and log rows are the same."""
+    found = (same_weights(one, two), same_logs(one, two))
+    return next((each for each in found if not each.startswith("yes")), "yes")
 
 
 def same_runs(one: Path, two: Path, note: str) -> str:

@@ -82,6 +82,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--engine", choices=ENGINES, default="one")
     parser.add_argument("--lora", action="store_true")
     parser.add_argument("--callback", action="store_true")
+    parser.add_argument(
+        "--limited", action="store_true", help="probes as by default, not each step"
+    )
     parser.add_argument("--two", action="store_true", help="a second callback with another suite")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--restore-states", action="store_true")
@@ -95,7 +98,8 @@ def parse() -> argparse.Namespace:
 
 def callbacks_of(args: argparse.Namespace) -> list[Any]:
     suites = [PROBED, SUITE][: 2 if args.two else 1] if args.callback else []
-    return [CrystalCallback(suite, every=1, strict=True, max_overhead=None) for suite in suites]
+    options = {} if args.limited else {"every": 1, "max_overhead": None}
+    return [CrystalCallback(suite, strict=True, **options) for suite in suites]
 
 
 def load() -> tuple[Any, Any]:
