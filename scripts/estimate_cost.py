@@ -88,14 +88,14 @@ def scan_table(costs: Mapping[str, Cost], stages: int, rate: float) -> Table:
     )
     for name, cost in costs.items():
         weights = 2 * (cost.size.layer_parameters + 2 * cost.size.head_parameters)
-        wide = 4 * cost.size.head_parameters + cost.logits_bytes
+        head = 4 * cost.size.head_parameters
         held = weights + cost.reference_bytes
         flops = stages * cost.probe_flops
         table.add_row(
             name,
             f"{weights / 2**30:.1f}",
-            f"{(held + wide) / 2**30:.1f}",
-            f"{(held + 2 * wide) / 2**30:.1f}",
+            f"{(held + head + cost.logits_bytes) / 2**30:.1f}",
+            f"{(held + 2 * head + cost.logits_bytes_on_cpu) / 2**30:.1f}",
             f"{flops / 1e12:.0f}",
             f"{flops / rate / 3600:.2g}",
             *(f"{flops / each / 60:.2g}" for each in (1e13, 1e14)),

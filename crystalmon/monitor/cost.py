@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from crystalmon.monitor.budget import DEFAULT_SHARE
 from crystalmon.monitor.schedule import probe_steps
 from crystalmon.runs.records import Stored
-from crystalmon.scoring.forward import DEFAULT_BATCH_LOGITS, output_head
+from crystalmon.scoring.forward import DEFAULT_BATCH_LOGITS, MAX_BATCH_LOGITS, output_head
 from crystalmon.scoring.models import empty_model
 from crystalmon.scoring.plan import ScoringPlan
 from crystalmon.scoring.trie import count_tree
@@ -89,7 +89,7 @@ class Cost(Stored):
             from its start, as for a model that does not honour the mask of a tree.
         size: the model's.
         probe_flops: of one probe over the unique tokens.
-        reference_bytes: on disk; `logits_bytes`: of one batch in float32, twice that on a CPU.
+        reference_bytes: on disk; `logits_bytes`: of one batch on a GPU, in float32.
         rate, seconds: of one probe at this rate, None without one.
         steps, every, tokens_per_step, step_seconds: the run, None where not given.
         probes: over the run, None without `steps`.
@@ -117,6 +117,11 @@ class Cost(Stored):
     step_seconds: float | None = None
     time_share: float | None = None
     probes_allowed: int | None = None
+
+    @property
+    def logits_bytes_on_cpu(self) -> int:
+        """Of one batch there, in float64."""
+        return 2 * min(self.logits_bytes, 4 * MAX_BATCH_LOGITS["cpu"])
 
 
 def estimate_cost(
@@ -175,7 +180,6 @@ def estimate_cost(
         # log-probabilities of the vocabulary in float32, of the choices in float64, as the metrics
         reference_bytes=4 * prompts * size.vocabulary
         + 8 * (sum(p * c for p, c in plan.shapes) + BASE_METRICS * prompts),
-        # as on a GPU
         logits_bytes=4
         * size.vocabulary
         * min(rows, max(1, DEFAULT_BATCH_LOGITS // size.vocabulary)),
@@ -285,7 +289,7 @@ def format_cost(cost: Cost) -> str:
         f"a probe: {_short(cost.probe_flops)}FLOP, {times}",
         f"on disk: the reference, {_mebibytes(cost.reference_bytes)}",
         "memory: the reference, a forward pass without gradients, and a batch of logits of "
-        f"{_mebibytes(logits)} (CPU: {_mebibytes(2 * logits)}), a few times",
+        f"{_mebibytes(logits)} (CPU: {_mebibytes(cost.logits_bytes_on_cpu)}), a few times",
     ]
     if cost.probes is not None:
         probing = _short(cost.probes * cost.probe_flops)
