@@ -25,7 +25,12 @@ from crystalmon.metrics.answers import (
     round_significant,
     variety,
 )
-from crystalmon.metrics.bootstrap import bootstrap_interval, bootstrap_weights, uniform_weights
+from crystalmon.metrics.bootstrap import (
+    bootstrap_interval,
+    bootstrap_intervals,
+    bootstrap_weights,
+    uniform_weights,
+)
 from crystalmon.metrics.divergences import entropy, js_divergence, linear_dissimilarity
 from crystalmon.metrics.seeds import (
     NOISE_FLOOR,
@@ -562,6 +567,20 @@ def test_bootstrap_interval_leaves_undefined_replicates_out():
     assert all(map(math.isnan, bootstrap_interval(1.0, np.array([NAN, NAN]))))
     assert all(map(math.isnan, bootstrap_interval(1.0, np.array([]))))
     assert all(map(math.isnan, bootstrap_interval(NAN, np.array([1.0, 2.0]))))
+
+
+def test_many_intervals_are_those_of_one_by_one():
+    rows = np.random.default_rng(1).normal(size=(5, 200))
+    replicates = dict(zip("abcde", rows, strict=True)) | {
+        "nan": np.array([NAN, *rows[0][1:]]), "inf": np.array([math.inf, *rows[0][1:]]),
+        "none": np.array([]), "unknown": rows[1],
+    }  # fmt: skip
+    values = dict.fromkeys(replicates, 0.1) | {"unknown": NAN}
+    found = bootstrap_intervals(values, replicates)
+    alone = {key: bootstrap_interval(values[key], row) for key, row in replicates.items()}
+    assert list(found) == list(alone)
+    assert str(found) == str(alone), "to the last digit; NaN is not equal to itself"
+    assert not bootstrap_intervals({}, {})
 
 
 def test_bootstrap_interval_of_infinite_replicates_reaches_to_infinity():

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 REPLICATES = 200
 """Resamples of the prompts behind a 95% interval."""
+_TAILS = (2.5, 97.5)
 
 
 def uniform_weights(count: int) -> np.ndarray:
@@ -51,6 +54,27 @@ def bootstrap_interval(value: float, replicates: np.ndarray) -> tuple[float, flo
         return (float("nan"), float("nan"))
     if not np.isfinite(defined).all():
         return (float(defined.min()), float(defined.max()))
-    tail = 50.0 * (1.0 - 0.95)
-    low, high = np.percentile(defined, [tail, 100.0 - tail]) - defined.mean() + value
-    return (float(low), float(high))
+    ((low, high),) = _central(np.array([value]), defined[None]).tolist()
+    return (low, high)
+
+
+def bootstrap_intervals(
+    values: Mapping[str, float], replicates: Mapping[str, np.ndarray]
+) -> dict[str, tuple[float, float]]:
+    """`bootstrap_interval` of each key of `replicates`, in one go: a probe has hundreds of them."""
+    plain = [key for key, row in replicates.items() if len(row) and np.isfinite(row).all()]
+    found: dict[str, tuple[float, float]] = {}
+    if plain:
+        table = np.array([replicates[key] for key in plain])
+        ends = _central(np.array([values[key] for key in plain]), table)
+        found = {key: (low, high) for key, (low, high) in zip(plain, ends.tolist(), strict=True)}
+    return {
+        key: found.get(key) or bootstrap_interval(values[key], row)
+        for key, row in replicates.items()
+    }
+
+
+def _central(values: np.ndarray, replicates: np.ndarray) -> np.ndarray:
+    """[K, 2] from values [K] and finite replicates [K, R]."""
+    ends = np.percentile(replicates, _TAILS, axis=1)
+    return (ends - replicates.mean(axis=1) + values).T

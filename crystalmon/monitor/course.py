@@ -18,7 +18,7 @@ from crystalmon.metrics.answers import (
     dissimilarities,
     measure_task,
 )
-from crystalmon.metrics.bootstrap import REPLICATES, bootstrap_interval, bootstrap_weights
+from crystalmon.metrics.bootstrap import REPLICATES, bootstrap_intervals, bootstrap_weights
 from crystalmon.metrics.catalogue import BY_KEY
 from crystalmon.phases import PhaseState, SuiteDetector
 from crystalmon.phases.stored import observe
@@ -125,10 +125,7 @@ class Course:
             name: TaskRecord(
                 q=q[name],
                 metrics=task.metrics,
-                ci={
-                    key: bootstrap_interval(task.metrics[key], value)
-                    for key, value in task.replicates.items()
-                },
+                ci=bootstrap_intervals(task.metrics, task.replicates),
                 phase=self.detector.tasks[name].phase,
                 seed=self.detector.tasks[name].seed,
                 view=self._view,
@@ -189,14 +186,15 @@ class Course:
     ) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
         """Means over tasks; what concerns nucleation, over the tasks that take part in it."""
         metrics: dict[str, float] = {}
-        ci: dict[str, tuple[float, float]] = {}
+        replicates: dict[str, np.ndarray] = {}
         taking_part = self.detector.taking_part
         for key in next(iter(measured.values())).replicates:
             names = taking_part if BY_KEY[key].nucleation else list(measured)
             if names:
                 metrics[key] = float(np.mean([measured[name].metrics[key] for name in names]))
-                replicates = np.mean([measured[name].replicates[key] for name in names], axis=0)
-                ci[key] = bootstrap_interval(metrics[key], replicates)
+                found = [measured[name].replicates[key] for name in names]
+                replicates[key] = np.mean(found, axis=0)
+        ci = bootstrap_intervals(metrics, replicates)
         phases = [task.phase for task in self.detector.tasks.values()]
         for phase in PHASES:
             metrics[f"tasks_{phase}"] = float(phases.count(phase))

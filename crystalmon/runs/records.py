@@ -240,9 +240,14 @@ def json_value(value: Any) -> Any:
 
     JSON has no NaN, and null would hide which of the three it was.
     """
+    # a record has thousands of them, nearly all of them finite floats
+    if type(value) is float and math.isfinite(value):
+        return value
     if is_dataclass(value):
         value = {each.name: getattr(value, each.name) for each in fields(value)}
-    if isinstance(value, np.ndarray | np.generic):
+    if isinstance(value, np.ndarray):
+        return value.tolist() if _is_plain(value) else json_value(value.tolist())
+    if isinstance(value, np.generic):
         value = value.tolist()
     if isinstance(value, Mapping):
         return {str(key): json_value(item) for key, item in value.items()}
@@ -251,6 +256,11 @@ def json_value(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
     return value
+
+
+def _is_plain(table: np.ndarray) -> bool:
+    """Whether JSON can hold all of it as numbers."""
+    return table.dtype.kind in "fiu" and bool(np.isfinite(table).all())
 
 
 def number_value(value: Any) -> Any:

@@ -95,13 +95,15 @@ class _Widening(TorchFunctionMode):
         if func is nn.functional.embedding:
             found = func(*args, **kwargs)
             return found.float() if found.dtype in _HALF else found
-        wide = {tensor.dtype for tensor in _tensors(args, kwargs)} & set(_WIDE)
+        tensors = [*_tensors(args, kwargs)]
+        kinds = {tensor.dtype for tensor in tensors}
+        wide = [dtype for dtype in _WIDE if dtype in kinds]
         if not wide:
             return func(*args, **kwargs)
-        widest = max(wide, key=_WIDE.index)
-        args = [self._widened(value, widest) for value in args]
-        kwargs = {key: self._widened(value, widest) for key, value in kwargs.items()}
-        device = next(_tensors(args, kwargs)).device.type
+        if len(kinds) > 1:
+            args = [self._widened(value, wide[-1]) for value in args]
+            kwargs = {key: self._widened(value, wide[-1]) for key, value in kwargs.items()}
+        device = tensors[0].device.type
         if not torch.is_autocast_enabled(device):
             return func(*args, **kwargs)
         with torch.autocast(device, enabled=False):
