@@ -30,7 +30,8 @@ from crystalmon.report.summary import format_stage_table, stage_table
 from crystalmon.synthetic import load_truth
 
 ROOT = Path(__file__).resolve().parents[1]
-STAGES = ("sft", "dpo", "grpo")
+STAGES = {"sft": 1, "dpo": 2, "grpo": 2}
+"""The steps from one probe to the next: of SFT, in which all happens, each is probed."""
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -57,7 +58,8 @@ def run_stage(stage: str, start: str, output: Path, options: Sequence[str]) -> i
     command = [sys.executable, str(ROOT / f"recipes/{stage}.py")]
     command += ["--config", str(ROOT / f"recipes/liquid-tiny/{stage}.yaml")]
     command += ["--model_name_or_path", start, "--output_dir", str(output)]
-    command += ["--run_name", output.name]
+    command += ["--run_name", output.name, "--report_to", "tensorboard"]
+    command += ["--probe_every", str(STAGES[stage])]
     if not sys.stdout.isatty():
         command += ["--disable_tqdm", "true"]
     command += options
@@ -107,7 +109,7 @@ def report(folder: Path, outputs: Sequence[Path]) -> None:
         f"\nfigure: {figure}\nreport: {page} (open it in a browser)\n"
         "look further (after `. .venv/bin/activate`):\n"
         f"  tensorboard --logdir {folder}\n"
-        f"  wandb leet {folder}/wandb/latest-run\n"
+        f"  crystalmon send {outputs[0]} --to wandb\n"
         f"  crystalmon summary {' '.join(str(output) for output in outputs)}\n"
         f"  crystalmon probe {outputs[-1]} --suite liquid-tiny\n"
         "  python recipes/sft.py --config recipes/smollm2/sft.yaml --output_dir runs/smollm2"
@@ -119,7 +121,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="replaced if there")
     args, options = parser.parse_known_args()
     folder = args.output
-    if folder.exists() and any(folder.iterdir()) and not (folder / f"1-{STAGES[0]}").is_dir():
+    if folder.exists() and any(folder.iterdir()) and not (folder / "1-sft").is_dir():
         print(f"{folder} is not empty and no earlier demo. Name another --output.", file=sys.stderr)
         return 2
     if folder.exists():

@@ -366,6 +366,7 @@ def test_the_demo_and_what_it_says_to_run_next(here, capsys, monkeypatch):
     assert (here / "demo/report.html").stat().st_size > 100_000
     said = [line.strip() for line in printed.splitlines() if re.match(rf"  {START}", line)]
     assert {named(line)[0] for line in said} == {
+        "crystalmon send",
         "crystalmon summary",
         "crystalmon probe",
         "recipes/sft.py",

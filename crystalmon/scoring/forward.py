@@ -172,7 +172,8 @@ def _batches(
     if share < pack:
         sequences = sequences_of(plan, route.method, rows, share, outputs)
     width = max((len(sequence.tokens) for sequence in sequences), default=0)
-    return list(batches_of(sequences, min(tokens, max(width, share)), outputs, switch))
+    most = width * -(-len(sequences) // size)
+    return list(batches_of(sequences, min(tokens, most), outputs, switch))
 
 
 def out_of_memory(error: Exception) -> bool:
