@@ -30,8 +30,8 @@ from crystalmon.report.summary import format_stage_table, stage_table
 from crystalmon.synthetic import load_truth
 
 ROOT = Path(__file__).resolve().parents[1]
-STAGES = {"sft": 1, "dpo": 2, "grpo": 2}
-"""The steps from one probe to the next: of SFT, in which all happens, each is probed."""
+STAGES = {"sft": 1, "dpo": 4, "grpo": 3}
+"""Steps from one probe to the next: in SFT, where most happens, each step is probed."""
 
 
 def environment(folder: Path) -> dict[str, str]:

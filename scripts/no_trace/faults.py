@@ -108,7 +108,7 @@ def train(
         "per_device_train_batch_size": 8, "learning_rate": 1e-3, "report_to": report_to,
         "save_strategy": "no", "use_cpu": True, "bf16": False, "disable_tqdm": True, **more,
     }  # fmt: skip
-    args = argparse.Namespace(lora=False, callback=False, two=False, out=out)
+    args = argparse.Namespace(lora=False, callback=False, limited=False, two=False, out=out)
     trainer = MAKERS["sft"](args, model, tokenizer, settings)
     for callback in callbacks:
         trainer.add_callback(callback)
