@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from crystalmon import read_run
-from crystalmon.scoring.forward import DEFAULT_BATCH_LOGITS, MAX_BATCH_LOGITS
+from crystalmon.scoring.forward import batch_logits
 from crystalmon.scoring.precision import HEAD_DTYPE
 
 FOLDER = Path(__file__).parent / "no_trace"
@@ -28,8 +28,7 @@ def measure_training(device: str) -> dict[str, Any]:
         bare, watched = Path(folder) / "bare", Path(folder) / "watched"
         peaks = [train(bare, device), train(watched, device, "--callback")]
         reference = (watched / "crystalmon/reference/reference.safetensors").stat().st_size
-        logits = MAX_BATCH_LOGITS.get(device, DEFAULT_BATCH_LOGITS)
-        logits *= HEAD_DTYPE.get(device, torch.float32).itemsize
+        logits = batch_logits(device) * HEAD_DTYPE.get(device, torch.float32).itemsize
         return {
             "weights": check.same_weights(bare, watched),
             "log rows": check.same_logs(bare, watched),

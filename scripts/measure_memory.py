@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from crystalmon import CrystalCallback, load_suite, read_run
-from crystalmon.scoring.forward import DEFAULT_BATCH_LOGITS, MAX_BATCH_LOGITS
+from crystalmon.scoring.forward import batch_logits
 from crystalmon.scoring.models import load_model
 from crystalmon.scoring.precision import HEAD_DTYPE
 from crystalmon.synthetic import load_targets, sft_rows
@@ -49,8 +49,7 @@ def main() -> None:
         reference = (run_folder / "reference" / "reference.safetensors").stat().st_size
         probes = len(read_run(run_folder).records)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    logits = MAX_BATCH_LOGITS.get(device, DEFAULT_BATCH_LOGITS)
-    logits *= HEAD_DTYPE.get(device, torch.float32).itemsize
+    logits = batch_logits(device) * HEAD_DTYPE.get(device, torch.float32).itemsize
     more, allowed = peaks["watched"] - peaks["bare"], reference + logits
     table = Table("MiB", args.model, title=f"SFT, {STEPS} steps, {probes} probes, {device}")
     for name, value in (

@@ -26,12 +26,13 @@ from transformers import (
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from crystalmon.scoring.forward import Route, score_rows
+from crystalmon.scoring.forward import Route, _batches, score_rows
 from crystalmon.scoring.isolation import undisturbed
 from crystalmon.scoring.plan import build_plan
 from crystalmon.scoring.ranks import Ranks
 from crystalmon.scoring.route import choose_route, computes_wide, deviation
 from crystalmon.scoring.score import score
+from crystalmon.suites.tasks import load_suite
 
 SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
 HEADS = {"num_attention_heads": 2, "num_key_value_heads": 1}
@@ -374,3 +375,15 @@ def test_a_prompt_as_long_as_the_context_can_be_proven(plan, tokenizer):
     model.forward = noting
     choose_route(model, plan)
     assert max(lengths) == longest
+
+
+def test_few_prompts_are_one_batch_of_one_process_and_a_share_for_each_of_two(tokenizer):
+    plan = build_plan(load_suite("randomness"), tokenizer)
+    few = np.flatnonzero(plan.row_prompt % 12 == 0).tolist()  # two prompts of each task
+    tokens = {}
+    for size in (1, 2):
+        found = _batches(plan, Route("tree", pack=128), few, 16_384, 10**6, size, None)
+        tokens[size] = [len(batch) * len(batch[0].tokens) for batch in found]
+        assert sorted(row for batch in found for one in batch for row in one.rows) == few
+    assert len(tokens[1]) == 1
+    assert max(tokens[2]) < 0.55 * sum(tokens[2])

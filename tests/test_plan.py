@@ -394,6 +394,15 @@ def test_an_end_of_text_that_the_prompt_itself_writes_is_kept(eos):
     assert texts(plan, tokenizer) == [[["a"]], [["b"]]]
 
 
+def test_a_start_that_is_also_the_end_of_text_stays_at_the_start():
+    tokenizer = make_tokenizer(bos=True)
+    tokenizer.eos_token = BOS
+    plan = build_plan(suite_of([BOS, "go:"], "a", "b"), tokenizer)
+    read = [tokenizer.convert_ids_to_tokens(list(row)) for row in plan.rows[1:2]]
+    assert read == [[BOS, "g", "o", ":"]], "the first prompt looks like one with an end appended"
+    assert texts(plan, tokenizer)[2:] == [[["a"]], [["b"]]]
+
+
 def test_merged_forms_are_tokenized_alone_without_special_tokens():
     tokenizer = make_tokenizer("_+1", bos=True, eos=True)
     plan = build_plan(suite_of(["n: "], "1", "2"), tokenizer)

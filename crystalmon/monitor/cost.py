@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from crystalmon.monitor.budget import DEFAULT_SHARE
 from crystalmon.monitor.schedule import probe_steps
 from crystalmon.runs.records import Stored
-from crystalmon.scoring.forward import DEFAULT_BATCH_LOGITS, MAX_BATCH_LOGITS, output_head
+from crystalmon.scoring.forward import logits_bytes, output_head
 from crystalmon.scoring.models import empty_model
 from crystalmon.scoring.plan import ScoringPlan
 from crystalmon.scoring.trie import count_tree
@@ -89,7 +89,8 @@ class Cost(Stored):
             from its start, as for a model that does not honour the mask of a tree.
         size: the model's.
         probe_flops: of one probe over the unique tokens.
-        reference_bytes: on disk; `logits_bytes`: of one batch on a GPU, in float32.
+        reference_bytes: on disk; `logits_bytes`: of one batch on a GPU;
+            `logits_bytes_on_cpu`: there.
         rate, seconds: of one probe at this rate, None without one.
         steps, every, tokens_per_step, step_seconds: the run, None where not given.
         probes: over the run, None without `steps`.
@@ -106,6 +107,7 @@ class Cost(Stored):
     probe_flops: int
     reference_bytes: int
     logits_bytes: int
+    logits_bytes_on_cpu: int
     rate: Rate | None = None
     seconds: float | None = None
     steps: int | None = None
@@ -117,11 +119,6 @@ class Cost(Stored):
     step_seconds: float | None = None
     time_share: float | None = None
     probes_allowed: int | None = None
-
-    @property
-    def logits_bytes_on_cpu(self) -> int:
-        """Of one batch there, in float64."""
-        return 2 * min(self.logits_bytes, 4 * MAX_BATCH_LOGITS["cpu"])
 
 
 def estimate_cost(
@@ -180,9 +177,8 @@ def estimate_cost(
         # log-probabilities of the vocabulary in float32, of the choices in float64, as the metrics
         reference_bytes=4 * prompts * size.vocabulary
         + 8 * (sum(p * c for p, c in plan.shapes) + BASE_METRICS * prompts),
-        logits_bytes=4
-        * size.vocabulary
-        * min(rows, max(1, DEFAULT_BATCH_LOGITS // size.vocabulary)),
+        logits_bytes=logits_bytes("cuda", size.vocabulary, rows),
+        logits_bytes_on_cpu=logits_bytes("cpu", size.vocabulary, rows),
         rate=rate,
         seconds=None if rate is None else work / rate.value,
         **run,

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from crystalmon.scoring.models import longrope_switch
 from crystalmon.scoring.plan import ScoringPlan
-from crystalmon.scoring.precision import answer_positions, float32_layers
+from crystalmon.scoring.precision import HEAD_DTYPE, answer_positions, float32_layers
 from crystalmon.scoring.ranks import ONE, RankError, Ranks, attempt
 from crystalmon.scoring.sequences import (
     Method,
@@ -152,8 +152,19 @@ def batch_limits(model: nn.Module, head: nn.Module) -> tuple[int, int]:
     # a partitioned weight is empty, so its shape does not tell the vocabulary
     vocabulary = getattr(head, "out_features", None) or cast(Tensor, head.weight).shape[0]
     tokens = MAX_BATCH_TOKENS.get(device.type, DEFAULT_BATCH_TOKENS)
-    logits = MAX_BATCH_LOGITS.get(device.type, DEFAULT_BATCH_LOGITS)
-    return tokens, max(1, logits // max(1, int(vocabulary)))
+    return tokens, max(1, batch_logits(device.type) // max(1, int(vocabulary)))
+
+
+def batch_logits(device: str) -> int:
+    """Logits that a batch may hold, by the type of device."""
+    return MAX_BATCH_LOGITS.get(device, DEFAULT_BATCH_LOGITS)
+
+
+def logits_bytes(device: str, vocabulary: int, positions: int) -> int:
+    """Of the largest batch in which so many positions are scored."""
+    most = max(1, batch_logits(device) // vocabulary)
+    size = HEAD_DTYPE.get(device, torch.float32).itemsize
+    return size * vocabulary * min(positions, most)
 
 
 def _batches(
@@ -171,9 +182,10 @@ def _batches(
     share = -(-sum(len(sequence.tokens) for sequence in sequences) // size)
     if share < pack:
         sequences = sequences_of(plan, route.method, rows, share, outputs)
+    if size == 1:
+        share += share // 4  # padding, so that a few sequences of nearly one length are one batch
     width = max((len(sequence.tokens) for sequence in sequences), default=0)
-    most = width * -(-len(sequences) // size)
-    return list(batches_of(sequences, min(tokens, most), outputs, switch))
+    return list(batches_of(sequences, min(tokens, max(width, share)), outputs, switch))
 
 
 def out_of_memory(error: Exception) -> bool:

@@ -19,7 +19,6 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
@@ -111,16 +110,18 @@ def build_plan(suite: TaskSuite, tokenizer: Any, view: View = "raw") -> ScoringP
         longer = [
             text + form
             for (task, _), text in zip(prompts, texts, strict=True)
-            for form in task.forms
+            for form in task.choice_of_form
         ]
-        encoded = iter(_encode_prompts(tokenizer, texts + longer, view))
-        forms = list(dict.fromkeys(form for task in suite for form in task.forms))
+        encoded = _encode_prompts(tokenizer, texts + longer, view)
+        forms = list(dict.fromkeys(form for task in suite for form in task.choice_of_form))
         alone = dict(zip(forms, _encode(tokenizer, forms, special=False), strict=True))
-    layout = _Layout([*islice(encoded, len(texts))])
+    layout, done = _Layout(encoded[: len(texts)]), len(texts)
     for index, (task, prompt) in enumerate(prompts):
         if not (row := layout.rows[index]):
             raise ValueError(f"prompt {prompt!r} must give at least one token. Change it.")
-        whole = dict(zip(task.forms, encoded, strict=False))  # the next of them
+        forms = [*task.choice_of_form]
+        whole = dict(zip(forms, encoded[done : done + len(forms)], strict=True))
+        done += len(forms)
         paths, merged = _choice_paths(task, prompt, row, whole, alone)
         layout.add_prompt(index, paths, num_choices=len(task.choices))
         layout.merges.extend((task.name, prompt, form) for form in merged)
@@ -201,10 +202,13 @@ def _encode_prompts(tokenizer: Any, texts: list[str], view: View) -> list[TokenP
     """Token ids of rendered prompts, without an end-of-text token that the tokenizer appends."""
     if view == "chat":  # the template has written its own special tokens
         return _encode(tokenizer, texts, special=False)
-    special, eos = _encode(tokenizer, texts, special=True), tokenizer.eos_token_id
-    (bare,) = _encode(tokenizer, texts[:1], special=False)
-    appended = special[0][-len(bare) - 1 :] == (*bare, eos)
-    return [ids[:-1] for ids in special] if appended else special
+    found, eos = _encode(tokenizer, texts, special=True), tokenizer.eos_token_id
+    ended = [index for index, ids in enumerate(found) if ids[-1:] == (eos,)]
+    plain = _encode(tokenizer, [texts[index] for index in ended], special=False)
+    for index, bare in zip(ended, plain, strict=True):
+        if found[index][-len(bare) - 1 :] == (*bare, eos):
+            found[index] = found[index][:-1]
+    return found
 
 
 def _choice_paths(
@@ -221,7 +225,7 @@ def _choice_paths(
     """
     paths: dict[TokenPath, int] = {}
     merged: list[str] = []
-    for form, index in task.forms.items():
+    for form, index in task.choice_of_form.items():
         start, path = whole[form][: len(row)], whole[form][len(row) :]
         if start != row or not path:
             merged.append(form)

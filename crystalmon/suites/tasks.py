@@ -77,8 +77,8 @@ class Task:
                 owner[form] = choice.text
 
     @property
-    def forms(self) -> dict[str, int]:
-        """The choice, by its place, that each form counts for."""
+    def choice_of_form(self) -> dict[str, int]:
+        """By form, the index of the choice that it counts for."""
         return {form: place for place, choice in enumerate(self.choices) for form in choice.forms}
 
     @property
