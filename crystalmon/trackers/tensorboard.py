@@ -43,9 +43,11 @@ class TensorBoardTracker(Tracker):
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Log the numbers, and write them out."""
-        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.compat.proto.summary_pb2 import (
+            Summary,  # pyright: ignore[reportAttributeAccessIssue]  # protobuf makes it at run time
+        )
 
-        # in one event: `add_scalar` takes a millisecond for eight, and a probe has hundreds
+        # in one event: `add_scalar` makes one for each, and a probe has hundreds
         numbers = [Summary.Value(tag=key, simple_value=value) for key, value in metrics.items()]
         writer = self._open(step)
         writer.file_writer.add_summary(Summary(value=numbers), step)
