@@ -1,7 +1,7 @@
 """Training does not notice the callback: every trainer, and two processes on the engines.
 
-The whole table is `scripts/no_trace/check.py`; here are its cells without the interrupted runs, and of
-the trainers without those that are probed as by default.
+The whole table is `scripts/no_trace/check.py`; here are its cells without the interrupted runs, and
+of the trainers without those that are probed as by default.
 DeepSpeed's stage 3 stands for stage 2, as it shards what that does and the weights too.
 Stage 2 is run by `make no-trace` and `make test-slow`.
 """
