@@ -235,12 +235,12 @@ def print_parts(
     console = Console(width=140)
     console.print(table)
     for part, over in found["over_floor"].items():
-        tokens = (
-            found["unique_tokens"] if part == "crystalmon" else found["partial"]["unique_tokens"]
-        )
+        whole = part == "crystalmon"
+        tokens = found["unique_tokens"] if whole else found["partial"]["unique_tokens"]
         console.print(
-            f"{part} takes {over['median']:.2f} ({over['min']:.2f}–{over['max']:.2f}) times the "
-            f"bare forward pass over its {tokens} unique tokens"
+            f"a {'whole' if whole else 'partial'} probe takes {over['median']:.2f} "
+            f"({over['min']:.2f}–{over['max']:.2f}) times the bare forward pass over its {tokens} "
+            "unique tokens"
         )
     if "agreement" in found:
         console.print(

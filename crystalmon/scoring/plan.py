@@ -248,8 +248,7 @@ def _encode(tokenizer: Any, texts: list[str], special: bool) -> list[TokenPath]:
     found: list[TokenPath] = []
     for start in range(0, len(texts), _AT_ONCE):
         some = texts[start : start + _AT_ONCE]
-        given = tokenizer(some, add_special_tokens=special, return_attention_mask=False)
-        found += map(tuple, given["input_ids"])
+        found += map(tuple, tokenizer(some, add_special_tokens=special)["input_ids"])
     return found
 
 
