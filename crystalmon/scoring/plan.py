@@ -113,8 +113,8 @@ def build_plan(suite: TaskSuite, tokenizer: Any, view: View = "raw") -> ScoringP
             for form in task.choice_of_form
         ]
         encoded = _encode_prompts(tokenizer, texts + longer, view)
-        forms = list(dict.fromkeys(form for task in suite for form in task.choice_of_form))
-        alone = dict(zip(forms, _encode(tokenizer, forms, special=False), strict=True))
+        every = list(dict.fromkeys(form for task in suite for form in task.choice_of_form))
+        alone = dict(zip(every, _encode(tokenizer, every, special=False), strict=True))
     layout, done = _Layout(encoded[: len(texts)]), len(texts)
     for index, (task, prompt) in enumerate(prompts):
         if not (row := layout.rows[index]):
