@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
-from crystalmon.analysis.replay import REPLAYED, detect_run, format_detection
+from crystalmon.analysis.replay import detect_run, format_detection
 from crystalmon.cli.main import main
 from crystalmon.monitor.probe import Monitor
 from crystalmon.runs.reader import read_run
@@ -55,8 +55,19 @@ def test_a_replay_repeats_the_live_events(run):
     assert found.phases[-1][1] == last.phase
 
 
-def test_a_replay_reads_only_some_metrics(run):
-    assert detect_run(read_run(run.folder, metrics=REPLAYED)).to_json() == detect_run(run).to_json()
+def test_records_on_disk_are_replayed_as_those_in_memory(run):
+    streamed = read_run(run.folder, stream=True)
+    assert detect_run(streamed).to_json() == detect_run(run).to_json()
+    assert [each.to_json() for each in streamed.records] == [each.to_json() for each in run.records]
+    assert [each.step for each in streamed.records[1:3]] == [each.step for each in run.records[1:3]]
+
+
+def test_a_streamed_run_says_that_its_records_are_gone(run):
+    streamed = read_run(run.folder, stream=True)
+    file = run.folder / "records.jsonl"
+    file.write_text("".join(reversed(file.read_text().splitlines(keepends=True))))
+    with pytest.raises(ValueError, match="was replaced while it was read"):
+        detect_run(streamed)
 
 
 def test_the_command_prints_words_or_json(run, capsys):

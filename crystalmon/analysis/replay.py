@@ -8,6 +8,7 @@ old run.
 from __future__ import annotations
 
 import json
+import math
 import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -25,15 +26,13 @@ from crystalmon.analysis.transition import (
 )
 from crystalmon.metrics.divergences import js_divergence
 from crystalmon.metrics.seeds import prompt_crystallinity
-from crystalmon.phases import SuiteDetector
+from crystalmon.phases import PhaseState, SuiteDetector
 from crystalmon.phases.stored import observe, states_of
 from crystalmon.runs.reader import Run
 from crystalmon.runs.records import Event, Stored
 from crystalmon.runs.reference import read_base_answers
 from crystalmon.runs.wordings import task_texts
 
-REPLAYED = frozenset({"order", "crystal_fraction", "coverage"})
-"""The stored metrics that a replay reads."""
 SHOWN = 48
 """Characters of a prompt that are shown."""
 _ROW = "{:<14}{:<14}{:>5}{:>8}{:>8}{:>8}   {:<58}{}"
@@ -118,16 +117,27 @@ def detect_run(run: Run) -> Detection:
     base = read_base_answers(run.folder, run.records[0].tasks)
     events: list[Event] = []
     phases: list[tuple[int, str]] = []
+    steps: list[int] = []
+    fraction: list[float] = []
+    order: dict[str | None, list[float]] = {name: [] for name in (None, *base)}
     try:
         inherited = states_of(run.info)
         detector = SuiteDetector(base, inherited)
-        for record in run.records:
+        for record in run.records:  # once: a long run's records may lie on disk
             events += observe(detector, record)
+            steps.append(record.step)
+            fraction.append(record.metrics.get("crystal_fraction", math.nan))
+            for name, curve in order.items():
+                holder = record if name is None else record.tasks[name]
+                curve.append(holder.metrics.get("order", math.nan))
             if not phases or phases[-1][1] != detector.phase:
                 phases.append((record.step, detector.phase))
     except ValueError as error:
         raise ValueError(f"the run {run.folder} cannot be replayed: {error}") from error
-    whole = classify_transition(*run.series("order"))
+    taken, last = np.array(steps), run.records[-1]
+    transitions = {
+        name: classify_transition(taken, np.array(curve)) for name, curve in order.items()
+    }
     differing = _differing(run.events, events)
     texts, known = task_texts([run])
     prompts = {name: text.prompts for name, text in texts.items()} if known else {}
@@ -140,11 +150,16 @@ def detect_run(run: Run) -> Detection:
         events=tuple(events),
         repeats_live=differing == 0,
         differing=differing,
-        tasks={name: _task(run, name, detector, b, prompts.get(name)) for name, b in base.items()},
+        tasks={
+            name: _task(
+                task.q, detector.tasks[name].state, base[name], prompts.get(name), transitions[name]
+            )
+            for name, task in last.tasks.items()
+        },
         inherited={k: [n for n, state in inherited.items() if k in state.raised] for k in raised},
-        transition=whole,
-        avrami=fit_avrami(*run.series("crystal_fraction")) if phases[0][1] == "liquid" else None,
-        coexistence=_coexistence(run, base, detector, whole.midpoint),
+        transition=transitions[None],
+        avrami=fit_avrami(taken, np.array(fraction)) if phases[0][1] == "liquid" else None,
+        coexistence=_coexistence(run, taken, base, detector, transitions[None].midpoint),
     )
 
 
@@ -158,10 +173,13 @@ def _differing(stored: Sequence[Event], replayed: Sequence[Event]) -> int:
 
 
 def _task(
-    run: Run, name: str, detector: SuiteDetector, b: np.ndarray, prompts: Sequence[str] | None
+    q: np.ndarray,
+    state: PhaseState,
+    b: np.ndarray,
+    prompts: Sequence[str] | None,
+    transition: Transition,
 ) -> TaskDetection:
-    state, now = detector.tasks[name].state, run.records[-1].tasks[name].q.mean(axis=0)
-    lock, seed = state.lock, state.seed
+    lock, seed, now = state.lock, state.seed, q.mean(axis=0)
     return TaskDetection(
         phase=state.phase,
         seed=seed,
@@ -169,17 +187,21 @@ def _task(
         margin=None if lock is None else lock.margin,
         distance=None if seed is None else float(js_divergence(now, b[seed])),
         prompt=None if seed is None or prompts is None else prompts[seed],
-        transition=classify_transition(*run.series("order", name)),
+        transition=transition,
     )
 
 
 def _coexistence(
-    run: Run, base: Mapping[str, np.ndarray], detector: SuiteDetector, midpoint: float | None
+    run: Run,
+    steps: np.ndarray,
+    base: Mapping[str, np.ndarray],
+    detector: SuiteDetector,
+    midpoint: float | None,
 ) -> Coexistence | None:
     """Of all prompts of all tasks with a seed, at the probe nearest to the midpoint."""
     if midpoint is None:
         return None
-    record = min(run.records, key=lambda record: abs(record.step - midpoint))
+    record = run.records[int(np.argmin(np.abs(steps - midpoint)))]
     values = []
     for name, task in detector.tasks.items():
         if task.seed is not None:

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from crystalmon.analysis.replay import REPLAYED, detect_run, format_detection
+from crystalmon.analysis.replay import detect_run, format_detection
 from crystalmon.cli.options import USER_ERRORS, check_figure, command, console, option, print_json
 from crystalmon.runs.names import DEFAULT_NAME
 from crystalmon.runs.reader import read_run
@@ -85,7 +85,7 @@ def _workspace(args: argparse.Namespace) -> None:
 
 @command("detect", "replay a stored run through the phase detector", "run json")
 def _detect(args: argparse.Namespace) -> None:
-    found = detect_run(read_run(args.run_folder, metrics=REPLAYED))
+    found = detect_run(read_run(args.run_folder, stream=True))
     print_json(found.to_json()) if args.json else print(format_detection(found))
 
 

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import gc
-import json
 import math
-import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, overload
 
 import numpy as np
 
 from crystalmon.metrics.catalogue import BRIEF
-from crystalmon.runs.files import DOUBT_KEY, EVENTS_FILE, RECORDS_FILE, RESUME_KEY, RUN_FILE
+from crystalmon.runs.files import EVENTS_FILE, RECORDS_FILE, RUN_FILE
+from crystalmon.runs.line_file import LineFile, parse_json
 from crystalmon.runs.names import DEFAULT_NAME
 from crystalmon.runs.notebook import curve_svg, number, table_html
-from crystalmon.runs.records import LARGE, SCHEMA_VERSION, Event, ProbeRecord, number_value
+from crystalmon.runs.records import (
+    SCHEMA_VERSION,
+    Event,
+    ProbeRecord,
+    TaskRecord,
+    number_value,
+)
 from crystalmon.suites.checks import harmless
-
-_Line = TypeVar("_Line", ProbeRecord, Event)
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Run:
 
     folder: Path
     info: Mapping[str, Any]
-    records: tuple[ProbeRecord, ...] = field(repr=False)
+    records: Sequence[ProbeRecord] = field(repr=False)
     events: tuple[Event, ...] = field(repr=False)
     superseded: int = 0
     doubtful: tuple[int, ...] = ()
@@ -111,7 +114,7 @@ class Run:
         return curves + table_html("what happened", ["step", "event", ""], told)
 
 
-def read_run(path: str | Path, *, metrics: Set[str] | None = None) -> Run:
+def read_run(path: str | Path, *, stream: bool = False) -> Run:
     """Read a run folder back.
 
     A line that cannot be read, such as the last one of a run that was killed, or that does not
@@ -120,24 +123,24 @@ def read_run(path: str | Path, *, metrics: Set[str] | None = None) -> Run:
 
     Args:
         path: an output folder, or the `crystalmon` folder in it.
-        metrics: the keys to keep, without their intervals; all, with them, if None. Of a long run
-            the metrics take most of the memory.
+        stream: leave the records on disk, and read each one again whenever it is asked for. It
+            takes little memory, and longer.
 
     Raises:
         FileNotFoundError: if there is no run; the message says what is missing.
         ValueError: if `run.json` is damaged, or a newer crystalmon wrote it.
     """
-    return RunReader(path, metrics=metrics).read()
+    return RunReader(path, stream=stream).read()
 
 
 class RunReader:
     """Reads a run as `read_run` does while it grows: `read` parses what is new since the last."""
 
-    def __init__(self, path: str | Path, *, metrics: Set[str] | None = None) -> None:
-        self.folder = _find_folder(Path(path))
-        parse = _record if metrics is None else lambda data: _reduced(_record(data), metrics)
-        self._records = _LineFile(self.folder / RECORDS_FILE, parse, lambda record: record.step)
-        self._events = _LineFile(
+    def __init__(self, path: str | Path, *, stream: bool = False) -> None:
+        self.folder, self._stream = _find_folder(Path(path)), stream
+        parse = _Outlines().read if stream else _record
+        self._records = LineFile(self.folder / RECORDS_FILE, parse, lambda record: record.step)
+        self._events = LineFile(
             self.folder / EVENTS_FILE,
             _event,
             lambda event: (event.step, event.kind, event.task),
@@ -157,10 +160,13 @@ class RunReader:
             self._records.leave_out(step, why)
         records = {step: record for step, record in records.items() if step not in odd}
         by_step = sorted(events.values(), key=lambda event: event.step)
+        steps = sorted(records)
         return Run(
             self.folder,
             info,
-            records=tuple(records[step] for step in sorted(records)),
+            records=_OnDisk(self._records, steps)
+            if self._stream
+            else tuple(records[step] for step in steps),
             events=tuple(event for event in by_step if event.step in records),
             superseded=self._records.count - len(records) - len(odd),
             doubtful=tuple(sorted(self._records.doubtful & records.keys())),
@@ -179,17 +185,6 @@ def _no_collector() -> Iterator[None]:
             gc.enable()
 
 
-def _parse_json(text: bytes) -> Any:
-    return json.loads(text, parse_int=_whole)
-
-
-def _whole(digits: str) -> int:
-    """Python's own have no bound, and most of what takes numbers has."""
-    if abs(number := int(digits)) >= LARGE:
-        raise ValueError(f"a whole number must be below {LARGE}, got {digits:.60}.")
-    return number
-
-
 def _record(data: Any) -> ProbeRecord:
     record = ProbeRecord.from_json(data)
     if all(map(str.isprintable, record.tasks)):
@@ -197,14 +192,44 @@ def _record(data: Any) -> ProbeRecord:
     return replace(record, tasks={harmless(name): task for name, task in record.tasks.items()})
 
 
-def _reduced(record: ProbeRecord, keys: Set[str]) -> ProbeRecord:
-    """With these metrics alone, and no intervals."""
+class _Outlines:
+    """Reads records without their numbers; those with answers of one shape share their tasks."""
 
-    def kept(metrics: Mapping[str, float]) -> dict[str, float]:
-        return {key: value for key, value in metrics.items() if key in keys}
+    def __init__(self) -> None:
+        self._tasks: dict[Any, Mapping[str, TaskRecord]] = {}
 
-    tasks = {n: replace(t, metrics=kept(t.metrics), ci={}) for n, t in record.tasks.items()}
-    return replace(record, metrics=kept(record.metrics), ci={}, tasks=tasks)
+    def read(self, data: Any) -> ProbeRecord:
+        """The record with NaN for its answers, and without metrics."""
+        record = _record(data)
+        shape = tuple((name, task.q.shape, task.asked) for name, task in record.tasks.items())
+        if shape not in self._tasks:
+            self._tasks[shape] = {
+                name: replace(task, q=np.broadcast_to(np.nan, task.q.shape), metrics={}, ci={})
+                for name, task in record.tasks.items()
+            }
+        return replace(record, metrics={}, ci={}, tasks=self._tasks[shape])
+
+
+class _OnDisk(Sequence[ProbeRecord]):
+    """The records of these steps, each read again whenever it is asked for."""
+
+    def __init__(self, file: LineFile[ProbeRecord], steps: Sequence[int]) -> None:
+        self._file, self._steps = file, steps
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def __iter__(self) -> Iterator[ProbeRecord]:
+        return self._file.reread(self._steps, _record)
+
+    @overload
+    def __getitem__(self, index: int) -> ProbeRecord: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[ProbeRecord]: ...
+    def __getitem__(self, index: int | slice) -> ProbeRecord | Sequence[ProbeRecord]:
+        if isinstance(index, slice):
+            return _OnDisk(self._file, self._steps[index])
+        return next(self._file.reread([self._steps[index]], _record))
 
 
 def _event(data: Any) -> Event:
@@ -213,7 +238,7 @@ def _event(data: Any) -> Event:
 
 def _of_other_shape(records: Mapping[int, ProbeRecord]) -> dict[int, str]:
     """By step, the records that have other tasks than most, or other shapes: what differs."""
-    tables = {step: dict(record.tasks) for step, record in records.items()}
+    tables = {step: record.tasks for step, record in records.items()}
     counted = Counter(
         frozenset((n, task.q.shape[1]) for n, task in each.items()) for each in tables.values()
     )
@@ -231,90 +256,6 @@ def _of_other_shape(records: Mapping[int, ProbeRecord]) -> dict[int, str]:
         if wrong:
             odd[step] = f"task {wrong[0]!r} must have as many answers as in the other records"
     return odd
-
-
-class _LineFile(Generic[_Line]):
-    """A file of JSON lines that grows.
-
-    Args:
-        file: it need not be there yet.
-        parse: makes a line's content of its JSON.
-        key: of two lines with the same one, the later counts.
-
-    Attributes:
-        count: of all lines read, also those that no longer count.
-        doubtful: the keys of lines that a later marker puts in doubt.
-    """
-
-    def __init__(
-        self, file: Path, parse: Callable[[Mapping[str, Any]], _Line], key: Callable[[_Line], Any]
-    ) -> None:
-        self._file, self._parse, self._key = file, parse, key
-        self._inode = 0
-        self._start_over()
-
-    def _start_over(self) -> None:
-        self._position = self._line = self.count = 0
-        self._kept: dict[Any, _Line] = {}
-        self._lines: dict[Any, int] = {}
-        self.doubtful: set[Any] = set()
-
-    def read(self, growing: bool) -> dict[Any, _Line]:
-        """Take up the new lines (see `RunReader.read`); return all that count, by key."""
-        if not self._file.exists():
-            self._start_over()
-            return self._kept
-        with self._file.open("rb") as handle:
-            status = os.fstat(handle.fileno())
-            if status.st_size < self._position or status.st_ino != self._inode:
-                self._start_over()  # another file lies here now
-            self._inode = status.st_ino
-            handle.seek(self._position)
-            # bytes: a message may hold characters that text mode takes for line ends
-            for line in handle:
-                if growing and not line.endswith(b"\n"):
-                    break
-                self._position += len(line)
-                self._line += 1
-                if not line.strip():
-                    continue
-                try:
-                    self._take(_parse_json(line))
-                except (ValueError, RecursionError) as error:
-                    self._warn(self._line, str(error))
-        return self._kept
-
-    def leave_out(self, key: Any, why: str) -> None:
-        """Warn that the line with this key does not count."""
-        self._warn(self._lines[key], why)
-
-    def _warn(self, line: int, why: str) -> None:
-        told = harmless(f"{self._file}, line {line} cannot be read and is left out: {why}")
-        warnings.warn(told.rstrip(".") + ".", stacklevel=5)
-
-    def _take(self, data: Any) -> None:
-        if not isinstance(data, dict):
-            raise ValueError(f"it must be a mapping, got {data!r:.60}.")
-        if RESUME_KEY in data:
-            step = _marked(data, RESUME_KEY)
-            self._kept = {key: line for key, line in self._kept.items() if line.step <= step}
-            self.doubtful &= self._kept.keys()
-        elif DOUBT_KEY in data:
-            step = _marked(data, DOUBT_KEY)
-            self.doubtful |= {key for key, line in self._kept.items() if line.step > step}
-        else:
-            line = self._parse(data)
-            key = self._key(line)
-            self._kept[key], self._lines[key] = line, self._line
-            self.doubtful.discard(key)
-            self.count += 1
-
-
-def _marked(data: Mapping[str, Any], key: str) -> int:
-    """The step of a marker; see `files.RESUME_KEY` and `files.DOUBT_KEY`."""
-    if type(step := data[key]) is not int:
-        raise ValueError(f"{key} must be a step, got {step!r:.60}.")
-    return step
 
 
 def _find_folder(path: Path) -> Path:
@@ -337,7 +278,7 @@ _WORDS = ("config", "model", "stages", "suite", "suite_texts")
 
 def _read_info(file: Path) -> dict[str, Any]:
     try:
-        text = harmless(_parse_json(file.read_bytes()))
+        text = harmless(parse_json(file.read_bytes()))
         info = number_value(text) | {key: text[key] for key in _WORDS if key in text}
         version = int(info["schema_version"])
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:

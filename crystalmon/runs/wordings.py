@@ -39,8 +39,7 @@ def task_texts(
             text = found.get(name)
             if text is None or not task.fits(len(text.prompts), len(text.choices)):
                 known = False
-                prompts = 1 + max(int(each.tasks[name].rows[-1]) for each in run.records)
-                text = texts.get(name) or _numbered(prompts, task.q.shape[1])
+                text = texts.get(name) or _numbered(_prompt_count(run, name), task.q.shape[1])
             texts[name] = text
     return texts, known
 
@@ -63,6 +62,17 @@ def _told_by(run: Run) -> dict[str, TaskTexts]:
             prompts, choices = (tuple(map(str, value[part])) for part in ("prompts", "choices"))
             texts[name] = TaskTexts(prompts, choices)
     return texts
+
+
+def _prompt_count(run: Run, name: str) -> int:
+    """Of a task: as a probe of all prompts tells it, or else as far as any was asked."""
+    count = 0
+    for record in run.records:
+        task = record.tasks[name]
+        count = max(count, int(task.rows[-1]) + 1)
+        if task.asked is None:
+            break
+    return count
 
 
 def _numbered(prompts: int, choices: int) -> TaskTexts:
