@@ -49,7 +49,7 @@ class MonitorArguments:
         suite: a bundled suite or a YAML file.
         probe_every: probe every so many steps; by default about 100 probes, dense at first.
         reference: `auto`, `initial`, a run or reference folder, or a model.
-        view: `raw` or `chat`.
+        view: `auto` or others of `CrystalCallback`; several are probed side by side.
         max_overhead: the share of the run's time that monitoring may take; null in YAML, or 1, for
             no limit.
         experiments: further measurements, each with its interval in steps: `temperature=100`.
@@ -58,7 +58,10 @@ class MonitorArguments:
     suite: str = field(default="randomness", metadata={"help": "a bundled suite or a YAML file"})
     probe_every: int | None = field(default=None, metadata={"help": "probe every so many steps"})
     reference: str = field(default="auto", metadata={"help": "the base model to compare with"})
-    view: Literal["raw", "chat"] = field(default="raw", metadata={"help": "how prompts are sent"})
+    view: list[str] = field(
+        default_factory=lambda: ["auto"],
+        metadata={"help": "auto, raw, chat or a template with {prompt}"},
+    )
     max_overhead: float | None = field(
         default=DEFAULT_SHARE,
         metadata={"help": "share of the run's time that monitoring may take; 1 for no limit"},

@@ -466,7 +466,12 @@ def test_tracker_gets_every_metric_at_every_probe(tmp_path, model, tokenizer, su
             TypeError,
             "reference must be a name, a path or a Reference, got None",
         ),
-        ({"view": "rare"}, ValueError, "view must be one of raw, chat, got 'rare'"),
+        ({"view": "rare"}, ValueError, "view must be raw, chat or a template with {prompt} in it"),
+        ({"view": "{prompt} {prompt}"}, ValueError, "must have {prompt} once, got it 2 times"),
+        ({"view": ["raw", "raw"]}, ValueError, "two views are named 'raw'"),
+        ({"view": ["a {prompt}", "b {prompt}"]}, ValueError, "two views are named 'template'"),
+        ({"view": []}, ValueError, "view must name at least one view"),
+        ({"view": 3}, TypeError, "view must be a text, a list or a mapping, got int"),
         ({"suite": "nothing"}, FileNotFoundError, "suite 'nothing' is neither a bundled suite"),
     ],
 )

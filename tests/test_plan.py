@@ -455,7 +455,9 @@ def test_view_chat_needs_a_template():
 
 
 def test_an_unknown_view_is_refused():
-    with pytest.raises(ValueError, match=r"view must be one of raw, chat, got 'cooked'"):
+    with pytest.raises(
+        ValueError, match=r"view must be raw, chat or a template with .prompt. in it, got 'cooked'"
+    ):
         build_plan(suite_of(["go:"], "a", "b"), make_tokenizer(), "cooked")  # type: ignore[arg-type]
 
 

@@ -104,7 +104,7 @@ def test_data_classes_are_frozen():
 
 
 def test_bundled_suites_are_listed():
-    assert {"randomness", "liquid-tiny"} <= set(list_suites())
+    assert {"randomness", "randomness-wide", "liquid-tiny"} <= set(list_suites())
 
 
 @pytest.mark.parametrize("name", list_suites())
@@ -399,3 +399,36 @@ def test_a_name_must_be_fit_for_a_table(name):
         Task(name, ("p",), choices)
     with pytest.raises(SuiteError, match="suite name must have no control characters"):
         TaskSuite(name, (Task("coin", ("p",), choices),))
+
+
+def test_a_suite_may_take_anothers_tasks_and_more_forms(tmp_path):
+    file = tmp_path / "wide.yaml"
+    file.write_text("name: mine\ntasks: liquid-tiny\nforms: [capital, bold]\n")
+    plain, wide = load_suite("liquid-tiny"), load_suite(file)
+    assert wide.name == "mine"
+    assert [task.prompts for task in wide] == [task.prompts for task in plain]
+    assert [task.choice_texts for task in wide] == [task.choice_texts for task in plain]
+    assert wide["coin"].choices[0].forms[:3] == ("heads", " heads", "Heads")
+    assert " **Heads" in wide["coin"].choices[0].forms
+    assert wide.hash != plain.hash
+
+
+def test_a_form_that_would_stand_for_two_choices_is_not_added():
+    task = Task("letter", ("Pick:",), (Choice("a"), Choice("A"), Choice("b")))
+    forms = [c.forms for c in TaskSuite("s", (task,)).with_forms("capital")["letter"].choices]
+    assert forms == [("a", " a"), ("A", " A"), ("b", " b", "B", " B")]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: x\ntasks: nothing\n", "tasks must be a list or a bundled suite's name"),
+        ("name: x\ntasks: randomness\nforms: [loud]\n", "forms must be some of capital, newline"),
+        ("name: x\ntasks: randomness\nforms: []\n", "forms must not be empty"),
+    ],
+)
+def test_faulty_forms(tmp_path, text, message):
+    file = tmp_path / "suite.yaml"
+    file.write_text(text)
+    with pytest.raises(SuiteError, match=message):
+        load_suite(file)

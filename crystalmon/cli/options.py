@@ -48,10 +48,20 @@ def _add_layout(parser: argparse.ArgumentParser) -> None:
         )
 
 
+VIEW_WORDS = r"or chat, or a template such as 'Q: {prompt}\nA:'"
+
+
+def view_text(text: str) -> str:
+    r"""A view as typed in a shell, where `\n` and `\t` stand for themselves."""
+    return text.replace(r"\n", "\n").replace(r"\t", "\t")
+
+
 SHARED: dict[str, Option] = {
-    "model": option("model", help="liquid-tiny, smollm2-135m, a .gguf file, a folder, or a hub id"),
+    "model": option(
+        "model", help="liquid-tiny, smollm2-135m, gemma3-270m, a .gguf file, a folder, or a hub id"
+    ),
     "suite": option("--suite", default="randomness", help="a bundled suite or a YAML file"),
-    "view": option("--view", default="raw", choices=("raw", "chat")),
+    "view": option("--view", default="raw", type=view_text, help=f"default: raw; {VIEW_WORDS}"),
     "dtype": option("--dtype", default="float32", help="torch dtype of the weights"),
     "device": option("--device", help="torch device; the accelerator if there is one"),
     "run": option("run_folder", help="an output or run folder"),

@@ -9,7 +9,7 @@ from pathlib import Path
 from crystalmon.analysis.replay import detect_run, format_detection
 from crystalmon.cli.options import USER_ERRORS, check_figure, command, console, option, print_json
 from crystalmon.runs.names import DEFAULT_NAME
-from crystalmon.runs.reader import read_run
+from crystalmon.runs.reader import read_run, run_folders
 from crystalmon.suites.checks import harmless
 from crystalmon.suites.tasks import load_suite
 from crystalmon.trackers.make import DESTINATIONS
@@ -21,7 +21,7 @@ def _summary(args: argparse.Namespace) -> None:
     from crystalmon.report.summary import format_stage_table, stage_table
 
     check_figure(args.figure)
-    runs = [read_run(folder) for folder in args.run_folder]
+    runs = [read_run(each) for folder in args.run_folder for each in run_folders(folder)]
     print(format_stage_table(stage_table(runs)))
     if args.figure is not None:
         from crystalmon.report.stage_figure import stage_figure
@@ -40,7 +40,8 @@ def _report(args: argparse.Namespace) -> None:
     from crystalmon.report.page import write_report
 
     suite = args.suite and load_suite(args.suite)
-    file = write_report(args.run_folder, args.output, layout=args.layout, suite=suite)
+    folders = [each for folder in args.run_folder for each in run_folders(folder)]
+    file = write_report(folders, args.output, layout=args.layout, suite=suite)
     print(f"report: {file} ({file.stat().st_size / 1e6:.1f} MB)")
 
 

@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING
 from crystalmon.analysis.stage_measures import stage_names
 from crystalmon.analysis.transfer import find_transfer, format_transfer
 from crystalmon.analysis.verdicts import format_verdicts
-from crystalmon.cli.options import check_figure, command, option, print_json, torch_dtype
+from crystalmon.cli.options import (
+    VIEW_WORDS,
+    check_figure,
+    command,
+    option,
+    print_json,
+    torch_dtype,
+    view_text,
+)
 from crystalmon.runs.reader import read_run
 from crystalmon.scan.families import FAMILIES
 from crystalmon.scan.stages import parse_stages
@@ -37,7 +45,7 @@ _LEND = "lend the stages without a chat template that of this one, or of a model
     "suite device json",
     option("stages", nargs="*", metavar="NAME=WHERE", help=_WHERE),
     option("--family", choices=tuple(FAMILIES), help="the public stages of a family"),
-    option("--view", default="raw", choices=("raw", "chat", "both")),
+    option("--view", default="raw", type=view_text, help=f"default: raw; both; {VIEW_WORDS}"),
     option("--chat-template-from", metavar="STAGE", help=_LEND),
     option("-o", "--output", type=Path, required=True, help="the run folder"),
     option("--dtype", default="auto", help="torch dtype; default: as stored"),

@@ -198,7 +198,7 @@ def _score_other(
             f"a model: {error}"
         ) from error
     base.to(device)
-    if plan.view == "raw" or getattr(tokenizer, "chat_template", None):
+    if plan.view != "chat" or getattr(tokenizer, "chat_template", None):
         plan = build_plan(suite, tokenizer, plan.view)
     elif max(map(max, plan.rows)) >= vocabulary_size(base):
         raise ReferenceMismatch(

@@ -7,27 +7,32 @@ and one may train within another.
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from crystalmon.monitor import console
 from crystalmon.monitor.actions import Actions, check_actions
 from crystalmon.monitor.budget import DEFAULT_SHARE, check_share
 from crystalmon.monitor.probe import Monitor
 from crystalmon.monitor.schedule import check_every
-from crystalmon.monitor.training import Settings, Training
+from crystalmon.monitor.training import Settings, Training, unwrapped
 from crystalmon.monitor.training_experiments import Experiments, check_experiments
+from crystalmon.monitor.views import AUTO, Views, find_view, name_views
 from crystalmon.runs.reference import Reference
-from crystalmon.scoring.plan import VIEWS, View
+from crystalmon.scoring.models import model_name
 from crystalmon.scoring.precision_trial import AskedPrecision, check_precision
+from crystalmon.scoring.ranks import current_ranks
 from crystalmon.suites.tasks import TaskSuite, load_suite
 
 logger = logging.getLogger(__name__)
 
 
 class CrystalCallback(TrainerCallback):
-    """Probes the model at intervals while a transformers or TRL trainer trains it.
+    r"""Probes the model at intervals while a transformers or TRL trainer trains it.
 
     Each probe goes to `<output_dir>/crystalmon` and to the trackers in the trainer's `report_to`,
     as `crystalmon/<metric>` and `crystalmon_tasks/<task>/<metric>` on the trainer's step axis.
@@ -36,7 +41,8 @@ class CrystalCallback(TrainerCallback):
     each probe. A probe that fails is logged and counted, and training goes on. Mistakes of
     configuration are raised before the first step. With several processes, each scores its share of
     the prompts and rank 0 writes. A second callback on the same trainer writes to
-    `<output_dir>/crystalmon-<suite>` and uses that name in the trackers.
+    `<output_dir>/crystalmon-<suite>` and uses that name in the trackers, a second view to
+    `<output_dir>/crystalmon-<view>`.
 
     Args:
         suite: the name of a bundled suite, the path of a suite file, or a `TaskSuite`.
@@ -46,7 +52,12 @@ class CrystalCallback(TrainerCallback):
             this model as it was before its first training in this process. `initial`: this model at
             step 0; if one trainer trains twice, before the first time. Or a run folder, a reference
             folder, or a model id or path.
-        view: `raw` sends the prompts as they are, `chat` through the chat template.
+        view: how the prompts are sent. `raw`: as they are. `chat`: through the tokenizer's chat
+            template. `"Q: {prompt}\nA:"`: through a template of your own. `auto`: as where the
+            model came from, if that was monitored; else as the training data is written:
+            conversations as `chat`, other prompts in the format that they have in common. Several
+            views, such as `["raw", "chat"]` or `{"qa": "Q: {prompt}"}`, are probed side by side
+            and share `max_overhead`; experiments are measured in the first.
         precision: of the layers while probing. `model`: as in training, with the answers projected
             in float32. `float32`: all in float32, which a model trained in half precision pays for.
             `auto`: float32 unless on some prompts the model's own is within 0.02 of its
@@ -79,7 +90,7 @@ class CrystalCallback(TrainerCallback):
         *,
         every: int | None = None,
         reference: str | Path | Reference = "auto",
-        view: View = "raw",
+        view: Views = AUTO,
         precision: AskedPrecision = "auto",
         strict: bool = False,
         actions: Actions | None = None,
@@ -90,37 +101,38 @@ class CrystalCallback(TrainerCallback):
             raise TypeError(
                 f"reference must be a name, a path or a Reference, got {type(reference).__name__}."
             )
-        if view not in VIEWS:
-            raise ValueError(f"view must be one of {', '.join(VIEWS)}, got {view!r}.")
+        self._views = name_views(view)
+        self._experiments = experiments
         checked = load_suite(suite)
         self.settings = Settings(
             suite=checked,
             every=check_every(every),
             reference=reference,
-            view=view,
+            view=next(iter(self._views.values())),
+            view_name="",
             precision=check_precision(precision),
             strict=strict,
             actions=check_actions(actions, (task.name for task in checked)),
             max_overhead=check_share(max_overhead),
-            experiments=check_experiments(experiments, suite=checked, view=view),
+            experiments=check_experiments(experiments, suite=checked),
         )
-        self._trainings: list[Training] = []
+        self._trainings: list[tuple[Training, ...]] = []
         self._stranger = False
 
     @property
     def monitor(self) -> Monitor | None:
-        """What probes the model of the latest training; None before the first."""
-        return self._trainings[-1].monitor if self._trainings else None
+        """What probes the model of the latest training, in the first view; None before that."""
+        return self._trainings[-1][0].monitor if self._trainings else None
 
     @property
     def failures(self) -> int:
         """How many probes, writes and actions have failed in the latest training."""
-        return self._trainings[-1].failures.count if self._trainings else 0
+        return sum(each.failures.count for each in self._trainings[-1]) if self._trainings else 0
 
     @property
     def last_step(self) -> int:
         """The step of the latest training's latest probe, -1 before the first."""
-        return self._trainings[-1].last_step if self._trainings else -1
+        return self._trainings[-1][0].last_step if self._trainings else -1
 
     # --- the trainer's events ----------------------------------------------------------------
 
@@ -138,32 +150,65 @@ class CrystalCallback(TrainerCallback):
         Raises:
             Exception: for mistakes of configuration, before any training is spent.
         """
-        if any(training.state is state for training in self._trainings):
+        if any(views[0].state is state for views in self._trainings):
             logger.warning("crystalmon: one callback is attached twice; it counts once.")
             return
-        earlier = next((each for each in self._trainings if each.is_of(args, model)), None)
-        if earlier is not None:  # the same trainer begins anew: that training is over
-            earlier.close()
-        living = [each for each in self._trainings if each.state is not None]
-        training = Training(self.settings, args, state, earlier)
-        self._trainings = [*(each for each in living if each is not earlier), training]
-        training.begin(args, state, model, processing_class)
+        living = [views for views in self._trainings if views[0].state is not None]
+        earlier = next((views for views in self._trainings if views[0].is_of(args, model)), ())
+        for training in earlier:  # the same trainer begins anew: that training is over
+            training.close()
+        data = getattr(kwargs.get("train_dataloader"), "dataset", None)
+        asked = self._settings_by_view(args, state, model, processing_class, data)
+        begun = zip_longest(asked, earlier[: len(asked)])
+        trainings = tuple(Training(settings, args, state, before) for settings, before in begun)
+        self._trainings = [*(views for views in living if views is not earlier), trainings]
+        try:
+            for training in trainings:
+                training.begin(args, state, model, processing_class)
+        except BaseException:
+            for training in trainings:
+                training.close()
+            raise
+
+    def _settings_by_view(
+        self, args: TrainingArguments, state: TrainerState, model: Any, tokens: Any, data: Any
+    ) -> list[Settings]:
+        """What to do in each view, `auto` found out."""
+        views = dict(self._views)
+        if AUTO in views:
+            place = Path(str(args.output_dir)) if state.global_step else None
+            view, why = current_ranks().on_main(
+                lambda: find_view(model_name(unwrapped(model)), place, tokens, data)
+            )
+            if state.is_world_process_zero:
+                console.say(f"prompts are sent as {view!r}: {why}; view= sets another")
+            views = {name: view if own == AUTO else own for name, own in views.items()}
+        found: list[Settings] = []
+        for name, view in views.items():
+            if view not in [each.view for each in found]:
+                given = None if found else self._experiments
+                experiments = check_experiments(given, suite=self.settings.suite, view=view)
+                own = "" if not found else name
+                found.append(
+                    replace(self.settings, view=view, view_name=own, experiments=experiments)
+                )
+        share = self.settings.max_overhead
+        return [replace(each, max_overhead=share and share / len(found)) for each in found]
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Probe if this step is on the schedule, or the last."""
-        training = self._of(state)
-        if training is not None:
+        for training in self._of(state):
             training.step(state, control)
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Probe where training stopped early: later the best checkpoint may be loaded over it."""
-        training = self._of(state)
-        if training is not None and control.should_training_stop:
-            training.probe_if_wanted(state, control, last=True)
+        if control.should_training_stop:
+            for training in self._of(state):
+                training.probe_if_wanted(state, control, last=True)
 
     # an evaluation after an epoch's end may stop training too; saving is what comes after it
     on_save = on_epoch_end
@@ -172,25 +217,26 @@ class CrystalCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Probe the end if no other event did; close the run folder and the trackers."""
-        training = self._of(state)
-        if training is None:
-            return
+        trainings = self._of(state)
         try:
             if not args.load_best_model_at_end:
-                training.probe_if_wanted(state, control, last=True)
+                for training in trainings:
+                    training.probe_if_wanted(state, control, last=True)
         finally:
-            training.close()
-        training.conclude()
+            for training in trainings:
+                training.close()
+        for training in trainings:
+            training.conclude()
 
-    def _of(self, state: TrainerState) -> Training | None:
-        """The training that a state belongs to; None if its beginning was not seen."""
-        for training in self._trainings:
-            if training.state is state:
-                return training
+    def _of(self, state: TrainerState) -> tuple[Training, ...]:
+        """The views of the training that a state belongs to; none if its beginning was not seen."""
+        for trainings in self._trainings:
+            if trainings[0].state is state:
+                return trainings
         if not self._stranger:
             self._stranger = True
             logger.warning(
                 "crystalmon: the callback was added while training runs, when its base is gone, so "
                 "this training is not monitored. Pass it in the trainer's callbacks=."
             )
-        return None
+        return ()

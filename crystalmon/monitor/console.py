@@ -14,27 +14,40 @@ from crystalmon.metrics.catalogue import BY_KEY
 from crystalmon.monitor.probe import Monitor
 from crystalmon.monitor.schedule import LEAST
 from crystalmon.report.caveats import scarce
+from crystalmon.runs.names import DEFAULT_NAME
 from crystalmon.runs.records import Event, ProbeRecord
 from crystalmon.suites.checks import harmless
 
 logger = logging.getLogger(__name__)
 
 
-def announce(record: ProbeRecord, events: Iterable[Event], before: ProbeRecord | None) -> None:
-    """One line per kind of event, and one when the suite's phase is another than before."""
+def announce(
+    record: ProbeRecord,
+    events: Iterable[Event],
+    before: ProbeRecord | None,
+    name: str = DEFAULT_NAME,
+) -> None:
+    """One line per kind of event, and one when the suite's phase is another than before.
+
+    Args:
+        record, events: of this probe.
+        before: the one before it, or None.
+        name: of the run folder.
+    """
     tasks: dict[str, list[str]] = {}
     for event in events:
         if event.task is not None:
             tasks.setdefault(event.kind, []).append(event.task)
     for kind, names in tasks.items():
-        say(f"step {record.step}: {kind} in {', '.join(names)}")
+        say(f"step {record.step}: {kind} in {', '.join(names)}", name)
     broken = [name for name, task in record.tasks.items() if not np.isfinite(task.q).all()]
     if broken:
-        say(f"step {record.step}: no finite answers in {', '.join(broken)}; their phases are held")
+        told = f"no finite answers in {', '.join(broken)}; their phases are held"
+        say(f"step {record.step}: {told}", name)
     if before is None or record.phase != before.phase:
         order = record.metrics.get("order")
         shown = "" if order is None else f" (order {order:.2f})"
-        say(f"step {record.step}: the suite is {record.phase}{shown}")
+        say(f"step {record.step}: the suite is {record.phase}{shown}", name)
 
 
 def costly(share: float, probe_seconds: float, step_seconds: float) -> str:
@@ -59,10 +72,11 @@ def introduce(monitor: Monitor, folder: Path, probes: int, max_overhead: float |
         planned = f"probes within {100 * max_overhead:.3g}% of the time, at least {LEAST + 1}"
     say(
         f"{suite.name}: {len(suite)} tasks, {suite.num_prompts} prompts, {planned}; "
-        f"base {base}; records in {folder}"
+        f"base {base}; records in {folder}",
+        folder.name,
     )
     if warning := scarce(monitor.base_coverage):
-        say(warning)
+        say(warning, folder.name)
 
 
 def conclude(record: ProbeRecord | None, folder: Path, share: float, refused: float | None) -> None:
@@ -81,20 +95,26 @@ def conclude(record: ProbeRecord | None, folder: Path, share: float, refused: fl
             if np.isfinite(value):
                 number = f"{round(value, digits) + 0.0:.{digits}f}"
                 said.append(f"{BY_KEY[key].label} {number} {BY_KEY[key].unit}".rstrip())
-        say(f"step {record.step}, the last probe: {', '.join(said)}")
+        say(f"step {record.step}, the last probe: {', '.join(said)}", folder.name)
         place = shlex.quote(str(folder) if not str(folder).startswith("-") else f"./{folder}")
-        say(f"to see the run: crystalmon report {place} -o {place}/report.html")
+        say(f"to see the run: crystalmon report {place} -o {place}/report.html", folder.name)
         if refused is not None:
             say(
                 f"the last step was not probed: one more probe would have taken over {refused:.2%} "
-                "of the time"
+                "of the time",
+                folder.name,
             )
-    say(f"monitoring took {share:.2%} of the time")
+    say(f"monitoring took {share:.2%} of the time", folder.name)
 
 
-def say(line: str) -> None:
-    """Print a line above the progress bar; a terminal that refuses it must not stop training."""
+def say(line: str, name: str = DEFAULT_NAME) -> None:
+    """Print a line above the progress bar; a terminal that refuses it must not stop training.
+
+    Args:
+        line: what to say.
+        name: of the run folder that it is about.
+    """
     try:
-        tqdm.write(harmless(f"crystalmon | {line}"))
+        tqdm.write(harmless(f"{name} | {line}"))
     except (OSError, ValueError):  # closed, full, or an encoding without the characters
         logger.info("%s", line)

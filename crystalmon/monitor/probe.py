@@ -51,7 +51,7 @@ class Monitor:
         tokenizer: its tokenizer, or a processor that has one.
         suite: a bundled suite's name, a path, or a `TaskSuite`.
         reference: what to compare with; see `base_model.take_base`.
-        view: `raw` or `chat`.
+        view: how prompts are sent; see `plan.View`.
         precision: of the layers, `auto`, `model` or `float32`; see `route.choose_route`. `auto`
             takes that of a base which is already there, so that both are scored alike.
         progress: show a progress bar while scoring.

@@ -131,7 +131,7 @@ class Recorder:
         self._tracker.show(Snapshot(record, self._choices))
         for event in events:
             self._tracker.event(event)
-        console.announce(record, events, self.last)
+        console.announce(record, events, self.last, self.folder.name)
         self.last = record
 
     def _mend_folder(self) -> None:
@@ -152,7 +152,7 @@ class Recorder:
 
     def act(self, event: Event, action: Action) -> None:
         """Print that an action follows an event, and send the alert if it is one."""
-        console.say(f"{sentence(event)}: {action_name(action)}")
+        console.say(f"{sentence(event)}: {action_name(action)}", self.folder.name)
         # the trackers alert of suite events by themselves
         if action == "alert" and event.task is not None and self.owns_folder:
             self._tracker.alert(f"crystalmon: {event.kind}", sentence(event))

@@ -62,12 +62,16 @@ _BEGINNINGS: weakref.WeakKeyDictionary[nn.Module, _Beginning] = weakref.WeakKeyD
 
 @dataclass(frozen=True)
 class Settings:
-    """What a user has asked for, checked; see `callback.CrystalCallback`."""
+    """What a user has asked for in one view, checked; see `callback.CrystalCallback`.
+
+    `view_name` is empty for a callback's first view.
+    """
 
     suite: TaskSuite
     every: int | None
     reference: str | Path | Reference
     view: View
+    view_name: str
     precision: AskedPrecision
     strict: bool
     actions: Mapping[str, tuple[Action, ...]]
@@ -141,7 +145,7 @@ class Training:
         check_possible(self._settings.actions, args)
         try:
             with self._meter.spending():
-                self._prepare(args, state, _unwrapped(model), tokens)
+                self._prepare(args, state, unwrapped(model), tokens)
             if self.last_step < 0 or self._wanted(state.global_step):
                 # the trainer clears its control before the first step: actions wait until after it
                 self._probe(state, unchanged=True)
@@ -150,9 +154,9 @@ class Training:
         except BaseException:
             self.close()
             raise
-        self._model = weakref.ref(_bare(_unwrapped(model)))
+        self._model = weakref.ref(_bare(unwrapped(model)))
         if self._beginning is not None:
-            _BEGINNINGS[_bare(_unwrapped(model))] = self._beginning
+            _BEGINNINGS[_bare(unwrapped(model))] = self._beginning
 
     def step(self, state: TrainerState, control: TrainerControl) -> None:
         """Probe if this step is on the schedule, or the last."""
@@ -181,7 +185,7 @@ class Training:
     def is_of(self, args: TrainingArguments, model: Any) -> bool:
         """Whether this is a training of that trainer: the same arguments and the same model."""
         known = self._model and self._model()
-        return self.args is args and known is not None and known is _bare(_unwrapped(model))
+        return self.args is args and known is not None and known is _bare(unwrapped(model))
 
     def close(self) -> None:
         """Close the run folder and the trackers, and let others write to the folder."""
@@ -216,7 +220,8 @@ class Training:
     ) -> None:
         """All that comes before the first probe."""
         ranks, step, settings = current_ranks(), state.global_step, self._settings
-        folder = claim_folder(Path(str(args.output_dir)), state, settings.suite.name)
+        output = Path(str(args.output_dir))
+        folder = claim_folder(output, state, settings.suite.name, settings.view_name)
         ranks.on_main(lambda: self._lock(folder))
         origin = Origin(folder, step, model_name(model), settings.suite, settings.view)
         history = ranks.on_main(origin.history)
@@ -394,7 +399,7 @@ class Training:
                 take(action, event, state, control)
 
 
-def _unwrapped(model: Any) -> Any:
+def unwrapped(model: Any) -> Any:
     """The language model itself, from within PPO's, an engine's or the compiler's wrapper."""
     for inner in ("_orig_mod", "module", "policy"):
         model = getattr(model, inner, model)

@@ -135,13 +135,16 @@ def _lay_out(chain: Sequence[Run]) -> Lane:
 
 
 def _chain_before(run: Run, chains: Sequence[list[Run]]) -> list[Run] | None:
-    """The chain whose last run's output folder, or a checkpoint in it, is this run's model."""
+    """The chain whose last run's output folder, or a checkpoint in it, is this run's model.
+
+    Of several, such as those of two views, it is the one that was asked in the same way.
+    """
     model = run.info.get("model")
     if not isinstance(model, str) or not model:
         return None
     path = Path(model)
     candidates = (path, path.parent) if path.name.startswith("checkpoint-") else (path,)
-    for chain in chains:
+    for chain in sorted(chains, key=lambda chain: _asked(chain[-1]) != _asked(run)):
         output = chain[-1].folder.resolve().parent
         for candidate in candidates:
             # the path may be relative to the folder in which training was started, so its last
@@ -151,3 +154,8 @@ def _chain_before(run: Run, chains: Sequence[list[Run]]) -> list[Run] | None:
             if candidate.resolve() == output or (relative and output.parts[-2:] == tail):
                 return chain
     return None
+
+
+def _asked(run: Run) -> tuple[object, object]:
+    """What a run was asked, and how."""
+    return run.info.get("suite_hash"), run.info.get("config", {}).get("view")

@@ -258,6 +258,15 @@ def _of_other_shape(records: Mapping[int, ProbeRecord]) -> dict[int, str]:
     return odd
 
 
+def run_folders(path: str | Path) -> list[Path]:
+    """The runs of an output folder, one for each view or callback, that of the first one first.
+
+    Any other path stands for itself.
+    """
+    found = sorted(file.parent for file in Path(path).glob(f"{DEFAULT_NAME}*/{RUN_FILE}"))
+    return found or [Path(path)]
+
+
 def _find_folder(path: Path) -> Path:
     for folder in (path, path / DEFAULT_NAME):
         if (folder / RUN_FILE).is_file():

@@ -63,7 +63,7 @@ class TaskRecord(Stored):
         ci: 95% bootstrap intervals over prompts, by metric key.
         phase: one of `PHASES`.
         seed: index of the base prompt that the detector holds for the seed, or None.
-        view: how the prompts were rendered, `raw` or `chat`.
+        view: how the prompts were rendered: `raw`, `chat`, or a template.
         asked: the p prompts that q's rows answer, ascending; None if all P were asked.
     """
 

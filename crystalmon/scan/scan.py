@@ -25,7 +25,7 @@ from crystalmon.scan.probe_stage import probe_stage
 from crystalmon.scan.scan_folder import ScanFolder, scan_config
 from crystalmon.scan.stages import Stage, expand_stages
 from crystalmon.scoring.models import free_memory, load_model
-from crystalmon.scoring.plan import VIEWS, View
+from crystalmon.scoring.plan import VIEWS, View, check_view
 from crystalmon.scoring.ranks import Ranks, current_ranks
 from crystalmon.suites.tasks import TaskSuite, load_suite
 
@@ -45,7 +45,7 @@ class ScanResult:
 
     Args:
         folder: the run folder.
-        view: `raw` or `chat`.
+        view: see `plan.View`.
         failed: by missing stage, why it is missing.
         found: the content of `scan.json`; empty if the base is missing.
         verdicts: those in it.
@@ -78,7 +78,7 @@ def scan(
             of them, see `stages.expand_stages`.
         output: the run folder; with `both`, the folder of two of them, `raw` and `chat`.
         suite: a bundled suite's name, a path, or a `TaskSuite`.
-        view: `raw`, `chat` or `both`.
+        view: see `plan.View`; or `both`: `raw` and `chat`, in a folder each.
         dtype: of the weights; as they are stored by default.
         device: where the models go; the accelerator if there is one.
         chat_template_from: the name of a stage, or a model, whose chat template is lent to the
@@ -119,9 +119,9 @@ def scan(
 
 
 def _check_view(view: str, chat_template_from: str | None) -> None:
-    if view not in (*VIEWS, BOTH):
-        raise ValueError(f"view must be one of {', '.join((*VIEWS, BOTH))}, got {view!r}.")
-    if chat_template_from is not None and view == "raw":
+    if view != BOTH:
+        check_view(view)
+    if chat_template_from is not None and view not in ("chat", BOTH):
         raise ValueError(
             f"view must be 'chat' or {BOTH!r} where a chat template is lent, got {view!r}. Leave "
             "the template out, or choose the view."
@@ -135,7 +135,7 @@ def _places(output: Path, view: str) -> dict[View, Path]:
         ValueError: if the folder holds a scan of one view and both are asked for, or the reverse.
     """
     inner: dict[View, Path] = {own: output / own for own in VIEWS}
-    single: dict[View, Path] = {own: output for own in VIEWS if own == view}
+    single: dict[View, Path] = {view: output} if view != BOTH else {}
     wanted, other = (single, inner) if single else (inner, {"raw": output})
     if any((place / RUN_FILE).is_file() for place in other.values()):
         raise ValueError(

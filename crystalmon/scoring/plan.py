@@ -19,16 +19,18 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from crystalmon.scoring.trie import Trie, count_tree
 from crystalmon.suites.tasks import Task, TaskSuite
 
-View = Literal["raw", "chat"]
-"""How prompts are rendered: as they stand, or as the user's turn in the chat template."""
+View = str
+"""How prompts are rendered: `raw`, as they stand; `chat`, as the user's turn in the chat template;
+or a template of one's own, which has `{prompt}` once, such as `"Q: {prompt}\\nA:"`."""
 VIEWS = ("raw", "chat")
+_PLACE = "{prompt}"
 
 TokenPath = tuple[int, ...]
 
@@ -88,16 +90,15 @@ def build_plan(suite: TaskSuite, tokenizer: Any, view: View = "raw") -> ScoringP
 
     Args:
         tokenizer: a transformers tokenizer, or a processor that has one. Left unchanged.
-        view: `raw`, with the tokenizer's own special tokens before the prompt; or `chat`.
+        view: see `View`. In all but `chat` the tokenizer's own special tokens come first.
 
     Raises:
-        ValueError: for an unknown view, a tokenizer without a chat template in view `chat`, a
-            or one that raises, a prompt or form without tokens, or two choices that tokenize to the
-            same path.
+        ValueError: for an unknown view, a tokenizer without a chat template in view `chat`, or one
+            that raises, a prompt or form without tokens, or two choices that tokenize to the same
+            path.
         TypeError: if there is no tokenizer.
     """
-    if view not in VIEWS:
-        raise ValueError(f"view must be one of {', '.join(VIEWS)}, got {view!r}.")
+    check_view(view)
     tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
     if not callable(tokenizer):
         raise TypeError(
@@ -126,6 +127,22 @@ def build_plan(suite: TaskSuite, tokenizer: Any, view: View = "raw") -> ScoringP
         layout.add_prompt(index, paths, num_choices=len(task.choices))
         layout.merges.extend((task.name, prompt, form) for form in merged)
     return layout.finish(view, suite)
+
+
+def check_view(view: View) -> View:
+    """The view, if it is one.
+
+    Raises:
+        TypeError: if it is no text.
+        ValueError: if it is neither `raw` nor `chat`, and does not have `{prompt}` once.
+    """
+    if not isinstance(view, str):
+        raise TypeError(f"view must be a text, got {type(view).__name__}.")
+    if view in VIEWS or (times := view.count(_PLACE)) == 1:
+        return view
+    if times:
+        raise ValueError(f"a view must have {_PLACE} once, got it {times} times in {view!r:.80}.")
+    raise ValueError(f"view must be raw, chat or a template with {_PLACE} in it, got {view!r:.80}.")
 
 
 def describe_merges(merges: Sequence[tuple[str, str, str]], limit: int = 3) -> str:
@@ -200,7 +217,8 @@ class _Layout:
 
 def _encode_prompts(tokenizer: Any, texts: list[str], view: View) -> list[TokenPath]:
     """Token ids of rendered prompts, without an end-of-text token that the tokenizer appends."""
-    if view == "chat":  # the template has written its own special tokens
+    begin = getattr(tokenizer, "bos_token", None)
+    if view == "chat" or (begin and view.startswith(begin)):  # the view has its own special tokens
         return _encode(tokenizer, texts, special=False)
     found, eos = _encode(tokenizer, texts, special=True), tokenizer.eos_token_id
     ended = [index for index, ids in enumerate(found) if ids[-1:] == (eos,)]
@@ -253,8 +271,8 @@ def _encode(tokenizer: Any, texts: list[str], special: bool) -> list[TokenPath]:
 
 
 def _render(tokenizer: Any, prompt: str, view: View) -> str:
-    if view == "raw":
-        return prompt
+    if view != "chat":
+        return prompt if view == "raw" else view.replace(_PLACE, prompt)
     if not getattr(tokenizer, "chat_template", None):
         raise ValueError(
             "view must be 'raw' for a tokenizer without a chat template, got 'chat'. "

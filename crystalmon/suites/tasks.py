@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from crystalmon.suites.checks import check_keys, check_name, check_text, check_unique, read_yaml
+from crystalmon.suites.forms import PARTS, widen
 
 SUITES_DIR = Path(__file__).parent
 
@@ -118,6 +119,19 @@ class TaskSuite:
         """The number of prompts over all tasks."""
         return sum(len(task.prompts) for task in self.tasks)
 
+    def with_forms(self, *parts: str) -> TaskSuite:
+        """The same suite with more surface forms of each answer; see `forms.PARTS`.
+
+        Raises:
+            SuiteError: if a part is unknown.
+        """
+        if unknown := [part for part in parts if part not in PARTS]:
+            raise SuiteError(
+                f"forms must be some of {', '.join(PARTS)}, got {unknown[0]!r}. Take it out."
+            )
+        tasks = (_widened(task, parts) for task in self.tasks)
+        return replace(self, tasks=tuple(tasks)) if parts else self
+
     @property
     def hash(self) -> str:
         """SHA-256 over names, prompts, choices and forms, in order; 16 hex digits."""
@@ -135,8 +149,10 @@ def load_suite(name_or_path: str | Path | TaskSuite) -> TaskSuite:
     """Load a bundled suite by name, or any suite from a YAML file.
 
     Args:
-        name_or_path: a name from `list_suites()`, or a path to a YAML file with the keys `name`
-            and `tasks` (`{name, prompts: [str], choices: [str or {text, forms}]}`), or a suite.
+        name_or_path: a name from `list_suites()`, or a path to a YAML file with the keys `name`,
+            `tasks` (`{name, prompts: [str], choices: [str or {text, forms}]}`, or the name of a
+            bundled suite, whose tasks they are) and maybe `forms` (see `TaskSuite.with_forms`), or
+            a suite.
 
     Raises:
         FileNotFoundError: if there is no such suite or file.
@@ -160,9 +176,23 @@ def load_suite(name_or_path: str | Path | TaskSuite) -> TaskSuite:
 
 
 def _parse_suite(data: Any) -> TaskSuite:
-    check_keys("the suite", data, ("name", "tasks"), SuiteError)
-    tasks = _check_filled("tasks", data["tasks"])
-    return TaskSuite(data["name"], tuple(_parse_task(task, i) for i, task in enumerate(tasks)))
+    check_keys("the suite", data, ("name", "tasks"), SuiteError, ("forms",))
+    given = data["tasks"]
+    if isinstance(given, str):
+        if given not in list_suites():
+            raise SuiteError(f"tasks must be a list or a bundled suite's name, got {given!r}.")
+        tasks = load_suite(given).tasks
+    else:
+        entries = enumerate(_check_filled("tasks", given))
+        tasks = tuple(_parse_task(task, place) for place, task in entries)
+    forms = _check_filled("forms", data["forms"]) if "forms" in data else ()
+    return TaskSuite(data["name"], tasks).with_forms(*map(str, forms))
+
+
+def _widened(task: Task, parts: Sequence[str]) -> Task:
+    forms = widen([choice.forms for choice in task.choices], parts)
+    pairs = zip(task.choices, forms, strict=True)
+    return replace(task, choices=tuple(Choice(choice.text, own) for choice, own in pairs))
 
 
 def _parse_task(data: Any, index: int) -> Task:

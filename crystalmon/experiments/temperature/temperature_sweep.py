@@ -24,7 +24,7 @@ from crystalmon.experiments.common.subject import Subject
 from crystalmon.experiments.temperature.curves import summarize_sweep
 from crystalmon.runs.results import Result
 from crystalmon.scoring.compatibility import check_fit
-from crystalmon.scoring.plan import VIEWS, View, build_plan
+from crystalmon.scoring.plan import View, build_plan, check_view
 from crystalmon.scoring.route import choose_route
 from crystalmon.scoring.score import score
 from crystalmon.suites.checks import is_number
@@ -55,7 +55,7 @@ class Temperature(Experiment):
 
     Args:
         suite: a bundled suite's name, a path, or a `TaskSuite`.
-        view: `raw` or `chat`.
+        view: see `plan.View`.
         temperatures: K of them, positive, increasing, at least 3.
         weight: λ ≥ 0, per nat².
         replicates: resamples of the prompts behind the intervals.
@@ -85,8 +85,7 @@ class Temperature(Experiment):
             )
         if not np.isfinite(self.temperatures[-1]):
             raise ValueError(f"temperatures must be finite, got {self.temperatures[-1]!r}.")
-        if self.view not in VIEWS:
-            raise ValueError(f"view must be one of {', '.join(VIEWS)}, got {self.view!r}.")
+        check_view(self.view)
         if not is_number(self.weight):
             raise TypeError(f"weight must be a number, got {self.weight!r}.")
         if not (math.isfinite(self.weight) and self.weight >= 0):

@@ -13,8 +13,7 @@ from typing import Any
 from crystalmon.report.lanes import Layout, make_lanes
 from crystalmon.report.payload import build_payload
 from crystalmon.runs.files import EVENTS_FILE, RECORDS_FILE, RUN_FILE
-from crystalmon.runs.names import DEFAULT_NAME
-from crystalmon.runs.reader import Run, RunReader
+from crystalmon.runs.reader import Run, RunReader, run_folders
 from crystalmon.suites.tasks import TaskSuite
 
 
@@ -79,7 +78,7 @@ class RunFeed:
     def _mark(self) -> str:
         """Sizes and times of all files, as one text."""
         marks: list[str] = []
-        for folder in (folder for path in self._paths for folder in (path, path / DEFAULT_NAME)):
+        for folder in (each for path in self._paths for each in (path, *run_folders(path))):
             for name in (RUN_FILE, RECORDS_FILE, EVENTS_FILE):
                 try:
                     status = (folder / name).stat()
@@ -91,10 +90,11 @@ class RunFeed:
     def _look(self, mark: str) -> News:
         runs: list[Run] = []
         wanting: list[str] = []
+        readers, self._readers = self._readers, {}
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            for path in self._paths:
-                reader = self._readers.pop(path, None)
+            for path in (each for place in self._paths for each in run_folders(place)):
+                reader = readers.get(path)
                 try:
                     reader = reader or RunReader(path)
                     runs.append(reader.read(growing=True))

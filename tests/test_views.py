@@ -1,0 +1,184 @@
+"""How prompts are sent: templates, several views at once, and the training data's own format."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from datasets import Dataset
+
+pytest.importorskip("torch")
+from test_callback import make_trainer, train
+from transformers import TrainerCallback
+from trl import DPOConfig, DPOTrainer
+
+from crystalmon import CrystalCallback, Monitor, read_run
+from crystalmon.cli.main import main
+from crystalmon.monitor.views import data_view, name_views
+from crystalmon.report.lanes import make_lanes
+from crystalmon.runs.reader import run_folders
+from crystalmon.scoring.plan import build_plan
+
+ALPACA = "### Instruction:\n{prompt}\n\n### Response:\n"
+CHAT = (
+    "{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+QUESTIONS = [f"{word} {number}?" for word in ("Why", "When", "Where") for number in range(4)]
+ROWS = [{"prompt": ALPACA.format(prompt=each), "completion": " heads"} for each in QUESTIONS]
+TALKS = [
+    {"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": "heads"}]}
+    for q in QUESTIONS
+]
+
+
+class Data(TrainerCallback):
+    """Keeps what a trainer trains on."""
+
+    def on_train_begin(self, args, state, control, train_dataloader=None, **kwargs):
+        self.found = train_dataloader.dataset
+
+
+def prepared(folder, model, tokenizer, suite, rows):
+    """The rows as the trainer prepares them."""
+    kept = Data()
+    make_trainer(
+        folder, model, tokenizer, suite, [kept], Dataset.from_list(rows), max_steps=1
+    ).train()
+    return kept.found
+
+
+def test_a_template_is_put_around_each_prompt(suite, tokenizer):
+    plan, raw = build_plan(suite, tokenizer, ALPACA), build_plan(suite, tokenizer)
+    for index, prompt in enumerate(prompt for task in suite for prompt in task.prompts):
+        assert tokenizer.decode(plan.rows[index]) == ALPACA.format(prompt=prompt)
+    assert plan.shapes == raw.shapes
+    assert plan.fingerprint != raw.fingerprint
+
+
+def test_names_of_views():
+    assert name_views("chat") == {"chat": "chat"}
+    assert name_views(["raw", ALPACA]) == {"raw": "raw", "template": ALPACA}
+    assert name_views({"a/b": ALPACA}) == {"a_b": ALPACA}
+
+
+@pytest.mark.parametrize(
+    ("prompts", "view"),
+    [
+        ([row["prompt"] for row in ROWS], ALPACA),
+        ([f"Q: {q}\nA:" for q in QUESTIONS], "Q: {prompt}\nA:"),
+        ([f"<s>[INST] {q} [/INST]" for q in QUESTIONS], "<s>[INST] {prompt} [/INST]"),
+        (QUESTIONS, "raw"),
+        ([f"What is {q[1:]}" for q in QUESTIONS], "raw"),  # words alone are no format
+        ([f"Pick {q[:-1]}:" for q in QUESTIONS], "raw"),  # nor is one colon
+        ([f"{q} {{prompt}}\nA:" for q in QUESTIONS], "raw"),  # it could not be a template
+        ([row["prompt"] for row in ROWS[:7]], "raw"),
+    ],
+)
+def test_the_format_of_prompts(prompts, view, tokenizer):
+    assert data_view([{"prompt": prompt} for prompt in prompts], tokenizer) == view
+
+
+def test_the_format_of_what_a_trainer_has_prepared(tmp_path, model, tokenizer, suite):
+    assert data_view(prepared(tmp_path, model, tokenizer, suite, ROWS), tokenizer) == ALPACA
+    texts = [{"text": row["prompt"] + row["completion"]} for row in ROWS]
+    assert data_view(prepared(tmp_path, model, tokenizer, suite, texts), tokenizer) == "raw"
+    tokenizer.chat_template = CHAT
+    try:
+        assert data_view(prepared(tmp_path, model, tokenizer, suite, TALKS), tokenizer) == "chat"
+        turns = [{"prompt": t["messages"][:1], "completion": t["messages"][1:]} for t in TALKS]
+        assert data_view(prepared(tmp_path, model, tokenizer, suite, turns), tokenizer) == "chat"
+    finally:
+        tokenizer.chat_template = None
+
+
+def test_the_format_of_preferences(tmp_path, model, tokenizer):
+    rows = [{"prompt": row["prompt"], "chosen": " heads", "rejected": " tails"} for row in ROWS]
+    kept = Data()
+    settings = {"max_steps": 1, "report_to": "none", "use_cpu": True, "bf16": False}
+    known = DPOConfig.__dataclass_fields__
+    settings[
+        next(k for k in ("activation_checkpointing", "gradient_checkpointing") if k in known)
+    ] = False
+    DPOTrainer(
+        model, args=DPOConfig(str(tmp_path), **settings), train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer, callbacks=[kept],
+    ).train()  # fmt: skip
+    assert data_view(kept.found, tokenizer) == ALPACA
+
+
+@pytest.mark.parametrize("data", [None, [], [1, 2], iter([])])
+def test_data_without_a_format(data, tokenizer):
+    assert data_view(data, tokenizer) == "raw"
+
+
+def test_views_are_probed_side_by_side(tmp_path, model, tokenizer, suite, capsys):
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    plain, _ = train(tmp_path / "plain", model, tokenizer, suite, [])
+    model.load_state_dict(start)
+    alone = {view: Monitor(model, tokenizer, suite, view=view).base_q for view in ("raw", ALPACA)}
+    callback = CrystalCallback(suite, every=3, view=["raw", ALPACA, "auto"])
+    logs, _ = train(tmp_path / "two", model, tokenizer, suite, [callback])
+    assert logs == plain
+    folders = run_folders(tmp_path / "two")
+    assert [folder.name for folder in folders] == ["crystalmon", "crystalmon-template"]
+    for folder, view in zip(folders, ("raw", ALPACA), strict=True):
+        run = read_run(folder)
+        assert [record.step for record in run.records] == [0, 3, 6]
+        assert {task.view for task in run.records[0].tasks.values()} == {view}
+        for name, b in alone[view].items():
+            np.testing.assert_allclose(run.records[0].tasks[name].q, b, atol=1e-6)
+    told = capsys.readouterr().out
+    assert "crystalmon-template | step 0" in told
+    assert callback.monitor.plan.view == "raw"
+    main(["report", str(tmp_path / "two"), "-o", str(tmp_path / "report.html")])
+    assert [lane.name for lane in make_lanes([read_run(f) for f in folders])] == [
+        "two",
+        "two/crystalmon-template",
+    ]
+
+
+def test_views_share_the_budget(tmp_path, model, tokenizer, suite):
+    callback = CrystalCallback(suite, view=["raw", ALPACA], max_overhead=0.3)
+    train(tmp_path, model, tokenizer, suite, [callback])
+    for folder in run_folders(tmp_path):
+        assert read_run(folder).info["config"]["max_overhead"] == pytest.approx(0.15)
+
+
+def test_auto_asks_as_the_data_is_written_and_goes_on_so(tmp_path, model, tokenizer, suite, capsys):
+    data = Dataset.from_list(ROWS)
+    first = CrystalCallback(suite, every=3)
+    train(tmp_path / "sft", model, tokenizer, suite, [first], data=data, save_strategy="no")
+    assert first.monitor.plan.view == ALPACA
+    assert "as it is trained; view= sets another" in capsys.readouterr().out
+    model.save_pretrained(tmp_path / "sft")
+    model.name_or_path = str(tmp_path / "sft")
+    second = CrystalCallback(suite, every=3)
+    train(tmp_path / "more", model, tokenizer, suite, [second])
+    assert second.monitor.plan.view == ALPACA
+    assert "as where the model came from" in capsys.readouterr().out
+
+
+def test_stages_of_two_views_are_two_chains(tmp_path, model, tokenizer, suite):
+    for name in ("sft", "more"):
+        callback = CrystalCallback(suite, every=6, view=["raw", ALPACA])
+        train(tmp_path / name, model, tokenizer, suite, [callback])
+        model.save_pretrained(tmp_path / name)
+        model.name_or_path = str(tmp_path / name)
+    runs = [read_run(each) for name in ("sft", "more") for each in run_folders(tmp_path / name)]
+    chains = [[run.name for run in lane.runs] for lane in make_lanes(runs)]
+    assert chains == [["sft", "more"], ["sft/crystalmon-template", "more/crystalmon-template"]]
+
+
+def test_a_failing_view_closes_the_others(tmp_path, model, tokenizer, suite):
+    callback = CrystalCallback(suite, view=["raw", "chat"])  # there is no chat template
+    with pytest.raises(ValueError, match="view must be 'raw' for a tokenizer without"):
+        train(tmp_path, model, tokenizer, suite, [callback])
+    train(tmp_path, model, tokenizer, suite, [CrystalCallback(suite, every=6, view="raw")])
+    assert len(read_run(tmp_path).records) == 2
+
+
+def test_commands_take_templates(capsys, suite):
+    asked = ["suite", "validate", "liquid-tiny", "--model", "liquid-tiny", "--view"]
+    assert main([*asked, r"Q: {prompt}\nA:"]) == 0
+    assert main([*asked, "Q: "]) == 2
+    assert "template with {prompt} in it" in capsys.readouterr().err
