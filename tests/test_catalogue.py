@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import crystalmon
-from crystalmon.metrics.catalogue import BRIEF, BY_KEY, METRICS, PHASES, panels
+from crystalmon.metrics.catalogue import BRIEF, BY_KEY, METRICS, PHASES, panels, tasks_in
 from crystalmon.monitor.probe import Monitor
 from crystalmon.trackers.base import tracker_metrics
 
@@ -34,7 +34,7 @@ def test_every_recorded_metric_is_in_the_catalogue_at_its_level(record):
 
 def test_keys_are_unique_and_every_row_is_whole():
     assert len(BY_KEY) == len(METRICS)
-    assert {f"tasks_{phase}" for phase in PHASES} <= set(BY_KEY)
+    assert {tasks_in(phase) for phase in PHASES} <= set(BY_KEY)
     for metric in METRICS:
         assert all((metric.label, metric.summary, metric.formula)), metric.key
         assert not {"|", "\n"} & set(metric.summary + metric.formula), metric.key

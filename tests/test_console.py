@@ -5,16 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from crystalmon.metrics.answers import SCARCE
 from crystalmon.monitor.console import conclude, costly
-from crystalmon.report.caveats import scarce
+from crystalmon.report.caveats import unmeasurable
 from crystalmon.runs.records import ProbeRecord
 
 
 def test_tasks_that_are_hardly_ever_answered_are_named():
-    assert scarce({"coin": SCARCE, "digit": 0.9}) == ""
-    said = scarce({"coin": SCARCE / 2, "digit": 0.9, "die": 0.0})
-    assert "under 5% of the probability in coin, die, so" in said
+    assert unmeasurable([]) == ""
+    said = unmeasurable(["coin", "die"])
+    assert "under 10% of the probability after most wordings of coin, die, so no phase" in said
 
 
 def test_probing_that_takes_much_of_the_time_is_said():

@@ -13,6 +13,7 @@ from transformers import T5Config, T5ForConditionalGeneration
 import crystalmon
 from crystalmon.metrics.answers import answer_distributions, liquidity
 from crystalmon.metrics.bootstrap import uniform_weights
+from crystalmon.metrics.catalogue import tasks_in
 from crystalmon.monitor.probe import Monitor
 from crystalmon.runs.records import PHASES, ProbeRecord
 from crystalmon.scoring.forward import Route, score_rows
@@ -54,7 +55,7 @@ def test_every_metric_of_the_contract_with_an_interval_around_it(monitor, model)
     perturb(model, 0.02)
     record = monitor.probe(1)
     assert set(record.metrics) >= SPEC_KEYS | {"dissimilarity_1"}
-    assert sum(record.metrics[f"tasks_{phase}"] for phase in PHASES) == len(record.tasks)
+    assert sum(record.metrics[tasks_in(phase)] for phase in PHASES) == len(record.tasks)
     for task in record.tasks.values():
         assert set(task.metrics) >= SPEC_KEYS | {"seed"}
         for key, (low, high) in task.ci.items():

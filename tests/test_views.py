@@ -78,17 +78,14 @@ def test_the_format_of_prompts(prompts, view, tokenizer):
     assert data_view([{"prompt": prompt} for prompt in prompts], tokenizer) == view
 
 
-def test_the_format_of_what_a_trainer_has_prepared(tmp_path, model, tokenizer, suite):
+def test_the_format_of_what_a_trainer_has_prepared(tmp_path, model, tokenizer, suite, monkeypatch):
     assert data_view(prepared(tmp_path, model, tokenizer, suite, ROWS), tokenizer) == ALPACA
     texts = [{"text": row["prompt"] + row["completion"]} for row in ROWS]
     assert data_view(prepared(tmp_path, model, tokenizer, suite, texts), tokenizer) == "raw"
-    tokenizer.chat_template = CHAT
-    try:
-        assert data_view(prepared(tmp_path, model, tokenizer, suite, TALKS), tokenizer) == "chat"
-        turns = [{"prompt": t["messages"][:1], "completion": t["messages"][1:]} for t in TALKS]
-        assert data_view(prepared(tmp_path, model, tokenizer, suite, turns), tokenizer) == "chat"
-    finally:
-        tokenizer.chat_template = None
+    monkeypatch.setattr(tokenizer, "chat_template", CHAT)
+    assert data_view(prepared(tmp_path, model, tokenizer, suite, TALKS), tokenizer) == "chat"
+    turns = [{"prompt": t["messages"][:1], "completion": t["messages"][1:]} for t in TALKS]
+    assert data_view(prepared(tmp_path, model, tokenizer, suite, turns), tokenizer) == "chat"
 
 
 def test_the_format_of_preferences(tmp_path, model, tokenizer):
@@ -115,7 +112,7 @@ def test_views_are_probed_side_by_side(tmp_path, model, tokenizer, suite, capsys
     start = {name: value.clone() for name, value in model.state_dict().items()}
     plain, _ = train(tmp_path / "plain", model, tokenizer, suite, [])
     model.load_state_dict(start)
-    alone = {view: Monitor(model, tokenizer, suite, view=view).base_q for view in ("raw", ALPACA)}
+    alone = {view: Monitor(model, tokenizer, suite, view=view).probe() for view in ("raw", ALPACA)}
     callback = CrystalCallback(suite, every=3, view=["raw", ALPACA, "auto"])
     logs, _ = train(tmp_path / "two", model, tokenizer, suite, [callback])
     assert logs == plain
@@ -125,8 +122,8 @@ def test_views_are_probed_side_by_side(tmp_path, model, tokenizer, suite, capsys
         run = read_run(folder)
         assert [record.step for record in run.records] == [0, 3, 6]
         assert {task.view for task in run.records[0].tasks.values()} == {view}
-        for name, b in alone[view].items():
-            np.testing.assert_allclose(run.records[0].tasks[name].q, b, atol=1e-6)
+        for name, task in alone[view].tasks.items():
+            np.testing.assert_allclose(run.records[0].tasks[name].q, task.q, atol=1e-6)
     told = capsys.readouterr().out
     assert "crystalmon-template | step 0" in told
     assert callback.monitor.plan.view == "raw"
@@ -169,8 +166,9 @@ def test_stages_of_two_views_are_two_chains(tmp_path, model, tokenizer, suite):
     assert chains == [["sft", "more"], ["sft/crystalmon-template", "more/crystalmon-template"]]
 
 
-def test_a_failing_view_closes_the_others(tmp_path, model, tokenizer, suite):
-    callback = CrystalCallback(suite, view=["raw", "chat"])  # there is no chat template
+def test_a_failing_view_closes_the_others(tmp_path, model, tokenizer, suite, monkeypatch):
+    monkeypatch.setattr(tokenizer, "chat_template", None)
+    callback = CrystalCallback(suite, view=["raw", "chat"])
     with pytest.raises(ValueError, match="view must be 'raw' for a tokenizer without"):
         train(tmp_path, model, tokenizer, suite, [callback])
     train(tmp_path, model, tokenizer, suite, [CrystalCallback(suite, every=6, view="raw")])

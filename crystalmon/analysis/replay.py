@@ -26,7 +26,7 @@ from crystalmon.analysis.transition import (
 )
 from crystalmon.metrics.divergences import js_divergence
 from crystalmon.metrics.seeds import prompt_crystallinity
-from crystalmon.phases import PhaseState, SuiteDetector
+from crystalmon.phases import PhaseDetector, SuiteDetector
 from crystalmon.phases.stored import observe, states_of
 from crystalmon.runs.reader import Run
 from crystalmon.runs.records import Event, Stored
@@ -152,7 +152,7 @@ def detect_run(run: Run) -> Detection:
         differing=differing,
         tasks={
             name: _task(
-                task.q, detector.tasks[name].state, base[name], prompts.get(name), transitions[name]
+                task.q, detector.tasks[name], base[name], prompts.get(name), transitions[name]
             )
             for name, task in last.tasks.items()
         },
@@ -174,14 +174,14 @@ def _differing(stored: Sequence[Event], replayed: Sequence[Event]) -> int:
 
 def _task(
     q: np.ndarray,
-    state: PhaseState,
+    detector: PhaseDetector,
     b: np.ndarray,
     prompts: Sequence[str] | None,
     transition: Transition,
 ) -> TaskDetection:
-    lock, seed, now = state.lock, state.seed, q.mean(axis=0)
+    lock, seed, now = detector.state.lock, detector.seed, q.mean(axis=0)
     return TaskDetection(
-        phase=state.phase,
+        phase=detector.phase,
         seed=seed,
         p_value=None if lock is None else lock.p_value,
         margin=None if lock is None else lock.margin,

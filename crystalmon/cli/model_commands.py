@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from crystalmon.cli.options import command, console, load_placed, option, print_json
-from crystalmon.metrics.catalogue import BRIEF, BY_KEY
+from crystalmon.metrics.catalogue import BRIEF, BY_KEY, NOT_MEASURABLE
 from crystalmon.runs.records import ProbeRecord
 from crystalmon.suites.checks import harmless
 from crystalmon.suites.tasks import TaskSuite, list_suites, load_suite
@@ -31,7 +31,7 @@ def _probe(args: argparse.Namespace) -> None:
     from rich.markup import escape
 
     from crystalmon.monitor.probe import Monitor
-    from crystalmon.report.caveats import scarce
+    from crystalmon.report.caveats import unmeasurable
 
     suite = load_suite(args.suite)
     model, tokenizer = load_placed(args.model, args.dtype, args.device)
@@ -46,7 +46,8 @@ def _probe(args: argparse.Namespace) -> None:
     table.title = escape(f"{args.model} · {suite.name} · {args.view}")
     shown = console()
     shown.print(table)
-    if warning := scarce({name: task.metrics["coverage"] for name, task in record.tasks.items()}):
+    unknown = [name for name, task in record.tasks.items() if task.phase == NOT_MEASURABLE]
+    if warning := unmeasurable(unknown):
         shown.print(escape(warning))
 
 

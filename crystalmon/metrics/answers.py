@@ -23,8 +23,10 @@ ORDERED_LIQUIDITY = 0.01
 """A base is already ordered when its liquidity is under this share of log C: there is too
 little liquidity left to lose."""
 
-SCARCE = 0.05
-"""Coverage below which the answers of a task are hardly ever given."""
+MEASURABLE = 0.1
+"""Coverage from which a wording's answers tell what the model answers."""
+ENOUGH = 0.5
+"""Share of a task's wordings that must be measurable for the task to be, and of a suite's tasks."""
 
 
 def entropy_mixture(q: np.ndarray, w: np.ndarray) -> np.ndarray:
@@ -72,6 +74,15 @@ def order(q: np.ndarray, b: np.ndarray, w: np.ndarray) -> np.ndarray:
     (0.0, 1.0)
     """
     return 1.0 - ratio(liquidity(q, w), liquidity(b, w))
+
+
+def is_measurable(coverage: np.ndarray) -> bool:
+    """Whether at least `ENOUGH` of a task's wordings have a coverage of `MEASURABLE`.
+
+    >>> is_measurable(np.array([0.9, 0.01])), is_measurable(np.array([0.9, 0.01, 0.01]))
+    (True, False)
+    """
+    return bool((coverage >= MEASURABLE).mean() >= ENOUGH)
 
 
 def variety(q: np.ndarray, w: np.ndarray) -> np.ndarray:

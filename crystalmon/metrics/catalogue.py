@@ -9,9 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-PHASES = ("liquid", "nucleating", "crystallized", "settling", "melting", "ordered")
+NOT_MEASURABLE = "not measurable"
+PHASES = ("liquid", "nucleating", "crystallized", "settling", "melting", "ordered", NOT_MEASURABLE)
 """The phases of a task and of a suite; a tracker logs the index. `ordered` is a task whose base had
-too little liquidity to lose. It takes no part in nucleation."""
+too little liquidity to lose. It takes no part in nucleation. `not measurable` is one whose listed
+answers are too rarely given, now or in the base."""
 
 Panel = tuple[str, str]
 """A dashboard's section, and the title of one panel in it."""
@@ -56,6 +58,11 @@ class Metric:
     nucleation: bool = False
 
 
+def tasks_in(phase: str) -> str:
+    """The key of the number of tasks in a phase."""
+    return f"tasks_{phase.replace(' ', '_')}"
+
+
 METRICS: tuple[Metric, ...] = (
     Metric(
         "order", "order", "", "both", "lower", _ALIKE,
@@ -93,8 +100,8 @@ METRICS: tuple[Metric, ...] = (
     ),
     *(
         Metric(
-            f"tasks_{phase}", f"{phase} tasks", "", "suite", None,
-            None if phase in ("settling", "melting") else _TASKS,
+            tasks_in(phase), f"{phase} tasks", "", "suite", None,
+            None if phase in ("settling", "melting", NOT_MEASURABLE) else _TASKS,
             f"how many tasks are {phase}",
             f"number of tasks whose phase is {phase}",
         )
@@ -121,6 +128,11 @@ METRICS: tuple[Metric, ...] = (
         "total probability of the listed answers; low: phases and seeds say little",
         "mean_p Σ_c P(c), the probability that prompt p is continued by choice c",
         brief=True,
+    ),
+    Metric(
+        "measurable", "measurable share", "", "both", "higher", None,
+        "share of the wordings whose listed answers are given often enough to be measured",
+        "mean_p [Σ_c P(c) ≥ 0.1, now and in the base]",
     ),
     Metric(
         "entropy_mixture", "pooled entropy", "nats", "both", "higher", None,

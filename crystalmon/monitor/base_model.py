@@ -6,10 +6,12 @@ and no second model stays in memory.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from crystalmon.metrics.answers import answer_distributions, is_measurable
 from crystalmon.metrics.vocabulary import vocabulary_observables
 from crystalmon.monitor.known_base import KnownBase
 from crystalmon.runs.reference import (
@@ -37,10 +40,12 @@ from crystalmon.scoring.models import (
 )
 from crystalmon.scoring.plan import ScoringPlan, build_plan
 from crystalmon.scoring.precision_trial import AskedPrecision, check_precision
-from crystalmon.scoring.ranks import ONE, Ranks
+from crystalmon.scoring.ranks import ONE, Ranks, attempt, describe
 from crystalmon.scoring.route import choose_route
 from crystalmon.scoring.score import Scores, score
 from crystalmon.suites.tasks import TaskSuite
+
+logger = logging.getLogger(__name__)
 
 Progress = Callable[[int], Any]
 
@@ -89,10 +94,55 @@ def take_base(
             already there.
         reference, model, tokenizer, suite, plan, ranks, progress, answers_only: see `find_base`.
 
+    Where the base does not answer a task in this view, such as one without a chat template in a
+    chat, its answers to the plain prompts are added, to compare with.
+
     Raises:
         ReferenceMismatch, FileNotFoundError: see `find_base`.
         ValueError: see `make_base`.
     """
+    take = partial(
+        _take_base,
+        reference,
+        model,
+        tokenizer,
+        suite,
+        ranks=ranks,
+        progress=progress,
+        answers_only=answers_only,
+        precision=precision,
+    )
+    taken = take(plan)
+    lacking = _unanswered(taken.reference.log_choice)
+    if plan.view == "raw" or not lacking or taken.reference.plain:
+        return taken
+    plain, failure = attempt(lambda: take(build_plan(suite, tokenizer)).reference.log_choice)
+    if plain is None:  # such as a stored base, of this view alone
+        logger.info("the base is not known in the view raw: %s", describe(failure))
+        return taken
+    answered = {name: plain[name] for name in lacking if name not in _unanswered(plain)}
+    return replace(taken, reference=replace(taken.reference, plain=answered))
+
+
+def _unanswered(log_choice: Mapping[str, np.ndarray]) -> list[str]:
+    """The tasks that a base does not answer."""
+    coverage = {name: answer_distributions(table)[1] for name, table in log_choice.items()}
+    return [name for name, own in coverage.items() if not is_measurable(own)]
+
+
+def _take_base(
+    reference: str | Path | Reference,
+    model: nn.Module,
+    tokenizer: Any,
+    suite: TaskSuite,
+    plan: ScoringPlan,
+    *,
+    ranks: Ranks,
+    progress: Progress | None,
+    answers_only: bool,
+    precision: AskedPrecision,
+) -> TakenBase:
+    """The base in one view."""
     found = find_base(
         reference,
         model,

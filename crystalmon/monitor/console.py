@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from crystalmon.metrics.catalogue import BY_KEY
 from crystalmon.monitor.probe import Monitor
 from crystalmon.monitor.schedule import LEAST
-from crystalmon.report.caveats import scarce
+from crystalmon.report.caveats import unmeasurable
 from crystalmon.runs.names import DEFAULT_NAME
 from crystalmon.runs.records import Event, ProbeRecord
 from crystalmon.suites.checks import harmless
@@ -75,7 +75,13 @@ def introduce(monitor: Monitor, folder: Path, probes: int, max_overhead: float |
         f"base {base}; records in {folder}",
         folder.name,
     )
-    if warning := scarce(monitor.base_coverage):
+    if plain := ", ".join(monitor.reference.plain):
+        say(
+            f"the base hardly answers {plain} in this view: they are compared with its answers to "
+            "the plain prompts as soon as the model answers them",
+            folder.name,
+        )
+    if warning := unmeasurable(monitor.unanswered):
         say(warning, folder.name)
 
 

@@ -19,7 +19,7 @@ from crystalmon.metrics.answers import (
     measure_task,
 )
 from crystalmon.metrics.bootstrap import REPLICATES, bootstrap_intervals, bootstrap_weights
-from crystalmon.metrics.catalogue import BY_KEY
+from crystalmon.metrics.catalogue import BY_KEY, NOT_MEASURABLE, tasks_in
 from crystalmon.phases import PhaseState, SuiteDetector
 from crystalmon.phases.stored import observe
 from crystalmon.runs.records import PHASES, Event, ProbeRecord, TaskRecord
@@ -68,13 +68,17 @@ class Course:
             step: larger than the last one.
             q: by task [p, C].
             asked: which prompts these answer.
-            per_prompt: what is averaged over prompts, `coverage` among it: [n] values by key.
+            per_prompt: what is averaged over prompts, `coverage` and `measurable` among it: [n]
+                values by key.
         """
         measured = self._measured(q, asked, per_prompt)
         self._take_up(step, q, asked)
-        coverage = {name: task.metrics["coverage"] for name, task in measured.items()}
+        coverage, shares = (
+            {name: task.metrics.get(key) for name, task in measured.items()}
+            for key in ("coverage", "measurable")
+        )
         partial = {name: self._partial(name, rows) for name, rows in asked.items()}
-        self.events = self.detector.update(step, q, coverage, partial)
+        self.events = self.detector.update(step, q, coverage, partial, shares)
         return measured
 
     def replay(self, record: ProbeRecord) -> list[Event]:
@@ -121,6 +125,7 @@ class Course:
         asked: Asked,
     ) -> ProbeRecord:
         """What is stored of a probe, once the detector has seen it; see `ProbeRecord`."""
+        measured = {n: _known(task, self.detector.tasks[n].phase) for n, task in measured.items()}
         tasks = {
             name: TaskRecord(
                 q=q[name],
@@ -184,10 +189,10 @@ class Course:
     def _suite_level(
         self, measured: Mapping[str, TaskMeasurement]
     ) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
-        """Means over tasks; what concerns nucleation, over the tasks that take part in it."""
+        """Means over tasks; what concerns nucleation, over those that are measured."""
         metrics: dict[str, float] = {}
         replicates: dict[str, np.ndarray] = {}
-        taking_part = self.detector.taking_part
+        taking_part = self.detector.measurable
         for key in next(iter(measured.values())).replicates:
             names = taking_part if BY_KEY[key].nucleation else list(measured)
             if names:
@@ -197,8 +202,19 @@ class Course:
         ci = bootstrap_intervals(metrics, replicates)
         phases = [task.phase for task in self.detector.tasks.values()]
         for phase in PHASES:
-            metrics[f"tasks_{phase}"] = float(phases.count(phase))
+            metrics[tasks_in(phase)] = float(phases.count(phase))
         return metrics, ci
+
+
+def _known(task: TaskMeasurement, phase: str) -> TaskMeasurement:
+    """NaN for what compares the answers of a task that is not measurable with the base's."""
+    if phase != NOT_MEASURABLE:
+        return task
+    relative = [key for key in task.replicates if BY_KEY[key].nucleation]
+    replicates = {key: np.full_like(task.replicates[key], np.nan) for key in relative}
+    return TaskMeasurement(
+        {**task.metrics, **dict.fromkeys(relative, np.nan)}, {**task.replicates, **replicates}
+    )
 
 
 def _answers_of(record: ProbeRecord) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from crystalmon.metrics.answers import answer_distributions
+from crystalmon.metrics.answers import ENOUGH, MEASURABLE, answer_distributions
 from crystalmon.metrics.subsets import nested_subsets
 from crystalmon.metrics.vocabulary import OWN_OBSERVABLES
 from crystalmon.monitor.base_model import compared, take_base
@@ -60,7 +60,9 @@ class Monitor:
 
     Attributes:
         course: the run's answers so far, and what was found in them.
-        base_q, base_coverage: by task, the base's answers [P, C] and their mean total probability.
+        base_q, base_coverage: by task, the base's answers [P, C] that the model's are compared
+            with, and their mean total probability. Those to the plain prompts, where the base
+            does not answer in this view.
         subsets: by number of prompts asked of each task, which ones: by task, ascending indices.
             The largest number stands for all.
         seconds_a_probe: what scoring the whole suite last took, maybe in an earlier run of the same
@@ -121,12 +123,11 @@ class Monitor:
         self.is_own_base, self.remembered = base.is_own, base.remembered
         self.without_adapters = str(reference) == "auto"
         self.seconds_a_probe, self._start = base.seconds, base.scores
-        answers = {
-            task.name: answer_distributions(self.reference.log_choice[task.name])
-            for task in self.suite
-        }
+        compared = self.reference.compared
+        answers = {task.name: answer_distributions(compared[task.name]) for task in self.suite}
         self.base_q = {name: q for name, (q, _) in answers.items()}
         self.base_coverage = {name: float(share.mean()) for name, (_, share) in answers.items()}
+        self._answered = np.concatenate([share for _, share in answers.values()]) >= MEASURABLE
         self.course = Course(self.base_q, view)
         self.subsets = self._choose_subsets()
         self._spent = time.perf_counter() - self._started
@@ -175,7 +176,8 @@ class Monitor:
             q, coverage = self._answers(scores, asked)
         self.has_scored = known is None
         self._batch_tokens = scores.batch_tokens
-        per_prompt = {"coverage": coverage, **scores.observed}
+        measurable = (coverage >= MEASURABLE) & self._answered[self._indices(asked)]
+        per_prompt = {"coverage": coverage, "measurable": measurable * 1.0, **scores.observed}
         measured = self.course.measure(step, q, asked, per_prompt)
         seconds = time.perf_counter() - started
         self._spent += seconds
@@ -258,6 +260,13 @@ class Monitor:
             )
         self.route, self.doubtful_after = safe, proven
         return False
+
+    @property
+    def unanswered(self) -> list[str]:
+        """The tasks that the base answers in no view that is known, which cannot be measured."""
+        answered = np.split(self._answered, np.cumsum([len(b) for b in self.base_q.values()])[:-1])
+        pairs = zip(self.base_q, answered, strict=True)
+        return [name for name, own in pairs if own.mean() < ENOUGH]
 
     @property
     def detector(self) -> SuiteDetector:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from crystalmon.metrics.catalogue import NOT_MEASURABLE
 from crystalmon.phases.order import begin, melting_rule, nucleation_rule, warning_rule
 from crystalmon.phases.seed import seed_rule
 from crystalmon.phases.state import Base, Observation, PhaseState
@@ -42,7 +43,8 @@ class PhaseDetector:
     @property
     def phase(self) -> str:
         """The task's phase; `ordered` if the base had too little liquidity to lose."""
-        return self._state.phase
+        ordered = self._state.phase == "ordered"
+        return self._state.phase if ordered or self._state.measurable else NOT_MEASURABLE
 
     @property
     def prompts(self) -> int:
@@ -66,6 +68,7 @@ class PhaseDetector:
         *,
         coverage: float | None = None,
         asked: Sequence[int] | None = None,
+        measurable: float | None = None,
     ) -> list[Event]:
         """Take one probe; return the events it raises.
 
@@ -75,11 +78,14 @@ class PhaseDetector:
             coverage: mean total probability of the choices; without it no `format_drift`.
             asked: the p prompts that q answers, as ascending indices into the base's; all P if
                 None.
+            measurable: the share of them that can be measured; all if None. If it is too small,
+                the phase is `not measurable`, and no event but `format_drift` is raised.
 
         Raises:
             ValueError: see `observe`.
         """
-        return self.take(self.observe(step, q, coverage=coverage, asked=asked))
+        seen = self.observe(step, q, coverage=coverage, asked=asked, measurable=measurable)
+        return self.take(seen)
 
     def observe(
         self,
@@ -88,6 +94,7 @@ class PhaseDetector:
         *,
         coverage: float | None = None,
         asked: Sequence[int] | None = None,
+        measurable: float | None = None,
     ) -> Observation:
         """A probe measured against the base, for `take`; the arguments are those of `update`.
 
@@ -111,7 +118,8 @@ class PhaseDetector:
                 f"step must be larger than the last one ({self._state.steps[-1]}), got {step}. "
                 "Replay a run in the order of its steps."
             )
-        return self._base.read(step, q, coverage, asked)
+        share = 1.0 if measurable is None else measurable
+        return self._base.read(step, q, coverage, asked, share)
 
     def take(self, now: Observation) -> list[Event]:
         """Take a probe that `observe` has measured; return the events it raises."""
@@ -126,9 +134,10 @@ def advance(base: Base, state: PhaseState, now: Observation) -> tuple[PhaseState
     before it left. The observation is read by the same base.
     """
     first = not state.steps
+    state = state.covered(now)
+    if base.ordered or not now.measurable:
+        return format_rule(base, state, now)
     state = state.seen(now)
-    if base.ordered:
-        return format_rule(base, replace(state, phase="ordered"), now)
     if first:
         state = begin(state, now.order)
     events: list[Event] = []

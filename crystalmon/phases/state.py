@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from crystalmon.metrics.answers import is_ordered, liquidity, order
+from crystalmon.metrics.answers import ENOUGH, is_ordered, liquidity, order
 from crystalmon.metrics.bootstrap import bootstrap_weights, uniform_weights
 from crystalmon.metrics.divergences import ratio
 from crystalmon.metrics.seeds import support
@@ -67,6 +67,8 @@ class PhaseState:
             them.
         ends: [C] each, where the collapse led at the latest probes at which it was judged.
         coverage: of the first probe that has one.
+        measurable: whether the latest probe could be measured; if not, all else but the coverage
+            is as it was before.
         raised: kinds of event that have been raised and not been re-armed since.
     """
 
@@ -81,6 +83,7 @@ class PhaseState:
     answers: tuple[tuple[tuple[int, ...], tuple[tuple[float, ...], ...]], ...] = ()
     ends: tuple[tuple[float, ...], ...] = ()
     coverage: float | None = None
+    measurable: bool = True
     raised: frozenset[str] = frozenset()
 
     @property
@@ -121,10 +124,12 @@ class PhaseState:
             jump = (orders[-3] - 2 * orders[-4] + orders[-5]) ** 2 / 6
             jumps = min(jumps + 1, 2 * WINDOW)
             noise += (jump - noise) / jumps
+        return replace(self, steps=steps, orders=orders, jumps=jumps, noise=noise)
+
+    def covered(self, now: Observation) -> PhaseState:
+        """With whether this probe can be measured, and the first coverage."""
         coverage = now.coverage if self.coverage is None else self.coverage
-        return replace(
-            self, steps=steps, orders=orders, jumps=jumps, noise=noise, coverage=coverage
-        )
+        return replace(self, measurable=now.measurable, coverage=coverage)
 
 
 @dataclass(frozen=True)
@@ -136,6 +141,7 @@ class Observation:
         asked: [p] the prompts that were asked.
         q: [p, C] their choice distributions.
         coverage: mean total probability of the choices, or None if not known.
+        measurable: whether enough of the prompts have enough of it.
         order: of `q` against the base's answers to the same prompts.
         most: what `order` may be at the most: of a partial probe, `suite` moves the two apart.
         mean: [C] the answers pooled over prompts.
@@ -145,6 +151,7 @@ class Observation:
     asked: np.ndarray = field(repr=False)
     q: np.ndarray = field(repr=False)
     coverage: float | None
+    measurable: bool
     order: float
     most: float
     mean: np.ndarray = field(repr=False)
@@ -179,7 +186,12 @@ class Base:
         return cls(q, ordered, own, np.stack([support(row) for row in q]), Candidates.of(q))
 
     def read(
-        self, step: int, q: np.ndarray, coverage: float | None = None, asked: Any = None
+        self,
+        step: int,
+        q: np.ndarray,
+        coverage: float | None = None,
+        asked: Any = None,
+        measurable: float = 1.0,
     ) -> Observation:
         """One probe as the rules see it.
 
@@ -187,6 +199,7 @@ class Base:
             step, coverage: of the probe.
             q: [p, C] on the simplex.
             asked: [p] the base's prompts that it answers; all P if None.
+            measurable: the share of them that can be measured.
         """
         own = self.liquidity  # of the base, always the same if all are asked
         if asked is not None:
@@ -195,7 +208,8 @@ class Base:
         value = 0.0
         if not self.ordered:  # this is `order`
             value = float(1.0 - ratio(liquidity(q, uniform_weights(len(q))), own))
-        return Observation(step, asked, q, coverage, value, value, q.mean(axis=0))
+        known = measurable >= ENOUGH
+        return Observation(step, asked, q, coverage, known, value, value, q.mean(axis=0))
 
     def order_interval(self, now: Observation) -> tuple[float, float]:
         """90% bootstrap interval of the order over prompts: wide if a few of them make it."""

@@ -22,7 +22,8 @@ def observe(detector: SuiteDetector, record: ProbeRecord) -> list[Event]:
     q = {name: task.q for name, task in record.tasks.items()}
     coverage = {name: task.metrics.get("coverage") for name, task in record.tasks.items()}
     asked = {name: task.asked for name, task in record.tasks.items()}
-    return detector.update(record.step, q, coverage, asked)
+    measurable = {name: task.metrics.get("measurable") for name, task in record.tasks.items()}
+    return detector.update(record.step, q, coverage, asked, measurable)
 
 
 def replay_run(

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from crystalmon.metrics.answers import ENOUGH
+from crystalmon.metrics.catalogue import NOT_MEASURABLE
 from crystalmon.phases.detector import PhaseDetector
 from crystalmon.phases.state import PhaseState
 from crystalmon.runs.records import PHASES, Event
@@ -30,7 +32,8 @@ class SuiteDetector:
     """One detector per task, and the suite's phase from theirs.
 
     The suite has reached a phase when at least half of the tasks that take part have. Tasks whose
-    base was already ordered take no part.
+    base was already ordered take no part, nor those that a probe cannot measure; if these are more
+    than half, the suite is not measurable either.
 
     Args:
         base_q: by task, the base's answers [P, C].
@@ -48,6 +51,9 @@ class SuiteDetector:
     @property
     def phase(self) -> str:
         """The suite's phase, `liquid` before the first probe; `ordered` if no task takes part."""
+        part = self.taking_part
+        if part and len(self.measurable) < ENOUGH * len(part):
+            return NOT_MEASURABLE
         return self._phase or "liquid"
 
     @property
@@ -55,12 +61,18 @@ class SuiteDetector:
         """The tasks whose base has liquidity to lose."""
         return [name for name, task in self.tasks.items() if task.phase != "ordered"]
 
+    @property
+    def measurable(self) -> list[str]:
+        """Those of them that the latest probe could measure."""
+        return [name for name in self.taking_part if self.tasks[name].state.measurable]
+
     def update(
         self,
         step: int,
         q: Mapping[str, np.ndarray],
         coverage: Mapping[str, float | None],
         asked: Mapping[str, Sequence[int] | None] | None = None,
+        measurable: Mapping[str, float | None] | None = None,
     ) -> list[Event]:
         """Take one probe of every task; return its events, the suite's own last.
 
@@ -68,13 +80,19 @@ class SuiteDetector:
         seems to do may be their doing, and is weighed against the other tasks; see `_drawn`. The
         arguments are, by task, those of `PhaseDetector.update`.
         """
-        asked = asked or {}
+        asked, measurable = asked or {}, measurable or {}
         seen = {
-            name: task.observe(step, q[name], coverage=coverage.get(name), asked=asked.get(name))
+            name: task.observe(
+                step,
+                q[name],
+                coverage=coverage.get(name),
+                asked=asked.get(name),
+                measurable=measurable.get(name),
+            )
             for name, task in self.tasks.items()
             if np.isfinite(q[name]).all()
         }
-        part = [name for name in self.taking_part if name in seen]
+        part = [name for name in self.taking_part if name in seen and seen[name].measurable]
         mean = float(np.mean([seen[name].order for name in part])) if part else 0.0
         events: list[Event] = []
         for name, task in self.tasks.items():
@@ -90,7 +108,9 @@ class SuiteDetector:
             if event.kind == "nucleation_onset" and event.task is not None:
                 low, high = event.evidence["onset_interval"]
                 self._onsets[event.task] = (low, high, event.evidence["onset_step"])
-        phases = [self.tasks[name].phase for name in self.taking_part]
+        if self.phase == NOT_MEASURABLE:
+            return events
+        phases = [self.tasks[name].phase for name in self.measurable]
         before, self._phase = self._phase, _majority(phases)
         if before not in (None, self._phase):
             events += self._entered(before, step, phases)

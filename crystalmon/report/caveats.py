@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from crystalmon.metrics.answers import SCARCE
+from crystalmon.metrics.answers import MEASURABLE
+from crystalmon.metrics.catalogue import NOT_MEASURABLE
 from crystalmon.report.frames import MAX_FRAMES, MAX_PROBES
 from crystalmon.report.lanes import Lane
 from crystalmon.runs.reader import Run
@@ -63,7 +64,7 @@ def _of_run(run: Run) -> list[str]:
     name, count = run.name, len(run.records)
     if count == 0:
         return [f"{name} has no probe yet, so nothing of it is shown."]
-    first, last = run.records[0], run.records[-1]
+    last = run.records[-1]
     said = [run.doubt] if run.doubt else []
     if count == 1:
         said.append(f"{name} has one probe: it shows a state, and no change.")
@@ -79,7 +80,8 @@ def _of_run(run: Run) -> list[str]:
             f"In {name} the listed answers hold {coverage:.0%} of the probability at the end. "
             "The rest goes to other text, and the heatmaps do not show it."
         )
-    if warning := scarce({key: t.metrics.get("coverage", 1.0) for key, t in first.tasks.items()}):
+    unknown = [key for key, task in last.tasks.items() if task.phase == NOT_MEASURABLE]
+    if warning := unmeasurable(unknown):
         said.append(f"In {name} {warning}.")
     if ordered := [key for key, task in last.tasks.items() if task.phase == "ordered"]:
         said.append(
@@ -94,11 +96,12 @@ def _of_run(run: Run) -> list[str]:
     return said
 
 
-def scarce(coverage: Mapping[str, float]) -> str:
-    """A sentence that names the tasks whose coverage is below `SCARCE`; empty if there are none."""
-    names = ", ".join(name for name, share in coverage.items() if share < SCARCE)
-    return names and (
-        f"the listed answers hold under {SCARCE:.0%} of the probability in {names}, so their "
-        "phases and seeds say little of what the model answers: try the other view, or a suite "
-        "that lists what it does answer"
+def unmeasurable(tasks: Sequence[str]) -> str:
+    """A sentence on the tasks that cannot be measured; empty if there are none."""
+    if not tasks:
+        return ""
+    return (
+        f"the listed answers hold under {MEASURABLE:.0%} of the probability after most wordings of "
+        f"{', '.join(tasks)}, so no phase is told: try another view, or a suite that lists what "
+        "the model does answer"
     )

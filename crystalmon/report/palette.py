@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from itertools import cycle
 
-from crystalmon.metrics.catalogue import METRICS, PHASES, Metric
+from crystalmon.metrics.catalogue import METRICS, NOT_MEASURABLE, PHASES, Metric
 
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 YELLOW, BLUE, VERMILION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
@@ -16,7 +16,7 @@ GREY, SHADE = "#8A8A8A", "#F3F3F3"
 STAGE_COLOURS = (GREY, BLUE, ORANGE, GREEN, PURPLE, VERMILION, SKY, BLACK)
 """Of the stages of a scan; the first is the base's."""
 
-_OF_PHASES = (SKY, YELLOW, BLUE, GREEN, VERMILION, GREY)
+_OF_PHASES = (SKY, YELLOW, BLUE, GREEN, VERMILION, GREY, SHADE)
 PHASE_COLOURS: dict[str, str] = dict(zip(PHASES, _OF_PHASES, strict=True))
 PHASE_WORDS = {
     "liquid": "each wording still gets its own answers",
@@ -25,6 +25,7 @@ PHASE_WORDS = {
     "settling": "the answers still move, within what the winning prompt allows",
     "melting": "the wordings answer differently again",
     "ordered": "the base answered alike from the start, so there was nothing to lose",
+    NOT_MEASURABLE: "the listed answers are too rarely given to tell",
 }
 """Each phase in plain words."""
 

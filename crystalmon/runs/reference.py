@@ -3,7 +3,9 @@
 A reference is a folder with two files. `reference.safetensors` holds `log_p` [N, V] float32, the
 next-token log-probabilities after each of the suite's N prompts, and `log_choice/<task>` [P, C]
 float64, those of the task's choices; `observed/<key>` [N] are the metrics of the base compared with
-itself. `reference.json` says what they were made with.
+itself. `reference.json` says what they were made with. `plain.safetensors`, if it is there, holds
+`log_choice/<task>` of tasks that the base does not answer in its view: as it answers the prompts as
+they stand.
 
 Both files are replaced, never written in place: `reference.safetensors` may be a hard link, one and
 the same file in several folders.
@@ -24,7 +26,7 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save, save_file
 
 from crystalmon.metrics.answers import answer_distributions
 from crystalmon.runs.files import explained, json_bytes, write_whole
@@ -35,6 +37,7 @@ REFERENCE_SCHEMA = 2
 """1: without fingerprint."""
 INFO_FILE = "reference.json"
 TENSOR_FILE = "reference.safetensors"
+PLAIN_FILE = "plain.safetensors"
 CHOICE_PREFIX = "log_choice/"
 OBSERVED_PREFIX = "observed/"
 """Of the tensors' names, before the task's, and before the metric's key."""
@@ -93,12 +96,20 @@ class Reference:
         rows: [N, V] float32 log-probabilities of the next token, or the file that holds them. The
             file is mapped, not loaded.
         observed: by key of a metric, [N] what the base is when compared with itself; may be empty.
+        plain: by task that the base does not answer in this view, the same as `log_choice` in the
+            view `raw`, if it answers that.
     """
 
     info: ReferenceInfo
     log_choice: Mapping[str, np.ndarray]
     rows: np.ndarray | Path = field(repr=False)
     observed: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
+    plain: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
+
+    @property
+    def compared(self) -> dict[str, np.ndarray]:
+        """By task, [P, C] the log-probabilities that a model's answers are compared with."""
+        return {**self.log_choice, **self.plain}
 
     @cached_property
     def _rows(self) -> Any:
@@ -140,6 +151,7 @@ class Reference:
             file = folder / TENSOR_FILE
             if own is None or not (file.exists() and file.samefile(own)):
                 self._write_tensors(file, own)
+            self._write_plain(folder / PLAIN_FILE)
             info = {**asdict(self.info), "schema_version": REFERENCE_SCHEMA}
             write_whole(folder / INFO_FILE, json_bytes(info, indent=2))
 
@@ -152,6 +164,13 @@ class Reference:
         return tables.keys() == self.log_choice.keys() and all(
             np.array_equal(table, self.log_choice[name]) for name, table in tables.items()
         )
+
+    def _write_plain(self, file: Path) -> None:
+        if not self.plain:
+            file.unlink(missing_ok=True)
+            return
+        tables = {f"{CHOICE_PREFIX}{n}": np.ascontiguousarray(q) for n, q in self.plain.items()}
+        write_whole(file, save(tables))
 
     def _write_tensors(self, file: Path, own: Path | None) -> None:
         # a name of its own: one that was left over may be a link of what others read
@@ -192,7 +211,7 @@ def load_reference(folder: Path) -> Reference:
         version = int(data["schema_version"])
         if version <= REFERENCE_SCHEMA:
             tables, observed = _read_tables(file), _read_tables(file, OBSERVED_PREFIX)
-            found = Reference(ReferenceInfo(**data), tables, file, observed)
+            found = Reference(ReferenceInfo(**data), tables, file, observed, _read_plain(folder))
             if np.isnan(found.log_p(np.array([0]))).any():
                 raise ValueError("its answers are not numbers")
             return found
@@ -210,7 +229,7 @@ def load_reference(folder: Path) -> Reference:
 def read_base_answers(
     run_folder: Path, tasks: Iterable[str] | None = None
 ) -> dict[str, np.ndarray]:
-    """By task, [P, C] the base's answers, as the live detector had them.
+    """By task, [P, C] the base's answers that a run was compared with.
 
     Args:
         run_folder: whose reference is read.
@@ -227,7 +246,7 @@ def read_base_answers(
             "run's first stage there."
         )
     try:
-        tables = _read_tables(file)
+        tables = {**_read_tables(file), **_read_plain(file.parent)}
         found = {name: answer_distributions(table)[0] for name, table in tables.items()}
     except (OSError, ValueError, TypeError, SafetensorError) as error:
         raise ValueError(
@@ -241,6 +260,10 @@ def read_base_answers(
             f"{', '.join(lacking)}. Score the base again."
         )
     return {name: found[name] for name in wanted}
+
+
+def _read_plain(folder: Path) -> dict[str, np.ndarray]:
+    return _read_tables(folder / PLAIN_FILE) if (folder / PLAIN_FILE).is_file() else {}
 
 
 def _read_tables(file: Path, prefix: str = CHOICE_PREFIX) -> dict[str, np.ndarray]:

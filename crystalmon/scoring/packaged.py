@@ -12,6 +12,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +98,7 @@ def _convert(file: Path, folder: Path) -> None:
 
     found = {"gguf_file": file.name}
     tokenizer = AutoTokenizer.from_pretrained(file.parent, **found)
-    model = AutoModelForCausalLM.from_pretrained(file.parent, **found)
+    model: Any = AutoModelForCausalLM.from_pretrained(file.parent, **found)
     model.hf_quantizer.remove_quantization_config(model)
     tokenizer.save_pretrained(folder)
     model.save_pretrained(folder)

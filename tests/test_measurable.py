@@ -1,0 +1,117 @@
+"""Where the listed answers are too rarely given, nothing is claimed."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from test_phases import PROMPTS, geometric, make_base, ramp
+
+from crystalmon.metrics.catalogue import NOT_MEASURABLE
+from crystalmon.phases import PhaseDetector, SuiteDetector
+
+
+def collapse(base, shares):
+    return [geometric(base, np.tile(base[3], (PROMPTS, 1)), share) for share in shares]
+
+
+@pytest.fixture
+def base():
+    return make_base(np.random.default_rng(0))
+
+
+def test_a_collapse_that_cannot_be_measured_raises_nothing(base):
+    detector = PhaseDetector(base)
+    events = [
+        event
+        for step, q in enumerate(collapse(base, ramp(20)))
+        for event in detector.update(step, q, measurable=0.4)
+    ]
+    assert events == []
+    assert detector.phase == NOT_MEASURABLE
+    assert detector.seed is None
+
+
+def test_a_task_begins_in_the_phase_in_which_it_is_first_measured(base):
+    detector, events = PhaseDetector(base), []
+    for step, q in enumerate(collapse(base, ramp(20))):
+        events += detector.update(step, q, measurable=0.0 if step < 18 else 1.0)
+    assert detector.phase in ("crystallized", "settling")
+    assert "nucleation_onset" not in [event.kind for event in events]
+
+
+def test_probes_that_cannot_be_measured_are_passed_over(base):
+    whole, gaps = PhaseDetector(base), PhaseDetector(base)
+    events = {whole: [], gaps: []}
+    for step, q in enumerate(collapse(base, ramp(30))):
+        if step % 3 == 0:
+            events[gaps] += gaps.update(step, q[::-1].copy(), measurable=0.1)
+            continue
+        for detector in events:
+            events[detector] += detector.update(step, q, measurable=1.0)
+    assert events[whole] == events[gaps] != []
+
+
+def test_a_lost_format_is_told_even_so(base):
+    detector, events = PhaseDetector(base), []
+    for step in range(4):
+        rare = step > 0
+        events += detector.update(
+            step, base, coverage=0.02 if rare else 0.9, measurable=0.0 if rare else 1.0
+        )
+    assert [event.kind for event in events] == ["format_drift"]
+    assert detector.phase == NOT_MEASURABLE
+
+
+@pytest.mark.parametrize(("rare", "phase"), [(2, "crystallized"), (3, NOT_MEASURABLE)])
+def test_a_suite_needs_half_of_its_tasks(base, rare, phase):
+    names = ["a", "b", "c", "d"]
+    detector, events = SuiteDetector(dict.fromkeys(names, base)), []
+    for step, q in enumerate(collapse(base, ramp(20))):
+        shares = {name: float(place >= rare) for place, name in enumerate(names)}
+        events += detector.update(step, dict.fromkeys(names, q), {}, None, shares)
+    assert detector.phase.replace("settling", "crystallized") == phase
+    assert {event.task for event in events} - {None} == set(names[rare:])
+    assert (None in {event.task for event in events}) == (phase != NOT_MEASURABLE)
+
+
+def test_a_base_that_learns_to_answer_in_a_format(tmp_path, request):
+    pytest.importorskip("torch")
+    from datasets import Dataset
+    from test_callback import train
+
+    from crystalmon import CrystalCallback, Monitor, read_run
+    from crystalmon.analysis.replay import detect_run
+
+    model, tokenizer, suite = map(request.getfixturevalue, ("model", "tokenizer", "suite"))
+    view = "### Instruction:\n{prompt}\n\n### Response:\n"
+    plain = Monitor(model, tokenizer, suite, view="raw").base_q
+    rows = [
+        {"prompt": view.replace("{prompt}", prompt), "completion": task.choices[0].text}
+        for task in suite
+        for prompt in task.prompts
+    ]
+    callback = CrystalCallback(suite, every=1)
+    data = Dataset.from_list(rows).shuffle(seed=0)
+    train(
+        tmp_path, model, tokenizer, suite, [callback],
+        data=data, max_steps=12, learning_rate=5e-3,
+    )  # fmt: skip
+    run = read_run(tmp_path)
+    first, last = run.records[0], run.records[-1]
+    assert set(callback.monitor.reference.plain) == {"coin", "number", "color"}
+    for name, task in first.tasks.items():
+        assert task.phase == NOT_MEASURABLE
+        assert task.metrics["measurable"] < 0.5
+        assert math.isnan(task.metrics["order"])
+        np.testing.assert_array_equal(callback.monitor.base_q[name], plain[name])
+    assert "order" not in first.metrics
+    assert first.phase == NOT_MEASURABLE
+    assert last.phase != NOT_MEASURABLE
+    assert 0 < last.metrics["order"] <= 1
+    known = {
+        (r.step, n) for r in run.records for n, t in r.tasks.items() if t.phase != NOT_MEASURABLE
+    }
+    assert all((e.step, e.task) in known for e in run.events if e.task is not None)
+    assert detect_run(run).repeats_live
