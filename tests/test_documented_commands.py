@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import gzip
 import json
 import re
 import shlex
@@ -72,6 +73,10 @@ RUNS: dict[str, Run] = {
         ("--tiny", "--only", "precision", "training", "memory"),
         ("liquid-tiny, tree, float32", "equal weights: yes", "simulated", '"rows": '),
     ),
+    "scripts/measure_coverage.py": (
+        (MODEL, "raw", "--suite", "liquid-tiny", "--wordings", "2"),
+        ("measurable tasks", "median distance", '"coverage_all_forms"'),
+    ),
     "scripts/measure_memory.py": (
         (MODEL,),
         ("peak without the callback", "peak with it", "allowed", '"reference": '),
@@ -137,6 +142,7 @@ RUN_BY = {
     "scripts/no_trace/check.py": "test_no_trace.py::test_two_processes_give_the_record_of_one",
     "scripts/no_trace/train.py": "test_no_trace.py::test_two_processes_give_the_record_of_one",
     "scripts/study.py": "test_documented_commands.py::test_the_study_from_its_bases_to_its_report",
+    "scripts/study_real.py": "test_documented_commands.py::test_the_study_of_a_real_base",
     "scripts/trained_bank.py": "test_documented_commands.py::test_the_detector_is_measured",
     "scripts/validate_detection.py": "test_documented_commands.py::test_the_detector_is_measured",
     "crystalmon cache": "test_base_cache.py::test_the_command_lists_and_clears",
@@ -451,6 +457,31 @@ def test_the_study_from_its_bases_to_its_report(here, capsys):
             assert head in told.out
     assert "not as planted: the seeds of A in B" in told.err
     assert (here / "study/report.html").is_file()
+
+
+def test_the_study_of_a_real_base(here, capsys):
+    rows = {
+        "instructions": [
+            {"prompt": f"Is {n} odd?", "completion": ["no", "yes"][n % 2], "source": "t0"}
+            for n in range(32)
+        ],
+        "preferences": [
+            {"prompt": f"Say {n}.", "chosen": f"{n}", "rejected": "no"} for n in range(32)
+        ],
+    }
+    for name, made in rows.items():
+        with gzip.open(here / f"{name}.jsonl.gz", "wt") as file:
+            file.writelines(json.dumps(row) + "\n" for row in made)
+    arguments = ["--data", str(here), "--output", str(here / "real"), "--model", MODEL]
+    arguments += ["--chains", "short-0", "--suite", "liquid-tiny", "--max_steps", "1"]
+    assert start("scripts/study_real.py", *arguments) == 0
+    for stage in ("1-sft", "2-dpo", "3-grpo"):
+        for folder in ("crystalmon", "crystalmon-template"):
+            records = here / "real/short-0" / stage / folder / "records.jsonl"
+            assert len(records.read_text().splitlines()) == 2
+    capsys.readouterr()
+    assert start("scripts/study_real.py", *arguments) == 0
+    assert capsys.readouterr().out == ""  # what is trained is not trained again
 
 
 def test_schedules_are_compared(here, capsys):
