@@ -13,6 +13,7 @@ from transformers import TrainingArguments
 from trl import ModelConfig, ScriptArguments, TrlParser, get_quantization_config
 
 from crystalmon import load_suite
+from crystalmon.cli.options import view_text
 from crystalmon.monitor.budget import DEFAULT_SHARE
 from crystalmon.scoring.models import load_model
 from crystalmon.synthetic import PlantedReward, load_targets, prompt_rows
@@ -93,6 +94,8 @@ def parse(
     """Read `--config FILE` and the command line, which overrides it."""
     kinds: Any = (DataArguments, trainer, ModelConfig, MonitorArguments)
     data, args, model, monitor = TrlParser(kinds).parse_args_and_config()
+    views = [monitor.view] if isinstance(monitor.view, str) else monitor.view  # one, in YAML
+    monitor.view = [view_text(view) for view in views]
     return data, args, model, monitor
 
 

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from crystalmon import TaskSuite, load_suite
-from crystalmon.metrics.answers import MEASURABLE, answer_distributions
+from crystalmon.metrics.answers import answer_distributions, is_measurable
 from crystalmon.scoring.models import load_model
 from crystalmon.scoring.plan import build_plan
 from crystalmon.scoring.route import choose_route
@@ -106,7 +106,7 @@ def summarize(found: Answers) -> dict[str, Any]:
 
 
 def measurable_tasks(coverage: dict[str, np.ndarray]) -> int:
-    return sum(float((each >= MEASURABLE).mean()) >= 0.5 for each in coverage.values())
+    return sum(map(is_measurable, coverage.values()))
 
 
 def print_tables(name: str, summary: dict[str, dict[str, Any]]) -> None:

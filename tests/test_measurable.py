@@ -76,6 +76,44 @@ def test_a_suite_needs_half_of_its_tasks(base, rare, phase):
     assert (None in {event.task for event in events}) == (phase != NOT_MEASURABLE)
 
 
+def test_a_task_that_cannot_be_measured_now_and_then_moves_no_suite(base):
+    """Where it was counts, or each gap would be a change of the suite."""
+    names, events = list("abcdefg"), []
+    detector = SuiteDetector(dict.fromkeys(names, base))
+    together = collapse(base, ramp(60))
+    for step in range(60):
+        q = {name: together[step] if name in "abc" else base for name in names}
+        gap = step > 25 and step % 10 < 3
+        shares = {name: 0.0 if gap and name in "de" else 1.0 for name in names}
+        events += detector.update(step, q, {}, None, shares)
+    assert {event.task for event in events if event.kind == "nucleation_complete"} == set("abc")
+    assert not [event for event in events if event.task is None]
+    assert detector.phase == "liquid"
+
+
+def test_the_format_to_lose_is_that_of_the_first_measured_probe(base):
+    detector, events = PhaseDetector(base), []
+    for step, coverage in enumerate([1e-3, 4e-4, 4e-4, 0.3, 0.9, 0.9, 0.02, 0.02]):
+        events += detector.update(step, base, coverage=coverage, measurable=float(coverage > 0.1))
+    assert [(event.kind, event.step) for event in events] == [("format_drift", 7)]
+    assert events[0].evidence["first_coverage"] == 0.3
+
+
+def test_alike_by_chance_is_not_ordered(base):
+    """Of a base that does not answer, nothing is known, also not that it answers alike."""
+    detector = PhaseDetector(np.full_like(base, 1 / base.shape[1]))
+    detector.update(0, base, measurable=0.0)
+    assert detector.phase == NOT_MEASURABLE
+    detector.update(1, base, measurable=1.0)
+    assert detector.phase == "ordered"
+
+
+def test_half_of_the_wordings_is_enough_whatever_the_rounding(base):
+    detector = PhaseDetector(base)
+    detector.update(0, base, measurable=0.5 - 1e-16)
+    assert detector.phase == "liquid"
+
+
 def test_a_base_that_learns_to_answer_in_a_format(tmp_path, request):
     pytest.importorskip("torch")
     from datasets import Dataset

@@ -70,7 +70,9 @@ def test_names_of_views():
         (QUESTIONS, "raw"),
         ([f"What is {q[1:]}" for q in QUESTIONS], "raw"),  # words alone are no format
         ([f"Pick {q[:-1]}:" for q in QUESTIONS], "raw"),  # nor is one colon
-        ([f"{q} {{prompt}}\nA:" for q in QUESTIONS], "raw"),  # it could not be a template
+        ([f"{q} Answer in Python." for q in QUESTIONS], "raw"),
+        ([f"Review: {q} film\nSentiment:" for q in QUESTIONS], "Review: {prompt}\nSentiment:"),
+        ([f"{q} [{{prompt}}]" for q in QUESTIONS], "raw"),  # it could not be a template
         ([row["prompt"] for row in ROWS[:7]], "raw"),
     ],
 )
@@ -103,7 +105,38 @@ def test_the_format_of_preferences(tmp_path, model, tokenizer):
     assert data_view(kept.found, tokenizer) == ALPACA
 
 
-@pytest.mark.parametrize("data", [None, [], [1, 2], iter([])])
+def test_the_whole_data_tells_the_format(tokenizer):
+    some = [{"prompt": f"English: {q}\nFrench:"} for q in QUESTIONS * 10]
+    assert data_view(some, tokenizer) == "English: {prompt}\nFrench:"
+    assert data_view(some + [{"prompt": q} for q in QUESTIONS * 200], tokenizer) == "raw"
+
+
+def test_padding_is_no_format(tokenizer):
+    import torch
+
+    rows = []
+    for row in ROWS:
+        ids = tokenizer(row["prompt"])["input_ids"]
+        answer = tokenizer(row["completion"])["input_ids"]
+        pads = [tokenizer.pad_token_id] * (60 - len(ids))
+        rows.append(
+            {
+                "input_ids": torch.tensor([*pads, *ids, *answer]),
+                "attention_mask": torch.tensor([0] * len(pads) + [1] * (len(ids) + len(answer))),
+                "labels": torch.tensor([-100] * 60 + answer),
+            }
+        )
+    assert data_view(rows, tokenizer) == ALPACA
+
+
+def test_a_chat_template_that_tells_the_date_is_not_taken_by_itself(tokenizer, monkeypatch):
+    monkeypatch.setattr(tokenizer, "chat_template", "{{ strftime_now('%d') }}" + CHAT)
+    assert data_view(TALKS, tokenizer) == "raw"
+    monkeypatch.setattr(tokenizer, "chat_template", None)
+    assert data_view(TALKS, tokenizer) == "raw"
+
+
+@pytest.mark.parametrize("data", [None, [], [1, 2], iter([]), [{"prompt": {}}], [{"prompt": 3}]])
 def test_data_without_a_format(data, tokenizer):
     assert data_view(data, tokenizer) == "raw"
 
@@ -134,11 +167,60 @@ def test_views_are_probed_side_by_side(tmp_path, model, tokenizer, suite, capsys
     ]
 
 
-def test_views_share_the_budget(tmp_path, model, tokenizer, suite):
-    callback = CrystalCallback(suite, view=["raw", ALPACA], max_overhead=0.3)
+@pytest.mark.parametrize(("share", "each"), [(0.3, 0.15), (1, 1), (None, None)])
+def test_views_share_the_budget(tmp_path, model, tokenizer, suite, share, each):
+    callback = CrystalCallback(suite, view=["raw", ALPACA], max_overhead=share, every=3)
     train(tmp_path, model, tokenizer, suite, [callback])
     for folder in run_folders(tmp_path):
-        assert read_run(folder).info["config"]["max_overhead"] == pytest.approx(0.15)
+        run = read_run(folder)
+        assert run.info["config"]["max_overhead"] == each
+        assert share == 0.3 or [record.step for record in run.records] == [0, 3, 6]
+
+
+def test_auto_beside_another_view_is_resumed_and_handed_on(tmp_path, model, tokenizer, suite):
+    data = Dataset.from_list(ROWS)
+
+    def run(folder, **options):
+        callback = CrystalCallback(suite, every=2, view=["raw", "auto"])
+        train(folder, model, tokenizer, suite, [callback], data=data, **options)
+        return [
+            (read_run(each).info["config"]["view"], [r.step for r in read_run(each).records])
+            for each in run_folders(folder)
+        ]
+
+    saved = {"save_strategy": "steps", "save_steps": 2}
+    first = run(tmp_path / "sft", max_steps=4, **saved)
+    assert first == [("raw", [0, 2, 4]), (ALPACA, [0, 2, 4])]
+    data = Dataset.from_list([{"prompt": q, "completion": " heads"} for q in QUESTIONS])
+    fresh = type(model)(model.config)
+    fresh.load_state_dict(model.state_dict())
+    model = fresh  # nothing is remembered of it
+    resumed = run(tmp_path / "sft", resume=str(tmp_path / "sft/checkpoint-2"), max_steps=4)
+    assert resumed == first
+    model = type(model).from_pretrained(tmp_path / "sft/checkpoint-4")
+    assert [view for view, _ in run(tmp_path / "dpo", max_steps=2)] == ["raw", ALPACA]
+
+
+def test_auto_follows_the_reference_that_is_named(tmp_path, model, tokenizer, suite):
+    train(tmp_path / "sft", model, tokenizer, suite, [CrystalCallback(suite, every=6, view=ALPACA)])
+    fresh = type(model)(model.config)
+    callback = CrystalCallback(suite, every=6, reference=tmp_path / "sft")
+    train(tmp_path / "more", fresh, tokenizer, suite, [callback])
+    assert callback.monitor.plan.view == ALPACA
+
+
+def test_a_second_training_in_the_process_is_asked_as_the_first(tmp_path, model, tokenizer, suite):
+    for name, rows in (
+        ("one", ROWS),
+        ("two", [{"prompt": q, "completion": "x"} for q in QUESTIONS]),
+    ):
+        callback = CrystalCallback(suite, every=6)
+        data = Dataset.from_list(rows)
+        train(tmp_path / name, model, tokenizer, suite, [callback], data=data)
+        assert callback.monitor.plan.view == ALPACA
+    assert (
+        read_run(tmp_path / "two").info["reference"] == read_run(tmp_path / "one").info["reference"]
+    )
 
 
 def test_auto_asks_as_the_data_is_written_and_goes_on_so(tmp_path, model, tokenizer, suite, capsys):
@@ -152,7 +234,7 @@ def test_auto_asks_as_the_data_is_written_and_goes_on_so(tmp_path, model, tokeni
     second = CrystalCallback(suite, every=3)
     train(tmp_path / "more", model, tokenizer, suite, [second])
     assert second.monitor.plan.view == ALPACA
-    assert "as where the model came from" in capsys.readouterr().out
+    assert "as the model was asked before" in capsys.readouterr().out
 
 
 def test_stages_of_two_views_are_two_chains(tmp_path, model, tokenizer, suite):

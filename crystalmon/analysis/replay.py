@@ -24,6 +24,7 @@ from crystalmon.analysis.transition import (
     coexistence,
     fit_avrami,
 )
+from crystalmon.metrics.catalogue import NOT_MEASURABLE
 from crystalmon.metrics.divergences import js_divergence
 from crystalmon.metrics.seeds import prompt_crystallinity
 from crystalmon.phases import PhaseDetector, SuiteDetector
@@ -138,6 +139,7 @@ def detect_run(run: Run) -> Detection:
     transitions = {
         name: classify_transition(taken, np.array(curve)) for name, curve in order.items()
     }
+    began = next((phase for _, phase in phases if phase != NOT_MEASURABLE), None)
     differing = _differing(run.events, events)
     texts, known = task_texts([run])
     prompts = {name: text.prompts for name, text in texts.items()} if known else {}
@@ -158,7 +160,7 @@ def detect_run(run: Run) -> Detection:
         },
         inherited={k: [n for n, state in inherited.items() if k in state.raised] for k in raised},
         transition=transitions[None],
-        avrami=fit_avrami(taken, np.array(fraction)) if phases[0][1] == "liquid" else None,
+        avrami=fit_avrami(taken, np.array(fraction)) if began == "liquid" else None,
         coexistence=_coexistence(run, taken, base, detector, transitions[None].midpoint),
     )
 

@@ -18,13 +18,14 @@ import numpy as np
 
 from crystalmon.metrics.answers import ORDERED_LIQUIDITY
 from crystalmon.metrics.bootstrap import REPLICATES, bootstrap_interval, bootstrap_weights
+from crystalmon.metrics.catalogue import NOT_MEASURABLE
 from crystalmon.metrics.divergences import js_divergence
 from crystalmon.metrics.seeds import noise_floor, support
 from crystalmon.phases.order import COMPLETE
 from crystalmon.phases.seed import SEEDLESS, judge_probe
 from crystalmon.phases.support import LEAK
 from crystalmon.runs.reader import Run
-from crystalmon.runs.records import Event, ProbeRecord, Stored
+from crystalmon.runs.records import Event, ProbeRecord, Stored, TaskRecord
 from crystalmon.runs.reference import read_base_answers
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "undetermined"
@@ -89,10 +90,13 @@ def judge_liquid(first: ProbeRecord) -> Verdict:
     """Whether the base gives different answers to different wordings.
 
     A task is liquid where the whole 95% interval of its liquidity lies above
-    `ORDERED_LIQUIDITY` · log C, and ordered where it lies below.
+    `ORDERED_LIQUIDITY` · log C, and ordered where it lies below; one that is not measurable is
+    neither.
     """
     liquid, ordered = [], []
     for name, task in first.tasks.items():
+        if task.phase == NOT_MEASURABLE:
+            continue
         bar = ORDERED_LIQUIDITY * np.log(task.q.shape[1])
         low, high = task.ci["liquidity"]
         (liquid if low > bar else ordered if high < bar else []).append(name)
@@ -116,7 +120,7 @@ def find_seeds(run: Run, base: Mapping[str, np.ndarray]) -> dict[str, TaskSeed]:
 
 def _find_seed(run: Run, name: str, b: np.ndarray) -> TaskSeed:
     """What the detector has confirmed; else what the stages say, each judged alone."""
-    seen = [r for r in run.records[1:] if np.isfinite(r.tasks[name].q).all()]
+    seen = [r for r in run.records[1:] if _is_known(r.tasks[name])]
     crystallized = {
         r.step: r.tasks[name] for r in seen if r.tasks[name].metrics["order"] >= COMPLETE
     }
@@ -130,6 +134,11 @@ def _find_seed(run: Run, name: str, b: np.ndarray) -> TaskSeed:
         high = seen[-1].tasks[name].ci["order"][1] if seen else float("nan")
         return TaskSeed("not crystallized" if high < COMPLETE else "open")
     return judge_stages(b, {step: (task.rows, task.q) for step, task in crystallized.items()})
+
+
+def _is_known(task: TaskRecord) -> bool:
+    """Whether a stage's answers say something."""
+    return task.phase != NOT_MEASURABLE and bool(np.isfinite(task.q).all())
 
 
 def _locked_seed(seed: int, told: Sequence[Event], crystallized: int | None) -> TaskSeed:
@@ -244,7 +253,7 @@ def _support_change(
     """
     if seed.seed is None or seed.step is None:
         return None
-    found = {r.step: r.tasks[name] for r in run.records if np.isfinite(r.tasks[name].q).all()}
+    found = {r.step: r.tasks[name] for r in run.records if _is_known(r.tasks[name])}
     end, last, mask = b[seed.seed], max(found), support(b[seed.seed])
     if last <= seed.step or mask.all():
         return None

@@ -52,7 +52,7 @@ VIEW_WORDS = r"or chat, or a template such as 'Q: {prompt}\nA:'"
 
 
 def view_text(text: str) -> str:
-    r"""A view as typed in a shell, where `\n` and `\t` stand for themselves."""
+    r"""A view as typed in a shell: `\n` and `\t` become a line break and a tab."""
     return text.replace(r"\n", "\n").replace(r"\t", "\t")
 
 

@@ -25,7 +25,7 @@ little liquidity left to lose."""
 
 MEASURABLE = 0.1
 """Coverage from which a wording's answers tell what the model answers."""
-ENOUGH = 0.5
+MAJORITY = 0.5
 """Share of a task's wordings that must be measurable for the task to be, and of a suite's tasks."""
 
 
@@ -77,12 +77,12 @@ def order(q: np.ndarray, b: np.ndarray, w: np.ndarray) -> np.ndarray:
 
 
 def is_measurable(coverage: np.ndarray) -> bool:
-    """Whether at least `ENOUGH` of a task's wordings have a coverage of `MEASURABLE`.
+    """Whether at least `MAJORITY` of a task's wordings have a coverage of `MEASURABLE`.
 
     >>> is_measurable(np.array([0.9, 0.01])), is_measurable(np.array([0.9, 0.01, 0.01]))
     (True, False)
     """
-    return bool((coverage >= MEASURABLE).mean() >= ENOUGH)
+    return bool((coverage >= MEASURABLE).mean() >= MAJORITY)
 
 
 def variety(q: np.ndarray, w: np.ndarray) -> np.ndarray:

@@ -89,13 +89,13 @@ def take_base(
 ) -> TakenBase:
     """The base that the user asked for, and how to run the model so that both are scored alike.
 
+    Where the base does not answer a task in this view, such as one without a chat template in a
+    chat, its answers to the plain prompts are added, to compare with.
+
     Args:
         precision: of the layers; see `route.choose_route`. `auto` takes that of a base which is
             already there.
         reference, model, tokenizer, suite, plan, ranks, progress, answers_only: see `find_base`.
-
-    Where the base does not answer a task in this view, such as one without a chat template in a
-    chat, its answers to the plain prompts are added, to compare with.
 
     Raises:
         ReferenceMismatch, FileNotFoundError: see `find_base`.
@@ -116,10 +116,12 @@ def take_base(
     lacking = _unanswered(taken.reference.log_choice)
     if plan.view == "raw" or not lacking or taken.reference.plain:
         return taken
-    plain, failure = attempt(lambda: take(build_plan(suite, tokenizer)).reference.log_choice)
-    if plain is None:  # such as a stored base, of this view alone
+    other, failure = attempt(lambda: take(build_plan(suite, tokenizer)).reference)
+    one = taken.reference.info
+    if other is None or (other.info.fingerprint, other.info.model) != (one.fingerprint, one.model):
         logger.info("the base is not known in the view raw: %s", describe(failure))
-        return taken
+        return taken  # such as a stored one, of this view alone
+    plain = other.log_choice
     answered = {name: plain[name] for name in lacking if name not in _unanswered(plain)}
     return replace(taken, reference=replace(taken.reference, plain=answered))
 

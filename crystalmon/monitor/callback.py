@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from crystalmon.monitor.actions import Actions, check_actions
 from crystalmon.monitor.budget import DEFAULT_SHARE, check_share
 from crystalmon.monitor.probe import Monitor
 from crystalmon.monitor.schedule import check_every
-from crystalmon.monitor.training import Settings, Training, unwrapped
+from crystalmon.monitor.training import Settings, Training, begun_views, unwrapped
 from crystalmon.monitor.training_experiments import Experiments, check_experiments
 from crystalmon.monitor.views import AUTO, Views, find_view, name_views
 from crystalmon.runs.reference import Reference
@@ -159,8 +158,8 @@ class CrystalCallback(TrainerCallback):
             training.close()
         data = getattr(kwargs.get("train_dataloader"), "dataset", None)
         asked = self._settings_by_view(args, state, model, processing_class, data)
-        begun = zip_longest(asked, earlier[: len(asked)])
-        trainings = tuple(Training(settings, args, state, before) for settings, before in begun)
+        before = {training.view: training for training in earlier}
+        trainings = tuple(Training(each, args, state, before.get(each.view)) for each in asked)
         self._trainings = [*(views for views in living if views is not earlier), trainings]
         try:
             for training in trainings:
@@ -176,9 +175,12 @@ class CrystalCallback(TrainerCallback):
         """What to do in each view, `auto` found out."""
         views = dict(self._views)
         if AUTO in views:
-            place = Path(str(args.output_dir)) if state.global_step else None
+            suite, others = self.settings.suite, [view for view in views.values() if view != AUTO]
+            known = begun_views(model, suite)
+            places = [Path(str(args.output_dir)) if state.global_step else None]
+            places += [self.settings.reference, model_name(unwrapped(model))]
             view, why = current_ranks().on_main(
-                lambda: find_view(model_name(unwrapped(model)), place, tokens, data)
+                lambda: find_view(suite, others, known, places, tokens, data)
             )
             if state.is_world_process_zero:
                 console.say(f"prompts are sent as {view!r}: {why}; view= sets another")
@@ -193,7 +195,9 @@ class CrystalCallback(TrainerCallback):
                     replace(self.settings, view=view, view_name=own, experiments=experiments)
                 )
         share = self.settings.max_overhead
-        return [replace(each, max_overhead=share and share / len(found)) for each in found]
+        if share is not None and share < 1:  # 1 is no limit
+            share /= len(found)
+        return [replace(each, max_overhead=share) for each in found]
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -77,8 +77,8 @@ def introduce(monitor: Monitor, folder: Path, probes: int, max_overhead: float |
     )
     if plain := ", ".join(monitor.reference.plain):
         say(
-            f"the base hardly answers {plain} in this view: they are compared with its answers to "
-            "the plain prompts as soon as the model answers them",
+            f"the base hardly answers {plain} in this view, so the model's answers to them will be "
+            "compared with the base's answers to the plain prompts",
             folder.name,
         )
     if warning := unmeasurable(monitor.unanswered):

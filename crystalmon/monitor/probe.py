@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from crystalmon.metrics.answers import ENOUGH, MEASURABLE, answer_distributions
+from crystalmon.metrics.answers import MAJORITY, MEASURABLE, answer_distributions
 from crystalmon.metrics.subsets import nested_subsets
 from crystalmon.metrics.vocabulary import OWN_OBSERVABLES
 from crystalmon.monitor.base_model import compared, take_base
@@ -127,7 +127,7 @@ class Monitor:
         answers = {task.name: answer_distributions(compared[task.name]) for task in self.suite}
         self.base_q = {name: q for name, (q, _) in answers.items()}
         self.base_coverage = {name: float(share.mean()) for name, (_, share) in answers.items()}
-        self._answered = np.concatenate([share for _, share in answers.values()]) >= MEASURABLE
+        self._answered = {name: share >= MEASURABLE for name, (_, share) in answers.items()}
         self.course = Course(self.base_q, view)
         self.subsets = self._choose_subsets()
         self._spent = time.perf_counter() - self._started
@@ -176,7 +176,8 @@ class Monitor:
             q, coverage = self._answers(scores, asked)
         self.has_scored = known is None
         self._batch_tokens = scores.batch_tokens
-        measurable = (coverage >= MEASURABLE) & self._answered[self._indices(asked)]
+        answered = np.concatenate([self._answered[name][rows] for name, rows in asked.items()])
+        measurable = (coverage >= MEASURABLE) & answered
         per_prompt = {"coverage": coverage, "measurable": measurable * 1.0, **scores.observed}
         measured = self.course.measure(step, q, asked, per_prompt)
         seconds = time.perf_counter() - started
@@ -191,9 +192,17 @@ class Monitor:
         most = max(map(len, self.base_q.values()))
         few = len(self.detector.taking_part) < LEAST_TASKS
         sizes = [] if few else [size for size in PARTIAL if size < most]
-        chosen = {name: nested_subsets(b, sizes) for name, b in self.base_q.items()}
+        chosen = {name: self._nested(name, sizes) for name in self.base_q}
         parts = {size: {n: found[size] for n, found in chosen.items()} for size in sizes}
         return {**parts, most: self._all}
+
+    def _nested(self, task: str, sizes: Sequence[int]) -> dict[int, np.ndarray]:
+        """Subsets of a task's prompts, of those that the base answers if they are enough."""
+        b, answered = self.base_q[task], np.flatnonzero(self._answered[task])
+        if len(answered) < max(sizes, default=0):
+            answered = np.arange(len(b))
+        found = nested_subsets(b[answered], sizes)
+        return {size: answered[places] for size, places in found.items()}
 
     def tokens(self) -> dict[int, int]:
         """By size of a probe, see `subsets`: its unique tokens, in proportion to which it costs."""
@@ -264,9 +273,7 @@ class Monitor:
     @property
     def unanswered(self) -> list[str]:
         """The tasks that the base answers in no view that is known, which cannot be measured."""
-        answered = np.split(self._answered, np.cumsum([len(b) for b in self.base_q.values()])[:-1])
-        pairs = zip(self.base_q, answered, strict=True)
-        return [name for name, own in pairs if own.mean() < ENOUGH]
+        return [name for name, own in self._answered.items() if own.mean() < MAJORITY]
 
     @property
     def detector(self) -> SuiteDetector:

@@ -79,6 +79,12 @@ class Settings:
     experiments: Mapping[Experiment, int]
 
 
+def begun_views(model: Any, suite: TaskSuite) -> list[View]:
+    """The views in which this process has scored a model before its first training."""
+    beginning = _BEGINNINGS.get(_bare(unwrapped(model)))
+    return [view for key, view in beginning.bases if key == suite.hash] if beginning else []
+
+
 class Training:
     """Watches one training: probes it when it is time, and acts on what is found.
 
@@ -123,6 +129,11 @@ class Training:
         self._model: weakref.ref[nn.Module] | None = None
         self._beginning: _Beginning | None = None
         self._first_base = earlier and earlier.own_base
+
+    @property
+    def view(self) -> View:
+        """In which the model is probed."""
+        return self._settings.view
 
     @property
     def state(self) -> TrainerState | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -9,11 +10,16 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from crystalmon.runs.names import path_part
-from crystalmon.runs.reference import find_reference, load_reference
+from crystalmon.runs.reference import Reference, load_reference, references_at
 from crystalmon.scoring.isolation import same_random_states
 from crystalmon.scoring.plan import VIEWS, View, check_view
-from crystalmon.scoring.ranks import attempt
+from crystalmon.scoring.ranks import attempt, describe
+from crystalmon.suites.tasks import TaskSuite
+
+logger = logging.getLogger(__name__)
 
 AUTO = "auto"
 
@@ -21,8 +27,12 @@ ROWS = 64
 """Of the training data, from whose prompts the format is told."""
 LEAST_ROWS = 8
 """Different prompts that it takes to tell a format from what few questions have in common."""
-_BEFORE = re.compile(r"(?s).*[\n:>\]]\s*")
-_AFTER = re.compile(r"(?s)[\s<\[].*")
+_BEFORE = r"(?s).*[\n:>\]]\s*"
+_AFTER = (r"(?s)\n.*", r"(?s)\s?[<\[].*", r"(?s)\s.*")
+"""What of common text is a format; of the last, the first that is found."""
+_PROMPTS = ("prompt_ids", "prompt_input_ids")
+_COLUMNS = (*_PROMPTS, "input_ids", "attention_mask", "completion_mask", "labels")
+"""Of the trainers' datasets, those with the tokens of a prompt alone first."""
 
 Views = View | Sequence[View] | Mapping[str, View]
 """One view or several; a mapping names them."""
@@ -57,21 +67,38 @@ def name_views(views: Views) -> dict[str, View]:
 
 
 def find_view(
-    model_folder: str, run_folder: Path | None, tokenizer: Any, data: Any
+    suite: TaskSuite,
+    others: Sequence[View],
+    known: Sequence[View],
+    places: Sequence[str | Path | Reference | None],
+    tokenizer: Any,
+    data: Any,
 ) -> tuple[View, str]:
-    """What `auto` stands for, and why.
+    """What `auto` stands for, and why: how the model was asked before, or how its data is written.
 
     Args:
-        model_folder: where the model comes from. One that was monitored is asked as before.
-        run_folder: the output folder of a training that is resumed, or None.
+        suite: that the model is asked.
+        others: views that are asked for by name.
+        known: in which this process has asked the model before it was trained.
+        places: where runs or references of an earlier time may be, the most telling first.
         tokenizer, data: the trainer's tokenizer and its training data; see `data_view`.
     """
-    for place, why in ((run_folder, "as before"), (model_folder, "as where the model came from")):
-        found = find_reference(place) if place else None
-        if found is not None and (known := attempt(lambda at=found: load_reference(at))[0]):
-            return known.info.view, why
+    stored = (view for place in places for view in _stored_views(place, suite))
+    for view in (*known, *stored):
+        if view not in others:
+            return view, "as the model was asked before"
+    if data is None:
+        return "raw", "the training data is not known"
     view = data_view(data, tokenizer)
-    return view, "no format is common to its training data" if view == "raw" else "as it is trained"
+    return view, "its training data has no format" if view == "raw" else "as it is trained"
+
+
+def _stored_views(place: str | Path | Reference | None, suite: TaskSuite) -> list[View]:
+    """In which a suite was asked, by the references that a place holds, in their order."""
+    if isinstance(place, Reference):
+        return [place.info.view]
+    found, _ = attempt(lambda: [load_reference(each).info for each in references_at(place or "")])
+    return [info.view for info in found or () if info.suite_hash == suite.hash]
 
 
 def data_view(data: Any, tokenizer: Any) -> View:
@@ -79,7 +106,8 @@ def data_view(data: Any, tokenizer: Any) -> View:
 
     Conversations give `chat`. Otherwise it is a template of the marks that all prompts have in
     common, before and after a text of their own: up to a line break, colon or bracket, and from a
-    space or bracket. Without such marks it is `raw`.
+    line break, bracket or space. Without such marks it is `raw`; so it is for a chat template that
+    cannot be used or tells the date, with which a run could not be resumed the next day.
 
     Args:
         data: what the trainer trains on, row by row as it prepared it.
@@ -87,52 +115,67 @@ def data_view(data: Any, tokenizer: Any) -> View:
     """
     tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
     with same_random_states():
-        rows, _ = attempt(lambda: [data[index] for index in range(min(len(data), ROWS))])
-        found, _ = attempt(lambda: [_prompt(row, tokenizer) for row in rows or ()])
-    told = found or []
-    if any(text is None for text, _ in told) or _is_chat([text for text, _ in told], tokenizer):
-        return "chat"
+        view, failure = attempt(lambda: _view_of_rows(data, tokenizer))
+    if failure is not None:
+        logger.info("the format of the training data is not known: %s", describe(failure))
+    return view or "raw"
+
+
+def _view_of_rows(data: Any, tokenizer: Any) -> View:
+    count = len(data)
+    places = np.linspace(0, count - 1, min(count, ROWS)).astype(int).tolist()
+    told = [_prompt(data[place], tokenizer) for place in places]
+    mark = _answer_mark(tokenizer)
+    if told and all(text is None or (mark and mark in text) for text, _ in told):
+        return "chat" if mark else "raw"
     texts = sorted({text for text, ends in told if text and ends})
     if len(texts) < LEAST_ROWS:
         return "raw"
     before = _common_start(texts)
     after = _common_start([text[len(before) :][::-1] for text in texts])[::-1]
-    marks = _BEFORE.match(before), _AFTER.search(after)
-    before, after = (mark[0] if mark and len(mark[0].strip()) > 1 else "" for mark in marks)
+    starts = (mark[0] for pattern in _AFTER if (mark := re.search(pattern, after)))
+    marks = re.match(_BEFORE, before), next(starts, "")
+    before = marks[0][0] if marks[0] else ""
+    after = marks[1] if re.search(r"[\n:>\]]", marks[1]) else ""
+    before, after = (each if len(each.strip()) > 1 else "" for each in (before, after))
     fits = (before or after) and "{prompt}" not in before + after
     return f"{before}{{prompt}}{after}" if fits else "raw"
 
 
 def _prompt(row: Mapping[str, Any], tokenizer: Any) -> tuple[str | None, bool]:
     """A row's text, or None for a conversation; and whether the text ends where the prompt does."""
-    if isinstance(row.get("prompt"), list) or "messages" in row:
+    if "messages" in row or isinstance(row.get("prompt"), list | np.ndarray):
         return None, True
     if "prompt" in row:
-        return row["prompt"], True
-    ids = row.get("prompt_ids") or row.get("prompt_input_ids")
-    if ids is None:
-        ids, marks = row["input_ids"], row.get("completion_mask")
-        if marks is None:
-            marks = [label != -100 for label in row.get("labels", ())]
-        length = next((place for place, mark in enumerate(marks) if mark), 0)
-        ids, ends = (ids[:length], True) if length else (ids, False)
+        return "" + row["prompt"], True
+    columns = {key: np.asarray(value).ravel() for key, value in row.items() if key in _COLUMNS}
+    ids = next((columns[key] for key in _PROMPTS if key in columns), None)
+    if ends := ids is not None:
+        kept = np.ones(len(ids), dtype=bool)
     else:
-        ends = True
-    return tokenizer.decode(ids).removeprefix(tokenizer.bos_token or ""), ends
+        ids = columns["input_ids"]
+        kept = columns.get("attention_mask", np.ones(len(ids))) != 0
+        kept &= ids != (-1 if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
+        answer = columns.get("completion_mask", np.zeros(len(ids))) != 0
+        answer |= columns.get("labels", np.full(len(ids), -100)) != -100
+        first = int(np.argmax(answer & kept)) if (answer & kept).any() else 0
+        if ends := bool(kept[:first].any()):
+            kept[first:] = False
+    return tokenizer.decode(ids[kept].tolist()).removeprefix(tokenizer.bos_token or ""), ends
+
+
+def _answer_mark(tokenizer: Any) -> str:
+    """What the chat template writes before an answer; empty without one that can be used."""
+    template = str(getattr(tokenizer, "chat_template", None) or "")
+    if not template or "strftime" in template:
+        return ""
+    asked = [{"role": "user", "content": "x"}]
+    render = partial(tokenizer.apply_chat_template, asked, tokenize=False)
+    ready, _ = attempt(lambda: render(add_generation_prompt=True))
+    asked_only, _ = attempt(lambda: render(add_generation_prompt=False))
+    return (ready or "").removeprefix(asked_only or "").strip()
 
 
 def _common_start(texts: Sequence[str]) -> str:
     pairs = zip(min(texts), max(texts), strict=False)
     return "".join(one for one, _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-
-
-def _is_chat(texts: Sequence[str | None], tokenizer: Any) -> bool:
-    """Whether all texts have the chat template's mark of an answer in them."""
-    if not texts or not getattr(tokenizer, "chat_template", None):
-        return False
-    asked = [{"role": "user", "content": "x"}]
-    render = partial(tokenizer.apply_chat_template, asked, tokenize=False)
-    with_mark, _ = attempt(lambda: render(add_generation_prompt=True))
-    without, _ = attempt(lambda: render(add_generation_prompt=False))
-    mark = (with_mark or "").removeprefix(without or "").strip()
-    return bool(mark) and all(mark in (text or "") for text in texts)

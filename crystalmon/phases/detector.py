@@ -43,8 +43,12 @@ class PhaseDetector:
     @property
     def phase(self) -> str:
         """The task's phase; `ordered` if the base had too little liquidity to lose."""
-        ordered = self._state.phase == "ordered"
-        return self._state.phase if ordered or self._state.measurable else NOT_MEASURABLE
+        return self._state.phase if self._state.measurable else NOT_MEASURABLE
+
+    @property
+    def ordered(self) -> bool:
+        """Whether the base had too little liquidity to lose."""
+        return self._base.ordered
 
     @property
     def prompts(self) -> int:

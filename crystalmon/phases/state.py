@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from crystalmon.metrics.answers import ENOUGH, is_ordered, liquidity, order
+from crystalmon.metrics.answers import MAJORITY, is_ordered, liquidity, order
 from crystalmon.metrics.bootstrap import bootstrap_weights, uniform_weights
 from crystalmon.metrics.divergences import ratio
 from crystalmon.metrics.seeds import support
@@ -66,7 +66,7 @@ class PhaseState:
             the prompts asked [p] and their answers [p, C]. A verdict on the seed averages over
             them.
         ends: [C] each, where the collapse led at the latest probes at which it was judged.
-        coverage: of the first probe that has one.
+        coverage: of the first probe that could be measured and has one.
         measurable: whether the latest probe could be measured; if not, all else but the coverage
             is as it was before.
         raised: kinds of event that have been raised and not been re-armed since.
@@ -127,8 +127,9 @@ class PhaseState:
         return replace(self, steps=steps, orders=orders, jumps=jumps, noise=noise)
 
     def covered(self, now: Observation) -> PhaseState:
-        """With whether this probe can be measured, and the first coverage."""
-        coverage = now.coverage if self.coverage is None else self.coverage
+        """With whether this probe can be measured, and the coverage of the first that can."""
+        first = self.coverage is None and now.measurable
+        coverage = now.coverage if first else self.coverage
         return replace(self, measurable=now.measurable, coverage=coverage)
 
 
@@ -208,7 +209,7 @@ class Base:
         value = 0.0
         if not self.ordered:  # this is `order`
             value = float(1.0 - ratio(liquidity(q, uniform_weights(len(q))), own))
-        known = measurable >= ENOUGH
+        known = measurable > MAJORITY - 1e-9  # a mean of weights
         return Observation(step, asked, q, coverage, known, value, value, q.mean(axis=0))
 
     def order_interval(self, now: Observation) -> tuple[float, float]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from crystalmon.metrics.answers import ENOUGH
+from crystalmon.metrics.answers import MAJORITY
 from crystalmon.metrics.catalogue import NOT_MEASURABLE
 from crystalmon.phases.detector import PhaseDetector
 from crystalmon.phases.state import PhaseState
@@ -32,8 +32,8 @@ class SuiteDetector:
     """One detector per task, and the suite's phase from theirs.
 
     The suite has reached a phase when at least half of the tasks that take part have. Tasks whose
-    base was already ordered take no part, nor those that a probe cannot measure; if these are more
-    than half, the suite is not measurable either.
+    base was already ordered take no part, nor those that were never measured. Where a probe cannot
+    measure more than half of the others, the suite is not measurable either.
 
     Args:
         base_q: by task, the base's answers [P, C].
@@ -52,14 +52,14 @@ class SuiteDetector:
     def phase(self) -> str:
         """The suite's phase, `liquid` before the first probe; `ordered` if no task takes part."""
         part = self.taking_part
-        if part and len(self.measurable) < ENOUGH * len(part):
+        if part and len(self.measurable) < MAJORITY * len(part):
             return NOT_MEASURABLE
         return self._phase or "liquid"
 
     @property
     def taking_part(self) -> list[str]:
         """The tasks whose base has liquidity to lose."""
-        return [name for name, task in self.tasks.items() if task.phase != "ordered"]
+        return [name for name, task in self.tasks.items() if not task.ordered]
 
     @property
     def measurable(self) -> list[str]:
@@ -110,7 +110,9 @@ class SuiteDetector:
                 self._onsets[event.task] = (low, high, event.evidence["onset_step"])
         if self.phase == NOT_MEASURABLE:
             return events
-        phases = [self.tasks[name].phase for name in self.measurable]
+        # one that cannot be measured now is where it was: its absence is no change of the suite's
+        states = [self.tasks[name].state for name in self.taking_part]
+        phases = [state.phase for state in states if state.steps]
         before, self._phase = self._phase, _majority(phases)
         if before not in (None, self._phase):
             events += self._entered(before, step, phases)

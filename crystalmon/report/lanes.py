@@ -137,14 +137,16 @@ def _lay_out(chain: Sequence[Run]) -> Lane:
 def _chain_before(run: Run, chains: Sequence[list[Run]]) -> list[Run] | None:
     """The chain whose last run's output folder, or a checkpoint in it, is this run's model.
 
-    Of several, such as those of two views, it is the one that was asked in the same way.
+    A run in another view belongs to another chain.
     """
     model = run.info.get("model")
     if not isinstance(model, str) or not model:
         return None
     path = Path(model)
     candidates = (path, path.parent) if path.name.startswith("checkpoint-") else (path,)
-    for chain in sorted(chains, key=lambda chain: _asked(chain[-1]) != _asked(run)):
+    for chain in chains:
+        if None not in (views := {_view(chain[-1]), _view(run)}) and len(views) > 1:
+            continue
         output = chain[-1].folder.resolve().parent
         for candidate in candidates:
             # the path may be relative to the folder in which training was started, so its last
@@ -156,6 +158,6 @@ def _chain_before(run: Run, chains: Sequence[list[Run]]) -> list[Run] | None:
     return None
 
 
-def _asked(run: Run) -> tuple[object, object]:
-    """What a run was asked, and how."""
-    return run.info.get("suite_hash"), run.info.get("config", {}).get("view")
+def _view(run: Run) -> object:
+    """How a run was asked, if it tells."""
+    return run.info.get("config", {}).get("view")

@@ -10,6 +10,7 @@ import numpy as np
 
 import crystalmon
 from crystalmon.analysis.transition import LEAST_RISE, Transition, classify_transition, fit_avrami
+from crystalmon.metrics.catalogue import NOT_MEASURABLE
 from crystalmon.report import palette
 from crystalmon.report.caveats import caveats
 from crystalmon.report.experiment_cards import folder_cards, rounded
@@ -173,10 +174,12 @@ def kinetics_rows(run: Run) -> list[dict[str, Any]]:
         `{"task", "verdict", "text"}` each; nothing for a run whose suite hardly rises.
     """
     steps, order = run.series("order")
-    if not len(order) or not order.max() - order.min() >= LEAST_RISE:
+    known = order[np.isfinite(order)]
+    if not len(known) or known.max() - known.min() < LEAST_RISE:
         return []
     rows = [_transition(None, classify_transition(steps, order))]
-    grew = run.records[0].phase == "liquid"  # not begun with crystals
+    phases = (record.phase for record in run.records)
+    grew = next(phase for phase in phases if phase != NOT_MEASURABLE) == "liquid"
     avrami = fit_avrami(*run.series("crystal_fraction")) if grew else None
     if avrami is not None:
         text = f"share of collapsed wordings: {avrami.words}"

@@ -290,16 +290,21 @@ def find_reference(
         suite, view: of several references, one made with these is preferred: a run may have been
             watched with two suites.
     """
+    found = references_at(path)
+    fitting = (place for place in found if suite is not None and _is_of(place, suite, view))
+    return next(fitting, found[0] if found else None)
+
+
+def references_at(path: str | Path) -> list[Path]:
+    """All reference folders that belong to a path, in the order of `find_reference`."""
     if not str(path):  # the name of a model that was made, not loaded
-        return None
+        return []
     path = Path(path)
     places = [path, path / REFERENCE_FOLDER]
     if path.is_dir():
         for folder in (path, path.resolve().parent):
             places += sorted(folder.glob(f"{DEFAULT_NAME}*/{REFERENCE_FOLDER}"))
-    found = [place for place in places if (place / INFO_FILE).is_file()]
-    fitting = (place for place in found if suite is not None and _is_of(place, suite, view))
-    return next(fitting, found[0] if found else None)
+    return [place for place in places if (place / INFO_FILE).is_file()]
 
 
 def _is_of(folder: Path, suite: TaskSuite, view: str | None) -> bool:
