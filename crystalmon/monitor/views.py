@@ -147,7 +147,9 @@ def _prompt(row: Mapping[str, Any], tokenizer: Any) -> tuple[str | None, bool]:
     if "messages" in row or isinstance(row.get("prompt"), list | np.ndarray):
         return None, True
     if "prompt" in row:
-        return "" + row["prompt"], True
+        if not isinstance(text := row["prompt"], str):
+            raise TypeError(f"a prompt must be a text or a conversation, got {type(text).__name__}")
+        return text, True
     columns = {key: np.asarray(value).ravel() for key, value in row.items() if key in _COLUMNS}
     ids = next((columns[key] for key in _PROMPTS if key in columns), None)
     if ends := ids is not None:
