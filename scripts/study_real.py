@@ -71,7 +71,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, required=True, help="the folder of the two files")
+    parser.add_argument(
+        "--data", type=Path, default=Path("data"), help="the folder of the two files"
+    )
     parser.add_argument("--output", type=Path, default=Path("runs/real"))
     parser.add_argument("--chains", nargs="+", choices=CHAINS, default=list(CHAINS))
     parser.add_argument("--model", default="gemma3-270m", help="the base")

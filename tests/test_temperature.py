@@ -242,7 +242,7 @@ def test_table_and_figure_show_every_task(suite, tokenizer, model, tmp_path):
         ({"temperatures": (1.0, 2.0, math.inf)}, "must be finite"),
         ({"weight": -1.0}, "weight must be finite and at least 0, got -1.0"),
         ({"weight": math.nan}, "weight must be finite"),
-        ({"view": "both"}, "view must be one of raw, chat, got 'both'"),
+        ({"view": "both"}, "view must be raw, chat or a template with {prompt} in it, got 'both'"),
         ({"replicates": 0}, "replicates must be at least 1"),
     ],
 )
