@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from crystalmon.metrics.catalogue import BY_KEY
+from crystalmon.metrics.catalogue import BY_KEY, NOT_MEASURABLE
 from crystalmon.monitor.probe import Monitor
 from crystalmon.monitor.schedule import LEAST
 from crystalmon.report.caveats import unmeasurable
@@ -46,7 +46,8 @@ def announce(
         say(f"step {record.step}: {told}", name)
     if before is None or record.phase != before.phase:
         order = record.metrics.get("order")
-        shown = "" if order is None else f" (order {order:.2f})"
+        known = order is not None and record.phase != NOT_MEASURABLE
+        shown = f" (order {order:.2f})" if known else ""
         say(f"step {record.step}: the suite is {record.phase}{shown}", name)
 
 
@@ -68,7 +69,7 @@ def introduce(monitor: Monitor, folder: Path, probes: int, max_overhead: float |
     """Say at the start what will be probed, against which base, and where the records go."""
     suite, base = monitor.suite, monitor.reference.info.model or "this model"
     planned = f"{probes} probes"
-    if max_overhead is not None:
+    if max_overhead is not None and max_overhead < 1:
         planned = f"probes within {100 * max_overhead:.3g}% of the time, at least {LEAST + 1}"
     say(
         f"{suite.name}: {len(suite)} tasks, {suite.num_prompts} prompts, {planned}; "
