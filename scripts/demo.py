@@ -53,6 +53,20 @@ def environment(folder: Path) -> dict[str, str]:
     }
 
 
+def run_logged(command: list[str], log: Path, mode: str = "w") -> int:
+    """Run a command in the repository, its output in a log beside its folder; its exit status."""
+    with log.open(mode) as file:
+        done = subprocess.run(
+            command,
+            env=environment(log.parent),
+            cwd=ROOT,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+    return done.returncode
+
+
 def run_stage(stage: str, start: str, output: Path, options: Sequence[str]) -> int:
     """Run one recipe as a process of its own, its output streaming through; its exit status."""
     command = [sys.executable, str(ROOT / f"recipes/{stage}.py")]

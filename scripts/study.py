@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from demo import environment, seed_is_right
+from demo import environment, run_logged, seed_is_right
 from tqdm.auto import tqdm
 from trained_bank import lonely_row
 
@@ -187,17 +187,8 @@ def _train_stage(
     command += options
     log = output.with_suffix(".log")
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("w") as file:
-        done = subprocess.run(
-            command,
-            env=environment(output.parent),
-            cwd=ROOT,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            check=False,
-        )
-    if done.returncode:
-        raise RuntimeError(f"{family.name} {trainer} failed with status {done.returncode}: {log}")
+    if status := run_logged(command, log):
+        raise RuntimeError(f"{family.name} {trainer} failed with status {status}: {log}")
 
 
 def measure(family: Family, stages: Sequence[Stage], folder: Path) -> dict[str, Any]:

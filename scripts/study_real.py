@@ -20,14 +20,13 @@ import argparse
 import gzip
 import json
 import random
-import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from demo import environment
+from demo import run_logged
 from transformers.trainer_utils import get_last_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -152,16 +151,7 @@ def train(
     if output.is_dir() and (last := get_last_checkpoint(str(output))):
         command += ["--resume_from_checkpoint", last]
     log = output.with_suffix(".log")
-    with log.open("a") as file:
-        done = subprocess.run(
-            [*command, *options],
-            env=environment(output.parent),
-            cwd=ROOT,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            check=False,
-        )
-    if done.returncode:
+    if run_logged([*command, *options], log, "a"):
         raise SystemExit(f"{stage} of {output.parent.name} failed: see {log}")
     (output / DONE).write_text(json.dumps({"from": start}) + "\n")
 
