@@ -46,15 +46,8 @@ def widen(forms: Sequence[Sequence[str]], parts: Collection[str]) -> list[tuple[
             words |= dict.fromkeys(word[:1].upper() + word[1:] for word in words)
         added.append(dict.fromkeys(start + word for start in before for word in words))
     owners = Counter(form for own in added for form in own)
-    declared = {form: place for place, own in enumerate(forms) for form in own}
+    declared = {form for own in forms for form in own}
     return [
-        (
-            *own,
-            *(
-                f
-                for f in more
-                if owners[f] == 1 and declared.get(f, place) == place and f not in own
-            ),
-        )
-        for place, (own, more) in enumerate(zip(forms, added, strict=True))
+        (*own, *(form for form in more if owners[form] == 1 and form not in declared))
+        for own, more in zip(forms, added, strict=True)
     ]
