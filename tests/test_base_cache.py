@@ -185,7 +185,7 @@ def test_the_base_under_adapters_is_known_too(model, tokenizer, suite):
 def test_a_base_given_by_name_is_scored_once(model, tokenizer, suite, monkeypatch):
     plan, name = build_plan(suite, tokenizer), str(ASSETS_DIR / "liquid-tiny")
     first = find_base(name, model, tokenizer, suite, plan)
-    monkeypatch.setattr("crystalmon.monitor.base_model.score", None)
+    monkeypatch.setattr("crystalmon.monitor.base_answers.score", None)
     second = find_base(name, model, tokenizer, suite, plan)
     assert first.info == second.info
     assert second.info.model == name
@@ -311,11 +311,11 @@ def test_the_command_lists_and_clears(model, tokenizer, suite, base_cache, capsy
 
 
 def test_probing_a_model_scores_it_once(monkeypatch, capsys):
-    from crystalmon.monitor import base_model, probe
+    from crystalmon.monitor import base_answers, probe
 
-    scored, score = [], base_model.score
+    scored, score = [], base_answers.score
     monkeypatch.setattr(
-        base_model, "score", lambda *a, **k: scored.append("base") or score(*a, **k)
+        base_answers, "score", lambda *a, **k: scored.append("base") or score(*a, **k)
     )
     monkeypatch.setattr(probe, "score", None)
     assert main(["probe", "liquid-tiny", "--suite", "liquid-tiny"]) == 0

@@ -27,7 +27,7 @@ import crystalmon.monitor.recorder
 import crystalmon.monitor.training
 from crystalmon import CrystalCallback, load_suite, read_run
 from crystalmon.analysis.replay import detect_run
-from crystalmon.monitor.base_model import ReferenceMismatch
+from crystalmon.monitor.base_answers import ReferenceMismatch
 from crystalmon.monitor.budget import Budget
 from crystalmon.monitor.probe import Monitor
 from crystalmon.monitor.schedule import LEAST

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, MixtralConfig, T5Config
 
 from crystalmon.cli.main import main
-from crystalmon.monitor.base_model import make_base
+from crystalmon.monitor.base_answers import make_base
 from crystalmon.monitor.cost import (
     BASE_METRICS,
     ModelSize,

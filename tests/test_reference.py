@@ -13,7 +13,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors import SafetensorError
 
-from crystalmon.monitor.base_model import ReferenceMismatch, check_reference, find_base, make_base
+from crystalmon.monitor.base_answers import ReferenceMismatch, check_reference, make_base
+from crystalmon.monitor.base_model import find_base
 from crystalmon.runs.files import RunFolderError
 from crystalmon.runs.reference import find_reference, load_reference
 from crystalmon.scoring.models import ASSETS_DIR, without_adapters

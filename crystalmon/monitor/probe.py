@@ -17,7 +17,8 @@ from tqdm.auto import tqdm
 from crystalmon.metrics.answers import MAJORITY, MEASURABLE, answer_distributions
 from crystalmon.metrics.subsets import nested_subsets
 from crystalmon.metrics.vocabulary import OWN_OBSERVABLES
-from crystalmon.monitor.base_model import compared, take_base
+from crystalmon.monitor.base_answers import compared
+from crystalmon.monitor.base_model import take_base
 from crystalmon.monitor.course import Asked, Course
 from crystalmon.phases import SuiteDetector
 from crystalmon.runs.records import Event, ProbeRecord
