@@ -163,7 +163,7 @@ def test_views_are_probed_side_by_side(tmp_path, model, tokenizer, suite, capsys
     main(["report", str(tmp_path / "two"), "-o", str(tmp_path / "report.html")])
     assert [lane.name for lane in make_lanes([read_run(f) for f in folders])] == [
         "two",
-        "two/crystalmon-template",
+        "two (template)",
     ]
 
 
@@ -245,7 +245,7 @@ def test_stages_of_two_views_are_two_chains(tmp_path, model, tokenizer, suite):
         model.name_or_path = str(tmp_path / name)
     runs = [read_run(each) for name in ("sft", "more") for each in run_folders(tmp_path / name)]
     chains = [[run.name for run in lane.runs] for lane in make_lanes(runs)]
-    assert chains == [["sft", "more"], ["sft/crystalmon-template", "more/crystalmon-template"]]
+    assert chains == [["sft", "more"], ["sft (template)", "more (template)"]]
 
 
 def test_a_failing_view_closes_the_others(tmp_path, model, tokenizer, suite, monkeypatch):

@@ -53,10 +53,16 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The output folder's name; with the run folder's own, if that is a second callback's."""
+        """The output folder's name, with the view or suite of a second run: `sft (template)`.
+
+        A scan, whose folder has a name of its own, is `runs/olmo`.
+        """
         folder = self.folder.resolve()
-        parent = folder.parent.name
-        return harmless(parent if folder.name == DEFAULT_NAME else f"{parent}/{folder.name}")
+        name, parent = folder.name, folder.parent.name
+        if name == DEFAULT_NAME:
+            return harmless(parent)
+        second = name.removeprefix(f"{DEFAULT_NAME}-")
+        return harmless(f"{parent}/{name}" if second == name else f"{parent} ({second})")
 
     @property
     def doubt(self) -> str:
