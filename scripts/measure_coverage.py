@@ -1,13 +1,14 @@
-r"""How much a wording's answers can be trusted, by how much probability the listed forms hold.
+r"""How much probability the listed answers hold, and what they say where that is little.
 
 python scripts/measure_coverage.py smollm2-135m raw chat
 python scripts/measure_coverage.py gemma3-270m raw '### Instruction:\n{prompt}\n\n### Response:\n'
 python scripts/measure_coverage.py liquid-tiny --wordings 4
 
-Scores a suite twice in each view: as it is, and with the answers also in capitals, on a new line,
-in quotes, in bold and after "The answer is". Where the second finds most of the probability, it
-tells what the model answers; the distance of the first from it is the error of what the plain
-forms say. Prints the coverage of both, the errors by coverage, and a JSON line.
+Scores a suite in each view three times. As it is; with the answers also in capitals, on a new line,
+in quotes, in bold and after "The answer is"; and with the model led to answer, by "The answer is"
+at the end of what it is asked. A model that is led gives a listed answer nearly always. How far its
+answers are from those that it gives by itself, by the coverage of these, tells how much coverage it
+takes to trust them. A view that is `chat` cannot be led.
 """
 
 from __future__ import annotations
@@ -31,20 +32,19 @@ from crystalmon.scoring.route import choose_route
 from crystalmon.scoring.score import score
 from crystalmon.suites.forms import PARTS
 
+LEAD = " The answer is"
 KNOWN = 0.5
-"""Coverage by all forms from which they are taken for what the model answers."""
+"""Coverage from which a model that is led has answered."""
 EDGES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 1.0)
-"""Of the bins of the plain forms' coverage."""
+"""Of the bins of coverage."""
 
 
 @dataclass(frozen=True)
 class Answers:
-    """By task: the answers [P, C] in the plain and in all forms, and their coverage [P]."""
+    """To one suite, by task: the answers q [P, C] and their coverage [P]."""
 
-    plain: dict[str, np.ndarray]
-    wide: dict[str, np.ndarray]
-    plain_coverage: dict[str, np.ndarray]
-    wide_coverage: dict[str, np.ndarray]
+    q: dict[str, np.ndarray]
+    coverage: dict[str, np.ndarray]
 
 
 def main() -> int:
@@ -61,68 +61,72 @@ def main() -> int:
     suite = TaskSuite(suite.name, tuple(few))
     model, tokenizer = load_model(args.model)
     model.eval()
-    found: dict[str, Answers] = {}
+    summary = {}
     for view in (text.replace(r"\n", "\n") for text in args.views):
         print(f"{args.model}, {view!r}", file=sys.stderr, flush=True)
-        found[view] = ask(model, tokenizer, suite, view)
-    summary = {view: summarize(answers) for view, answers in found.items()}
+        summary[view] = measure(model, tokenizer, suite, view)
     print_tables(args.model, summary)
     print(json.dumps({"model": args.model, "views": summary}))
     return 0
 
 
-def ask(model: Any, tokenizer: Any, suite: TaskSuite, view: str) -> Answers:
-    tables: list[dict[str, np.ndarray]] = []
-    for each in (suite, suite.with_forms(*PARTS)):
-        plan = build_plan(each, tokenizer, view)
-        scores = score(model, plan, route=choose_route(model, plan))
-        pairs = [answer_distributions(table) for table in scores.log_choice]
-        tables += [{t.name: pair[i] for t, pair in zip(suite, pairs, strict=True)} for i in (0, 1)]
-    plain, plain_coverage, wide, wide_coverage = tables
-    return Answers(plain, wide, plain_coverage, wide_coverage)
-
-
-def summarize(found: Answers) -> dict[str, Any]:
-    plain, wide = (
-        np.concatenate([*each.values()]) for each in (found.plain_coverage, found.wide_coverage)
-    )
-    off = np.concatenate([np.abs(q - found.wide[n]).sum(1) / 2 for n, q in found.plain.items()])
-    bins = []
-    for low, high in itertools.pairwise(EDGES):
-        inside = off[(plain >= low) & (plain < high) & (wide >= KNOWN)]
-        quantiles = np.percentile(inside, [50, 90]) if len(inside) else [np.nan, np.nan]
-        median, ninety = (
-            None if np.isnan(value) else round(float(value), 4) for value in quantiles
-        )
-        bins.append({"from": low, "wordings": len(inside), "median": median, "p90": ninety})
-    return {
-        "coverage": round(float(plain.mean()), 4),
-        "coverage_all_forms": round(float(wide.mean()), 4),
-        "measurable_tasks": measurable_tasks(found.plain_coverage),
-        "measurable_tasks_all_forms": measurable_tasks(found.wide_coverage),
-        "tasks": len(found.plain),
-        "errors": bins,
+def measure(model: Any, tokenizer: Any, suite: TaskSuite, view: str) -> dict[str, Any]:
+    own = ask(model, tokenizer, suite, view)
+    wide = ask(model, tokenizer, suite.with_forms(*PARTS), view)
+    template = "{prompt}" if view == "raw" else view
+    led = None if view == "chat" else ask(model, tokenizer, suite, template.rstrip() + LEAD)
+    means = {
+        key: round(float(np.concatenate([*each.coverage.values()]).mean()), 4)
+        for key, each in (("coverage", own), ("coverage_all_forms", wide), ("coverage_led", led))
+        if each is not None
+    }
+    return means | {
+        "measurable_tasks": sum(map(is_measurable, own.coverage.values())),
+        "measurable_tasks_all_forms": sum(map(is_measurable, wide.coverage.values())),
+        "tasks": len(own.q),
+        "distances": [] if led is None else distances(own, led),
     }
 
 
-def measurable_tasks(coverage: dict[str, np.ndarray]) -> int:
-    return sum(map(is_measurable, coverage.values()))
+def ask(model: Any, tokenizer: Any, suite: TaskSuite, view: str) -> Answers:
+    plan = build_plan(suite, tokenizer, view)
+    scores = score(model, plan, route=choose_route(model, plan))
+    pairs = [answer_distributions(table) for table in scores.log_choice]
+    q, coverage = (
+        {task.name: pair[i] for task, pair in zip(suite, pairs, strict=True)} for i in (0, 1)
+    )
+    return Answers(q, coverage)
+
+
+def distances(own: Answers, led: Answers) -> list[dict[str, Any]]:
+    """Total variation of a wording's answers from those when led, in bins of its coverage."""
+    apart = np.concatenate([np.abs(q - led.q[name]).sum(1) / 2 for name, q in own.q.items()])
+    coverage, known = (np.concatenate([*each.coverage.values()]) for each in (own, led))
+    bins = []
+    for low, high in itertools.pairwise(EDGES):
+        inside = apart[(coverage >= low) & (coverage < high) & (known >= KNOWN)]
+        quantiles = np.percentile(inside, [25, 50, 75]) if len(inside) else [None] * 3
+        found = [None if value is None else round(float(value), 4) for value in quantiles]
+        bins.append({"from": low, "wordings": len(inside), "quartiles": found})
+    return bins
 
 
 def print_tables(name: str, summary: dict[str, dict[str, Any]]) -> None:
     console = Console(width=110)
-    table = Table("view", "coverage", "all forms", "measurable tasks", "all forms", title=name)
+    heads = ("view", "coverage", "all forms", "led", "measurable tasks", "all forms")
+    table = Table(*heads, title=name)
     for view, each in summary.items():
-        numbers = [each["coverage"], each["coverage_all_forms"]]
+        keys = ("coverage", "coverage_all_forms", "coverage_led")
+        cells = [f"{each[key]:.2f}" if key in each else "–" for key in keys]
         tasks = [each["measurable_tasks"], each["measurable_tasks_all_forms"]]
-        cells = [f"{value:.2f}" for value in numbers] + [f"{n} of {each['tasks']}" for n in tasks]
+        cells += [f"{n} of {each['tasks']}" for n in tasks]
         table.add_row(repr(view)[1:-1], *cells)
     console.print(table)
-    head = ("view", "coverage from", "wordings", "median distance", "90th percentile")
-    table = Table(*head, title="answers in the plain forms from those in all (total variation)")
+    heads = ("view", "coverage from", "wordings", "lower quartile", "median", "upper quartile")
+    table = Table(*heads, title="answers by itself, from those when led (total variation)")
     for view, each in summary.items():
-        for row in each["errors"]:
-            values = ("–" if row[k] is None else f"{row[k]:.3f}" for k in ("median", "p90"))
+        for row in each["distances"]:
+            values = ("–" if value is None else f"{value:.3f}" for value in row["quartiles"])
             table.add_row(repr(view)[1:-1], f"{row['from']:.2f}", str(row["wordings"]), *values)
     console.print(table)
 

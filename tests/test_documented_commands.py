@@ -11,6 +11,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ RUNS: dict[str, Run] = {
     ),
     "scripts/measure_coverage.py": (
         (MODEL, "raw", "--suite", "liquid-tiny", "--wordings", "2"),
-        ("measurable tasks", "median distance", '"coverage_all_forms"'),
+        ("measurable tasks", "lower quartile", '"coverage_all_forms"'),
     ),
     "scripts/measure_memory.py": (
         (MODEL,),
@@ -142,6 +143,7 @@ RUN_BY = {
     "scripts/no_trace/check.py": "test_no_trace.py::test_two_processes_give_the_record_of_one",
     "scripts/no_trace/train.py": "test_no_trace.py::test_two_processes_give_the_record_of_one",
     "scripts/study.py": "test_documented_commands.py::test_the_study_from_its_bases_to_its_report",
+    "scripts/real_results.py": "test_documented_commands.py::test_the_study_of_a_real_base",
     "scripts/study_real.py": "test_documented_commands.py::test_the_study_of_a_real_base",
     "scripts/trained_bank.py": "test_documented_commands.py::test_the_detector_is_measured",
     "scripts/validate_detection.py": "test_documented_commands.py::test_the_detector_is_measured",
@@ -482,6 +484,16 @@ def test_the_study_of_a_real_base(here, capsys):
     capsys.readouterr()
     assert start("scripts/study_real.py", *arguments) == 0
     assert capsys.readouterr().out == ""  # what is trained is not trained again
+    assert start("scripts/real_results.py", str(here / "real"), "--pack", "kept.tar.xz") == 0
+    told = capsys.readouterr().out
+    for head in heads("scripts/README.md", "chain  "):
+        assert head in told
+    assert "nucleated on a base seed" in told
+    with tarfile.open("kept.tar.xz") as archive:
+        archive.extractall("kept", filter="data")
+    assert start("scripts/real_results.py", "kept") == 0
+    assert capsys.readouterr().out.replace("kept/", f"{here}/real/") == told
+    assert (here / "kept/figures/course.png").stat().st_size > 10_000
 
 
 def test_schedules_are_compared(here, capsys):
