@@ -106,3 +106,9 @@ def test_a_rank_without_a_prompt_of_its_own_has_the_whole_record(came_out):
 
 def test_rank_0s_clock_decides_for_both(came_out):
     assert came_out("clocks") == [3, 3]
+
+
+def test_two_views_are_probed_by_both(came_out):
+    first, second = came_out("two views")
+    assert first == second
+    assert first == [["raw", 0, "liquid"], ["{prompt} a", 15, "not measurable"]]

@@ -148,6 +148,23 @@ def clocks(scene: Scene) -> int | None:
     cost = 0.0 if scene.ranks.rank == 0 else 1e9
     scene.patch.setattr(Budget, "cost", lambda self, tokens: cost)
     callback = CrystalCallback(scene.suite, every=1, max_overhead=0.5)
+    play(scene, callback)
+    return callback.last_step
+
+
+def two_views(scene: Scene) -> list[Any]:
+    """The base does not answer in the second one."""
+    callback = CrystalCallback(scene.suite, every=3, view=["raw", "{prompt} a"], max_overhead=None)
+    play(scene, callback)
+    monitors = [training.monitor for training in callback._trainings[-1]]
+    return [
+        [monitor.plan.view, len(monitor.reference.plain), monitor.course.detector.phase]
+        for monitor in monitors
+    ]
+
+
+def play(scene: Scene, callback: CrystalCallback) -> None:
+    """A training of three steps, as a trainer would tell the callback."""
     args = TrainingArguments(str(scene.folder / "out"), report_to=[], disable_tqdm=True)
     state, control = TrainerState(max_steps=3), TrainerControl()
     state.is_world_process_zero = scene.ranks.is_main
@@ -156,7 +173,6 @@ def clocks(scene: Scene) -> int | None:
     for step in (1, 2, 3):
         state.global_step = step
         callback.on_step_end(args, state, control, **told)
-    return callback.last_step
 
 
 SCENARIOS: dict[str, Callable[[Scene], Any]] = {
@@ -167,6 +183,7 @@ SCENARIOS: dict[str, Callable[[Scene], Any]] = {
     "base by name": base_by_name,
     "one prompt": one_prompt,
     "clocks": clocks,
+    "two views": two_views,
 }
 
 
