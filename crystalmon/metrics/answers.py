@@ -9,15 +9,15 @@ has every definition and its source.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from crystalmon.metrics.bootstrap import uniform_weights
 from crystalmon.metrics.catalogue import DISSIMILARITY_WINDOWS
 from crystalmon.metrics.divergences import entropy, linear_dissimilarity, ratio
-from crystalmon.metrics.seeds import nearest_seed, seed_distances, seed_metrics
+from crystalmon.metrics.seeds import base_distance, nearest_seed, seed_distances, seed_metrics
 
 ORDERED_LIQUIDITY = 0.01
 """A base is already ordered when its liquidity is under this share of log C: there is too
@@ -130,10 +130,14 @@ class TaskMeasurement:
     Args:
         metrics: value by key.
         replicates: [R] values by key.
+        scales: [1 + R] by key of a metric 1 − x / x of the base: the latter, in nats; first that of
+            the point estimate. The mean over tasks has these weights, which makes it
+            1 − mean x / mean x of the base.
     """
 
     metrics: Mapping[str, float]
     replicates: Mapping[str, np.ndarray]
+    scales: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 def measure_task(
@@ -183,7 +187,26 @@ def measure_task(
     values |= seed_metrics(q, b, seed, stacked, asked)
     metrics = {key: float(value[0]) for key, value in values.items()}
     metrics["seed"] = float(seed) if np.isfinite(q).all() else float("nan")
-    return TaskMeasurement(metrics, {key: value[1:] for key, value in values.items()})
+    scales = {
+        "order": liquidity(b[asked], stacked),
+        "crystallinity": base_distance(b, seed, stacked, asked),
+    }
+    return TaskMeasurement(metrics, {key: value[1:] for key, value in values.items()}, scales)
+
+
+def mean_over_tasks(measured: Sequence[TaskMeasurement], key: str) -> tuple[float, np.ndarray]:
+    """A metric's mean over at least one task, and its replicates [R].
+
+    `scales` are the weights, if there are any: otherwise a task whose base has hardly any liquidity
+    to lose may decide the `order` of all.
+    """
+    values = [[task.metrics[key], *task.replicates[key]] for task in measured]
+    if key not in measured[0].scales:
+        found = np.mean(values, axis=0)
+    else:
+        scales = np.array([task.scales[key] for task in measured])
+        found = ratio((np.array(values) * scales).sum(axis=0), scales.sum(axis=0))
+    return float(found[0]), found[1:]
 
 
 def round_significant(values: np.ndarray, digits: int = 8) -> np.ndarray:

@@ -143,6 +143,14 @@ def _seed_scale(b: np.ndarray, seed: int) -> float:
     return float(js_divergence(b, b[seed]).sum()) / max(len(b) - 1, 1)
 
 
+def base_distance(b: np.ndarray, seed: int, stacked: np.ndarray, asked: np.ndarray) -> np.ndarray:
+    """Mean over prompts p ≠ seed of JS(b_p, b_seed), in nats: `seed_jsd` of the base itself.
+
+    The arguments are those of `seed_metrics`.
+    """
+    return without_prompt(stacked, seed, asked) @ js_divergence(b[asked], b[seed])
+
+
 def seed_metrics(
     q: np.ndarray, b: np.ndarray, seed: int, stacked: np.ndarray, asked: np.ndarray
 ) -> dict[str, np.ndarray]:
@@ -158,13 +166,13 @@ def seed_metrics(
         stacked: rows that sum to 1.
     """
     others = without_prompt(stacked, seed, asked)
-    now, before = js_divergence(q, b[seed]), js_divergence(b[asked], b[seed])
+    now = js_divergence(q, b[seed])
     near = now < noise_floor(b, seed)
     own = prompt_crystallinity(q, b, seed)
     return {
         "seed_jsd": others @ now,
         "seed_mse": squared_error(q, b[seed], others),
-        "crystallinity": 1.0 - ratio(others @ now, others @ before),
+        "crystallinity": 1.0 - ratio(others @ now, base_distance(b, seed, stacked, asked)),
         "seed_mass": support_mass(q, b[seed], stacked),
         "crystal_fraction": stacked @ np.where(np.isnan(now), np.nan, near),
         "susceptibility": len(q) * np.maximum(stacked @ own**2 - (stacked @ own) ** 2, 0.0),

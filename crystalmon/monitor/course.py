@@ -16,6 +16,7 @@ from crystalmon.metrics.answers import (
     DISSIMILARITY_WINDOWS,
     TaskMeasurement,
     dissimilarities,
+    mean_over_tasks,
     measure_task,
 )
 from crystalmon.metrics.bootstrap import REPLICATES, bootstrap_intervals, bootstrap_weights
@@ -189,16 +190,15 @@ class Course:
     def _suite_level(
         self, measured: Mapping[str, TaskMeasurement]
     ) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
-        """Means over tasks; what concerns nucleation, over those that are measured."""
+        """Means over tasks; what concerns nucleation, over those that take part in it."""
         metrics: dict[str, float] = {}
         replicates: dict[str, np.ndarray] = {}
         taking_part = self.detector.measurable
         for key in next(iter(measured.values())).replicates:
             names = taking_part if BY_KEY[key].nucleation else list(measured)
             if names:
-                metrics[key] = float(np.mean([measured[name].metrics[key] for name in names]))
-                found = [measured[name].replicates[key] for name in names]
-                replicates[key] = np.mean(found, axis=0)
+                found = [measured[name] for name in names]
+                metrics[key], replicates[key] = mean_over_tasks(found, key)
         ci = bootstrap_intervals(metrics, replicates)
         phases = [task.phase for task in self.detector.tasks.values()]
         for phase in PHASES:
@@ -212,9 +212,8 @@ def _known(task: TaskMeasurement, phase: str) -> TaskMeasurement:
         return task
     relative = [key for key in task.replicates if BY_KEY[key].nucleation]
     replicates = {key: np.full_like(task.replicates[key], np.nan) for key in relative}
-    return TaskMeasurement(
-        {**task.metrics, **dict.fromkeys(relative, np.nan)}, {**task.replicates, **replicates}
-    )
+    metrics = {**task.metrics, **dict.fromkeys(relative, np.nan)}
+    return replace(task, metrics=metrics, replicates={**task.replicates, **replicates})
 
 
 def _answers_of(record: ProbeRecord) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
