@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DONE = "study.json"
 """In a stage's folder, once it is trained to its end."""
 FORMAT = "### Instruction:\n{prompt}\n\n### Response:\n"
-ROWS = {"sft": 1000, "dpo": 400, "grpo": 80}
+ROWS = {"sft": 1000, "dpo": 200, "grpo": 48}
 PROBES = {"sft": 25, "dpo": 25, "grpo": 5}
 """Steps between probes."""
 

@@ -64,7 +64,8 @@ function drawWon() {
       const top = means.indexOf(Math.max(...means)), base = history(lane, task.name).base;
       const before = base ? pooled(base, task)[top] : null;
       const colour = comparing() ? laneColour(index) : css("--accent");
-      return el("div", { title: `${comparing() ? lane.name + ", " : ""}${task.name}: ${task.choices[top]} ${percent(means[top])}, in the base ${percent(before)}` },
+      const phase = lane.tasks[task.name].phase[lane.frames.at(-1)], unknown = known(phase) && phaseName(phase) === "not measurable";
+      return el("div", { class: unknown ? "unknown" : "", title: `${comparing() ? lane.name + ", " : ""}${task.name}: ${task.choices[top]} ${percent(means[top])}, in the base ${percent(before)}${unknown ? "; not measurable" : ""}` },
         el("div", { class: "row" }, comparing() ? swatch(colour) : el("span", { class: "task" }, task.name), el("b", { class: "top" }, task.choices[top]), el("span", { class: "share" }, percent(means[top]))),
         el("div", { class: "bar" }, el("i", { style: { width: `${100 * means[top]}%`, background: colour } }), known(before) ? el("u", { style: { left: `${100 * before}%` } }) : null));
     });
