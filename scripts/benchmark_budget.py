@@ -126,7 +126,9 @@ class Bench:
         coverage = {name: task.metrics["coverage"] for name, task in tasks.items()}
         detector = self._detector
         self._course.events += detector.update(step, q, coverage, asked)
-        order = np.mean([detector.tasks[name].state.orders[-1] for name in detector.taking_part])
+        part = [detector.tasks[name] for name in detector.taking_part]
+        weights = [task.liquidity for task in part]
+        order = np.average([task.state.orders[-1] for task in part], weights=weights)
         self._course.orders[step] = float(order)
         return ProbeRecord(step, None, 0, 0, 0, detector.phase, {"order": float(order)}, {}, {})
 

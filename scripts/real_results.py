@@ -4,8 +4,13 @@
     python scripts/real_results.py runs/real    # your own study's, as far as it has come
 
 Joins the stages of each chain, base to GRPO, and asks of each view what the paper claims. Prints a
-table by stage, the verdicts, the seeds beside those of a null, in which the base's wordings are
-permuted, and the seeds that chains share. Draws the course of training and the paper's figures.
+table by stage, the verdicts, the seeds beside those of a null, and the seeds that chains share.
+Draws the course of training and the paper's figures.
+
+In the null each base wording keeps its probabilities, but not what it gives them to: its choices
+are shuffled. (To permute the wordings among each other would be no null: the wording that a
+collapse is nearest to would still be there.) All chains have one base, and some have one mix, so
+they may share a seed because they learned the same data.
 """
 
 from __future__ import annotations
@@ -13,10 +18,13 @@ from __future__ import annotations
 import argparse
 import io
 import itertools
+import math
+import shutil
 import sys
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +34,9 @@ from tqdm.auto import tqdm
 
 from crystalmon import Run, read_run
 from crystalmon.analysis.stage_measures import measure_stages
-from crystalmon.analysis.transfer import find_transfer, format_transfer
+from crystalmon.analysis.transfer import find_transfer
 from crystalmon.analysis.verdicts import find_seeds, format_verdicts, judge_run, judge_stages
+from crystalmon.metrics.answers import is_ordered
 from crystalmon.phases.order import COMPLETE
 from crystalmon.report import style
 from crystalmon.report.palette import STAGE_COLOURS
@@ -41,16 +50,18 @@ from crystalmon.runs.reference import (
     INFO_FILE,
     PLAIN_FILE,
     TENSOR_FILE,
-    load_reference,
     read_base_answers,
+    read_tables,
 )
+from crystalmon.scoring.plan import VIEWS
 
 KEPT = Path(__file__).with_name("real.tar.xz")
 """The run folders of the study, without the base's whole vocabulary."""
-FIGURES = "figures"
 DRAWS = 100
-"""Permutations behind the null."""
-_SMALL = (Path(REFERENCE_FOLDER, INFO_FILE), Path(REFERENCE_FOLDER, PLAIN_FILE))
+"""Shuffles behind the null."""
+
+Stages = dict[int, tuple[np.ndarray, np.ndarray]]
+"""By step, the prompts asked [p] and their answers [p, C]."""
 
 
 @dataclass(frozen=True)
@@ -60,13 +71,21 @@ class Chain:
     Args:
         name, view: of the chain's folder, and how its prompts were asked.
         stages: by name, each stage's run.
-        joined: the base and the end of each stage, as a scan would have them.
     """
 
     name: str
     view: str
     stages: Mapping[str, Run]
-    joined: Run
+
+    @cached_property
+    def joined(self) -> Run:
+        """The base and the latest probe of each stage, as a scan would have them."""
+        return join(self.stages)
+
+    @cached_property
+    def base(self) -> dict[str, np.ndarray]:
+        """By task, the base's answers [P, C]."""
+        return read_base_answers(self.joined.folder, self.joined.records[0].tasks)
 
     def course(self, key: str) -> tuple[np.ndarray, np.ndarray, list[int]]:
         """A metric of the suite over all stages, laid end to end: steps, values, stages' starts."""
@@ -89,16 +108,21 @@ def read_chains(folder: Path) -> list[Chain]:
             for run in map(read_run, run_folders(stage)) if stage.is_dir() else ():
                 if run.records:
                     by_view.setdefault(run.folder.name, {})[stage.name[2:]] = run
-        for name, stages in by_view.items():
-            view = name.removeprefix(DEFAULT_NAME).strip("-") or "raw"
-            chains.append(Chain(place.name, view, stages, join(stages)))
+        for stages in by_view.values():
+            chains.append(Chain(place.name, view_name(next(iter(stages.values()))), stages))
     if not chains:
         raise SystemExit(f"{folder} must hold the chains of a study, got none. See --help.")
     return chains
 
 
+def view_name(run: Run) -> str:
+    """`raw`, `chat` or, of a template, the name of the run's folder."""
+    view = run.info["config"]["view"]
+    return view if view in VIEWS else run.folder.name.removeprefix(f"{DEFAULT_NAME}-")
+
+
 def join(stages: Mapping[str, Run]) -> Run:
-    """The base and the end of each stage as one run, whose steps are the stages'.
+    """The base and the latest probe of each stage as one run, whose steps are the stages'.
 
     Raises:
         ValueError: if a stage was compared with another base.
@@ -107,71 +131,88 @@ def join(stages: Mapping[str, Run]) -> Run:
     if other := [n for n, r in stages.items() if r.info["reference"] != first.info["reference"]]:
         raise ValueError(f"{other[0]} must have the base of {first.folder}, got another.")
     ends = [first.records[0], *(run.records[-1] for run in stages.values())]
-    told = [{"step": step, "name": name} for step, name in enumerate(["base", *stages])]
+    named = [{"step": step, "name": name} for step, name in enumerate(["base", *stages])]
     events = (replace(e, step=s) for s, run in enumerate(stages.values(), 1) for e in run.events)
     records = tuple(replace(record, step=step) for step, record in enumerate(ends))
-    return Run(first.folder, {**first.info, "stages": told}, records, tuple(events))
+    return Run(first.folder, {**first.info, "stages": named}, records, tuple(events))
 
 
 def format_stages(chains: Sequence[Chain]) -> str:
-    """A line for each chain, view and stage."""
-    heads = f"{'chain':<12}{'view':<10}{'stage':<7}{'coverage':>9}{'measurable':>12}"
+    """A line for each chain, view and stage; of a stage that is not finished, how far it is."""
+    heads = f"{'chain':<12}{'view':<10}{'stage':<20}{'coverage':>9}{'measurable':>12}"
     lines = [heads + f"{'liquidity':>11}{'order':>8}{'95% interval':>16}{'KL':>7}"]
     for chain in chains:
         for record, stage in zip(chain.joined.records, ["base", *chain.stages], strict=True):
-            found, (low, high) = record.metrics, record.ci.get("order", (0.0, 0.0))
+            found, (low, high) = record.metrics, record.ci.get("order", (math.nan, math.nan))
             measurable = len(record.tasks) - found["tasks_not_measurable"]
             tasks = f"{measurable:.0f} of {len(record.tasks)}"
             lines.append(
-                f"{chain.name:<12}{chain.view:<10}{stage:<7}{found['coverage']:>9.2f}{tasks:>12}"
-                f"{found['liquidity']:>11.3f}{found['order']:>8.2f}"
-                f"{f'[{low:.2f}, {high:.2f}]':>16}{found['free_energy']:>7.2f}"
+                f"{chain.name:<12}{chain.view:<10}{stage + how_far(chain, stage):<20}"
+                f"{found['coverage']:>9.2f}{tasks:>12}{found['liquidity']:>11.3f}"
+                f"{found.get('order', math.nan):>8.2f}{f'[{low:.2f}, {high:.2f}]':>16}"
+                f"{found['free_energy']:>7.2f}"
             )
     return "\n".join(lines)
 
 
+def how_far(chain: Chain, stage: str) -> str:
+    if stage not in chain.stages:
+        return ""
+    run = chain.stages[stage]
+    step, end = run.records[-1].step, run.info["max_steps"]
+    return "" if step == end else f" ({step} of {end})"
+
+
 def format_seeds(chains: Sequence[Chain]) -> str:
-    """Tasks that have crystallized, and on what, beside the null of permuted wordings."""
-    lines = [f"{'chain':<12}{'view':<10}{'crystallized':>13}{'on a wording':>14}{'permuted':>10}"]
-    for chain in tqdm(chains, desc="permuting wordings", unit="chain", leave=False):
-        base = read_base_answers(chain.joined.folder, chain.joined.records[0].tasks)
-        seeds = find_seeds(chain.joined, base)
-        complete = [s for s in seeds.values() if s.state in ("seeded", "seedless")]
-        seeded = sum(seed.state == "seeded" for seed in seeds.values())
-        null = f"{permuted_seeds(chain.joined, base):.1f}"
+    """How many tasks have crystallized, and on what; beside it what the null gives."""
+    heads = ("crystallized", "locked", "on a wording", "on none", "open", "shuffled")
+    lines = [f"{'chain':<12}{'view':<10}" + "".join(f"{head:>14}" for head in heads)]
+    for chain in tqdm(chains, desc="shuffling choices", unit="chain", leave=False):
+        part = [name for name, b in chain.base.items() if not is_ordered(b)]
+        stages = {name: crystallized(chain.joined, name) for name in part}
+        whole = {name: found for name, found in stages.items() if found}
+        states = [judge_stages(chain.base[name], found).state for name, found in whole.items()]
+        locked = sum(seed.locked for seed in find_seeds(chain.joined, chain.base).values())
+        counts = [f"{len(whole)} of {len(stages)}", locked]
+        counts += [states.count(state) for state in ("seeded", "seedless", "open")]
+        counts += [f"{shuffled_seeds(chain.base, whole):.1f}"]
         lines.append(
-            f"{chain.name:<12}{chain.view:<10}{f'{len(complete)} of {len(seeds)}':>13}"
-            f"{seeded:>14}{null:>10}"
+            f"{chain.name:<12}{chain.view:<10}" + "".join(f"{count:>14}" for count in counts)
         )
     return "\n".join(lines)
 
 
-def permuted_seeds(run: Run, base: Mapping[str, np.ndarray]) -> float:
-    """The mean number of tasks that are given a seed where each wording has another's base answers.
-
-    Stages are judged alone, as they are where the detector has confirmed nothing.
-    """
-    rng, count = np.random.default_rng(0), 0
-    for name, b in base.items():
-        known = {r.step: r.tasks[name] for r in run.records[1:]}
-        stages = {
-            step: (task.rows, task.q)
-            for step, task in known.items()
-            if task.metrics["order"] >= COMPLETE
-        }
-        for _ in range(DRAWS if stages else 0):
-            count += judge_stages(b[rng.permutation(len(b))], stages).state == "seeded"
-    return count / DRAWS
+def crystallized(run: Run, name: str) -> Stages:
+    """The stages at whose end a task had crystallized."""
+    found = {record.step: record.tasks[name] for record in run.records[1:]}
+    whole = {s: task for s, task in found.items() if task.metrics["order"] >= COMPLETE}
+    return {step: (task.rows, task.q) for step, task in whole.items()}
 
 
-def shared_seeds(chains: Sequence[Chain]) -> Iterator[str]:
-    """For each two chains of one view, the seeds of one in the answers of the other."""
+def shuffled_seeds(base: Mapping[str, np.ndarray], stages: Mapping[str, Stages]) -> float:
+    """The mean number of tasks that are given a seed where each wording's choices are shuffled."""
+    rng = np.random.default_rng(0)
+    drawn = (
+        judge_stages(rng.permuted(base[name], axis=1), found).state
+        for name, found in stages.items()
+        for _ in range(DRAWS)
+    )
+    return sum(state == "seeded" for state in drawn) / DRAWS
+
+
+def format_shared(chains: Sequence[Chain]) -> str:
+    """For each two chains of one view, the seeds of one in the other's last answers."""
+    lines = [f"{'seeds of':<12}{'in':<12}{'view':<10}{'tasks':>6}{'distance':>10}{'p':>10}"]
     for one, other in itertools.permutations(chains, 2):
-        if one.view == other.view:
-            base = read_base_answers(one.joined.folder, one.joined.records[0].tasks)
-            if any(seed.seed is not None for seed in find_seeds(one.joined, base).values()):
-                found = format_transfer(one.joined, find_transfer(one.joined, other.joined))
-                yield f"{one.name} in {other.name}, {one.view}: {found}"
+        seeds = find_seeds(one.joined, one.base).values() if one.view == other.view else ()
+        if any(seed.seed is not None for seed in seeds):
+            found = find_transfer(one.joined, other.joined)[-1]
+            distance = np.mean([task.distance for task in found.tasks.values()])
+            lines.append(
+                f"{one.name:<12}{other.name:<12}{one.view:<10}{len(found.tasks):>6}"
+                f"{distance:>10.3f}{found.p_value:>10.2g}"
+            )
+    return "\n".join(lines if len(lines) > 1 else ["no chain has a seed that another could share"])
 
 
 def course_figure(chains: Sequence[Chain]) -> Figure:
@@ -195,7 +236,7 @@ def course_figure(chains: Sequence[Chain]) -> Figure:
                 for start in starts[1:]:
                     ax.axvline(start, color=STAGE_COLOURS[0], linewidth=0.6)
             style.open_frame(ax)
-            ax.set_title(f"{label}, {view}", loc="left", fontsize=style.TEXT)
+            ax.set_title(f"{label}, {view}", loc="left", fontsize=style.TEXT, parse_math=False)
     for ax in grid[-1]:
         ax.set_xlabel("steps, stages end to end", fontsize=style.TEXT)
     grid[0][0].legend(frameon=False, fontsize=style.SMALL)
@@ -206,38 +247,35 @@ def pack(chains: Sequence[Chain], root: Path, file: Path) -> None:
     """Keep the chains' run folders in one file, of the base only its listed answers."""
     with tarfile.open(file, "w:xz") as archive:
         for run in (run for chain in chains for run in chain.stages.values()):
-            place = run.folder.relative_to(root)
-            reference = load_reference(run.folder / REFERENCE_FOLDER)
-            tables = {f"{CHOICE_PREFIX}{n}": q for n, q in reference.log_choice.items()}
-            kept = {Path(REFERENCE_FOLDER, TENSOR_FILE): save(tables)}
-            for name in (RUN_FILE, RECORDS_FILE, EVENTS_FILE, *_SMALL):
-                if (run.folder / name).is_file():
-                    kept[Path(name)] = (run.folder / name).read_bytes()
+            answers = read_tables(run.folder / REFERENCE_FOLDER / TENSOR_FILE)
+            tables = {f"{CHOICE_PREFIX}{name}": table for name, table in answers.items()}
+            whole = (RUN_FILE, RECORDS_FILE, EVENTS_FILE)
+            whole += tuple(f"{REFERENCE_FOLDER}/{name}" for name in (INFO_FILE, PLAIN_FILE))
+            kept = {f"{REFERENCE_FOLDER}/{TENSOR_FILE}": save(tables)}
+            kept |= {n: (run.folder / n).read_bytes() for n in whole if (run.folder / n).is_file()}
             for name, content in kept.items():
-                told = tarfile.TarInfo((place / name).as_posix())
-                told.size = len(content)
-                archive.addfile(told, io.BytesIO(content))
+                entry = tarfile.TarInfo((run.folder.relative_to(root) / name).as_posix())
+                entry.size = len(content)
+                archive.addfile(entry, io.BytesIO(content))
 
 
 def unpack(file: Path, folder: Path) -> Path:
-    """The folder, with what `pack` has kept."""
+    """The folder, with what `pack` has kept and nothing else."""
+    shutil.rmtree(folder, ignore_errors=True)
     with tarfile.open(file) as archive:
         archive.extractall(folder, filter="data")
     return folder
 
 
-def show_results(folder: Path) -> None:
-    """Print what a study shows, and draw it into the folder `figures` within the study's."""
-    chains, figures = read_chains(folder), folder / FIGURES
+def show_results(chains: Sequence[Chain], figures: Path) -> None:
+    """Print what a study shows, and draw it."""
     print(f"{format_stages(chains)}\n")
     for chain in chains:
         verdicts = judge_run(chain.joined)
         print(f"{chain.name}, {chain.view}:\n{format_verdicts(verdicts)}\n")
         found = json_value({**measure_stages(chain.joined), "verdicts": verdicts})
         write_scan_figures(chain.joined, found, figures / chain.name / chain.view)
-    print(format_seeds(chains))
-    for table in shared_seeds(chains):
-        print(f"\n{table}")
+    print(f"{format_seeds(chains)}\n\n{format_shared(chains)}")
     style.write_figure(course_figure(chains), figures / "course")
     print(f"\nfigures: {figures}")
 
@@ -250,9 +288,10 @@ def main() -> int:
     parser.add_argument("--pack", type=Path, metavar="FILE", help="also keep its runs in this file")
     args = parser.parse_args()
     folder = args.folder or unpack(KEPT, Path("runs/real-kept"))
-    show_results(folder)
+    chains = read_chains(folder)
+    show_results(chains, folder / "figures")
     if args.pack:
-        pack(read_chains(folder), folder, args.pack)
+        pack(chains, folder, args.pack)
     return 0
 
 

@@ -20,6 +20,7 @@ from crystalmon.metrics.answers import (
     entropy_mixture,
     is_ordered,
     liquidity,
+    mean_over_tasks,
     measure_task,
     order,
     round_significant,
@@ -672,3 +673,34 @@ def test_a_prompts_own_crystallinity_is_1_at_the_seed_and_0_on_average_in_the_ba
     assert own[2] == 1
     assert np.delete(own, 2).mean() == pytest.approx(0)
     np.testing.assert_allclose(prompt_crystallinity(np.tile(b[2], (len(b), 1)), b, 2), 1)
+
+
+@pytest.mark.parametrize("asked", [np.arange(24), np.array([2, 9])])
+def test_a_ratio_of_the_suite_is_that_of_the_means(asked):
+    """By hand, for the estimate and each resample; also those in which a task has no liquidity."""
+    rng = np.random.default_rng(5)
+    bases = rng.dirichlet(np.full(6, 0.4), (3, 24))
+    answers = rng.dirichlet(np.full(6, 0.4), (3, len(asked)))
+    weights = bootstrap_weights(len(asked), 50, rng)
+    tasks = [
+        measure_task(q, b, {}, weights, 1, asked=asked) for q, b in zip(answers, bases, strict=True)
+    ]
+    value, replicates = mean_over_tasks(tasks, "order")
+    by_hand = []
+    for row in [np.full(len(asked), 1 / len(asked)), *weights]:
+        now = sum(liquidity(q, row) for q in answers)
+        before = sum(liquidity(b[asked], row) for b in bases)
+        by_hand.append(1 - now / before if before > 1e-12 else np.nan)
+    np.testing.assert_allclose([value, *replicates], by_hand, atol=1e-12)
+    for key in ("crystallinity", "susceptibility"):
+        parts = np.array([task.ratios[key] for task in tasks])
+        found, _ = mean_over_tasks(tasks, key)
+        assert found == pytest.approx(parts[:, 0, 0].sum() / parts[:, 1, 0].sum())
+
+
+def test_a_base_with_hardly_any_liquidity_does_not_decide_the_order_of_all():
+    weights, even = np.full((1, 2), 0.5), np.array([[0.5, 0.5], [0.6, 0.4]])
+    rigid = measure_task(np.eye(2), even, {}, weights)
+    liquid = measure_task(even, np.eye(2), {}, weights)
+    assert rigid.metrics["order"] < -100
+    assert mean_over_tasks([rigid, liquid], "order")[0] == pytest.approx(0.0)

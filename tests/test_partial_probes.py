@@ -127,6 +127,22 @@ def test_a_task_unlike_all_others_is_not_judged_by_them(size, first, rest):
     assert {name: task.phase for name, task in detector.tasks.items()} == phases
 
 
+def test_a_task_with_a_rigid_base_does_not_hold_back_the_others():
+    """Its order falls to −100; in a plain mean of the tasks it would hide every onset."""
+    rigid = np.full((24, 6), 1 / 6) + np.linspace(-0.15, 0.15, 24)[:, None] * np.eye(6)[0]
+    rigid /= rigid.sum(axis=1, keepdims=True)
+    bases = {**BASES, "rigid": rigid}
+    asked = {**ASKED, "rigid": (0, 8, 16, 23)}
+    detector, events = SuiteDetector(bases), []
+    detector.update(0, bases, {}, {})
+    for step in range(1, 5):
+        q = {name: collapsed(b, 0.5)[list(asked[name])] for name, b in BASES.items()}
+        q["rigid"] = np.eye(6)[:4] * 0.94 + 0.01
+        events += detector.update(step, q, {}, asked)
+    assert detector.tasks["rigid"].state.orders[-1] < -10
+    assert {e.task for e in events if e.kind == "nucleation_onset"} == {None, *BASES}
+
+
 def test_a_seed_is_sought_among_all_prompts_of_the_base():
     b = distributions(3, prompts=24, choices=8)
     rows = [r for r in nested_subsets(b, (5,))[5].tolist() if r != 0][:4]

@@ -20,7 +20,7 @@ from crystalmon.analysis.verdicts import (
     judge_run,
     judge_support,
 )
-from crystalmon.metrics.answers import measure_task
+from crystalmon.metrics.answers import mean_over_tasks, measure_task
 from crystalmon.metrics.bootstrap import bootstrap_interval, bootstrap_weights
 from crystalmon.metrics.divergences import js_divergence
 from crystalmon.metrics.seeds import noise_floor, support
@@ -63,10 +63,8 @@ def write_stages(folder: Path, base: dict, stages: list[dict], *, first: dict | 
 
 def probe(step, q, base, detector):
     weights = bootstrap_weights(PROMPTS, 200, np.random.default_rng(0))
-    measured = {
-        name: measure_task(q[name], b, {"coverage": np.ones(PROMPTS)}, weights)
-        for name, b in base.items()
-    }
+    averaged = {"coverage": np.ones(PROMPTS), "free_energy": np.zeros(PROMPTS)}
+    measured = {name: measure_task(q[name], b, averaged, weights) for name, b in base.items()}
     events = detector.update(step, q, dict.fromkeys(base, 1.0))
     tasks = {
         name: TaskRecord(
@@ -80,11 +78,10 @@ def probe(step, q, base, detector):
         for name, task in measured.items()
     }
     keys = next(iter(measured.values())).replicates
-    metrics = {k: float(np.mean([task.metrics[k] for task in tasks.values()])) for k in keys}
-    replicates = {
-        k: np.mean([task.replicates[k] for task in measured.values()], axis=0) for k in keys
-    }
-    ci = {k: bootstrap_interval(metrics[k], v) for k, v in replicates.items()}
+    suite = {key: mean_over_tasks([*measured.values()], key) for key in keys}
+    metrics = {key: value for key, (value, _) in suite.items()}
+    metrics["tasks_not_measurable"] = 0.0
+    ci = {key: bootstrap_interval(*found) for key, found in suite.items()}
     return ProbeRecord(step, None, 0.0, 0.1, 0.1, detector.phase, metrics, ci, tasks), events
 
 

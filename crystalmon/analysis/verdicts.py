@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from crystalmon.metrics.answers import ORDERED_LIQUIDITY
+from crystalmon.metrics.answers import ORDERED_LIQUIDITY, is_ordered
 from crystalmon.metrics.bootstrap import REPLICATES, bootstrap_interval, bootstrap_weights
 from crystalmon.metrics.catalogue import NOT_MEASURABLE
 from crystalmon.metrics.divergences import js_divergence
@@ -114,24 +114,26 @@ def judge_liquid(first: ProbeRecord) -> Verdict:
 
 def find_seeds(run: Run, base: Mapping[str, np.ndarray]) -> dict[str, TaskSeed]:
     """By task that takes part (its base is liquid), what its answers have crystallized onto."""
-    taking_part = [n for n, task in run.records[0].tasks.items() if task.phase != "ordered"]
+    taking_part = [name for name in run.records[0].tasks if not is_ordered(base[name])]
     return {name: _find_seed(run, name, base[name]) for name in taking_part}
 
 
 def _find_seed(run: Run, name: str, b: np.ndarray) -> TaskSeed:
     """What the detector has confirmed; else what the stages say, each judged alone."""
     seen = [r for r in run.records[1:] if _is_known(r.tasks[name])]
+    if not seen:
+        return TaskSeed("open")
     crystallized = {
         r.step: r.tasks[name] for r in seen if r.tasks[name].metrics["order"] >= COMPLETE
     }
     told = [e for e in run.events if e.task == name and e.kind in (*_LOCKS, *_UNSEEDED)]
-    if seen and (locked := seen[-1].tasks[name].seed) is not None:
+    if (locked := seen[-1].tasks[name].seed) is not None:
         return _locked_seed(locked, told, next(iter(crystallized), None))
     if told and told[-1].kind == "seedless_collapse" and seen[-1].tasks[name].phase != "liquid":
         found = told[-1].evidence.get("p_value"), told[-1].evidence.get("distance")
         return TaskSeed("seedless", None, told[-1].step, False, *found)
     if not crystallized:
-        high = seen[-1].tasks[name].ci["order"][1] if seen else float("nan")
+        high = seen[-1].tasks[name].ci["order"][1]
         return TaskSeed("not crystallized" if high < COMPLETE else "open")
     return judge_stages(b, {step: (task.rows, task.q) for step, task in crystallized.items()})
 
@@ -253,12 +255,13 @@ def _support_change(
     """
     if seed.seed is None or seed.step is None:
         return None
-    found = {r.step: r.tasks[name] for r in run.records if _is_known(r.tasks[name])}
-    end, last, mask = b[seed.seed], max(found), support(b[seed.seed])
-    if last <= seed.step or mask.all():
+    since = [r for r in run.records if r.step >= seed.step and _is_known(r.tasks[name])]
+    end, mask = b[seed.seed], support(b[seed.seed])
+    if len(since) < 2 or mask.all():
         return None
-    common = np.intersect1d(found[seed.step].rows, found[last].rows)  # prompts that both asked
-    first_q, last_q = (found[s].whole(len(b))[common] for s in (seed.step, last))
+    first, last = (record.tasks[name] for record in (since[0], since[-1]))
+    common = np.intersect1d(first.rows, last.rows)  # prompts that both asked
+    first_q, last_q = (task.whole(len(b))[common] for task in (first, last))
     own = float(end[mask].sum())
     then, now = first_q[:, mask].sum(axis=1), last_q[:, mask].sum(axis=1)
     before, after = min(own, float(then.mean())), float(now.mean())

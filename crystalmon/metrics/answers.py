@@ -10,14 +10,14 @@ has every definition and its source.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from crystalmon.metrics.bootstrap import uniform_weights
 from crystalmon.metrics.catalogue import DISSIMILARITY_WINDOWS
 from crystalmon.metrics.divergences import entropy, linear_dissimilarity, ratio
-from crystalmon.metrics.seeds import base_distance, nearest_seed, seed_distances, seed_metrics
+from crystalmon.metrics.seeds import nearest_seed, seed_distances, seed_metrics, seed_ratios
 
 ORDERED_LIQUIDITY = 0.01
 """A base is already ordered when its liquidity is under this share of log C: there is too
@@ -130,14 +130,13 @@ class TaskMeasurement:
     Args:
         metrics: value by key.
         replicates: [R] values by key.
-        scales: [1 + R] by key of a metric 1 − x / x of the base: the latter, in nats; first that of
-            the point estimate. The mean over tasks has these weights, which makes it
-            1 − mean x / mean x of the base.
+        ratios: by key of a metric that is a ratio, what is divided and by what, [1 + R] each, the
+            point estimate first.
     """
 
     metrics: Mapping[str, float]
     replicates: Mapping[str, np.ndarray]
-    scales: Mapping[str, np.ndarray] = field(default_factory=dict)
+    ratios: Mapping[str, tuple[np.ndarray, np.ndarray]]
 
 
 def measure_task(
@@ -183,29 +182,27 @@ def measure_task(
     values["entropy"] = stacked @ entropy(q)
     values["entropy_mixture"] = entropy_mixture(q, stacked)
     values["liquidity"] = liquidity(q, stacked)
-    values["order"] = order(q, b[asked], stacked)
     values |= seed_metrics(q, b, seed, stacked, asked)
+    of_base = liquidity(b[asked], stacked)
+    ratios = {"order": (of_base - values["liquidity"], of_base)}
+    ratios |= seed_ratios(q, b, seed, stacked, asked)
+    values |= {key: ratio(*parts) for key, parts in ratios.items()}
     metrics = {key: float(value[0]) for key, value in values.items()}
     metrics["seed"] = float(seed) if np.isfinite(q).all() else float("nan")
-    scales = {
-        "order": liquidity(b[asked], stacked),
-        "crystallinity": base_distance(b, seed, stacked, asked),
-    }
-    return TaskMeasurement(metrics, {key: value[1:] for key, value in values.items()}, scales)
+    return TaskMeasurement(metrics, {key: value[1:] for key, value in values.items()}, ratios)
 
 
 def mean_over_tasks(measured: Sequence[TaskMeasurement], key: str) -> tuple[float, np.ndarray]:
-    """A metric's mean over at least one task, and its replicates [R].
+    """A metric of a suite: the mean over its tasks, at least one; with it its replicates [R].
 
-    `scales` are the weights, if there are any: otherwise a task whose base has hardly any liquidity
-    to lose may decide the `order` of all.
+    Of ratios it is the ratio of the means: 1 − mean liquidity / mean liquidity of the base is the
+    suite's `order`. In a mean of ratios, a task whose base has hardly any liquidity may decide.
     """
-    values = [[task.metrics[key], *task.replicates[key]] for task in measured]
-    if key not in measured[0].scales:
-        found = np.mean(values, axis=0)
+    if key in measured[0].ratios:
+        above, below = (sum(task.ratios[key][part] for task in measured) for part in (0, 1))
+        found = ratio(np.asarray(above), np.asarray(below))
     else:
-        scales = np.array([task.scales[key] for task in measured])
-        found = ratio((np.array(values) * scales).sum(axis=0), scales.sum(axis=0))
+        found = np.mean([[task.metrics[key], *task.replicates[key]] for task in measured], axis=0)
     return float(found[0]), found[1:]
 
 

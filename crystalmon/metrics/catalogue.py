@@ -36,14 +36,15 @@ class Metric:
         label: its name for people.
         unit: `nats`, `s`, or nothing.
         level: `task` and `suite`: recorded for that one alone; `both`: for each task, and for the
-            suite as the mean over tasks.
+            suite as `answers.mean_over_tasks`.
         better: the direction in which nothing is lost, if there is one; dashboards keep the worst
             value.
         panel: where a dashboard shows the suite's value; None for no panel.
         summary: how to read it, in one line.
         formula: its definition, in the notation of `README.md`.
         brief: shown also where there is room for a few metrics only.
-        nucleation: the suite's mean leaves out tasks whose base is ordered.
+        nucleation: the suite's value leaves out tasks whose base is ordered, and those that are not
+            measurable.
     """
 
     key: str

@@ -143,37 +143,42 @@ def _seed_scale(b: np.ndarray, seed: int) -> float:
     return float(js_divergence(b, b[seed]).sum()) / max(len(b) - 1, 1)
 
 
-def base_distance(b: np.ndarray, seed: int, stacked: np.ndarray, asked: np.ndarray) -> np.ndarray:
-    """Mean over prompts p ≠ seed of JS(b_p, b_seed), in nats: `seed_jsd` of the base itself.
-
-    The arguments are those of `seed_metrics`.
-    """
-    return without_prompt(stacked, seed, asked) @ js_divergence(b[asked], b[seed])
-
-
 def seed_metrics(
     q: np.ndarray, b: np.ndarray, seed: int, stacked: np.ndarray, asked: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Every metric that refers to the seed, by key; weights `stacked` [R, p] → [R] each.
-
-    `NOISE_FLOOR` and the mean distance in each prompt's own crystallinity belong to the whole base
-    and are not resampled; crystallinity compares with the base's answers to the same prompts.
+    """Every metric that refers to the seed but `seed_ratios`; weights `stacked` [R, p] → [R] each.
 
     Args:
         q: [p, C] answers to the prompts `asked` [p].
-        b: [P, C] the base's answers to all.
+        b: [P, C] the base's answers to all; its `NOISE_FLOOR` is not resampled.
         seed: one of these P.
         stacked: rows that sum to 1.
     """
     others = without_prompt(stacked, seed, asked)
     now = js_divergence(q, b[seed])
     near = now < noise_floor(b, seed)
-    own = prompt_crystallinity(q, b, seed)
     return {
         "seed_jsd": others @ now,
         "seed_mse": squared_error(q, b[seed], others),
-        "crystallinity": 1.0 - ratio(others @ now, base_distance(b, seed, stacked, asked)),
         "seed_mass": support_mass(q, b[seed], stacked),
         "crystal_fraction": stacked @ np.where(np.isnan(now), np.nan, near),
-        "susceptibility": len(q) * np.maximum(stacked @ own**2 - (stacked @ own) ** 2, 0.0),
+    }
+
+
+def seed_ratios(
+    q: np.ndarray, b: np.ndarray, seed: int, stacked: np.ndarray, asked: np.ndarray
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The metrics of the seed that divide by the base's distance from it: what by what, [R] each.
+
+    `crystallinity` compares with the base's answers to the same prompts. In `susceptibility`, as in
+    `prompt_crystallinity`, the distance is that of the whole base and not resampled. The arguments
+    are those of `seed_metrics`.
+    """
+    others = without_prompt(stacked, seed, asked)
+    now, before = js_divergence(q, b[seed]), others @ js_divergence(b[asked], b[seed])
+    spread = np.maximum(stacked @ now**2 - (stacked @ now) ** 2, 0.0)
+    whole = np.full(len(stacked), _seed_scale(b, seed) ** 2)
+    return {
+        "crystallinity": (before - others @ now, before),
+        "susceptibility": (len(q) * spread, whole),
     }

@@ -54,7 +54,7 @@ def make_base(
     """
 
     def keep(prompts: np.ndarray, log_p: Tensor, begins: Tensor) -> dict[str, Tensor]:
-        return {**compared(log_p, log_p, begins), "log_p": log_p}
+        return {**compare_vocabulary(log_p, log_p, begins), "log_p": log_p}
 
     route = route or choose_route(model, plan, ranks)
     scores = score(model, plan, keep, route=route, ranks=ranks, progress=progress)
@@ -81,7 +81,7 @@ def make_base(
     return Reference(info, log_choice, rows, seen), replace(scores, observed=seen)
 
 
-def compared(log_p: Tensor, log_b: Tensor, begins: Tensor) -> Mapping[str, Tensor]:
+def compare_vocabulary(log_p: Tensor, log_b: Tensor, begins: Tensor) -> Mapping[str, Tensor]:
     """The vocabulary's metrics of answers now and in the base, as exactly as the device can."""
     # float64, since the divergence of near-equal distributions is a small difference
     exact = log_p.dtype if log_p.device.type == "mps" else torch.float64
@@ -89,13 +89,21 @@ def compared(log_p: Tensor, log_b: Tensor, begins: Tensor) -> Mapping[str, Tenso
 
 
 def base_metrics() -> list[str]:
-    """The keys of `compared`, in its order."""
+    """The keys of `compare_vocabulary`, in its order."""
     one = torch.zeros(1, 1)
-    return [*compared(one, one, one == 0)]
+    return [*compare_vocabulary(one, one, one == 0)]
 
 
 def check_kept(reference: Reference, suite: TaskSuite, plan: ScoringPlan, tokenizer: Any) -> None:
-    """Refuse what the cache has, if it is damaged or lacks a metric."""
+    """Refuse what the cache has, if it does not fit or lacks a metric.
+
+    Args:
+        reference, suite, plan, tokenizer: see `check_reference`.
+
+    Raises:
+        ReferenceMismatch: see `check_reference`.
+        ValueError: if it is damaged, or lacks a metric.
+    """
     check_reference(reference, suite, plan, tokenizer)
     if any(
         (found := reference.observed.get(key)) is None or found.shape != (plan.num_prompts,)

@@ -190,12 +190,12 @@ class Course:
     def _suite_level(
         self, measured: Mapping[str, TaskMeasurement]
     ) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
-        """Means over tasks; what concerns nucleation, over those that take part in it."""
+        """See `mean_over_tasks`; of what concerns nucleation, those that can be measured count."""
         metrics: dict[str, float] = {}
         replicates: dict[str, np.ndarray] = {}
-        taking_part = self.detector.measurable
+        measurable = self.detector.measurable
         for key in next(iter(measured.values())).replicates:
-            names = taking_part if BY_KEY[key].nucleation else list(measured)
+            names = measurable if BY_KEY[key].nucleation else list(measured)
             if names:
                 found = [measured[name] for name in names]
                 metrics[key], replicates[key] = mean_over_tasks(found, key)

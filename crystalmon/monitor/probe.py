@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from crystalmon.metrics.answers import MAJORITY, MEASURABLE, answer_distributions
 from crystalmon.metrics.subsets import nested_subsets
 from crystalmon.metrics.vocabulary import OWN_OBSERVABLES
-from crystalmon.monitor.base_answers import compared
+from crystalmon.monitor.base_answers import compare_vocabulary
 from crystalmon.monitor.base_model import take_base
 from crystalmon.monitor.course import Asked, Course
 from crystalmon.phases import SuiteDetector
@@ -298,10 +298,10 @@ class Monitor:
 
     def _observe(self, prompts: np.ndarray, log_p: Tensor, begins: Tensor) -> Mapping[str, Tensor]:
         if not self.shares_tokens:
-            found = compared(log_p, log_p, begins)
+            found = compare_vocabulary(log_p, log_p, begins)
             return {k: v if k in OWN_OBSERVABLES else v * torch.nan for k, v in found.items()}
         base = torch.from_numpy(self.reference.log_p(prompts)).to(log_p.device)
-        return compared(log_p, base, begins)
+        return compare_vocabulary(log_p, base, begins)
 
     def _bar(self, what: str, rows: int) -> tqdm[Any]:
         """A bar that shows itself only when scoring takes more than two seconds."""

@@ -46,6 +46,11 @@ class PhaseDetector:
         return self._state.phase if self._state.measurable else NOT_MEASURABLE
 
     @property
+    def liquidity(self) -> float:
+        """Of the base, in nats."""
+        return float(self._base.liquidity)
+
+    @property
     def ordered(self) -> bool:
         """Whether the base had too little liquidity to lose."""
         return self._base.ordered

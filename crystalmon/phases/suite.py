@@ -93,7 +93,7 @@ class SuiteDetector:
             if np.isfinite(q[name]).all()
         }
         part = [name for name in self.taking_part if name in seen and seen[name].measurable]
-        mean = float(np.mean([seen[name].order for name in part])) if part else 0.0
+        mean = self._mean_order({name: seen[name].order for name in part})
         events: list[Event] = []
         for name, task in self.tasks.items():
             if name in seen:
@@ -117,6 +117,12 @@ class SuiteDetector:
         if before not in (None, self._phase):
             events += self._entered(before, step, phases)
         return events
+
+    def _mean_order(self, orders: Mapping[str, float]) -> float:
+        """By what each task's base has to lose; 0 without a task that has a finite order."""
+        known = [name for name, order in orders.items() if np.isfinite(order)]
+        weights = [self.tasks[name].liquidity for name in known]
+        return float(np.average([orders[n] for n in known], weights=weights)) if known else 0.0
 
     def _entered(self, before: str, step: int, phases: Sequence[str]) -> list[Event]:
         """One event for each phase that the suite has entered or passed since the last probe."""

@@ -55,14 +55,15 @@ class Run:
     def name(self) -> str:
         """The output folder's name, with the view or suite of a second run: `sft (template)`.
 
-        A scan, whose folder has a name of its own, is `runs/olmo`.
+        A scan, whose folder is its own, is `runs/olmo`.
         """
         folder = self.folder.resolve()
         name, parent = folder.name, folder.parent.name
         if name == DEFAULT_NAME:
             return harmless(parent)
         second = name.removeprefix(f"{DEFAULT_NAME}-")
-        return harmless(f"{parent}/{name}" if second == name else f"{parent} ({second})")
+        is_second = second != name and "stages" not in self.info
+        return harmless(f"{parent} ({second})" if is_second else f"{parent}/{name}")
 
     @property
     def doubt(self) -> str:

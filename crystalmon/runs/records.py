@@ -135,7 +135,7 @@ class ProbeRecord(Stored):
         share: fraction of the wall time since training began (or was resumed) that went into
             probing, scoring the base included.
         phase: the suite's phase.
-        metrics: suite-level metrics, means over tasks.
+        metrics: suite-level metrics; see `answers.mean_over_tasks`.
         ci: 95% bootstrap intervals, by metric key.
         tasks: one `TaskRecord` per task, by name.
     """

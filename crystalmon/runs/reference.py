@@ -158,7 +158,7 @@ class Reference:
     def _is_on_disk(self, file: Path) -> bool:
         """Whether a file still holds this reference: another one may have been written over it."""
         try:
-            tables = _read_tables(file)
+            tables = read_tables(file)
         except (OSError, SafetensorError):
             return False
         return tables.keys() == self.log_choice.keys() and all(
@@ -210,7 +210,7 @@ def load_reference(folder: Path) -> Reference:
         data = json.loads(info_file.read_text(encoding="utf-8"))
         version = int(data["schema_version"])
         if version <= REFERENCE_SCHEMA:
-            tables, observed = _read_tables(file), _read_tables(file, OBSERVED_PREFIX)
+            tables, observed = read_tables(file), read_tables(file, OBSERVED_PREFIX)
             found = Reference(ReferenceInfo(**data), tables, file, observed, _read_plain(folder))
             if np.isnan(found.log_p(np.array([0]))).any():
                 raise ValueError("its answers are not numbers")
@@ -246,7 +246,7 @@ def read_base_answers(
             "run's first stage there."
         )
     try:
-        tables = {**_read_tables(file), **_read_plain(file.parent)}
+        tables = {**read_tables(file), **_read_plain(file.parent)}
         found = {name: answer_distributions(table)[0] for name, table in tables.items()}
     except (OSError, ValueError, TypeError, SafetensorError) as error:
         raise ValueError(
@@ -263,11 +263,19 @@ def read_base_answers(
 
 
 def _read_plain(folder: Path) -> dict[str, np.ndarray]:
-    return _read_tables(folder / PLAIN_FILE) if (folder / PLAIN_FILE).is_file() else {}
+    return read_tables(folder / PLAIN_FILE) if (folder / PLAIN_FILE).is_file() else {}
 
 
-def _read_tables(file: Path, prefix: str = CHOICE_PREFIX) -> dict[str, np.ndarray]:
-    """By task, [P, C] the log-probabilities of the choices; the rows are not touched."""
+def read_tables(file: Path, prefix: str = CHOICE_PREFIX) -> dict[str, np.ndarray]:
+    """By task, [P, C] the log-probabilities of the choices; the rows are not touched.
+
+    Args:
+        file: `TENSOR_FILE` or `PLAIN_FILE` of a reference.
+        prefix: of the tensors' names; with `OBSERVED_PREFIX`, [N] by key of a metric.
+
+    Raises:
+        OSError, SafetensorError: if the file cannot be read.
+    """
     with safe_open(str(file), framework="np") as tensors:
         return {
             key.removeprefix(prefix): tensors.get_tensor(key)

@@ -65,9 +65,9 @@ function drawWon() {
       const before = base ? pooled(base, task)[top] : null;
       const colour = comparing() ? laneColour(index) : css("--accent");
       const phase = lane.tasks[task.name].phase[lane.frames.at(-1)], unknown = known(phase) && phaseName(phase) === "not measurable";
-      return el("div", { class: unknown ? "unknown" : "", title: `${comparing() ? lane.name + ", " : ""}${task.name}: ${task.choices[top]} ${percent(means[top])}, in the base ${percent(before)}${unknown ? "; not measurable" : ""}` },
-        el("div", { class: "row" }, comparing() ? swatch(colour) : el("span", { class: "task" }, task.name), el("b", { class: "top" }, task.choices[top]), el("span", { class: "share" }, percent(means[top]))),
-        el("div", { class: "bar" }, el("i", { style: { width: `${100 * means[top]}%`, background: colour } }), known(before) ? el("u", { style: { left: `${100 * before}%` } }) : null));
+      return el("div", { title: `${comparing() ? lane.name + ", " : ""}${task.name}: ${task.choices[top]} ${percent(means[top])}, in the base ${percent(before)}` },
+        el("div", { class: "row" }, comparing() ? swatch(colour) : el("span", { class: "task" }, task.name), el("b", { class: "top" }, task.choices[top]), el("span", { class: "share" }, unknown ? "not measurable" : percent(means[top]))),
+        el("div", { class: "bar" }, unknown ? null : el("i", { style: { width: `${100 * means[top]}%`, background: colour } }), known(before) ? el("u", { style: { left: `${100 * before}%` } }) : null));
     });
     return el("div", { class: "won" }, comparing() ? el("div", { class: "task" }, task.name) : null, ...lines.filter(Boolean));
   }));
