@@ -4,8 +4,9 @@
     python scripts/real_results.py runs/real    # your own study's, as far as it has come
 
 Joins the stages of each chain, base to GRPO, and asks of each view what the paper claims. Prints a
-table by stage, the verdicts, the seeds beside those of a null, and the seeds that chains share.
-Draws the course of training and the paper's figures.
+table by stage, the verdicts, the seeds beside those of a null, the seeds that chains share, and how
+far SFT moved answers of low and of high coverage. Draws the course of training and the paper's
+figures.
 
 In the null each base wording keeps its probabilities, but not what it gives them to: its choices
 are shuffled. (To permute the wordings among each other would be no null: the wording that a
@@ -36,7 +37,7 @@ from crystalmon import Run, read_run
 from crystalmon.analysis.stage_measures import measure_stages
 from crystalmon.analysis.transfer import find_transfer
 from crystalmon.analysis.verdicts import find_seeds, format_verdicts, judge_run, judge_stages
-from crystalmon.metrics.answers import is_ordered
+from crystalmon.metrics.answers import answer_distributions, is_ordered
 from crystalmon.phases.order import COMPLETE
 from crystalmon.report import style
 from crystalmon.report.palette import STAGE_COLOURS
@@ -59,6 +60,8 @@ KEPT = Path(__file__).with_name("real.tar.xz")
 """The run folders of the study, without the base's whole vocabulary."""
 DRAWS = 100
 """Shuffles behind the null."""
+COVERAGES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 1.01)
+"""Edges of the bins in which wordings are compared."""
 
 Stages = dict[int, tuple[np.ndarray, np.ndarray]]
 """By step, the prompts asked [p] and their answers [p, C]."""
@@ -215,6 +218,35 @@ def format_shared(chains: Sequence[Chain]) -> str:
     return "\n".join(lines if len(lines) > 1 else ["no chain has a seed that another could share"])
 
 
+def format_moved(chains: Sequence[Chain]) -> str:
+    """How far SFT has moved a wording's answers, by its coverage in the base: quartiles.
+
+    Were the answers of wordings of low coverage mere noise, they would move more than others.
+    """
+    heads = ("wordings", "lower", "median", "upper")
+    lines = [f"{'view':<10}{'coverage':<14}" + "".join(f"{head:>10}" for head in heads)]
+    for view in dict.fromkeys(chain.view for chain in chains):
+        moved = [moved_by_sft(chain) for chain in chains if chain.view == view]
+        coverage, apart = np.concatenate(moved, axis=1)
+        for low, high in itertools.pairwise(COVERAGES):
+            inside = apart[(coverage >= low) & (coverage < high)]
+            quartiles = np.percentile(inside, [25, 50, 75]) if len(inside) else [math.nan] * 3
+            cells = "".join(f"{value:>10.2f}" for value in quartiles)
+            lines.append(f"{view:<10}{f'{low:.2f} to {high:.2f}':<14}{len(inside):>10}{cells}")
+    return "\n".join(lines)
+
+
+def moved_by_sft(chain: Chain) -> np.ndarray:
+    """[2, wordings] coverage in the base, and total variation between its answers and SFT's."""
+    run = next(iter(chain.stages.values()))
+    found = []
+    for name, table in read_tables(run.folder / REFERENCE_FOLDER / TENSOR_FILE).items():
+        (q, coverage), task = answer_distributions(table), run.records[-1].tasks[name]
+        apart = np.abs(q[task.rows] - task.q).sum(axis=1) / 2
+        found.append([coverage[task.rows], apart])
+    return np.concatenate(found, axis=1)
+
+
 def course_figure(chains: Sequence[Chain]) -> Figure:
     """Coverage, liquidity, order and KL along training: a row a view, a line a chain."""
     views = list(dict.fromkeys(chain.view for chain in chains))
@@ -275,7 +307,8 @@ def show_results(chains: Sequence[Chain], figures: Path) -> None:
         print(f"{chain.name}, {chain.view}:\n{format_verdicts(verdicts)}\n")
         found = json_value({**measure_stages(chain.joined), "verdicts": verdicts})
         write_scan_figures(chain.joined, found, figures / chain.name / chain.view)
-    print(f"{format_seeds(chains)}\n\n{format_shared(chains)}")
+    tables = (format_seeds(chains), format_shared(chains), format_moved(chains))
+    print("\n\n".join(tables))
     style.write_figure(course_figure(chains), figures / "course")
     print(f"\nfigures: {figures}")
 

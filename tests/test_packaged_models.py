@@ -12,6 +12,8 @@ from oracle import oracle_tables
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from crystalmon import CrystalCallback
+from crystalmon.runs.reader import run_folders
+from crystalmon.runs.reference import load_reference
 from crystalmon.scoring import packaged
 from crystalmon.scoring.models import load_model
 from crystalmon.scoring.plan import build_plan
@@ -58,7 +60,7 @@ def test_whole_suite_agrees_with_the_oracle(capsys):
 
 @pytest.mark.slow
 def test_two_views_at_once_of_a_real_base_agree_with_the_oracle(tmp_path, capsys):
-    """Of seven tasks two prompts each, in a callback's own probe at step 0."""
+    """Of seven tasks two prompts each, as the base of a callback with both views."""
     try:
         model, tokenizer = load_model(GEMMA)
     except ModuleNotFoundError as error:
@@ -70,19 +72,18 @@ def test_two_views_at_once_of_a_real_base_agree_with_the_oracle(tmp_path, capsys
     args = TrainingArguments(output_dir=str(tmp_path), report_to="none", use_cpu=True)
     state, control = TrainerState(max_steps=10), TrainerControl()
     callback.on_train_begin(args, state, control, model=model, processing_class=tokenizer)
-    for training in callback._trainings[-1]:
-        reference = training.monitor.reference
+    references = [load_reference(folder / "reference") for folder in run_folders(tmp_path)]
+    assert [reference.info.view for reference in references] == ["raw", TEMPLATE]
+    for reference in references:
+        view = "{prompt}" if reference.info.view == "raw" else TEMPLATE
         found = [np.exp(reference.log_choice[task.name]) for task in few]
-        written = (
-            [text if training.view == "raw" else TEMPLATE.format(prompt=text) for text in t.prompts]
-            for t in few
-        )
+        written = ([view.format(prompt=text) for text in task.prompts] for task in few)
         asked = TaskSuite(
             "asked", tuple(replace(t, prompts=tuple(p)) for t, p in zip(few, written, strict=True))
         )
         in_q, in_coverage = largest_errors(found, oracle_tables(model, tokenizer, asked))
         with capsys.disabled():
-            print(f"\n{training.view!r}: q {in_q:.1e}, coverage {in_coverage:.1e}")
+            print(f"\n{view!r}: q {in_q:.1e}, coverage {in_coverage:.1e}")
         assert in_q < 1e-5
         assert in_coverage < 1e-5
 
@@ -106,7 +107,7 @@ def test_the_parts_of_a_model_are_joined_once(parts, monkeypatch):
         joined.append(file.read_bytes())
         folder.mkdir()
 
-    monkeypatch.setattr(packaged, "_convert", convert)
+    monkeypatch.setattr(packaged, "convert_gguf", convert)
     folder = packaged.packaged_model(GEMMA)
     assert folder == parts / "cache/crystalmon/models" / GEMMA
     assert packaged.packaged_model(GEMMA) == folder
@@ -118,7 +119,7 @@ def test_a_conversion_that_fails_leaves_nothing(parts, monkeypatch):
         folder.mkdir()
         raise MemoryError
 
-    monkeypatch.setattr(packaged, "_convert", convert)
+    monkeypatch.setattr(packaged, "convert_gguf", convert)
     with pytest.raises(MemoryError):
         packaged.packaged_model(GEMMA)
     assert list((parts / "cache/crystalmon/models").iterdir()) == []

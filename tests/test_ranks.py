@@ -111,4 +111,4 @@ def test_rank_0s_clock_decides_for_both(came_out):
 def test_two_views_are_probed_by_both(came_out):
     first, second = came_out("two views")
     assert first == second
-    assert first == [["raw", 0, "liquid"], ["{prompt} a", 15, "not measurable"]]
+    assert first == [3, ["raw", 0, "liquid"], ["{prompt} a", 15, "not measurable"]]

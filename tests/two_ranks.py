@@ -25,10 +25,13 @@ import torch.distributed as dist
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 import crystalmon.monitor.base_model as base_model
-from crystalmon import CrystalCallback, Monitor, Task, TaskSuite, load_suite
+from crystalmon import CrystalCallback, Monitor, Task, TaskSuite, load_suite, read_run
 from crystalmon.experiments.common.scored_texts import Text
 from crystalmon.experiments.common.subject import Subject
 from crystalmon.monitor.budget import Budget
+from crystalmon.runs.names import REFERENCE_FOLDER
+from crystalmon.runs.reader import run_folders
+from crystalmon.runs.reference import load_reference
 from crystalmon.scoring.models import load_model
 from crystalmon.scoring.ranks import Ranks, current_ranks
 
@@ -156,11 +159,17 @@ def two_views(scene: Scene) -> list[Any]:
     """The base does not answer in the second one."""
     callback = CrystalCallback(scene.suite, every=3, view=["raw", "{prompt} a"], max_overhead=None)
     play(scene, callback)
-    monitors = [training.monitor for training in callback._trainings[-1]]
-    return [
-        [monitor.plan.view, len(monitor.reference.plain), monitor.course.detector.phase]
-        for monitor in monitors
-    ]
+
+    def seen() -> list[Any]:
+        folders = run_folders(scene.folder / "out")
+        references = [load_reference(folder / REFERENCE_FOLDER) for folder in folders]
+        phases = [read_run(folder).records[-1].phase for folder in folders]
+        return [
+            [one.info.view, len(one.plain), phase]
+            for one, phase in zip(references, phases, strict=True)
+        ]
+
+    return [callback.last_step, *scene.ranks.on_main(seen)]
 
 
 def play(scene: Scene, callback: CrystalCallback) -> None:

@@ -83,7 +83,7 @@ def _gemma(folder: Path) -> Path:
                 with part.open("rb") as opened:
                     shutil.copyfileobj(opened, whole)
         converted = Path(made) / folder.name
-        _convert(joined, converted)
+        convert_gguf(joined, converted)
         try:
             converted.rename(folder)
         except OSError:
@@ -92,7 +92,7 @@ def _gemma(folder: Path) -> Path:
     return folder
 
 
-def _convert(file: Path, folder: Path) -> None:
+def convert_gguf(file: Path, folder: Path) -> None:
     """Write a GGUF file's model, in float32, and its tokenizer as transformers does."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
