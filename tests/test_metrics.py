@@ -584,6 +584,17 @@ def test_many_intervals_are_those_of_one_by_one():
     assert not bootstrap_intervals({}, {})
 
 
+def test_intervals_lie_within_the_range_of_what_is_measured():
+    spread = np.array([-0.5, 0.0, 0.5])
+    values = {"coverage": 0.9, "order": 0.9, "liquidity": 0.1, "free_energy": 0.1}
+    found = bootstrap_intervals(values, {key: value + spread for key, value in values.items()})
+    assert found["coverage"][1] == found["order"][1] == 1.0
+    assert found["liquidity"][0] == found["free_energy"][0] == 0.0
+    low, high = bootstrap_interval(0.9, 0.9 + spread)
+    assert found["coverage"][0] == found["order"][0] == low
+    assert found["liquidity"][1] == pytest.approx(high - 0.8)
+
+
 def test_bootstrap_interval_of_infinite_replicates_reaches_to_infinity():
     assert bootstrap_interval(math.inf, np.array([1.0, math.inf])) == (1.0, math.inf)
     assert bootstrap_interval(math.inf, np.array([math.inf])) == (math.inf, math.inf)

@@ -197,6 +197,27 @@ def test_the_words_come_from_the_bundled_suite_only_if_it_is_the_same(tmp_path: 
     assert found
 
 
+@pytest.mark.parametrize(
+    ("suite", "base", "said"),
+    [
+        ("letters", "a", "different suites (digits, letters)"),
+        ("digits", "b", "different bases (a, b)"),
+        ("digits", "a", ""),
+    ],
+)
+def test_runs_that_must_not_be_compared_are_named(
+    chain: list[Run], suite: str, base: str, said: str
+) -> None:
+    infos = [
+        {"suite": name, "suite_hash": name, "reference_model": model}
+        for name, model in (("digits", "a"), (suite, base))
+    ]
+    runs = [replace(run, info=info) for run, info in zip(chain, infos, strict=False)]
+    told = " ".join(build_payload(make_lanes(runs))["caveats"])
+    assert said in told
+    assert told.count("different") == bool(said)
+
+
 def test_what_the_run_cannot_tell_is_said(chain: list[Run]) -> None:
     costly = replace(chain[0].records[0], share=0.5, metrics={"coverage": 0.4})
     run = Run(Path("x/crystalmon"), {"max_steps": 9}, (costly,), (), superseded=3, doubtful=(0,))

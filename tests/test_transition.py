@@ -60,7 +60,14 @@ def test_the_width_is_measured_with_its_interval():
 
 
 @pytest.mark.parametrize(
-    "order", [0.9 * (np.arange(6) >= 3), np.full(40, 0.3), np.full(40, np.nan), np.zeros(0)]
+    "order",
+    [
+        0.9 * (np.arange(6) >= 3),
+        np.full(40, 0.3),
+        np.full(40, np.nan),
+        np.zeros(0),
+        -0.6 * (np.arange(40) < 20),  # back from a fall
+    ],
 )
 def test_too_little_is_undetermined(order):
     assert classify_transition(10 * np.arange(len(order)), order).verdict == "undetermined"

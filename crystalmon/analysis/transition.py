@@ -17,7 +17,7 @@ from crystalmon.runs.records import Interval
 LEAST_POINTS = 8
 """Probes below which nothing is said."""
 LEAST_RISE = 0.2
-"""Rise of `order` below which there is no transition to speak of."""
+"""Rise of `order`, and height that it reaches, below which there is no transition to speak of."""
 ABRUPT_PROBES = 3.0
 """Width in probes up to which a transition is abrupt, faster than the probes resolve; the upper end
 of its interval may be one probe more."""
@@ -121,7 +121,10 @@ def classify_transition(steps: np.ndarray, order: np.ndarray) -> Transition:
     steps, order = _until_melting(steps, order)
     whole = steps
     steps, order = _about_rise(steps, order)
-    if len(steps) < LEAST_POINTS or np.max(order) - np.min(order[: len(order) // 2]) < LEAST_RISE:
+    if len(steps) < LEAST_POINTS:
+        return Transition("undetermined")
+    top, start = float(np.max(order)), float(np.min(order[: len(order) // 2]))
+    if min(top, top - start) < LEAST_RISE:  # one that comes back from a fall is no collapse
         return Transition("undetermined")
     bic, sigmoid = shape_bic(steps, order)
     model = min(bic, key=lambda name: bic[name])

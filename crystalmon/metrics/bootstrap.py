@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
+
+from crystalmon.metrics.catalogue import BY_KEY, Metric
 
 REPLICATES = 200
 """Resamples of the prompts behind a 95% interval."""
@@ -34,8 +37,8 @@ def bootstrap_interval(value: float, replicates: np.ndarray) -> tuple[float, flo
 
     Percentiles of the replicates, shifted so that their mean is `value`. A resample repeats
     prompts, which by itself lowers `liquidity` and `entropy_mixture`: unshifted percentiles
-    would lie below the value that they belong to. An end may lie slightly outside the metric's
-    range.
+    would lie below the value that they belong to. An end may lie slightly outside the range of
+    what is measured.
 
     Args:
         value: the point estimate.
@@ -61,17 +64,28 @@ def bootstrap_interval(value: float, replicates: np.ndarray) -> tuple[float, flo
 def bootstrap_intervals(
     values: Mapping[str, float], replicates: Mapping[str, np.ndarray]
 ) -> dict[str, tuple[float, float]]:
-    """`bootstrap_interval` of each key of `replicates`, in one go: a probe has hundreds of them."""
+    """`bootstrap_interval` of each key of `replicates`, within the range of that metric.
+
+    All in one go: a probe has hundreds of them.
+    """
     plain = [key for key, row in replicates.items() if len(row) and np.isfinite(row).all()]
     found: dict[str, tuple[float, float]] = {}
     if plain:
         table = np.array([replicates[key] for key in plain])
         ends = _central(np.array([values[key] for key in plain]), table)
         found = {key: (low, high) for key, (low, high) in zip(plain, ends.tolist(), strict=True)}
-    return {
-        key: found.get(key) or bootstrap_interval(values[key], row)
+    found |= {
+        key: bootstrap_interval(values[key], row)
         for key, row in replicates.items()
+        if key not in found
     }
+    return {key: _within(BY_KEY.get(key), *found[key]) for key in replicates}
+
+
+def _within(metric: Metric | None, low: float, high: float) -> tuple[float, float]:
+    if metric is None or math.isnan(low):
+        return low, high
+    return max(low, metric.low), min(high, metric.high)
 
 
 def _central(values: np.ndarray, replicates: np.ndarray) -> np.ndarray:

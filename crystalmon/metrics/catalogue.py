@@ -6,6 +6,7 @@ Records, trackers, the terminal, the page and the docs read this list.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -45,6 +46,7 @@ class Metric:
         brief: shown also where there is room for a few metrics only.
         nucleation: the suite's value leaves out tasks whose base is ordered, and those that are not
             measurable.
+        low, high: what it cannot be below and above.
     """
 
     key: str
@@ -57,6 +59,8 @@ class Metric:
     formula: str
     brief: bool = False
     nucleation: bool = False
+    low: float = 0.0
+    high: float = math.inf
 
 
 def tasks_in(phase: str) -> str:
@@ -69,19 +73,19 @@ METRICS: tuple[Metric, ...] = (
         "order", "order", "", "both", "lower", _ALIKE,
         "0: the wordings answer as differently as in the base; 1: all have the same distribution",
         "1 − liquidity(q) / liquidity(b)",
-        brief=True, nucleation=True,
+        brief=True, nucleation=True, low=-math.inf, high=1.0,
     ),
     Metric(
         "crystallinity", "crystallinity", "", "both", "lower", _ALIKE,
         "how near all wordings are to the seed's answers; 0: as far as in the base, 1: equal",
         "1 − seed_jsd / (the same of the base)",
-        brief=True, nucleation=True,
+        brief=True, nucleation=True, low=-math.inf, high=1.0,
     ),
     Metric(
         "seed_mass", "seed mass", "", "both", "higher", _ALIKE,
         "probability on the answers that the seed gives; falling: answers leave the seed's support",
         "mean_p Σ_{c∈S} q_pc, S the smallest set of choices that holds 90% of b_k",
-        brief=True,
+        brief=True, high=1.0,
     ),
     Metric(
         "phase", "phase", "", "both", None, _PHASE,
@@ -128,12 +132,13 @@ METRICS: tuple[Metric, ...] = (
         "coverage", "coverage", "", "both", "higher", _COVERAGE,
         "total probability of the listed answers; low: phases and seeds say little",
         "mean_p Σ_c P(c), the probability that prompt p is continued by choice c",
-        brief=True,
+        brief=True, high=1.0,
     ),
     Metric(
         "measurable", "measurable share", "", "both", "higher", None,
         "share of the wordings whose listed answers are given often enough to be measured",
         "mean_p [Σ_c P(c) ≥ 0.1, now and in the base]",
+        high=1.0,
     ),
     Metric(
         "entropy_mixture", "pooled entropy", "nats", "both", "higher", None,
@@ -159,7 +164,7 @@ METRICS: tuple[Metric, ...] = (
         "crystal_fraction", "crystal fraction", "", "both", None, None,
         "share of wordings that already answer like the seed",
         "share of p with JS(q_p, b_k) < 0.1 · mean_{p≠k} JS(b_p, b_k)",
-        nucleation=True,
+        nucleation=True, high=1.0,
     ),
     Metric(
         "susceptibility", "susceptibility", "", "both", None, None,
@@ -182,6 +187,7 @@ METRICS: tuple[Metric, ...] = (
             f"dissimilarity_{length}", f"change over {length} probes", "", "both", None, None,
             f"change of the answers from the {length} probes before to the last {length}",
             "mean_p ½ Σ_c (l_pc − r_pc)² / (l_pc + r_pc), l and r the windows' means",
+            high=1.0,
         )
         for length in (1, 2, 4)
     ),
@@ -189,6 +195,7 @@ METRICS: tuple[Metric, ...] = (
         "vocabulary_outside", "mass on new tokens", "", "both", None, None,
         "probability on tokens that the base's vocabulary does not have",
         "mean_p Σ_{v∉V⁰} π_pv, V⁰ the base's vocabulary",
+        high=1.0,
     ),
     Metric(
         "probe_seconds", "seconds per probe", "s", "suite", "lower", (COST, "Seconds per probe"),

@@ -189,9 +189,8 @@ def _seedless(
     if "seedless_collapse" in state.raised or not is_whole:
         return state, []
     message = (
-        "the prompts come to answer alike, but like none of the base: the likeliest is "
-        f"{estimate.distance:.3f} nats away (noise floor {estimate.floor:.3f}); there is a seed "
-        f"with probability {estimate.probability:.2f}"
+        "the prompts come to answer alike, but like none of the base: the probability that one of "
+        f"these has won is {estimate.probability:.2f}"
     )
     event = now.event("seedless_collapse", estimate.numbers(), message)
     return state.once("seedless_collapse"), [event]

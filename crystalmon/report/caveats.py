@@ -23,7 +23,7 @@ def caveats(lanes: Sequence[Lane], *, texts_known: bool) -> list[str]:
         texts_known: whether the prompts' and choices' own words were found.
     """
     runs = [run for lane in lanes for run in lane.runs]
-    said = [sentence for run in runs for sentence in _of_run(run)]
+    said = [*_of_unlike(runs), *(sentence for run in runs for sentence in _of_run(run))]
     costly = [run for run in runs if run.records and run.records[-1].share > MUCH_TIME]
     if costly:
         shares = ", ".join(f"{run.records[-1].share:.0%} of {run.name}" for run in costly)
@@ -58,6 +58,27 @@ def caveats(lanes: Sequence[Lane], *, texts_known: bool) -> list[str]:
         "Only answers to the suite's closed questions are measured. What the model does "
         "elsewhere, and why it changed, is not.",
     ]
+
+
+def _of_unlike(runs: Sequence[Run]) -> list[str]:
+    """What must not be compared: runs of different suites, or with different bases."""
+    told = [
+        run.info for run in runs if {"suite", "suite_hash", "reference_model"} <= run.info.keys()
+    ]
+    suites = {info["suite_hash"]: str(info["suite"]) for info in told}
+    bases = dict.fromkeys(str(info["reference_model"]) for info in told)
+    said = []
+    if len(suites) > 1:
+        said.append(
+            f"These runs were asked different suites ({', '.join(suites.values())}): their means are "
+            "over other tasks, and a task that both have may have other prompts."
+        )
+    if len(bases) > 1:
+        said.append(
+            f"These runs are compared with different bases ({', '.join(bases)}): what each has lost "
+            "is relative to its own."
+        )
+    return said
 
 
 def _of_run(run: Run) -> list[str]:
