@@ -70,13 +70,13 @@ def _of_unlike(runs: Sequence[Run]) -> list[str]:
     said = []
     if len(suites) > 1:
         said.append(
-            f"These runs were asked different suites ({', '.join(suites.values())}): their means are "
-            "over other tasks, and a task that both have may have other prompts."
+            f"These runs were asked different suites ({', '.join(suites.values())}): their means "
+            "are over other tasks, and a task that both have may have other prompts."
         )
     if len(bases) > 1:
         said.append(
-            f"These runs are compared with different bases ({', '.join(bases)}): what each has lost "
-            "is relative to its own."
+            f"These runs are compared with different bases ({', '.join(bases)}): what each has "
+            "lost is relative to its own."
         )
     return said
 
