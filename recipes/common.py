@@ -51,7 +51,8 @@ class MonitorArguments:
 
     Args:
         suite: a bundled suite or a YAML file.
-        probe_every: probe every so many steps; by default about 100 probes, dense at first.
+        probe_every: probe every so many steps, or such a share of the run; by default about 100
+            probes, dense at first.
         reference: `auto`, `initial`, a run or reference folder, or a model.
         view: `auto` or others of `CrystalCallback`; several are probed side by side.
         max_overhead: the share of the run's time that monitoring may take; null in YAML, or 1, for
@@ -60,7 +61,9 @@ class MonitorArguments:
     """
 
     suite: str = field(default="randomness", metadata={"help": "a bundled suite or a YAML file"})
-    probe_every: int | None = field(default=None, metadata={"help": "probe every so many steps"})
+    probe_every: float | None = field(
+        default=None, metadata={"help": "probe every so many steps, or such a share of the run"}
+    )
     reference: str = field(default="auto", metadata={"help": "the base model to compare with"})
     view: list[str] = field(
         default_factory=lambda: ["auto"],

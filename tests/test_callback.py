@@ -459,8 +459,9 @@ def test_tracker_gets_every_metric_at_every_probe(tmp_path, model, tokenizer, su
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"every": 0}, ValueError, "every must be positive, got 0"),
-        ({"every": 2.5}, TypeError, "every must be an int or None, got float"),
+        ({"every": 0}, ValueError, "every must be a number of steps or a share of the run"),
+        ({"every": 2.5}, ValueError, "between 0 and 1, got 2.5"),
+        ({"every": "2"}, TypeError, "every must be a number or None, got str"),
         (
             {"reference": None},
             TypeError,

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import runpy
+import sys
 
 import pytest
 from fake_runs import planted_chain
 
+import crystalmon
 from crystalmon.cli.main import main
 from crystalmon.scoring.models import load_model
 from crystalmon.suites.tasks import load_suite
@@ -121,3 +124,11 @@ def test_a_chat_template_that_raises_is_one_sentence(capsys, tmp_path, demanding
     assert status == 2
     assert "raised TemplateError: no system message. Use view='raw'" in err
     assert "Traceback" not in err
+
+
+def test_the_package_runs_as_a_module(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["crystalmon", "--version"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("crystalmon", run_name="__main__")
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.strip() == crystalmon.__version__

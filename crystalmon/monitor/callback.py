@@ -45,8 +45,9 @@ class CrystalCallback(TrainerCallback):
 
     Args:
         suite: the name of a bundled suite, the path of a suite file, or a `TaskSuite`.
-        every: probe every so many steps, as far as `max_overhead` allows. None: about 100 probes a
-            run, dense at first. The first and the last step are always probed.
+        every: probe every so many steps, or, below 1, every such share of the run, as far as
+            `max_overhead` allows. None: about 100 probes a run, dense at first. The first and the
+            last step are always probed.
         reference: the base to compare with. `auto`: the one stored with the model's folder, else
             this model as it was before its first training in this process. `initial`: this model at
             step 0; if one trainer trains twice, before the first time. Or a run folder, a reference
@@ -78,8 +79,8 @@ class CrystalCallback(TrainerCallback):
             steps: `{"context": 100}`. They are measured whatever `max_overhead` says.
 
     Raises:
-        ValueError: for an `every` below 1, a `max_overhead` outside (0, 1], an unknown view,
-            precision, action or experiment.
+        ValueError: for an `every` such as 0 or 2.5, a `max_overhead` outside (0, 1], an unknown
+            view, precision, action or experiment.
         SuiteError: for a faulty suite.
     """
 
@@ -87,7 +88,7 @@ class CrystalCallback(TrainerCallback):
         self,
         suite: str | Path | TaskSuite = "randomness",
         *,
-        every: int | None = None,
+        every: float | None = None,
         reference: str | Path | Reference = "auto",
         view: Views = AUTO,
         precision: AskedPrecision = "auto",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from crystalmon.monitor.budget import Budget
 from crystalmon.phases.order import COMPLETE, MELT, ONSET
 from crystalmon.runs.records import ProbeRecord
-from crystalmon.suites.checks import is_whole
+from crystalmon.suites.checks import is_number
 
 DEFAULT_PROBES = 100
 
@@ -71,37 +71,46 @@ class ProbeSteps:
         return len(self) - bisect_left(self.before, step)
 
 
-def probe_steps(max_steps: int, every: int | None = None) -> ProbeSteps:
+def probe_steps(max_steps: int, every: float | None = None) -> ProbeSteps:
     """The steps at which to probe.
 
     Args:
         max_steps: length N of the run, in optimizer steps.
-        every: fixed interval, or None for the default: every step up to N = 100, beyond that
+        every: fixed interval in steps; below 1, as a share of N, rounded up, as for the trainer's
+            own arguments. None for the default: every step up to N = 100, beyond that
             round(N · (i/100)²), i = 0 … 100, which is dense at first, where collapse happens.
 
     Returns:
         Steps that always include 0 and N.
+
+    >>> list(probe_steps(10, every=0.25))
+    [0, 3, 6, 9, 10]
     """
     if every is not None or max_steps <= DEFAULT_PROBES:
-        return ProbeSteps(range(0, max_steps, every or 1), max_steps)
+        every = 1 if every is None else every
+        interval = math.ceil(max_steps * every) if every < 1 else int(every)
+        return ProbeSteps(range(0, max_steps, max(interval, 1)), max_steps)
     shares = ((i / DEFAULT_PROBES) ** 2 for i in range(DEFAULT_PROBES))
     return ProbeSteps(sorted({round(max_steps * share) for share in shares}), max_steps)
 
 
-def check_every(every: int | None) -> int | None:
-    """The interval in steps, or None for the default schedule.
+def check_every(every: float | None) -> float | None:
+    """The interval in steps, or as a share of the run; None for the default schedule.
 
     Raises:
-        TypeError: if it is no whole number.
-        ValueError: if it is below 1.
+        TypeError: if it is no number.
+        ValueError: if it is neither a whole number of steps nor a share between 0 and 1.
     """
     if every is None:
         return None
-    if not is_whole(every):
-        raise TypeError(f"every must be an int or None, got {type(every).__name__}.")
-    if every < 1:
-        raise ValueError(f"every must be positive, got {every}. Use None for the default.")
-    return int(every)
+    if not is_number(every):
+        raise TypeError(f"every must be a number or None, got {type(every).__name__}.")
+    if not (0 < every < 1 or (every >= 1 and every == int(every))):
+        raise ValueError(
+            f"every must be a number of steps or a share of the run between 0 and 1, got {every}. "
+            "Use None for the default."
+        )
+    return float(every) if every < 1 else int(every)
 
 
 class Forecast:

@@ -68,7 +68,7 @@ class Settings:
     """
 
     suite: TaskSuite
-    every: int | None
+    every: float | None
     reference: str | Path | Reference
     view: View
     view_name: str
