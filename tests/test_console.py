@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 
-from crystalmon.monitor.console import conclude, costly
+from crystalmon.monitor.console import conclude, costly, say
 from crystalmon.report.caveats import unmeasurable
 from crystalmon.runs.records import ProbeRecord
 
@@ -42,3 +43,14 @@ def test_the_end_says_where_the_run_is_and_how_to_see_it(tmp_path, capsys):
     assert "one more probe would have taken over 1.00%" in third
     assert first.endswith("crystallized, order 0.00")
     assert second.endswith("crystalmon report ./-odd -o ./-odd/report.html")
+
+
+def test_a_logger_above_info_is_quiet(capsys):
+    library = logging.getLogger("crystalmon")
+    say("heard")
+    library.setLevel("WARNING")
+    try:
+        say("not heard")
+    finally:
+        library.setLevel(logging.NOTSET)
+    assert capsys.readouterr().out == "crystalmon | heard\n"

@@ -117,10 +117,14 @@ def conclude(record: ProbeRecord | None, folder: Path, share: float, refused: fl
 def say(line: str, name: str = DEFAULT_NAME) -> None:
     """Print a line above the progress bar; a terminal that refuses it must not stop training.
 
+    Nothing is printed where the logger `crystalmon` has a level above INFO.
+
     Args:
         line: what to say.
         name: of the run folder that it is about.
     """
+    if logging.getLogger(DEFAULT_NAME).level > logging.INFO:
+        return
     try:
         tqdm.write(harmless(f"{name} | {line}"))
     except (OSError, ValueError):  # closed, full, or an encoding without the characters
