@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from datasets import Dataset
@@ -161,6 +163,12 @@ def test_views_are_probed_side_by_side(tmp_path, model, tokenizer, suite, capsys
     assert "crystalmon-template | step 0" in told
     assert callback.monitor.plan.view == "raw"
     main(["report", str(tmp_path / "two"), "-o", str(tmp_path / "report.html")])
+    capsys.readouterr()
+    main(["detect", str(tmp_path / "two"), "--json"])
+    detected = [json.loads(line)["name"] for line in capsys.readouterr().out.splitlines()]
+    assert detected == ["two", "two (template)"]
+    main(["send", str(tmp_path / "two"), "--to", "tensorboard"])
+    assert capsys.readouterr().out.count("3 probes") == 2
     assert [lane.name for lane in make_lanes([read_run(f) for f in folders])] == [
         "two",
         "two (template)",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from crystalmon.analysis.replay import detect_run, format_detection
@@ -16,12 +18,17 @@ from crystalmon.trackers.make import DESTINATIONS
 from crystalmon.trackers.wandb_workspace import build_workspace, describe_workspace
 
 
+def _folders(paths: Iterable[str]) -> list[Path]:
+    """The run folders of output folders: one for each view."""
+    return [folder for path in paths for folder in run_folders(path)]
+
+
 @command("summary", "the table by stage of one or more runs", "runs figure")
 def _summary(args: argparse.Namespace) -> None:
     from crystalmon.report.summary import format_stage_table, stage_table
 
     check_figure(args.figure)
-    runs = [read_run(each) for folder in args.run_folder for each in run_folders(folder)]
+    runs = [read_run(folder) for folder in _folders(args.run_folder)]
     print(format_stage_table(stage_table(runs)))
     if args.figure is not None:
         from crystalmon.report.stage_figure import stage_figure
@@ -40,8 +47,7 @@ def _report(args: argparse.Namespace) -> None:
     from crystalmon.report.page import write_report
 
     suite = args.suite and load_suite(args.suite)
-    folders = [each for folder in args.run_folder for each in run_folders(folder)]
-    file = write_report(folders, args.output, layout=args.layout, suite=suite)
+    file = write_report(_folders(args.run_folder), args.output, layout=args.layout, suite=suite)
     print(f"report: {file} ({file.stat().st_size / 1e6:.1f} MB)")
 
 
@@ -84,10 +90,14 @@ def _workspace(args: argparse.Namespace) -> None:
         print(f"workspace: {workspace.url}")
 
 
-@command("detect", "replay a stored run through the phase detector", "run json")
+@command("detect", "replay stored runs through the phase detector", "runs json")
 def _detect(args: argparse.Namespace) -> None:
-    found = detect_run(read_run(args.run_folder, stream=True))
-    print_json(found.to_json()) if args.json else print(format_detection(found))
+    for number, folder in enumerate(_folders(args.run_folder)):
+        found = detect_run(read_run(folder, stream=True))
+        if args.json:
+            print_json(found.to_json())
+        else:
+            print("\n" * bool(number) + format_detection(found))
 
 
 @command(
@@ -100,8 +110,8 @@ def _detect(args: argparse.Namespace) -> None:
 def _send(args: argparse.Namespace) -> int:
     from crystalmon.trackers.send import send_run
 
-    run, status = read_run(args.run_folder), 0
-    for destination in dict.fromkeys(args.to):
+    runs, status = [read_run(folder) for folder in _folders([args.run_folder])], 0
+    for run, destination in itertools.product(runs, dict.fromkeys(args.to)):
         try:
             place = send_run(run, destination, project=args.project, progress=True)
         except USER_ERRORS as error:  # the others may take it
