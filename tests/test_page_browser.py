@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,22 @@ def test_every_chart_is_drawn_and_nothing_is_asked_for(
     assert drawn_charts(page) == set(CHARTS)
     assert visit.said == []
     assert [url for url in visit.asked if not url.startswith(("file:", "data:", "blob:"))] == []
+    visit.close()
+
+
+def test_a_task_that_is_not_measurable_has_no_bar(
+    browser: Any, chain: list[Run], tmp_path: Path
+) -> None:
+    run, last = chain[0], chain[0].records[-1]
+    tasks = {**last.tasks, "task-1": replace(last.tasks["task-1"], phase="not measurable")}
+    held = replace(run, records=(*run.records[:-1], replace(last, tasks=tasks)))
+    file = tmp_path / "page.html"
+    file.write_text(report_html([held]))
+    visit = Visit(browser)
+    page = visit.open(file.as_uri())
+    shown = page.locator("#won .won").all()
+    assert ["not measurable" in one.inner_text() for one in shown] == [False, True, False, False]
+    assert [one.locator(".bar i").count() for one in shown] == [1, 0, 1, 1]
     visit.close()
 
 
