@@ -11,6 +11,7 @@ from fake_runs import planted_chain
 
 import crystalmon
 from crystalmon.cli.main import main
+from crystalmon.runs.reader import read_run
 from crystalmon.scoring.models import load_model
 from crystalmon.suites.tasks import load_suite
 
@@ -76,6 +77,25 @@ def test_summary_prints_the_table_and_draws(capsys, tmp_path):
     assert status == 0
     assert "crystallinity" in out
     assert figure.stat().st_size > 10_000
+    _, out, err = run(capsys, "summary", *folders, "--json", "--figure", str(figure))
+    rows = json.loads(out)
+    assert [row["stage"] for row in rows] == ["base", "sft", "dpo"]
+    assert rows[-1]["metrics"]["order"] == read_run(folders[-1]).records[-1].metrics["order"]
+    assert f"figure: {figure}" in err
+
+
+@pytest.mark.parametrize(
+    ("wordings", "said"), [(1, "no liquidity, order or seed"), (4, "4 wordings, so its"), (8, "")]
+)
+def test_what_a_suite_is_too_small_for_is_said(capsys, tmp_path, wordings, said):
+    file = tmp_path / "own.yaml"
+    prompts = [f"Flip {number}" for number in range(wordings)]
+    task = {"name": "coin", "prompts": prompts, "choices": ["heads", "tails"]}
+    file.write_text(json.dumps({"name": "own", "tasks": [task]}))
+    status, out, _ = run(capsys, "suite", "validate", str(file))
+    assert status == 0
+    assert said in out
+    assert len(out.splitlines()) == 1 + bool(said)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from crystalmon.cli.options import command, console, load_placed, option, print_json
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 OWN = tuple(BY_KEY[key] for key in ("coverage", "entropy", "entropy_mixture", "liquidity"))
 """What a model's answers tell without a base to compare them with."""
 COMPARED = tuple(metric for metric in BRIEF if metric not in OWN)
+FEW_WORDINGS = 8
+"""Wordings of a task below which a user is told that its intervals will be wide."""
 
 
 @command(
@@ -168,6 +171,22 @@ def _suite_show(args: argparse.Namespace) -> None:
             print(harmless(f"{choice.text}: {shown}"))
 
 
+def _limits(suite: TaskSuite) -> Iterator[str]:
+    """A line for each task that has too few wordings for some of the metrics."""
+    for task in suite:
+        count = len(task.prompts)
+        if count == 1:
+            yield (
+                f"{task.name} has one wording: its entropy and its KL can be measured, but no "
+                "liquidity, order or seed. Add others."
+            )
+        elif count < FEW_WORDINGS:
+            yield (
+                f"{task.name} has {count} wordings, so its intervals will be wide. The bundled "
+                "suites have 24."
+            )
+
+
 @command(
     "suite validate",
     "check a suite file",
@@ -178,6 +197,8 @@ def _suite_show(args: argparse.Namespace) -> None:
 def _suite_validate(args: argparse.Namespace) -> None:
     suite = load_suite(args.suite)
     print(f"{_describe(suite)}: valid")
+    for line in _limits(suite):
+        print(harmless(line))
     if args.model is None:
         return
     from crystalmon.scoring.models import load_tokenizer

@@ -23,18 +23,19 @@ def _folders(paths: Iterable[str]) -> list[Path]:
     return [folder for path in paths for folder in run_folders(path)]
 
 
-@command("summary", "the table by stage of one or more runs", "runs figure")
+@command("summary", "the table by stage of one or more runs", "runs figure json")
 def _summary(args: argparse.Namespace) -> None:
     from crystalmon.report.summary import format_stage_table, stage_table
 
     check_figure(args.figure)
     runs = [read_run(folder) for folder in _folders(args.run_folder)]
-    print(format_stage_table(stage_table(runs)))
+    rows = stage_table(runs)
+    print_json([row.to_json() for row in rows]) if args.json else print(format_stage_table(rows))
     if args.figure is not None:
         from crystalmon.report.stage_figure import stage_figure
 
         stage_figure(runs).savefig(args.figure)
-        print(f"figure: {args.figure}")
+        print(f"figure: {args.figure}", file=sys.stderr if args.json else sys.stdout)
 
 
 @command(

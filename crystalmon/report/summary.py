@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rich import box
 from rich.console import Console
@@ -14,7 +14,7 @@ from crystalmon.metrics.catalogue import BRIEF
 from crystalmon.report.lanes import probed_chain
 from crystalmon.runs.notebook import number
 from crystalmon.runs.reader import Run
-from crystalmon.runs.records import ProbeRecord
+from crystalmon.runs.records import ProbeRecord, json_value
 
 SAME = 1e-3
 """Free energy in nats up to which a chain's first probe is taken for one of the base itself."""
@@ -26,6 +26,18 @@ class StageRow(NamedTuple):
     name: str
     record: ProbeRecord
     share: float | None = None
+
+    @property
+    def locked(self) -> int:
+        """How many tasks hold a seed."""
+        return sum(task.seed is not None for task in self.record.tasks.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """What its line in the table says, with all metrics of the suite."""
+        shown = {"stage": self.name, "step": self.record.step, "phase": self.record.phase}
+        counts = {"seeds_locked": self.locked, "tasks": len(self.record.tasks)}
+        told = {"metrics": self.record.metrics, "share": self.share}
+        return json_value({**shown, **counts, **told})
 
 
 def stage_table(runs: Sequence[Run]) -> list[StageRow]:
@@ -53,13 +65,12 @@ def format_stage_table(rows: Sequence[StageRow]) -> str:
     for column in ("stage", "step", "phase", *metrics, "seeds locked", "probing's share"):
         table.add_column(column, justify="left" if column in ("stage", "phase") else "right")
     for row in rows:
-        tasks = row.record.tasks.values()
         table.add_row(
             row.name,
             str(row.record.step),
             row.record.phase,
             *(number(row.record.metrics.get(metric.key)) for metric in BRIEF),
-            f"{sum(task.seed is not None for task in tasks)}/{len(tasks)}",
+            f"{row.locked}/{len(row.record.tasks)}",
             "–" if row.share is None else f"{row.share:.1%}",
         )
     console = Console(file=io.StringIO(), width=1000, color_system=None, markup=False)
