@@ -18,6 +18,8 @@ def results(monkeypatch):
     import real_results
 
     monkeypatch.setattr(real_results, "DRAWS", 10)
+    # those of scans are drawn in test_scan_figures
+    monkeypatch.setattr(real_results, "write_scan_figures", lambda *given: [])
     return real_results
 
 
@@ -86,3 +88,17 @@ def test_what_is_kept_shows_the_same(results, study, tmp_path, monkeypatch, caps
     results.main()
     assert capsys.readouterr().out == told.replace(str(study), "runs/real-kept")
     assert (tmp_path / "runs/real-kept/figures/course.png").stat().st_size > 10_000
+
+
+def test_the_documents_tables_are_those_of_the_runs_that_are_kept(
+    results, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(results, "DRAWS", 100)
+    monkeypatch.setattr(sys, "argv", ["x"])
+    results.main()
+    printed = capsys.readouterr().out.splitlines()
+    page = (Path(results.__file__).parent / "README.md").read_text(encoding="utf-8")
+    shown = page.partition("## A real base")[2].split("```")[1].splitlines()[1:]
+    assert len(shown) > 10
+    assert [line for line in shown if line not in printed] == []
