@@ -142,7 +142,7 @@ RUN_BY = {
     "scripts/no_trace/check.py": "test_no_trace.py::test_two_processes_give_the_record_of_one",
     "scripts/no_trace/train.py": "test_no_trace.py::test_two_processes_give_the_record_of_one",
     "scripts/study.py": "test_documented_commands.py::test_the_study_from_its_bases_to_its_report",
-    "scripts/real_results.py": "test_documented_commands.py::test_the_study_of_a_real_base",
+    "scripts/real_results.py": "test_real_results.py::test_what_is_kept_shows_the_same",
     "scripts/study_real.py": "test_documented_commands.py::test_the_study_of_a_real_base",
     "scripts/trained_bank.py": "test_documented_commands.py::test_the_detector_is_measured",
     "scripts/validate_detection.py": "test_documented_commands.py::test_the_detector_is_measured",
@@ -483,12 +483,6 @@ def test_the_study_of_a_real_base(here, capsys):
     capsys.readouterr()
     assert start("scripts/study_real.py", *arguments) == 0
     assert capsys.readouterr().out == ""  # what is trained is not trained again
-    assert start("scripts/real_results.py", str(here / "real"), "--pack", "kept.tar.xz") == 0
-    told = capsys.readouterr().out
-    for head in heads("scripts/README.md", "chain  "):
-        assert head in told
-    assert "nucleated on a base seed" in told
-    assert (here / "kept.tar.xz").stat().st_size > 1000
 
 
 def test_schedules_are_compared(here, capsys):
