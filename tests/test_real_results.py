@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -15,12 +16,11 @@ from crystalmon.runs.files import RUN_FILE
 @pytest.fixture
 def results(monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "scripts"))
-    import real_results
-
-    monkeypatch.setattr(real_results, "DRAWS", 10)
+    script = importlib.import_module("real_results")
+    monkeypatch.setattr(script, "DRAWS", 10)
     # those of scans are drawn in test_scan_figures
-    monkeypatch.setattr(real_results, "write_scan_figures", lambda *given: [])
-    return real_results
+    monkeypatch.setattr(script, "write_scan_figures", lambda *given: [])
+    return script
 
 
 def write_stage(folder: Path, base: dict, first: dict, last: dict, max_steps: int = 1) -> None:
