@@ -126,11 +126,10 @@ class Bench:
         coverage = {name: task.metrics["coverage"] for name, task in tasks.items()}
         detector = self._detector
         self._course.events += detector.update(step, q, coverage, asked)
-        part = [detector.tasks[name] for name in detector.taking_part]
-        weights = [task.liquidity for task in part]
-        order = np.average([task.state.orders[-1] for task in part], weights=weights)
-        self._course.orders[step] = float(order)
-        return ProbeRecord(step, None, 0, 0, 0, detector.phase, {"order": float(order)}, {}, {})
+        part = detector.taking_part
+        order = detector.mean_order({name: detector.tasks[name].state.orders[-1] for name in part})
+        self._course.orders[step] = order
+        return ProbeRecord(step, None, 0, 0, 0, detector.phase, {"order": order}, {}, {})
 
 
 def compared(benches: Sequence[Bench], share: float | None, remembered: bool) -> dict[str, Any]:

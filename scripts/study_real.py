@@ -8,6 +8,7 @@ checkpoint.
 
     python scripts/study_real.py --data FOLDER                   # all, many hours on two cores
     python scripts/study_real.py --data FOLDER --chains short-0  # one of them
+    python scripts/real_results.py runs/real                     # what it shows so far
 
 FOLDER holds `instructions.jsonl.gz` (prompt, completion, source: t0 or gpteacher) and
 `preferences.jsonl.gz` (prompt, chosen, rejected). The same kinds of data are on the hub:

@@ -459,7 +459,8 @@ def test_tracker_gets_every_metric_at_every_probe(tmp_path, model, tokenizer, su
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"every": 0}, ValueError, "every must be a number of steps or a share of the run"),
+        ({"every": 0}, ValueError, "every must be a number of steps or a share .*, got 0"),
+        ({"every": float("inf")}, ValueError, "every must be a number of steps .*, got inf"),
         ({"every": 2.5}, ValueError, "between 0 and 1, got 2.5"),
         ({"every": "2"}, TypeError, "every must be a number or None, got str"),
         (

@@ -703,10 +703,14 @@ def test_a_ratio_of_the_suite_is_that_of_the_means(asked):
         before = sum(liquidity(b[asked], row) for b in bases)
         by_hand.append(1 - now / before if before > 1e-12 else np.nan)
     np.testing.assert_allclose([value, *replicates], by_hand, atol=1e-12)
-    for key in ("crystallinity", "susceptibility"):
-        parts = np.array([task.ratios[key] for task in tasks])
-        found, _ = mean_over_tasks(tasks, key)
-        assert found == pytest.approx(parts[:, 0, 0].sum() / parts[:, 1, 0].sum())
+    now = [js_divergence(q, b[1]) for q, b in zip(answers, bases, strict=True)]
+    own = [js_divergence(b[asked], b[1]) for b in bases]  # 0 of the seed's prompt, if it was asked
+    others = asked != 1
+    lost = 1 - sum(js[others].mean() for js in now) / sum(js[others].mean() for js in own)
+    assert mean_over_tasks(tasks, "crystallinity")[0] == pytest.approx(lost)
+    scales = [js_divergence(b, b[1]).sum() / 23 for b in bases]
+    spread = sum(len(asked) * js.var() for js in now) / sum(scale**2 for scale in scales)
+    assert mean_over_tasks(tasks, "susceptibility")[0] == pytest.approx(spread)
 
 
 def test_a_base_with_hardly_any_liquidity_does_not_decide_the_order_of_all():

@@ -73,7 +73,13 @@ def order(q: np.ndarray, b: np.ndarray, w: np.ndarray) -> np.ndarray:
     >>> float(order(unlike, unlike, w)), float(order(alike, unlike, w))
     (0.0, 1.0)
     """
-    return 1.0 - ratio(liquidity(q, w), liquidity(b, w))
+    return ratio(*_order_parts(q, b, w))
+
+
+def _order_parts(q: np.ndarray, b: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What `order` divides, the liquidity that is lost, and by what, that of the base."""
+    of_base = liquidity(b, w)
+    return of_base - liquidity(q, w), of_base
 
 
 def is_measurable(coverage: np.ndarray) -> bool:
@@ -183,8 +189,7 @@ def measure_task(
     values["entropy_mixture"] = entropy_mixture(q, stacked)
     values["liquidity"] = liquidity(q, stacked)
     values |= seed_metrics(q, b, seed, stacked, asked)
-    of_base = liquidity(b[asked], stacked)
-    ratios = {"order": (of_base - values["liquidity"], of_base)}
+    ratios = {"order": _order_parts(q, b[asked], stacked)}
     ratios |= seed_ratios(q, b, seed, stacked, asked)
     values |= {key: ratio(*parts) for key, parts in ratios.items()}
     metrics = {key: float(value[0]) for key, value in values.items()}

@@ -19,6 +19,8 @@ from crystalmon.runs.records import Event, ProbeRecord
 from crystalmon.suites.checks import harmless
 
 logger = logging.getLogger(__name__)
+LIBRARY = logging.getLogger("crystalmon")
+"""The logger by which a user sets how much the package says."""
 
 
 def announce(
@@ -123,7 +125,7 @@ def say(line: str, name: str = DEFAULT_NAME) -> None:
         line: what to say.
         name: of the run folder that it is about.
     """
-    if logging.getLogger(DEFAULT_NAME).level > logging.INFO:
+    if LIBRARY.level > logging.INFO:
         return
     try:
         tqdm.write(harmless(f"{name} | {line}"))

@@ -86,8 +86,9 @@ def probe_steps(max_steps: int, every: float | None = None) -> ProbeSteps:
     >>> list(probe_steps(10, every=0.25))
     [0, 3, 6, 9, 10]
     """
-    if every is not None or max_steps <= DEFAULT_PROBES:
-        every = 1 if every is None else every
+    if every is None and max_steps <= DEFAULT_PROBES:
+        every = 1
+    if every is not None:
         interval = math.ceil(max_steps * every) if every < 1 else int(every)
         return ProbeSteps(range(0, max_steps, max(interval, 1)), max_steps)
     shares = ((i / DEFAULT_PROBES) ** 2 for i in range(DEFAULT_PROBES))
@@ -105,7 +106,7 @@ def check_every(every: float | None) -> float | None:
         return None
     if not is_number(every):
         raise TypeError(f"every must be a number or None, got {type(every).__name__}.")
-    if not (0 < every < 1 or (every >= 1 and every == int(every))):
+    if not (0 < every < 1 or (every >= 1 and float(every).is_integer())):
         raise ValueError(
             f"every must be a number of steps or a share of the run between 0 and 1, got {every}. "
             "Use None for the default."

@@ -93,7 +93,7 @@ class SuiteDetector:
             if np.isfinite(q[name]).all()
         }
         part = [name for name in self.taking_part if name in seen and seen[name].measurable]
-        mean = self._mean_order({name: seen[name].order for name in part})
+        mean = self.mean_order({name: seen[name].order for name in part})
         events: list[Event] = []
         for name, task in self.tasks.items():
             if name in seen:
@@ -118,8 +118,11 @@ class SuiteDetector:
             events += self._entered(before, step, phases)
         return events
 
-    def _mean_order(self, orders: Mapping[str, float]) -> float:
-        """By what each task's base has to lose; 0 without a task that has a finite order."""
+    def mean_order(self, orders: Mapping[str, float]) -> float:
+        """The suite's order from its tasks', by name: weighted by the liquidity of their bases.
+
+        As in `answers.mean_over_tasks`; 0 without a task that has a finite order.
+        """
         known = [name for name, order in orders.items() if np.isfinite(order)]
         weights = [self.tasks[name].liquidity for name in known]
         return float(np.average([orders[n] for n in known], weights=weights)) if known else 0.0

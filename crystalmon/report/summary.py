@@ -34,10 +34,17 @@ class StageRow(NamedTuple):
 
     def to_json(self) -> dict[str, Any]:
         """What its line in the table says, with all metrics of the suite."""
-        shown = {"stage": self.name, "step": self.record.step, "phase": self.record.phase}
-        counts = {"seeds_locked": self.locked, "tasks": len(self.record.tasks)}
-        told = {"metrics": self.record.metrics, "share": self.share}
-        return json_value({**shown, **counts, **told})
+        return json_value(
+            {
+                "stage": self.name,
+                "step": self.record.step,
+                "phase": self.record.phase,
+                "metrics": self.record.metrics,
+                "seeds_locked": self.locked,
+                "tasks": len(self.record.tasks),
+                "share": self.share,
+            }
+        )
 
 
 def stage_table(runs: Sequence[Run]) -> list[StageRow]:

@@ -61,9 +61,9 @@ class Run:
         name, parent = folder.name, folder.parent.name
         if name == DEFAULT_NAME:
             return harmless(parent)
-        second = name.removeprefix(f"{DEFAULT_NAME}-")
-        is_second = second != name and "stages" not in self.info
-        return harmless(f"{parent} ({second})" if is_second else f"{parent}/{name}")
+        if name.startswith(f"{DEFAULT_NAME}-") and "stages" not in self.info:
+            return harmless(f"{parent} ({name.removeprefix(f'{DEFAULT_NAME}-')})")
+        return harmless(f"{parent}/{name}")
 
     @property
     def doubt(self) -> str:
