@@ -14,7 +14,8 @@ from crystalmon.runs.store import RunStore
 
 def make_task(seed: int = 0, phase: str = "liquid", locked: int | None = None) -> TaskRecord:
     q = np.random.default_rng(seed).dirichlet(np.ones(3), size=4)
-    return TaskRecord(q, {"order": 0.5}, {"order": (0.4, 0.6)}, phase, locked, "raw")
+    order = {"liquid": 0.1, "crystallized": 0.9}.get(phase, 0.5)
+    return TaskRecord(q, {"order": order}, {"order": (order - 0.1, order)}, phase, locked, "raw")
 
 
 def make_record(step: int, **changes: object) -> ProbeRecord:

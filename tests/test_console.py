@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
-from crystalmon.monitor.console import conclude, costly, say
+from fake_runs import make_record, make_task
+
+from crystalmon.monitor.actions import check_actions
+from crystalmon.monitor.console import Console, costly
 from crystalmon.report.caveats import unmeasurable
 from crystalmon.runs.records import ProbeRecord
 
@@ -25,32 +30,67 @@ def test_probing_that_takes_much_of_the_time_is_said():
     assert "(0.042 s a probe, 99 s a step)" in costly(0.5, 0.0421, 98.7)
 
 
+def make_end(phase: str = "crystallized", **metrics: float) -> ProbeRecord:
+    return make_record(9, phase=phase, metrics=metrics, tasks={})
+
+
 def test_the_end_says_where_the_run_is_and_how_to_see_it(tmp_path, capsys):
-    record = ProbeRecord(
-        step=9, epoch=None, time=0.0, seconds=1.0, share=0.031, phase="crystallized",
-        metrics={"order": 0.94, "free_energy": 1.186}, ci={}, tasks={},
-    )  # fmt: skip
-    conclude(record, tmp_path / "a run" / "crystalmon", 0.0123, None)
-    first, second, third = capsys.readouterr().out.splitlines()
-    assert "step 9, the last probe: crystallized, order 0.94, free energy 1.186 nats" in first
-    assert first.endswith("nats")
+    console = Console()
+    tasks = {
+        "coin": make_task(phase="crystallized", locked=1),
+        "die": make_task(phase="crystallized"),
+        "name": make_task(),
+    }
+    record = replace(make_end(order=0.94, free_energy=1.186), tasks=tasks)
+    console.conclude(record, tmp_path / "a run" / "crystalmon", 6, 0.0123)
+    first, by_task, detect, report, cost = capsys.readouterr().out.splitlines()
+    assert first.endswith(
+        "step 9, the last probe: crystallized, order 0.94, free energy 1.186 nats"
+    )
+    assert by_task.endswith(
+        "tasks: 1 liquid: name; 2 crystallized (1 on a wording of the base): coin, die"
+    )
     place = f"'{tmp_path}/a run/crystalmon'"
-    assert second.endswith(f"crystalmon report {place} -o {place}/report.html")
-    assert third.endswith("monitoring took 1.23% of the time")
-    broken = {"order": -1e-9, "free_energy": float("nan")}
-    conclude(replace(record, metrics=broken), Path("-odd"), 0.01, 0.01)
-    first, second, third, _ = capsys.readouterr().out.splitlines()
-    assert "one more probe would have taken over 1.00%" in third
+    assert detect.endswith(f"crystalmon detect {place}")
+    assert report.endswith(f"crystalmon report {place} -o {place}/report.html")
+    assert cost.endswith("6 probes; monitoring took 1.23% of the time")
+
+
+def test_the_end_of_a_broken_run_in_an_odd_folder(capsys):
+    console = Console()
+    console.conclude(make_end(order=-1e-9, free_energy=math.nan), Path("-odd"), 1, 0.01)
+    console.unobserved(28, 40, 0.01)
+    console.unobserved(39, 40, 0.01)
+    first, _, report, _, many, one = capsys.readouterr().out.splitlines()
     assert first.endswith("crystallized, order 0.00")
-    assert second.endswith("crystalmon report ./-odd -o ./-odd/report.html")
+    assert report.endswith("crystalmon report ./-odd -o ./-odd/report.html")
+    assert "steps 29 to 40 were not observed: one more probe" in many
+    assert "would have taken over 1.00%" in many
+    assert "step 40 was not observed" in one
 
 
-def test_a_logger_above_info_is_quiet(capsys):
+def test_alerts_to_nobody_and_large_uploads_are_told_at_the_start(tmp_path, capsys):
+    (tmp_path / "reference").mkdir()
+    (tmp_path / "reference" / "reference.safetensors").write_bytes(b"x" * 3000)
+    args = SimpleNamespace(report_to=["tensorboard"], push_to_hub=True)
+    actions = check_actions({"melting": ["save", "alert"]}, [])
+    Console().warn_of(actions, args, tmp_path)
+    alert, upload = capsys.readouterr().out.splitlines()
+    assert "the action alert will reach nobody: report_to has no wandb or trackio" in alert
+    assert "3.0 kB" in upload
+    assert f"{tmp_path.name}/reference* in {tmp_path.parent}/.gitignore" in upload
+    args = SimpleNamespace(report_to=["trackio"], push_to_hub=False)
+    Console().warn_of(actions, args, tmp_path)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_logger_above_info_is_quiet_and_so_is_what_is_not_verbose(capsys):
     library = logging.getLogger("crystalmon")
-    say("heard")
+    Console().say("heard")
+    Console("other", verbose=False).say("not heard")
     library.setLevel("WARNING")
     try:
-        say("not heard")
+        Console().say("not heard")
     finally:
         library.setLevel(logging.NOTSET)
     assert capsys.readouterr().out == "crystalmon | heard\n"

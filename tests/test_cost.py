@@ -203,7 +203,7 @@ def test_a_rate_is_positive(value):
 def test_counts_are_checked(plan):
     with pytest.raises(ValueError, match=r"tokens_per_step must be positive.*, got -3"):
         estimate_cost(SIZE, plan, tokens_per_step=-3)
-    with pytest.raises(TypeError, match=r"every must be an integer, got 2\.5"):
+    with pytest.raises(ValueError, match=r"every must be .* between 0 and 1, got 2\.5"):
         estimate_cost(SIZE, plan, every=2.5)
 
 
@@ -239,7 +239,7 @@ def test_the_command_prints_it(capsys):
     ("arguments", "sentence"),
     [
         (["no/where"], "model 'no/where' cannot be loaded"),
-        (["liquid-tiny", "--every", "0"], "every must be positive"),
+        (["liquid-tiny", "--every", "0"], "every must be a number of steps or a share"),
         (["liquid-tiny", "--step-seconds", "nan"], "step_seconds must be positive"),
         (["liquid-tiny", "--every", "7"], "every must come with steps, got 7 alone."),
         (

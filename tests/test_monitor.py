@@ -26,7 +26,7 @@ from crystalmon.suites.tasks import Choice, Task, TaskSuite
 
 SPEC_KEYS = {
     "coverage", "entropy", "entropy_mixture", "liquidity", "order", "seed_jsd", "seed_mse",
-    "crystallinity", "seed_mass", "crystal_fraction", "free_energy", "free_energy_choice",
+    "crystallinity", "crystal_fraction", "free_energy", "free_energy_choice",
     "free_energy_format", "compliance_entropy", "heat_capacity", "susceptibility",
 }  # fmt: skip
 
@@ -61,7 +61,8 @@ def test_every_metric_of_the_contract_with_an_interval_around_it(monitor, model)
     assert sum(record.metrics[tasks_in(phase)] for phase in PHASES) == len(record.tasks)
     for task in record.tasks.values():
         assert set(task.metrics) >= SPEC_KEYS | {"seed"}
-        for key, (low, high) in task.ci.items():
+        known = {key: ends for key, ends in task.ci.items() if key != "seed_mass"}
+        for key, (low, high) in known.items():
             assert low - 1e-9 <= task.metrics[key] <= high + 1e-9, key
     for key in SPEC_KEYS:
         low, high = record.ci[key]
@@ -78,6 +79,22 @@ def test_suite_values_are_means_over_tasks_and_ratios_of_means(monitor, model):
     for key, part in (("order", "liquidity"), ("crystallinity", "seed_jsd")):
         of_base = np.mean([task[part] / (1 - task[key]) for task in tasks])
         assert record.metrics[key] == pytest.approx(1 - record.metrics[part] / of_base), key
+
+
+def test_the_mass_on_a_seed_is_told_of_tasks_that_hold_one(monitor, model):
+    base = monitor.base_q
+    for step, share in enumerate([0.0, 0.5, *[1.0] * 8]):
+        q = {name: (1 - share) * b + share * b[3] for name, b in base.items()}
+        q["coin"] = base["coin"]
+        found = monitor.course.measure(step, q, monitor.subsets[24], {})
+        record = monitor.course.record(step, None, 0, 0, found, q, monitor.subsets[24])
+        told = [n for n, task in record.tasks.items() if np.isfinite(task.metrics["seed_mass"])]
+        assert told == [name for name, task in record.tasks.items() if task.seed is not None]
+        assert ("seed_mass" in record.metrics) == bool(told)
+    assert told
+    assert "coin" not in told
+    values = [record.tasks[name].metrics["seed_mass"] for name in told]
+    assert record.metrics["seed_mass"] == pytest.approx(np.mean(values))
 
 
 def test_metrics_follow_from_the_stored_q(monitor, suite):

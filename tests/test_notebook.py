@@ -19,7 +19,7 @@ def test_a_record_shows_its_tasks_and_the_suite() -> None:
     page = record._repr_html_()
     assert "<img" not in page
     assert "&lt;img src=x" in page
-    for part in ("step 7: liquid", "0.500", "crystallized", "suite", "order", "free energy"):
+    for part in ("step 7: liquid", "0.900", "crystallized", "suite", "order", "free energy"):
         assert part in page
 
 

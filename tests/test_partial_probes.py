@@ -177,7 +177,7 @@ def test_a_partial_probe_scores_what_a_whole_one_does(model, tokenizer):
     after = monitor.probe(3)
     assert after.tasks["coin"].asked is None
     assert after.metrics["dissimilarity_1"] == pytest.approx(0.0, abs=1e-9)
-    assert {"order", "free_energy", "seed_mass"} <= part.metrics.keys()
+    assert {"order", "free_energy", "seed_mse"} <= part.metrics.keys()
     assert ProbeRecord.from_json(json.loads(json.dumps(part.to_json()))).tasks["coin"].fits(24, 2)
 
 

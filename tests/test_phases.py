@@ -980,3 +980,51 @@ def test_a_crowd_of_twins_is_no_evidence_for_a_far_end():
     detector, events = watch(base, [mixture(base, end, share) for share in ramp(25, 2, 5)])
     assert "seed_locked" not in kinds(events)
     assert detector.seed is None
+
+
+def ordered_base(prompts: int = 12, choices: int = 2) -> np.ndarray:
+    """Every wording is answered alike."""
+    return np.tile(np.linspace(0.4, 0.6, choices), (prompts, 1))
+
+
+def judged(prompts: int = 12) -> np.ndarray:
+    """Half of the wordings get the one answer, half the other."""
+    return np.where(np.arange(prompts)[:, None] % 2, [0.95, 0.05], [0.05, 0.95])
+
+
+def test_an_ordered_base_whose_wordings_come_to_differ_melts_and_orders_again():
+    base = ordered_base()
+    detector, told = PhaseDetector(base, "judge"), []
+    phases = []
+    for step, q in enumerate([base, base, judged(), judged(), judged(), base, base, base]):
+        told += detector.update(step, q)
+        phases.append(detector.phase)
+    assert [(event.kind, event.step) for event in told] == [("melting", 3)]
+    assert phases == [*["ordered"] * 3, *["melting"] * 3, *["ordered"] * 2]
+    assert told[0].evidence["liquidity"] > 0.4
+    assert told[0].evidence["base_liquidity"] < 1e-9
+    assert "the base answered alike" in told[0].message
+
+
+def test_a_suite_of_ordered_bases_melts_with_them():
+    base = {name: ordered_base() for name in ("one", "two", "three")}
+    detector, told = SuiteDetector(base), []
+    after = {"one": judged(), "two": judged(), "three": base["three"]}
+    for step, q in enumerate([base, base, after, after, after]):
+        told += detector.update(step, q, {})
+    assert detector.phase == "melting"
+    assert [event.step for event in told if event.task is None] == [3]
+    states = {name: task.state.handed_on() for name, task in detector.tasks.items()}
+    later = SuiteDetector(base, states)  # the next stage of a chain repeats no event
+    assert not [event for step in range(4) for event in later.update(step, after, {})]
+    assert later.phase == "melting"
+
+
+def test_one_ordered_base_that_melts_is_not_the_suites_phase():
+    liquid = np.eye(12)[:, :4] + 0.1
+    base = {"a": ordered_base(), "b": np.abs(liquid) / liquid.sum(axis=1, keepdims=True)}
+    detector, told = SuiteDetector(base), []
+    for step, q in enumerate([base, *[{"a": judged(), "b": base["b"]}] * 3]):
+        told += detector.update(step, q, {})
+    assert [(event.task, event.kind) for event in told] == [("a", "melting")]
+    assert detector.phase == "liquid"

@@ -66,12 +66,14 @@ def test_the_table_prints_one_line_a_stage() -> None:
     metrics = {"order": 0.98765, "crystallinity": 0.9, "seed_mass": 0.8, "liquidity": 0.1}
     metrics |= {"free_energy": 12.3456, "coverage": 1.0}
     tasks = {"a": make_task(locked=3), "b": make_task(locked=1), "c": make_task()}
+    tasks = {name: replace(task, phase="crystallized") for name, task in tasks.items()}
+    tasks = {name: replace(task, metrics={"order": 0.9}) for name, task in tasks.items()}
     last = make_record(1200, metrics=metrics, tasks=tasks, phase="crystallized")
     rows = [StageRow("base", base), StageRow("[red]" + "x" * 80, last, 0.0125)]
     header, rule, first, long = format_stage_table(rows).splitlines()
     units = {m.label: f" [{m.unit}]" if m.unit else "" for m in BRIEF}
     columns = ["stage", "step", "phase", *(label + unit for label, unit in units.items())]
-    columns += ["seeds locked", "probing's share"]
+    columns += ["seeds locked", "monitoring's share"]
     places = [header.index(column) for column in columns]
     assert places == sorted(places)
     assert set(rule.strip()) == {"─"}

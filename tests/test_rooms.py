@@ -27,7 +27,7 @@ ROOMS: dict[str, str] = {
     "synthetic": "suites metrics",
     "phases": "metrics runs",
     "analysis": "metrics runs phases",
-    "report": "analysis runs metrics suites",
+    "report": "analysis phases runs metrics suites",
     "trackers": "report runs metrics",
     "experiments": "analysis scoring runs suites metrics report.style report.palette",
     "monitor": "suites metrics scoring runs phases report trackers experiments",

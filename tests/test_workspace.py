@@ -22,9 +22,9 @@ def panels_of(workspace: Any) -> list[Any]:
 
 def test_the_workspace_has_the_panels_and_passes_its_schema() -> None:
     pytest.importorskip("wandb_workspaces")
-    workspace = build_workspace("team", "runs")
+    workspace = build_workspace("team", "runs", "tasks")
     titles = [panel.title for panel in panels_of(workspace)]
-    assert {title for group in dashboard().values() for title in group} <= set(titles)
+    assert {title for group in dashboard(logged="tasks").values() for title in group} <= set(titles)
     described = describe_workspace(workspace)
     assert len(described) == len(titles) + len(workspace.sections)
     text = workspace._to_model().model_dump_json(by_alias=True)

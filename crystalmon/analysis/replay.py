@@ -12,7 +12,7 @@ import math
 import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -29,14 +29,15 @@ from crystalmon.metrics.divergences import js_divergence
 from crystalmon.metrics.seeds import prompt_crystallinity
 from crystalmon.phases import PhaseDetector, SuiteDetector
 from crystalmon.phases.stored import observe, states_of
+from crystalmon.phases.unconfirmed import phase_words
 from crystalmon.runs.reader import Run
-from crystalmon.runs.records import Event, Stored
+from crystalmon.runs.records import Event, ProbeRecord, Stored
 from crystalmon.runs.reference import read_base_answers
 from crystalmon.runs.wordings import task_texts
 
 SHOWN = 48
 """Characters of a prompt that are shown."""
-_ROW = "{:<14}{:<14}{:>5}{:>8}{:>8}{:>8}   {:<58}{}"
+_ROW = "{:<{}}{:<{}}{:>5}{:>8}{:>8}{:>8}   {:<58}{}"
 _LEGEND = """
 p and margin are those of the probe at which the seed was locked; away is the distance of the
 answers from the seed at the last probe, in nats
@@ -51,7 +52,7 @@ class TaskDetection:
     """What a replay found in one task.
 
     Args:
-        phase: at the last probe.
+        phase: at the last probe; `looks`: the same as people are told it.
         seed: the locked seed, an index into the base's prompts, or None.
         p_value: of the seed, when it was locked; see `Candidates.chance`.
         margin: how many times worse than the seed the next candidate explained the answers then.
@@ -61,6 +62,7 @@ class TaskDetection:
     """
 
     phase: str
+    looks: str
     seed: int | None
     p_value: float | None
     margin: float | None
@@ -78,6 +80,7 @@ class Detection(Stored):
         probes: number of them.
         doubt: a sentence on those that may be wrong, or nothing.
         phases: (step, phase) of the suite, at the first probe and wherever it changed.
+        looks: the last phase as people are told it; see `unconfirmed.phase_words`.
         events: as the replay raised them.
         repeats_live: whether they are the stored ones, as they are if this version of the
             detector watched the run.
@@ -96,6 +99,7 @@ class Detection(Stored):
     probes: int
     doubt: str
     phases: tuple[tuple[int, str], ...]
+    looks: str
     events: tuple[Event, ...]
     repeats_live: bool
     differing: int
@@ -135,7 +139,7 @@ def detect_run(run: Run) -> Detection:
                 phases.append((record.step, detector.phase))
     except ValueError as error:
         raise ValueError(f"the run {run.folder} cannot be replayed: {error}") from error
-    taken, last = np.array(steps), run.records[-1]
+    taken, last = np.array(steps), _as_replayed(run.records[-1], detector)
     transitions = {
         name: classify_transition(taken, np.array(curve)) for name, curve in order.items()
     }
@@ -149,14 +153,15 @@ def detect_run(run: Run) -> Detection:
         probes=len(run.records),
         doubt=run.doubt,
         phases=tuple(phases),
+        looks=phase_words(last),
         events=tuple(events),
         repeats_live=differing == 0,
         differing=differing,
         tasks={
             name: _task(
-                task.q, detector.tasks[name], base[name], prompts.get(name), transitions[name]
+                last, detector.tasks[name], base[name], name, prompts.get(name), transitions[name]
             )
-            for name, task in last.tasks.items()
+            for name in last.tasks
         },
         inherited={k: [n for n, state in inherited.items() if k in state.raised] for k in raised},
         transition=transitions[None],
@@ -174,16 +179,24 @@ def _differing(stored: Sequence[Event], replayed: Sequence[Event]) -> int:
     return (one - other).total() + (other - one).total()
 
 
+def _as_replayed(record: ProbeRecord, detector: SuiteDetector) -> ProbeRecord:
+    """A record with the phases that the replay has found."""
+    tasks = {n: replace(task, phase=detector.tasks[n].phase) for n, task in record.tasks.items()}
+    return replace(record, phase=detector.phase, tasks=tasks)
+
+
 def _task(
-    q: np.ndarray,
+    last: ProbeRecord,
     detector: PhaseDetector,
     b: np.ndarray,
+    name: str,
     prompts: Sequence[str] | None,
     transition: Transition,
 ) -> TaskDetection:
-    lock, seed, now = detector.state.lock, detector.seed, q.mean(axis=0)
+    lock, seed, now = detector.state.lock, detector.seed, last.tasks[name].q.mean(axis=0)
     return TaskDetection(
         phase=detector.phase,
+        looks=phase_words(last, name),
         seed=seed,
         p_value=None if lock is None else lock.p_value,
         margin=None if lock is None else lock.margin,
@@ -216,6 +229,8 @@ def _coexistence(
 def format_detection(found: Detection) -> str:
     """The replay in words: phases, events with their evidence, kinetics, seeds."""
     course = " → ".join(f"{phase} ({step})" for step, phase in found.phases)
+    if found.looks != found.phases[-1][1]:
+        course += f", and at the last probe {found.looks}"
     lines = [f"{found.name}: {found.probes} probes", f"suite: {course}"]
     lines += [found.doubt] if found.doubt else []
     for kind, names in found.inherited.items():
@@ -230,7 +245,9 @@ def format_detection(found: Detection) -> str:
         )
     lines += [f"  ({compared})", "", "kinetics", *_kinetics_lines(found), ""]
     head = ("task", "phase", "seed", "p", "margin", "away", "transition", "the seed's own prompt")
-    lines.append(_ROW.format(*head))
+    names = 2 + max(len(name) for name in (*found.tasks, head[0]))
+    phases = 2 + max(len(task.looks) for task in found.tasks.values())
+    lines.append(_ROW.format(head[0], names, head[1], phases, *head[2:]))
     for name, task in found.tasks.items():
         seed = "–" if task.seed is None else str(task.seed)
         chance = "" if task.p_value is None else f"{task.p_value:.3f}"
@@ -239,8 +256,8 @@ def format_detection(found: Detection) -> str:
         prompt = ""
         if task.prompt is not None:
             prompt = repr(textwrap.shorten(task.prompt, SHOWN, placeholder="…"))
-        cells = (name, task.phase, seed, chance, margin, away, _transition(task.transition), prompt)
-        lines.append(_ROW.format(*cells).rstrip())
+        cells = (seed, chance, margin, away, _transition(task.transition), prompt)
+        lines.append(_ROW.format(name, names, task.looks, phases, *cells).rstrip())
     return "\n".join([*lines, _LEGEND])
 
 

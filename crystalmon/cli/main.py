@@ -26,7 +26,12 @@ INTERRUPTED = 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    args = _parser().parse_args(argv)
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if hasattr(args, "named_model"):
+        if (args.model is None) == (args.named_model is None):
+            parser.error(f"{args.command} takes one model: crystalmon {args.command} MODEL")
+        args.model = args.model or args.named_model
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 OWN = tuple(BY_KEY[key] for key in ("coverage", "entropy", "entropy_mixture", "liquidity"))
 """What a model's answers tell without a base to compare them with."""
-COMPARED = tuple(metric for metric in BRIEF if metric not in OWN)
+COMPARED = tuple(metric for metric in BRIEF if metric not in OWN and not metric.held)
 FEW_WORDINGS = 8
 """Wordings of a task below which a user is told that its intervals will be wide."""
 
@@ -35,6 +35,7 @@ def _probe(args: argparse.Namespace) -> None:
 
     from crystalmon.monitor.probe import Monitor
     from crystalmon.report.caveats import unmeasurable
+    from crystalmon.scoring.models import adapter_layers
 
     suite = load_suite(args.suite)
     model, tokenizer = load_placed(args.model, args.dtype, args.device)
@@ -45,7 +46,8 @@ def _probe(args: argparse.Namespace) -> None:
         return
     seconds = (monitor.is_own_base and monitor.seconds_a_probe) or record.seconds
     told = "known from the cache" if monitor.remembered else f"probe took {seconds:.1f} s"
-    table = _table(record, suite, not monitor.is_own_base, told)
+    compared = not monitor.is_own_base or bool(adapter_layers(model))
+    table = _table(record, suite, compared, told)
     table.title = escape(f"{args.model} · {suite.name} · {args.view}")
     shown = console()
     shown.print(table)
@@ -85,7 +87,7 @@ def _table(record: ProbeRecord, suite: TaskSuite, with_base: bool, told: str) ->
     "what monitoring will cost, without loading weights",
     "model suite view json",
     option("--steps", type=int, help="optimizer steps of the run"),
-    option("--every", type=int, help="probe at this interval; default: the callback's"),
+    option("--every", type=float, help="steps, or a share of the run; default: the callback's"),
     option("--tokens-per-step", type=int, help="trained on, over all devices"),
     option("--rate", help="what the machine achieves: 1e13 (FLOP/s) or 2e4tokens/s"),
     option("--step-seconds", type=float, help="what a training step takes"),

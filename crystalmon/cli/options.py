@@ -56,10 +56,15 @@ def view_text(text: str) -> str:
     return text.replace(r"\n", "\n").replace(r"\t", "\t")
 
 
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    """The model, by its place or as `--model`; `main` sees that it is given once."""
+    words = "liquid-tiny, smollm2-135m, gemma3-270m, a .gguf file, a folder, or a hub id"
+    parser.add_argument("model", nargs="?", help=words)
+    parser.add_argument("--model", dest="named_model", help=argparse.SUPPRESS)
+
+
 SHARED: dict[str, Option] = {
-    "model": option(
-        "model", help="liquid-tiny, smollm2-135m, gemma3-270m, a .gguf file, a folder, or a hub id"
-    ),
+    "model": _add_model,
     "suite": option("--suite", default="randomness", help="a bundled suite or a YAML file"),
     "view": option("--view", default="raw", type=view_text, help=f"default: raw; {VIEW_WORDS}"),
     "dtype": option("--dtype", default="float32", help="torch dtype of the weights"),

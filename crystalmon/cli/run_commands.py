@@ -11,11 +11,14 @@ from pathlib import Path
 from crystalmon.analysis.replay import detect_run, format_detection
 from crystalmon.cli.options import USER_ERRORS, check_figure, command, console, option, print_json
 from crystalmon.runs.names import DEFAULT_NAME
-from crystalmon.runs.reader import read_run, run_folders
+from crystalmon.runs.reader import Run, read_run, run_folders
 from crystalmon.suites.checks import harmless
 from crystalmon.suites.tasks import load_suite
+from crystalmon.trackers.base import LOGGED
 from crystalmon.trackers.make import DESTINATIONS
 from crystalmon.trackers.wandb_workspace import build_workspace, describe_workspace
+
+LOG = option("--log", choices=LOGGED, default="suite", help="metrics; default: suite")
 
 
 def _folders(paths: Iterable[str]) -> list[Path]:
@@ -23,12 +26,32 @@ def _folders(paths: Iterable[str]) -> list[Path]:
     return [folder for path in paths for folder in run_folders(path)]
 
 
+def _read(paths: Iterable[str]) -> list[Run]:
+    """The runs of output folders; a folder without one is told, and skipped if others have one.
+
+    Raises:
+        FileNotFoundError: if no folder has a run.
+    """
+    runs: list[Run] = []
+    missing: list[FileNotFoundError] = []
+    for folder in _folders(paths):
+        try:
+            runs.append(read_run(folder))
+        except FileNotFoundError as error:
+            missing.append(error)
+    if not runs:
+        raise missing[0]
+    for error in missing:
+        print(harmless(f"crystalmon: skipped: {error}"), file=sys.stderr)
+    return runs
+
+
 @command("summary", "the table by stage of one or more runs", "runs figure json")
 def _summary(args: argparse.Namespace) -> None:
     from crystalmon.report.summary import format_stage_table, stage_table
 
     check_figure(args.figure)
-    runs = [read_run(folder) for folder in _folders(args.run_folder)]
+    runs = _read(args.run_folder)
     rows = stage_table(runs)
     print_json([row.to_json() for row in rows]) if args.json else print(format_stage_table(rows))
     if args.figure is not None:
@@ -43,12 +66,16 @@ def _summary(args: argparse.Namespace) -> None:
     "one HTML page of one or more runs",
     "runs layout texts",
     option("-o", "--output", type=Path, default="report.html", help="default: report.html"),
+    option("--force", action="store_true", help="replace an existing file"),
 )
 def _report(args: argparse.Namespace) -> None:
     from crystalmon.report.page import write_report
 
     suite = args.suite and load_suite(args.suite)
-    file = write_report(_folders(args.run_folder), args.output, layout=args.layout, suite=suite)
+    output = args.output / "report.html" if args.output.is_dir() else args.output
+    if output.exists() and not args.force:
+        raise FileExistsError(f"{output} exists. Add --force to replace it, or name another -o.")
+    file = write_report(_folders(args.run_folder), output, layout=args.layout, suite=suite)
     print(f"report: {file} ({file.stat().st_size / 1e6:.1f} MB)")
 
 
@@ -77,12 +104,13 @@ def _watch(args: argparse.Namespace) -> None:
     "",
     option("project", help="<entity>/<project>"),
     option("--dry-run", action="store_true", help="build and check it, save nothing"),
+    LOG,
 )
 def _workspace(args: argparse.Namespace) -> None:
     entity, _, project = args.project.partition("/")
     if not entity or not project or "/" in project:
         raise ValueError(f"project must be <entity>/<project>, got {args.project!r}.")
-    workspace = build_workspace(entity, project)
+    workspace = build_workspace(entity, project, args.log)
     print("\n".join(describe_workspace(workspace)))
     if args.dry_run:
         print("checked, nothing saved")
@@ -107,6 +135,7 @@ def _detect(args: argparse.Namespace) -> None:
     "run",
     option("--to", nargs="+", required=True, choices=DESTINATIONS, help="one or more"),
     option("--project", default=DEFAULT_NAME, help="of W&B and trackio"),
+    LOG,
 )
 def _send(args: argparse.Namespace) -> int:
     from crystalmon.trackers.send import send_run
@@ -114,7 +143,7 @@ def _send(args: argparse.Namespace) -> int:
     runs, status = [read_run(folder) for folder in _folders([args.run_folder])], 0
     for run, destination in itertools.product(runs, dict.fromkeys(args.to)):
         try:
-            place = send_run(run, destination, project=args.project, progress=True)
+            place = send_run(run, destination, project=args.project, log=args.log, progress=True)
         except USER_ERRORS as error:  # the others may take it
             print(harmless(f"crystalmon: not sent to {destination}: {error}"), file=sys.stderr)
             status = 2

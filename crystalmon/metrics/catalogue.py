@@ -40,12 +40,15 @@ class Metric:
             suite as `answers.mean_over_tasks`.
         better: the direction in which nothing is lost, if there is one; dashboards keep the worst
             value.
-        panel: where a dashboard shows the suite's value; None for no panel.
+        panel: where a dashboard shows the suite's value; one without a panel is logged only if all
+            are asked for.
         summary: how to read it, in one line.
         formula: its definition, in the notation of `README.md`.
         brief: shown also where there is room for a few metrics only.
-        nucleation: the suite's value leaves out tasks whose base is ordered, and those that are not
-            measurable.
+        nucleation: relative to what the base has to lose: NaN of a task whose base is ordered or
+            that is not measurable, and the suite's value leaves it out.
+        held: of the seed that the detector holds: NaN of a task without one, and the suite's value
+            leaves it out.
         low, high: what it cannot be below and above.
     """
 
@@ -59,6 +62,7 @@ class Metric:
     formula: str
     brief: bool = False
     nucleation: bool = False
+    held: bool = False
     low: float = 0.0
     high: float = math.inf
 
@@ -85,7 +89,7 @@ METRICS: tuple[Metric, ...] = (
         "seed_mass", "seed mass", "", "both", "higher", _ALIKE,
         "probability on the answers that the seed gives; falling: answers leave the seed's support",
         "mean_p Σ_{c∈S} q_pc, S the smallest set of choices that holds 90% of b_k",
-        brief=True, high=1.0,
+        brief=True, held=True, high=1.0,
     ),
     Metric(
         "phase", "phase", "", "both", None, _PHASE,

@@ -13,9 +13,9 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from crystalmon.monitor import console
 from crystalmon.monitor.actions import Actions, check_actions
 from crystalmon.monitor.budget import DEFAULT_SHARE, check_share
+from crystalmon.monitor.console import Console
 from crystalmon.monitor.probe import Monitor
 from crystalmon.monitor.schedule import check_every
 from crystalmon.monitor.training import Settings, Training, begun_views, unwrapped
@@ -26,6 +26,7 @@ from crystalmon.scoring.models import model_name
 from crystalmon.scoring.precision_trial import AskedPrecision, check_precision
 from crystalmon.scoring.ranks import current_ranks
 from crystalmon.suites.tasks import TaskSuite, load_suite
+from crystalmon.trackers.base import Logged, check_logged
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +35,12 @@ class CrystalCallback(TrainerCallback):
     r"""Probes the model at intervals while a transformers or TRL trainer trains it.
 
     Each probe goes to `<output_dir>/crystalmon` and to the trackers in the trainer's `report_to`,
-    as `crystalmon/<metric>` and `crystalmon_tasks/<task>/<metric>` on the trainer's step axis.
+    as `crystalmon/<metric>` on the trainer's step axis.
+
+    With `metric_for_best_model="crystalmon/order"`, or another metric of the suite, each evaluation
+    of the trainer has these metrics too, and is a whole probe, whatever `max_overhead` says. So the
+    best checkpoint, early stopping and hyperparameter search can go by them. Callbacks that read
+    them come after this one.
 
     Training is not changed: modules' modes, random states and the tokenizer are restored after
     each probe. A probe that fails is logged and counted, and training goes on. Mistakes of
@@ -77,6 +83,9 @@ class CrystalCallback(TrainerCallback):
             probed, with all prompts.
         experiments: further measurements, by name or as an experiment, each with its interval in
             steps: `{"context": 100}`. They are measured whatever `max_overhead` says.
+        log: what trackers get. `suite`: the suite's main metrics. `tasks`: all of them, and those
+            of each task.
+        verbose: say in the terminal what happens. Warnings are logged all the same.
 
     Raises:
         ValueError: for an `every` such as 0 or 2.5, a `max_overhead` outside (0, 1], an unknown
@@ -96,6 +105,8 @@ class CrystalCallback(TrainerCallback):
         actions: Actions | None = None,
         max_overhead: float | None = DEFAULT_SHARE,
         experiments: Experiments | None = None,
+        log: Logged = "suite",
+        verbose: bool = True,
     ) -> None:
         if not isinstance(reference, str | Path | Reference):
             raise TypeError(
@@ -115,6 +126,8 @@ class CrystalCallback(TrainerCallback):
             actions=check_actions(actions, (task.name for task in checked)),
             max_overhead=check_share(max_overhead),
             experiments=check_experiments(experiments, suite=checked),
+            logged=check_logged(log),
+            verbose=verbose,
         )
         self._trainings: list[tuple[Training, ...]] = []
         self._stranger = False
@@ -184,7 +197,8 @@ class CrystalCallback(TrainerCallback):
                 lambda: find_view(suite, others, known, places, tokens, data)
             )
             if state.is_world_process_zero:
-                console.say(f"prompts are sent as {view!r}: {why}; view= sets another")
+                told = f"prompts are sent as {view!r}: {why}; view= sets another"
+                Console(verbose=self.settings.verbose).say(told)
             views = {name: view if own == AUTO else own for name, own in views.items()}
         found: list[Settings] = []
         for name, view in views.items():
@@ -206,6 +220,20 @@ class CrystalCallback(TrainerCallback):
         """Probe if this step is on the schedule, or the last."""
         for training in self._of(state):
             training.step(state, control)
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Add the suite's metrics, where the trainer chooses its best checkpoint by one of them."""
+        for views in self._trainings:
+            if views[0].state is state and metrics is not None:
+                for training in views:
+                    training.evaluated(args, state, metrics)
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

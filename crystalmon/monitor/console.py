@@ -4,53 +4,165 @@ from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from rich.filesize import decimal
 from tqdm.auto import tqdm
 
-from crystalmon.metrics.catalogue import BY_KEY, NOT_MEASURABLE
+from crystalmon.metrics.catalogue import BY_KEY, NOT_MEASURABLE, PHASES
+from crystalmon.monitor.actions import Action
 from crystalmon.monitor.probe import Monitor
 from crystalmon.monitor.schedule import LEAST
+from crystalmon.phases.unconfirmed import phase_words
 from crystalmon.report.caveats import unmeasurable
-from crystalmon.runs.names import DEFAULT_NAME
+from crystalmon.runs.names import DEFAULT_NAME, REFERENCE_FOLDER
 from crystalmon.runs.records import Event, ProbeRecord
 from crystalmon.suites.checks import harmless
+from crystalmon.trackers.make import ALERTING
 
 logger = logging.getLogger(__name__)
 LIBRARY = logging.getLogger("crystalmon")
 """The logger by which a user sets how much the package says."""
 
 
-def announce(
-    record: ProbeRecord,
-    events: Iterable[Event],
-    before: ProbeRecord | None,
-    name: str = DEFAULT_NAME,
-) -> None:
-    """One line per kind of event, and one when the suite's phase is another than before.
+@dataclass(frozen=True)
+class Console:
+    """Says what happens in one run.
 
     Args:
-        record, events: of this probe.
-        before: the one before it, or None.
-        name: of the run folder.
+        name: of the run folder, before each line.
+        verbose: whether to say anything.
     """
-    tasks: dict[str, list[str]] = {}
-    for event in events:
-        if event.task is not None:
-            tasks.setdefault(event.kind, []).append(event.task)
-    for kind, names in tasks.items():
-        say(f"step {record.step}: {kind} in {', '.join(names)}", name)
-    broken = [name for name, task in record.tasks.items() if not np.isfinite(task.q).all()]
-    if broken:
-        told = f"no finite answers in {', '.join(broken)}; their phases are held"
-        say(f"step {record.step}: {told}", name)
-    if before is None or record.phase != before.phase:
-        order = record.metrics.get("order")
-        known = order is not None and record.phase != NOT_MEASURABLE
-        shown = f" (order {order:.2f})" if known else ""
-        say(f"step {record.step}: the suite is {record.phase}{shown}", name)
+
+    name: str = DEFAULT_NAME
+    verbose: bool = True
+
+    def say(self, line: str) -> None:
+        """Print a line above the progress bar; a terminal that refuses it must not stop training.
+
+        Nothing is printed where the logger `crystalmon` has a level above INFO.
+        """
+        if not self.verbose or LIBRARY.level > logging.INFO:
+            return
+        try:
+            tqdm.write(harmless(f"{self.name} | {line}"))
+        except (OSError, ValueError):  # closed, full, or an encoding without the characters
+            logger.info("%s", line)
+
+    def introduce(
+        self, monitor: Monitor, folder: Path, probes: int, max_overhead: float | None
+    ) -> None:
+        """Say at the start what will be probed, against which base, and where the records go."""
+        suite, base = monitor.suite, monitor.reference.info.model or "this model"
+        planned = f"{probes} probes"
+        if max_overhead is not None and max_overhead < 1:
+            planned = f"probes within {100 * max_overhead:.3g}% of the time, at least {LEAST + 1}"
+        self.say(
+            f"{suite.name}: {len(suite)} tasks, {suite.num_prompts} prompts, {planned}; "
+            f"base {base}; records in {folder}"
+        )
+        if plain := ", ".join(monitor.reference.plain):
+            self.say(
+                f"the base hardly answers {plain} in this view, so the model's answers to them "
+                "will be compared with the base's answers to the plain prompts"
+            )
+        if warning := unmeasurable(monitor.unanswered):
+            self.say(warning)
+
+    def warn_of(self, actions: Mapping[str, tuple[Action, ...]], args: Any, folder: Path) -> None:
+        """Say what of the trainer's settings will surprise: alerts to nobody, a large upload."""
+        alerts = any("alert" in chosen for chosen in actions.values())
+        if alerts and not set(args.report_to or ()) & set(ALERTING):
+            others = " or ".join(ALERTING)
+            self.say(f"the action alert will reach nobody: report_to has no {others}")
+        if args.push_to_hub:
+            size = decimal(
+                sum(file.stat().st_size for file in (folder / REFERENCE_FOLDER).iterdir())
+            )
+            self.say(
+                f"push_to_hub uploads {folder} too, with the base's answers ({size}); the line "
+                f"{folder.name}/{REFERENCE_FOLDER}* in {folder.parent}/.gitignore keeps them out"
+            )
+
+    def announce(
+        self, record: ProbeRecord, events: Iterable[Event], before: ProbeRecord | None
+    ) -> None:
+        """One line per kind of event, and one when the suite's phase is another than before.
+
+        Args:
+            record, events: of this probe.
+            before: the one before it, or None.
+        """
+        tasks: dict[str, list[str]] = {}
+        for event in events:
+            if event.task is not None:
+                tasks.setdefault(event.kind, []).append(event.task)
+        for kind, names in tasks.items():
+            self.say(f"step {record.step}: {kind} in {', '.join(names)}")
+        broken = [name for name, task in record.tasks.items() if not np.isfinite(task.q).all()]
+        if broken:
+            told = f"no finite answers in {', '.join(broken)}; their phases are held"
+            self.say(f"step {record.step}: {told}")
+        if before is None or record.phase != before.phase:
+            order = record.metrics.get("order")
+            known = order is not None and record.phase != NOT_MEASURABLE
+            shown = f" (order {order:.2f})" if known else ""
+            self.say(f"step {record.step}: the suite is {record.phase}{shown}")
+
+    def conclude(self, last: ProbeRecord, folder: Path, probes: int, share: float) -> None:
+        """Say at the end where the run stands, what to look at, and what monitoring has cost.
+
+        Args:
+            last: the record of the last probe.
+            folder: the run folder.
+            probes: how many there were.
+            share: of the run's time that monitoring took, with the base, trackers and pictures.
+        """
+        said = [phase_words(last)]
+        for key, digits in (("order", 2), ("free_energy", 3)):
+            value = last.metrics.get(key, np.nan)
+            if np.isfinite(value):
+                number = f"{round(value, digits) + 0.0:.{digits}f}"
+                said.append(f"{BY_KEY[key].label} {number} {BY_KEY[key].unit}".rstrip())
+        self.say(f"step {last.step}, the last probe: {', '.join(said)}")
+        if last.tasks:
+            self.say(f"tasks: {_by_phase(last)}")
+        place = shlex.quote(str(folder) if not str(folder).startswith("-") else f"./{folder}")
+        self.say(f"what happened, with its evidence: crystalmon detect {place}")
+        self.say(f"the run as a page: crystalmon report {place} -o {place}/report.html")
+        self.say(f"{probes} probes; monitoring took {share:.2%} of the time")
+
+    def unobserved(self, after: int, end: int, limit: float) -> None:
+        """Say that a run's last steps were not probed.
+
+        Args:
+            after: the step of the last probe.
+            end: the step where training ended.
+            limit: the `max_overhead` that a probe there did not fit into.
+        """
+        steps = f"steps {after + 1} to {end} were" if end > after + 1 else f"step {end} was"
+        self.say(f"{steps} not observed: one more probe would have taken over {limit:.2%}")
+
+
+def _by_phase(record: ProbeRecord) -> str:
+    """How many tasks are in each phase, and which; all of one phase are not named.
+
+    `13 crystallized (12 on a wording of the base), 2 liquid: letter, name`
+    """
+    parts = []
+    for phase in PHASES:
+        names = [name for name, task in record.tasks.items() if task.phase == phase]
+        if not names:
+            continue
+        part = f"{len(names)} {phase}"
+        if seeds := sum(record.tasks[name].seed is not None for name in names):
+            part += f" ({seeds} on a wording of the base)"
+        parts.append(part + (f": {', '.join(names)}" if len(names) < len(record.tasks) else ""))
+    return "; ".join(parts)
 
 
 def costly(share: float, probe_seconds: float, step_seconds: float) -> str:
@@ -65,69 +177,3 @@ def costly(share: float, probe_seconds: float, step_seconds: float) -> str:
 def _seconds(value: float) -> str:
     """Two digits or all before the point: `0.042 s`, `2.6 s`, `123 s`."""
     return f"{value:.2g} s" if value < 99 else f"{value:.0f} s"
-
-
-def introduce(monitor: Monitor, folder: Path, probes: int, max_overhead: float | None) -> None:
-    """Say at the start what will be probed, against which base, and where the records go."""
-    suite, base = monitor.suite, monitor.reference.info.model or "this model"
-    planned = f"{probes} probes"
-    if max_overhead is not None and max_overhead < 1:
-        planned = f"probes within {100 * max_overhead:.3g}% of the time, at least {LEAST + 1}"
-    say(
-        f"{suite.name}: {len(suite)} tasks, {suite.num_prompts} prompts, {planned}; "
-        f"base {base}; records in {folder}",
-        folder.name,
-    )
-    if plain := ", ".join(monitor.reference.plain):
-        say(
-            f"the base hardly answers {plain} in this view, so the model's answers to them will be "
-            "compared with the base's answers to the plain prompts",
-            folder.name,
-        )
-    if warning := unmeasurable(monitor.unanswered):
-        say(warning, folder.name)
-
-
-def conclude(record: ProbeRecord | None, folder: Path, share: float, refused: float | None) -> None:
-    """Say at the end where the run stands, how to see it, and what monitoring has cost.
-
-    Args:
-        record: the last one, if there is any.
-        folder: the run folder.
-        share: of the run's time that monitoring took, with the base, trackers and pictures.
-        refused: the `max_overhead` that the last step's probe did not fit into, or None.
-    """
-    if record is not None:
-        said = [record.phase]
-        for key, digits in (("order", 2), ("free_energy", 3)):
-            value = record.metrics.get(key, np.nan)
-            if np.isfinite(value):
-                number = f"{round(value, digits) + 0.0:.{digits}f}"
-                said.append(f"{BY_KEY[key].label} {number} {BY_KEY[key].unit}".rstrip())
-        say(f"step {record.step}, the last probe: {', '.join(said)}", folder.name)
-        place = shlex.quote(str(folder) if not str(folder).startswith("-") else f"./{folder}")
-        say(f"to see the run: crystalmon report {place} -o {place}/report.html", folder.name)
-        if refused is not None:
-            say(
-                f"the last step was not probed: one more probe would have taken over {refused:.2%} "
-                "of the time",
-                folder.name,
-            )
-    say(f"monitoring took {share:.2%} of the time", folder.name)
-
-
-def say(line: str, name: str = DEFAULT_NAME) -> None:
-    """Print a line above the progress bar; a terminal that refuses it must not stop training.
-
-    Nothing is printed where the logger `crystalmon` has a level above INFO.
-
-    Args:
-        line: what to say.
-        name: of the run folder that it is about.
-    """
-    if LIBRARY.level > logging.INFO:
-        return
-    try:
-        tqdm.write(harmless(f"{name} | {line}"))
-    except (OSError, ValueError):  # closed, full, or an encoding without the characters
-        logger.info("%s", line)

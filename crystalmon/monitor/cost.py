@@ -16,7 +16,7 @@ from typing import Any, Literal, cast
 from torch import Tensor, nn
 
 from crystalmon.monitor.budget import DEFAULT_SHARE
-from crystalmon.monitor.schedule import probe_steps
+from crystalmon.monitor.schedule import check_every, probe_steps
 from crystalmon.runs.records import Stored
 from crystalmon.scoring.forward import logits_bytes, output_head
 from crystalmon.scoring.models import empty_model
@@ -111,7 +111,7 @@ class Cost(Stored):
     rate: Rate | None = None
     seconds: float | None = None
     steps: int | None = None
-    every: int | None = None
+    every: float | None = None
     tokens_per_step: int | None = None
     probes: int | None = None
     training_flops: int | None = None
@@ -126,7 +126,7 @@ def estimate_cost(
     plan: ScoringPlan,
     *,
     steps: int | None = None,
-    every: int | None = None,
+    every: float | None = None,
     tokens_per_step: int | None = None,
     rate: Rate | None = None,
     step_seconds: float | None = None,
@@ -150,7 +150,7 @@ def estimate_cost(
         config: a transformers configuration, or a `ModelSize`.
         plan: the suite in the model's tokens.
         steps: optimizer steps of the run; needed by all that follow but `rate`.
-        every: interval between probes; None for `schedule.probe_steps`' own.
+        every: see `schedule.check_every`; None for `schedule.probe_steps`' own interval.
         tokens_per_step: over all devices, for `share`.
         rate: of the machine, for `seconds`.
         step_seconds: of one training step, for `time_share`; needs `rate`.
@@ -308,11 +308,16 @@ def format_cost(cost: Cost) -> str:
 def _check_run(
     run: Mapping[str, float | None], steps: int | None, rate: Rate | None
 ) -> dict[str, Any]:
-    checked = {name: _positive(name, value) for name, value in run.items()}
+    checked = {
+        name: check_every(value) if name == "every" else _positive(name, value)
+        for name, value in run.items()
+    }
     needs = [*((name, "steps", steps) for name in run), ("step_seconds", "rate", rate)]
     for name, other, needed in needs:
         if run[name] is not None and needed is None:
-            raise ValueError(f"{name} must come with {other}, got {run[name]!r} alone. Give both.")
+            raise ValueError(
+                f"{name} must come with {other}, got {checked[name]!r} alone. Give both."
+            )
     return checked
 
 

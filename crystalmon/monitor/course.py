@@ -21,7 +21,7 @@ from crystalmon.metrics.answers import (
 )
 from crystalmon.metrics.bootstrap import REPLICATES, bootstrap_intervals, bootstrap_weights
 from crystalmon.metrics.catalogue import BY_KEY, NOT_MEASURABLE, tasks_in
-from crystalmon.phases import PhaseState, SuiteDetector
+from crystalmon.phases import PhaseDetector, PhaseState, SuiteDetector
 from crystalmon.phases.stored import observe
 from crystalmon.runs.records import PHASES, Event, ProbeRecord, TaskRecord
 
@@ -112,7 +112,8 @@ class Course:
             )
             for name, task in made.tasks.items()
         }
-        metrics, ci = {**record.metrics, **made.metrics}, {**record.ci, **made.ci}
+        kept = {key: value for key, value in record.metrics.items() if not _is_relative(key)}
+        metrics, ci = {**kept, **made.metrics}, {**record.ci, **made.ci}
         return replace(record, phase=made.phase, metrics=metrics, ci=ci, tasks=tasks)
 
     def record(
@@ -126,7 +127,7 @@ class Course:
         asked: Asked,
     ) -> ProbeRecord:
         """What is stored of a probe, once the detector has seen it; see `ProbeRecord`."""
-        measured = {n: _known(task, self.detector.tasks[n].phase) for n, task in measured.items()}
+        measured = {n: _known(task, self.detector.tasks[n]) for n, task in measured.items()}
         tasks = {
             name: TaskRecord(
                 q=q[name],
@@ -190,12 +191,16 @@ class Course:
     def _suite_level(
         self, measured: Mapping[str, TaskMeasurement]
     ) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
-        """See `mean_over_tasks`; of what concerns nucleation, those that can be measured count."""
+        """See `mean_over_tasks`; a metric that no task has is left out."""
         metrics: dict[str, float] = {}
         replicates: dict[str, np.ndarray] = {}
-        measurable = self.detector.measurable
+        held = [name for name in measured if self.detector.tasks[name].seed is not None]
         for key in next(iter(measured.values())).replicates:
-            names = measurable if BY_KEY[key].nucleation else list(measured)
+            names = list(measured)
+            if BY_KEY[key].nucleation:
+                names = self.detector.measurable
+            elif BY_KEY[key].held:
+                names = held
             if names:
                 found = [measured[name] for name in names]
                 metrics[key], replicates[key] = mean_over_tasks(found, key)
@@ -206,13 +211,21 @@ class Course:
         return metrics, ci
 
 
-def _known(task: TaskMeasurement, phase: str) -> TaskMeasurement:
-    """NaN for what compares the answers of a task that is not measurable with the base's."""
-    if phase != NOT_MEASURABLE:
-        return task
-    relative = [key for key in task.replicates if BY_KEY[key].nucleation]
-    replicates = {key: np.full_like(task.replicates[key], np.nan) for key in relative}
-    metrics = {**task.metrics, **dict.fromkeys(relative, np.nan)}
+def _is_relative(key: str) -> bool:
+    """Whether a metric refers to what the base has to lose, or to a seed that is held."""
+    return key in BY_KEY and (BY_KEY[key].nucleation or BY_KEY[key].held)
+
+
+def _known(task: TaskMeasurement, detector: PhaseDetector) -> TaskMeasurement:
+    """NaN for what has nothing to refer to: a base with liquidity that can be measured, a seed."""
+    lost = detector.ordered or detector.phase == NOT_MEASURABLE
+    unknown = [
+        key
+        for key in task.replicates
+        if (BY_KEY[key].nucleation and lost) or (BY_KEY[key].held and detector.seed is None)
+    ]
+    replicates = {key: np.full_like(task.replicates[key], np.nan) for key in unknown}
+    metrics = {**task.metrics, **dict.fromkeys(unknown, np.nan)}
     return replace(task, metrics=metrics, replicates={**task.replicates, **replicates})
 
 

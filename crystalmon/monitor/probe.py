@@ -64,6 +64,7 @@ class Monitor:
         base_q, base_coverage: by task, the base's answers [P, C] that the model's are compared
             with, and their mean total probability. Those to the plain prompts, where the base
             does not answer in this view.
+        progress: whether scoring shows a bar.
         subsets: by number of prompts asked of each task, which ones: by task, ascending indices.
             The largest number stands for all.
         seconds_a_probe: what scoring the whole suite last took, maybe in an earlier run of the same
@@ -107,7 +108,7 @@ class Monitor:
         self.ranks = probing_ranks(model)
         self._all: Asked = {task.name: np.arange(len(task.prompts)) for task in self.suite}
         self._batch_tokens: int | None = None
-        self._progress = progress
+        self.progress = progress
         with self._bar("reference", len(self.plan.rows)) as bar:
             base = take_base(
                 reference,
@@ -311,5 +312,5 @@ class Monitor:
             unit="row",
             leave=False,
             delay=2.0,
-            disable=not self._progress,
+            disable=not self.progress,
         )

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from crystalmon.metrics.answers import answer_distributions
-from crystalmon.monitor import console
 from crystalmon.monitor.actions import Action, action_name
+from crystalmon.monitor.console import Console
 from crystalmon.monitor.probe import Monitor
 from crystalmon.monitor.run_info import route_info
 from crystalmon.report.page import write_report
@@ -26,7 +26,7 @@ from crystalmon.runs.records import Event, ProbeRecord
 from crystalmon.runs.reference import INFO_FILE, TENSOR_FILE, Reference, load_reference
 from crystalmon.runs.results import Result
 from crystalmon.runs.store import RunStore
-from crystalmon.trackers.base import sentence, tracker_metrics
+from crystalmon.trackers.base import Logged, sentence, tracker_metrics
 from crystalmon.trackers.make import make_tracker
 
 logger = logging.getLogger(__name__)
@@ -70,9 +70,12 @@ class Recorder:
         args: the trainer's arguments, for `report_to` and `output_dir`.
         failures: where failures are counted.
         lock: of the run folder; once another training has taken that over, nothing more is written.
+        console: says what happens.
+        logged: what trackers get.
 
     Attributes:
         last: the latest record of the run, None before the first.
+        probes: how many records the run has.
 
     Raises:
         RunFolderError: if the folder cannot be written to.
@@ -89,18 +92,26 @@ class Recorder:
         args: Any,
         failures: Failures,
         lock: RunLock,
+        console: Console,
+        logged: Logged = "suite",
     ) -> None:
-        _store_base(folder, monitor, step)
+        _store_base(folder, monitor, step, console)
         if step == 0 and (folder / RUN_FILE).is_file():
             console.say(f"the earlier run in {folder} is superseded; its lines stay on file")
         self.folder, self._failures, self._lock = folder, failures, lock
+        self._console = console
         self._monitor, self._reference = monitor, monitor.reference
         self._store = RunStore.open(folder, info, resume_step=step or None)
+        self._logged: Logged = logged
         self._tracker = make_tracker(
-            args.report_to or [], str(args.output_dir), folder.name, partial(write_report, [folder])
+            args.report_to or [],
+            str(args.output_dir),
+            folder.name,
+            partial(write_report, [folder]),
+            logged,
         )
         self._choices = {task.name: task.choice_texts for task in monitor.suite}
-        self.last = history[-1] if history else None
+        self.last, self.probes = (history[-1] if history else None), len(history)
 
     @property
     def owns_folder(self) -> bool:
@@ -127,12 +138,12 @@ class Recorder:
             if doubtful_after is not None:
                 self._store.note(route_info(self._monitor.route))
             self._mend_folder()
-        self._tracker.log(record.step, tracker_metrics(record, self.folder.name))
+        self._tracker.log(record.step, tracker_metrics(record, self.folder.name, self._logged))
         self._tracker.show(Snapshot(record, self._choices))
         for event in events:
             self._tracker.event(event)
-        console.announce(record, events, self.last, self.folder.name)
-        self.last = record
+        self._console.announce(record, events, self.last)
+        self.last, self.probes = record, self.probes + 1
 
     def _mend_folder(self) -> None:
         """Write the base's answers again if somebody has deleted them, alone or with the folder."""
@@ -152,7 +163,7 @@ class Recorder:
 
     def act(self, event: Event, action: Action) -> None:
         """Print that an action follows an event, and send the alert if it is one."""
-        console.say(f"{sentence(event)}: {action_name(action)}", self.folder.name)
+        self._console.say(f"{sentence(event)}: {action_name(action)}")
         # the trackers alert of suite events by themselves
         if action == "alert" and event.task is not None and self.owns_folder:
             self._tracker.alert(f"crystalmon: {event.kind}", sentence(event))
@@ -179,7 +190,7 @@ class Recorder:
             self._tracker.close()
 
 
-def _store_base(folder: Path, monitor: Monitor, step: int) -> None:
+def _store_base(folder: Path, monitor: Monitor, step: int, console: Console) -> None:
     """Write the base's answers into the run folder; those of another base are moved aside.
 
     A run that is resumed keeps those that it has.

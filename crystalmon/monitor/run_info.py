@@ -15,9 +15,6 @@ from crystalmon.phases.stored import INHERITED_KEY, to_info
 from crystalmon.scoring.forward import Route
 from crystalmon.scoring.models import model_name
 
-OVERHEAD_KEY = "overhead"
-"""In `run.json` once training has ended: the share of its time that monitoring took."""
-
 _LIBRARIES = ("torch", "transformers", "trl", "accelerate", "peft")
 
 _SETTINGS = (
@@ -96,6 +93,7 @@ def settings_info(settings: Any) -> dict[str, Any]:
         "view": settings.view,
         "precision": settings.precision,
         "strict": settings.strict,
+        "log": settings.logged,
         "experiments": {each.name: every for each, every in settings.experiments.items()},
         "actions": {
             signal: [action_name(action) for action in actions]

@@ -18,17 +18,18 @@ from torch import nn
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from crystalmon.experiments.common.experiment import Experiment
-from crystalmon.monitor import console
 from crystalmon.monitor.actions import Action, action_name, actions_for, check_possible, take
 from crystalmon.monitor.budget import Budget
+from crystalmon.monitor.console import Console, costly
 from crystalmon.monitor.lineage import Origin
 from crystalmon.monitor.probe import Monitor
 from crystalmon.monitor.recorder import Failures, Recorder
 from crystalmon.monitor.run_folder import claim_folder
-from crystalmon.monitor.run_info import OVERHEAD_KEY, run_info, settings_info, trainer_name
+from crystalmon.monitor.run_info import run_info, settings_info, trainer_name
 from crystalmon.monitor.schedule import Forecast, Schedule, probe_steps
 from crystalmon.monitor.training_experiments import ExperimentsInTraining
 from crystalmon.runs.lock import RunLock
+from crystalmon.runs.names import OVERHEAD_KEY
 from crystalmon.runs.records import Event, ProbeRecord
 from crystalmon.runs.reference import Reference, find_reference
 from crystalmon.scoring.forward import out_of_memory
@@ -44,6 +45,7 @@ from crystalmon.scoring.ranks import (
     describe,
 )
 from crystalmon.suites.tasks import TaskSuite
+from crystalmon.trackers.base import Logged, tracker_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +79,8 @@ class Settings:
     actions: Mapping[str, tuple[Action, ...]]
     max_overhead: float | None
     experiments: Mapping[Experiment, int]
+    logged: Logged
+    verbose: bool
 
 
 def begun_views(model: Any, suite: TaskSuite) -> list[View]:
@@ -121,7 +125,9 @@ class Training:
         self._schedule = Schedule(probe_steps(state.max_steps, settings.every), budget)
         self._forecast = Forecast(self._schedule.steps, self._meter)
         self._stopped_at: int | None = None
+        self._last: ProbeRecord | None = None
         self._untaken: list[Event] = []
+        self._console = Console(verbose=settings.verbose)
         self._recorder: Recorder | None = None  # on rank 0 alone
         self._experiments: ExperimentsInTraining | None = None
         self._held: RunLock | None = None  # on rank 0 alone
@@ -178,13 +184,15 @@ class Training:
         whole = max(self._schedule.tokens.values(), default=0)
         forecast = self._forecast.at(state.global_step, whole)
         if forecast and self._recorder is not None and self._settings.max_overhead is None:
-            console.say(console.costly(*forecast))
+            self._console.say(costly(*forecast))
         last = state.global_step >= state.max_steps or control.should_training_stop
         self.probe_if_wanted(state, control, last)
 
     def probe_if_wanted(self, state: TrainerState, control: TrainerControl, last: bool) -> None:
         """Probe if it is time; `last` says that training ends here."""
         prompts = self._wanted(state.global_step, last)
+        if self._judges_now(state, control) and self.last_step < state.global_step:
+            prompts = max(self._schedule.tokens, default=0)
         if prompts:
             self._probe(state, prompts)
             self._act(state, control)
@@ -192,6 +200,29 @@ class Training:
         if last and self._recorder is not None:  # the trainer may close its reporters next
             with self._meter.spending():
                 self._recorder.catch_up()
+
+    def evaluated(
+        self, args: TrainingArguments, state: TrainerState, metrics: dict[str, float]
+    ) -> None:
+        """Add the suite's metrics to an evaluation's, where these choose the best checkpoint."""
+        if not self._is_judge(args) or self._closed:
+            return
+        if self.last_step < state.global_step:
+            self._probe(state)
+        if self._last is not None and self._last.step == state.global_step:
+            found = tracker_metrics(self._last, self._console.name)
+            metrics |= {f"eval_{key}": value for key, value in found.items()}
+
+    def _is_judge(self, args: TrainingArguments) -> bool:
+        """Whether the trainer chooses its best checkpoint by a metric of this run."""
+        chosen = str(args.metric_for_best_model or "").removeprefix("eval_")
+        return chosen.startswith(f"{self._console.name}/")
+
+    def _judges_now(self, state: TrainerState, control: TrainerControl) -> bool:
+        """Whether it does so at this step: then all prompts are asked, so that values compare."""
+        strategy = getattr(self.args.eval_strategy, "value", self.args.eval_strategy)
+        epoch_ends = strategy == "epoch" and abs(state.epoch - round(state.epoch)) < 1e-6
+        return self._is_judge(self.args) and (control.should_evaluate or epoch_ends)
 
     def is_of(self, args: TrainingArguments, model: Any) -> bool:
         """Whether this is a training of that trainer: the same arguments and the same model."""
@@ -216,13 +247,14 @@ class Training:
         """Say how it went."""
         if self.failures.count:
             logger.warning("crystalmon: %d failures; see the log above.", self.failures.count)
-        if self._recorder is not None:
-            state = self.state
-            unseen = state is not None and state.global_step > self.last_step
-            refused = self._settings.max_overhead if unseen else None
-            console.conclude(
-                self._recorder.last, self._recorder.folder, self._meter.spent_share, refused
-            )
+        recorder, state, limit = self._recorder, self.state, self._settings.max_overhead
+        if recorder is None or recorder.last is None:
+            return
+        self._console.conclude(
+            recorder.last, recorder.folder, recorder.probes, self._meter.spent_share
+        )
+        if state is not None and state.global_step > self.last_step and limit is not None:
+            self._console.unobserved(self.last_step, state.global_step, limit)
 
     # --- how ---------------------------------------------------------------------------------
 
@@ -233,6 +265,7 @@ class Training:
         ranks, step, settings = current_ranks(), state.global_step, self._settings
         output = Path(str(args.output_dir))
         folder = claim_folder(output, state, settings.suite.name, settings.view_name)
+        self._console = Console(folder.name, settings.verbose)
         ranks.on_main(lambda: self._lock(folder))
         origin = Origin(folder, step, model_name(model), settings.suite, settings.view)
         history = ranks.on_main(origin.history)
@@ -240,13 +273,14 @@ class Training:
         trained = beginning.training() is not state
         kind = (settings.suite.hash, settings.view)
         reference = self._asked_base(origin, beginning.bases.get(kind) if trained else None, ranks)
-        progress = state.is_world_process_zero and not args.disable_tqdm
+        progress = state.is_world_process_zero and settings.verbose and not args.disable_tqdm
         asked, trial = ranks.on_main(lambda: origin.precision(settings.precision))
         precision = check_precision(asked)
         monitor = self._make_monitor(model, tokens, reference, precision, progress)
         self.monitor = monitor
         if monitor is None:
             return
+        monitor.progress = False  # the trainer has a bar of its own
         if trial is not None:
             monitor.route = replace(monitor.route, trial=trial)
         if trained and monitor.is_own_base:
@@ -335,10 +369,20 @@ class Training:
         info = run_info(monitor, settings, trainer, state.max_steps, args)
         lock = cast(RunLock, self._held)  # rank 0 has taken it
         self._recorder = Recorder(
-            folder, monitor, info, state.global_step, history, args, self.failures, lock
+            folder,
+            monitor,
+            info,
+            state.global_step,
+            history,
+            args,
+            self.failures,
+            lock,
+            self._console,
+            self._settings.logged,
         )
         probes = len(self._schedule.steps)
-        console.introduce(monitor, folder, probes, self._settings.max_overhead)
+        self._console.introduce(monitor, folder, probes, self._settings.max_overhead)
+        self._console.warn_of(self._settings.actions, args, folder)
 
     def _begin_experiments(self, monitor: Monitor, tokens: Any, folder: Path, step: int) -> None:
         found = ExperimentsInTraining(
@@ -382,7 +426,7 @@ class Training:
                 record = monitor.probe(step, state.epoch, unchanged=unchanged, prompts=prompts)
             if monitor.ranks.all(record is not None) and record is not None:
                 self._schedule.probed(record)
-                record = replace(record, share=self._meter.spent_share)
+                self._last = record = replace(record, share=self._meter.spent_share)
                 if self._recorder is not None:
                     self._recorder.write(record, monitor.events, monitor.doubtful_after)
                 self._untaken += monitor.events

@@ -9,7 +9,13 @@ from typing import Any
 import numpy as np
 
 from crystalmon.metrics.catalogue import NOT_MEASURABLE
-from crystalmon.phases.order import begin, melting_rule, nucleation_rule, warning_rule
+from crystalmon.phases.order import (
+    begin,
+    melting_rule,
+    nucleation_rule,
+    ordered_rule,
+    warning_rule,
+)
 from crystalmon.phases.seed import seed_rule
 from crystalmon.phases.state import Base, Observation, PhaseState
 from crystalmon.phases.support import format_rule, support_rule
@@ -144,13 +150,17 @@ def advance(base: Base, state: PhaseState, now: Observation) -> tuple[PhaseState
     """
     first = not state.steps
     state = state.covered(now)
-    if base.ordered or not now.measurable:
-        return format_rule(base, state, now)
-    state = state.seen(now)
-    if first:
-        state = begin(state, now.order)
+    rules = (warning_rule, nucleation_rule, melting_rule, seed_rule, support_rule, format_rule)
+    if not now.measurable:
+        rules = (format_rule,)
+    elif base.ordered:
+        rules = (ordered_rule, format_rule)
+    else:
+        state = state.seen(now)
+        if first:
+            state = begin(state, now.order)
     events: list[Event] = []
-    for rule in (warning_rule, nucleation_rule, melting_rule, seed_rule, support_rule, format_rule):
+    for rule in rules:
         state, raised = rule(base, state, now)
         events.extend(raised)
     return state, events

@@ -1,4 +1,7 @@
-"""The rules on `order`: early warning, onset and when it was, completion, melting."""
+"""The rules on `order`: early warning, onset and when it was, completion, melting.
+
+A base that already answers alike has no `order`: of it, `liquidity` itself is watched.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from crystalmon.metrics.answers import ORDERED_LIQUIDITY, liquidity
+from crystalmon.metrics.bootstrap import uniform_weights
 from crystalmon.phases.state import Base, Observation, Outcome, PhaseState
 from crystalmon.runs.records import Event
 
@@ -18,6 +23,8 @@ COMPLETE = 0.8
 """`order` from which it is crystallized."""
 MELT = 0.6
 """`order` below which a crystallized task is melting."""
+GAINED = 0.05
+"""Share of log C that the liquidity must pass for an ordered base to be melting."""
 CONFIRM = 2
 """Successive probes that must agree before an event is raised."""
 WARNING = 0.11
@@ -111,3 +118,28 @@ def melting_rule(base: Base, state: PhaseState, now: Observation) -> Outcome:
     event = now.event("melting", base.order_evidence(now), message)
     state = replace(state, phase="melting", lock=None, candidate=None)
     return state.rearm("seedless_collapse"), [event]
+
+
+def ordered_rule(base: Base, state: PhaseState, now: Observation) -> Outcome:
+    """ordered ↔ melting: the base answered alike, and now its wordings differ."""
+    own = float(liquidity(now.q, uniform_weights(len(now.q))))
+    most = float(np.log(now.q.shape[1]))
+    state = state.seen(now).streak(
+        melting=own > GAINED * most,
+        ordered=own < ORDERED_LIQUIDITY * most,
+    )
+    if state.streaks["ordered"] >= CONFIRM:
+        state = replace(state, phase="ordered").rearm("melting")
+    if "melting" in state.raised and state.streaks["melting"]:  # told by an earlier stage
+        return replace(state, phase="melting"), []
+    if state.phase == "melting" or state.streaks["melting"] < CONFIRM:
+        return state, []
+    before = float(base.liquidity)
+    evidence = {"liquidity": own, "base_liquidity": before}
+    message = (
+        f"the base answered alike, and now the wordings differ: liquidity has risen from "
+        f"{before:.3f} to {own:.3f} nats"
+    )
+    return replace(state, phase="melting").once("melting"), [
+        now.event("melting", evidence, message)
+    ]

@@ -32,8 +32,8 @@ class SuiteDetector:
     """One detector per task, and the suite's phase from theirs.
 
     The suite has reached a phase when at least half of the tasks that take part have. Tasks whose
-    base was already ordered take no part, nor those that were never measured. Where a probe cannot
-    measure more than half of the others, the suite is not measurable either.
+    base was already ordered take no part (unless all are), nor those that were never measured.
+    Where a probe cannot measure more than half of the others, the suite is not measurable either.
 
     Args:
         base_q: by task, the base's answers [P, C].
@@ -50,7 +50,7 @@ class SuiteDetector:
 
     @property
     def phase(self) -> str:
-        """The suite's phase, `liquid` before the first probe; `ordered` if no task takes part."""
+        """The suite's phase, `liquid` before the first probe."""
         part = self.taking_part
         if part and len(self.measurable) < MAJORITY * len(part):
             return NOT_MEASURABLE
@@ -111,9 +111,9 @@ class SuiteDetector:
         if self.phase == NOT_MEASURABLE:
             return events
         # one that cannot be measured now is where it was: its absence is no change of the suite's
-        states = [self.tasks[name].state for name in self.taking_part]
+        states = [self.tasks[name].state for name in self.taking_part or self.tasks]
         phases = [state.phase for state in states if state.steps]
-        before, self._phase = self._phase, _majority(phases)
+        before, self._phase = self._phase, majority(phases)
         if before not in (None, self._phase):
             events += self._entered(before, step, phases)
         return events
@@ -170,19 +170,20 @@ def _drawn(order: float, mean: float, asked: int, prompts: int) -> tuple[float, 
     return order + min(pull, error), order + max(pull, -error)
 
 
-def _majority(phases: Sequence[str]) -> str:
-    if not phases:
-        return "ordered"
-    if 2 * phases.count("melting") >= len(phases):
+def majority(phases: Sequence[str]) -> str:
+    """The phase of a suite, from those of the tasks that take part."""
+    if phases and 2 * phases.count("melting") >= len(phases):
         return "melting"
+    if not phases or "ordered" in phases:
+        return "ordered"
     ranks = sorted(_SUITE_ORDER.index("liquid" if p == "melting" else p) for p in phases)
     return _SUITE_ORDER[ranks[len(ranks) // 2]]
 
 
 def _passed(before: str, now: str) -> list[str]:
     """The phases with an event after `before`, up to `now`; after melting no onset is repeated."""
-    if now == "melting":
-        return [now]
+    if now in ("melting", "ordered"):
+        return [now] if now in _SUITE_EVENTS else []
     start = _SUITE_ORDER.index("nucleating" if before == "melting" else before)
     passed = _SUITE_ORDER[start + 1 : _SUITE_ORDER.index(now) + 1]
     return [phase for phase in passed if phase in _SUITE_EVENTS]

@@ -8,6 +8,7 @@ from crystalmon.metrics.answers import MEASURABLE
 from crystalmon.metrics.catalogue import NOT_MEASURABLE
 from crystalmon.report.frames import MAX_FRAMES, MAX_PROBES
 from crystalmon.report.lanes import Lane
+from crystalmon.runs.names import OVERHEAD_KEY
 from crystalmon.runs.reader import Run
 
 LOW_COVERAGE = 0.8
@@ -24,12 +25,11 @@ def caveats(lanes: Sequence[Lane], *, texts_known: bool) -> list[str]:
     """
     runs = [run for lane in lanes for run in lane.runs]
     said = [*_of_unlike(runs), *(sentence for run in runs for sentence in _of_run(run))]
-    costly = [run for run in runs if run.records and run.records[-1].share > MUCH_TIME]
-    if costly:
-        shares = ", ".join(f"{run.records[-1].share:.0%} of {run.name}" for run in costly)
+    shares = [f"{run.share:.0%} of {run.name}" for run in runs if (run.share or 0) > MUCH_TIME]
+    if shares:
         said.append(
-            f"Probing took {shares}. The share is smaller where training steps take longer; to "
-            "probe less often, pass every= to the callback."
+            f"Monitoring took {', '.join(shares)}. The share is smaller where training steps take "
+            "longer; max_overhead= of the callback limits it."
         )
     if not texts_known:
         said.append(
@@ -91,10 +91,12 @@ def _of_run(run: Run) -> list[str]:
         said.append(f"{name} has one probe: it shows a state, and no change.")
     elif count < FEW_PROBES:
         said.append(f"{name} has {count} probes, too few to tell a step from a slope.")
-    end = run.info.get("max_steps")
-    if isinstance(end, int) and last.step < end:
-        reached = f"probed up to step {last.step} of {end}"
-        said.append(f"{name} has been {reached}: it still runs, or was stopped early.")
+    if run.unobserved is not None:
+        first, end = run.unobserved
+        why = "it still runs, or was stopped early"
+        if OVERHEAD_KEY in run.info:
+            why = "it was stopped early, or max_overhead left no time for another probe"
+        said.append(f"{name} was not observed from step {first} to {end}: {why}.")
     coverage = last.metrics.get("coverage", 1.0)
     if coverage < LOW_COVERAGE:
         said.append(

@@ -67,7 +67,8 @@ def write_report(
 ) -> Path:
     """Read runs and write their report; the file appears whole or not at all.
 
-    A damaged line or result is left out, and the page says so.
+    A damaged line or result is left out, as is a folder without a run if others have one; the page
+    says so.
 
     Args:
         paths: output folders, the `crystalmon` folders in them, or folders with results of
@@ -96,6 +97,7 @@ def _read(paths: Sequence[str | Path]) -> tuple[list[Run], list[dict[str, Any]],
     runs: list[Run] = []
     cards: list[dict[str, Any]] = []
     notes: list[str] = []
+    missing: list[FileNotFoundError] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for path in map(Path, paths):
@@ -108,7 +110,13 @@ def _read(paths: Sequence[str | Path]) -> tuple[list[Run], list[dict[str, Any]],
                 if found:
                     cards, notes = cards + found, notes + broken
                     continue
-            runs.append(read_run(path))
+            try:
+                runs.append(read_run(path))
+            except FileNotFoundError as error:
+                missing.append(error)
+    if missing and not runs and not cards:
+        raise missing[0]
+    notes += [f"Left out: {error}" for error in missing]
     return runs, cards, [*(str(warning.message) for warning in caught), *notes]
 
 

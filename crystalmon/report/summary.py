@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from crystalmon.metrics.catalogue import BRIEF
+from crystalmon.phases.unconfirmed import phase_words
 from crystalmon.report.lanes import probed_chain
 from crystalmon.runs.notebook import number
 from crystalmon.runs.reader import Run
@@ -21,7 +22,7 @@ SAME = 1e-3
 
 
 class StageRow(NamedTuple):
-    """A stage's name, the probe that stands for it, and the share of its time that probing took."""
+    """A stage's name, the probe that stands for it, and monitoring's share of its time."""
 
     name: str
     record: ProbeRecord
@@ -39,6 +40,7 @@ class StageRow(NamedTuple):
                 "stage": self.name,
                 "step": self.record.step,
                 "phase": self.record.phase,
+                "looks": phase_words(self.record),
                 "metrics": self.record.metrics,
                 "seeds_locked": self.locked,
                 "tasks": len(self.record.tasks),
@@ -62,20 +64,20 @@ def stage_table(runs: Sequence[Run]) -> list[StageRow]:
     first = probed_chain(runs).records[0]
     drift = first.metrics.get("free_energy", 0.0)
     rows = [StageRow("start" if drift > SAME else "base", first)]
-    return rows + [StageRow(run.name, run.records[-1], run.records[-1].share) for run in runs]
+    return rows + [StageRow(run.name, run.records[-1], run.share) for run in runs]
 
 
 def format_stage_table(rows: Sequence[StageRow]) -> str:
     """The rows as plain text, one line each, under a header."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     metrics = [f"{m.label} [{m.unit}]" if m.unit else m.label for m in BRIEF]
-    for column in ("stage", "step", "phase", *metrics, "seeds locked", "probing's share"):
+    for column in ("stage", "step", "phase", *metrics, "seeds locked", "monitoring's share"):
         table.add_column(column, justify="left" if column in ("stage", "phase") else "right")
     for row in rows:
         table.add_row(
             row.name,
             str(row.record.step),
-            row.record.phase,
+            phase_words(row.record),
             *(number(row.record.metrics.get(metric.key)) for metric in BRIEF),
             f"{row.locked}/{len(row.record.tasks)}",
             "–" if row.share is None else f"{row.share:.1%}",

@@ -33,3 +33,6 @@ SCAN_FILE = "scan.json"
 
 STEP_KEY = "train/global_step"
 """The key under which transformers logs the step to wandb and trackio."""
+
+OVERHEAD_KEY = "overhead"
+"""In `run.json` once training has ended: the share of its time that monitoring took."""

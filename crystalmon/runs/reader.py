@@ -17,7 +17,7 @@ import numpy as np
 from crystalmon.metrics.catalogue import BRIEF
 from crystalmon.runs.files import EVENTS_FILE, RECORDS_FILE, RUN_FILE
 from crystalmon.runs.line_file import LineFile, parse_json
-from crystalmon.runs.names import DEFAULT_NAME
+from crystalmon.runs.names import DEFAULT_NAME, OVERHEAD_KEY
 from crystalmon.runs.notebook import curve_svg, number, table_html
 from crystalmon.runs.records import (
     SCHEMA_VERSION,
@@ -64,6 +64,23 @@ class Run:
         if name.startswith(f"{DEFAULT_NAME}-") and "stages" not in self.info:
             return harmless(f"{parent} ({name.removeprefix(f'{DEFAULT_NAME}-')})")
         return harmless(f"{parent}/{name}")
+
+    @property
+    def share(self) -> float | None:
+        """Of the run's time, what monitoring took, up to the last probe while it trains.
+
+        None without a probe.
+        """
+        at_end = self.info.get(OVERHEAD_KEY)
+        if isinstance(at_end, float):
+            return at_end
+        return self.records[-1].share if self.records else None
+
+    @property
+    def unobserved(self) -> tuple[int, int] | None:
+        """The first and the last step after the last probe; None if that was at the end."""
+        end, last = self.info.get("max_steps"), self.records[-1].step if self.records else -1
+        return (last + 1, end) if isinstance(end, int) and last < end else None
 
     @property
     def doubt(self) -> str:

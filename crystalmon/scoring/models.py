@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -104,11 +105,24 @@ def load_model(name: str | Path, **options: Any) -> tuple[Any, Any]:
     Raises:
         FileNotFoundError: if transformers finds no model there.
     """
-    model = _from_pretrained("AutoModelForCausalLM", name, **options)
-    if "gguf_file" in find_model(name).options:
+    under = _gguf_under(Path(name))
+    model = _from_pretrained("AutoModelForCausalLM", under or name, **options)
+    if "gguf_file" in find_model(under or name).options:
         # its weights are plain floats once loaded, but trainers refuse what is marked as quantized
         model.hf_quantizer.remove_quantization_config(model)
+    if under is not None:
+        model.load_adapter(str(name))
     return model, load_tokenizer(name)
+
+
+def _gguf_under(folder: Path) -> Path | None:
+    """The GGUF file that a folder of adapters was trained over, which transformers cannot find."""
+    config = folder / "adapter_config.json"
+    if not config.is_file():
+        return None
+    base = Path(str(json.loads(config.read_text()).get("base_model_name_or_path")))
+    found = list(base.glob("*.gguf")) if not (base / "config.json").is_file() else []
+    return found[0] if len(found) == 1 else None
 
 
 def load_whole(name: str | Path) -> tuple[Any, Any]:

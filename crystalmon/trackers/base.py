@@ -12,15 +12,22 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
-from crystalmon.metrics.catalogue import PHASES
+from crystalmon.metrics.catalogue import METRICS, PHASES
 from crystalmon.report.snapshot import Snapshot
 from crystalmon.runs.names import DEFAULT_NAME
 from crystalmon.runs.reader import Run
 from crystalmon.runs.records import Event, ProbeRecord
 
 logger = logging.getLogger(__name__)
+
+Logged = Literal["suite", "tasks"]
+"""What trackers get: the suite's main metrics, or all metrics and those of each task too."""
+LOGGED: tuple[str, ...] = get_args(Logged)
+
+MAIN = frozenset(metric.key for metric in METRICS if metric.panel is not None)
+"""The suite's main metrics: those that a dashboard has a panel for."""
 
 WriteReport = Callable[[Path], Path]
 """Writes the report of the run to an HTML file, and returns the file."""
@@ -34,11 +41,13 @@ class Tracker:
         name: what the names of metrics begin with.
         output_dir: the trainer's output folder.
         write_report: for trackers that keep the report; None for no report.
+        logged: what the metrics are of.
     """
 
     name: str = DEFAULT_NAME
     output_dir: str = ""
     write_report: WriteReport | None = None
+    logged: Logged = "suite"
 
     def opened_for(self, run: Run, project: str) -> AbstractContextManager[str]:
         """Open a run of the tracker's own for a stored run; gives the place where it is found.
@@ -125,14 +134,32 @@ def sentence(event: Event) -> str:
     return f"step {event.step}: {event.kind} ({event.task or 'suite'}): {event.message}"
 
 
-def tracker_metrics(record: ProbeRecord, name: str = DEFAULT_NAME) -> dict[str, float]:
-    """What trackers log of one probe: `<name>/<metric>`, `<name>_tasks/<task>/<metric>`."""
+def tracker_metrics(
+    record: ProbeRecord, name: str = DEFAULT_NAME, logged: Logged = "suite"
+) -> dict[str, float]:
+    """What trackers log of one probe: `<name>/<metric>`, `<name>_tasks/<task>/<metric>`.
+
+    Of the suite alone these are its `MAIN` metrics.
+    """
     scalars = {f"{name}/probe_seconds": record.seconds, f"{name}/probe_share": record.share}
     tasks = {f"{name}_tasks/{task}": found for task, found in record.tasks.items()}
-    for prefix, found in {name: record, **tasks}.items():
-        scalars |= {f"{prefix}/{key}": value for key, value in found.metrics.items()}
+    for prefix, found in {name: record, **(tasks if logged == "tasks" else {})}.items():
+        for key, value in found.metrics.items():
+            if logged == "tasks" or key in MAIN:
+                scalars[f"{prefix}/{key}"] = value
         scalars[f"{prefix}/phase"] = float(PHASES.index(found.phase))
     return scalars
+
+
+def check_logged(logged: Any) -> Logged:
+    """What trackers are to get, checked.
+
+    Raises:
+        ValueError: if it is none of `LOGGED`.
+    """
+    if logged not in LOGGED:
+        raise ValueError(f"log must be one of {', '.join(LOGGED)}, got {logged!r}.")
+    return logged
 
 
 def check_writable(folder: Path, variable: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from crystalmon.runs.names import DEFAULT_NAME
 from crystalmon.trackers import scalars_only
-from crystalmon.trackers.base import CompositeTracker, Tracker, WriteReport, logger
+from crystalmon.trackers.base import CompositeTracker, Logged, Tracker, WriteReport, logger
 from crystalmon.trackers.tensorboard import TensorBoardTracker
 from crystalmon.trackers.trackio import TrackioTracker
 from crystalmon.trackers.wandb import WandbTracker
@@ -27,12 +27,16 @@ DESTINATIONS = tuple(
 )
 """The trackers that a stored run can be sent to."""
 
+ALERTING = tuple(name for name, kind in TRACKERS.items() if kind.alert is not Tracker.alert)
+"""The trackers that can alert."""
+
 
 def make_tracker(
     report_to: Sequence[str],
     output_dir: str,
     name: str = DEFAULT_NAME,
     write_report: WriteReport | None = None,
+    logged: Logged = "suite",
 ) -> CompositeTracker:
     """The trackers in a trainer's `report_to`, as one; names without a tracker are logged.
 
@@ -46,5 +50,5 @@ def make_tracker(
             )
     kinds = [kind for kind in TRACKERS if kind in report_to]
     return CompositeTracker(
-        {kind: TRACKERS[kind](name, output_dir, write_report) for kind in kinds}
+        {kind: TRACKERS[kind](name, output_dir, write_report, logged) for kind in kinds}
     )

@@ -7,6 +7,7 @@ from typing import Any
 from crystalmon.metrics.catalogue import BRIEF, COST, METRICS, panels
 from crystalmon.report.snapshot import COLUMNS, Snapshot
 from crystalmon.runs.names import DEFAULT_NAME, STEP_KEY
+from crystalmon.trackers.base import Logged
 
 TASKS = "Tasks"
 ANSWERS, DISTRIBUTIONS = "_media/answers", "_media/distributions"
@@ -20,19 +21,23 @@ SUMMARIES = {
 """What a run's summary keeps of a suite-level metric: its last value and its worst."""
 
 
-def dashboard(prefix: str = DEFAULT_NAME) -> dict[str, dict[str, list[str]]]:
+def dashboard(
+    prefix: str = DEFAULT_NAME, logged: Logged = "suite"
+) -> dict[str, dict[str, list[str]]]:
     """By section, by panel: the full names of its curves, in the order in which they are looked at.
 
-    A panel of the section `TASKS` has one curve a task: its one entry is a regular expression.
+    If tasks are logged, a panel of the section `TASKS` has one curve a task: its one entry is a
+    regular expression.
     """
     sections = {
         section: {title: [f"{prefix}/{metric.key}" for metric in group[title]] for title in group}
         for section, group in panels().items()
     }
-    sections[TASKS] = {
-        f"{metric.label.capitalize()} of each task": [f"{prefix}_tasks/.*/{metric.key}"]
-        for metric in BRIEF
-    }
+    if logged == "tasks":
+        sections[TASKS] = {
+            f"{metric.label.capitalize()} of each task": [f"{prefix}_tasks/.*/{metric.key}"]
+            for metric in BRIEF
+        }
     sections[COST] = sections.pop(COST)  # the cost comes last
     return sections
 

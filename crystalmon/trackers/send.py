@@ -16,12 +16,17 @@ from crystalmon.runs.names import DEFAULT_NAME
 from crystalmon.runs.reader import Run
 from crystalmon.runs.records import Event, ProbeRecord
 from crystalmon.runs.wordings import task_texts
-from crystalmon.trackers.base import Tracker, tracker_metrics
+from crystalmon.trackers.base import Logged, Tracker, check_logged, tracker_metrics
 from crystalmon.trackers.make import DESTINATIONS, TRACKERS
 
 
 def send_run(
-    run: Run, destination: str, *, project: str = DEFAULT_NAME, progress: bool = False
+    run: Run,
+    destination: str,
+    *,
+    project: str = DEFAULT_NAME,
+    log: Logged = "suite",
+    progress: bool = False,
 ) -> str:
     """Send every probe and event of a run; returns where to find them.
 
@@ -33,11 +38,12 @@ def send_run(
         destination: `wandb` or `trackio`, where it becomes a run of its own, or `tensorboard`: a
             folder `runs` in the output folder, or the run's own in `TENSORBOARD_LOGGING_DIR`.
         project: where W&B and trackio file it.
+        log: what it gets; see `callback.CrystalCallback`.
         progress: show a bar.
 
     Raises:
-        ValueError: for another destination, a run without a probe, or a W&B that refuses it or has
-            another run active.
+        ValueError: for another destination or `log`, a run without a probe, or a W&B that refuses
+            it or has another run active.
         OSError: if the folder of the logs cannot be written to.
         ModuleNotFoundError: if the tracker's library is not installed.
     """
@@ -58,7 +64,8 @@ def send_run(
     # a scan's folder may have any name, and is its own output folder
     in_training = "stages" not in run.info and folder.name.startswith(DEFAULT_NAME)
     name, output_dir = (folder.name, folder.parent) if in_training else (DEFAULT_NAME, folder)
-    tracker = TRACKERS[destination](name, str(output_dir), partial(write_report, [run.folder]))
+    report = partial(write_report, [run.folder])
+    tracker = TRACKERS[destination](name, str(output_dir), report, check_logged(log))
     # the texts of prompts and choices are no configuration
     info = {key: value for key, value in run.info.items() if key != "suite_texts"}
     with tracker.opened_for(replace(run, info=info), project) as place:
@@ -74,7 +81,7 @@ def _send(run: Run, tracker: Tracker, name: str, progress: bool) -> None:
         events[event.step].append(event)
     pictured = _pictured(run.records)
     for record in tqdm(run.records, "sending", unit="probe", leave=False, disable=not progress):
-        tracker.log(record.step, tracker_metrics(record, name))
+        tracker.log(record.step, tracker_metrics(record, name, tracker.logged))
         if record.step in pictured:
             tracker.show(Snapshot(record, choices))
         for event in events[record.step]:

@@ -84,7 +84,7 @@ class TensorBoardTracker(Tracker):
                     title: ["Multiline", [f"^{curve}$" for curve in curves]]
                     for title, curves in panels.items()
                 }
-                for section, panels in dashboard(self.name).items()
+                for section, panels in dashboard(self.name, self.logged).items()
             }
             self._writer.add_custom_scalars(layout)
         return self._writer

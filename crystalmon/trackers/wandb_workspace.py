@@ -6,11 +6,16 @@ import os
 from typing import Any
 
 from crystalmon.runs.names import DEFAULT_NAME, STEP_KEY
+from crystalmon.trackers.base import Logged
 from crystalmon.trackers.panels import ANSWERS, DISTRIBUTIONS, TASKS, dashboard
 
 
-def build_workspace(entity: str, project: str) -> Any:
+def build_workspace(entity: str, project: str, logged: Logged = "suite") -> Any:
     """Build the workspace of a user's or team's project; its `.save()` sends it to W&B.
+
+    Args:
+        entity, project: as in W&B's addresses.
+        logged: what its runs log; see `callback.CrystalCallback`.
 
     Raises:
         ModuleNotFoundError: if wandb-workspaces is not installed.
@@ -34,7 +39,7 @@ def build_workspace(entity: str, project: str) -> Any:
 
     sections = [
         section(name, [plot(name, *panel) for panel in group.items()])
-        for name, group in dashboard().items()
+        for name, group in dashboard(logged=logged).items()
     ]
     media = {"Answers: wordings × choices": ANSWERS, "Distributions": DISTRIBUTIONS}
     browsers = [

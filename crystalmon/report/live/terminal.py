@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from crystalmon.metrics.catalogue import BRIEF
+from crystalmon.phases.unconfirmed import phase_words
 from crystalmon.report.live.feed import News, RunFeed
 from crystalmon.report.palette import PHASE_COLOURS, PHASE_WORDS
 from crystalmon.runs.reader import Run
@@ -70,8 +71,9 @@ def screen(news: News) -> RenderableType:
     return Group(*parts)
 
 
-def _phase(phase: str) -> Text:
-    return Text(phase, style=f"bold {PHASE_COLOURS[phase]}")
+def _phase(record: ProbeRecord, task: str | None = None) -> Text:
+    phase = record.phase if task is None else record.tasks[task].phase
+    return Text(phase_words(record, task), style=f"bold {PHASE_COLOURS[phase]}")
 
 
 def _head(run: Run) -> Text:
@@ -79,7 +81,7 @@ def _head(run: Run) -> Text:
     end = run.info.get("max_steps")
     place = f"{run.name}  step {record.step}" + (f" of {end}" if end else "")
     words = f"  {PHASE_WORDS[record.phase]}\n"
-    return Text.assemble((place, "bold"), "  ", _phase(record.phase), words)
+    return Text.assemble((place, "bold"), "  ", _phase(record), words)
 
 
 def _curves(run: Run) -> Table:
@@ -123,7 +125,7 @@ def _tasks(record: ProbeRecord, texts: dict[str, TaskTexts]) -> Table:
         top = ", ".join(f"{text} {share:.0%}" for share, text in ranked if np.isfinite(share))
         order = task.metrics.get("order", np.nan)
         shown = f"{order:.2f}" if np.isfinite(order) else "–"
-        table.add_row(Text(name), _phase(task.phase), shown, Text(top))
+        table.add_row(Text(name), _phase(record, name), shown, Text(top))
     return table
 
 
