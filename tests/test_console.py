@@ -48,7 +48,7 @@ def test_the_end_says_where_the_run_is_and_how_to_see_it(tmp_path, capsys):
         "step 9, the last probe: crystallized, order 0.94, free energy 1.186 nats"
     )
     assert by_task.endswith(
-        "tasks: 1 liquid: name; 2 crystallized (1 on a wording of the base): coin, die"
+        "tasks: liquid: name; crystallized: coin, die (1 on a wording of the base)"
     )
     place = f"'{tmp_path}/a run/crystalmon'"
     assert detect.endswith(f"crystalmon detect {place}")

@@ -149,19 +149,16 @@ class Console:
 
 
 def _by_phase(record: ProbeRecord) -> str:
-    """How many tasks are in each phase, and which; all of one phase are not named.
-
-    `13 crystallized (12 on a wording of the base), 2 liquid: letter, name`
-    """
+    """Which tasks are in each phase: `liquid: letter, name; crystallized: coin, die (1 on …)`."""
+    groups: dict[str, list[str]] = {}
+    for name in sorted(record.tasks, key=lambda name: PHASES.index(record.tasks[name].phase)):
+        groups.setdefault(phase_words(record, name), []).append(name)
     parts = []
-    for phase in PHASES:
-        names = [name for name, task in record.tasks.items() if task.phase == phase]
-        if not names:
-            continue
-        part = f"{len(names)} {phase}"
-        if seeds := sum(record.tasks[name].seed is not None for name in names):
-            part += f" ({seeds} on a wording of the base)"
-        parts.append(part + (f": {', '.join(names)}" if len(names) < len(record.tasks) else ""))
+    for words, names in groups.items():
+        whole = len(names) == len(record.tasks)
+        part = f"{words}: {f'all {len(names)}' if whole else ', '.join(names)}"
+        seeds = sum(record.tasks[name].seed is not None for name in names)
+        parts.append(part + (f" ({seeds} on a wording of the base)" if seeds else ""))
     return "; ".join(parts)
 
 
