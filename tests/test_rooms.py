@@ -31,7 +31,7 @@ ROOMS: dict[str, str] = {
     "trackers": "report runs metrics",
     "experiments": "analysis scoring runs suites metrics report.style report.palette",
     "monitor": "suites metrics scoring runs phases report trackers experiments",
-    "scan": "monitor analysis scoring runs metrics suites",
+    "scan": "monitor analysis phases scoring runs metrics suites",
     "cli": "*",
 }
 """By room, the rooms that it may import (`room.module`: that module of it alone; `*`: any)."""

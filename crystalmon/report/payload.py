@@ -11,6 +11,7 @@ import numpy as np
 import crystalmon
 from crystalmon.analysis.transition import LEAST_RISE, Transition, classify_transition, fit_avrami
 from crystalmon.metrics.catalogue import NOT_MEASURABLE
+from crystalmon.phases.unconfirmed import phase_words
 from crystalmon.report import palette
 from crystalmon.report.caveats import caveats
 from crystalmon.report.experiment_cards import folder_cards, rounded
@@ -106,6 +107,7 @@ def _lane(lane: Lane, name: str, texts: Mapping[str, TaskTexts]) -> dict[str, An
         "seconds": rounded([record.seconds for record in records]),
         "share": rounded([record.share for record in records]),
         "phase": [PHASES.index(record.phase) for record in records],
+        "looks": phase_words(records[-1]) if records else "",
         "series": {metric.key: _series(records, metric.key) for metric in CURVES},
         "base_values": {"liquidity": lane.base_liquidity},
         "events": [
@@ -171,25 +173,25 @@ def kinetics_rows(run: Run) -> list[dict[str, Any]]:
     """How fast a run's transition was: of the suite, with `task` None, then of each task.
 
     Returns:
-        `{"task", "verdict", "text"}` each; nothing for a run whose suite hardly rises.
+        `{"task", "verdict", "text"}` each; nothing for what hardly rises.
     """
     steps, order = run.series("order")
     known = order[np.isfinite(order)]
     if not len(known) or known.max() - known.min() < LEAST_RISE:
         return []
-    rows = [_transition(None, classify_transition(steps, order))]
+    rows = _transition(None, classify_transition(steps, order))
     phases = (record.phase for record in run.records)
     grew = next(phase for phase in phases if phase != NOT_MEASURABLE) == "liquid"
     avrami = fit_avrami(*run.series("crystal_fraction")) if grew else None
     if avrami is not None:
         text = f"share of collapsed wordings: {avrami.words}"
         rows.append({"task": None, "verdict": "Avrami fit", "text": text})
-    tasks = run.records[-1].tasks
-    return rows + [
-        _transition(task, classify_transition(*run.series("order", task))) for task in tasks
-    ]
+    for task in run.records[-1].tasks:
+        rows += _transition(task, classify_transition(*run.series("order", task)))
+    return rows
 
 
-def _transition(task: str | None, found: Transition) -> dict[str, Any]:
-    text = found.words or "too little rise, or too few probes, to tell"
-    return {"task": task, "verdict": found.verdict, "text": text}
+def _transition(task: str | None, found: Transition) -> list[dict[str, Any]]:
+    """One row; none where there was too little rise, or too few probes, to tell."""
+    row = {"task": task, "verdict": found.verdict, "text": found.words}
+    return [row] if found.words else []

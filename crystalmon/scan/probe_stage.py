@@ -7,6 +7,7 @@ from typing import Any
 
 from crystalmon.metrics.catalogue import BRIEF
 from crystalmon.monitor.probe import Monitor
+from crystalmon.phases.unconfirmed import phase_words
 from crystalmon.scan.chat_templates import check_chat_template
 from crystalmon.scan.scan_folder import ScanFolder
 
@@ -44,9 +45,10 @@ def probe_stage(folder: ScanFolder, step: int, model: Any, tokenizer: Any) -> tu
     made += [(monitor.course.remeasure(each), monitor.events) for each in known if each.step > step]
     folder.write(made, monitor)
     figures = [
-        f"{metric.label} {probed.metrics.get(metric.key, math.nan):.3f} {metric.unit}".rstrip()
+        f"{metric.label} {probed.metrics[metric.key]:.3f} {metric.unit}".rstrip()
         for metric in BRIEF
+        if math.isfinite(probed.metrics.get(metric.key, math.nan))
     ]
     seconds = monitor.seconds_a_probe or probed.seconds
-    line = ", ".join([f"{seconds:.1f} s", *figures, probed.phase])
+    line = ", ".join([f"{seconds:.1f} s", *figures, phase_words(probed)])
     return line, "" if monitor.shares_tokens else OTHER_TOKENS

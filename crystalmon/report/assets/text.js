@@ -14,14 +14,15 @@ function drawHead() {
 
 function drawNow() {
   fill($("now"), ...state.data.lanes.map((lane, index) => {
-    const at = lane.x.length - 1, phase = lane.phase[at];
+    const at = lane.x.length - 1, phase = lane.phase[at], confirmed = lane.looks === phaseName(phase);
+    const words = confirmed ? state.data.phases[phase].words : "The last probe shows this. A phase changes once a second probe agrees.";
     const tile = (metric) => el("div", { class: "tile" },
       el("b", {}, fixed(lane.series[metric.key].v[at], 2), metric.unit ? el("small", {}, ` ${metric.unit}`) : null),
       el("span", { class: "name" }, metric.label), el("span", {}, metric.summary));
     const told = allMetrics().filter((metric) => metric.brief && lane.series[metric.key]);
     return el("div", { class: "lane" },
       el("p", { class: "lane-name" }, comparing() ? swatch(laneColour(index)) : null, comparing() ? ` ${lane.name}, ` : "", `at ${place(lane, at)}`),
-      el("div", { class: "phase-now" }, el("span", { class: "phase-word" }, swatch(phaseColour(phase)), phaseName(phase)), el("p", {}, state.data.phases[phase].words)),
+      el("div", { class: "phase-now" }, el("span", { class: "phase-word" }, swatch(phaseColour(phase)), lane.looks), el("p", {}, words)),
       el("div", { class: "tiles" }, ...told.map(tile)));
   }));
 }
@@ -51,7 +52,7 @@ function drawHappened() {
       }
     }
   });
-  fill($("happened"), el("h2", {}, "What happened, when"), items.length ? el("ol", { class: "events" }, ...items.slice(0, 14)) : el("p", { class: "lead" }, "Nothing so far: no phase has changed."),
+  fill($("happened"), el("h2", {}, "What happened, when"), items.length ? el("ol", { class: "events" }, ...items.slice(0, 14)) : el("p", { class: "lead" }, lanes.some((lane) => /unconfirmed/.test(lane.looks)) ? "Nothing confirmed so far." : "Nothing so far: no phase has changed."),
     items.length > 14 ? el("p", { class: "soft" }, `and ${items.length - 14} more, in the table at the end`) : null);
 }
 

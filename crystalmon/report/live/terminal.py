@@ -80,8 +80,9 @@ def _head(run: Run) -> Text:
     record = run.records[-1]
     end = run.info.get("max_steps")
     place = f"{run.name}  step {record.step}" + (f" of {end}" if end else "")
-    words = f"  {PHASE_WORDS[record.phase]}\n"
-    return Text.assemble((place, "bold"), "  ", _phase(record), words)
+    shown = _phase(record)
+    words = f"  {PHASE_WORDS[record.phase]}" if shown.plain == record.phase else ""
+    return Text.assemble((place, "bold"), "  ", shown, words, "\n")
 
 
 def _curves(run: Run) -> Table:

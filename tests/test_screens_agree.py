@@ -1,0 +1,196 @@
+"""Everything that is said of one run stands together: table, page, terminal, replay and scan.
+
+A model is driven from its own answers towards uniform ones, and back, by the scale of its output.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+from rich.console import Console as Terminal
+
+from crystalmon.analysis.replay import detect_run
+from crystalmon.cli.main import main
+from crystalmon.monitor.console import Console
+from crystalmon.monitor.probe import Monitor
+from crystalmon.report.lanes import make_lanes
+from crystalmon.report.live.feed import RunFeed
+from crystalmon.report.live.terminal import screen
+from crystalmon.report.payload import build_payload
+from crystalmon.runs.reader import Run, read_run
+from crystalmon.runs.store import RunStore
+from crystalmon.scoring.models import load_model
+
+UNIFORM = 0.02
+"""The scale at which all answers are alike."""
+
+
+@pytest.fixture(autouse=True)
+def rare_answers_count(monkeypatch):
+    monkeypatch.setattr("crystalmon.monitor.probe.MEASURABLE", 0.0)
+
+
+@pytest.fixture
+def make_run(tmp_path, suite):
+    """Makes a run whose first scale is the base's."""
+
+    def make(scales: list[float]) -> Run:
+        model, tokenizer = load_model("liquid-tiny")
+        head = model.get_output_embeddings().weight
+        before = head.detach().clone()
+        head.data = before * scales[0]
+        monitor = Monitor(model, tokenizer, suite, reference="initial")
+        folder = tmp_path / "run" / "crystalmon"
+        info = {"suite": suite.name, "max_steps": len(scales) - 1, "overhead": 0.25}
+        store = RunStore.open(folder, info, resume_step=None)
+        monitor.reference.save(folder / "reference")
+        for step, scale in enumerate(scales):
+            head.data = before * scale
+            store.append(monitor.probe(step), monitor.events)
+        store.close()
+        return read_run(folder)
+
+    return make
+
+
+def said_of(run: Run, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
+    """What each screen says of a run, by its name."""
+    place = str(run.folder)
+    terminal = Terminal(width=200, color_system=None)
+    capsys.readouterr()
+    found = {}
+    for command in ("summary", "detect"):
+        assert main([command, place]) == 0
+        found[command] = capsys.readouterr().out
+    with terminal.capture() as captured:
+        terminal.print(screen(RunFeed([place]).news()))
+    found["watch"] = captured.get()
+    Console().conclude(run.records[-1], run.folder, len(run.records), 0.25)
+    found["end"] = capsys.readouterr().out
+    payload = build_payload(make_lanes([run]))
+    found["page"] = payload["lanes"][0]["looks"]
+    return found
+
+
+def test_a_collapse_that_one_probe_shows_is_unconfirmed_on_every_screen(make_run, capsys):
+    run = make_run([1.0, 1.0, UNIFORM])
+    said = said_of(run, capsys)
+    assert run.records[-1].phase == "liquid"
+    for name, text in said.items():
+        assert "looks crystallized, unconfirmed" in text, name
+    assert said["detect"].count("looks crystallized, unconfirmed") >= 1 + len(run.records[0].tasks)
+    assert main(["summary", str(run.folder), "--json"]) == 0
+    row = json.loads(capsys.readouterr().out)[-1]
+    assert (row["phase"], row["looks"]) == ("liquid", "looks crystallized, unconfirmed")
+
+
+def test_once_a_second_probe_agrees_it_is_confirmed_on_every_screen(make_run, capsys):
+    run = make_run([1.0, 1.0, UNIFORM, UNIFORM])
+    for name, text in said_of(run, capsys).items():
+        assert "crystallized" in text, name
+        assert "unconfirmed" not in text, name
+
+
+def test_without_an_onset_there_are_no_kinetics(make_run, capsys):
+    run = make_run([1.0, 0.9, 1.0, 1.1, 1.0, 0.9, 1.0, 1.0, 0.95])
+    said = said_of(run, capsys)
+    assert "10–90%" not in said["detect"]
+    assert build_payload(make_lanes([run]))["kinetics"] == []
+
+
+def test_a_base_that_answered_alike_melts_and_no_number_is_absurd(make_run, capsys):
+    run = make_run([UNIFORM, UNIFORM, 1.0, 1.0, 1.0])
+    assert {event.kind for event in run.events} == {"melting"}
+    for name, text in said_of(run, capsys).items():
+        assert "melting" in text, name
+    assert "liquidity has risen from" in detect_run(run).events[0].message
+    assert all(math.isnan(task.metrics["order"]) for task in run.records[-1].tasks.values())
+    (lane,) = build_payload(make_lanes([run]))["lanes"]
+    assert lane["series"]["order"] is None
+    shown = [v for each in lane["series"].values() if each for v in each["v"] if v is not None]
+    assert max(map(abs, shown)) < 20
+
+
+def test_the_mass_on_a_seed_is_shown_where_one_is_held(make_run, capsys):
+    before, held = make_run([1.0, 1.0]), make_run([1.0, 1.0, *[0.05] * 9])
+    assert "seed_mass" not in before.records[-1].metrics
+    task = held.records[-1].tasks["coin"]
+    assert math.isfinite(task.metrics["seed_mass"]) == (task.seed is not None)
+
+
+def test_what_was_not_observed_is_on_the_page(make_run, tmp_path):
+    run = make_run([1.0, 1.0])
+    info = json.loads((run.folder / "run.json").read_text())
+    (run.folder / "run.json").write_text(json.dumps(info | {"max_steps": 40}))
+    caveats = build_payload(make_lanes([read_run(run.folder)]))["caveats"]
+    assert any("run was not observed from step 2 to 40: it was stopped early" in c for c in caveats)
+
+
+def test_one_cost_is_told(make_run, capsys):
+    run = make_run([1.0, 1.0])
+    assert run.share == 0.25
+    said = said_of(run, capsys)
+    assert "25.0%" in said["summary"]
+    assert "25.00%" in said["end"]
+
+
+@pytest.mark.parametrize("stages", [2, 3])
+def test_a_scan_of_few_stages_says_what_it_can(tmp_path, capsys, stages):
+    model, tokenizer = load_model("liquid-tiny")
+    folders = []
+    for index, scale in enumerate([1.0, UNIFORM, UNIFORM][:stages]):
+        model.get_output_embeddings().weight.data *= scale if index == 1 else 1.0
+        folders.append(tmp_path / f"stage{index}")
+        model.save_pretrained(folders[-1])
+        tokenizer.save_pretrained(folders[-1])
+    named = [f"{name}={path}" for name, path in zip(("base", "sft", "dpo"), folders, strict=False)]
+    out = tmp_path / "scan"
+    options = ["-o", str(out), "--suite", "liquid-tiny", "--no-figures"]
+    assert main(["scan", *named, *options]) == 0
+    told = capsys.readouterr().out
+    words = "crystallized" if stages == 3 else "looks crystallized, unconfirmed"
+    last = "dpo" if stages == 3 else "sft"
+    live, row = [line for line in told.splitlines() if line.strip().startswith(last)]
+    for line in (live, row):
+        assert words in line
+        assert ("unconfirmed" in line) == (stages == 2)
+    assert words in said_of(read_run(out), capsys)["page"]
+
+
+def test_folders_without_a_run_are_skipped_with_a_note(make_run, tmp_path, capsys):
+    run = make_run([1.0, 1.0])
+    (tmp_path / "empty").mkdir()
+    folders = [str(run.folder), str(tmp_path / "empty")]
+    assert main(["summary", *folders]) == 0
+    found = capsys.readouterr()
+    assert "base" in found.out
+    assert f"skipped: no crystalmon run in {tmp_path / 'empty'}" in found.err
+    page = tmp_path / "pages"
+    page.mkdir()
+    assert main(["report", *folders, "-o", str(page)]) == 0
+    assert "Left out: no crystalmon run in" in (page / "report.html").read_text()
+    capsys.readouterr()
+    assert main(["report", str(run.folder), "-o", str(page)]) == 2
+    assert "exists. Add --force to replace it" in capsys.readouterr().err
+    assert main(["report", str(run.folder), "-o", str(page), "--force"]) == 0
+    assert main(["summary", str(tmp_path / "empty")]) == 2
+
+
+def test_a_model_is_named_by_its_place_or_as_an_option(capsys):
+    same = []
+    for words in (["liquid-tiny"], ["--model", "liquid-tiny"]):
+        assert main(["cost", *words, "--suite", "liquid-tiny", "--json"]) == 0
+        same.append(capsys.readouterr().out)
+    assert same[0] == same[1]
+    for words in ([], ["liquid-tiny", "--model", "liquid-tiny"]):
+        with pytest.raises(SystemExit):
+            main(["cost", *words])
+        assert "cost takes one model: crystalmon cost MODEL" in capsys.readouterr().err
+
+
+def test_probes_are_told_as_a_share_of_the_run_on_the_command_line(capsys):
+    run = ["--steps", "1000", "--every", "0.25", "--json"]
+    assert main(["cost", "liquid-tiny", "--suite", "liquid-tiny", *run]) == 0
+    assert json.loads(capsys.readouterr().out)["probes"] == 5
