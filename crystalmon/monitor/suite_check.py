@@ -70,7 +70,16 @@ def check_suite(monitor: Monitor, tokenizer: Any) -> list[CheckedTask]:
     checked, start = [], 0
     for task in monitor.suite:
         q, coverage = answer_distributions(monitor.reference.log_choice[task.name])
-        low = [int(index) for index in np.argsort(coverage) if coverage[index] < MEASURABLE]
+        ascending = np.argsort(coverage, kind="stable")
+        low = [int(index) for index in ascending if coverage[index] < MEASURABLE]
+        unmeasurable = (
+            CheckedWording(
+                task.prompts[index],
+                float(coverage[index]),
+                *_likeliest(monitor, tokenizer, start + index),
+            )
+            for index in low
+        )
         checked.append(
             CheckedTask(
                 name=task.name,
@@ -80,14 +89,7 @@ def check_suite(monitor: Monitor, tokenizer: Any) -> list[CheckedTask]:
                 measurable=len(coverage) - len(low),
                 liquidity=float(liquidity(q, uniform_weights(len(q)))),
                 verdict=_verdict(task, q, coverage, monitor.reference.plain.get(task.name)),
-                unmeasurable=tuple(
-                    CheckedWording(
-                        task.prompts[index],
-                        float(coverage[index]),
-                        *_likeliest(monitor, tokenizer, start + index),
-                    )
-                    for index in low
-                ),
+                unmeasurable=tuple(unmeasurable),
             )
         )
         start += len(task.prompts)
@@ -98,10 +100,10 @@ def _verdict(task: Task, q: np.ndarray, coverage: np.ndarray, plain: np.ndarray 
     """In words, what keeps a task from being measured in full; `fine` if nothing does."""
     if not is_measurable(coverage):
         low = f"{(coverage < MEASURABLE).sum()} of {len(coverage)} wordings"
-        found = f"not measurable: after {low} the listed answers hold under {MEASURABLE:.0%}"
+        found = f"not measurable: listed answers under {MEASURABLE:.0%} after {low}"
         if plain is None:
             return found
-        return f"{found}; in view raw, {answer_distributions(plain)[1].mean():.0%} on average"
+        return f"{found} (in view raw: {answer_distributions(plain)[1].mean():.0%})"
     if len(q) > 1 and is_ordered(q):
         return "ordered: the base already answers alike, so no order"
     return few_wordings(task) or "fine"
