@@ -248,7 +248,7 @@ def test_the_table_says_what_cannot_be_measured_and_what_follows_instead(capsys,
     shares = [float(line.split("%")[0]) for line in shown]
     assert shares == sorted(shares)
     assert "→" in shown[0]
-    assert "try --view chat" in out
+    assert "Try --view chat, " in out
     assert "a prompt of some ends in white space" in out
 
 

@@ -215,5 +215,5 @@ def _unmeasurable(tasks: Sequence[CheckedTask], view: str, with_chat: bool) -> I
         if (rest := len(task.unmeasurable) - LISTED) > 0:
             yield f"  and {rest} more"
     # in another view the plain prompts have been tried already, and the table tells of them
-    tried = "try --view chat, " if view == "raw" and with_chat else ""
-    yield f"To mend them, {tried}end the prompt in another way, or add forms to the choices."
+    chat = "--view chat, " if view == "raw" and with_chat else ""
+    yield f"Try {chat}another end of the prompt, or further forms of the choices."

@@ -77,7 +77,7 @@ def _listed(question: str, answers: Sequence[str]) -> list[str]:
         f"Question: {question}\nChoices: {', '.join(back)}\nAnswer:",
         f"{question} [{'|'.join(ahead)}]:",
         "\n".join([question, *(f"- {answer}" for answer in back), "My choice:"]),
-        f"User: {question} Reply with {_either(ahead)}.\nAssistant: I choose",
+        f"User: {question} Reply with {_either(ahead)}.\nAssistant: I would say",
         f"Ann: {question} Which is it, {_either(back)}?\nBen: I say",
         f'{{"question": {asked}, "options": {_json(ahead)}, "answer": "',
         f'answer = ask({asked}, options={_json(back)})  # returns "',
