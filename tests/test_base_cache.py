@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import copy
 import os
 import subprocess
@@ -302,6 +303,9 @@ def test_the_command_lists_and_clears(model, tokenizer, suite, base_cache, capsy
     assert main(["cache"]) == 0
     said = capsys.readouterr().out
     assert all(word in said for word in ("my/model", "three", "raw", "kB", base_cache.name[-12:]))
+    assert main(["cache", "--json"]) == 0
+    (base,) = json.loads(capsys.readouterr().out)
+    assert (base["model"], base["suite"], base["view"]) == ("my/model", "three", "raw")
     assert main(["cache", "--clear"]) == 0
     assert "freed" in capsys.readouterr().out
     assert not list(base_cache.iterdir())

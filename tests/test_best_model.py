@@ -26,7 +26,7 @@ class Heard(TrainerCallback):
         self.metrics = {}
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
-        self.metrics[state.global_step] = dict(metrics)
+        self.metrics[state.global_step] = dict(metrics or {})
 
 
 def values(run: Run) -> dict[int, float]:
@@ -112,4 +112,4 @@ def test_trackers_get_the_suites_main_metrics_or_all(tmp_path, model, tokenizer,
     assert len(whole) > 60
     assert "crystalmon_tasks/coin/order" in whole
     with pytest.raises(ValueError, match="log must be one of suite, tasks, got 'all'"):
-        CrystalCallback(suite, log="all")
+        CrystalCallback(suite, log="all")  # pyright: ignore[reportArgumentType]

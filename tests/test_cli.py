@@ -85,7 +85,8 @@ def test_summary_prints_the_table_and_draws(capsys, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("wordings", "said"), [(1, "no liquidity, order or seed"), (4, "4 wordings, so its"), (8, "")]
+    ("wordings", "said"),
+    [(1, "one wording: entropy and KL only"), (4, "4 wordings: wide"), (8, "")],
 )
 def test_what_a_suite_is_too_small_for_is_said(capsys, tmp_path, wordings, said):
     file = tmp_path / "own.yaml"

@@ -156,6 +156,7 @@ RUN_BY = {
     "crystalmon send": "test_send.py::test_tensorboard_gets_every_stage_of_a_scan",
     "crystalmon sharpness": "test_cli_experiments.py::test_sharpness_needs_only_run_folders",
     "crystalmon suite list": "test_cli.py::test_suite_commands",
+    "crystalmon suite new": "test_own_suite.py::test_a_drafted_file_is_a_suite_at_once",
     "crystalmon suite show": "test_cli.py::test_suite_commands",
     "crystalmon suite validate": "test_cli.py::test_suite_commands",
     "crystalmon summary": "test_cli.py::test_summary_prints_the_table_and_draws",

@@ -16,9 +16,10 @@ from crystalmon.cli.options import COMMANDS, USER_ERRORS
 from crystalmon.suites.checks import harmless
 
 # each adds its commands to COMMANDS; the help lists them in this order
-from crystalmon.cli import model_commands, run_commands, scan_commands, experiment_commands  # noqa: F401  # isort: skip
+from crystalmon.cli import model_commands, suite_commands, run_commands  # noqa: F401  # isort: skip
+from crystalmon.cli import scan_commands, experiment_commands  # noqa: F401  # isort: skip
 
-GROUPS = {"suite": "list, show or validate suites"}
+GROUPS = {"suite": "make, show and validate suites"}
 
 INTERRUPTED = 130
 """The exit status that a shell expects of a command that SIGINT has ended."""

@@ -1,18 +1,15 @@
-"""The commands on a model and on suites: `probe`, `cost`, `cache` and `suite`."""
+"""The commands on a model: `probe`, `cost` and `cache`."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import time
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from crystalmon.cli.options import command, console, load_placed, option, print_json
 from crystalmon.metrics.catalogue import BRIEF, BY_KEY, NOT_MEASURABLE
 from crystalmon.runs.records import ProbeRecord
-from crystalmon.suites.checks import harmless
-from crystalmon.suites.tasks import TaskSuite, list_suites, load_suite
+from crystalmon.suites.tasks import TaskSuite, load_suite
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -20,8 +17,6 @@ if TYPE_CHECKING:
 OWN = tuple(BY_KEY[key] for key in ("coverage", "entropy", "entropy_mixture", "liquidity"))
 """What a model's answers tell without a base to compare them with."""
 COMPARED = tuple(metric for metric in BRIEF if metric not in OWN and not metric.held)
-FEW_WORDINGS = 8
-"""Wordings of a task below which a user is told that its intervals will be wide."""
 
 
 @command(
@@ -114,7 +109,7 @@ def _cost(args: argparse.Namespace) -> None:
 @command(
     "cache",
     "list the bases that need not be scored again",
-    "",
+    "json",
     option("--clear", action="store_true", help="remove them; runs keep their own"),
 )
 def _cache(args: argparse.Namespace) -> None:
@@ -125,9 +120,20 @@ def _cache(args: argparse.Namespace) -> None:
     from crystalmon.runs.base_cache import cache_folder, cached_bases, clear_cache
 
     if args.clear:
-        print(f"{cache_folder()} is empty; {decimal(clear_cache())} freed")
+        freed = clear_cache()
+        told = f"{cache_folder()} is empty; {decimal(freed)} freed"
+        print_json({"freed_bytes": freed}) if args.json else print(told)
         return
     bases = cached_bases()
+    if args.json:
+        print_json(
+            [
+                {"model": base.info.model, "suite": base.info.suite, "view": base.info.view}
+                | {"bytes": base.size, "last_used": base.used}
+                for base in bases
+            ]
+        )
+        return
     total = decimal(sum(base.size for base in bases))
     table = Table("model", "suite", "view", "size", "last used", title_justify="left")
     table.title = escape(f"{cache_folder()} · {total}")
@@ -137,76 +143,3 @@ def _cache(args: argparse.Namespace) -> None:
         row = (info.model or "a model without a name", info.suite, info.view, decimal(base.size))
         table.add_row(*map(escape, row), used)
     console().print(table)
-
-
-@command("suite list", "the bundled suites", "")
-def _suite_list(args: argparse.Namespace) -> None:
-    print("\n".join(_describe(load_suite(name)) for name in list_suites()))
-
-
-def _describe(suite: TaskSuite) -> str:
-    return f"{suite.name}: {len(suite)} tasks, {suite.num_prompts} prompts, hash {suite.hash}"
-
-
-@command(
-    "suite show",
-    "a suite's tasks, or one task's prompts and choices",
-    "",
-    option("suite"),
-    option("--task"),
-)
-def _suite_show(args: argparse.Namespace) -> None:
-    suite = load_suite(args.suite)
-    names = [task.name for task in suite]
-    if args.task is None:
-        for task in suite:
-            shown = ", ".join(task.choice_texts[:8]) + (", …" if len(task.choices) > 8 else "")
-            counts = f"{len(task.prompts)} prompts, {len(task.choices)} choices"
-            print(harmless(f"{task.name}: {counts}: {shown}"))
-    elif args.task not in names:
-        raise ValueError(f"task must be one of {', '.join(names)}, got {args.task!r}.")
-    else:
-        for prompt in suite[args.task].prompts:
-            print(harmless(json.dumps(prompt, ensure_ascii=False)))
-        for choice in suite[args.task].choices:
-            shown = json.dumps(list(choice.forms), ensure_ascii=False)
-            print(harmless(f"{choice.text}: {shown}"))
-
-
-def _limits(suite: TaskSuite) -> Iterator[str]:
-    """A line for each task that has too few wordings for some of the metrics."""
-    for task in suite:
-        count = len(task.prompts)
-        if count == 1:
-            yield (
-                f"{task.name} has one wording: its entropy and its KL can be measured, but no "
-                "liquidity, order or seed. Add others."
-            )
-        elif count < FEW_WORDINGS:
-            yield (
-                f"{task.name} has {count} wordings, so its intervals will be wide. The bundled "
-                "suites have 24."
-            )
-
-
-@command(
-    "suite validate",
-    "check a suite file",
-    "view",
-    option("suite"),
-    option("--model", help="also tokenize it with this model's tokenizer"),
-)
-def _suite_validate(args: argparse.Namespace) -> None:
-    suite = load_suite(args.suite)
-    print(f"{_describe(suite)}: valid")
-    for line in _limits(suite):
-        print(harmless(line))
-    if args.model is None:
-        return
-    from crystalmon.scoring.models import load_tokenizer
-    from crystalmon.scoring.plan import build_plan, describe_merges
-
-    plan = build_plan(suite, load_tokenizer(args.model), args.view)
-    print(f"{args.model}: {len(plan.rows)} rows, {plan.num_unique_tokens} tokens a probe")
-    if plan.merges:
-        print(f"warning: {describe_merges(plan.merges)}")

@@ -75,7 +75,7 @@ def tasks_in(phase: str) -> str:
 METRICS: tuple[Metric, ...] = (
     Metric(
         "order", "order", "", "both", "lower", _ALIKE,
-        "0: the wordings answer as differently as in the base; 1: all have the same distribution",
+        "0: the wordings answer as differently as in the base, below: more; 1: all answer alike",
         "1 − liquidity(q) / liquidity(b)",
         brief=True, nucleation=True, low=-math.inf, high=1.0,
     ),
@@ -87,7 +87,7 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric(
         "seed_mass", "seed mass", "", "both", "higher", _ALIKE,
-        "probability on the answers that the seed gives; falling: answers leave the seed's support",
+        "probability on the answers that a held seed gives; falling: answers leave its support",
         "mean_p Σ_{c∈S} q_pc, S the smallest set of choices that holds 90% of b_k",
         brief=True, held=True, high=1.0,
     ),

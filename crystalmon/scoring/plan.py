@@ -129,6 +129,28 @@ def build_plan(suite: TaskSuite, tokenizer: Any, view: View = "raw") -> ScoringP
     return layout.finish(view, suite)
 
 
+def render_suite(suite: TaskSuite, tokenizer: Any, view: View) -> dict[str, list[str]]:
+    """By task, its prompts as they are sent: rendered, after the tokenizer's own special tokens.
+
+    Args:
+        tokenizer: see `build_plan`; None if there is none, which only `chat` needs.
+
+    Raises:
+        ValueError: see `build_plan`.
+    """
+    check_view(view)
+    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
+    sent: dict[str, list[str]] = {}
+    with _unchanged(tokenizer):
+        for task in suite:
+            texts = [_render(tokenizer, prompt, view) for prompt in task.prompts]
+            begins = (
+                _beginnings(tokenizer, texts, view) if tokenizer is not None else [""] * len(texts)
+            )
+            sent[task.name] = [begin + text for begin, text in zip(begins, texts, strict=True)]
+    return sent
+
+
 def check_view(view: View) -> View:
     """The view, if it is one.
 
@@ -227,6 +249,15 @@ def _encode_prompts(tokenizer: Any, texts: list[str], view: View) -> list[TokenP
         if found[index][-len(bare) - 1 :] == (*bare, eos):
             found[index] = found[index][:-1]
     return found
+
+
+def _beginnings(tokenizer: Any, texts: list[str], view: View) -> list[str]:
+    """The special tokens that the tokenizer itself puts before each text."""
+    whole, bare = _encode_prompts(tokenizer, texts, view), _encode(tokenizer, texts, special=False)
+    return [
+        tokenizer.decode([*ids[: len(ids) - len(own)]])
+        for ids, own in zip(whole, bare, strict=True)
+    ]
 
 
 def _choice_paths(

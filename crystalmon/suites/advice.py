@@ -1,0 +1,50 @@
+"""What the text of a valid suite tells of its limits, without a model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+from crystalmon.suites.tasks import Task, TaskSuite
+
+FEW_WORDINGS = 8
+"""Wordings of a task below which a user is told that its intervals will be wide."""
+
+BUNDLED_WORDINGS = 24
+"""Of each task of the suite `randomness`."""
+
+SHOWN = 80
+"""Characters of a prompt in a line for people."""
+
+
+def few_wordings(task: Task) -> str:
+    """What a task has too few wordings for, in a few words; empty if it has enough."""
+    count = len(task.prompts)
+    if count == 1:
+        return "one wording: entropy and KL only"
+    return f"{count} wordings: wide intervals" if count < FEW_WORDINGS else ""
+
+
+def trailing_space(suite: TaskSuite) -> Iterator[str]:
+    """A sentence for each task with prompts that end in white space."""
+    for task in suite:
+        if ending := [prompt for prompt in task.prompts if prompt != prompt.rstrip()]:
+            which = f"a prompt of {task.name} ends"
+            if len(ending) > 1:
+                which = f"{len(ending)} prompts of {task.name} end"
+            yield (
+                f"{which} in white space, such as {shortened(ending[0])}. Take it out: most "
+                "tokenizers make one token of a space and the word after it."
+            )
+
+
+def shortened(prompt: str) -> str:
+    r"""A prompt as a JSON string on one line; of a long one, its beginning and its end.
+
+    >>> print(shortened("Heads\nor tails?"))
+    "Heads\nor tails?"
+    """
+    if len(prompt) > SHOWN:
+        half = SHOWN // 2
+        prompt = f"{prompt[:half]} … {prompt[-half:]}"
+    return json.dumps(prompt, ensure_ascii=False)

@@ -1,0 +1,120 @@
+"""A first draft of a suite of one's own: one question, asked in a dozen formats."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from crystalmon.suites.advice import BUNDLED_WORDINGS, FEW_WORDINGS
+from crystalmon.suites.checks import check_text, check_unique
+from crystalmon.suites.forms import PARTS
+from crystalmon.suites.tasks import Choice, SuiteError, Task
+
+FORMS = ("capital",)
+"""Of `PARTS`, what a draft counts too: models like to begin an answer in upper case."""
+
+
+def draft_suite(file: Path, question: str, answers: Sequence[str]) -> str:
+    """The text of a commented suite file with one task, for its user to edit.
+
+    Args:
+        file: where it will lie; the suite and its task are named after it.
+        question, answers: what is asked, and at least two answers; space around them goes.
+
+    Raises:
+        SuiteError: for a name that no suite can have, a blank question or answer, a single answer
+            or one that comes twice.
+    """
+    question, answers = question.strip(), [answer.strip() for answer in answers]
+    check_text("question", question, SuiteError)
+    for answer in answers:
+        check_text("an answer", answer, SuiteError)
+    check_unique("answers", answers, SuiteError)
+    if len(answers) < 2:
+        raise SuiteError(
+            f"answers must be at least 2, got {len(answers)}. A single answer has no distribution "
+            "to watch."
+        )
+    free, listed = _free(question), _listed(question, answers)
+    Task(file.stem, (*free, *listed), tuple(map(Choice, answers)))  # refuses what is no task
+    parts = [
+        _comment(file),
+        f"name: {_quoted(file.stem)}",
+        f"forms: [{', '.join(FORMS)}]",
+        "tasks:\n",
+        f"  - name: {_quoted(file.stem)}",
+        f"    choices: [{', '.join(map(_quoted, answers))}]",
+        "    prompts:",
+        "      # the choices are not listed",
+        *(f"      - {_quoted(prompt)}" for prompt in free),
+        "      # the choices are listed, in one order or the other",
+        *(f"      - {_quoted(prompt)}" for prompt in listed),
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def _free(question: str) -> list[str]:
+    """Wordings that leave open what the answers are. After each, an answer is what comes next."""
+    return [
+        f"{question}\nAnswer:",
+        f"Q: {question}\nA:",
+        f"**Question:** {question}\n\n**Answer:**",
+        f'Someone asked: {question}\nThe reply was "',
+    ]
+
+
+def _listed(question: str, answers: Sequence[str]) -> list[str]:
+    """Wordings that list the answers, half of them in the order given, half backwards."""
+    ahead, back = list(answers), list(answers[::-1])
+    asked = _json(question)
+    return [
+        f"{question}\n\nAnswer with one of these: {', '.join(ahead)}.\n\nAnswer:",
+        f"Question: {question}\nChoices: {', '.join(back)}\nAnswer:",
+        f"{question} [{'|'.join(ahead)}]:",
+        "\n".join([question, *(f"- {answer}" for answer in back), "My choice:"]),
+        f"User: {question} Reply with {_either(ahead)}.\nAssistant: I would say",
+        f"Ann: {question} Which is it, {_either(back)}?\nBen: I say",
+        f'{{"question": {asked}, "options": {_json(ahead)}, "answer": "',
+        f'answer = ask({asked}, options={_json(back)})  # returns "',
+    ]
+
+
+def _either(answers: Sequence[str]) -> str:
+    """`a, b or c`."""
+    return f"{', '.join(answers[:-1])} or {answers[-1]}"
+
+
+def _json(value: str | list[str]) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _quoted(text: str) -> str:
+    """A text as YAML on one line, in quotes, so that it is read back as it was."""
+    style = "'" if '"' in text and text.isprintable() else '"'  # single ones know no escapes
+    written = yaml.safe_dump(text, default_style=style, allow_unicode=True, width=math.inf)
+    return written.removesuffix("\n")
+
+
+def _comment(file: Path) -> str:
+    more = ", ".join(part for part in PARTS if part not in FORMS)
+    return f"""\
+# Drafted by `crystalmon suite new`. Edit the prompts, then see what can be measured:
+#
+#   crystalmon suite validate {shlex.quote(file.name)} --model MODEL
+#
+# prompts: one question in many wordings. Each is sent as it stands, and its answer comes next.
+#   They should differ in form, not in what is asked. Delete those that do not suit your model.
+#   None may end in a space: most tokenizers make one token of a space and the word after it.
+# choices: the answers that count, with or without a space before them. Keep the quotes, or YAML
+#   reads yes, no and 7 as other things.
+# forms: how else an answer may be written: capital counts Yes for yes. Each of the others makes
+#   a probe dearer: {more}.
+#
+# How many prompts? One gives entropy and KL only, fewer than {FEW_WORDINGS} give wide intervals.
+# The bundled suites have {BUNDLED_WORDINGS}. For another question, add another task.
+"""

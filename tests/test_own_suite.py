@@ -1,0 +1,320 @@
+"""A suite of one's own: drafted, shown as it is sent, and what a model can be measured by it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_cli import run
+from test_plan import BOS, make_tokenizer
+
+from crystalmon.scoring.models import load_tokenizer
+from crystalmon.scoring.plan import render_suite
+from crystalmon.suites.draft import draft_suite
+from crystalmon.suites.tasks import Choice, Task, TaskSuite, load_suite
+
+QUESTION = "Is the answer correct?"
+
+
+def new(capsys, file, *more, question=QUESTION, answers=("yes", "no")):
+    given = ["suite", "new", str(file), "--question", question, "--answers", *answers]
+    return run(capsys, *given, *more)
+
+
+def write(tmp_path, **prompts):
+    """A suite file with a task of coins for each list of prompts."""
+    coin = {"choices": ["heads", "tails"]}
+    tasks = [coin | {"name": name, "prompts": list(each)} for name, each in prompts.items()]
+    file = tmp_path / "own.yaml"
+    file.write_text(json.dumps({"name": "own", "tasks": tasks}))
+    return str(file)
+
+
+# --- new -------------------------------------------------------------------------------------
+
+
+def test_a_drafted_file_is_a_suite_at_once(capsys, tmp_path):
+    file = tmp_path / "judge.yaml"
+    status, out, _ = new(capsys, file)
+    assert status == 0
+    assert f"crystalmon suite validate {file} --model MODEL" in out
+    suite = load_suite(file)
+    (task,) = suite
+    assert suite.name == task.name == "judge"
+    assert task.choice_texts == ("yes", "no")
+    assert {"Yes", " Yes", "yes", " yes"} == set(task.choices[0].forms)
+    assert len(set(task.prompts)) == len(task.prompts) >= 8
+    for prompt in task.prompts:
+        assert QUESTION in prompt
+        assert prompt == prompt.rstrip(), "a space would be the answer's"
+    with_choices = ["yes" in prompt and "no" in prompt for prompt in task.prompts]
+    assert 0 < sum(with_choices) < len(with_choices)
+    status, out, _ = run(capsys, "suite", "validate", str(file))
+    assert status == 0
+    assert "warning" not in out
+    comments = [line for line in file.read_text().splitlines() if line.startswith("#")]
+    assert "#   crystalmon suite validate judge.yaml --model MODEL" in comments
+    assert max(map(len, comments)) <= 100
+
+
+TEXTS = st.text(min_size=1).filter(
+    lambda text: text.strip() and not any("\ud800" <= each <= "\udfff" for each in text)
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(question=TEXTS, answers=st.lists(TEXTS, min_size=2, max_size=4, unique_by=str.strip))
+def test_any_question_and_answers_come_back(tmp_path_factory, question, answers):
+    file = tmp_path_factory.getbasetemp() / "any.yaml"
+    file.write_bytes(draft_suite(file, question, answers).encode())
+    (task,) = load_suite(file)
+    assert task.choice_texts == tuple(answer.strip() for answer in answers)
+    assert f"{question.strip()}\nAnswer:" in task.prompts
+
+
+NASTY = ('Say "it\'s: fine"', "yes: {no} # no", "a\n\n  b\ttab", "né 日本 🙂?",
+         "x\x85 \u2028 \ufeff", "\\")  # fmt: skip
+
+
+@pytest.mark.parametrize("question", NASTY)
+def test_a_nasty_question_comes_back_from_the_command(capsys, tmp_path, question):
+    file = tmp_path / "own.yml"
+    status, _, _ = new(capsys, file, question=question)
+    assert status == 0
+    assert load_suite(file)["own"].prompts[0] == f"{question}\nAnswer:"
+
+
+@pytest.mark.parametrize(
+    ("name", "question", "answers", "sentence"),
+    [
+        ("own.yaml", QUESTION, ("yes",), "answers must be at least 2, got 1"),
+        ("own.yaml", QUESTION, ("yes", "no", " yes"), "answers must be unique, got 'yes' twice"),
+        ("own.yaml", QUESTION, ("yes", " "), "an answer must be a non-blank string"),
+        ("own.yaml", " \n", ("yes", "no"), "question must be a non-blank string"),
+        ("own.yaml", "\udcff?", ("yes", "no"), "question must be Unicode text"),
+        ("none/own.yaml", QUESTION, ("yes", "no"), "is not there"),
+        ("own.txt", QUESTION, ("yes", "no"), "must end in .yaml or .yml"),
+        ("own", QUESTION, ("yes", "no"), "must end in .yaml or .yml"),
+        ("a\nb.yaml", QUESTION, ("yes", "no"), "must have no control characters"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_leaves_nothing(
+    capsys, tmp_path, name, question, answers, sentence
+):
+    status, out, err = new(capsys, tmp_path / name, question=question, answers=answers)
+    assert status == 2
+    assert out == ""
+    assert sentence in err
+    assert err.startswith("crystalmon: ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_is_replaced_only_when_that_is_asked_for(capsys, tmp_path):
+    file = tmp_path / "own.yaml"
+    file.write_text("mine")
+    status, _, err = new(capsys, file)
+    assert status == 2
+    assert "is there already" in err
+    assert file.read_text() == "mine"
+    status, _, _ = new(capsys, file, "--force")
+    assert status == 0
+    assert load_suite(file).name == "own"
+
+
+def test_what_cannot_be_written_leaves_nothing(capsys, tmp_path):
+    folder = tmp_path / "own.yaml"
+    folder.mkdir()
+    status, _, err = new(capsys, folder, "--force")
+    assert status == 2
+    assert "cannot take the suite" in err
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+# --- show ------------------------------------------------------------------------------------
+
+
+def test_prompts_are_shown_in_a_template_without_a_model(capsys, tmp_path):
+    file = write(tmp_path, one=["Flip:", 'Say "x"'], two=["Toss:"])
+    status, out, _ = run(capsys, "suite", "show", file, "--view", r"Q: {prompt}\nA:")
+    assert status == 0
+    assert out.splitlines() == [
+        "one: 2 prompts, 2 choices: heads, tails",
+        r'"Q: Flip:\nA:"',
+        r'"Q: Say \"x\"\nA:"',
+        "two: 1 prompt, 2 choices: heads, tails",
+        r'"Q: Toss:\nA:"',
+    ]
+    _, out, _ = run(capsys, "suite", "show", file, "--task", "two", "--view", "<{prompt}>")
+    assert [json.loads(line) for line in out.splitlines()[:1]] == ["<Toss:>"]
+    assert "Flip" not in out
+
+
+def test_prompts_are_shown_as_a_chat_sends_them_and_no_weights_are_loaded(
+    capsys, tmp_path, monkeypatch
+):
+    from transformers import AutoModelForCausalLM
+
+    monkeypatch.delattr(AutoModelForCausalLM, "from_pretrained")
+    file = write(tmp_path, coin=["Flip:"])
+    status, out, _ = run(
+        capsys, "suite", "show", file, "--model", "liquid-tiny", "--view", "chat", "--task", "coin"
+    )
+    assert status == 0
+    sent = load_tokenizer("liquid-tiny").apply_chat_template(
+        [{"role": "user", "content": "Flip:"}], add_generation_prompt=True, tokenize=False
+    )
+    assert json.loads(out.splitlines()[0]) == sent != "Flip:"
+
+
+@pytest.mark.parametrize(
+    ("view", "begins"),
+    [("raw", BOS), ("<{prompt}>", f"{BOS}<"), ("chat", "["), (f"{BOS}{{prompt}}", BOS)],
+)
+def test_what_is_shown_begins_with_the_tokens_that_the_tokenizer_adds(view, begins):
+    suite = TaskSuite("s", (Task("t", ("ab",), (Choice("a"), Choice("b"))),))
+    ((sent,),) = render_suite(suite, make_tokenizer(bos=True, eos=True, chat=True), view).values()
+    assert sent.startswith(f"{begins}ab")
+    assert sent.count(BOS) == (view != "chat")
+    assert "</s>" not in sent
+
+
+def test_a_chat_is_not_shown_without_its_model(capsys, tmp_path):
+    status, out, err = run(capsys, "suite", "show", write(tmp_path, t=["a"]), "--view", "chat")
+    assert (status, out) == (2, "")
+    assert "view chat needs a model's chat template" in err
+
+
+# --- validate --------------------------------------------------------------------------------
+
+
+def test_validation_without_a_model_is_free_of_torch(tmp_path):
+    file = write(tmp_path, coin=["Flip: ", "Toss:"])
+    code = (
+        "import sys; from crystalmon.cli.main import main; "
+        f"main(['suite', 'validate', {file!r}, '--json']); "
+        "assert not {'torch', 'transformers'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["tasks"] == [{"name": "coin", "wordings": 2, "choices": 2}]
+    spaced, few = found["warnings"]
+    assert 'a prompt of coin ends in white space, such as "Flip: "' in spaced
+    assert "2 wordings: wide intervals" in few
+
+
+def test_a_view_is_not_tried_without_a_model(capsys, tmp_path):
+    status, _, err = run(capsys, "suite", "validate", write(tmp_path, t=["a"]), "--view", "chat")
+    assert status == 2
+    assert "needs a model" in err
+
+
+def test_what_is_measured_is_what_a_probe_measures(capsys):
+    suite = ("--suite", "liquid-tiny")
+    _, out, _ = run(capsys, "suite", "validate", "liquid-tiny", "--model", "liquid-tiny", "--json")
+    found = json.loads(out)
+    _, out, _ = run(capsys, "probe", "liquid-tiny", *suite, "--json")
+    record = json.loads(out)
+    assert [task["name"] for task in found["tasks"]] == list(record["tasks"])
+    assert found["tokens"] > found["rows"] > 0
+    for task in found["tasks"]:
+        metrics = record["tasks"][task["name"]]["metrics"]
+        assert task["coverage"] == pytest.approx(metrics["coverage"])
+        assert task["liquidity"] == pytest.approx(metrics["liquidity"])
+        assert task["measurable"] == round(metrics["measurable"] * task["wordings"])
+        assert task["verdict"] == "fine"
+        assert len(task["unmeasurable"]) == task["wordings"] - task["measurable"]
+
+
+def test_the_table_says_what_cannot_be_measured_and_what_follows_instead(capsys, tmp_path):
+    good = load_suite("liquid-tiny")["coin"].prompts
+    bad = [f"Is {number} a tiger?\nAnswer:" for number in range(13)]
+    file = write(tmp_path, alone=good[:1], some=[f"{good[1]} ", *good[2:5]], others=bad)
+    status, out, _ = run(capsys, "suite", "validate", file, "--model", "liquid-tiny")
+    assert status == 0
+    assert "one wording: entropy and KL only" in out
+    assert "4 wordings: wide intervals" in out
+    assert "listed answers under 10% after 13 of 13 wordings" in out
+    assert "and 3 more" in out
+    shown = [line for line in out.splitlines() if "a tiger?" in line]
+    assert len(shown) == 10
+    shares = [float(line.split("%")[0]) for line in shown]
+    assert shares == sorted(shares)
+    assert "→" in shown[0]
+    assert "Try --view chat, " in out
+    assert "a prompt of some ends in white space" in out
+
+
+def test_in_a_view_that_is_not_answered_the_plain_prompts_are_told_of(capsys, tmp_path):
+    file = write(tmp_path, coin=load_suite("liquid-tiny")["coin"].prompts)
+    given = ["--model", "liquid-tiny", "--json", "--view", "{prompt} tiger 4 1 2"]
+    status, out, _ = run(capsys, "suite", "validate", file, *given)
+    assert status == 0
+    (task,) = json.loads(out)["tasks"]
+    assert task["verdict"].endswith("after 24 of 24 wordings (in view raw: 100%)")
+
+
+def base_of(tables, plain=None, token=0) -> Any:
+    """A monitor's parts that tell of its base: by task, [P, C] probabilities of the answers."""
+    tasks = [
+        Task(name, tuple(f"p{row}" for row in range(len(table))), (Choice("a"), Choice("b")))
+        for name, table in tables.items()
+    ]
+    rows = np.full((sum(map(len, tables.values())), 5), np.log(0.1), dtype=np.float32)
+    rows[:, token] = np.log(0.6)
+    with np.errstate(divide="ignore"):
+        reference = SimpleNamespace(
+            log_choice={name: np.log(table) for name, table in tables.items()},
+            plain={name: np.log(table) for name, table in (plain or {}).items()},
+            log_p=lambda prompts: rows[prompts],
+        )
+    plan = SimpleNamespace(rows=[(2,)] * len(rows))
+    return SimpleNamespace(suite=TaskSuite("s", tuple(tasks)), reference=reference, plan=plan)
+
+
+def test_verdicts_follow_from_the_answers():
+    from crystalmon.monitor.suite_check import check_suite
+
+    liquid = np.tile([[0.6, 0.2], [0.1, 0.7]], (4, 1))
+    rare = np.where(np.arange(8)[:, None] < 5, 0.04, liquid)
+    tables = {
+        "fine": liquid,
+        "mostly": np.where(np.arange(8)[:, None] < 4, 0.04, liquid),
+        "rare": rare,
+        "ordered": np.tile([0.3, 0.2], (8, 1)),
+        "few": liquid[:2],
+        "one": liquid[:1],
+    }
+    checked = {task.name: task for task in check_suite(base_of(tables, {"rare": liquid}), Words())}
+    assert {name: task.verdict for name, task in checked.items()} == {
+        "fine": "fine",
+        "mostly": "fine",
+        "rare": (
+            "not measurable: listed answers under 10% after 5 of 8 wordings (in view raw: 80%)"
+        ),
+        "ordered": "ordered: the base already answers alike, so no order",
+        "few": "2 wordings: wide intervals",
+        "one": "one wording: entropy and KL only",
+    }
+    assert checked["rare"].coverage == pytest.approx((5 * 0.08 + 3 * 0.8) / 8)
+    assert checked["mostly"].measurable == 4
+    assert checked["fine"].liquidity == pytest.approx(0.2158, abs=1e-4)  # 0.6853 − 0.4696
+    assert [each.prompt for each in checked["rare"].unmeasurable] == ["p0", "p1", "p2", "p3", "p4"]
+    (first, *_) = checked["rare"].unmeasurable
+    assert first.coverage == pytest.approx(0.08)
+    assert (first.next_token, first.probability) == (" zero", pytest.approx(0.6))
+
+
+class Words:
+    """A tokenizer whose tokens are words, and which drops the space that a text begins with."""
+
+    def decode(self, ids, **options):
+        names = ("zero", "one", "two", "three", "four")
+        return "".join(f" {names[index]}" for index in ids).lstrip()
