@@ -96,24 +96,19 @@ def test_the_stage_figure_has_its_panels(chain: list[Run]) -> None:
     figure = stage_figure(chain)
     assert figure.get_size_inches()[0] * figure.dpi == 1400
     axes = axes_of(figure)
-    assert list(axes) == [
-        *("phase", "events", "signals", "tasks", "marks", "free_energy", "coverage")
-    ]
+    assert list(axes) == ["phase", "events", "alike", "tasks", "kl"]
     legends = {
         name: [text.get_text() for text in ax.legend_.get_texts()]
         for name, ax in axes.items()
         if ax.legend_ is not None
     }
-    assert legends["signals"] == ["order", "crystallinity", "seed mass", "liquidity / base"]
-    assert legends["free_energy"] == [
-        *("free energy", "free energy, format", "free energy, choice")
-    ]
-    assert legends["coverage"] == ["coverage"]
+    assert legends["alike"] == ["order", "crystallinity"]
+    assert legends["kl"] == ["free energy", "free energy, format", "free energy, choice"]
 
 
 def test_stages_lie_end_to_end(chain: list[Run]) -> None:
     axes = axes_of(stage_figure(chain))
-    first, second = (line for line in axes["signals"].lines if line.get_label() == "order")
+    first, second = (line for line in axes["alike"].lines if line.get_label() == "order")
     np.testing.assert_array_equal(first.get_xdata(), np.arange(0, 100, 10))
     np.testing.assert_array_equal(second.get_xdata(), [90, 110, 130])
     np.testing.assert_array_equal(first.get_ydata(), chain[0].series("order")[1])
@@ -149,27 +144,13 @@ def test_suite_events_are_lines_with_names(chain: list[Run]) -> None:
     assert labels == [event.kind.replace("_", " ") for event in suite]
     lines = [float(np.asarray(line.get_xdata())[0]) for line in axes["events"].lines]
     assert set(lines) == {event.step for event in suite} | {90}
-    ticks = [line for line in axes["marks"].lines if line.get_marker() == "|"]
-    assert len(ticks) == sum(event.task is not None for run in chain for event in run.events)
 
 
 def test_intervals_are_bands(chain: list[Run]) -> None:
-    ax = axes_of(stage_figure(chain))["coverage"]
-    low, high = chain[0].intervals("coverage")
+    ax = axes_of(stage_figure(chain))["alike"]
+    low, high = chain[0].intervals("crystallinity")
     box = ax.collections[0].get_paths()[0].get_extents()
     assert (box.ymin, box.ymax) == pytest.approx((low.min(), high.max()))
-
-
-def test_liquidity_is_relative_to_the_base_of_a_later_stage_too(chain: list[Run]) -> None:
-    whole = axes_of(stage_figure(chain))["signals"]
-    alone = axes_of(stage_figure(chain[1:]))["signals"]
-    values = [
-        [np.asarray(line.get_ydata()) for line in ax.lines if "liquid" in str(line.get_label())][-1]
-        for ax in (whole, alone)
-    ]
-    np.testing.assert_allclose(values[0], values[1], rtol=0.02)
-    start = next(line for line in whole.lines if "liquidity" in str(line.get_label()))
-    assert np.asarray(start.get_ydata())[0] == pytest.approx(1.0, abs=0.05)
 
 
 def crowded(tmp_path: Path) -> list[Run]:
@@ -211,7 +192,7 @@ def test_a_run_of_one_bare_probe_can_be_drawn() -> None:
         run = replace(make_run("x", 0, metrics={}, ci={}), events=())
         figure = stage_figure([run])
         figure.savefig(io.BytesIO())
-    assert list(axes_of(figure)) == ["phase", "signals", "tasks", "free_energy", "coverage"]
+    assert list(axes_of(figure)) == ["phase", "alike", "tasks", "kl"]
 
 
 def test_the_figure_leaves_pyplot_alone(tmp_path: Path) -> None:

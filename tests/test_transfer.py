@@ -112,7 +112,7 @@ def test_a_p_value_is_bounded_only_where_no_draw_was_as_small(first):
     assert format_transfer(first, [one]).endswith("  0.0001")
     for stage, text in ((none, "≤ 5e-05"), (one, "0.0001")):
         right = transfer_figure("a", "b", [stage]).axes[1]
-        assert text in [each.get_text() for each in right.texts]
+        assert f"all {text}" in [each.get_text() for each in right.texts]
 
 
 def test_choices_are_matched_by_their_text(first, tmp_path):

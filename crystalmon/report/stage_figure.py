@@ -12,14 +12,14 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from crystalmon.metrics.catalogue import BRIEF, CRYSTALLIZATION, DISTANCE, Metric, panels
+from crystalmon.metrics.catalogue import BY_KEY, DISTANCE, Metric, panels
 from crystalmon.report import palette, stage_labels
 from crystalmon.report.lanes import Lane, probed_chain
-from crystalmon.report.palette import BLACK, BLUE, GREEN, GREY, SHADE, VERMILION
+from crystalmon.report.palette import BLUE, GREEN, GREY, SHADE, VERMILION
 from crystalmon.report.stage_labels import EVENT_LINE, NAME_ROW, StepAxis
 from crystalmon.report.style import TEXT, WIDTH, new_figure, open_frame, strip, text_inches
 from crystalmon.runs.reader import Run
-from crystalmon.runs.records import EVENT_KINDS, PHASES
+from crystalmon.runs.records import PHASES
 
 _WHITE_TEXT = {BLUE, GREEN, VERMILION, GREY}
 _LEFT, _RIGHT = 0.95, 2.1
@@ -31,9 +31,8 @@ _ROW = 0.21
 def stage_figure(runs: Sequence[Run]) -> Figure:
     """The stages of a chain laid end to end on one step axis.
 
-    From the top: the suite's phase; its events; the brief metrics of crystallization, with 95%
-    intervals, liquidity relative to the base's; the number of tasks in each phase; the tasks'
-    events; each panel of metrics on the distance from the base.
+    From the top: the suite's phase and events over how alike the wordings answer, with 95%
+    intervals; the number of tasks in each phase; the KL from the base and its parts.
 
     Args:
         runs: the stages of one chain, in the order of training.
@@ -50,14 +49,9 @@ def stage_figure(runs: Sequence[Run]) -> Figure:
     events = [(start + event.step, event) for run, start, _ in lane.spans for event in run.events]
     suite = [(x, event) for x, event in events if event.task is None]
     labels = stage_labels.event_names(suite, axis)
-    ticks = [(x, event.kind) for x, event in events if event.task is not None]
-    kinds = [kind for kind in EVENT_KINDS if any(kind == each for _, each in ticks)]
     names = stage_labels.stage_names(lane, axis)
     rows = 1 + max((label.row for label in labels), default=-1)
-    distances = {metrics[0].key: metrics for metrics in panels()[DISTANCE].values()}
-    heights = {"phase": 0.36, "events": rows * _ROW, "signals": 3.1, "tasks": 1.15}
-    heights["marks"] = len(kinds) * _ROW
-    heights |= {key: 1.9 if metrics[0].unit else 1.15 for key, metrics in distances.items()}
+    heights = {"phase": 0.36, "events": rows * _ROW, "alike": 2.6, "tasks": 1.3, "kl": 1.9}
     top = 0.15 + NAME_ROW * (1 + max(name.row for name in names))
     figure, axes = _stacked_axes({name: inches for name, inches in heights.items() if inches}, top)
     for name, ax in axes.items():
@@ -66,12 +60,9 @@ def stage_figure(runs: Sequence[Run]) -> Figure:
     stage_labels.draw_stage_names(axes["phase"], names)
     if labels:
         stage_labels.draw_event_names(axes["events"], labels, rows)
-    _draw_signals(axes["signals"], lane, [label.x for label in labels])
+    _draw_alike(axes["alike"], lane, [label.x for label in labels])
     _draw_tasks_by_phase(axes["tasks"], lane)
-    if kinds:
-        _draw_task_events(axes["marks"], ticks, kinds)
-    for key, metrics in distances.items():
-        _draw_distance(axes[key], lane, metrics)
+    _draw_distance(axes["kl"], lane)
     return figure
 
 
@@ -135,26 +126,19 @@ def _edges(run: Run, start: int, stop: int) -> np.ndarray:
     return np.concatenate([[start], 0.5 * (steps[:-1] + steps[1:]), [stop]])
 
 
-def _draw_signals(ax: Axes, lane: Lane, events: Iterable[float]) -> None:
-    base = lane.base_liquidity or np.nan
-    for metric in [m for m in BRIEF if m.panel and m.panel[0] == CRYSTALLIZATION][::-1]:
-        if metric.key == "liquidity":
-            _draw_curve(ax, lane, metric, f"{metric.label} / base", 1 / base, linestyle="--")
-        else:
-            width = 2.4 if metric == BRIEF[0] else 1.8
-            _draw_curve(ax, lane, metric, metric.label, linewidth=width)
+def _draw_alike(ax: Axes, lane: Lane, events: Iterable[float]) -> None:
+    for key, width in (("crystallinity", 1.8), ("order", 2.4)):
+        _draw_curve(ax, lane, BY_KEY[key], BY_KEY[key].label, linewidth=width)
     for x in events:
         ax.axvline(x, zorder=2, **EVENT_LINE)
     low, high = ax.get_ylim()
     ax.set_ylim(max(min(low, -0.04), -0.5), min(max(high, 1.04), 1.5))
     ax.axhline(0, color=GREY, linewidth=0.6, zorder=1)
-    ax.set_ylabel("suite mean", fontsize=TEXT)
+    ax.set_ylabel("do the wordings\nanswer alike?", fontsize=TEXT)
     _legend(ax, reverse=True)
 
 
-def _draw_curve(
-    ax: Axes, lane: Lane, metric: Metric, label: str, scale: float = 1.0, **line: Any
-) -> None:
+def _draw_curve(ax: Axes, lane: Lane, metric: Metric, label: str, **line: Any) -> None:
     """One metric, stage by stage, with its 95% interval as a band."""
     colour = palette.CURVE_COLOURS[metric.key]
     line = {"color": colour, "linewidth": 1.8, "markersize": 3.5, "zorder": 4} | line
@@ -162,9 +146,9 @@ def _draw_curve(
     for run, start, _ in lane.spans:
         steps, values = run.series(metric.key)
         low, high = run.intervals(metric.key)
-        ax.fill_between(start + steps, low * scale, high * scale, **band)
+        ax.fill_between(start + steps, low, high, **band)
         marker = "o" if len(steps) <= 12 else None
-        ax.plot(start + steps, values * scale, label=label, marker=marker, **line)
+        ax.plot(start + steps, values, label=label, marker=marker, **line)
 
 
 def _legend(ax: Axes, *, reverse: bool = False) -> None:
@@ -191,25 +175,13 @@ def _draw_tasks_by_phase(ax: Axes, lane: Lane) -> None:
             below = above
     ax.set_ylim(0, max(1, *map(len, phases)))
     ax.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
-    ax.set_ylabel("tasks", fontsize=TEXT)
+    ax.set_ylabel("tasks in\neach phase", fontsize=TEXT)
     _legend(ax)
 
 
-def _draw_task_events(ax: Axes, ticks: Iterable[tuple[float, str]], kinds: Sequence[str]) -> None:
-    """One row a kind, named on the right; one tick a task's event."""
-    rows = {kind: row for row, kind in enumerate(reversed(kinds))}
-    for x, kind in ticks:
-        ax.plot(x, rows[kind], "|", color=BLACK, markersize=9, alpha=0.7)
-    for row in rows.values():
-        ax.axhline(row, color=GREY, linewidth=0.4, zorder=1)
-    strip(ax, "task\nevents")
-    ax.set_ylim(-0.6, len(kinds) - 0.4)
-    ax.set_yticks(list(rows.values()), [kind.replace("_", " ") for kind in rows])
-    ax.tick_params(axis="y", length=0, labelleft=False, labelright=True)
-
-
-def _draw_distance(ax: Axes, lane: Lane, metrics: Sequence[Metric]) -> None:
-    """The metrics of one panel; parts add up to the whole, so they are stacked under its line."""
+def _draw_distance(ax: Axes, lane: Lane) -> None:
+    """The KL from the base; its parts add up to the whole, so they are stacked under its line."""
+    metrics = next(iter(panels()[DISTANCE].values()))
     for run, start, _ in lane.spans:
         below = 0.0
         for metric in filter(palette.is_part, metrics):
@@ -219,7 +191,6 @@ def _draw_distance(ax: Axes, lane: Lane, metrics: Sequence[Metric]) -> None:
             below = below + values
     for metric in itertools.filterfalse(palette.is_part, metrics):
         _draw_curve(ax, lane, metric, metric.label)
-    unit = metrics[0].unit
-    ax.set_ylim(0, None if unit else 1.04)
-    ax.set_ylabel(f"{metrics[0].label} [{unit}]" if unit else metrics[0].label, fontsize=TEXT)
+    ax.set_ylim(0, None)
+    ax.set_ylabel("KL from the\nbase [nats]", fontsize=TEXT)
     _legend(ax, reverse=True)

@@ -24,7 +24,7 @@ def transfer_figure(a: str, b: str, stages: Sequence[StageTransfer]) -> Figure:
 
     Left, means over tasks in nats: the seeds, and A's base at another prompt, one drawn at random
     for each task, with the range that holds 95% of such draws. Right, task by task, the rank
-    p-value of the seed among A's prompts; over each column stands the joint one.
+    p-value of the seed among A's prompts; over each column, `all`, the joint one.
 
     Args:
         a, b: the names of the families.
@@ -33,13 +33,17 @@ def transfer_figure(a: str, b: str, stages: Sequence[StageTransfer]) -> Figure:
     tasks = list(dict.fromkeys(name for stage in stages for name in stage.tasks))
     figure = new_figure(max(4.2, 1.5 + 0.24 * len(tasks)))
     left, right = figure.subplots(1, 2, width_ratios=(WIDTH - _RIGHT, _RIGHT))
-    _draw_distances(left, stages)
-    left.set_title(f"{clipped(a, 30)} in {clipped(b, 30)}", fontsize=TEXT, parse_math=False)
+    a, b = clipped(a, 30), clipped(b, 30)
+    title = f"How far the answers of {b} are from the seeds of {a}"
+    _draw_distances(left, stages, a)
     _draw_p_values(right, stages, tasks)
+    for ax, words in ((left, title), (right, f"Is {a}'s seed nearer than its other wordings? (p)")):
+        ax.set_title(words, fontsize=TEXT, pad=22, parse_math=False)
+        ax.set_xlabel(f"stage of {b}", fontsize=TEXT, parse_math=False)
     return figure
 
 
-def _draw_distances(ax: Axes, stages: Sequence[StageTransfer]) -> None:
+def _draw_distances(ax: Axes, stages: Sequence[StageTransfer], a: str) -> None:
     stage_axis(ax, [stage.name for stage in stages], WIDTH - _RIGHT - 1.0)
     null = null_band(stages)
     found = [[task.distance for task in stage.tasks.values()] for stage in stages]
@@ -49,8 +53,8 @@ def _draw_distances(ax: Axes, stages: Sequence[StageTransfer]) -> None:
     (middle,) = ax.plot(x, null.value, color=GREY, linestyle="--", marker="s", markersize=4)
     seeds = draw_band(ax, StageBand(means, means, means), BLUE)
     set_limits(ax)
-    ax.set_ylabel("distance from the answers [nats]", fontsize=TEXT)
-    labels = ["its seeds", "another of its base prompts, mean", "95% of draws"]
+    ax.set_ylabel("Jensen–Shannon divergence [nats]", fontsize=TEXT)
+    labels = [f"the seeds of {a}", "its other wordings, one a task", "95% of such choices"]
     ax.legend([seeds, middle, band], labels, frameon=False, fontsize=TEXT)
 
 
@@ -84,7 +88,6 @@ def _draw_p_values(ax: Axes, stages: Sequence[StageTransfer], tasks: Sequence[st
             colour = "white" if chance < 0.15 else "black"
             ax.text(column, row, f"{chance:.2f}", va="center", color=colour, **centred)
     for column, stage in enumerate(stages):
-        joint = f"{'≤ ' if stage.at_bound else ''}{stage.p_value:.2g}"
+        joint = f"all {'≤ ' if stage.at_bound else ''}{stage.p_value:.2g}"
         above = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
         ax.annotate(joint, (column, 1.0), (0, 3), fontweight="bold", **above, **centred)
-    ax.set_title("p-value, task by task; on top the joint one", fontsize=TEXT, pad=20)
