@@ -31,6 +31,7 @@ from crystalmon.monitor.training_experiments import ExperimentsInTraining
 from crystalmon.runs.lock import RunLock
 from crystalmon.runs.records import Event, ProbeRecord
 from crystalmon.runs.reference import Reference, find_reference
+from crystalmon.runs.trainer_log import LogRow
 from crystalmon.scoring.forward import out_of_memory
 from crystalmon.scoring.models import model_name
 from crystalmon.scoring.plan import View
@@ -192,6 +193,12 @@ class Training:
         if last and self._recorder is not None:  # the trainer may close its reporters next
             with self._meter.spending():
                 self._recorder.catch_up()
+
+    def log(self, state: TrainerState, logs: Mapping[str, Any]) -> None:
+        """Keep what the trainer logs, until the run folder is closed."""
+        if self._recorder is not None and not self._closed:
+            with self._meter.spending():
+                self._recorder.write_log(LogRow.of(state.global_step, state.epoch, logs))
 
     def is_of(self, args: TrainingArguments, model: Any) -> bool:
         """Whether this is a training of that trainer: the same arguments and the same model."""
