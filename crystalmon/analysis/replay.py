@@ -29,6 +29,7 @@ from crystalmon.metrics.divergences import js_divergence
 from crystalmon.metrics.seeds import prompt_crystallinity
 from crystalmon.phases import PhaseDetector, SuiteDetector
 from crystalmon.phases.stored import observe, states_of
+from crystalmon.runs.places import Stages, told
 from crystalmon.runs.reader import Run
 from crystalmon.runs.records import Event, Stored
 from crystalmon.runs.reference import read_base_answers
@@ -77,6 +78,7 @@ class Detection(Stored):
         name: of the run.
         probes: number of them.
         doubt: a sentence on those that may be wrong, or nothing.
+        stages: of a scan, the names of its stages by step.
         phases: (step, phase) of the suite, at the first probe and wherever it changed.
         events: as the replay raised them.
         repeats_live: whether they are the stored ones, as they are if this version of the
@@ -95,6 +97,7 @@ class Detection(Stored):
     name: str
     probes: int
     doubt: str
+    stages: Stages
     phases: tuple[tuple[int, str], ...]
     events: tuple[Event, ...]
     repeats_live: bool
@@ -148,6 +151,7 @@ def detect_run(run: Run) -> Detection:
         name=run.name,
         probes=len(run.records),
         doubt=run.doubt,
+        stages=run.stages,
         phases=tuple(phases),
         events=tuple(events),
         repeats_live=differing == 0,
@@ -215,13 +219,14 @@ def _coexistence(
 
 def format_detection(found: Detection) -> str:
     """The replay in words: phases, events with their evidence, kinetics, seeds."""
-    course = " → ".join(f"{phase} ({step})" for step, phase in found.phases)
+    names = found.stages
+    course = " → ".join(f"{phase} ({names.get(step, step)})" for step, phase in found.phases)
     lines = [f"{found.name}: {found.probes} probes", f"suite: {course}"]
     lines += [found.doubt] if found.doubt else []
-    for kind, names in found.inherited.items():
-        lines.append(f"raised before, where the model came from: {kind} {', '.join(names)}")
+    for kind, tasks in found.inherited.items():
+        lines.append(f"raised before, where the model came from: {kind} {', '.join(tasks)}")
     lines += ["", "events"]
-    lines += [_event_line(event) for event in found.events] or ["  none"]
+    lines += [_event_line(event, names) for event in found.events] or ["  none"]
     compared = "the same as those stored while training"
     if not found.repeats_live:
         compared = (
@@ -244,11 +249,14 @@ def format_detection(found: Detection) -> str:
     return "\n".join([*lines, _LEGEND])
 
 
-def _event_line(event: Event) -> str:
+def _event_line(event: Event, stages: Stages) -> str:
     numbers = {k: v for k, v in event.evidence.items() if isinstance(v, int | float)}
     shown = ", ".join(f"{key} {value:.3g}" for key, value in numbers.items())
     where = event.task or "suite"
-    return f"  step {event.step:>6}  {where:<12} {event.kind:<19} {event.message} [{shown}]"
+    width = max(map(len, stages.values()), default=0)
+    when = f"{stages[event.step]:<{width}}" if event.step in stages else f"step {event.step:>6}"
+    message = told(event.message, stages)
+    return f"  {when}  {where:<12} {event.kind:<19} {message} [{shown}]"
 
 
 def _kinetics_lines(found: Detection) -> list[str]:

@@ -92,7 +92,11 @@ def _of_run(run: Run) -> list[str]:
     elif count < FEW_PROBES:
         said.append(f"{name} has {count} probes, too few to tell a step from a slope.")
     end = run.info.get("max_steps")
-    if isinstance(end, int) and last.step < end:
+    if run.stages and len(run.records) < len(run.stages):
+        found = {record.step for record in run.records}
+        missing = [stage for step, stage in run.stages.items() if step not in found]
+        said.append(f"{name} lacks {', '.join(missing)}: not measured yet, or could not be.")
+    elif isinstance(end, int) and last.step < end:
         reached = f"probed up to step {last.step} of {end}"
         said.append(f"{name} has been {reached}: it still runs, or was stopped early.")
     coverage = last.metrics.get("coverage", 1.0)

@@ -22,6 +22,7 @@ records before it with a step past s may be wrong.
     trainer_log.py  what the trainer itself has logged
     files.py        lines and files written durably, and errors told in one sentence
     store.py        writing a run
+    places.py       what a step is called: by its number, or by a stage's name
     reader.py       reading a run, also while it grows
     lock.py         one command at a time in a folder
     wordings.py     the texts of a run's prompts and choices

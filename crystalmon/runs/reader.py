@@ -20,6 +20,7 @@ from crystalmon.runs.files import EVENTS_FILE, LOG_FILE, RECORDS_FILE, RUN_FILE
 from crystalmon.runs.line_file import LineFile, parse_json
 from crystalmon.runs.names import DEFAULT_NAME
 from crystalmon.runs.notebook import curve_svg, number, table_html
+from crystalmon.runs.places import place, told
 from crystalmon.runs.records import (
     SCHEMA_VERSION,
     Event,
@@ -83,11 +84,22 @@ class Run:
         if not self.doubtful:
             return ""
         first, last = self.doubtful[0], self.doubtful[-1]
-        steps = f"step {first}" if first == last else f"steps {first} to {last}"
+        steps = f"steps {first} to {last}"
+        if first == last or self.stages:
+            steps = " to ".join(dict.fromkeys((self.place(first), self.place(last))))
         return (
             f"What {self.name} found at {steps} may be wrong: the way in which it was scored was "
             "found later not to give the model's own answers."
         )
+
+    @property
+    def stages(self) -> dict[int, str]:
+        """Of a scan, by step, the names of its stages; empty for a training."""
+        return {stage["step"]: stage["name"] for stage in self.info.get("stages", ())}
+
+    def place(self, step: int) -> str:
+        """What a step is called: `step 3`, or in a scan the stage's name."""
+        return place(step, self.stages)
 
     def series(self, key: str, task: str | None = None) -> tuple[np.ndarray, np.ndarray]:
         """One metric over the run, of the suite or of a task.
@@ -134,13 +146,16 @@ class Run:
             for metric in BRIEF
             if metric.key in last.metrics
         ]
-        title = f"{self.name}: {last.phase} at step {last.step}, {len(self.records)} probes"
+        title = f"{self.name}: {last.phase} at {self.place(last.step)}, {len(self.records)} probes"
         curves = table_html(title, ["metric", "", "first", "last"], rows)
         suite = [event for event in self.events if event.task is None]
         if not suite:
             return curves
-        told = [[str(e.step), e.kind.replace("_", " "), e.message] for e in suite]
-        return curves + table_html("what happened", ["step", "event", ""], told)
+        rows = [
+            [self.place(e.step), e.kind.replace("_", " "), told(e.message, self.stages)]
+            for e in suite
+        ]
+        return curves + table_html("what happened", ["when", "event", ""], rows)
 
 
 def read_run(path: str | Path, *, stream: bool = False) -> Run:
