@@ -205,6 +205,41 @@ def test_resumed_run_goes_on_where_it_was(tmp_path, model, tokenizer, suite):
     assert [e.to_json() for e in resumed.events] == [e.to_json() for e in whole.events]
 
 
+def test_the_trainers_log_is_kept_and_resumed(tmp_path, model, tokenizer, suite):
+    options = {
+        "max_steps": 8, "save_strategy": "steps", "save_steps": 4,
+        "eval_strategy": "steps", "eval_steps": 4,
+    }  # fmt: skip
+    for checkpoint in (None, str(tmp_path / "checkpoint-4")):
+        set_seed(0)
+        trainer = make_trainer(
+            tmp_path, model, tokenizer, suite, [CrystalCallback(suite, every=4)], **options
+        )
+        trainer.train(resume_from_checkpoint=checkpoint)
+        trainer.evaluate()  # the run folder is closed: nothing is kept, and nothing fails
+        run = read_run(tmp_path)
+        assert run.log_series("loss")[0].tolist() == list(range(1, 9))
+        assert run.log_series("eval_loss")[0].tolist() == [4, 8]
+        history = [row for row in trainer.state.log_history if "loss" in row]
+        assert run.log_series("loss")[1].tolist() == [row["loss"] for row in history]
+        assert {"grad_norm", "learning_rate"} <= set().union(*(r.values for r in run.trainer_log))
+
+
+def test_a_log_that_cannot_be_written_stops_no_training(
+    tmp_path, model, tokenizer, suite, monkeypatch, caplog
+):
+    def full(self, row):
+        raise RunFolderError("No space left on device")
+
+    monkeypatch.setattr(crystalmon.monitor.recorder.RunStore, "append_log", full)
+    callback = CrystalCallback(suite, every=3)
+    logs, _ = train(tmp_path, model, tokenizer, suite, [callback])
+    assert len([row for row in logs if "loss" in row]) == 6
+    assert callback.failures > 0
+    assert "the trainer's log at step 1 could not be stored" in caplog.text
+    assert [record.step for record in read_run(tmp_path).records] == [0, 3, 6]
+
+
 def test_early_stop_is_probed(tmp_path, model, tokenizer, suite):
     class Stop(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):

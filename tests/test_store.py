@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from crystalmon.runs.files import RunFolderError
 from crystalmon.runs.reader import read_run
 from crystalmon.runs.records import SCHEMA_VERSION
 from crystalmon.runs.store import RunStore
+from crystalmon.runs.trainer_log import LogRow
 
 INFO = {"suite": "randomness", "model": "tiny — ünïcode", "max_steps": 10}
 
@@ -250,10 +252,10 @@ def test_killed_before_the_record_its_events_do_not_count(
     store = write(folder, range(2))
     real = store_module.append_lines
 
-    def killed(file: Path, block: bytes) -> None:
+    def killed(file: Path, block: bytes, sync: bool = True) -> None:
         if file.name == "records.jsonl":
             raise KeyboardInterrupt
-        real(file, block)
+        real(file, block, sync=sync)
 
     with monkeypatch.context() as patch:
         patch.setattr(store_module, "append_lines", killed)
@@ -276,9 +278,95 @@ def test_what_waited_is_written_events_first_too(
         with pytest.raises(RunFolderError):
             store.append(make_record(1), [])
     written: list[str] = []
-    monkeypatch.setattr(store_module, "append_lines", lambda file, block: written.append(file.name))
+    monkeypatch.setattr(
+        store_module, "append_lines", lambda file, block, **_: written.append(file.name)
+    )
     store.append(make_record(2), [make_event(2)])
     assert written == ["events.jsonl", "records.jsonl"]
+
+
+# --- the trainer's log -----------------------------------------------------------------------
+
+
+def write_log(folder: Path, steps: range, resume_step: int | None = None, shift: float = 0) -> None:
+    store = RunStore.open(folder, INFO, resume_step=resume_step)
+    for step in steps:
+        store.append_log(LogRow(step, step / 10, {"loss": step + shift}))
+
+
+def test_the_log_reads_back_as_it_was_written(folder: Path) -> None:
+    store = RunStore.open(folder, INFO, resume_step=None)
+    rows = (
+        LogRow(1, 0.1, {"loss": 0.5, "grad_norm": math.inf}),
+        LogRow(1, None, {"eval_loss": 0.6}),
+        LogRow(2, 0.2, {"loss": 0.25, "grad_norm": -math.inf}),
+    )
+    for row in rows:
+        store.append_log(row)
+    run = read_run(folder)
+    assert run.trainer_log == rows
+    steps, loss = run.log_series("loss")
+    assert (steps.tolist(), loss.tolist()) == ([1, 2], [0.5, 0.25])
+    assert [each.size for each in run.log_series("nothing")] == [0, 0]
+    lines = [json.loads(line) for line in (folder / "trainer_log.jsonl").read_text().splitlines()]
+    assert lines[0] == {"step": 1, "epoch": 0.1, "loss": 0.5, "grad_norm": "Infinity"}
+
+
+def test_a_row_takes_the_numbers_of_the_trainer_alone() -> None:
+    logs = {
+        "loss": np.float32(0.5), "count": 3, "note": "text", "flag": True, "table": [1.0],
+        "step": 9, "epoch": 9, "resume": 2, "crystalmon/order": 0.1, "crystalmon_tasks/a/b": 1.0,
+    }  # fmt: skip
+    assert LogRow.of(4, 0.5, logs) == LogRow(4, 0.5, {"loss": 0.5, "count": 3.0})
+
+
+def test_a_resume_supersedes_the_log_past_its_step(folder: Path) -> None:
+    write_log(folder, range(1, 7))
+    write_log(folder, range(4, 6), resume_step=3, shift=0.5)
+    steps, loss = read_run(folder).log_series("loss")
+    assert (steps.tolist(), loss.tolist()) == ([1, 2, 3, 4, 5], [1, 2, 3, 4.5, 5.5])
+    write_log(folder, range(1, 2))
+    assert read_run(folder).log_series("loss")[0].tolist() == [1]
+
+
+def test_without_a_log_there_is_none(folder: Path) -> None:
+    write(folder, range(2))
+    write(folder, range(2, 3), resume_step=1)
+    assert read_run(folder).trainer_log == ()
+    assert not (folder / "trainer_log.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"[1]", b'{"loss": 1}', b'{"step": 2, "loss": "high"}', b'{"step": 2, "loss": null}', b'{"st'],
+)
+def test_a_line_of_the_log_that_does_not_fit_is_left_out_and_named(
+    folder: Path, line: bytes
+) -> None:
+    write_log(folder, range(1, 2))
+    with (folder / "trainer_log.jsonl").open("ab") as file:
+        file.write(line)
+    write_log(folder, range(2, 3), resume_step=1)
+    run = read_run(folder)
+    with pytest.warns(UserWarning, match=r"trainer_log\.jsonl, line 2 cannot be read"):
+        assert run.log_series("loss")[0].tolist() == [1, 2]
+
+
+def test_a_log_that_cannot_be_written_waits_for_the_next_probe(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = write(folder, range(1))
+    with monkeypatch.context() as patch:
+        full_disk_after(patch, 0)
+        with pytest.raises(RunFolderError):
+            store.append_log(LogRow(1, None, {"loss": 1.0}))
+        store.append_log(LogRow(2, None, {"loss": 2.0}))  # one failure is told, not each line's
+    assert read_run(folder).trainer_log == ()
+    store.append(make_record(3), [])
+    assert read_run(folder).log_series("loss")[0].tolist() == [1, 2]
+
+
+# --- a disk that is full ---------------------------------------------------------------------
 
 
 def full_disk_after(monkeypatch: pytest.MonkeyPatch, room: int) -> None:

@@ -30,6 +30,7 @@ from crystalmon.metrics.seeds import prompt_crystallinity
 from crystalmon.phases import PhaseDetector, SuiteDetector
 from crystalmon.phases.stored import observe, states_of
 from crystalmon.phases.unconfirmed import phase_words
+from crystalmon.runs.places import Stages, told
 from crystalmon.runs.reader import Run
 from crystalmon.runs.records import Event, ProbeRecord, Stored
 from crystalmon.runs.reference import read_base_answers
@@ -79,6 +80,7 @@ class Detection(Stored):
         name: of the run.
         probes: number of them.
         doubt: a sentence on those that may be wrong, or nothing.
+        stages: of a scan, the names of its stages by step.
         phases: (step, phase) of the suite, at the first probe and wherever it changed.
         looks: the last phase as people are told it; see `unconfirmed.phase_words`.
         events: as the replay raised them.
@@ -98,6 +100,7 @@ class Detection(Stored):
     name: str
     probes: int
     doubt: str
+    stages: Stages
     phases: tuple[tuple[int, str], ...]
     looks: str
     events: tuple[Event, ...]
@@ -152,6 +155,7 @@ def detect_run(run: Run) -> Detection:
         name=run.name,
         probes=len(run.records),
         doubt=run.doubt,
+        stages=run.stages,
         phases=tuple(phases),
         looks=phase_words(last),
         events=tuple(events),
@@ -228,15 +232,16 @@ def _coexistence(
 
 def format_detection(found: Detection) -> str:
     """The replay in words: phases, events with their evidence, kinetics, seeds."""
-    course = " → ".join(f"{phase} ({step})" for step, phase in found.phases)
+    names = found.stages
+    course = " → ".join(f"{phase} ({names.get(step, step)})" for step, phase in found.phases)
     if found.looks != found.phases[-1][1]:
         course += f", and at the last probe {found.looks}"
     lines = [f"{found.name}: {found.probes} probes", f"suite: {course}"]
     lines += [found.doubt] if found.doubt else []
-    for kind, names in found.inherited.items():
-        lines.append(f"raised before, where the model came from: {kind} {', '.join(names)}")
+    for kind, tasks in found.inherited.items():
+        lines.append(f"raised before, where the model came from: {kind} {', '.join(tasks)}")
     lines += ["", "events"]
-    lines += [_event_line(event) for event in found.events] or ["  none"]
+    lines += [_event_line(event, names) for event in found.events] or ["  none"]
     compared = "the same as those stored while training"
     if not found.repeats_live:
         compared = (
@@ -245,9 +250,9 @@ def format_detection(found: Detection) -> str:
         )
     lines += [f"  ({compared})", "", "kinetics", *_kinetics_lines(found), ""]
     head = ("task", "phase", "seed", "p", "margin", "away", "transition", "the seed's own prompt")
-    names = 2 + max(len(name) for name in (*found.tasks, head[0]))
+    left = 2 + max(len(name) for name in (*found.tasks, head[0]))
     phases = 2 + max(len(task.looks) for task in found.tasks.values())
-    lines.append(_ROW.format(head[0], names, head[1], phases, *head[2:]))
+    lines.append(_ROW.format(head[0], left, head[1], phases, *head[2:]))
     for name, task in found.tasks.items():
         seed = "–" if task.seed is None else str(task.seed)
         chance = "" if task.p_value is None else f"{task.p_value:.3f}"
@@ -257,15 +262,18 @@ def format_detection(found: Detection) -> str:
         if task.prompt is not None:
             prompt = repr(textwrap.shorten(task.prompt, SHOWN, placeholder="…"))
         cells = (seed, chance, margin, away, _transition(task.transition), prompt)
-        lines.append(_ROW.format(name, names, task.looks, phases, *cells).rstrip())
+        lines.append(_ROW.format(name, left, task.looks, phases, *cells).rstrip())
     return "\n".join([*lines, _LEGEND])
 
 
-def _event_line(event: Event) -> str:
+def _event_line(event: Event, stages: Stages) -> str:
     numbers = {k: v for k, v in event.evidence.items() if isinstance(v, int | float)}
     shown = ", ".join(f"{key} {value:.3g}" for key, value in numbers.items())
     where = event.task or "suite"
-    return f"  step {event.step:>6}  {where:<12} {event.kind:<19} {event.message} [{shown}]"
+    width = max(map(len, stages.values()), default=0)
+    when = f"{stages[event.step]:<{width}}" if event.step in stages else f"step {event.step:>6}"
+    message = told(event.message, stages)
+    return f"  {when}  {where:<12} {event.kind:<19} {message} [{shown}]"
 
 
 def _kinetics_lines(found: Detection) -> list[str]:

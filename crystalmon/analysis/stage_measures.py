@@ -88,7 +88,7 @@ _MEASURES: dict[str, Measure] = {
 
 def stage_names(run: Run) -> dict[int, str]:
     """By step, the stage's name; of a run that is no scan, the step itself."""
-    named = {stage["step"]: stage["name"] for stage in run.info.get("stages", ())}
+    named = run.stages
     return {record.step: named.get(record.step, str(record.step)) for record in run.records}
 
 
@@ -122,7 +122,7 @@ def measure_stages(run: Run) -> dict[str, Any]:
         `histogram`, by stage the answers [C] pooled over prompts.
     """
     names = stage_names(run)
-    proxy = find_proxy_stage(names, [stage["name"] for stage in run.info.get("stages", ())])
+    proxy = find_proxy_stage(names, run.stages.values())
     base = read_base_answers(run.folder, run.records[0].tasks)
     held = {name: found.seed for name, found in find_seeds(run, base).items()}
     texts = run.info.get("suite_texts", {})

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crystalmon.analysis.stage_measures import stage_names
 from crystalmon.analysis.transfer import find_transfer, format_transfer
 from crystalmon.analysis.verdicts import format_verdicts
 from crystalmon.cli.options import (
@@ -106,11 +105,10 @@ def _print_results(results: list[ScanResult], as_json: bool) -> None:
 
 
 def _print_result(result: ScanResult) -> None:
-    from crystalmon.report.summary import StageRow, format_stage_table
+    from crystalmon.report.summary import format_stage_table, stage_table
 
     run = read_run(result.folder)
-    names = stage_names(run)
-    print(format_stage_table([StageRow(names[r.step], r) for r in run.records]))
+    print(format_stage_table(stage_table([run])))
     print("(phases wait until two stages agree, seeds until four; the verdicts below do not)\n")
     print(format_verdicts(result.verdicts))
     print(f"\nrun folder: {result.folder}")

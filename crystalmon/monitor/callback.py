@@ -230,10 +230,20 @@ class CrystalCallback(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Add the suite's metrics, where the trainer chooses its best checkpoint by one of them."""
-        for views in self._trainings:
-            if views[0].state is state and metrics is not None:
-                for training in views:
-                    training.evaluated(args, state, metrics)
+        for training in self._watching(state) if metrics is not None else ():
+            training.evaluated(args, state, metrics)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Keep the trainer's own numbers beside the records."""
+        for training in self._watching(state):
+            training.log(state, logs or {})
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -263,9 +273,8 @@ class CrystalCallback(TrainerCallback):
 
     def _of(self, state: TrainerState) -> tuple[Training, ...]:
         """The views of the training that a state belongs to; none if its beginning was not seen."""
-        for trainings in self._trainings:
-            if trainings[0].state is state:
-                return trainings
+        if found := self._watching(state):
+            return found
         if not self._stranger:
             self._stranger = True
             logger.warning(
@@ -273,3 +282,6 @@ class CrystalCallback(TrainerCallback):
                 "this training is not monitored. Pass it in the trainer's callbacks=."
             )
         return ()
+
+    def _watching(self, state: TrainerState) -> tuple[Training, ...]:
+        return next((views for views in self._trainings if views[0].state is state), ())

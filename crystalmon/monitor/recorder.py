@@ -26,6 +26,7 @@ from crystalmon.runs.records import Event, ProbeRecord
 from crystalmon.runs.reference import INFO_FILE, TENSOR_FILE, Reference, load_reference
 from crystalmon.runs.results import Result
 from crystalmon.runs.store import RunStore
+from crystalmon.runs.trainer_log import LogRow
 from crystalmon.trackers.base import Logged, sentence, tracker_metrics
 from crystalmon.trackers.make import make_tracker
 
@@ -144,6 +145,15 @@ class Recorder:
             self._tracker.event(event)
         self._console.announce(record, events, self.last)
         self.last, self.probes = record, self.probes + 1
+
+    def write_log(self, row: LogRow) -> None:
+        """Store what the trainer has logged."""
+        if row.values and self.owns_folder:
+            with self._failures.caught(
+                f"the trainer's log at step {row.step} could not be stored and waits for the next "
+                "probe; training goes on"
+            ):
+                self._store.append_log(row)
 
     def _mend_folder(self) -> None:
         """Write the base's answers again if somebody has deleted them, alone or with the folder."""

@@ -32,6 +32,7 @@ from crystalmon.runs.lock import RunLock
 from crystalmon.runs.names import OVERHEAD_KEY
 from crystalmon.runs.records import Event, ProbeRecord
 from crystalmon.runs.reference import Reference, find_reference
+from crystalmon.runs.trainer_log import LogRow
 from crystalmon.scoring.forward import out_of_memory
 from crystalmon.scoring.models import model_name
 from crystalmon.scoring.plan import View
@@ -223,6 +224,12 @@ class Training:
         strategy = getattr(self.args.eval_strategy, "value", self.args.eval_strategy)
         epoch_ends = strategy == "epoch" and abs(state.epoch - round(state.epoch)) < 1e-6
         return self._is_judge(self.args) and (control.should_evaluate or epoch_ends)
+
+    def log(self, state: TrainerState, logs: Mapping[str, Any]) -> None:
+        """Keep what the trainer logs, until the run folder is closed."""
+        if self._recorder is not None and not self._closed:
+            with self._meter.spending():
+                self._recorder.write_log(LogRow.of(state.global_step, state.epoch, logs))
 
     def is_of(self, args: TrainingArguments, model: Any) -> bool:
         """Whether this is a training of that trainer: the same arguments and the same model."""

@@ -91,7 +91,11 @@ def _of_run(run: Run) -> list[str]:
         said.append(f"{name} has one probe: it shows a state, and no change.")
     elif count < FEW_PROBES:
         said.append(f"{name} has {count} probes, too few to tell a step from a slope.")
-    if run.unobserved is not None:
+    if run.stages and len(run.records) < len(run.stages):
+        found = {record.step for record in run.records}
+        missing = [stage for step, stage in run.stages.items() if step not in found]
+        said.append(f"{name} lacks {', '.join(missing)}: not measured yet, or could not be.")
+    elif run.unobserved is not None:
         first, end = run.unobserved
         why = "it still runs, or was stopped early"
         if OVERHEAD_KEY in run.info:

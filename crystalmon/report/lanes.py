@@ -129,9 +129,13 @@ def lane_names(lanes: Sequence[Lane]) -> list[str]:
 
 
 def _lay_out(chain: Sequence[Run]) -> Lane:
-    lengths = [max(run.records[-1].step if run.records else 0, 1) for run in chain]
-    starts = np.concatenate([[0], np.cumsum(lengths)])
+    starts = np.concatenate([[0], np.cumsum([_length(run) for run in chain])])
     return Lane(tuple(chain), tuple(int(start) for start in starts))
+
+
+def _length(run: Run) -> int:
+    """The steps that a run is known to have done, by its probes or by the trainer's log."""
+    return max(1, *(lines[-1].step if lines else 0 for lines in (run.records, run.trainer_log)))
 
 
 def _chain_before(run: Run, chains: Sequence[list[Run]]) -> list[Run] | None:

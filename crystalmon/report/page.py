@@ -22,7 +22,16 @@ from crystalmon.runs.reader import Run, read_run
 from crystalmon.suites.tasks import TaskSuite
 
 STYLES = ("page.css", "experiments.css")
-SCRIPTS = ("core.js", "charts.js", "answers.js", "text.js", "experiments.js", "live.js", "main.js")
+SCRIPTS = (
+    "core.js",
+    "charts.js",
+    "training.js",
+    "answers.js",
+    "text.js",
+    "experiments.js",
+    "live.js",
+    "main.js",
+)
 PLOTLY = "vendor/plotly-cartesian.min.js"
 
 
@@ -112,6 +121,7 @@ def _read(paths: Sequence[str | Path]) -> tuple[list[Run], list[dict[str, Any]],
                     continue
             try:
                 runs.append(read_run(path))
+                _ = runs[-1].trainer_log  # so that damage in it is told here
             except FileNotFoundError as error:
                 missing.append(error)
     if missing and not runs and not cards:

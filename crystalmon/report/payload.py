@@ -18,7 +18,9 @@ from crystalmon.report.experiment_cards import folder_cards, rounded
 from crystalmon.report.frames import base_answers, encode, encode_history, pick_frames, thinned
 from crystalmon.report.lanes import Lane, lane_names
 from crystalmon.report.palette import CURVES, PHASE_COLOURS, PHASE_WORDS
+from crystalmon.report.training_log import log_curves, log_panels
 from crystalmon.runs.names import EXPERIMENTS_FOLDER
+from crystalmon.runs.places import told
 from crystalmon.runs.reader import Run
 from crystalmon.runs.records import PHASES, Event, ProbeRecord, json_value
 from crystalmon.runs.wordings import TaskTexts, task_texts
@@ -65,6 +67,7 @@ def build_payload(
         "kinetics": [
             json_value({"run": run.name, **row}) for run in runs for row in kinetics_rows(run)
         ],
+        "log": log_panels(lanes),
         "experiments": [*(card for cards, _ in found for card in cards), *experiments],
         "caveats": [
             *notes,
@@ -97,6 +100,8 @@ def _lane(lane: Lane, name: str, texts: Mapping[str, TaskTexts]) -> dict[str, An
                 "stop": stop,
                 "probes": len(run.records),
                 "seconds": sum(r.seconds for r in run.records if math.isfinite(r.seconds)),
+                "stages": run.stages,
+                "log": log_curves(run),
                 "info": json_value({key: run.info[key] for key in INFO_KEYS if key in run.info}),
             }
             for run, start, stop in lane.spans
@@ -111,7 +116,7 @@ def _lane(lane: Lane, name: str, texts: Mapping[str, TaskTexts]) -> dict[str, An
         "series": {metric.key: _series(records, metric.key) for metric in CURVES},
         "base_values": {"liquidity": lane.base_liquidity},
         "events": [
-            _event(event, index, start)
+            _event(event, run, index, start)
             for index, (run, start, _) in enumerate(lane.spans)
             for event in run.events
         ],
@@ -135,10 +140,11 @@ def _series(records: Sequence[ProbeRecord], key: str) -> dict[str, list[Any]] | 
     return series
 
 
-def _event(event: Event, run: int, start: int) -> dict[str, Any]:
+def _event(event: Event, run: Run, index: int, start: int) -> dict[str, Any]:
     p = event.evidence.get("p_value")
-    return {key: getattr(event, key) for key in ("kind", "step", "task", "message")} | {
-        "run": run,
+    return {key: getattr(event, key) for key in ("kind", "step", "task")} | {
+        "message": told(event.message, run.stages),
+        "run": index,
         "x": start + event.step,
         "p": p if isinstance(p, int | float) and math.isfinite(p) else None,
     }

@@ -53,7 +53,7 @@ def stage_table(runs: Sequence[Run]) -> list[StageRow]:
     """A row for the first probe of the first run, then one for the last probe of each run.
 
     The first row is named `base`, or `start` if that probe differs from the base: the model of a
-    later stage had been trained before.
+    later stage had been trained before. A scan has a row for each of its stages.
 
     Args:
         runs: the stages of one chain, in the order of training.
@@ -63,8 +63,16 @@ def stage_table(runs: Sequence[Run]) -> list[StageRow]:
     """
     first = probed_chain(runs).records[0]
     drift = first.metrics.get("free_energy", 0.0)
-    rows = [StageRow("start" if drift > SAME else "base", first)]
-    return rows + [StageRow(run.name, run.records[-1], run.share) for run in runs]
+    rows = [] if runs[0].stages else [StageRow("start" if drift > SAME else "base", first)]
+    return rows + [row for run in runs for row in _rows(run, len(runs) > 1)]
+
+
+def _rows(run: Run, several: bool) -> list[StageRow]:
+    """A training's last probe, or all stages of a scan, after its name if there are other runs."""
+    if not run.stages:
+        return [StageRow(run.name, run.records[-1], run.share)]
+    scan = f"{run.name}: " if several else ""
+    return [StageRow(f"{scan}{run.place(record.step)}", record) for record in run.records]
 
 
 def format_stage_table(rows: Sequence[StageRow]) -> str:

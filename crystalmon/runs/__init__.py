@@ -1,29 +1,32 @@
 """The run folder, `<output_dir>/crystalmon`: what is written while a model trains, and read after.
 
-    run.json        what was measured, with what
-    records.jsonl   one line a probe
-    events.jsonl    one line an event
-    reference/      the frozen base's answers
-    experiments/    results of experiments that ran inside the training
-    scan.json       of a scan: what was found, and the verdicts
+    run.json            what was measured, with what
+    records.jsonl       one line a probe
+    events.jsonl        one line an event
+    trainer_log.jsonl   the trainer's own log: step, epoch, and its numbers by name
+    reference/          the frozen base's answers
+    experiments/        results of experiments that ran inside the training
+    scan.json           of a scan: what was found, and the verdicts
 
-The two line files only ever grow. A run that is resumed from step s first writes the marker
-`{"resume": s}` to both: lines before it with a step past s are superseded, not deleted. A probe's
+The line files only ever grow. A run that is resumed from step s first writes the marker
+`{"resume": s}` to each: lines before it with a step past s are superseded, not deleted. A probe's
 events are written before its record, and events of a step without a record do not count: the run
 was killed between the two. The marker `{"doubtful_after": s}` in `records.jsonl` says that the
 records before it with a step past s may be wrong.
 
-    names.py       names of folders and files
-    records.py     what a probe found, and the events it raised
-    reference.py   the base's answers
-    base_cache.py  bases of earlier runs, in the user's cache folder
-    results.py     what an experiment found
-    files.py       lines and files written durably, and errors told in one sentence
-    store.py       writing a run
-    reader.py      reading a run, also while it grows
-    lock.py        one command at a time in a folder
-    wordings.py    the texts of a run's prompts and choices
-    notebook.py    the HTML that a notebook shows
+    names.py        names of folders and files
+    records.py      what a probe found, and the events it raised
+    reference.py    the base's answers
+    base_cache.py   bases of earlier runs, in the user's cache folder
+    results.py      what an experiment found
+    trainer_log.py  what the trainer itself has logged
+    files.py        lines and files written durably, and errors told in one sentence
+    store.py        writing a run
+    places.py       what a step is called: by its number, or by a stage's name
+    reader.py       reading a run, also while it grows
+    lock.py         one command at a time in a folder
+    wordings.py     the texts of a run's prompts and choices
+    notebook.py     the HTML that a notebook shows
 
 Nothing here needs torch.
 """

@@ -19,9 +19,10 @@ from crystalmon.runs.records import json_value
 RUN_FILE = "run.json"
 RECORDS_FILE = "records.jsonl"
 EVENTS_FILE = "events.jsonl"
+LOG_FILE = "trainer_log.jsonl"
 
 RESUME_KEY = "resume"
-"""In both line files, the marker of a resume: lines before it with a larger step do not count."""
+"""In the line files, the marker of a resume: lines before it with a larger step do not count."""
 
 DOUBT_KEY = "doubtful_after"
 """In records.jsonl, a marker: the records before it with a larger step may be wrong, since a later
@@ -80,31 +81,32 @@ def write_whole(file: Path, content: bytes, *, keep: bool = True) -> None:
     part = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
     try:
         with part.open("xb", buffering=0) as handle:
-            _write_synced(handle.fileno(), content)
+            _write_all(handle.fileno(), content)
         if keep:
             os.replace(part, file)
     finally:
         part.unlink(missing_ok=True)
 
 
-def append_lines(file: Path, block: bytes) -> None:
-    """Append whole lines and sync them; if that fails, take back what has been written."""
+def append_lines(file: Path, block: bytes, *, sync: bool = True) -> None:
+    """Append whole lines, synced to disk; if that fails, take back what has been written."""
     with file.open("a+b", buffering=0) as handle:
         size = handle.seek(0, os.SEEK_END)
         if size > 0:
             handle.seek(size - 1)
             block = block if handle.read(1) == b"\n" else b"\n" + block
         try:
-            _write_synced(handle.fileno(), block)
+            _write_all(handle.fileno(), block, sync)
         except OSError:
             with contextlib.suppress(OSError):
                 handle.truncate(size)
             raise
 
 
-def _write_synced(descriptor: int, block: bytes) -> None:
+def _write_all(descriptor: int, block: bytes, sync: bool = True) -> None:
     """Write every byte: unbuffered, a nearly full disk takes only a part at a time."""
     view = memoryview(block)
     while view:
         view = view[os.write(descriptor, view) :]
-    os.fsync(descriptor)
+    if sync:
+        os.fsync(descriptor)

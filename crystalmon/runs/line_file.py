@@ -7,13 +7,19 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from crystalmon.runs.files import DOUBT_KEY, RESUME_KEY
-from crystalmon.runs.records import LARGE, Event, ProbeRecord
+from crystalmon.runs.records import LARGE
 from crystalmon.suites.checks import harmless
 
-Line = TypeVar("Line", ProbeRecord, Event)
+
+class _AtStep(Protocol):
+    @property
+    def step(self) -> int: ...
+
+
+Line = TypeVar("Line", bound=_AtStep)
 
 
 class LineFile(Generic[Line]):

@@ -9,16 +9,18 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 
 from crystalmon.metrics.catalogue import BRIEF
-from crystalmon.runs.files import EVENTS_FILE, RECORDS_FILE, RUN_FILE
+from crystalmon.runs.files import EVENTS_FILE, LOG_FILE, RECORDS_FILE, RUN_FILE
 from crystalmon.runs.line_file import LineFile, parse_json
 from crystalmon.runs.names import DEFAULT_NAME, OVERHEAD_KEY
 from crystalmon.runs.notebook import curve_svg, number, table_html
+from crystalmon.runs.places import place, told
 from crystalmon.runs.records import (
     SCHEMA_VERSION,
     Event,
@@ -26,6 +28,7 @@ from crystalmon.runs.records import (
     TaskRecord,
     number_value,
 )
+from crystalmon.runs.trainer_log import LogRow
 from crystalmon.suites.checks import harmless
 
 
@@ -42,6 +45,7 @@ class Run:
             same step, has replaced.
         doubtful: steps whose probes may be wrong, since a later proof of how the model was run has
             failed.
+        read_log: reads the trainer's log; see `trainer_log`.
     """
 
     folder: Path
@@ -50,6 +54,7 @@ class Run:
     events: tuple[Event, ...] = field(repr=False)
     superseded: int = 0
     doubtful: tuple[int, ...] = ()
+    read_log: Callable[[], tuple[LogRow, ...]] = field(default=tuple, repr=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -64,6 +69,14 @@ class Run:
         if name.startswith(f"{DEFAULT_NAME}-") and "stages" not in self.info:
             return harmless(f"{parent} ({name.removeprefix(f'{DEFAULT_NAME}-')})")
         return harmless(f"{parent}/{name}")
+
+    @cached_property
+    def trainer_log(self) -> tuple[LogRow, ...]:
+        """What the trainer itself has logged, by step; read when it is first asked for.
+
+        Empty for a scan, and for a run of a version that did not keep it.
+        """
+        return self.read_log()
 
     @property
     def share(self) -> float | None:
@@ -88,11 +101,22 @@ class Run:
         if not self.doubtful:
             return ""
         first, last = self.doubtful[0], self.doubtful[-1]
-        steps = f"step {first}" if first == last else f"steps {first} to {last}"
+        steps = f"steps {first} to {last}"
+        if first == last or self.stages:
+            steps = " to ".join(dict.fromkeys((self.place(first), self.place(last))))
         return (
             f"What {self.name} found at {steps} may be wrong: the way in which it was scored was "
             "found later not to give the model's own answers."
         )
+
+    @property
+    def stages(self) -> dict[int, str]:
+        """Of a scan, by step, the names of its stages; empty for a training."""
+        return {stage["step"]: stage["name"] for stage in self.info.get("stages", ())}
+
+    def place(self, step: int) -> str:
+        """What a step is called: `step 3`, or in a scan the stage's name."""
+        return place(step, self.stages)
 
     def series(self, key: str, task: str | None = None) -> tuple[np.ndarray, np.ndarray]:
         """One metric over the run, of the suite or of a task.
@@ -102,6 +126,16 @@ class Run:
         """
         steps = np.array([record.step for record in self.records], dtype=np.int64)
         return steps, self._values("metrics", task, key, np.nan)
+
+    def log_series(self, key: str) -> tuple[np.ndarray, np.ndarray]:
+        """One number of the trainer's log, such as `loss`, where it was logged.
+
+        Returns:
+            steps [S], int; values [S], float.
+        """
+        found = [(row.step, row.values[key]) for row in self.trainer_log if key in row.values]
+        steps, values = zip(*found, strict=True) if found else ((), ())
+        return np.array(steps, dtype=np.int64), np.array(values, dtype=np.float64)
 
     def intervals(self, key: str, task: str | None = None) -> tuple[np.ndarray, np.ndarray]:
         """The 95% interval of one metric over the run: low [S] and high [S], NaN where missing."""
@@ -129,13 +163,16 @@ class Run:
             for metric in BRIEF
             if metric.key in last.metrics
         ]
-        title = f"{self.name}: {last.phase} at step {last.step}, {len(self.records)} probes"
+        title = f"{self.name}: {last.phase} at {self.place(last.step)}, {len(self.records)} probes"
         curves = table_html(title, ["metric", "", "first", "last"], rows)
         suite = [event for event in self.events if event.task is None]
         if not suite:
             return curves
-        told = [[str(e.step), e.kind.replace("_", " "), e.message] for e in suite]
-        return curves + table_html("what happened", ["step", "event", ""], told)
+        rows = [
+            [self.place(e.step), e.kind.replace("_", " "), told(e.message, self.stages)]
+            for e in suite
+        ]
+        return curves + table_html("what happened", ["when", "event", ""], rows)
 
 
 def read_run(path: str | Path, *, stream: bool = False) -> Run:
@@ -169,6 +206,12 @@ class RunReader:
             _event,
             lambda event: (event.step, event.kind, event.task),
         )
+        # a step may have several lines: of the training, of an evaluation, of the end
+        self._log = LineFile(
+            self.folder / LOG_FILE,
+            LogRow.from_json,
+            lambda row: (row.step, frozenset(row.values)),
+        )
 
     def read(self, *, growing: bool = False) -> Run:
         """The run as it is now.
@@ -194,7 +237,12 @@ class RunReader:
             events=tuple(event for event in by_step if event.step in records),
             superseded=self._records.count - len(records) - len(odd),
             doubtful=tuple(sorted(self._records.doubtful & records.keys())),
+            read_log=partial(self._read_log, growing),
         )
+
+    def _read_log(self, growing: bool) -> tuple[LogRow, ...]:
+        rows = self._log.read(growing).values()
+        return tuple(sorted(rows, key=lambda row: row.step))
 
 
 @contextmanager

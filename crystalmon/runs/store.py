@@ -1,4 +1,4 @@
-"""Writing a run: `run.json` whole, probes and events line by line."""
+"""Writing a run: `run.json` whole; probes, events and the trainer's log line by line."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from crystalmon.runs.files import (
     DOUBT_KEY,
     EVENTS_FILE,
+    LOG_FILE,
     RECORDS_FILE,
     RESUME_KEY,
     RUN_FILE,
@@ -18,6 +19,7 @@ from crystalmon.runs.files import (
     write_whole,
 )
 from crystalmon.runs.records import SCHEMA_VERSION, Event, ProbeRecord
+from crystalmon.runs.trainer_log import LogRow
 
 FRESH_START = -1
 """The marker's step when training begins anew in an old folder: every earlier line is past it."""
@@ -33,7 +35,7 @@ class RunStore:
     def __init__(self, folder: Path, info: Mapping[str, Any]) -> None:
         self.folder, self._info = folder, info
         # events come first: without their record they do not count
-        self._waiting = {EVENTS_FILE: b"", RECORDS_FILE: b""}
+        self._waiting = {EVENTS_FILE: b"", RECORDS_FILE: b"", LOG_FILE: b""}
 
     @staticmethod
     def check_writable(folder: Path) -> None:
@@ -44,7 +46,7 @@ class RunStore:
         """
         with explained(folder, "be written to"):
             folder.mkdir(parents=True, exist_ok=True)
-            for name in (RECORDS_FILE, EVENTS_FILE):
+            for name in (RECORDS_FILE, EVENTS_FILE, LOG_FILE):
                 if (folder / name).exists():
                     (folder / name).open("ab").close()
             write_whole(folder / RUN_FILE, b"{}", keep=False)
@@ -64,12 +66,13 @@ class RunStore:
         """
         cls.check_writable(folder)
         write_info(folder, info)
-        files = (folder / RECORDS_FILE, folder / EVENTS_FILE)
+        probes, log = (folder / RECORDS_FILE, folder / EVENTS_FILE), folder / LOG_FILE
         with explained(folder, "be written to"):
-            if any(file.exists() and file.stat().st_size > 0 for file in files):
-                step = FRESH_START if resume_step is None else resume_step
-                for file in files:
-                    append_lines(file, json_bytes({RESUME_KEY: step}))
+            step = FRESH_START if resume_step is None else resume_step
+            for files in (probes, (log,)):  # a scan, or an older run, has no log
+                if any(file.exists() and file.stat().st_size > 0 for file in files):
+                    for file in files:
+                        append_lines(file, json_bytes({RESUME_KEY: step}))
         return cls(folder, info)
 
     def append(
@@ -91,6 +94,19 @@ class RunStore:
             self._waiting[RECORDS_FILE] += json_bytes({DOUBT_KEY: doubtful_after})
         self._waiting[RECORDS_FILE] += json_bytes(record.to_json())
         self._write(f"take the probe at step {record.step}")
+
+    def append_log(self, row: LogRow) -> None:
+        """Write what the trainer has logged, without waiting for the disk.
+
+        After a write that has failed, the next probe writes it.
+
+        Raises:
+            RunFolderError: if it cannot be written.
+        """
+        waits = any(self._waiting.values())
+        self._waiting[LOG_FILE] += json_bytes(row.to_json())
+        if not waits:
+            self._write("take the trainer's log")
 
     def note(self, info: Mapping[str, Any]) -> None:
         """Change some of what `run.json` says.
@@ -116,7 +132,7 @@ class RunStore:
         with explained(self.folder, purpose):
             for name, block in self._waiting.items():
                 if block:
-                    append_lines(self.folder / name, block)
+                    append_lines(self.folder / name, block, sync=name != LOG_FILE)
                     self._waiting[name] = b""
 
 

@@ -25,7 +25,8 @@ function slice(lane, task, frame) {
   return history(lane, task.name).all.subarray(frame * size, (frame + 1) * size);
 }
 
-// Prompts by their likeliest choice in the base, and by how likely it is: each keeps its line.
+// Prompts by their likeliest choice in the base, and by how likely it is: each keeps its line,
+// the same one in all runs that are compared.
 function rowOrder(lane, task) {
   const width = task.choices.length;
   const from = history(lane, task.name).base || slice(lane, task, 0);
@@ -61,7 +62,7 @@ function drawAnswers() {
   allTicks = ticks();
   if (state.follow || state.tick >= allTicks.length) state.tick = Math.max(0, allTicks.length - 1);
   state.task = Math.min(state.task, Math.max(0, tasks.length - 1));
-  orders = lanes.map((lane) => tasks.map((task) => rowOrder(lane, task)));
+  orders = tasks.map((task) => rowOrder(lanes.find((lane) => probes(lane, task)), task));
   drawPlayer();
   fill($("cards"), ...tasks.map((task, index) => el("button", { type: "button", class: "task-card", "aria-pressed": String(index === state.task), title: task.name, onclick: () => choose(index) },
     el("span", { class: "name" }, swatch("transparent"), el("span", {}, task.name)),
@@ -117,7 +118,7 @@ function showTick() {
     const canvases = card.querySelectorAll("canvas");
     lanes.forEach((lane, at) => {
       canvases[at].hidden = !probes(lane, task);
-      if (!canvases[at].hidden) paint(canvases[at], slice(lane, task, now[at]), orders[at][index], task.choices.length, ramp);
+      if (!canvases[at].hidden) paint(canvases[at], slice(lane, task, now[at]), orders[index], task.choices.length, ramp);
     });
     const lane = lanes.find((one) => probes(one, task));
     const phase = lane && lane.tasks[task.name].phase[lane.frames[now[lanes.indexOf(lane)]]];
@@ -138,7 +139,15 @@ function drawDetail() {
     el("div", { id: `chart-answers-${index}`, class: "chart", role: "img" })));
   fill($("detail"), el("h3", {}, task.name), el("p", { class: "soft", id: "detail-words" }),
     el("div", { class: "scale" }, "never", strip, "always", el("span", {}, "▶ the seed’s row")),
-    el("div", { class: comparing() ? "maps-big two" : "maps-big" }, ...maps));
+    el("div", { class: comparing() ? "maps-big two" : "maps-big" }, ...maps), wordingList(task));
+}
+
+// Which wording a row is, by its number.
+function wordingList(task) {
+  const seeds = new Set(state.data.lanes.map((lane) => last(lane.tasks[task.name].seed.filter(known))));
+  return el("details", { id: "wordings", ...(state.listed ? { open: "" } : {}), ontoggle: (event) => { state.listed = event.target.open; } },
+    el("summary", {}, `The ${task.prompts.length} wordings, row by row`),
+    el("ol", {}, ...orders[state.task].map((p) => el("li", { class: seeds.has(p) ? "seed" : null }, el("span", { class: "quote" }, task.prompts[p])))));
 }
 
 function seedNow(lane, task, frame) {
@@ -160,11 +169,12 @@ function moveDetail(now) {
   const bottom = upright && sparse === 1 ? 20 + 6.6 * Math.max(...ticksText.map((t) => t.length)) : 26;
   lanes.forEach((lane, index) => {
     if (!probes(lane, task)) return;
-    const values = slice(lane, task, now[index]), order = orders[index][state.task];
+    const values = slice(lane, task, now[index]), order = orders[state.task];
     const asked = (p) => values.subarray(p * width, (p + 1) * width).some((v) => v > 0); // a probe may ask a few wordings only
     const z = order.map((p) => Array.from(values.subarray(p * width, (p + 1) * width), (v) => (asked(p) ? v / 255 : null)));
-    const hover = order.map((p) => task.choices.map((choice, c) => `${plain(clip(task.prompts[p], 90))}<br><b>${plain(choice)}</b> ${asked(p) ? `${(100 * probability(values[p * width + c])).toFixed(1)}%` : "not asked by this probe"}`));
+    const hover = order.map((p, at) => task.choices.map((choice, c) => `${at + 1}. ${plain(clip(task.prompts[p], narrow() ? 44 : 90)).replace(/\n/g, " ↵ ")}<br><b>${plain(choice)}</b> ${asked(p) ? `${(100 * probability(values[p * width + c])).toFixed(1)}%` : "not asked by this probe"}`));
     const seed = seedNow(lane, task, now[index]);
+    const rows = order.map((_, at) => at).filter((at) => order.length <= 32 || (at + 1) % 5 === 0 || !at);
     const row = seed ? order.indexOf(seed.seed) : -1;
     const height = Math.max(150, Math.min(420, order.length * 13)) + bottom + 8;
     const node = $(`chart-map-${index}`);
@@ -174,7 +184,7 @@ function moveDetail(now) {
     node.setAttribute("aria-label", `${task.name}: probability of each choice for each of ${order.length} prompts; on average the likeliest is ${task.choices[top]}, ${percent(means[top])}`);
     plot(node, [{ type: "heatmap", z, zmin: 0, zmax: 1, xgap: width < 60 ? 1 : 0, ygap: 1, colorscale: RAMP[state.theme], showscale: false, text: hover, hovertemplate: "%{text}<extra></extra>" }], {
       height, hovermode: "closest", margin: { t: 6, b: bottom, l: 44 }, xaxis,
-      yaxis: axis({ autorange: "reversed", fixedrange: true, showgrid: false, showticklabels: false, title: { text: `${order.length} wordings`, standoff: 16 } }),
+      yaxis: axis({ autorange: "reversed", fixedrange: true, showgrid: false, tickvals: rows, ticktext: rows.map((at) => `${at + 1}`), tickfont: { color: css("--soft"), size: 10 }, ticklabelstandoff: 12 }),
       annotations: row < 0 ? [] : [{ x: 0, xref: "paper", xanchor: "right", y: row, text: "▶", showarrow: false, font: { color: shown("#D55E00"), size: 13 } }],
     });
     const bars = [];
@@ -187,7 +197,7 @@ function moveDetail(now) {
     below.style.height = "220px";
     below.setAttribute("aria-label", `${task.name}: answers in the base, in the seed and now: ${means.map((m, c) => `${task.choices[c]} ${percent(m)}`).slice(0, 12).join(", ")}`);
     plot(below, bars, { height: 220, barmode: "group", bargap: 0.25, showlegend: true, legend: { orientation: "h", x: 0, y: 1.16, font: { color: css("--ink") } }, margin: { t: 28, b: bottom, l: 44 }, xaxis: { ...xaxis, hoverformat: "" }, yaxis: axis({ tickformat: ".0%", fixedrange: true, rangemode: "tozero", nticks: 5 }) });
-    if (seed) words.push(`${comparing() ? lane.name + ": " : ""}${seed.later ? "the wording that wins later" : "the seed"} is “${clip(task.prompts[seed.seed], 110)}”`);
+    if (seed) words.push(`${comparing() ? lane.name + ": " : ""}${seed.later ? "the wording that wins later" : "the seed"} is row ${row + 1}, “${clip(task.prompts[seed.seed], 110)}”`);
   });
   $("detail-words").textContent = words.join("; ") || "No seed has been locked.";
 }

@@ -13,8 +13,26 @@ function plot(id, traces, layout) {
     hoverlabel: { bgcolor: css("--card"), bordercolor: css("--line"), font: { color: css("--ink"), size: 12 } },
   };
   const merged = { ...base, ...layout, margin: { ...base.margin, ...(layout.margin || {}) } };
+  const named = merged.hovermode === base.hovermode ? placesOf(traces) : [];
+  if (named.length) {
+    merged.yaxis99 = { overlaying: "y", visible: false, fixedrange: true, range: [0, 1] };
+    merged.xaxis = { ...merged.xaxis, unifiedhovertitle: { text: "<b></b>" } };
+  }
   drawn.set(node.id, true);
-  return Plotly.react(node, traces, merged, { displayModeBar: false, responsive: true, doubleClick: "reset" });
+  return Plotly.react(node, [...named, ...traces], merged, { displayModeBar: false, responsive: true, doubleClick: "reset" });
+}
+
+// In a chain a number on the axis names no stage: the first line of what hovers does.
+function placesOf(traces) {
+  if (comparing() || state.data.lanes[0].runs.length < 2) return [];
+  const at = new Map();
+  for (const { x, customdata } of traces)
+    if (customdata) x.forEach((one, index) => one !== null && at.set(one, new Set(at.get(one)).add(customdata[index])));
+  const xs = [...at.keys()].sort((a, b) => a - b);
+  return [{
+    x: xs, y: xs.map(() => 0), yaxis: "y99", type: "scatter", mode: "lines", line: { color: "rgba(0,0,0,0)" }, name: "",
+    customdata: xs.map((x) => [...at.get(x)].join(" · ")), hovertemplate: "<b>%{customdata}</b><extra></extra>",
+  }];
 }
 
 function axis(extra) {
@@ -25,13 +43,14 @@ function axis(extra) {
 }
 
 // The step axis of a chain: each stage counts its own steps, so ticks are written per stage.
-function stepAxis(extra) {
+function stepAxis(extra, columns = 1) {
   const lanes = state.data.lanes;
   const stop = Math.max(...lanes.map((lane) => last(lane.runs).stop));
   const pad = stop * 0.006;
   const common = { range: [-pad, stop + pad], fixedrange: false, showgrid: false };
+  if (staged()) return stageAxis(stop, columns, { ...common, range: [-0.5, stop + 0.5], ...extra });
   if (comparing() || lanes[0].runs.length === 1)
-    return axis({ ...common, title: { text: "step", standoff: 6 }, ...extra });
+    return axis({ ...common, title: { text: "step", standoff: 6 }, unifiedhovertitle: { text: "step %{x}" }, ...extra });
   const values = [], texts = [];
   const each = Math.max(1, Math.round((narrow() ? 6 : 12) / lanes[0].runs.length));
   for (const run of lanes[0].runs) {
@@ -44,6 +63,16 @@ function stepAxis(extra) {
     }
   }
   return axis({ ...common, tickvals: values, ticktext: texts, title: { text: "step within each stage", standoff: 6 }, ...extra });
+}
+
+// A scan's stages by name; of many only some, so that none runs into another.
+function stageAxis(stop, columns, extra) {
+  const names = Array.from({ length: stop + 1 }, (_, step) =>
+    [...new Set(state.data.lanes.map((lane) => lane.runs[0].stages[step]).filter(Boolean))].map((name) => plain(clip(name, narrow() ? 12 : 22))).join("<br>"));
+  const wide = 10 + 6.6 * Math.max(...names.flatMap((name) => name.split("<br>").map((one) => one.length)));
+  const each = Math.ceil(wide / (($("body").clientWidth / columns - edge() - 60) / names.length));
+  const shown = names.map((_, step) => step).filter((step) => step % each === 0);
+  return axis({ ...extra, tickvals: shown, ticktext: shown.map((step) => names[step]), title: { text: "stage", standoff: 6 } });
 }
 
 // Where one stage ends and the next begins, with names at the top.
@@ -144,8 +173,9 @@ function blocks(lane, phases) {
     const run = lane.runs[lane.stage[index]];
     const first = index === 0 || lane.stage[index] !== lane.stage[index - 1];
     const final = index === lane.x.length - 1 || lane.stage[index] !== lane.stage[index + 1];
-    const from = first ? run.start : (lane.x[index - 1] + x) / 2;
-    const to = final ? run.stop : (x + lane.x[index + 1]) / 2;
+    const half = staged() ? 0.5 : 0;
+    const from = first ? run.start - half : (lane.x[index - 1] + x) / 2;
+    const to = final ? run.stop + half : (x + lane.x[index + 1]) / 2;
     const phase = phases[index];
     if (phase === null || phase === undefined) return;
     const open = last(found);
@@ -184,14 +214,15 @@ function drawPhases() {
       into.base.push(block.from); into.x.push(block.to - block.from); into.y.push(row.y);
       into.width.push(row.height * (row.suite ? 0.92 : 0.8));
       into.text.push(row.suite ? label(block) : "");
-      into.hover.push(`${plain(row.label)}: ${phaseName(block.phase)}<br>${plain(run.name)}, steps ${Math.round(block.from - run.start)} to ${Math.round(block.to - run.start)}`);
+      const [from, to] = staged() ? [Math.ceil(block.from), Math.floor(block.to)] : [Math.round(block.from - run.start), Math.round(block.to - run.start)];
+      into.hover.push(`${plain(row.label)}: ${phaseName(block.phase)}<br>${plain(ofRun(row.lane, run, stepSpan(run, from, to)))}`);
     }
     if (row.task === undefined) continue;
     for (const event of row.lane.events)
       if (event.task === row.task && SYMBOLS[event.kind]) {
         const into = (marks[event.kind] ||= { x: [], y: [], text: [] });
         into.x.push(event.x); into.y.push(row.y);
-        into.text.push(`step ${event.step}, ${plain(event.task)}<br>${plain(clip(event.message, 90))}`);
+        into.text.push(`${plain(placeOf(row.lane, row.lane.runs[event.run], event.step))}: ${plain(event.task)}<br>${plain(clip(event.message, 90))}`);
       }
   }
   const traces = byPhase.map((one, index) => ({
@@ -278,7 +309,7 @@ function drawFacets(home, section, name) {
     const traces = lanes.flatMap((lane, at) => (lane.series[metric.key] ? curve(lane, lane.series[metric.key], { name: clip(lane.name, 30), colour: laneColour(at), dash: DASHES[at % DASHES.length], width: 2.4, scale: scale(lane) }) : []));
     const flags = index === 0 && name === "signals" ? eventMarks() : { shapes: [], annotations: [] };
     $(`chart-${name}-${index}`).style.height = "240px";
-    plot(`chart-${name}-${index}`, traces, { height: 240, margin: { t: flags.annotations.length ? 46 : 10 }, xaxis: stepAxis({}), yaxis: axis({ fixedrange: true, rangemode: "tozero" }), ...flags });
+    plot(`chart-${name}-${index}`, traces, { height: 240, margin: { t: flags.annotations.length ? 46 : 10 }, xaxis: stepAxis({}, narrow() ? 1 : 2), yaxis: axis({ fixedrange: true, rangemode: "tozero" }), ...flags });
   });
 }
 
@@ -304,7 +335,7 @@ function drawDrift() {
       traces.push(...curve(lane, lane.series[metric.key], { name: metric.label, colour: shown(metric.colour) }));
     const range = panel[0].unit ? { rangemode: "tozero" } : { range: [0, 1.04], tickformat: ".0%" };
     $(`chart-${panel[0].key}`).style.height = "250px";
-    plot(`chart-${panel[0].key}`, traces, { height: 250, margin: { t: top }, xaxis: stepAxis({}), yaxis: axis({ ...range, fixedrange: true }), ...stages });
+    plot(`chart-${panel[0].key}`, traces, { height: 250, margin: { t: top }, xaxis: stepAxis({}, narrow() ? 1 : 2), yaxis: axis({ ...range, fixedrange: true }), ...stages });
   }
 }
 

@@ -94,15 +94,18 @@ const narrow = () => window.innerWidth < 760;
 
 // Runs that are compared need not have the same tasks.
 const probes = (lane, task) => lane.tasks[task.name].phase.some(known);
-function place(lane, index) {
-  const run = lane.runs[lane.stage[index]];
-  return (lane.runs.length > 1 ? `${run.name}, ` : "") + `step ${lane.step[index]}`;
-}
+// A step is called by its number in a training, and by the stage's name in a scan.
+const stepName = (run, step) => run.stages[step] ?? `step ${step}`;
+const stepSpan = (run, from, to) => (from === to ? stepName(run, from) : run.stages[from] ? `${stepName(run, from)} to ${stepName(run, to)}` : `steps ${from} to ${to}`);
+const ofRun = (lane, run, text) => (lane.runs.length > 1 ? `${run.name}, ` : "") + text;
+const placeOf = (lane, run, step) => ofRun(lane, run, stepName(run, step));
+const place = (lane, index) => placeOf(lane, lane.runs[lane.stage[index]], lane.step[index]);
+const staged = () => state.data.lanes.every((lane) => lane.runs.length === 1 && Object.keys(lane.runs[0].stages).length);
 function table(head, rows) {
   const numeric = (cell) => cell && cell.num !== undefined;
   const cellOf = (tag, cell) =>
     cell instanceof Node ? el(tag, {}, cell)
-      : numeric(cell) ? el(tag, { class: "num" }, cell.num)
+      : numeric(cell) ? el(tag, { class: `num ${cell.cls || ""}` }, cell.num)
       : el(tag, cell && cell.cls ? { class: cell.cls } : {}, String((cell && cell.text) ?? cell));
   return el("table", {},
     el("thead", {}, el("tr", {}, ...head.map((cell) => cellOf("th", cell)))),

@@ -15,7 +15,7 @@ function draw() {
   drawWords();
   if (!probed) return say("There is no probe in this run yet. The first one is written at step 0.");
   $("message").hidden = true;
-  for (const part of [drawNow, drawHappened, drawScans, drawPhases, drawSignals, drawAnswers, drawWon, drawDrift, drawSeeds, drawKinetics, drawExperiments, drawCost]) part();
+  for (const part of [drawNow, drawHappened, drawScans, drawPhases, drawTraining, drawSignals, drawAnswers, drawWon, drawDrift, drawSeeds, drawKinetics, drawExperiments, drawCost]) part();
 }
 
 function show(data) {

@@ -40,15 +40,14 @@ function drawHappened() {
     }
     const rows = lane.events.filter((event) => event.task === null).map((event) => ({ x: event.x, event, n: ++number }));
     for (const group of groups.values()) if (!["nucleation_onset", "nucleation_complete"].includes(group.kind)) rows.push({ x: group.x, group });
-    rows.sort((a, b) => a.x - b.x || (a.n ? -1 : 1));
-    const run = (index) => (lane.runs.length > 1 || comparing() ? `${lane.runs[index].name} ` : "");
+    rows.sort((a, b) => a.x - b.x || (a.n ?? Infinity) - (b.n ?? Infinity) || 0);
+    const when = (event, to) => (comparing() && lane.runs.length === 1 ? `${lane.name}, ` : "") + ofRun(lane, lane.runs[event.run], stepSpan(lane.runs[event.run], event.step, to)) + " ";
     for (const { event, group, n } of rows) {
-      if (event) items.push(el("li", {}, el("span", { class: "n" }, String(n)), el("span", {}, el("span", { class: "when" }, `${run(event.run)}step ${event.step} `), event.message)));
+      if (event) items.push(el("li", {}, el("span", { class: "n" }, String(n)), el("span", {}, el("span", { class: "when" }, when(event, event.step)), event.message)));
       else {
         const names = [...group.tasks];
         const who = names.length === 1 ? names[0] : names.length === tasks.length ? `all ${names.length} tasks` : names.length <= 3 ? names.join(", ") : `${names.length} of ${tasks.length} tasks`;
-        const when = group.to > group.step ? `steps ${group.step} to ${group.to} ` : `step ${group.step} `;
-        items.push(el("li", {}, el("span", { class: "n none" }, "·"), el("span", {}, el("span", { class: "when" }, run(group.run) + when), `${spoken(group.kind)} in ${who}`)));
+        items.push(el("li", {}, el("span", { class: "n none" }, "·"), el("span", {}, el("span", { class: "when" }, when(group, group.to)), `${spoken(group.kind)} in ${who}`)));
       }
     }
   });
@@ -104,18 +103,28 @@ function drawSeeds() {
     const width = task.choices.length, base = history(lane, task.name).base;
     const answers = known(seed) && base ? pooled(base.subarray(seed * width, (seed + 1) * width), task).map((value, c) => [value, task.choices[c]]).sort((a, b) => b[0] - a[0]).slice(0, 3).map(([value, text]) => `${text} ${percent(value)}`).join(", ") : MISSING;
     const event = known(seed) ? locked : seedless;
-    rows.push([...(comparing() ? [{ text: lane.name, cls: "task" }] : []), { text: task.name, cls: "task" }, { text: known(seed) ? task.prompts[seed] : "seedless: no base wording answers like this", cls: "quote" }, { text: answers, cls: "answers" }, { num: event ? (lane.runs.length > 1 ? `${lane.runs[event.run].name} ` : "") + event.step : "from the start" }, { num: known(p) ? (p < 0.001 ? "< 0.001" : p.toFixed(3)) : MISSING }]);
+    rows.push([...(comparing() ? [{ text: lane.name, cls: "task" }] : []), { text: task.name, cls: "task" }, { text: known(seed) ? task.prompts[seed] : "seedless: no base wording answers like this", cls: "quote" }, { text: answers, cls: "answers" }, { num: event ? placeOf(lane, lane.runs[event.run], event.step) : "from the start" }, { num: known(p) ? (p < 0.001 ? "< 0.001" : p.toFixed(3)) : MISSING, cls: "p" }]);
   }
   $("seeds-section").hidden = !rows.length;
-  const head = [...(comparing() ? ["run"] : []), "task", "winning wording", "its answers in the base", { num: "locked at step" }, { num: "p" }];
+  const head = [...(comparing() ? ["run"] : []), "task", "winning wording", "its answers in the base", { num: "locked at" }, { num: "p" }];
   const keep = (row) => (tested ? row : row.slice(0, -1));
-  fill($("seeds"), table(keep(head), rows.map(keep)));
+  const drawn = table(keep(head), rows.map(keep));
+  drawn.className = "told";
+  fill($("seeds"), drawn);
+}
+
+// A table whose rows begin with the run that they are of; of one run that goes without saying.
+function runTable(head, rows) {
+  const several = state.data.lanes.flatMap((lane) => lane.runs).length > 1;
+  const drawn = table(several ? ["run", ...head] : head, rows.map(([run, ...cells]) => (several ? [{ text: run, cls: "name" }, ...cells] : cells)));
+  drawn.className = "told"; // on a phone the last cell of a row stands under the others
+  return drawn;
 }
 
 function drawKinetics() {
   const rows = state.data.kinetics;
   $("kinetics-section").hidden = !rows.length;
-  fill($("kinetics"), table(["run", "task", "verdict", ""], rows.map((row) => [row.run, row.task ?? "suite", row.verdict ?? MISSING, row.text ?? ""])));
+  fill($("kinetics"), runTable(["task", "verdict", ""], rows.map((row) => [row.run, { text: row.task ?? "suite", cls: "task" }, { text: row.verdict ?? MISSING, cls: "name" }, { text: row.text ?? "", cls: "words" }])));
 }
 
 function drawWords() {
@@ -127,12 +136,12 @@ function drawWords() {
   })).filter(Boolean);
   $("cost-words").textContent = cost.join("; ") + ".";
   fill($("caveats"), ...state.data.caveats.map((text) => el("li", {}, text)));
-  const all = lanes.flatMap((lane) => lane.events.map((event) => [lane.runs[event.run].name, { num: String(event.step) }, { text: event.task ?? "suite", cls: "task" }, spoken(event.kind), event.message]));
+  const all = lanes.flatMap((lane) => lane.events.map((event) => [lane.runs[event.run].name, { text: stepName(lane.runs[event.run], event.step), cls: "name" }, { text: event.task ?? "suite", cls: "task" }, { text: spoken(event.kind), cls: "name" }, { text: event.message, cls: "words" }]));
   $("all-events").hidden = !all.length;
   $("all-events").querySelector("summary").textContent = `All ${all.length} events`;
-  fill($("all-events").querySelector("div"), table(["run", { num: "step" }, "task", "event", "in words"], all));
-  const settings = lanes.flatMap((lane) => lane.runs.flatMap((run) => Object.entries(run.info).map(([key, value]) => [run.name, key, typeof value === "object" && value !== null ? Object.entries(value).map(([k, v]) => `${k} ${v}`).join(", ") : String(value)])));
-  fill($("settings").querySelector("div"), table(["run", "", ""], settings));
+  fill($("all-events").querySelector("div"), runTable(["when", "task", "event", "in words"], all));
+  const settings = lanes.flatMap((lane) => lane.runs.flatMap((run) => Object.entries(run.info).map(([key, value]) => [run.name, { text: spoken(key), cls: "name" }, { text: typeof value === "object" && value !== null ? Object.entries(value).map(([k, v]) => `${k} ${v}`).join(", ") : String(value), cls: "long" }])));
+  fill($("settings").querySelector("div"), runTable(["", ""], settings));
   drawFooter();
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,9 +13,12 @@ from typing import Any
 
 from crystalmon.report.lanes import Layout, make_lanes
 from crystalmon.report.payload import build_payload
-from crystalmon.runs.files import EVENTS_FILE, RECORDS_FILE, RUN_FILE
+from crystalmon.runs.files import EVENTS_FILE, LOG_FILE, RECORDS_FILE, RUN_FILE
 from crystalmon.runs.reader import Run, RunReader, run_folders
 from crystalmon.suites.tasks import TaskSuite
+
+LOG_SECONDS = 3.0
+"""A probe is news at once; a trainer may log at every step, which alone is news so often."""
 
 
 @dataclass(frozen=True)
@@ -65,21 +69,25 @@ class RunFeed:
         self._readers: dict[Path, RunReader] = {}
         self._notes: dict[str, None] = {}
         self._news: News | None = None
+        self._probes, self._looked = "", 0.0
         self._lock = threading.Lock()
 
     def news(self) -> News:
         """The runs as they are now; what has not changed is not read again."""
         with self._lock:
-            mark = self._mark()
-            if self._news is None or self._news.mark != mark:
+            probes, log = self._mark(RUN_FILE, RECORDS_FILE, EVENTS_FILE), self._mark(LOG_FILE)
+            mark, now = f"{probes}+{log}", time.monotonic()
+            late = now - self._looked >= LOG_SECONDS
+            if self._news is None or probes != self._probes or (mark != self._news.mark and late):
                 self._news = self._look(mark)
+                self._probes, self._looked = probes, now
             return self._news
 
-    def _mark(self) -> str:
-        """Sizes and times of all files, as one text."""
+    def _mark(self, *names: str) -> str:
+        """Sizes and times of these files in all folders, as one text."""
         marks: list[str] = []
         for folder in (each for path in self._paths for each in (path, *run_folders(path))):
-            for name in (RUN_FILE, RECORDS_FILE, EVENTS_FILE):
+            for name in names:
                 try:
                     status = (folder / name).stat()
                 except OSError:
@@ -98,6 +106,7 @@ class RunFeed:
                 try:
                     reader = reader or RunReader(path)
                     runs.append(reader.read(growing=True))
+                    _ = runs[-1].trainer_log  # so that damage in it is told here
                     self._readers[path] = reader
                 except FileNotFoundError:
                     wanting.append(f"Waiting for a run in {path}: nothing has been written yet.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,9 @@ from crystalmon.metrics.catalogue import BRIEF
 from crystalmon.phases.unconfirmed import phase_words
 from crystalmon.report.live.feed import News, RunFeed
 from crystalmon.report.palette import PHASE_COLOURS, PHASE_WORDS
+from crystalmon.runs.places import told
 from crystalmon.runs.reader import Run
-from crystalmon.runs.records import Event, ProbeRecord
+from crystalmon.runs.records import ProbeRecord
 from crystalmon.runs.wordings import TaskTexts, task_texts
 
 REFRESH_SECONDS = 1.0
@@ -65,7 +66,7 @@ def screen(news: News) -> RenderableType:
         run = news.runs[-1]
         if run.records:
             texts, _ = task_texts([run])
-            parts += [_head(run), _curves(run), _tasks(run.records[-1], texts), _events(run.events)]
+            parts += [_head(run), _curves(run), _tasks(run.records[-1], texts), _events(run)]
         else:
             parts.append(Text(f"{run.name} has no probe yet."))
     return Group(*parts)
@@ -79,7 +80,8 @@ def _phase(record: ProbeRecord, task: str | None = None) -> Text:
 def _head(run: Run) -> Text:
     record = run.records[-1]
     end = run.info.get("max_steps")
-    place = f"{run.name}  step {record.step}" + (f" of {end}" if end else "")
+    of = f" of {end}" if end and not run.stages else ""
+    place = f"{run.name}  {run.place(record.step)}{of}"
     shown = _phase(record)
     words = f"  {PHASE_WORDS[record.phase]}" if shown.plain == record.phase else ""
     return Text.assemble((place, "bold"), "  ", shown, words, "\n")
@@ -130,10 +132,10 @@ def _tasks(record: ProbeRecord, texts: dict[str, TaskTexts]) -> Table:
     return table
 
 
-def _events(events: Sequence[Event]) -> Text:
+def _events(run: Run) -> Text:
     text = Text("\n")
-    for event in events[-EVENTS_SHOWN:]:
-        text.append(f"step {event.step} ", "dim")
+    for event in run.events[-EVENTS_SHOWN:]:
+        text.append(f"{run.place(event.step)} ", "dim")
         text.append(f"{event.kind.replace('_', ' ')} ({event.task or 'suite'})  ")
-        text.append(f"{event.message}\n", "dim")
+        text.append(f"{told(event.message, run.stages)}\n", "dim")
     return text

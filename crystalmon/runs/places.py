@@ -1,0 +1,36 @@
+"""What a step is called: by its number in a training, by the stage's name in a scan."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+Stages = Mapping[int, str]
+"""Of a scan, the names of its stages by step; empty for a training."""
+
+_BETWEEN = re.compile(r"between steps (\d+) and (\d+)")
+
+
+def place(step: int, stages: Stages) -> str:
+    """What a step is called.
+
+    >>> place(3, {}), place(1, {0: "base", 1: "sft"})
+    ('step 3', 'sft')
+    """
+    return stages.get(step, f"step {step}")
+
+
+def told(message: str, stages: Stages) -> str:
+    """An event's message, with the stages' names for their numbers.
+
+    >>> told("order passed 0.2 between steps 0 and 1", {0: "base", 1: "sft"})
+    'order passed 0.2 between base and sft'
+    """
+    if not stages:
+        return message
+
+    def named(found: re.Match[str]) -> str:
+        low, high = (place(int(step), stages) for step in found.groups())
+        return f"between {low} and {high}"
+
+    return _BETWEEN.sub(named, message)
