@@ -230,8 +230,8 @@ class CrystalCallback(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Add the suite's metrics, where the trainer chooses its best checkpoint by one of them."""
-        for training in self._watching(state) if metrics is not None else ():
-            training.evaluated(args, state, metrics)
+        for training in self._watching(state):
+            training.evaluated(args, state, {} if metrics is None else metrics)
 
     def on_log(
         self,
