@@ -13,6 +13,8 @@ from crystalmon.phases.order import COMPLETE, LIQUID, MELT, ONSET
 from crystalmon.phases.suite import majority
 from crystalmon.runs.records import ProbeRecord, TaskRecord
 
+_WITHOUT_ORDER = ("ordered", NOT_MEASURABLE)
+
 
 def phase_words(record: ProbeRecord, task: str | None = None) -> str:
     """The phase after a probe, in words: the one told, or `looks <phase>, unconfirmed`.
@@ -26,8 +28,9 @@ def phase_words(record: ProbeRecord, task: str | None = None) -> str:
         told, shown = found.phase, found.phase if found.asked else _shown(found)
     else:
         told = shown = record.phase
-        part = [_shown(each) for each in record.tasks.values() if np.isfinite(_order(each))]
-        if part and told not in ("ordered", NOT_MEASURABLE):
+        known = [task for task in record.tasks.values() if np.isfinite(_order(task))]
+        part = [_shown(task) for task in known if task.phase not in _WITHOUT_ORDER]
+        if part and told not in _WITHOUT_ORDER:
             shown = majority(part)
     return told if shown == told else f"looks {shown}, unconfirmed"
 
