@@ -78,7 +78,7 @@ def test_alerts_to_nobody_and_large_uploads_are_told_at_the_start(tmp_path, caps
     alert, upload = capsys.readouterr().out.splitlines()
     assert "the action alert will reach nobody: report_to has no wandb or trackio" in alert
     assert "3.0 kB" in upload
-    assert f"{tmp_path.name}/reference* in {tmp_path.parent}/.gitignore" in upload
+    assert f"{tmp_path.name}/reference* to {tmp_path.parent}/.gitignore" in upload
     args = SimpleNamespace(report_to=["trackio"], push_to_hub=False)
     Console().warn_of(actions, args, tmp_path)
     assert capsys.readouterr().out == ""

@@ -79,6 +79,7 @@ class Detection(Stored):
     Args:
         name: of the run.
         probes: number of them.
+        wordings: of each task that the last one asked; None for all.
         doubt: a sentence on those that may be wrong, or nothing.
         stages: of a scan, the names of its stages by step.
         phases: (step, phase) of the suite, at the first probe and wherever it changed.
@@ -99,6 +100,7 @@ class Detection(Stored):
 
     name: str
     probes: int
+    wordings: int | None
     doubt: str
     stages: Stages
     phases: tuple[tuple[int, str], ...]
@@ -154,6 +156,7 @@ def detect_run(run: Run) -> Detection:
     return Detection(
         name=run.name,
         probes=len(run.records),
+        wordings=last.wordings,
         doubt=run.doubt,
         stages=run.stages,
         phases=tuple(phases),
@@ -236,7 +239,8 @@ def format_detection(found: Detection) -> str:
     course = " → ".join(f"{phase} ({names.get(step, step)})" for step, phase in found.phases)
     if found.looks != found.phases[-1][1]:
         course += f", and at the last probe {found.looks}"
-    lines = [f"{found.name}: {found.probes} probes", f"suite: {course}"]
+    asked = f", the last of {found.wordings} wordings a task" if found.wordings else ""
+    lines = [f"{found.name}: {found.probes} probes{asked}", f"suite: {course}"]
     lines += [found.doubt] if found.doubt else []
     for kind, tasks in found.inherited.items():
         lines.append(f"raised before, where the model came from: {kind} {', '.join(tasks)}")

@@ -84,8 +84,9 @@ class Console:
                 sum(file.stat().st_size for file in (folder / REFERENCE_FOLDER).iterdir())
             )
             self.say(
-                f"push_to_hub uploads {folder} too, with the base's answers ({size}); the line "
-                f"{folder.name}/{REFERENCE_FOLDER}* in {folder.parent}/.gitignore keeps them out"
+                f"push_to_hub uploads {folder} too, with the base's answers ({size}). To keep them "
+                f"out, write the line {folder.name}/{REFERENCE_FOLDER}* to "
+                f"{folder.parent / '.gitignore'}"
             )
 
     def announce(
@@ -128,12 +129,15 @@ class Console:
             if np.isfinite(value):
                 number = f"{round(value, digits) + 0.0:.{digits}f}"
                 said.append(f"{BY_KEY[key].label} {number} {BY_KEY[key].unit}".rstrip())
-        self.say(f"step {last.step}, the last probe: {', '.join(said)}")
+        asked = f" of {last.wordings} wordings a task" if last.wordings else ""
+        self.say(f"step {last.step}, the last probe{asked}: {', '.join(said)}")
         if last.tasks:
             self.say(f"tasks: {_by_phase(last)}")
         place = shlex.quote(str(folder) if not str(folder).startswith("-") else f"./{folder}")
         self.say(f"what happened, with its evidence: crystalmon detect {place}")
         self.say(f"the run as a page: crystalmon report {place} -o {place}/report.html")
+        if last.wordings:
+            self.say(f"all wordings, with the model: crystalmon probe MODEL --base {place}")
         self.say(f"{probes} probes; monitoring took {share:.2%} of the time")
 
     def unobserved(self, after: int, end: int, limit: float) -> None:

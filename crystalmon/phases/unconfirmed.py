@@ -21,11 +21,14 @@ def phase_words(record: ProbeRecord, task: str | None = None) -> str:
 
     Args:
         record: of the probe.
-        task: its name; None for the suite. Of a task, a probe of some wordings shows too little.
+        task: its name; None for the suite.
+
+    A probe of some of the wordings shows too little, and changes nothing.
     """
+    if any(each.asked for each in record.tasks.values()):
+        return record.phase if task is None else record.tasks[task].phase
     if task is not None:
-        found = record.tasks[task]
-        told, shown = found.phase, found.phase if found.asked else _shown(found)
+        told, shown = record.tasks[task].phase, _shown(record.tasks[task])
     else:
         told = shown = record.phase
         known = [task for task in record.tasks.values() if np.isfinite(_order(task))]

@@ -101,6 +101,11 @@ def _of_run(run: Run) -> list[str]:
         if OVERHEAD_KEY in run.info:
             why = "it was stopped early, or max_overhead left no time for another probe"
         said.append(f"{name} was not observed from step {first} to {end}: {why}.")
+    if last.wordings:
+        said.append(
+            f"The last probe of {name} asked {last.wordings} wordings a task, to save time. So few "
+            "can be far from the mean of all, which `crystalmon probe MODEL --base RUN` asks."
+        )
     coverage = last.metrics.get("coverage", 1.0)
     if coverage < LOW_COVERAGE:
         said.append(

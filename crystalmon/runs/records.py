@@ -156,6 +156,12 @@ class ProbeRecord(Stored):
             raise ValueError(f"step must be a whole number from 0, got {self.step!r}.")
         _check_phase(self.phase)
 
+    @property
+    def wordings(self) -> int | None:
+        """How many wordings of a task were asked, where these are not all; None for all."""
+        partial = [len(task.asked) for task in self.tasks.values() if task.asked is not None]
+        return max(partial, default=None)
+
     def _repr_html_(self) -> str:
         """What a notebook shows: the tasks' phases and main metrics."""
         shown = [metric for metric in BRIEF if metric.key in self.metrics]

@@ -51,7 +51,7 @@ function drawHappened() {
       }
     }
   });
-  fill($("happened"), el("h2", {}, "What happened, when"), items.length ? el("ol", { class: "events" }, ...items.slice(0, 14)) : el("p", { class: "lead" }, lanes.some((lane) => /unconfirmed/.test(lane.looks)) ? "Nothing confirmed so far." : "Nothing so far: no phase has changed."),
+  fill($("happened"), el("h2", {}, "What happened, when"), items.length ? el("ol", { class: "events" }, ...items.slice(0, 14)) : el("p", { class: "lead" }, lanes.some((lane) => /unconfirmed/.test(lane.looks)) ? "Nothing confirmed so far." : "No event so far."),
     items.length > 14 ? el("p", { class: "soft" }, `and ${items.length - 14} more, in the table at the end`) : null);
 }
 
