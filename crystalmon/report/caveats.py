@@ -8,6 +8,7 @@ from crystalmon.metrics.answers import MEASURABLE
 from crystalmon.metrics.catalogue import NOT_MEASURABLE
 from crystalmon.report.frames import MAX_FRAMES, MAX_PROBES
 from crystalmon.report.lanes import Lane
+from crystalmon.report.training_log import MAX_LOGGED
 from crystalmon.runs.reader import Run
 
 LOW_COVERAGE = 0.8
@@ -24,7 +25,7 @@ def caveats(lanes: Sequence[Lane], *, texts_known: bool) -> list[str]:
     """
     runs = [run for lane in lanes for run in lane.runs]
     said = [*_of_unlike(runs), *(sentence for run in runs for sentence in _of_run(run))]
-    costly = [run for run in runs if run.records and run.records[-1].share > MUCH_TIME]
+    costly = [r for r in runs if r.records and not r.stages and r.records[-1].share > MUCH_TIME]
     if costly:
         shares = ", ".join(f"{run.records[-1].share:.0%} of {run.name}" for run in costly)
         said.append(
@@ -35,6 +36,11 @@ def caveats(lanes: Sequence[Lane], *, texts_known: bool) -> list[str]:
         said.append(
             "The words of the prompts and choices are not in these runs, so they are numbered. "
             "Name the suite file with --suite to see them."
+        )
+    if any(len(run.trainer_log) > MAX_LOGGED for run in runs):
+        said.append(
+            f"The curves of the trainer's log show at most {MAX_LOGGED} points a run: what is "
+            "lowest and highest in every short stretch."
         )
     longest = max((len(lane.records) for lane in lanes), default=0)
     if longest > MAX_FRAMES:
