@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from crystalmon.runs.reader import Run, read_run
 from crystalmon.runs.records import Event, ProbeRecord, TaskRecord
 from crystalmon.runs.store import RunStore
+from crystalmon.runs.trainer_log import LogRow
 
 
 def make_task(seed: int = 0, phase: str = "liquid", locked: int | None = None) -> TaskRecord:
@@ -35,6 +36,12 @@ def make_record(step: int, **changes: object) -> ProbeRecord:
 
 def make_event(step: int, kind: str = "nucleation_onset", task: str | None = "coin") -> Event:
     return Event(kind, step, task, {"order": 0.3}, "order passed 0.2 — between\u2028two probes")
+
+
+def write_log(store: RunStore, rows: Mapping[int, Mapping[str, float]]) -> None:
+    """A trainer's log, by step."""
+    for step, values in rows.items():
+        store.append_log(LogRow(step, step / 10, values))
 
 
 def planted_chain(

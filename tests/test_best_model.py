@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from test_callback import make_trainer, train
@@ -113,3 +115,23 @@ def test_trackers_get_the_suites_main_metrics_or_all(tmp_path, model, tokenizer,
     assert "crystalmon_tasks/coin/order" in whole
     with pytest.raises(ValueError, match="log must be one of suite, tasks, got 'all'"):
         CrystalCallback(suite, log="all")  # pyright: ignore[reportArgumentType]
+
+
+def test_a_metric_that_has_no_value_yet_does_not_end_the_training(
+    tmp_path, model, tokenizer, suite, monkeypatch
+):
+    """No task can be measured, and no seed is held."""
+    monkeypatch.setattr("crystalmon.monitor.probe.MEASURABLE", 1.1)
+    heard = Heard()
+    for metric in ("order", "seed_mass"):
+        chosen = {"metric_for_best_model": f"crystalmon/{metric}", "greater_is_better": True}
+        out = tmp_path / metric
+        train(out, model, tokenizer, suite, [CrystalCallback(suite), heard], **EVALUATED, **chosen)
+        assert math.isnan(heard.metrics[8][f"eval_crystalmon/{metric}"])
+        assert read_run(out).records[-1].step == 8
+
+
+def test_a_metric_that_there_is_none_of_is_told_at_the_start(tmp_path, model, tokenizer, suite):
+    options = EVALUATED | {"metric_for_best_model": "crystalmon/ordr"}
+    with pytest.raises(ValueError, match="must be a main metric of the suite, got 'ordr'"):
+        train(tmp_path, model, tokenizer, suite, [CrystalCallback(suite)], **options)

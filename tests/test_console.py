@@ -19,7 +19,9 @@ from crystalmon.runs.records import ProbeRecord
 def test_tasks_that_are_hardly_ever_answered_are_named():
     assert unmeasurable([]) == ""
     said = unmeasurable(["coin", "die"])
-    assert "under 10% of the probability after most wordings of coin, die, so no phase" in said
+    assert (
+        "under 10% of the probability after most wordings of coin, die, now or in the base" in said
+    )
 
 
 def test_probing_that_takes_much_of_the_time_is_said():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import re
 import warnings
 from dataclasses import replace
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_runs import make_event, make_record, make_task, planted_chain
+from fake_runs import make_event, make_record, make_task, planted_chain, write_log
 
 from crystalmon.cli.main import main
 from crystalmon.metrics.catalogue import METRICS
@@ -20,9 +21,12 @@ from crystalmon.report.frames import MAX_FRAMES, MAX_PROBES, base_answers, encod
 from crystalmon.report.lanes import lane_names, make_lanes
 from crystalmon.report.page import report_html, write_report
 from crystalmon.report.payload import build_payload, kinetics_rows
+from crystalmon.report.summary import stage_table
+from crystalmon.report.training_log import MAX_LOGGED, log_curves, log_panels
 from crystalmon.runs.reader import Run, RunReader
 from crystalmon.runs.records import SCHEMA_VERSION, ProbeRecord
 from crystalmon.runs.store import RunStore
+from crystalmon.runs.trainer_log import LogRow
 from crystalmon.runs.wordings import task_texts
 from crystalmon.suites.tasks import load_suite
 
@@ -272,6 +276,107 @@ def test_a_very_long_run_is_thinned_and_keeps_what_stands_out(chain: list[Run]) 
     assert lane["runs"][0]["seconds"] == pytest.approx(0.1 * count + 98.9)
     assert payload["kinetics"][0]["verdict"] == "abrupt"
     assert f"at most {MAX_PROBES}" in " ".join(payload["caveats"])
+
+
+# --- the trainer's log -----------------------------------------------------------------------
+
+
+def logged_run(folder: Path, rows: dict[int, dict[str, float]], **info: Any) -> Run:
+    """A run with a probe at step 0, and this log."""
+    make_run(folder, [0], **info)
+    store = RunStore.open(folder / "crystalmon", info, resume_step=0)
+    write_log(store, rows)
+    return RunReader(folder).read()
+
+
+def test_the_page_gets_the_trainers_curves_and_what_to_show_first(tmp_path: Path) -> None:
+    sft = logged_run(
+        tmp_path / "sft",
+        {
+            10: {"grad_norm": 1.5, "loss": 2.0, "learning_rate": 1e-4},
+            11: {"eval_loss": 2.5, "eval_runtime": 3.0, "eval_samples_per_second": 9.0},
+            20: {"grad_norm": math.inf, "loss": 1.0, "learning_rate": 1.23456e-5},
+            21: {"train_runtime": 9.0, "train_loss": 1.5, "total_flos": 1e15},
+        },
+    )
+    grpo = logged_run(tmp_path / "grpo", {5: {"loss": 0.0, "reward": 0.5, "reward_std": 0.1}})
+    payload = build_payload(make_lanes([sft, grpo], "chain"))
+    panels = [(each["key"], each["keys"], each["first"]) for each in payload["log"]]
+    assert panels == [
+        ("loss", ["loss", "eval_loss"], True),
+        ("reward", ["reward"], True),
+        ("grad_norm", ["grad_norm"], False),
+        ("learning_rate", ["learning_rate"], False),
+        ("reward_std", ["reward_std"], False),
+    ]
+    first, second = payload["lanes"][0]["runs"]
+    assert first["log"]["loss"] == {"step": [10, 20], "v": [2.0, 1.0]}
+    assert first["log"]["grad_norm"]["v"] == [1.5, None]
+    assert first["log"]["learning_rate"]["v"] == [1e-4, 1.235e-5]
+    assert first["log"]["eval_loss"] == {"step": [11], "v": [2.5]}
+    # the axis holds the log, which goes on after the last probe
+    assert (second["start"], second["stop"]) == (21, 26)
+
+
+def test_what_people_look_at_comes_first_and_is_little(tmp_path: Path) -> None:
+    names = ("x", "objective/kl", "kl", "rewards/margins", "reward", "loss", "objective/scores")
+    run = logged_run(tmp_path / "a", {1: dict.fromkeys(names, 1.0)})
+    shown = [each["key"] for each in log_panels(make_lanes([run])) if each["first"]]
+    assert shown == ["loss", "reward", "objective/scores", "rewards/margins"]
+    run = logged_run(tmp_path / "b", {1: {"mine": 1.0, "other": 2.0, "eval_other": 3.0}})
+    panels = [(each["key"], each["first"]) for each in log_panels(make_lanes([run]))]
+    assert panels == [("mine", True), ("other", True)]
+    assert log_panels(make_lanes([make_run(tmp_path / "old", [0, 1])])) == []
+
+
+def test_a_long_log_is_thinned_and_keeps_its_peaks(tmp_path: Path) -> None:
+    rows = tuple(LogRow(step, None, {"loss": 1.0 + step % 2 / 10}) for step in range(100_000))
+    odd = {1234: 9.0, 50_001: -4.0, 70_000: math.nan}
+    rows = tuple(replace(r, values={"loss": odd.get(r.step, r.values["loss"])}) for r in rows)
+    run = replace(make_run(tmp_path, [0]), read_log=lambda: rows)
+    curve = log_curves(run)["loss"]
+    assert MAX_LOGGED / 2 < len(curve["step"]) == len(curve["v"]) <= MAX_LOGGED
+    assert curve["step"] == sorted(set(curve["step"]))
+    assert {0, 1234, 50_001, 99_999} <= set(curve["step"])
+    assert (max(curve["v"]), min(curve["v"])) == (9.0, -4.0)
+    payload = build_payload(make_lanes([run]))
+    assert f"at most {MAX_LOGGED} points" in " ".join(payload["caveats"])
+    assert len(json.dumps(payload)) < 100_000
+
+
+def test_damage_in_the_log_is_said_on_the_page(tmp_path: Path) -> None:
+    run = logged_run(tmp_path / "run", {1: {"loss": 1.0}})
+    with (run.folder / "trainer_log.jsonl").open("a") as file:
+        file.write('{"step": 2, "lo')
+    data = payload_of(write_report([tmp_path / "run"], tmp_path / "r.html").read_text())
+    assert "trainer_log.jsonl, line 2 cannot be read" in data["caveats"][0]
+    assert data["lanes"][0]["runs"][0]["log"]["loss"]["v"] == [1.0]
+
+
+# --- stages of a scan ------------------------------------------------------------------------
+
+
+def scan_run(folder: Path) -> Run:
+    """Three stages, and an event that names two of them by their steps."""
+    stages = [{"name": name, "step": step} for step, name in enumerate(("base", "sft", "dpo"))]
+    store = RunStore.open(folder, {"stages": stages}, resume_step=None)
+    event = replace(make_event(2), message="order passed 0.2 between steps 0 and 1 (now 0.9)")
+    for step in range(3):
+        store.append(make_record(step), [event] if step == 2 else [])
+    return RunReader(folder).read()
+
+
+def test_a_scans_stages_are_called_by_their_names(tmp_path: Path) -> None:
+    run = scan_run(tmp_path / "runs" / "olmo")
+    lane = build_payload(make_lanes([run]))["lanes"][0]
+    assert lane["runs"][0]["stages"] == {0: "base", 1: "sft", 2: "dpo"}
+    assert lane["events"][0]["message"] == "order passed 0.2 between base and sft (now 0.9)"
+    assert [row.name for row in stage_table([run])] == ["base", "sft", "dpo"]
+    (one, *_) = stage_table([replace(run, records=run.records[:2])])[::-1]
+    assert one.name == "sft"
+    lacking = replace(run, records=run.records[:2])
+    assert "lacks dpo" in " ".join(build_payload(make_lanes([lacking]))["caveats"])
+    assert run._repr_html_().count("step") == 0
 
 
 # --- the page --------------------------------------------------------------------------------

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 from browser import DESKTOP, PHONE, Visit, chromium
-from fake_runs import make_event, make_record, planted_chain
-from test_page import EVIL, evil_run, make_run
+from fake_runs import make_event, make_record, planted_chain, write_log
+from test_page import EVIL, evil_run, make_run, scan_run
 from test_trackers import snapshot
 
 from crystalmon.report.live.feed import RunFeed
@@ -31,7 +31,7 @@ from crystalmon.trackers.tensorboard import TensorBoardTracker
 
 pytestmark = pytest.mark.long
 
-CHARTS = ("phases", "signals", "map-0", "answers-0", "free_energy", "coverage", "cost")
+CHARTS = ("phases", "training", "signals", "map-0", "answers-0", "free_energy", "coverage", "cost")
 SECONDS = 3.0
 """How soon a watcher shows a new probe."""
 
@@ -45,7 +45,16 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
     stages = [("sft", list(np.linspace(0, 1, 12)), 10), ("dpo", [1.0, 1.02, 1.05], 10)]
-    return planted_chain(tmp_path_factory.mktemp("chain"), stages, tasks=4)
+    runs = planted_chain(tmp_path_factory.mktemp("chain"), stages, tasks=4)
+    logs = (
+        {step: {"loss": 2 - step / 100, "grad_norm": 1.0} for step in range(5, 115, 5)}
+        | {55: {"eval_loss": 1.5}},
+        {step: {"loss": 0.6, "rewards/margins": step / 10} for step in (10, 20)},
+    )
+    for run, rows in zip(runs, logs, strict=True):
+        last = run.records[-1].step
+        write_log(RunStore.open(run.folder, run.info, resume_step=last), rows)
+    return [read_run(run.folder) for run in runs]
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +91,96 @@ def test_every_chart_is_drawn_and_nothing_is_asked_for(
     assert drawn_charts(page) == set(CHARTS)
     assert visit.said == []
     assert [url for url in visit.asked if not url.startswith(("file:", "data:", "blob:"))] == []
+    visit.close()
+
+
+BROKEN_WORDS = """() => {
+  const found = [], walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walk.nextNode()) {
+    const text = walk.currentNode, home = text.parentElement;
+    if (home.closest('script, style, svg') || !home.offsetParent) continue;
+    for (const word of text.data.matchAll(/[^\\s\\/]+/g)) {
+      const range = document.createRange();
+      range.setStart(text, word.index);
+      range.setEnd(text, word.index + word[0].length);
+      const lines = new Set([...range.getClientRects()].map((box) => Math.round(box.top)));
+      if (lines.size > 1) found.push(word[0]);
+    }
+  }
+  return found;
+}"""
+
+
+def test_on_a_phone_no_word_breaks_and_nothing_sticks_out(browser: Any, report: str) -> None:
+    visit = Visit(browser, PHONE)
+    page = visit.open(report)
+    page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+    assert page.evaluate("document.documentElement.scrollWidth") == PHONE[0]
+    assert page.evaluate(BROKEN_WORDS) == []
+    wider = """() => [...document.querySelectorAll('.scroll')].filter(
+      (one) => one.offsetParent && one.scrollWidth > one.clientWidth + 1).map((one) => one.id)"""
+    assert page.evaluate(wider) == []
+    visit.close()
+
+
+def test_the_trainers_log_stands_on_the_axis_of_the_curves(
+    browser: Any, report: str, chain: list[Run], tmp_path: Path
+) -> None:
+    visit = Visit(browser)
+    page = visit.open(report)
+    chart = "document.getElementById('chart-{}')"
+    drawn = f"{chart.format('training')}.data.filter((one) => one.name).map((one) => one.name)"
+    assert page.evaluate(drawn) == ["loss", "eval_loss", "rewards/margins"]
+    for part in ("xaxis.range", "shapes.map((one) => one.x0)"):
+        of = [f"{chart.format(name)}.layout.{part}" for name in ("training", "signals")]
+        assert page.evaluate(of[0]) == page.evaluate(of[1]) != []
+    left = "{}.querySelector('.xaxislayer-above, .xy').getBoundingClientRect().left"
+    lefts = [page.evaluate(left.format(chart.format(n))) for n in ("training", "signals")]
+    assert lefts[0] == pytest.approx(lefts[1], abs=1)
+    page.locator("#log-choice summary").focus()
+    page.keyboard.press("Enter")
+    page.locator("#log-choice button", has_text="grad_norm").focus()
+    page.keyboard.press("Enter")
+    assert "grad_norm" in page.evaluate(drawn)
+    page.keyboard.press("Enter")
+    assert "grad_norm" not in page.evaluate(drawn)
+    assert visit.said == []
+    file = tmp_path / "old.html"
+    file.write_text(report_html([replace(chain[0], read_log=tuple)]), encoding="utf-8")
+    page = visit.open(file.as_uri())
+    assert not page.locator("#training-section").is_visible()
+    assert page.locator("#chart-signals").is_visible()
+    visit.close()
+
+
+def test_a_wording_is_found_by_the_number_of_its_row(
+    browser: Any, report: str, chain: list[Run]
+) -> None:
+    visit = Visit(browser)
+    page = visit.open(report)
+    page.locator("#wordings summary").focus()
+    page.keyboard.press("Enter")
+    listed = page.locator("#wordings li").all_inner_texts()
+    numbers = page.locator("#chart-map-0 .ytick").all_text_contents()
+    assert numbers == [str(number + 1) for number in range(len(listed))]
+    seed = chain[-1].records[-1].tasks["task-0"].seed
+    words = page.locator("#detail-words").inner_text()
+    assert f"row {listed.index(f'prompt {seed}') + 1}, " in words
+    page.locator(".task-card").nth(1).click()
+    assert page.locator("#wordings").get_attribute("open") is not None
+    visit.close()
+
+
+def test_a_scans_stages_stand_on_the_axis(browser: Any, tmp_path: Path) -> None:
+    file = tmp_path / "scan.html"
+    file.write_text(report_html([scan_run(tmp_path / "runs" / "olmo")]), encoding="utf-8")
+    visit = Visit(browser)
+    page = visit.open(file.as_uri())
+    assert page.locator("#chart-signals .xtick").all_text_contents() == ["base", "sft", "dpo"]
+    assert page.locator("#tick-label").inner_text().startswith("dpo: ")
+    page.locator("#all-events summary").click()
+    assert "step" not in page.locator("main").inner_text().split("What probing costs")[0]
+    assert visit.said == []
     visit.close()
 
 

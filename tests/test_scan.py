@@ -451,6 +451,17 @@ def test_the_base_is_scored_once(stages, small, tmp_path, monkeypatch):
     assert len(scored) == 1  # the SFT stage; the base's answers are those of its reference
 
 
+def test_stages_are_called_by_their_names(whole, capsys):
+    folder = str(whole[0])
+    assert main(["detect", folder]) == 0
+    told = capsys.readouterr().out
+    assert "suite: liquid (base)" in told
+    assert not re.search(r"\bsteps? +\d", told.split("kinetics")[0])
+    assert main(["summary", folder]) == 0
+    rows = capsys.readouterr().out.splitlines()[2:]
+    assert [row.split()[0] for row in rows] == ["base", "sft", "dpo", "rl"]
+
+
 def test_the_command_says_what_is_missing_and_its_status(capsys, folders, small, tmp_path):
     listed = ["base=liquid-tiny", "sft=no/where@v9", f"dpo={folders[1]}"]
     arguments = ["scan", *listed, "--suite", "liquid-tiny", "-o", str(tmp_path / "scan")]

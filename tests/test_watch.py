@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import signal
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_runs import make_event, make_record, make_task
+from fake_runs import make_event, make_record, make_task, write_log
 from rich.console import Console
 from test_page import make_run
 
@@ -53,6 +54,22 @@ def test_the_feed_waits_then_follows(tmp_path: Path) -> None:
     assert payload is not None
     assert payload["lanes"][0]["step"] == [0, 1, 2]
     assert feed.news().payload is payload
+
+
+def test_a_probe_is_news_at_once_and_the_log_alone_a_little_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = RunStore.open(tmp_path / "run" / DEFAULT_NAME, {}, resume_step=None)
+    store.append(make_record(0), [])
+    feed = RunFeed([tmp_path / "run"])
+    first = feed.news()
+    write_log(store, {1: {"loss": 2.0}})
+    assert feed.news() is first
+    store.append(make_record(2), [])
+    assert [row.values["loss"] for row in feed.news().runs[0].trainer_log] == [2.0]
+    write_log(store, {3: {"loss": 1.0}})
+    monkeypatch.setattr(time, "monotonic", lambda: math.inf)
+    assert [row.values["loss"] for row in feed.news().runs[0].trainer_log] == [2.0, 1.0]
 
 
 def test_a_line_that_is_being_written_is_left_for_later(tmp_path: Path) -> None:

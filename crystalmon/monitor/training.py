@@ -46,7 +46,7 @@ from crystalmon.scoring.ranks import (
     describe,
 )
 from crystalmon.suites.tasks import TaskSuite
-from crystalmon.trackers.base import Logged, tracker_metrics
+from crystalmon.trackers.base import MAIN, Logged, check_main, tracker_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -210,9 +210,11 @@ class Training:
             return
         if self.last_step < state.global_step:
             self._probe(state)
+        # the trainer raises if the metric is missing: without a seed, or if the probe failed
+        found = {f"{self._console.name}/{key}": math.nan for key in MAIN}
         if self._last is not None and self._last.step == state.global_step:
-            found = tracker_metrics(self._last, self._console.name)
-            metrics |= {f"eval_{key}": value for key, value in found.items()}
+            found |= tracker_metrics(self._last, self._console.name)
+        metrics |= {f"eval_{key}": value for key, value in found.items()}
 
     def _is_judge(self, args: TrainingArguments) -> bool:
         """Whether the trainer chooses its best checkpoint by a metric of this run."""
@@ -273,6 +275,8 @@ class Training:
         output = Path(str(args.output_dir))
         folder = claim_folder(output, state, settings.suite.name, settings.view_name)
         self._console = Console(folder.name, settings.verbose)
+        if self._is_judge(args):
+            check_main(str(args.metric_for_best_model).rpartition("/")[2])
         ranks.on_main(lambda: self._lock(folder))
         origin = Origin(folder, step, model_name(model), settings.suite, settings.view)
         history = ranks.on_main(origin.history)

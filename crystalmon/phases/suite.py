@@ -51,8 +51,9 @@ class SuiteDetector:
     @property
     def phase(self) -> str:
         """The suite's phase, `liquid` before the first probe."""
-        part = self.taking_part
-        if part and len(self.measurable) < MAJORITY * len(part):
+        part = self.taking_part or list(self.tasks)
+        known = [name for name in part if self.tasks[name].state.measurable]
+        if len(known) < MAJORITY * len(part):
             return NOT_MEASURABLE
         return self._phase or "liquid"
 

@@ -8,6 +8,7 @@ from crystalmon.metrics.answers import MEASURABLE
 from crystalmon.metrics.catalogue import NOT_MEASURABLE
 from crystalmon.report.frames import MAX_FRAMES, MAX_PROBES
 from crystalmon.report.lanes import Lane
+from crystalmon.report.training_log import MAX_LOGGED
 from crystalmon.runs.names import OVERHEAD_KEY
 from crystalmon.runs.reader import Run
 
@@ -25,7 +26,8 @@ def caveats(lanes: Sequence[Lane], *, texts_known: bool) -> list[str]:
     """
     runs = [run for lane in lanes for run in lane.runs]
     said = [*_of_unlike(runs), *(sentence for run in runs for sentence in _of_run(run))]
-    shares = [f"{run.share:.0%} of {run.name}" for run in runs if (run.share or 0) > MUCH_TIME]
+    asked = [run for run in runs if not run.stages]  # a scan is all monitoring
+    shares = [f"{run.share:.0%} of {run.name}" for run in asked if (run.share or 0) > MUCH_TIME]
     if shares:
         said.append(
             f"Monitoring took {', '.join(shares)}. The share is smaller where training steps take "
@@ -35,6 +37,11 @@ def caveats(lanes: Sequence[Lane], *, texts_known: bool) -> list[str]:
         said.append(
             "The words of the prompts and choices are not in these runs, so they are numbered. "
             "Name the suite file with --suite to see them."
+        )
+    if any(len(run.trainer_log) > MAX_LOGGED for run in runs):
+        said.append(
+            f"The curves of the trainer's log show at most {MAX_LOGGED} points a run: what is "
+            "lowest and highest in every short stretch."
         )
     longest = max((len(lane.records) for lane in lanes), default=0)
     if longest > MAX_FRAMES:
@@ -134,6 +141,6 @@ def unmeasurable(tasks: Sequence[str]) -> str:
         return ""
     return (
         f"the listed answers hold under {MEASURABLE:.0%} of the probability after most wordings of "
-        f"{', '.join(tasks)}, so no phase is told: try another view, or a suite that lists what "
-        "the model does answer"
+        f"{', '.join(tasks)}, now or in the base, so no phase is told: try another view, or a "
+        "suite that lists what both do answer"
     )

@@ -99,6 +99,7 @@ def _lane(lane: Lane, name: str, texts: Mapping[str, TaskTexts]) -> dict[str, An
                 "start": start,
                 "stop": stop,
                 "probes": len(run.records),
+                "share": run.share,
                 "seconds": sum(r.seconds for r in run.records if math.isfinite(r.seconds)),
                 "stages": run.stages,
                 "log": log_curves(run),

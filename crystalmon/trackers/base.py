@@ -151,6 +151,19 @@ def tracker_metrics(
     return scalars
 
 
+def check_main(metric: str) -> None:
+    """Refuse what is none of the suite's main metrics.
+
+    Raises:
+        ValueError: with their names.
+    """
+    if metric not in MAIN:
+        raise ValueError(
+            f"metric_for_best_model must be a main metric of the suite, got {metric!r}. Choose one "
+            f"of {', '.join(sorted(MAIN))}."
+        )
+
+
 def check_logged(logged: Any) -> Logged:
     """What trackers are to get, checked.
 

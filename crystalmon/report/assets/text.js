@@ -131,8 +131,7 @@ function drawWords() {
   const { lanes } = state.data;
   const cost = lanes.flatMap((lane) => lane.runs.map((run, stage) => {
     if (!run.probes) return null;
-    const share = lane.share[lane.stage.lastIndexOf(stage)];
-    return `${run.name}: ${run.probes} probes took ${fixed(run.seconds, 1)} s, ${known(share) ? (100 * share).toFixed(1) : MISSING}% of the run`;
+    return `${run.name}: ${run.probes} probes took ${fixed(run.seconds, 1)} s, monitoring ${known(run.share) ? (100 * run.share).toFixed(1) : MISSING}% of the run`;
   })).filter(Boolean);
   $("cost-words").textContent = cost.join("; ") + ".";
   fill($("caveats"), ...state.data.caveats.map((text) => el("li", {}, text)));

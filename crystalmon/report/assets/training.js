@@ -2,6 +2,7 @@
 
 const EVAL = "eval_";
 const significant = (value) => (known(value) ? String(Number(value.toPrecision(3))).replace(/-/g, "−") : MISSING);
+const logged = (lane) => lane.runs.some((run) => Object.keys(run.log).length);
 const isEval = (key) => key.startsWith(EVAL);
 
 function shownPanels() {
@@ -58,7 +59,7 @@ function drawTraining() {
   if (!$("chart-training"))
     fill($("training"), el("div", { class: "legend" }), el("div", { id: "chart-training", class: "chart", role: "img" }),
       el("details", { id: "log-choice" }, el("summary"), el("div", { class: "chips", role: "group", "aria-label": "Curves of the trainer’s log" })));
-  fill($("training").firstChild, ...(comparing() ? lanes.map((lane, index) => el("span", {}, swatch(laneColour(index)), lane.name)) : []));
+  fill($("training").firstChild, ...(comparing() ? lanes.map((lane, index) => (logged(lane) ? el("span", {}, swatch(laneColour(index)), lane.name) : null)) : []));
   drawChoice();
   const panels = shownPanels(), node = $("chart-training");
   node.hidden = !panels.length;
@@ -86,7 +87,7 @@ function drawTraining() {
 function drawChoice() {
   const { log } = state.data, chosen = new Set(shownPanels());
   $("log-choice").querySelector("summary").textContent = `Choose curves: ${chosen.size} of ${log.length} shown`;
-  fill($("log-choice").querySelector("div"), ...log.map((panel) => el("button", { type: "button", class: "key", "data-log": panel.key, "aria-pressed": String(chosen.has(panel)), onclick: () => {
+  fill($("log-choice").querySelector("div"), ...log.map((panel) => el("button", { type: "button", class: "chip", "data-log": panel.key, "aria-pressed": String(chosen.has(panel)), onclick: () => {
     toggleLogged(panel.key);
     drawTraining();
     [...$("log-choice").querySelectorAll("button")].find((one) => one.dataset.log === panel.key)?.focus();

@@ -17,8 +17,9 @@ from crystalmon.runs.files import EVENTS_FILE, LOG_FILE, RECORDS_FILE, RUN_FILE
 from crystalmon.runs.reader import Run, RunReader, run_folders
 from crystalmon.suites.tasks import TaskSuite
 
-LOG_SECONDS = 3.0
-"""A probe is news at once; a trainer may log at every step, which alone is news so often."""
+LOG_SECONDS, LOG_ROWS = 3.0, 2000
+"""A probe is news at once. The trainer may log at every step: that alone is news so often, and a
+second later for each so many rows, since the page is made anew."""
 
 
 @dataclass(frozen=True)
@@ -69,19 +70,21 @@ class RunFeed:
         self._readers: dict[Path, RunReader] = {}
         self._notes: dict[str, None] = {}
         self._news: News | None = None
-        self._probes, self._looked = "", 0.0
+        self._log_due = 0.0
         self._lock = threading.Lock()
 
     def news(self) -> News:
         """The runs as they are now; what has not changed is not read again."""
         with self._lock:
             probes, log = self._mark(RUN_FILE, RECORDS_FILE, EVENTS_FILE), self._mark(LOG_FILE)
-            mark, now = f"{probes}+{log}", time.monotonic()
-            late = now - self._looked >= LOG_SECONDS
-            if self._news is None or probes != self._probes or (mark != self._news.mark and late):
-                self._news = self._look(mark)
-                self._probes, self._looked = probes, now
-            return self._news
+            mark, news, now = f"{probes}_{log}", self._news, time.monotonic()
+            if news is not None and news.mark.startswith(f"{probes}_"):  # no probe is new
+                if news.mark == mark or now < self._log_due:
+                    return news
+            self._news = news = self._look(mark)
+            rows = sum(len(run.trainer_log) for run in news.runs)
+            self._log_due = now + LOG_SECONDS + rows / LOG_ROWS
+            return news
 
     def _mark(self, *names: str) -> str:
         """Sizes and times of these files in all folders, as one text."""
