@@ -35,6 +35,7 @@ class CrystalCallback(TrainerCallback):
 
     Each probe goes to `<output_dir>/crystalmon` and to the trackers in the trainer's `report_to`,
     as `crystalmon/<metric>` and `crystalmon_tasks/<task>/<metric>` on the trainer's step axis.
+    What the trainer itself logs while it trains is kept in that folder too, for the report.
 
     Training is not changed: modules' modes, random states and the tokenizer are restored after
     each probe. A probe that fails is logged and counted, and training goes on. Mistakes of

@@ -78,9 +78,10 @@ class RunFeed:
         with self._lock:
             probes, log = self._mark(RUN_FILE, RECORDS_FILE, EVENTS_FILE), self._mark(LOG_FILE)
             mark, news, now = f"{probes}_{log}", self._news, time.monotonic()
-            if news is not None and news.mark.startswith(f"{probes}_"):  # no probe is new
-                if news.mark == mark or now < self._log_due:
-                    return news
+            if news is not None and (
+                news.mark == mark or (news.mark.startswith(f"{probes}_") and now < self._log_due)
+            ):
+                return news
             self._news = news = self._look(mark)
             rows = sum(len(run.trainer_log) for run in news.runs)
             self._log_due = now + LOG_SECONDS + rows / LOG_ROWS
