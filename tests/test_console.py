@@ -44,14 +44,18 @@ def test_the_end_says_where_the_run_is_and_how_to_see_it(tmp_path, capsys):
         "name": make_task(),
     }
     record = replace(make_end(order=0.94, free_energy=1.186), tasks=tasks)
-    console.conclude(record, tmp_path / "a run" / "crystalmon", 6, 0.0123)
-    first, by_task, detect, report, cost = capsys.readouterr().out.splitlines()
+    choices = dict.fromkeys(tasks, ("a", "b", "c"))
+    console.conclude(record, tmp_path / "a run" / "crystalmon", 6, 0.0123, choices)
+    first, by_task, leading, detect, report, cost = capsys.readouterr().out.splitlines()
     assert first.endswith(
         "step 9, the last probe: crystallized, order 0.94, free energy 1.186 nats"
     )
     assert by_task.endswith(
         "tasks: liquid: name; crystallized: coin, die (1 on a wording of the base)"
     )
+    share = make_task().q.mean(axis=0).max()
+    assert "likeliest answers: coin " in leading
+    assert leading.endswith(f" {share:.0%}")
     place = f"'{tmp_path}/a run/crystalmon'"
     assert detect.endswith(f"crystalmon detect {place}")
     assert report.endswith(f"crystalmon report {place} -o {place}/report.html")

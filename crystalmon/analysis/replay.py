@@ -34,11 +34,11 @@ from crystalmon.runs.places import Stages, told
 from crystalmon.runs.reader import Run
 from crystalmon.runs.records import Event, ProbeRecord, Stored
 from crystalmon.runs.reference import read_base_answers
-from crystalmon.runs.wordings import task_texts
+from crystalmon.runs.wordings import TaskTexts, task_texts
 
 SHOWN = 48
 """Characters of a prompt that are shown."""
-_ROW = "{:<{}}{:<{}}{:>5}{:>8}{:>8}{:>8}   {:<58}{}"
+_ROW = "{:<{}}{:<{}}{:<{}}{:>5}{:>8}{:>8}{:>8}   {:<58}{}"
 _LEGEND = """
 p and margin are those of the probe at which the seed was locked; away is the distance of the
 answers from the seed at the last probe, in nats
@@ -54,6 +54,7 @@ class TaskDetection:
 
     Args:
         phase: at the last probe; `looks`: the same as people are told it.
+        leading: the likeliest answer then, with its probability.
         seed: the locked seed, an index into the base's prompts, or None.
         p_value: of the seed, when it was locked; see `Candidates.chance`.
         margin: how many times worse than the seed the next candidate explained the answers then.
@@ -64,6 +65,7 @@ class TaskDetection:
 
     phase: str
     looks: str
+    leading: str
     seed: int | None
     p_value: float | None
     margin: float | None
@@ -151,7 +153,6 @@ def detect_run(run: Run) -> Detection:
     began = next((phase for _, phase in phases if phase != NOT_MEASURABLE), None)
     differing = _differing(run.events, events)
     texts, known = task_texts([run])
-    prompts = {name: text.prompts for name, text in texts.items()} if known else {}
     raised = sorted({kind for state in inherited.values() for kind in state.raised})
     return Detection(
         name=run.name,
@@ -166,7 +167,7 @@ def detect_run(run: Run) -> Detection:
         differing=differing,
         tasks={
             name: _task(
-                last, detector.tasks[name], base[name], name, prompts.get(name), transitions[name]
+                last, detector.tasks[name], base[name], name, texts[name], known, transitions[name]
             )
             for name in last.tasks
         },
@@ -197,18 +198,20 @@ def _task(
     detector: PhaseDetector,
     b: np.ndarray,
     name: str,
-    prompts: Sequence[str] | None,
+    texts: TaskTexts,
+    known: bool,
     transition: Transition,
 ) -> TaskDetection:
     lock, seed, now = detector.state.lock, detector.seed, last.tasks[name].q.mean(axis=0)
     return TaskDetection(
         phase=detector.phase,
         looks=phase_words(last, name),
+        leading=last.tasks[name].leading(texts.choices),
         seed=seed,
         p_value=None if lock is None else lock.p_value,
         margin=None if lock is None else lock.margin,
         distance=None if seed is None else float(js_divergence(now, b[seed])),
-        prompt=None if seed is None or prompts is None else prompts[seed],
+        prompt=texts.prompts[seed] if known and seed is not None else None,
         transition=transition,
     )
 
@@ -253,10 +256,21 @@ def format_detection(found: Detection) -> str:
             "detector judges the same answers by rules of its own"
         )
     lines += [f"  ({compared})", "", "kinetics", *_kinetics_lines(found), ""]
-    head = ("task", "phase", "seed", "p", "margin", "away", "transition", "the seed's own prompt")
+    head = (
+        "task",
+        "phase",
+        "likeliest",
+        "seed",
+        "p",
+        "margin",
+        "away",
+        "transition",
+        "the seed's own prompt",
+    )
     left = 2 + max(len(name) for name in (*found.tasks, head[0]))
     phases = 2 + max(len(task.looks) for task in found.tasks.values())
-    lines.append(_ROW.format(head[0], left, head[1], phases, *head[2:]))
+    leads = 2 + max(len(each) for each in (*(t.leading for t in found.tasks.values()), head[2]))
+    lines.append(_ROW.format(head[0], left, head[1], phases, head[2], leads, *head[3:]))
     for name, task in found.tasks.items():
         seed = "–" if task.seed is None else str(task.seed)
         chance = "" if task.p_value is None else f"{task.p_value:.3f}"
@@ -266,7 +280,9 @@ def format_detection(found: Detection) -> str:
         if task.prompt is not None:
             prompt = repr(textwrap.shorten(task.prompt, SHOWN, placeholder="…"))
         cells = (seed, chance, margin, away, _transition(task.transition), prompt)
-        lines.append(_ROW.format(name, left, task.looks, phases, *cells).rstrip())
+        lines.append(
+            _ROW.format(name, left, task.looks, phases, task.leading, leads, *cells).rstrip()
+        )
     return "\n".join([*lines, _LEGEND])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,7 +114,14 @@ class Console:
             shown = f" (order {order:.2f})" if known else ""
             self.say(f"step {record.step}: the suite is {record.phase}{shown}")
 
-    def conclude(self, last: ProbeRecord, folder: Path, probes: int, share: float) -> None:
+    def conclude(
+        self,
+        last: ProbeRecord,
+        folder: Path,
+        probes: int,
+        share: float,
+        choices: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
         """Say at the end where the run stands, what to look at, and what monitoring has cost.
 
         Args:
@@ -122,6 +129,7 @@ class Console:
             folder: the run folder.
             probes: how many there were.
             share: of the run's time that monitoring took, with the base, trackers and pictures.
+            choices: by task, the names of the answers.
         """
         said = [phase_words(last)]
         for key, digits in (("order", 2), ("free_energy", 3)):
@@ -133,6 +141,9 @@ class Console:
         self.say(f"step {last.step}, the last probe{asked}: {', '.join(said)}")
         if last.tasks:
             self.say(f"tasks: {_by_phase(last)}")
+        if choices:
+            leading = (f"{name} {task.leading(choices[name])}" for name, task in last.tasks.items())
+            self.say(f"likeliest answers: {', '.join(leading)}")
         place = shlex.quote(str(folder) if not str(folder).startswith("-") else f"./{folder}")
         self.say(f"what happened, with its evidence: crystalmon detect {place}")
         self.say(f"the run as a page: crystalmon report {place} -o {place}/report.html")

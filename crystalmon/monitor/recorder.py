@@ -77,6 +77,7 @@ class Recorder:
     Attributes:
         last: the latest record of the run, None before the first.
         probes: how many records the run has.
+        choices: by task, the names of the answers.
 
     Raises:
         RunFolderError: if the folder cannot be written to.
@@ -111,7 +112,7 @@ class Recorder:
             partial(write_report, [folder]),
             logged,
         )
-        self._choices = {task.name: task.choice_texts for task in monitor.suite}
+        self.choices = {task.name: task.choice_texts for task in monitor.suite}
         self.last, self.probes = (history[-1] if history else None), len(history)
 
     @property
@@ -140,7 +141,7 @@ class Recorder:
                 self._store.note(route_info(self._monitor.route))
             self._mend_folder()
         self._tracker.log(record.step, tracker_metrics(record, self.folder.name, self._logged))
-        self._tracker.show(Snapshot(record, self._choices))
+        self._tracker.show(Snapshot(record, self.choices))
         for event in events:
             self._tracker.event(event)
         self._console.announce(record, events, self.last)

@@ -260,7 +260,11 @@ class Training:
         if recorder is None or recorder.last is None:
             return
         self._console.conclude(
-            recorder.last, recorder.folder, recorder.probes, self._meter.spent_share
+            recorder.last,
+            recorder.folder,
+            recorder.probes,
+            self._meter.spent_share,
+            recorder.choices,
         )
         if state is not None and state.global_step > self.last_step and limit is not None:
             self._console.unobserved(self.last_step, state.global_step, limit)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, ItemsView, Mapping
+from collections.abc import Callable, ItemsView, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
@@ -88,6 +88,12 @@ class TaskRecord(Stored):
     def rows(self) -> np.ndarray:
         """[p] the prompts that q's rows answer."""
         return np.arange(len(self.q)) if self.asked is None else np.array(self.asked)
+
+    def leading(self, choices: Sequence[str]) -> str:
+        """The likeliest answer over the wordings asked, with its probability: `heads 87%`."""
+        means = self.q.mean(axis=0)
+        top = int(np.argmax(means))
+        return f"{choices[top]} {means[top]:.0%}" if np.isfinite(means).all() else "–"
 
     def fits(self, prompts: float, choices: int) -> bool:
         """Whether this may be a probe of a task with P prompts and C choices."""

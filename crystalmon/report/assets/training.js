@@ -1,7 +1,11 @@
 // The trainer's own log, on the step axis and with the flags of the curves below it.
 
 const EVAL = "eval_";
-const significant = (value) => (known(value) ? String(Number(value.toPrecision(3))).replace(/-/g, "−") : MISSING);
+const significant = (value) => {
+  if (!known(value)) return MISSING;
+  const small = value !== 0 && Math.abs(value) < 0.001;
+  return (small ? value.toExponential(2) : String(Number(value.toPrecision(3)))).replace(/-/g, "−");
+};
 const logged = (lane) => lane.runs.some((run) => Object.keys(run.log).length);
 const isEval = (key) => key.startsWith(EVAL);
 
@@ -70,7 +74,7 @@ function drawTraining() {
   const axes = {}, titles = [];
   panels.forEach((panel, row) => {
     const top = 1 - (row * (band + height)) / inner;
-    axes[row ? `yaxis${row + 1}` : "yaxis"] = axis({ domain: [Math.max(0, top - (band + height) / inner), top - band / inner], fixedrange: true, nticks: 3, exponentformat: "e", zeroline: false });
+    axes[row ? `yaxis${row + 1}` : "yaxis"] = axis({ domain: [Math.max(0, top - (band + height) / inner), top - band / inner], fixedrange: true, nticks: 4, exponentformat: "e", zeroline: false });
     titles.push({ x: 0, xref: "paper", xanchor: "left", y: top, yref: "paper", yanchor: "top", yshift: -3, showarrow: false, align: "left", text: panelTitle(panel), font: { size: 12, color: css("--ink") }, bgcolor: css("--card"), borderpad: 1 });
   });
   const above = flags.annotations.length ? 22 + Math.max(...flags.annotations.map((flag) => flag.yshift - 1)) : 4;

@@ -78,8 +78,9 @@ class RunFeed:
         with self._lock:
             probes, log = self._mark(RUN_FILE, RECORDS_FILE, EVENTS_FILE), self._mark(LOG_FILE)
             mark, news, now = f"{probes}_{log}", self._news, time.monotonic()
-            known = news is not None and news.mark.startswith(f"{probes}_")  # no probe is new
-            if news is not None and known and (news.mark == mark or now < self._log_due):
+            if news is not None and (
+                news.mark == mark or (news.mark.startswith(f"{probes}_") and now < self._log_due)
+            ):
                 return news
             self._news = news = self._look(mark)
             rows = sum(len(run.trainer_log) for run in news.runs)
