@@ -35,17 +35,13 @@ class CrystalCallback(TrainerCallback):
     r"""Probes the model at intervals while a transformers or TRL trainer trains it.
 
     Each probe goes to `<output_dir>/crystalmon` and to the trackers in the trainer's `report_to`,
-    <<<<<<< HEAD
     as `crystalmon/<metric>` on the trainer's step axis.
+    What the trainer itself logs while it trains is kept in that folder too, for the report.
 
     With `metric_for_best_model="crystalmon/order"`, or another metric of the suite, each evaluation
     of the trainer has these metrics too, and is a whole probe, whatever `max_overhead` says. So the
     best checkpoint, early stopping and hyperparameter search can go by them. Callbacks that read
     them come after this one.
-    =======
-    as `crystalmon/<metric>` and `crystalmon_tasks/<task>/<metric>` on the trainer's step axis.
-    What the trainer itself logs while it trains is kept in that folder too, for the report.
-    >>>>>>> aa36aa8a339eb11c18a9662c2254f44832323665
 
     Training is not changed: modules' modes, random states and the tokenizer are restored after
     each probe. A probe that fails is logged and counted, and training goes on. Mistakes of
