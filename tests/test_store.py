@@ -534,11 +534,11 @@ def test_series_and_intervals_follow_a_metric(folder: Path) -> None:
     steps, values = run.series("order")
     np.testing.assert_array_equal(steps, [0, 1, 5])
     np.testing.assert_array_equal(values, [0.0, 0.01, np.nan])
-    np.testing.assert_array_equal(run.series("order", "coin")[1], [0.5, 0.5, np.nan])
+    np.testing.assert_array_equal(run.series("order", "coin")[1], [0.1, 0.1, np.nan])
     assert np.isnan(run.series("order", "dice")[1]).all()
     low, high = run.intervals("order", "coin")
-    np.testing.assert_array_equal(low, [0.4, 0.4, np.nan])
-    np.testing.assert_array_equal(high, [0.6, 0.6, np.nan])
+    np.testing.assert_array_equal(low, [0.0, 0.0, np.nan])
+    np.testing.assert_array_equal(high, [0.1, 0.1, np.nan])
 
 
 def test_reading_a_run_imports_neither_torch_nor_transformers(folder: Path) -> None:
