@@ -25,7 +25,7 @@ def phase_words(record: ProbeRecord, task: str | None = None) -> str:
 
     A probe of some of the wordings shows too little, and changes nothing.
     """
-    if any(each.asked for each in record.tasks.values()):
+    if record.wordings:
         return record.phase if task is None else record.tasks[task].phase
     if task is not None:
         told, shown = record.tasks[task].phase, _shown(record.tasks[task])
