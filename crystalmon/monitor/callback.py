@@ -35,8 +35,8 @@ class CrystalCallback(TrainerCallback):
     r"""Probes the model at intervals while a transformers or TRL trainer trains it.
 
     Each probe goes to `<output_dir>/crystalmon` and to the trackers in the trainer's `report_to`,
-    as `crystalmon/<metric>` on the trainer's step axis. What the trainer itself logs while it trains
-    is kept in that folder too, for the report.
+    as `crystalmon/<metric>` on the trainer's step axis. What the trainer itself logs is kept
+    in that folder too, for the report.
 
     With `metric_for_best_model="crystalmon/order"`, or another metric of the suite, each evaluation
     of the trainer has these metrics too, and is a whole probe, whatever `max_overhead` says. So the
