@@ -4,9 +4,9 @@
     python scripts/real_results.py runs/real    # your own study's, as far as it has come
 
 Joins the stages of each chain, base to GRPO, and asks of each view what the paper claims. Prints a
-table by stage, the verdicts, the seeds beside those of a null, the seeds that chains share, and how
-far SFT moved answers of low and of high coverage. Draws the course of training and the paper's
-figures.
+table by stage, the verdicts, the seeds beside those of a null, the seeds that chains share, how far
+SFT moved answers of low and of high coverage, and how well a few wordings tell the `order` of all.
+Draws the course of training and the paper's figures.
 
 In the null each base wording keeps its probabilities, but not what it gives them to: its choices
 are shuffled. (To permute the wordings among each other would be no null: the wording that a
@@ -37,7 +37,19 @@ from crystalmon import Run, read_run
 from crystalmon.analysis.stage_measures import measure_stages
 from crystalmon.analysis.transfer import find_transfer
 from crystalmon.analysis.verdicts import find_seeds, format_verdicts, judge_run, judge_stages
-from crystalmon.metrics.answers import answer_distributions, is_ordered
+from crystalmon.metrics.answers import (
+    answer_distributions,
+    is_ordered,
+    mean_over_tasks,
+    measure_task,
+)
+from crystalmon.metrics.bootstrap import (
+    REPLICATES,
+    bootstrap_interval,
+    bootstrap_weights,
+    expansion,
+)
+from crystalmon.metrics.subsets import nested_subsets
 from crystalmon.phases.order import COMPLETE
 from crystalmon.report import style
 from crystalmon.report.palette import STAGE_COLOURS
@@ -62,6 +74,8 @@ DRAWS = 100
 """Shuffles behind the null."""
 COVERAGES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 1.01)
 """Edges of the bins in which wordings are compared."""
+SIZES = (2, 4, 8)
+"""Wordings of a task that a partial probe may ask."""
 
 Stages = dict[int, tuple[np.ndarray, np.ndarray]]
 """By step, the prompts asked [p] and their answers [p, C]."""
@@ -247,6 +261,44 @@ def moved_by_sft(chain: Chain) -> np.ndarray:
     return np.concatenate(found, axis=1)
 
 
+def format_few(chains: Sequence[Chain]) -> str:
+    """How far the suite's `order` by a few wordings of each task is from that by all of them.
+
+    Over all probes but the base's: the mean of the differences, the root of their mean square, and
+    the share of the 95% intervals that hold the `order` by all.
+    """
+    heads = ("wordings", "probes", "mean", "RMS", "in interval")
+    lines = [f"{'view':<10}" + "".join(f"{head:>13}" for head in heads)]
+    for view, size in itertools.product(dict.fromkeys(c.view for c in chains), SIZES):
+        found = [few for chain in chains if chain.view == view for few in by_few(chain, size)]
+        differences, held = np.array(found).T
+        shown = [size, len(found), f"{differences.mean():.3f}"]
+        shown += [f"{np.sqrt(np.mean(differences**2)):.3f}", f"{held.mean():.0%}"]
+        lines.append(f"{view:<10}" + "".join(f"{cell:>13}" for cell in shown))
+    return "\n".join(lines)
+
+
+def by_few(chain: Chain, size: int) -> list[tuple[float, bool]]:
+    """By probe, how much larger `order` is by so few wordings; whether its interval holds it."""
+    rng = np.random.default_rng(0)
+    weights = {name: bootstrap_weights(size, REPLICATES, rng) for name in chain.base}
+    asked = {name: nested_subsets(b, SIZES)[size] for name, b in chain.base.items()}
+    found = []
+    for record in (record for run in chain.stages.values() for record in run.records[1:]):
+        tasks = {
+            n: task for n, task in record.tasks.items() if math.isfinite(task.metrics["order"])
+        }
+        part = [
+            measure_task(task.q[asked[n]], chain.base[n], {}, weights[n], asked=asked[n])
+            for n, task in tasks.items()
+        ]
+        value, replicates = mean_over_tasks(part, "order")
+        low, high = bootstrap_interval(value, replicates, expansion([size] * len(part)))
+        whole = record.metrics["order"]
+        found.append((value - whole, low <= whole <= high))
+    return found
+
+
 def course_figure(chains: Sequence[Chain]) -> Figure:
     """Coverage, liquidity, order and KL along training: a row a view, a line a chain."""
     views = list(dict.fromkeys(chain.view for chain in chains))
@@ -307,8 +359,8 @@ def show_results(chains: Sequence[Chain], figures: Path) -> None:
         print(f"{chain.name}, {chain.view}:\n{format_verdicts(verdicts)}\n")
         found = json_value({**measure_stages(chain.joined), "verdicts": verdicts})
         write_scan_figures(chain.joined, found, figures / chain.name / chain.view)
-    tables = (format_seeds(chains), format_shared(chains), format_moved(chains))
-    print("\n\n".join(tables))
+    tables = (format_seeds, format_shared, format_moved, format_few)
+    print("\n\n".join(table(chains) for table in tables))
     style.write_figure(course_figure(chains), figures / "course")
     print(f"\nfigures: {figures}")
 

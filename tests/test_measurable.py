@@ -33,10 +33,23 @@ def test_a_collapse_that_cannot_be_measured_raises_nothing(base):
     assert detector.seed is None
 
 
-def test_a_task_begins_in_the_phase_in_which_it_is_first_measured(base):
+def test_a_task_that_is_first_measured_beyond_its_onset_has_it_told(base):
+    """So that what is to be done at the onset is done; where it lay is not made up."""
     detector, events = PhaseDetector(base), []
     for step, q in enumerate(collapse(base, ramp(20))):
         events += detector.update(step, q, measurable=0.0 if step < 18 else 1.0)
+    assert detector.phase in ("crystallized", "settling")
+    onset = next(event for event in events if event.kind == "nucleation_onset")
+    assert onset.evidence["onset_interval"][0] == 0
+    assert "step 18 was the first that could be measured" in onset.message
+    assert "nucleation_complete" in [event.kind for event in events]
+
+
+def test_a_stage_begins_in_the_phase_that_the_one_before_left(base):
+    detector, events = PhaseDetector(base), []
+    end = list(collapse(base, ramp(20)))[-1]
+    for step in range(3):
+        events += detector.update(step, end, measurable=1.0)
     assert detector.phase in ("crystallized", "settling")
     assert "nucleation_onset" not in [event.kind for event in events]
 

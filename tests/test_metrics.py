@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import jensenshannon
 from scipy.stats import entropy as scipy_entropy
 from scipy.stats import norm
+from scipy.stats import t as student
 
 from crystalmon.metrics.answers import (
     DISSIMILARITY_WINDOWS,
@@ -30,6 +31,7 @@ from crystalmon.metrics.bootstrap import (
     bootstrap_interval,
     bootstrap_intervals,
     bootstrap_weights,
+    expansion,
     uniform_weights,
 )
 from crystalmon.metrics.divergences import entropy, js_divergence, linear_dissimilarity
@@ -600,6 +602,22 @@ def test_bootstrap_interval_of_infinite_replicates_reaches_to_infinity():
     assert bootstrap_interval(math.inf, np.array([math.inf])) == (math.inf, math.inf)
 
 
+@pytest.mark.parametrize("prompts", [[3], [4], [24], [2, 2], [2] * 15, [24] * 15, [1, 5]])
+def test_intervals_of_few_prompts_are_expanded_by_students_t(prompts):
+    total, free = sum(prompts), sum(prompts) - len(prompts)
+    expected = math.sqrt(total / free) * student.ppf(0.975, free) / norm.ppf(0.975)
+    assert expansion(prompts) == pytest.approx(expected, rel=2e-3)
+    low, high = bootstrap_interval(1.0, np.array([0.5, 1.0, 1.5]))
+    wider = bootstrap_interval(1.0, np.array([0.5, 1.0, 1.5]), 3.0)
+    assert wider == pytest.approx((1 + 3 * (low - 1), 1 + 3 * (high - 1)))
+
+
+@pytest.mark.parametrize("prompts", [[1], [2], [1, 2], [1, 1, 1]])
+def test_one_prompt_or_two_show_no_interval(prompts):
+    assert math.isnan(expansion(prompts))
+    assert all(map(math.isnan, bootstrap_interval(1.0, np.ones(3), expansion(prompts))))
+
+
 def test_bootstrap_interval_of_a_constant_is_a_point():
     low, high = bootstrap_interval(0.75, np.full(50, 0.75))
     assert low == pytest.approx(0.75, rel=1e-15)
@@ -698,9 +716,14 @@ def test_a_ratio_of_the_suite_is_that_of_the_means(asked):
     ]
     value, replicates = mean_over_tasks(tasks, "order")
     by_hand = []
-    for row in [np.full(len(asked), 1 / len(asked)), *weights]:
-        now = sum(liquidity(q, row) for q in answers)
-        before = sum(liquidity(b[asked], row) for b in bases)
+    uniform = uniform_weights(len(asked))
+    # a task counts by what its whole base has to lose
+    wholes = [liquidity(b, uniform_weights(24)) / liquidity(b[asked], uniform) for b in bases]
+    for row in [uniform, *weights]:
+        now = sum(liquidity(q, row) * whole for q, whole in zip(answers, wholes, strict=True))
+        before = sum(
+            liquidity(b[asked], row) * whole for b, whole in zip(bases, wholes, strict=True)
+        )
         by_hand.append(1 - now / before if before > 1e-12 else np.nan)
     np.testing.assert_allclose([value, *replicates], by_hand, atol=1e-12)
     now = [js_divergence(q, b[1]) for q, b in zip(answers, bases, strict=True)]

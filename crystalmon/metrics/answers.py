@@ -73,13 +73,8 @@ def order(q: np.ndarray, b: np.ndarray, w: np.ndarray) -> np.ndarray:
     >>> float(order(unlike, unlike, w)), float(order(alike, unlike, w))
     (0.0, 1.0)
     """
-    return ratio(*_order_parts(q, b, w))
-
-
-def _order_parts(q: np.ndarray, b: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What `order` divides, the liquidity that is lost, and by what, that of the base."""
-    of_base = liquidity(b, w)
-    return of_base - liquidity(q, w), of_base
+    before = liquidity(b, w)
+    return ratio(before - liquidity(q, w), before)
 
 
 def is_measurable(coverage: np.ndarray) -> bool:
@@ -166,7 +161,9 @@ def measure_task(
         seed: the base prompt that metrics of the seed refer to: the one that a detector
             holds; the nearest one if None.
         asked: [p] which of the base's prompts q answers; all, in their order, if None. What is
-            relative to the base is relative to its answers to the same prompts.
+            relative to the base is relative to its answers to the same prompts. `liquidity` is
+            then an estimate of what all prompts would show: few differ less among each other
+            than many, so it is that of the prompts asked, times L(b) / L(b[asked]).
         changes: [p] values by key, of which the mean is over the prompts that have one; see
             `dissimilarities`.
 
@@ -186,15 +183,24 @@ def measure_task(
     values = {key: _mean(stacked, value) for key, value in per_prompt.items()}
     values |= {key: _mean_of_known(stacked, value) for key, value in (changes or {}).items()}
     values["entropy"] = stacked @ entropy(q)
-    values["entropy_mixture"] = entropy_mixture(q, stacked)
-    values["liquidity"] = liquidity(q, stacked)
+    scale = _to_whole(b, asked)
+    before, now = (scale * liquidity(each, stacked) for each in (b[asked], q))
+    values |= {"liquidity": now, "entropy_mixture": values["entropy"] + now}
     values |= seed_metrics(q, b, seed, stacked, asked)
-    ratios = {"order": _order_parts(q, b[asked], stacked)}
+    ratios = {"order": (before - now, before)}
     ratios |= seed_ratios(q, b, seed, stacked, asked)
     values |= {key: ratio(*parts) for key, parts in ratios.items()}
     metrics = {key: float(value[0]) for key, value in values.items()}
     metrics["seed"] = float(seed) if np.isfinite(q).all() else float("nan")
     return TaskMeasurement(metrics, {key: value[1:] for key, value in values.items()}, ratios)
+
+
+def _to_whole(b: np.ndarray, asked: np.ndarray) -> float:
+    """L(b) / L(b[asked]); 1 of an ordered base, of which that would be noise."""
+    if len(asked) == len(b) or is_ordered(b):
+        return 1.0
+    whole, part = (liquidity(each, uniform_weights(len(each))) for each in (b, b[asked]))
+    return float(whole / part) if part > 0 else 1.0
 
 
 def mean_over_tasks(measured: Sequence[TaskMeasurement], key: str) -> tuple[float, np.ndarray]:

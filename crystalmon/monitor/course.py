@@ -19,7 +19,12 @@ from crystalmon.metrics.answers import (
     mean_over_tasks,
     measure_task,
 )
-from crystalmon.metrics.bootstrap import REPLICATES, bootstrap_intervals, bootstrap_weights
+from crystalmon.metrics.bootstrap import (
+    REPLICATES,
+    bootstrap_intervals,
+    bootstrap_weights,
+    expansion,
+)
 from crystalmon.metrics.catalogue import BY_KEY, NOT_MEASURABLE, tasks_in
 from crystalmon.phases import PhaseDetector, PhaseState, SuiteDetector
 from crystalmon.phases.stored import observe
@@ -132,7 +137,7 @@ class Course:
             name: TaskRecord(
                 q=q[name],
                 metrics=task.metrics,
-                ci=bootstrap_intervals(task.metrics, task.replicates),
+                ci=bootstrap_intervals(task.metrics, task.replicates, expansion([len(q[name])])),
                 phase=self.detector.tasks[name].phase,
                 seed=self.detector.tasks[name].seed,
                 view=self._view,
@@ -140,7 +145,7 @@ class Course:
             )
             for name, task in measured.items()
         }
-        metrics, ci = self._suite_level(measured)
+        metrics, ci = self._suite_level(measured, {name: len(own) for name, own in q.items()})
         return ProbeRecord(
             step=step,
             epoch=epoch,
@@ -189,11 +194,11 @@ class Course:
         return measured
 
     def _suite_level(
-        self, measured: Mapping[str, TaskMeasurement]
+        self, measured: Mapping[str, TaskMeasurement], prompts: Mapping[str, int]
     ) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
         """See `mean_over_tasks`; a metric that no task has is left out."""
         metrics: dict[str, float] = {}
-        replicates: dict[str, np.ndarray] = {}
+        ci: dict[str, tuple[float, float]] = {}
         held = [name for name in measured if self.detector.tasks[name].seed is not None]
         for key in next(iter(measured.values())).replicates:
             names = list(measured)
@@ -203,8 +208,9 @@ class Course:
                 names = held
             if names:
                 found = [measured[name] for name in names]
-                metrics[key], replicates[key] = mean_over_tasks(found, key)
-        ci = bootstrap_intervals(metrics, replicates)
+                metrics[key], replicates = mean_over_tasks(found, key)
+                wider = expansion([prompts[name] for name in names])
+                ci |= bootstrap_intervals({key: metrics[key]}, {key: replicates}, wider)
         phases = [task.phase for task in self.detector.tasks.values()]
         for phase in PHASES:
             metrics[tasks_in(phase)] = float(phases.count(phase))

@@ -148,7 +148,7 @@ def advance(base: Base, state: PhaseState, now: Observation) -> tuple[PhaseState
     The state before the first probe is `PhaseState()`. Each rule takes the state that the one
     before it left. The observation is read by the same base.
     """
-    first = not state.steps
+    first, at_start = not state.steps, state.measurable
     state = state.covered(now)
     rules = (warning_rule, nucleation_rule, melting_rule, seed_rule, support_rule, format_rule)
     if not now.measurable:
@@ -158,7 +158,7 @@ def advance(base: Base, state: PhaseState, now: Observation) -> tuple[PhaseState
     else:
         state = state.seen(now)
         if first:
-            state = begin(state, now.order)
+            state = begin(state, now.order, at_start)
     events: list[Event] = []
     for rule in rules:
         state, raised = rule(base, state, now)

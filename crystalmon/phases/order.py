@@ -11,7 +11,7 @@ import numpy as np
 
 from crystalmon.metrics.answers import ORDERED_LIQUIDITY, liquidity
 from crystalmon.metrics.bootstrap import uniform_weights
-from crystalmon.phases.state import Base, Observation, Outcome, PhaseState
+from crystalmon.phases.state import WINDOW, Base, Observation, Outcome, PhaseState
 from crystalmon.runs.records import Event
 
 ONSET = 0.2
@@ -35,9 +35,16 @@ INTERVAL_SIGMAS = 2.0
 """Doubt about each order, on either side, for the onset's 95% interval."""
 
 
-def begin(state: PhaseState, order: float) -> PhaseState:
-    """In the phase that the first probe shows; a liquid has no crystal to take over."""
-    if order >= ONSET:
+def begin(state: PhaseState, order: float, at_start: bool) -> PhaseState:
+    """In the phase that the first probe shows; a liquid has no crystal to take over.
+
+    Args:
+        state: as handed on.
+        order: at the first probe that could be measured.
+        at_start: that was the run's first probe. If not, and no earlier stage has locked a seed,
+            the task begins as a liquid: what it has become is told as an event.
+    """
+    if (at_start or state.lock) and order >= ONSET:
         return replace(state, phase="crystallized" if order >= COMPLETE else "nucleating")
     kept = state.raised - {"support_leak", "seedless_collapse"}
     return replace(state, phase="liquid", lock=None, raised=kept)
@@ -76,6 +83,8 @@ def nucleation_rule(base: Base, state: PhaseState, now: Observation) -> Outcome:
         evidence = base.order_evidence(now) | {"noise": state.sigma, "onset_step": crossing}
         evidence["onset_interval"] = [low, high]
         message = f"order passed {ONSET} between steps {low} and {high} (now {now.order:.2f})"
+        if low < state.steps[0]:
+            message += f"; step {state.steps[0]} was the first that could be measured"
         events.append(now.event("nucleation_onset", evidence, message))
         state = replace(state, phase="nucleating")
     if state.phase in ("nucleating", "melting") and state.streaks["complete"] >= CONFIRM:
@@ -100,13 +109,14 @@ def back_date(state: PhaseState) -> tuple[int, int, float]:
     first = len(orders) - CONFIRM
     below = np.flatnonzero(orders[:first] < ONSET - doubt)
     above = np.flatnonzero(orders[first:] >= ONSET + doubt)
-    low = int(below[-1]) if len(below) else 0
     high = first + (int(above[0]) if len(above) else CONFIRM - 1)
     last = max(first - 1, 0)
     rise = orders[first] - orders[last]
     share = (ONSET - orders[last]) / rise if rise > 0 else 0.0
     steps = state.steps
-    return steps[low], steps[high], steps[last] + float(share) * (steps[first] - steps[last])
+    begins = 0 if len(orders) < WINDOW else steps[0]
+    low = steps[int(below[-1])] if len(below) else begins
+    return low, steps[high], steps[last] + float(share) * (steps[first] - steps[last])
 
 
 def melting_rule(base: Base, state: PhaseState, now: Observation) -> Outcome:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 Stages = Mapping[int, str]
 """Of a scan, the names of its stages by step; empty for a training."""
 
-_BETWEEN = re.compile(r"between steps (\d+) and (\d+)")
+_STEPS = re.compile(r"\bsteps? (\d+)(?: and (\d+))?")
 
 
 def place(step: int, stages: Stages) -> str:
@@ -30,7 +30,6 @@ def told(message: str, stages: Stages) -> str:
         return message
 
     def named(found: re.Match[str]) -> str:
-        low, high = (place(int(step), stages) for step in found.groups())
-        return f"between {low} and {high}"
+        return " and ".join(place(int(step), stages) for step in found.groups() if step)
 
-    return _BETWEEN.sub(named, message)
+    return _STEPS.sub(named, message)
