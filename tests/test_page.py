@@ -154,13 +154,6 @@ def test_the_scripts_learn_every_curve_from_the_catalogue(chain: list[Run]) -> N
     assert parts == ["free_energy_choice", "free_energy_format"]
 
 
-def test_the_base_liquidity_is_that_of_the_first_probe(chain: list[Run]) -> None:
-    (lane,) = make_lanes(chain, "chain")
-    found = lane.base_liquidity
-    assert found is not None
-    assert found == pytest.approx(chain[0].records[0].metrics["liquidity"], rel=0.05)
-
-
 def test_p_values_and_kinetics_are_shown_when_there_are_any(chain: list[Run]) -> None:
     run = replace(
         chain[0], events=(replace(make_event(10, "seed_locked"), evidence={"p_value": 0.004}),)

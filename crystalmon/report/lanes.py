@@ -6,7 +6,6 @@ start + s. A run that continues no other begins a lane of its own; lanes are com
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,21 +58,6 @@ class Lane:
         """[S] the index of the run that each probe belongs to."""
         counts = [len(run.records) for run in self.runs]
         return np.repeat(np.arange(len(self.runs)), counts)
-
-    @property
-    def base_liquidity(self) -> float | None:
-        """The suite's liquidity in the base, in nats; None where no probe tells it.
-
-        A task's is liquidity / (1 − order) at any probe, most precisely at the lowest order.
-        """
-        best: dict[str, tuple[float, float]] = {}
-        for record in self.records:
-            for name, task in record.tasks.items():
-                order = task.metrics.get("order", math.nan)
-                value = task.metrics.get("liquidity", math.nan) / (1 - order or math.nan)
-                if math.isfinite(value) and order < min(1, best.get(name, (1, 0))[0]):
-                    best[name] = (order, value)
-        return float(np.mean([value for _, value in best.values()])) if best else None
 
 
 def make_lanes(runs: Sequence[Run], layout: Layout = "auto") -> tuple[Lane, ...]:

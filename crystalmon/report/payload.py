@@ -115,7 +115,6 @@ def _lane(lane: Lane, name: str, texts: Mapping[str, TaskTexts]) -> dict[str, An
         "phase": [PHASES.index(record.phase) for record in records],
         "looks": phase_words(records[-1]) if records else "",
         "series": {metric.key: _series(records, metric.key) for metric in CURVES},
-        "base_values": {"liquidity": lane.base_liquidity},
         "events": [
             _event(event, run, index, start)
             for index, (run, start, _) in enumerate(lane.spans)

@@ -251,12 +251,14 @@ function drawPhases() {
 
 // --- signals ---------------------------------------------------------------------------------
 
-// A metric whose value in the base is known is drawn relative to that value, beside others without unit.
+// Those without unit share an axis; liquidity, in nats, is there only where it has no `order`.
 function signalsOf(lane) {
-  return briefMetrics(CRYSTALLIZATION).map((metric, index) => {
-    const base = lane.base_values[metric.key], relative = metric.key in lane.base_values;
-    return { ...metric, dash: DASHES[index % DASHES.length], width: index ? 2 : 3, label: metric.label + (relative ? " / base" : ""), scale: relative ? 1 / (base || NaN) : 1 };
-  });
+  const there = briefMetrics(CRYSTALLIZATION).filter((metric) => lane.series[metric.key]), plain = there.filter((metric) => !metric.unit);
+  return (lane.series.order ? plain : there).map((metric, index) => ({ ...metric, dash: DASHES[index % DASHES.length], width: index ? 2 : 3, label: withUnit(metric) }));
+}
+
+function withUnit(metric) {
+  return metric.label + (metric.unit ? ` [${metric.unit}]` : "");
 }
 
 function key(signal, colour, value, redraw) {
@@ -278,8 +280,8 @@ function key(signal, colour, value, redraw) {
 function drawSignals() {
   if (comparing()) return drawFacets($("signals"), CRYSTALLIZATION, "signals");
   const lane = state.data.lanes[0];
-  const there = signalsOf(lane).filter((signal) => lane.series[signal.key] && known(signal.scale));
-  const now = (signal) => { const value = last(lane.series[signal.key].v); return fixed(known(value) ? value * signal.scale : null, 2); };
+  const there = signalsOf(lane);
+  const now = (signal) => fixed(last(lane.series[signal.key].v), 2);
   let chart = $("chart-signals");
   if (!chart) {
     fill($("signals"), el("div", { class: "keys" }), (chart = el("div", { id: "chart-signals", class: "chart", role: "img" })));
@@ -298,15 +300,12 @@ function drawSignals() {
 function drawFacets(home, section, name) {
   const { lanes } = state.data;
   const there = briefMetrics(section).filter((metric) => lanes.some((lane) => lane.series[metric.key]));
-  const relative = (metric) => section === CRYSTALLIZATION && metric.key in lanes[0].base_values;
-  const label = (metric) => metric.label + (relative(metric) ? " / base" : metric.unit ? ` [${metric.unit}]` : "");
   if (!$(`chart-${name}-0`) || home.querySelectorAll(".facet").length !== there.length)
     fill(home, el("div", { class: "legend" }), el("div", { class: "facets" }, ...there.map((metric, index) =>
-      el("div", { class: "facet" }, el("h3", {}, label(metric) + " ", el("small", {}, metric.summary)), el("div", { id: `chart-${name}-${index}`, class: "chart", role: "img", "aria-label": `${label(metric)} of each run along training` })))));
+      el("div", { class: "facet" }, el("h3", {}, withUnit(metric) + " ", el("small", {}, metric.summary)), el("div", { id: `chart-${name}-${index}`, class: "chart", role: "img", "aria-label": `${withUnit(metric)} of each run along training` })))));
   fill(home.firstChild, ...lanes.map((lane, index) => el("span", {}, swatch(laneColour(index)), lane.name)));
   there.forEach((metric, index) => {
-    const scale = (lane) => (relative(metric) ? 1 / (lane.base_values[metric.key] || NaN) : 1);
-    const traces = lanes.flatMap((lane, at) => (lane.series[metric.key] ? curve(lane, lane.series[metric.key], { name: clip(lane.name, 30), colour: laneColour(at), dash: DASHES[at % DASHES.length], width: 2.4, scale: scale(lane) }) : []));
+    const traces = lanes.flatMap((lane, at) => (lane.series[metric.key] ? curve(lane, lane.series[metric.key], { name: clip(lane.name, 30), colour: laneColour(at), dash: DASHES[at % DASHES.length], width: 2.4 }) : []));
     const flags = index === 0 && name === "signals" ? eventMarks() : { shapes: [], annotations: [] };
     $(`chart-${name}-${index}`).style.height = "240px";
     plot(`chart-${name}-${index}`, traces, { height: 240, margin: { t: flags.annotations.length ? 46 : 10 }, xaxis: stepAxis({}, narrow() ? 1 : 2), yaxis: axis({ fixedrange: true, rangemode: "tozero" }), ...flags });
