@@ -11,7 +11,7 @@ from test_rooms import ROOMS
 import crystalmon
 
 ROOT = Path(__file__).parent.parent
-FOLDERS = (".", "crystalmon", "crystalmon/metrics", "recipes", "scripts")
+FOLDERS = (".", "crystalmon", "crystalmon/metrics", "crystalmon/monitor", "recipes", "scripts")
 PAGES = [Path(folder, "README.md") for folder in FOLDERS]
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)")
 COMMAND = re.compile(r"(?:python|--config)\s+((?:scripts|recipes)/[\w/]+\.(?:py|yaml))")

@@ -29,7 +29,7 @@ from crystalmon.cli.options import COMMANDS
 ROOT = Path(__file__).resolve().parents[1]
 TESTS = Path(__file__).parent
 PAGES = [Path(folder, "README.md") for folder in
-         (".", "crystalmon", "crystalmon/metrics", "recipes", "scripts")]  # fmt: skip
+         (".", "crystalmon", "crystalmon/metrics", "crystalmon/monitor", "recipes", "scripts")]  # fmt: skip
 SETTINGS = [path.relative_to(ROOT) for path in sorted((ROOT / "recipes").rglob("*.yaml"))]
 SCRIPTS = [
     path.relative_to(ROOT).as_posix()
