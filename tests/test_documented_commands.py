@@ -28,8 +28,8 @@ from crystalmon.cli.options import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
 TESTS = Path(__file__).parent
-PAGES = [Path(folder, "README.md") for folder in
-         (".", "crystalmon", "crystalmon/metrics", "crystalmon/monitor", "recipes", "scripts")]  # fmt: skip
+FOLDERS = (".", "crystalmon", "crystalmon/metrics", "crystalmon/monitor", "recipes", "scripts")
+PAGES = [Path(folder, "README.md") for folder in FOLDERS]
 SETTINGS = [path.relative_to(ROOT) for path in sorted((ROOT / "recipes").rglob("*.yaml"))]
 SCRIPTS = [
     path.relative_to(ROOT).as_posix()

@@ -35,6 +35,7 @@ from crystalmon.metrics.bootstrap import (
     uniform_weights,
 )
 from crystalmon.metrics.divergences import entropy, js_divergence, linear_dissimilarity
+from crystalmon.metrics.diversity import expected_distinct
 from crystalmon.metrics.seeds import (
     NOISE_FLOOR,
     mean_over_others,
@@ -131,10 +132,23 @@ def naive_metrics(q, b, seed: int, rows: list[int]) -> dict[str, float]:
     mass = [math.fsum(q[p][c] for c in naive_support(b[seed])) for p in rows]
     liquid = naive_mutual_information([q[p] for p in rows])
     liquid_base = naive_mutual_information([b[p] for p in rows])
+    own_entropy = mean([naive_entropy(q[p]) for p in rows])
+    pooled_entropy = naive_entropy(naive_mixture([q[p] for p in rows]))
     return {
-        "entropy": mean([naive_entropy(q[p]) for p in rows]),
-        "entropy_mixture": naive_entropy(naive_mixture([q[p] for p in rows])),
+        "entropy": own_entropy,
+        "entropy_mixture": pooled_entropy,
         "liquidity": liquid,
+        "branching_factor": math.exp(own_entropy),
+        "gamma_diversity": math.exp(pooled_entropy),
+        "beta_diversity": math.exp(liquid),
+        "distinct_10": mean([math.fsum(1 - (1 - x) ** 10 for x in q[p]) for p in rows]),
+        "kl_uniform": mean(
+            [math.fsum(x * math.log(x * len(q[p])) for x in q[p] if x) for p in rows]
+        ),
+        "collision": mean([math.fsum(x * x for x in q[p]) for p in rows]),
+        "collision_base": mean(
+            [math.fsum(x * y for x, y in zip(q[p], b[p], strict=True)) for p in rows]
+        ),
         "order": 1 - share(liquid, liquid_base),
         "seed_jsd": mean([now[p] for p in others]),
         "seed_mse": mean(
@@ -146,6 +160,32 @@ def naive_metrics(q, b, seed: int, rows: list[int]) -> dict[str, float]:
         "crystal_fraction": mean([float(now[p] < 0.1 * scale) for p in rows]),
         "susceptibility": len(b) * (mean([x * x for x in own]) - mean(own) ** 2),
     }
+
+
+def test_distinct_answers_are_those_of_a_simulation():
+    q, w = np.array([[0.7, 0.2, 0.1], [0.25, 0.25, 0.5]]), np.array([0.5, 0.5])
+    drawn = np.random.default_rng(0)
+    counts = [len(set(drawn.choice(3, size=4, p=row).tolist())) for row in q for _ in range(4000)]
+    assert float(expected_distinct(q, w, 4)) == pytest.approx(np.mean(counts), abs=0.02)
+    assert float(expected_distinct(q, w, 1)) == pytest.approx(1.0)
+    assert float(expected_distinct(q, w, 10**6)) == pytest.approx(3.0)
+    with pytest.raises(ValueError, match="draws must be at least 1, got 0"):
+        expected_distinct(q, w, 0)
+
+
+def test_diversity_is_a_number_of_answers():
+    """Of C equally likely answers, C; where P wordings share none, P of them differ."""
+    even, apart, w = np.full((4, 8), 1 / 8), np.eye(4), np.full((1, 4), 1 / 4)
+    same = measure_task(even, even, {"compliance_entropy": np.full(4, math.log(50))}, w).metrics
+    assert same["branching_factor"] == same["gamma_diversity"] == pytest.approx(8)
+    assert same["beta_diversity"] == pytest.approx(1)
+    assert same["kl_uniform"] == pytest.approx(0, abs=1e-12)
+    assert same["collision"] == same["collision_base"] == pytest.approx(1 / 8)
+    assert same["vocabulary_branching"] == pytest.approx(50)
+    other = measure_task(apart, apart, {}, w).metrics
+    assert other["branching_factor"] == other["collision"] == pytest.approx(1)
+    assert other["beta_diversity"] == other["gamma_diversity"] == pytest.approx(4)
+    assert other["kl_uniform"] == pytest.approx(math.log(4))
 
 
 # --- entropy ---------------------------------------------------------------------------------

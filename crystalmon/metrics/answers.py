@@ -17,6 +17,7 @@ import numpy as np
 from crystalmon.metrics.bootstrap import uniform_weights
 from crystalmon.metrics.catalogue import DISSIMILARITY_WINDOWS
 from crystalmon.metrics.divergences import entropy, linear_dissimilarity, ratio
+from crystalmon.metrics.diversity import diversity_metrics
 from crystalmon.metrics.seeds import nearest_seed, seed_distances, seed_metrics, seed_ratios
 
 ORDERED_LIQUIDITY = 0.01
@@ -186,6 +187,7 @@ def measure_task(
     scale = _to_whole(b, asked)
     before, now = (scale * liquidity(each, stacked) for each in (b[asked], q))
     values |= {"liquidity": now, "entropy_mixture": values["entropy"] + now}
+    values |= diversity_metrics(values, q, b[asked], stacked)
     values |= seed_metrics(q, b, seed, stacked, asked)
     ratios = {"order": (before - now, before)}
     ratios |= seed_ratios(q, b, seed, stacked, asked)

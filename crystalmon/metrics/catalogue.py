@@ -150,6 +150,53 @@ METRICS: tuple[Metric, ...] = (
         "H(mean_p q_p)",
     ),
     Metric(
+        "branching_factor", "branching factor", "", "both", "higher", None,
+        "how many answers, equally likely, would be as random as those to one wording",
+        "exp(mean_p H(q_p))",
+        low=1.0,
+    ),
+    Metric(
+        "gamma_diversity", "γ diversity", "", "both", "higher", None,
+        "the same of all wordings together: branching factor × β diversity",
+        "exp(H(mean_p q_p))",
+        low=1.0,
+    ),
+    Metric(
+        "beta_diversity", "β diversity", "", "both", "higher", None,
+        "how many wordings, without an answer in common, would be as different as all of them are",
+        "exp(liquidity(q))",
+        low=1.0,
+    ),
+    Metric(
+        "distinct_10", "distinct in 10", "", "both", "higher", None,
+        "expected number of different answers in ten draws after one wording",
+        "mean_p Σ_c 1 − (1 − q_pc)^10",
+        low=1.0,
+    ),
+    Metric(
+        "kl_uniform", "KL to uniform", "nats", "both", "lower", None,
+        "how far the answers to one wording are from being equally likely",
+        "log C − mean_p H(q_p)",
+    ),
+    Metric(
+        "collision", "collision", "", "both", "lower", None,
+        "probability that two answers to one wording are alike",
+        "mean_p Σ_c q_pc²",
+        high=1.0,
+    ),
+    Metric(
+        "collision_base", "collision with the base", "", "both", None, None,
+        "probability that an answer is the one that the base gives",
+        "mean_p Σ_c q_pc b_pc",
+        high=1.0,
+    ),
+    Metric(
+        "vocabulary_branching", "vocabulary branching factor", "", "both", "higher", None,
+        "how many next tokens, equally likely, would be as random as those of the model",
+        "exp(mean_p H(π_p))",
+        low=1.0,
+    ),
+    Metric(
         "seed", "seed", "", "task", None, None,
         "the base wording whose answers are winning, as its index",
         "the k held by the detector, else argmin_k seed_jsd",
