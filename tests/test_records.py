@@ -282,6 +282,8 @@ def test_event_kinds_are_those_of_the_contract():
         "melting",
         "format_drift",
         "early_warning",
+        "entropy_collapse",
+        "free_energy_jump",
     }
 
 

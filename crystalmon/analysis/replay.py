@@ -28,7 +28,8 @@ from crystalmon.metrics.catalogue import NOT_MEASURABLE
 from crystalmon.metrics.divergences import js_divergence
 from crystalmon.metrics.seeds import prompt_crystallinity
 from crystalmon.phases import PhaseDetector, SuiteDetector
-from crystalmon.phases.stored import observe, states_of
+from crystalmon.phases.drift import Limits
+from crystalmon.phases.stored import limits_of, observe, states_of
 from crystalmon.phases.unconfirmed import phase_words
 from crystalmon.runs.places import Stages, told
 from crystalmon.runs.reader import Run
@@ -134,9 +135,9 @@ def detect_run(run: Run) -> Detection:
     order: dict[str | None, list[float]] = {name: [] for name in (None, *base)}
     try:
         inherited = states_of(run.info)
-        detector = SuiteDetector(base, inherited)
+        detector, limits = SuiteDetector(base, inherited), Limits(limits_of(run.info))
         for record in run.records:  # once: a long run's records may lie on disk
-            events += observe(detector, record)
+            events += observe(detector, record) + limits.check(record)
             steps.append(record.step)
             fraction.append(record.metrics.get("crystal_fraction", math.nan))
             for name, curve in order.items():

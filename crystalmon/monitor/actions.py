@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
-from crystalmon.runs.records import EVENT_KINDS, SUITE_EVENT_KINDS, Event
+from crystalmon.runs.records import EVENT_KINDS, LIMIT_EVENT, SUITE_EVENT_KINDS, Event
 
 ActionFunction = Callable[[Event, Any, Any], Any]
 """Takes the event and the trainer's `TrainerState` and `TrainerControl`."""
@@ -17,12 +17,15 @@ _FLAGS = {"save": "should_save", "stop": "should_training_stop", "evaluate": "sh
 _NAMES = (*_FLAGS, "alert")
 
 
-def check_actions(actions: Actions | None, tasks: Iterable[str]) -> dict[str, tuple[Action, ...]]:
+def check_actions(
+    actions: Actions | None, tasks: Iterable[str], limited: Iterable[str] = ()
+) -> dict[str, tuple[Action, ...]]:
     """The actions by signal, each a tuple.
 
     Args:
         actions: by signal, one action or several; see `callback.CrystalCallback`.
         tasks: the suite's tasks.
+        limited: the metrics that have a limit, which raises an event of its own.
 
     Raises:
         ValueError: for an unknown kind of event, task or action.
@@ -30,12 +33,15 @@ def check_actions(actions: Actions | None, tasks: Iterable[str]) -> dict[str, tu
     """
     if actions is not None and not isinstance(actions, Mapping):
         raise TypeError(f"actions must be a mapping, got {type(actions).__name__}.")
-    names = tuple(tasks)
+    names, kinds = tuple(tasks), (*EVENT_KINDS, *(f"{key}{LIMIT_EVENT}" for key in limited))
     checked: dict[str, tuple[Action, ...]] = {}
     for signal, given in (actions or {}).items():
         task, slash, kind = str(signal).rpartition("/")
-        if kind not in EVENT_KINDS:
-            raise ValueError(f"actions must be for {', '.join(EVENT_KINDS)}, got {signal!r}.")
+        if kind not in kinds:
+            told = f"actions must be for {', '.join(kinds)}, got {signal!r}."
+            if kind.endswith(LIMIT_EVENT):
+                told += f" Set a limit, as in limits={{{kind.removesuffix(LIMIT_EVENT)!r}: 2.0}}."
+            raise ValueError(told)
         if slash and task not in names:
             raise ValueError(
                 f"actions must be for tasks of the suite, got {task!r} in {signal!r}. "

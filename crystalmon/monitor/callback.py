@@ -7,6 +7,7 @@ and one may train within another.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from crystalmon.monitor.schedule import check_every
 from crystalmon.monitor.training import Settings, Training, begun_views, unwrapped
 from crystalmon.monitor.training_experiments import Experiments, check_experiments
 from crystalmon.monitor.views import AUTO, Views, find_view, name_views
+from crystalmon.phases.drift import check_limits
 from crystalmon.runs.reference import Reference
 from crystalmon.scoring.models import model_name
 from crystalmon.scoring.precision_trial import AskedPrecision, check_precision
@@ -76,6 +78,9 @@ class CrystalCallback(TrainerCallback):
             suite raises that kind, else of any task) or `<task>/<kind>`. An action is `save`,
             `stop`, `evaluate` (if the trainer's `eval_strategy` is set), `alert` (W&B and Trackio),
             or a function of (event, state, control), which is called on every rank.
+        limits: on metrics of the suite, by key: `{"free_energy": 2.0}` raises
+            `free_energy_limit` when the KL to the base is above 2 nats. Of a metric of which more
+            is better, such as `entropy`, it is a lower limit.
         max_overhead: the share of the run's wall time that all monitoring may take, the base's
             answers and the trackers included; 0.02 by default. Within it, probes are as many as
             fit, more where the model moves, and ask fewer prompts of each task where all would take
@@ -90,7 +95,7 @@ class CrystalCallback(TrainerCallback):
 
     Raises:
         ValueError: for an `every` such as 0 or 2.5, a `max_overhead` outside (0, 1], an unknown
-            view, precision, action or experiment.
+            view, precision, action, metric of a limit or experiment.
         SuiteError: for a faulty suite.
     """
 
@@ -104,6 +109,7 @@ class CrystalCallback(TrainerCallback):
         precision: AskedPrecision = "auto",
         strict: bool = False,
         actions: Actions | None = None,
+        limits: Mapping[str, float] | None = None,
         max_overhead: float | None = DEFAULT_SHARE,
         experiments: Experiments | None = None,
         log: Logged = "suite",
@@ -115,7 +121,7 @@ class CrystalCallback(TrainerCallback):
             )
         self._views = name_views(view)
         self._experiments = experiments
-        checked = load_suite(suite)
+        checked, limited = load_suite(suite), check_limits(limits)
         self.settings = Settings(
             suite=checked,
             every=check_every(every),
@@ -124,7 +130,8 @@ class CrystalCallback(TrainerCallback):
             view_name="",
             precision=check_precision(precision),
             strict=strict,
-            actions=check_actions(actions, (task.name for task in checked)),
+            actions=check_actions(actions, (task.name for task in checked), limited),
+            limits=limited,
             max_overhead=check_share(max_overhead),
             experiments=check_experiments(experiments, suite=checked),
             logged=check_logged(log),

@@ -27,6 +27,7 @@ from crystalmon.metrics.bootstrap import (
 )
 from crystalmon.metrics.catalogue import BY_KEY, NOT_MEASURABLE, tasks_in
 from crystalmon.phases import PhaseDetector, PhaseState, SuiteDetector
+from crystalmon.phases.drift import Limits
 from crystalmon.phases.stored import observe
 from crystalmon.runs.records import PHASES, Event, ProbeRecord, TaskRecord
 
@@ -46,6 +47,7 @@ class Course:
         events: those that the latest probe raised.
         last_step: that of the latest probe, -1 before the first.
         inherited: by task, what the run that the model came from has handed on.
+        limits: of the suite's metrics, which raise events too.
     """
 
     def __init__(self, base_q: Mapping[str, np.ndarray], view: str) -> None:
@@ -54,6 +56,7 @@ class Course:
         self.events: list[Event] = []
         self.last_step = -1
         self.inherited: dict[str, PhaseState] = {}
+        self.limits = Limits({})
         self._history: deque[dict[str, np.ndarray]] = deque(maxlen=2 * max(DISSIMILARITY_WINDOWS))
 
     def inherit(self, states: Mapping[str, PhaseState]) -> None:
@@ -79,19 +82,19 @@ class Course:
         """
         measured = self._measured(q, asked, per_prompt)
         self._take_up(step, q, asked)
-        coverage, shares = (
+        coverage, shares, free_energy = (
             {name: task.metrics.get(key) for name, task in measured.items()}
-            for key in ("coverage", "measurable")
+            for key in ("coverage", "measurable", "free_energy")
         )
         partial = {name: self._partial(name, rows) for name, rows in asked.items()}
-        self.events = self.detector.update(step, q, coverage, partial, shares)
+        self.events = self.detector.update(step, q, coverage, partial, shares, free_energy)
         return measured
 
     def replay(self, record: ProbeRecord) -> list[Event]:
         """Take up a stored probe: how a resumed run catches up."""
         q, asked = _answers_of(record)
         self._take_up(record.step, q, asked)
-        self.events = observe(self.detector, record)
+        self.events = [*observe(self.detector, record), *self.limits.check(record)]
         return self.events
 
     def remeasure(self, record: ProbeRecord) -> ProbeRecord:

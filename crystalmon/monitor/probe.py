@@ -187,7 +187,9 @@ class Monitor:
         if self.has_scored and asked is self._all:
             self.seconds_a_probe = seconds
         share = self._spent / (time.perf_counter() - self._started)
-        return self.course.record(step, epoch, seconds, share, measured, q, asked)
+        record = self.course.record(step, epoch, seconds, share, measured, q, asked)
+        self.course.events += self.course.limits.check(record)
+        return record
 
     def _choose_subsets(self) -> dict[int, Asked]:
         """By size; of a suite of few tasks all prompts alone."""

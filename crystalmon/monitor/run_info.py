@@ -99,6 +99,7 @@ def settings_info(settings: Any) -> dict[str, Any]:
             signal: [action_name(action) for action in actions]
             for signal, actions in settings.actions.items()
         },
+        "limits": dict(settings.limits),
     }
 
 

@@ -28,6 +28,7 @@ from crystalmon.monitor.run_folder import claim_folder
 from crystalmon.monitor.run_info import run_info, settings_info, trainer_name
 from crystalmon.monitor.schedule import Forecast, Schedule, probe_steps
 from crystalmon.monitor.training_experiments import ExperimentsInTraining
+from crystalmon.phases.drift import Limits
 from crystalmon.runs.lock import RunLock
 from crystalmon.runs.names import OVERHEAD_KEY
 from crystalmon.runs.records import Event, ProbeRecord
@@ -78,6 +79,7 @@ class Settings:
     precision: AskedPrecision
     strict: bool
     actions: Mapping[str, tuple[Action, ...]]
+    limits: Mapping[str, float]
     max_overhead: float | None
     experiments: Mapping[Experiment, int]
     logged: Logged
@@ -301,6 +303,7 @@ class Training:
         if trained and monitor.is_own_base:
             monitor.reference = _trained_further(monitor.reference)
         base = monitor.reference.info
+        monitor.course.limits = Limits(settings.limits)
         monitor.course.inherit(ranks.on_main(lambda: origin.inherited(base.id, monitor.base_q)))
         for record in history:
             monitor.replay(record)

@@ -13,6 +13,7 @@ the same events. `scripts/validate_detection.py` measures its error rates.
     seed_fit.py      … by where the prompts' paths lead, one of them that of descent_path.py
     seed_odds.py     … and how likely it is that they lead to any base prompt
     support.py       settling inside the seed's support, leaking out of it, drift of the format
+    drift.py         answers that become sure, KL that leaps, limits of the user's own
     detector.py      the rules in their order, for one task
     suite.py         all tasks, and the suite as their majority
     stored.py        a stored run's probes and states, read and replayed

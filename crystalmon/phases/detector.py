@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from crystalmon.metrics.catalogue import NOT_MEASURABLE
+from crystalmon.phases.drift import entropy_rule
 from crystalmon.phases.order import (
     begin,
     melting_rule,
@@ -150,17 +151,17 @@ def advance(base: Base, state: PhaseState, now: Observation) -> tuple[PhaseState
     """
     first, at_start = not state.steps, state.measurable
     state = state.covered(now)
-    rules = (warning_rule, nucleation_rule, melting_rule, seed_rule, support_rule, format_rule)
+    rules = (warning_rule, nucleation_rule, melting_rule, seed_rule, support_rule, entropy_rule)
     if not now.measurable:
-        rules = (format_rule,)
+        rules = ()
     elif base.ordered:
-        rules = (ordered_rule, format_rule)
+        rules = (ordered_rule, entropy_rule)
     else:
         state = state.seen(now)
         if first:
             state = begin(state, now.order, at_start)
     events: list[Event] = []
-    for rule in rules:
+    for rule in (*rules, format_rule):
         state, raised = rule(base, state, now)
         events.extend(raised)
     return state, events

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from crystalmon.phases import Lock, PhaseState, SuiteDetector
+from crystalmon.phases.drift import check_limits
 from crystalmon.runs.reader import Run
 from crystalmon.runs.records import EVENT_KINDS, Event, ProbeRecord
 
@@ -20,10 +21,12 @@ INHERITED_KEY = "inherited"
 def observe(detector: SuiteDetector, record: ProbeRecord) -> list[Event]:
     """Show one stored probe to a detector; return the events that it raises."""
     q = {name: task.q for name, task in record.tasks.items()}
-    coverage = {name: task.metrics.get("coverage") for name, task in record.tasks.items()}
     asked = {name: task.asked for name, task in record.tasks.items()}
-    measurable = {name: task.metrics.get("measurable") for name, task in record.tasks.items()}
-    return detector.update(record.step, q, coverage, asked, measurable)
+    coverage, measurable, free_energy = (
+        {name: task.metrics.get(key) for name, task in record.tasks.items()}
+        for key in ("coverage", "measurable", "free_energy")
+    )
+    return detector.update(record.step, q, coverage, asked, measurable, free_energy)
 
 
 def replay_run(
@@ -69,6 +72,18 @@ def states_of(run_info: Mapping[str, Any]) -> dict[str, PhaseState]:
             f"{INHERITED_KEY} in run.json must hold locks, coverages and kinds of events, and is "
             f"damaged ({type(error).__name__}: {error}). Take it out, or train the stage again."
         ) from error
+
+
+def limits_of(run_info: Mapping[str, Any]) -> dict[str, float]:
+    """The limits on metrics that a run was watched with, from the content of `run.json`.
+
+    Raises:
+        ValueError: if that part of it is damaged.
+    """
+    try:
+        return check_limits(run_info.get("config", {}).get("limits"))
+    except (TypeError, AttributeError) as error:
+        raise ValueError(f"the limits in run.json are damaged ({error}). Take them out.") from error
 
 
 def _read_state(kept: Mapping[str, Any]) -> PhaseState:

@@ -11,6 +11,7 @@ import numpy as np
 from crystalmon.metrics.answers import MAJORITY
 from crystalmon.metrics.catalogue import NOT_MEASURABLE
 from crystalmon.phases.detector import PhaseDetector
+from crystalmon.phases.drift import PACES, leap
 from crystalmon.phases.state import PhaseState
 from crystalmon.runs.records import PHASES, Event
 
@@ -47,6 +48,9 @@ class SuiteDetector:
         self.tasks = {name: PhaseDetector(q, name, before.get(name)) for name, q in base_q.items()}
         self._phase: str | None = None
         self._onsets: dict[str, tuple[float, float, float]] = {}
+        self._asked: dict[str, int] = {}
+        self._steps: list[int] = []
+        self._kl: list[float] = []
 
     @property
     def phase(self) -> str:
@@ -74,12 +78,14 @@ class SuiteDetector:
         coverage: Mapping[str, float | None],
         asked: Mapping[str, Sequence[int] | None] | None = None,
         measurable: Mapping[str, float | None] | None = None,
+        free_energy: Mapping[str, float | None] | None = None,
     ) -> list[Event]:
         """Take one probe of every task; return its events, the suite's own last.
 
         A task whose answers are not finite skips this probe. If few prompts are asked, what a task
         seems to do may be their doing, and is weighed against the other tasks; see `_drawn`. The
-        arguments are, by task, those of `PhaseDetector.update`.
+        arguments are, by task, those of `PhaseDetector.update`, and the KL to the base, in nats;
+        without it no `free_energy_jump`.
         """
         asked, measurable = asked or {}, measurable or {}
         seen = {
@@ -109,6 +115,7 @@ class SuiteDetector:
             if event.kind == "nucleation_onset" and event.task is not None:
                 low, high = event.evidence["onset_interval"]
                 self._onsets[event.task] = (low, high, event.evidence["onset_step"])
+        events += self._leaps(step, q, free_energy or {})
         if self.phase == NOT_MEASURABLE:
             return events
         # one that cannot be measured now is where it was: its absence is no change of the suite's
@@ -118,6 +125,33 @@ class SuiteDetector:
         if before not in (None, self._phase):
             events += self._entered(before, step, phases)
         return events
+
+    def _leaps(
+        self, step: int, q: Mapping[str, np.ndarray], free_energy: Mapping[str, float | None]
+    ) -> list[Event]:
+        """`free_energy_jump`: the mean KL over tasks has leapt; see `drift.leap`.
+
+        Probes are held against those before that have asked as many prompts: others have another
+        level.
+        """
+        asked = {name: len(own) for name, own in q.items()}
+        if asked != self._asked:
+            self._asked, self._steps, self._kl = asked, [], []
+        values = [value for value in free_energy.values() if value is not None]
+        if not values:
+            return []
+        self._steps, self._kl = self._steps[-PACES - 1 :], self._kl[-PACES - 1 :]
+        self._steps.append(step)
+        self._kl.append(float(np.mean(values)))
+        if (evidence := leap(self._steps, self._kl)) is None:
+            return []
+        before, now = self._kl[-2:]
+        message = (
+            f"the KL to the base leapt from {before:.2f} to {now:.2f} nats since step "
+            f"{self._steps[-2]}"
+        )
+        evidence |= {"free_energy": now}
+        return [Event("free_energy_jump", step, None, evidence, message)]
 
     def mean_order(self, orders: Mapping[str, float]) -> float:
         """The suite's order from its tasks', by name: weighted by the liquidity of their bases.

@@ -25,10 +25,16 @@ EVENT_KINDS = (
     "melting",
     "format_drift",
     "early_warning",
+    "entropy_collapse",
+    "free_energy_jump",
 )
 
-SUITE_EVENT_KINDS = ("nucleation_onset", "nucleation_complete", "melting")
-"""The kinds that the suite raises too; tasks alone raise the others."""
+LIMIT_EVENT = "_limit"
+"""What the kind of an event ends with that a metric's limit raises, after the metric's key."""
+
+SUITE_EVENT_KINDS = ("nucleation_onset", "nucleation_complete", "melting", "free_energy_jump")
+"""The kinds that the suite raises too; tasks alone raise the others but those of limits, which
+are the suite's."""
 
 Interval = tuple[float, float]
 
@@ -213,7 +219,7 @@ class Event(Stored):
     """A phase signal.
 
     Args:
-        kind: one of `EVENT_KINDS`.
+        kind: one of `EVENT_KINDS`, or a metric's key with `LIMIT_EVENT`.
         step: the probe at which it was raised.
         task: the task's name, or None for the whole suite.
         evidence: the numbers behind it.
