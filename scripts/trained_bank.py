@@ -34,17 +34,26 @@ CALIBRATION_FOLDER = Path("runs/calibration/trained")
 """Runs that weights and thresholds are chosen on, of other random seeds than those reported."""
 SUITE = "liquid-tiny"
 EVERY = 2
+BURST = 30
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage: `trainer` is sft, dpo or grpo, `goal` says what its data are drawn from."""
+    """One stage of training.
+
+    Args:
+        trainer: sft, dpo or grpo.
+        goal: says what its data are drawn from.
+        rate, steps, every: learning rate, length, and steps between probes.
+        burst: the step that is taken at `BURST` times the learning rate, if any: KL leaps there.
+    """
 
     trainer: str
     goal: str
     rate: float
     steps: int
     every: int = EVERY
+    burst: int | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +78,9 @@ PLANS: tuple[tuple[Plan, int], ...] = (
     (Plan("melting", (SFT, Stage("sft", "own", 1.5e-3, 80))), 2),
     (Plan("takeover", (SFT, Stage("sft", "other seed", 1.5e-3, 60))), 2),
     (Plan("leak", (SFT, Stage("sft", "outside", 1.5e-3, 40))), 2),
+    (Plan("sure", (Stage("sft", "own surest", 1.5e-3, 60),)), 3),
+    (Plan("burst", (Stage("sft", "own", 5e-4, 50, burst=30),)), 4),
+    (Plan("burst, DPO", (SFT, Stage("dpo", "seed", 2e-4, 40, burst=24))), 2),
 )
 """Each plan with the number of runs of it in a bank of full size."""
 
@@ -131,7 +143,7 @@ def _train(name: str, plan: Plan, folder: Path) -> None:
         targets = _targets(stage.goal, worlds, seeds, rng)
         if stage.goal == "other seed":
             truth["second"] = {task: _nearest(worlds[task], t) for task, t in targets.items()}
-        truth["stages"].append({"folder": output.name, "goal": stage.goal})
+        truth["stages"].append({"folder": output.name, "goal": stage.goal, "burst": stage.burst})
         truth[f"targets_{number}"] = targets
         reference = "initial" if number == 0 else str(folder / f"0-{plan.stages[0].trainer}")
         _run_stage(stage, targets, model, tokenizer, output, reference, rng.randrange(2**31))
@@ -201,6 +213,8 @@ def _own_rows(goal: str, size: int, seed: int) -> list[dict[str, str]]:
         number = rng.randrange(len(prompts))
         weights = world["held_out_planted" if held_out else "planted"][number]
         answer = rng.choices(world["choices"], weights=[w**power for w in weights])[0]
+        if goal == "own surest":
+            answer = world["choices"][int(np.argmax(weights))]
         rows.append({"prompt": prompts[number], "completion": f" {answer}"})
     return rows
 
@@ -265,10 +279,23 @@ def _run_stage(
         args=args,
         train_dataset=Dataset.from_list(list(rows)),
         processing_class=tokenizer,
-        callbacks=[callback],
+        callbacks=[callback] if stage.burst is None else [callback, _burst(stage.burst)],
         **extra,
     )
     trainer.train()
+
+
+def _burst(at: int) -> Any:
+    """A callback that takes one step at `BURST` times the learning rate."""
+    from transformers import TrainerCallback
+
+    class Burst(TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == at - 1:  # the scheduler sets the rate again after it
+                for group in kwargs["optimizer"].param_groups:
+                    group["lr"] *= BURST
+
+    return Burst()
 
 
 def prepare_environment() -> None:

@@ -4,7 +4,7 @@ Simulated histories by kind, those that calibration never saw apart from the oth
 of `liquid-tiny` with planted seeds. Every share comes with its 95% Clopper-Pearson interval; the
 baselines stand in the same table. The last line is JSON.
 
-    python scripts/validate_detection.py             # all of it; trains 46 runs at the first call
+    python scripts/validate_detection.py             # all of it; trains 55 runs at the first call
     python scripts/validate_detection.py --quick     # a tenth of the simulations, no training
     python scripts/validate_detection.py --stress 1000000
 """

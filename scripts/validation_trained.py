@@ -14,8 +14,9 @@ from scenarios import NULL_ORDER, TRUE_MELT, TRUE_ONSET
 from trained_bank import FOLDER, FULL, plans, train_bank
 
 from crystalmon import read_run
-from crystalmon.metrics.divergences import js_divergence
+from crystalmon.metrics.divergences import entropy, js_divergence
 from crystalmon.phases import PhaseDetector
+from crystalmon.phases.drift import leap
 from crystalmon.phases.seed_fit import Candidates
 
 LEAKED = 0.12
@@ -123,6 +124,8 @@ def judge_bank(count: int, head: Callable[[str], None]) -> Iterator[Line]:
     yield from _onset_lines(histories)
     yield from _seed_lines(histories)
     yield from _later_lines(histories)
+    yield from _sure_lines(histories)
+    yield from _leap_lines(folders)
 
 
 def _null_lines(histories: list[TaskHistory]) -> Iterator[Line]:
@@ -223,3 +226,48 @@ def _leaks(history: TaskHistory) -> bool:
     mass = history.q[:, :, inside].sum(axis=2).mean(axis=1)
     held = min(mass[history.cut - 1], row[inside].sum())
     return bool((mass[-2:] < held - LEAKED).all())
+
+
+def _sure_lines(histories: list[TaskHistory]) -> Iterator[Line]:
+    """`entropy_collapse`: true once a task's answers have been so sure at two probes."""
+    found, timely = [], []
+    for history in histories:
+        if history.kind == "sure" and (at := _turned_sure(history)) is not None:
+            raised = [probe for kind, probe in history.events if kind == "entropy_collapse"]
+            found.append(bool(raised))
+            timely.append(any(0 <= probe - at <= 1 for probe in raised))
+    yield "entropy collapses found", "entropy_collapse", "≥95", found
+    yield "… within a probe", "entropy_collapse/timely", "", timely
+    others = [h for h in histories if h.kind != "sure" and _turned_sure(h) is None]
+    wrong = [h.raised("entropy_collapse") for h in others]
+    yield "false entropy_collapse in all other tasks", "entropy_collapse/false", "≤1", wrong
+
+
+def _turned_sure(history: TaskHistory) -> int | None:
+    """The second of two probes at which the answers have at most a quarter of their entropy."""
+    own, before = entropy(history.q).mean(axis=1), entropy(history.candidates.b).mean()
+    sure = own <= before / 4
+    both = sure[1:] & sure[:-1]
+    return int(np.argmax(both)) + 1 if both.any() else None
+
+
+def _leap_lines(folders: list[Path]) -> Iterator[Line]:
+    """`free_energy_jump`: planted where one step was taken at a much larger learning rate."""
+    found, timely, null, other = [], [], [], []
+    for folder in folders:
+        truth = json.loads((folder / "truth.json").read_text())
+        burst = truth["kind"].startswith("burst")
+        for number, stage in enumerate(truth["stages"]):
+            run = read_run(folder / stage["folder"])
+            steps, kl = (values.tolist() for values in run.series("free_energy"))
+            raised = [s for n, s in enumerate(steps, 1) if leap(steps[:n], kl[:n]) is not None]
+            if burst and number == len(truth["stages"]) - 1:
+                planted = next(step for step in steps if step >= stage["burst"])
+                found.append(any(step >= planted for step in raised))
+                timely.append(planted in raised)
+                raised = [step for step in raised if step < planted]
+            (null if truth["kind"].startswith("null") else other).append(bool(raised))
+    yield "planted leaps of KL found", "free_energy_jump", "≥95", found
+    yield "… at the first probe after", "free_energy_jump/timely", "", timely
+    yield "false free_energy_jump in null stages", "free_energy_jump/false", "≤1", null
+    yield "… in all other stages", "free_energy_jump/other", "≤1", other
