@@ -16,7 +16,7 @@ import pytest
 from fake_runs import make_event, make_record, make_task, planted_chain, write_log
 
 from crystalmon.cli.main import main
-from crystalmon.metrics.catalogue import METRICS
+from crystalmon.metrics.catalogue import METRICS, NOT_MEASURABLE
 from crystalmon.report.frames import MAX_FRAMES, MAX_PROBES, base_answers, encode, pick_frames
 from crystalmon.report.lanes import lane_names, make_lanes
 from crystalmon.report.page import report_html, write_report
@@ -173,6 +173,14 @@ def test_a_long_run_is_fitted_too(chain: list[Run]) -> None:
     )
     (row,) = kinetics_rows(replace(chain[0], records=records))
     assert row["verdict"] == "abrupt"
+
+
+def test_a_rise_is_fitted_though_the_suite_was_never_measurable(chain: list[Run]) -> None:
+    run = chain[0]
+    records = tuple(replace(record, phase=NOT_MEASURABLE) for record in run.records)
+    fits = [row for row in kinetics_rows(run) if row["verdict"] != "Avrami fit"]
+    assert fits
+    assert kinetics_rows(replace(run, records=records)) == fits
 
 
 def test_the_words_come_from_the_bundled_suite_only_if_it_is_the_same(tmp_path: Path) -> None:

@@ -419,8 +419,14 @@ def test_a_watcher_keeps_up_with_a_training(
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_tensorboard_itself_shows_the_layout_and_the_pictures(browser: Any, tmp_path: Path) -> None:
+def test_tensorboard_itself_shows_the_layout_the_pictures_and_the_trainers_charts(
+    browser: Any, tmp_path: Path
+) -> None:
     pytest.importorskip("tensorboard")
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(tmp_path / "runs" / "Jan01_host")) as trainers:
+        trainers.add_scalar("train/loss", 1.0, 0)
     tracker = TensorBoardTracker(output_dir=str(tmp_path))
     for step in range(5):
         tracker.log(step, {"crystalmon/order": step / 5})
@@ -444,7 +450,8 @@ def test_tensorboard_itself_shows_the_layout_and_the_pictures(browser: Any, tmp_
             time.sleep(0.5)
         for tab, text in (
             ("custom_scalars", "Do the wordings still answer differently?"),
-            ("images", "crystalmon_media/answers"),
+            ("images", "crystalmon/answers"),
+            ("timeseries", "train/loss"),
         ):
             page = browser.new_page()
             page.goto(f"http://127.0.0.1:{port}/#{tab}")

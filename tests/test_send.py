@@ -45,7 +45,7 @@ def test_tensorboard_gets_every_stage_of_a_scan(
     assert [s.step for s in order] == [record.step for record in scanned.records]
     told = [record.metrics["order"] for record in scanned.records]
     assert [s.value for s in order] == pytest.approx(told, abs=1e-6)
-    assert found.Tags()["images"] == ["crystalmon_media/answers"]
+    assert found.Tags()["images"] == ["crystalmon/answers"]
 
 
 @backend

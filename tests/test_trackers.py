@@ -435,7 +435,7 @@ def test_tensorboard_gets_pictures(tmp_path: Path, trainers_writer: Any) -> None
     tracker = TensorBoardTracker(output_dir=str(tmp_path))
     tracker.show(snapshot())
     folder = tmp_path / "runs" / "Jan01_host" / "crystalmon"
-    (image,) = read_tensorboard(folder).Images("crystalmon_media/answers")
+    (image,) = read_tensorboard(folder).Images("crystalmon/answers")
     tracker.close()
     height, width, _ = snapshot().image.shape
     assert (image.step, image.height, image.width) == (5, height, width)

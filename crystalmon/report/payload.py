@@ -186,8 +186,8 @@ def kinetics_rows(run: Run) -> list[dict[str, Any]]:
     if not len(known) or known.max() - known.min() < LEAST_RISE:
         return []
     rows = _transition(None, classify_transition(steps, order))
-    phases = (record.phase for record in run.records)
-    grew = next(phase for phase in phases if phase != NOT_MEASURABLE) == "liquid"
+    measured = (record.phase for record in run.records if record.phase != NOT_MEASURABLE)
+    grew = next(measured, None) == "liquid"
     avrami = fit_avrami(*run.series("crystal_fraction")) if grew else None
     if avrami is not None:
         text = f"share of collapsed wordings: {avrami.words}"

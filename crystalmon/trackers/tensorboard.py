@@ -14,7 +14,7 @@ from crystalmon.runs.names import DEFAULT_NAME
 from crystalmon.runs.reader import Run
 from crystalmon.runs.records import Event
 from crystalmon.trackers.base import Tracker, check_writable, sentence
-from crystalmon.trackers.panels import ANSWERS, dashboard
+from crystalmon.trackers.panels import dashboard
 
 FOLDER_VARIABLE = "TENSORBOARD_LOGGING_DIR"
 """The environment variable by which transformers lets the user choose the log folder."""
@@ -56,7 +56,8 @@ class TensorBoardTracker(Tracker):
     def show(self, snapshot: Snapshot) -> None:
         """Add the answers as an image, and write it out."""
         writer, step = self._open(snapshot.record.step), snapshot.record.step
-        writer.add_image(self.name + ANSWERS, snapshot.image, step, dataformats="HWC")
+        # TensorBoard opens the first two groups of tags: one more of ours would close the trainer's
+        writer.add_image(f"{self.name}/answers", snapshot.image, step, dataformats="HWC")
         writer.flush()
 
     def event(self, event: Event) -> None:
