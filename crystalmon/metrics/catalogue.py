@@ -23,7 +23,6 @@ CRYSTALLIZATION, DISTANCE, COST = "Crystallization", "Distance from the base", "
 _ALIKE = (CRYSTALLIZATION, "Do the wordings still answer differently?")
 _PHASE = (CRYSTALLIZATION, f"Phase: {', '.join(f'{i} {name}' for i, name in enumerate(PHASES))}")
 _VARIETY = (CRYSTALLIZATION, "Variety between wordings (nats)")
-_TASKS = (CRYSTALLIZATION, "Tasks in each phase (ordered: the base already answered alike)")
 _KL = (DISTANCE, "KL from the base and its parts (nats)")
 _COVERAGE = (DISTANCE, "Probability on listed answers")
 
@@ -109,8 +108,7 @@ METRICS: tuple[Metric, ...] = (
     ),
     *(
         Metric(
-            tasks_in(phase), f"{phase} tasks", "", "suite", None,
-            None if phase in ("settling", "melting", NOT_MEASURABLE) else _TASKS,
+            tasks_in(phase), f"{phase} tasks", "", "suite", None, None,
             f"how many tasks are {phase}",
             f"number of tasks whose phase is {phase}",
         )
@@ -249,7 +247,7 @@ METRICS: tuple[Metric, ...] = (
         high=1.0,
     ),
     Metric(
-        "probe_seconds", "seconds per probe", "s", "suite", "lower", (COST, "Seconds per probe"),
+        "probe_seconds", "seconds per probe", "s", "suite", "lower", None,
         "wall time that the probe took",
         "clock",
     ),

@@ -16,6 +16,7 @@ the same events. `scripts/validate_detection.py` measures its error rates.
     drift.py         answers that become sure, KL that leaps, limits of the user's own
     detector.py      the rules in their order, for one task
     suite.py         all tasks, and the suite as their majority
+    what_to_do.py    what to look at or do after an event
     stored.py        a stored run's probes and states, read and replayed
 """
 

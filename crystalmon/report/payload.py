@@ -12,6 +12,7 @@ import crystalmon
 from crystalmon.analysis.transition import LEAST_RISE, Transition, classify_transition, fit_avrami
 from crystalmon.metrics.catalogue import NOT_MEASURABLE
 from crystalmon.phases.unconfirmed import phase_words
+from crystalmon.phases.what_to_do import advise
 from crystalmon.report import palette
 from crystalmon.report.caveats import caveats
 from crystalmon.report.experiment_cards import folder_cards, rounded
@@ -103,6 +104,7 @@ def _lane(lane: Lane, name: str, texts: Mapping[str, TaskTexts]) -> dict[str, An
                 "seconds": sum(r.seconds for r in run.records if math.isfinite(r.seconds)),
                 "stages": run.stages,
                 "log": log_curves(run),
+                "advice": list(advise(run).items()),
                 "info": json_value({key: run.info[key] for key in INFO_KEYS if key in run.info}),
             }
             for run, start, stop in lane.spans

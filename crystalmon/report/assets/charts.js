@@ -164,7 +164,7 @@ function pieces(xs, lows, highs) {
 const SYMBOLS = {
   seed_locked: ["diamond", "seed locked"], seedless_collapse: ["x", "collapse without a seed"],
   support_leak: ["triangle-up", "answers leave the seed’s"], recrystallization: ["star", "another seed takes over"],
-  format_drift: ["square", "format drifts"],
+  format_drift: ["square", "format drifts"], entropy_collapse: ["hexagon", "answers become sure"],
 };
 
 function blocks(lane, phases) {
@@ -244,7 +244,7 @@ function drawPhases() {
     ...marked,
   });
   const names = [...present].sort().map((index) => el("span", {}, swatch(phaseColour(index)), phaseName(index)));
-  const glyphs = { diamond: "◆", x: "✕", "triangle-up": "▲", star: "★", square: "■" };
+  const glyphs = { diamond: "◆", x: "✕", "triangle-up": "▲", star: "★", square: "■", hexagon: "⬢" };
   const symbols = Object.keys(marks).map((kind) => el("span", {}, `${glyphs[SYMBOLS[kind][0]]} ${SYMBOLS[kind][1]}`));
   fill($("phase-legend"), ...names, ...symbols);
 }

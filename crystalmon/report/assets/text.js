@@ -52,7 +52,17 @@ function drawHappened() {
     }
   });
   fill($("happened"), el("h2", {}, "What happened, when"), items.length ? el("ol", { class: "events" }, ...items.slice(0, 14)) : el("p", { class: "lead" }, lanes.some((lane) => /unconfirmed/.test(lane.looks)) ? "Nothing confirmed so far." : "No event so far."),
-    items.length > 14 ? el("p", { class: "soft" }, `and ${items.length - 14} more, in the table at the end`) : null);
+    items.length > 14 ? el("p", { class: "soft" }, `and ${items.length - 14} more, in the table at the end`) : null,
+    ...whatToDo(lanes));
+}
+
+// One line a kind of event; of runs that give the same advice, once.
+function whatToDo(lanes) {
+  const lines = new Map(lanes.flatMap((lane) => lane.runs.flatMap((run) => run.advice.map(([kind, text]) => [`${kind} ${text}`, { run, kind, text }]))));
+  if (!lines.size) return [];
+  const several = lanes.flatMap((lane) => lane.runs).length > 1;
+  return [el("h3", {}, "What to do"), el("ul", { class: "soft" }, ...[...lines.values()].map(({ run, kind, text }) =>
+    el("li", {}, el("b", {}, `${several ? `${run.name}, ` : ""}${spoken(kind)}: `), text)))];
 }
 
 function drawWon() {

@@ -1,0 +1,65 @@
+"""What to look at or do after an event, with the run's own checkpoints."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from crystalmon.runs.reader import Run
+from crystalmon.runs.records import LIMIT_EVENT, Event
+
+_BACK = "{back}, then train at a lower learning rate, on more varied data, or with a larger beta"
+ADVICE = {
+    "nucleation_onset": f"If you do not want that: {_BACK}.",
+    "nucleation_complete": "Rewording no longer helps. Read samples.",
+    "seed_locked": "Read the wording that won, and its answers in the base.",
+    "recrystallization": "Read the wording that has taken over, and its answers in the base.",
+    "seedless_collapse": "Look at the answers in your training data.",
+    "support_leak": "Look at what the data, the reward or the preferences favour.",
+    "melting": "Check that the new data ask for it.",
+    "format_drift": "Read samples: what is written instead of the listed answers?",
+    "entropy_collapse": "Read several samples of one prompt. In RL, {back}, then sample at a higher "
+    "temperature or give a bonus for entropy.",
+    "free_energy_jump": "Look at reward, gradient norm and learning rate at this step. If samples are "
+    "worse: {back}.",
+}
+"""By kind of event; `early_warning` asks for nothing yet. `{back}` names a checkpoint."""
+
+
+def advise(run: Run) -> dict[str, str]:
+    """By kind of event, in the order in which they came first, what to do; of a scan nothing.
+
+    Checkpoints are looked for in the folder that holds the run's.
+    """
+    first: dict[str, Event] = {}
+    for event in () if run.stages else run.events:
+        first.setdefault(event.kind, event)
+    saved = _checkpoints(run.folder.parent) if first else []
+    found = {}
+    for kind, event in first.items():
+        words = ADVICE.get(kind, "")
+        if kind.endswith(LIMIT_EVENT):
+            words = "You set this limit: {back}, or raise it."
+        if words:
+            found[kind] = _capital(words.format(back=_back(event, saved)))
+    return found
+
+
+def _back(event: Event, saved: Sequence[int]) -> str:
+    """The way back to before an event; an onset began at the start of its interval."""
+    began = int(event.evidence.get("onset_interval", (event.step,))[0])
+    before = [step for step in saved if step <= began]
+    if before:
+        return f"go back to checkpoint-{before[-1]}, the last one before"
+    return "no checkpoint lies before it (save_steps sets how often one is saved), so start over"
+
+
+def _checkpoints(output: Path) -> list[int]:
+    """The steps of the checkpoints in a trainer's output folder, ascending."""
+    names = (re.fullmatch(r"checkpoint-(\d+)", each.name) for each in output.glob("checkpoint-*"))
+    return sorted(int(name[1]) for name in names if name)
+
+
+def _capital(words: str) -> str:
+    return words[:1].upper() + words[1:]
