@@ -19,7 +19,8 @@ from crystalmon.report.lanes import make_lanes
 from crystalmon.report.live.feed import RunFeed
 from crystalmon.report.live.terminal import screen
 from crystalmon.report.payload import build_payload
-from crystalmon.runs.reader import Run, read_run
+from crystalmon.runs.reader import read_run
+from crystalmon.runs.run import Run
 from crystalmon.runs.store import RunStore
 from crystalmon.scoring.models import load_model
 

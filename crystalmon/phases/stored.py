@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from crystalmon.phases import Lock, PhaseState, SuiteDetector
-from crystalmon.runs.reader import Run
 from crystalmon.runs.records import EVENT_KINDS, Event, ProbeRecord
+from crystalmon.runs.run import Run
 
 INHERITED_KEY = "inherited"
 """In `run.json`: by task, what `PhaseState.handed_on` keeps."""
