@@ -19,6 +19,7 @@ from crystalmon.report.lanes import make_lanes
 from crystalmon.report.live.feed import RunFeed
 from crystalmon.report.live.terminal import screen
 from crystalmon.report.payload import build_payload
+from crystalmon.report.snapshot import Snapshot
 from crystalmon.runs.reader import read_run
 from crystalmon.runs.run import Run
 from crystalmon.runs.store import RunStore
@@ -68,7 +69,7 @@ def said_of(run: Run, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
     with terminal.capture() as captured:
         terminal.print(screen(RunFeed([place]).news()))
     found["watch"] = captured.get()
-    Console().conclude(run.records[-1], run.folder, len(run.records), 0.25)
+    Console().conclude(Snapshot(run.records[-1], {}), run.folder)
     found["end"] = capsys.readouterr().out
     payload = build_payload(make_lanes([run]))
     found["page"] = payload["lanes"][0]["looks"]
