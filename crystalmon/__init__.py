@@ -16,8 +16,9 @@ from crystalmon.version import __version__
 if TYPE_CHECKING:
     from crystalmon.monitor.callback import CrystalCallback
     from crystalmon.monitor.probe import Monitor
-    from crystalmon.runs.reader import Run, read_run
+    from crystalmon.runs.reader import read_run
     from crystalmon.runs.records import Event, ProbeRecord, TaskRecord
+    from crystalmon.runs.run import Run
     from crystalmon.scoring.models import load_model
     from crystalmon.suites.tasks import Choice, Task, TaskSuite, list_suites, load_suite
 
@@ -27,7 +28,7 @@ _HOME = {
     "Event": "runs.records",
     "ProbeRecord": "runs.records",
     "TaskRecord": "runs.records",
-    "Run": "runs.reader",
+    "Run": "runs.run",
     "read_run": "runs.reader",
     "load_model": "scoring.models",
     "Choice": "suites.tasks",

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from crystalmon.runs.reader import Run, read_run
+from crystalmon.runs.reader import read_run
 from crystalmon.runs.records import Event, ProbeRecord, TaskRecord
+from crystalmon.runs.run import Run
 from crystalmon.runs.store import RunStore
 from crystalmon.runs.trainer_log import LogRow
 

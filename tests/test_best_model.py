@@ -11,7 +11,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback, set_seed
 
 from crystalmon import CrystalCallback, read_run
 from crystalmon.metrics.catalogue import METRICS
-from crystalmon.runs.reader import Run
+from crystalmon.runs.run import Run
 from crystalmon.trackers.base import tracker_metrics
 
 EVALUATED = {

@@ -13,6 +13,7 @@ from fake_runs import make_record, make_task
 from crystalmon.monitor.actions import check_actions
 from crystalmon.monitor.console import Console, costly
 from crystalmon.report.caveats import unmeasurable
+from crystalmon.report.snapshot import Snapshot
 from crystalmon.runs.records import ProbeRecord
 
 
@@ -45,7 +46,8 @@ def test_the_end_says_where_the_run_is_and_how_to_see_it(tmp_path, capsys):
     }
     record = replace(make_end(order=0.94, free_energy=1.186), tasks=tasks)
     choices = dict.fromkeys(tasks, ("a", "b", "c"))
-    console.conclude(record, tmp_path / "a run" / "crystalmon", 6, 0.0123, choices)
+    console.conclude(Snapshot(record, choices), tmp_path / "a run" / "crystalmon")
+    console.spent(6, 0.0123)
     first, by_task, leading, detect, report, cost = capsys.readouterr().out.splitlines()
     assert first.endswith(
         "step 9, the last probe: crystallized, order 0.94, free energy 1.186 nats"
@@ -64,10 +66,10 @@ def test_the_end_says_where_the_run_is_and_how_to_see_it(tmp_path, capsys):
 
 def test_the_end_of_a_broken_run_in_an_odd_folder(capsys):
     console = Console()
-    console.conclude(make_end(order=-1e-9, free_energy=math.nan), Path("-odd"), 1, 0.01)
+    console.conclude(Snapshot(make_end(order=-1e-9, free_energy=math.nan), {}), Path("-odd"))
     console.unobserved(28, 40, 0.01)
     console.unobserved(39, 40, 0.01)
-    first, _, report, _, many, one = capsys.readouterr().out.splitlines()
+    first, _, report, many, one = capsys.readouterr().out.splitlines()
     assert first.endswith("crystallized, order 0.00")
     assert report.endswith("crystalmon report ./-odd -o ./-odd/report.html")
     assert "steps 29 to 40 were not observed: one more probe" in many

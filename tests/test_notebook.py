@@ -9,7 +9,7 @@ from pathlib import Path
 from fake_runs import make_event, make_record, make_task
 
 from crystalmon.runs.notebook import curve_svg, number, table_html
-from crystalmon.runs.reader import Run
+from crystalmon.runs.run import Run
 
 EVIL = "<img src=x onerror=alert(1)>"
 

@@ -23,8 +23,9 @@ from crystalmon.report.page import report_html, write_report
 from crystalmon.report.payload import build_payload, kinetics_rows
 from crystalmon.report.summary import stage_table
 from crystalmon.report.training_log import MAX_LOGGED, log_curves, log_panels
-from crystalmon.runs.reader import Run, RunReader
+from crystalmon.runs.reader import RunReader
 from crystalmon.runs.records import SCHEMA_VERSION, ProbeRecord
+from crystalmon.runs.run import Run
 from crystalmon.runs.store import RunStore
 from crystalmon.runs.trainer_log import LogRow
 from crystalmon.runs.wordings import task_texts

@@ -25,7 +25,8 @@ from crystalmon.report.live.feed import RunFeed
 from crystalmon.report.live.server import make_server
 from crystalmon.report.page import report_html, write_report
 from crystalmon.runs.names import DEFAULT_NAME
-from crystalmon.runs.reader import Run, read_run
+from crystalmon.runs.reader import read_run
+from crystalmon.runs.run import Run
 from crystalmon.runs.store import RunStore
 from crystalmon.trackers.tensorboard import TensorBoardTracker
 

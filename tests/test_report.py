@@ -23,7 +23,7 @@ from crystalmon.metrics.catalogue import BRIEF
 from crystalmon.report.palette import PHASE_COLOURS
 from crystalmon.report.stage_figure import stage_figure
 from crystalmon.report.summary import StageRow, format_stage_table, stage_table
-from crystalmon.runs.reader import Run
+from crystalmon.runs.run import Run
 
 
 def make_run(name: str, *steps: int, **changes: object) -> Run:

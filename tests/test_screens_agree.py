@@ -19,7 +19,9 @@ from crystalmon.report.lanes import make_lanes
 from crystalmon.report.live.feed import RunFeed
 from crystalmon.report.live.terminal import screen
 from crystalmon.report.payload import build_payload
-from crystalmon.runs.reader import Run, read_run
+from crystalmon.report.snapshot import Snapshot
+from crystalmon.runs.reader import read_run
+from crystalmon.runs.run import Run
 from crystalmon.runs.store import RunStore
 from crystalmon.scoring.models import load_model
 
@@ -67,7 +69,8 @@ def said_of(run: Run, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
     with terminal.capture() as captured:
         terminal.print(screen(RunFeed([place]).news()))
     found["watch"] = captured.get()
-    Console().conclude(run.records[-1], run.folder, len(run.records), 0.25)
+    Console().conclude(Snapshot(run.records[-1], {}), run.folder)
+    Console().spent(len(run.records), 0.25)
     found["end"] = capsys.readouterr().out
     payload = build_payload(make_lanes([run]))
     found["page"] = payload["lanes"][0]["looks"]

@@ -18,7 +18,8 @@ from test_trackers import backend, logged_artifact
 from test_verdicts import at_seed, liquid_base, settled
 
 from crystalmon.cli.main import main
-from crystalmon.runs.reader import Run, read_run
+from crystalmon.runs.reader import read_run
+from crystalmon.runs.run import Run
 from crystalmon.runs.store import RunStore
 from crystalmon.trackers.send import send_run
 from crystalmon.trackers.tensorboard import TensorBoardTracker

@@ -14,7 +14,7 @@ from scipy import stats
 
 from crystalmon.experiments.common.statistics import log_slopes, ranks, spearman, trend
 from crystalmon.experiments.sharpness.kl_penalty import Sharpness, sharpness_of
-from crystalmon.runs.reader import Run
+from crystalmon.runs.run import Run
 from crystalmon.runs.store import RunStore, write_info
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"

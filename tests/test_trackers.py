@@ -25,8 +25,8 @@ from readback import read_tensorboard, read_wandb, wandb_history, wandb_summary
 from crystalmon.metrics import catalogue
 from crystalmon.report.page import write_report
 from crystalmon.report.snapshot import Snapshot
-from crystalmon.runs.reader import Run
 from crystalmon.runs.records import PHASES, Event
+from crystalmon.runs.run import Run
 from crystalmon.runs.store import RunStore
 from crystalmon.trackers.base import CompositeTracker, Tracker
 from crystalmon.trackers.make import DESTINATIONS, TRACKERS, make_tracker

@@ -26,9 +26,10 @@ from crystalmon.metrics.divergences import js_divergence
 from crystalmon.metrics.seeds import noise_floor, support
 from crystalmon.phases import SuiteDetector
 from crystalmon.runs.names import REFERENCE_FOLDER
-from crystalmon.runs.reader import Run, read_run
+from crystalmon.runs.reader import read_run
 from crystalmon.runs.records import ProbeRecord, TaskRecord
 from crystalmon.runs.reference import CHOICE_PREFIX, TENSOR_FILE
+from crystalmon.runs.run import Run
 from crystalmon.runs.store import RunStore
 
 TASKS, PROMPTS, CHOICES = 6, 24, 8

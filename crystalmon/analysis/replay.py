@@ -32,9 +32,9 @@ from crystalmon.phases.drift import Limits
 from crystalmon.phases.stored import limits_of, observe, states_of
 from crystalmon.phases.unconfirmed import phase_words
 from crystalmon.runs.places import Stages, told
-from crystalmon.runs.reader import Run
 from crystalmon.runs.records import Event, ProbeRecord, Stored
 from crystalmon.runs.reference import read_base_answers
+from crystalmon.runs.run import Run
 from crystalmon.runs.wordings import TaskTexts, task_texts
 
 SHOWN = 48

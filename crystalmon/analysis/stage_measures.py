@@ -16,9 +16,9 @@ import numpy as np
 from crystalmon.analysis.verdicts import find_seeds
 from crystalmon.metrics import answers, seeds
 from crystalmon.metrics.bootstrap import uniform_weights
-from crystalmon.runs.reader import Run
 from crystalmon.runs.records import TaskRecord
 from crystalmon.runs.reference import read_base_answers
+from crystalmon.runs.run import Run
 
 PROXY_STAGE = "sft"
 _SEED_KEYS = ("seed_mse", "seed_mass")

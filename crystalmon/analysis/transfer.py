@@ -15,9 +15,9 @@ import numpy as np
 from crystalmon.analysis.stage_measures import stage_names
 from crystalmon.analysis.verdicts import find_seeds
 from crystalmon.metrics.divergences import js_divergence
-from crystalmon.runs.reader import Run
 from crystalmon.runs.records import Stored
 from crystalmon.runs.reference import read_base_answers
+from crystalmon.runs.run import Run
 
 NOTABLE = 0.05
 """P-values up to this are counted."""

@@ -11,7 +11,8 @@ from pathlib import Path
 from crystalmon.analysis.replay import detect_run, format_detection
 from crystalmon.cli.options import USER_ERRORS, check_figure, command, console, option, print_json
 from crystalmon.runs.names import DEFAULT_NAME
-from crystalmon.runs.reader import Run, read_run, run_folders
+from crystalmon.runs.reader import read_run, run_folders
+from crystalmon.runs.run import Run
 from crystalmon.suites.checks import harmless
 from crystalmon.suites.tasks import load_suite
 from crystalmon.trackers.base import LOGGED

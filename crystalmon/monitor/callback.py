@@ -15,11 +15,12 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from crystalmon.monitor.actions import Actions, check_actions
+from crystalmon.monitor.beginnings import begun_views, unwrapped
 from crystalmon.monitor.budget import DEFAULT_SHARE, check_share
 from crystalmon.monitor.console import Console
 from crystalmon.monitor.probe import Monitor
 from crystalmon.monitor.schedule import check_every
-from crystalmon.monitor.training import Settings, Training, begun_views, unwrapped
+from crystalmon.monitor.training import Settings, Training
 from crystalmon.monitor.training_experiments import Experiments, check_experiments
 from crystalmon.monitor.views import AUTO, Views, find_view, name_views
 from crystalmon.phases.drift import check_limits

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from crystalmon.monitor.probe import Monitor
 from crystalmon.monitor.schedule import LEAST
 from crystalmon.phases.unconfirmed import phase_words
 from crystalmon.report.caveats import unmeasurable
+from crystalmon.report.snapshot import Snapshot
 from crystalmon.runs.names import DEFAULT_NAME, REFERENCE_FOLDER
 from crystalmon.runs.records import Event, ProbeRecord
 from crystalmon.suites.checks import harmless
@@ -114,23 +115,14 @@ class Console:
             shown = f" (order {order:.2f})" if known else ""
             self.say(f"step {record.step}: the suite is {record.phase}{shown}")
 
-    def conclude(
-        self,
-        last: ProbeRecord,
-        folder: Path,
-        probes: int,
-        share: float,
-        choices: Mapping[str, Sequence[str]] | None = None,
-    ) -> None:
-        """Say at the end where the run stands, what to look at, and what monitoring has cost.
+    def conclude(self, end: Snapshot, folder: Path) -> None:
+        """Say at the end where the run stands, and what to look at.
 
         Args:
-            last: the record of the last probe.
+            end: the last probe.
             folder: the run folder.
-            probes: how many there were.
-            share: of the run's time that monitoring took, with the base, trackers and pictures.
-            choices: by task, the names of the answers.
         """
+        last, choices = end.record, end.choices
         said = [phase_words(last)]
         for key, digits in (("order", 2), ("free_energy", 3)):
             value = last.metrics.get(key, np.nan)
@@ -149,6 +141,9 @@ class Console:
         self.say(f"the run as a page: crystalmon report {place} -o {place}/report.html")
         if last.wordings:
             self.say(f"all wordings, with the model: crystalmon probe MODEL --base {place}")
+
+    def spent(self, probes: int, share: float) -> None:
+        """Say what share of the run's time the base, probes, trackers and pictures have taken."""
         self.say(f"{probes} probes; monitoring took {share:.2%} of the time")
 
     def unobserved(self, after: int, end: int, limit: float) -> None:

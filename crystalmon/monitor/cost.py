@@ -163,11 +163,17 @@ def estimate_cost(
     steps = _positive("steps", steps)
     run = _check_run(run, steps, rate)
     size = config if isinstance(config, ModelSize) else model_size(config)
+    alone = replace(_of_a_probe(size, plan, rate), **run)
+    return alone if steps is None else _over_a_run(alone, steps)
+
+
+def _of_a_probe(size: ModelSize, plan: ScoringPlan, rate: Rate | None) -> Cost:
+    """The cost of a probe alone."""
     tokens, pairs = count_tree(plan.rows)
     rows, prompts = len(plan.rows), plan.num_prompts
     probe = forward_flops(size, tokens, pairs, rows)
     work = tokens if rate is not None and rate.unit == "tokens/s" else probe
-    alone = Cost(
+    return Cost(
         prompts=prompts,
         rows=rows,
         unique_tokens=tokens,
@@ -181,9 +187,7 @@ def estimate_cost(
         logits_bytes_on_cpu=logits_bytes("cpu", size.vocabulary, rows),
         rate=rate,
         seconds=None if rate is None else work / rate.value,
-        **run,
     )
-    return alone if steps is None else _over_a_run(alone, steps)
 
 
 def _over_a_run(cost: Cost, steps: int) -> Cost:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 from crystalmon.metrics.answers import answer_distributions
 from crystalmon.monitor.actions import Action, action_name
 from crystalmon.monitor.console import Console
+from crystalmon.monitor.failures import Failures
 from crystalmon.monitor.probe import Monitor
 from crystalmon.monitor.run_info import route_info
 from crystalmon.report.page import write_report
@@ -34,29 +34,6 @@ logger = logging.getLogger(__name__)
 
 SAME_BASE = 1e-3
 """Largest difference in a base's answers when it is scored a second time."""
-
-
-class Failures:
-    """Counts failures so that training goes on, or raises them.
-
-    Args:
-        strict: raise every failure.
-    """
-
-    def __init__(self, strict: bool) -> None:
-        self._strict = strict
-        self.count = 0
-
-    @contextlib.contextmanager
-    def caught(self, what: str, *passed: type[Exception]) -> Iterator[None]:
-        """Log `what` and count it if the body raises; errors of the kinds `passed` are raised."""
-        try:
-            yield
-        except Exception as error:
-            if self._strict or isinstance(error, passed):
-                raise
-            self.count += 1
-            logger.exception("crystalmon: %s.", what)
 
 
 class Recorder:

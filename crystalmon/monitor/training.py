@@ -9,7 +9,7 @@ import logging
 import math
 import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -19,49 +19,45 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from crystalmon.experiments.common.experiment import Experiment
 from crystalmon.monitor.actions import Action, action_name, actions_for, check_possible, take
+from crystalmon.monitor.beginnings import (
+    Beginning,
+    bare,
+    beginning_of,
+    keep_beginning,
+    trained_further,
+    unwrapped,
+)
+from crystalmon.monitor.best_checkpoint import (
+    check_choice,
+    chooses_by,
+    chooses_now,
+    evaluation_metrics,
+)
 from crystalmon.monitor.budget import Budget
 from crystalmon.monitor.console import Console, costly
+from crystalmon.monitor.failures import Failures
 from crystalmon.monitor.lineage import Origin
 from crystalmon.monitor.probe import Monitor
-from crystalmon.monitor.recorder import Failures, Recorder
+from crystalmon.monitor.recorder import Recorder
 from crystalmon.monitor.run_folder import claim_folder
 from crystalmon.monitor.run_info import run_info, settings_info, trainer_name
 from crystalmon.monitor.schedule import Forecast, Schedule, probe_steps
 from crystalmon.monitor.training_experiments import ExperimentsInTraining
 from crystalmon.phases.drift import Limits
+from crystalmon.report.snapshot import Snapshot
 from crystalmon.runs.lock import RunLock
 from crystalmon.runs.names import OVERHEAD_KEY
 from crystalmon.runs.records import Event, ProbeRecord
 from crystalmon.runs.reference import Reference, find_reference
 from crystalmon.runs.trainer_log import LogRow
-from crystalmon.scoring.forward import out_of_memory
 from crystalmon.scoring.models import model_name
 from crystalmon.scoring.plan import View
 from crystalmon.scoring.precision_trial import AskedPrecision, check_precision
-from crystalmon.scoring.ranks import (
-    CONFIGURATION_ERRORS,
-    RankError,
-    Ranks,
-    attempt,
-    current_ranks,
-    describe,
-)
+from crystalmon.scoring.ranks import CONFIGURATION_ERRORS, Ranks, current_ranks
 from crystalmon.suites.tasks import TaskSuite
-from crystalmon.trackers.base import MAIN, Logged, check_main, tracker_metrics
+from crystalmon.trackers.base import Logged
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class _Beginning:
-    """What a model was before its first training in this process, by suite and view."""
-
-    training: weakref.ref[TrainerState]
-    bases: dict[tuple[str, str], Reference] = field(default_factory=dict)
-
-
-_BEGINNINGS: weakref.WeakKeyDictionary[nn.Module, _Beginning] = weakref.WeakKeyDictionary()
-"""Of the models that this process has trained."""
 
 
 @dataclass(frozen=True)
@@ -84,12 +80,6 @@ class Settings:
     experiments: Mapping[Experiment, int]
     logged: Logged
     verbose: bool
-
-
-def begun_views(model: Any, suite: TaskSuite) -> list[View]:
-    """The views in which this process has scored a model before its first training."""
-    beginning = _BEGINNINGS.get(_bare(unwrapped(model)))
-    return [view for key, view in beginning.bases if key == suite.hash] if beginning else []
 
 
 class Training:
@@ -136,7 +126,7 @@ class Training:
         self._held: RunLock | None = None  # on rank 0 alone
         self._closed = False
         self._model: weakref.ref[nn.Module] | None = None
-        self._beginning: _Beginning | None = None
+        self._beginning: Beginning | None = None
         self._first_base = earlier and earlier.own_base
 
     @property
@@ -165,7 +155,7 @@ class Training:
         check_possible(self._settings.actions, args)
         try:
             with self._meter.spending():
-                self._prepare(args, state, unwrapped(model), tokens)
+                self._prepare(args, state, model, tokens)
             if self.last_step < 0 or self._wanted(state.global_step):
                 # the trainer clears its control before the first step: actions wait until after it
                 self._probe(state, unchanged=True)
@@ -174,9 +164,9 @@ class Training:
         except BaseException:
             self.close()
             raise
-        self._model = weakref.ref(_bare(unwrapped(model)))
+        self._model = weakref.ref(bare(model))
         if self._beginning is not None:
-            _BEGINNINGS[_bare(unwrapped(model))] = self._beginning
+            keep_beginning(model, self._beginning)
 
     def step(self, state: TrainerState, control: TrainerControl) -> None:
         """Probe if this step is on the schedule, or the last."""
@@ -194,7 +184,8 @@ class Training:
     def probe_if_wanted(self, state: TrainerState, control: TrainerControl, last: bool) -> None:
         """Probe if it is time; `last` says that training ends here."""
         prompts = self._wanted(state.global_step, last)
-        if self._judges_now(state, control) and self.last_step < state.global_step:
+        chosen = chooses_now(self.args, self._console.name, state, control)
+        if chosen and self.last_step < state.global_step:
             prompts = max(self._schedule.tokens, default=0)
         if prompts:
             self._probe(state, prompts)
@@ -208,26 +199,12 @@ class Training:
         self, args: TrainingArguments, state: TrainerState, metrics: dict[str, float]
     ) -> None:
         """Add the suite's metrics to an evaluation's, where these choose the best checkpoint."""
-        if not self._is_judge(args) or self._closed:
+        if not chooses_by(args, self._console.name) or self._closed:
             return
         if self.last_step < state.global_step:
             self._probe(state)
-        # the trainer raises if the metric is missing: without a seed, or if the probe failed
-        found = {f"{self._console.name}/{key}": math.nan for key in MAIN}
-        if self._last is not None and self._last.step == state.global_step:
-            found |= tracker_metrics(self._last, self._console.name)
-        metrics |= {f"eval_{key}": value for key, value in found.items()}
-
-    def _is_judge(self, args: TrainingArguments) -> bool:
-        """Whether the trainer chooses its best checkpoint by a metric of this run."""
-        chosen = str(args.metric_for_best_model or "").removeprefix("eval_")
-        return chosen.startswith(f"{self._console.name}/")
-
-    def _judges_now(self, state: TrainerState, control: TrainerControl) -> bool:
-        """Whether it does so at this step: then all prompts are asked, so that values compare."""
-        strategy = getattr(self.args.eval_strategy, "value", self.args.eval_strategy)
-        epoch_ends = strategy == "epoch" and abs(state.epoch - round(state.epoch)) < 1e-6
-        return self._is_judge(self.args) and (control.should_evaluate or epoch_ends)
+        now = self._last is not None and self._last.step == state.global_step
+        metrics |= evaluation_metrics(self._last if now else None, self._console.name)
 
     def log(self, state: TrainerState, logs: Mapping[str, Any]) -> None:
         """Keep what the trainer logs, until the run folder is closed."""
@@ -238,7 +215,7 @@ class Training:
     def is_of(self, args: TrainingArguments, model: Any) -> bool:
         """Whether this is a training of that trainer: the same arguments and the same model."""
         known = self._model and self._model()
-        return self.args is args and known is not None and known is _bare(unwrapped(model))
+        return self.args is args and known is not None and known is bare(model)
 
     def close(self) -> None:
         """Close the run folder and the trackers, and let others write to the folder."""
@@ -261,15 +238,15 @@ class Training:
         recorder, state, limit = self._recorder, self.state, self._settings.max_overhead
         if recorder is None or recorder.last is None:
             return
-        self._console.conclude(
-            recorder.last,
-            recorder.folder,
-            recorder.probes,
-            self._meter.spent_share,
-            recorder.choices,
-        )
+        self._console.conclude(Snapshot(recorder.last, recorder.choices), recorder.folder)
+        self._console.spent(recorder.probes, self._meter.spent_share)
         if state is not None and state.global_step > self.last_step and limit is not None:
             self._console.unobserved(self.last_step, state.global_step, limit)
+
+    @property
+    def _kind(self) -> tuple[str, View]:
+        """What tells the bases of one model apart."""
+        return self._settings.suite.hash, self._settings.view
 
     # --- how ---------------------------------------------------------------------------------
 
@@ -277,44 +254,24 @@ class Training:
         self, args: TrainingArguments, state: TrainerState, model: Any, tokens: Any
     ) -> None:
         """All that comes before the first probe."""
-        ranks, step, settings = current_ranks(), state.global_step, self._settings
-        output = Path(str(args.output_dir))
+        ranks, settings = current_ranks(), self._settings
+        output, inner, step = Path(str(args.output_dir)), unwrapped(model), state.global_step
         folder = claim_folder(output, state, settings.suite.name, settings.view_name)
         self._console = Console(folder.name, settings.verbose)
-        if self._is_judge(args):
-            check_main(str(args.metric_for_best_model).rpartition("/")[2])
+        check_choice(args, folder.name)
         ranks.on_main(lambda: self._lock(folder))
-        origin = Origin(folder, step, model_name(model), settings.suite, settings.view)
+        origin = Origin(folder, step, model_name(inner), settings.suite, settings.view)
         history = ranks.on_main(origin.history)
-        beginning = _BEGINNINGS.get(_bare(model), _Beginning(self._state))
-        trained = beginning.training() is not state
-        kind = (settings.suite.hash, settings.view)
-        reference = self._asked_base(origin, beginning.bases.get(kind) if trained else None, ranks)
+        beginning = beginning_of(model, state)
         progress = state.is_world_process_zero and settings.verbose and not args.disable_tqdm
-        asked, trial = ranks.on_main(lambda: origin.precision(settings.precision))
-        precision = check_precision(asked)
-        monitor = self._make_monitor(model, tokens, reference, precision, progress)
+        monitor = self._make_monitor(inner, tokens, origin, beginning, progress)
         self.monitor = monitor
         if monitor is None:
             return
-        monitor.progress = False  # the trainer has a bar of its own
-        if trial is not None:
-            monitor.route = replace(monitor.route, trial=trial)
-        if trained and monitor.is_own_base:
-            monitor.reference = _trained_further(monitor.reference)
-        base = monitor.reference.info
-        monitor.course.limits = Limits(settings.limits)
-        monitor.course.inherit(ranks.on_main(lambda: origin.inherited(base.id, monitor.base_q)))
-        for record in history:
-            monitor.replay(record)
-            self._schedule.probed(record)
-        self._schedule.tokens = tokens_of = monitor.tokens()
-        if monitor.seconds_a_probe is not None:
-            self._meter.expect(max(tokens_of.values()), monitor.seconds_a_probe)
-        self.last_step = history[-1].step if history else -1
+        self._take_over(monitor, origin, history, ranks)
         ranks.on_main(lambda: self._open(monitor, folder, history, args, state))
         if monitor.is_own_base:
-            beginning.bases.setdefault(kind, monitor.reference)
+            beginning.bases.setdefault(self._kind, monitor.reference)
         self._beginning = beginning
         self._begin_experiments(monitor, tokens, folder, step)
 
@@ -342,37 +299,40 @@ class Training:
         return ranks.on_main(lambda: origin.reference(str(asked)))
 
     def _make_monitor(
-        self,
-        model: Any,
-        tokens: Any,
-        reference: str | Path | Reference,
-        precision: AskedPrecision,
-        progress: bool,
+        self, model: Any, tokens: Any, origin: Origin, beginning: Beginning, progress: bool
     ) -> Monitor | None:
-        """The monitor, with its base scored; None if memory does not hold that on some rank.
-
-        Raises:
-            ValueError: if the base cannot be scored for another reason.
-        """
-        suite, view = self._settings.suite, self._settings.view
+        """The monitor, with its base scored; None if memory does not hold that on some rank."""
+        ranks, settings = current_ranks(), self._settings
+        trained = beginning.training() is not self.state
+        known = beginning.bases.get(self._kind) if trained else None
+        reference = self._asked_base(origin, known, ranks)
+        asked, trial = ranks.on_main(lambda: origin.precision(settings.precision))
+        suite, view, precision = settings.suite, settings.view, check_precision(asked)
         make = partial(Monitor, model, tokens, suite, reference, view=view, precision=precision)
-        monitor, failure = attempt(lambda: make(progress=progress))
-        # a rank that had memory hears of the other one's failure
-        bearable = failure is None or out_of_memory(failure) or isinstance(failure, RankError)
-        ranks = current_ranks()
-        if ranks.all(failure is None):
-            return monitor
-        failure = failure or RankError("another rank could not score the base")
-        if ranks.all(bearable):
-            with self.failures.caught("the base could not be scored, so this run is not monitored"):
-                raise failure
+        monitor = self.failures.if_memory_holds(partial(make, progress=progress))
+        if monitor is None:
             return None
-        if bearable or isinstance(failure, CONFIGURATION_ERRORS):
-            raise failure
-        raise ValueError(
-            f"the base cannot be scored ({describe(failure)}), so this run would not be monitored. "
-            "Mend that, or train without the callback."
-        ) from failure
+        monitor.progress = False  # the trainer has a bar of its own
+        if trial is not None:
+            monitor.route = replace(monitor.route, trial=trial)
+        if trained and monitor.is_own_base:
+            monitor.reference = trained_further(monitor.reference)
+        return monitor
+
+    def _take_over(
+        self, monitor: Monitor, origin: Origin, history: list[ProbeRecord], ranks: Ranks
+    ) -> None:
+        """Go on from what is known: the probes of a resumed run, or of what the model came from."""
+        base = monitor.reference.info.id
+        monitor.course.limits = Limits(self._settings.limits)
+        monitor.course.inherit(ranks.on_main(lambda: origin.inherited(base, monitor.base_q)))
+        for record in history:
+            monitor.replay(record)
+            self._schedule.probed(record)
+        self.last_step = history[-1].step if history else -1
+        self._schedule.tokens = tokens = monitor.tokens()
+        if monitor.seconds_a_probe is not None:
+            self._meter.expect(max(tokens.values()), monitor.seconds_a_probe)
 
     def _open(
         self,
@@ -470,21 +430,3 @@ class Training:
             failed = f"{action_name(action)} failed on {event.kind}; training goes on"
             with self.failures.caught(failed):
                 take(action, event, state, control)
-
-
-def unwrapped(model: Any) -> Any:
-    """The language model itself, from within PPO's, an engine's or the compiler's wrapper."""
-    for inner in ("_orig_mod", "module", "policy"):
-        model = getattr(model, inner, model)
-    return model
-
-
-def _bare(model: Any) -> Any:
-    """The model under PEFT's adapters: a second training may wrap it anew."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
-def _trained_further(reference: Reference) -> Reference:
-    """The same with a name that says that it is not the model which was loaded."""
-    name = f"{reference.info.model or 'a model'}, trained further"
-    return replace(reference, info=replace(reference.info, model=name))

@@ -25,8 +25,9 @@ from crystalmon.experiments.common.experiment import Experiment
 from crystalmon.experiments.common.parts import Parts
 from crystalmon.experiments.common.subject import Subject
 from crystalmon.monitor.budget import Budget
+from crystalmon.monitor.failures import Failures
 from crystalmon.monitor.probe import Monitor
-from crystalmon.monitor.recorder import Failures, Recorder
+from crystalmon.monitor.recorder import Recorder
 from crystalmon.runs.files import explained, write_whole
 from crystalmon.runs.names import EXPERIMENTS_FOLDER, path_part
 from crystalmon.runs.results import Result, write_result

@@ -11,8 +11,8 @@ import numpy as np
 
 from crystalmon.phases import Lock, PhaseState, SuiteDetector
 from crystalmon.phases.drift import check_limits
-from crystalmon.runs.reader import Run
 from crystalmon.runs.records import EVENT_KINDS, Event, ProbeRecord
+from crystalmon.runs.run import Run
 
 INHERITED_KEY = "inherited"
 """In `run.json`: by task, what `PhaseState.handed_on` keeps."""

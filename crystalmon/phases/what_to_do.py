@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from crystalmon.runs.reader import Run
 from crystalmon.runs.records import LIMIT_EVENT, Event
+from crystalmon.runs.run import Run
 
 _BACK = "{back}, then train at a lower learning rate, on more varied data, or with a larger beta"
 ADVICE = {
@@ -19,10 +19,14 @@ ADVICE = {
     "support_leak": "Look at what the data, the reward or the preferences favour.",
     "melting": "Check that the new data ask for it.",
     "format_drift": "Read samples: what is written instead of the listed answers?",
-    "entropy_collapse": "Read several samples of one prompt. In RL, {back}, then sample at a higher "
-    "temperature or give a bonus for entropy.",
-    "free_energy_jump": "Look at reward, gradient norm and learning rate at this step. If samples are "
-    "worse: {back}.",
+    "entropy_collapse": (
+        "Read several samples of one prompt. In RL, {back}, then sample at a higher temperature or "
+        "give a bonus for entropy."
+    ),
+    "free_energy_jump": (
+        "Look at reward, gradient norm and learning rate at this step. If samples are worse: "
+        "{back}."
+    ),
 }
 """By kind of event; `early_warning` asks for nothing yet. `{back}` names a checkpoint."""
 

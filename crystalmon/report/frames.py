@@ -16,8 +16,8 @@ import numpy as np
 
 from crystalmon.report.lanes import Lane
 from crystalmon.report.palette import CURVES
-from crystalmon.runs.reader import Run
 from crystalmon.runs.reference import read_base_answers
+from crystalmon.runs.run import Run
 
 MAX_FRAMES = 160
 MAX_PROBES = 2000

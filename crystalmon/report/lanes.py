@@ -13,8 +13,8 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from crystalmon.runs.reader import Run
 from crystalmon.runs.records import ProbeRecord
+from crystalmon.runs.run import Run
 
 Layout = Literal["auto", "chain", "compare"]
 LAYOUTS: tuple[str, ...] = get_args(Layout)

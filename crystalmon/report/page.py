@@ -18,7 +18,8 @@ from crystalmon.report.payload import build_payload
 from crystalmon.report.scan_section import scan_sections
 from crystalmon.runs.files import RUN_FILE, write_whole
 from crystalmon.runs.names import DEFAULT_NAME
-from crystalmon.runs.reader import Run, read_run
+from crystalmon.runs.reader import read_run
+from crystalmon.runs.run import Run
 from crystalmon.suites.tasks import TaskSuite
 
 STYLES = ("page.css", "experiments.css")

@@ -22,8 +22,8 @@ from crystalmon.report.palette import CURVES, PHASE_COLOURS, PHASE_WORDS
 from crystalmon.report.training_log import log_curves, log_panels
 from crystalmon.runs.names import EXPERIMENTS_FOLDER
 from crystalmon.runs.places import told
-from crystalmon.runs.reader import Run
 from crystalmon.runs.records import PHASES, Event, ProbeRecord, json_value
+from crystalmon.runs.run import Run
 from crystalmon.runs.wordings import TaskTexts, task_texts
 from crystalmon.suites.tasks import TaskSuite
 

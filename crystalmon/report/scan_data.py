@@ -14,7 +14,7 @@ import numpy as np
 
 from crystalmon.analysis.stage_measures import Measure, TaskStages
 from crystalmon.metrics import bootstrap
-from crystalmon.runs.reader import Run
+from crystalmon.runs.run import Run
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from crystalmon.report.scan_figures import scan_figures
 from crystalmon.report.style import figure_svg
 from crystalmon.report.transfer_figure import transfer_figure
 from crystalmon.runs.names import SCAN_FILE
-from crystalmon.runs.reader import Run
+from crystalmon.runs.run import Run
 
 _DAMAGE = (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError)
 """What a damaged file may raise."""

@@ -18,8 +18,8 @@ from crystalmon.report.lanes import Lane, probed_chain
 from crystalmon.report.palette import BLUE, GREEN, GREY, SHADE, VERMILION
 from crystalmon.report.stage_labels import EVENT_LINE, NAME_ROW, StepAxis
 from crystalmon.report.style import TEXT, WIDTH, new_figure, open_frame, strip, text_inches
-from crystalmon.runs.reader import Run
 from crystalmon.runs.records import PHASES
+from crystalmon.runs.run import Run
 
 _WHITE_TEXT = {BLUE, GREEN, VERMILION, GREY}
 _LEFT, _RIGHT = 0.95, 2.1

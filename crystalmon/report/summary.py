@@ -14,8 +14,8 @@ from crystalmon.metrics.catalogue import BRIEF
 from crystalmon.phases.unconfirmed import phase_words
 from crystalmon.report.lanes import probed_chain
 from crystalmon.runs.notebook import number
-from crystalmon.runs.reader import Run
 from crystalmon.runs.records import ProbeRecord, json_value
+from crystalmon.runs.run import Run
 
 SAME = 1e-3
 """Free energy in nats up to which a chain's first probe is taken for one of the base itself."""

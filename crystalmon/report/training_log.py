@@ -13,7 +13,7 @@ import numpy as np
 
 from crystalmon.report.experiment_cards import rounded
 from crystalmon.report.lanes import Lane
-from crystalmon.runs.reader import Run
+from crystalmon.runs.run import Run
 
 FIRST = (
     "loss",

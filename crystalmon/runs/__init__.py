@@ -23,6 +23,8 @@ records before it with a step past s may be wrong.
     files.py        lines and files written durably, and errors told in one sentence
     store.py        writing a run
     places.py       what a step is called: by its number, or by a stage's name
+    run.py          a run as it is read back, and what can be asked of it
+    line_file.py    a file of JSON lines, read while it grows
     reader.py       reading a run, also while it grows
     lock.py         one command at a time in a folder
     wordings.py     the texts of a run's prompts and choices

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from crystalmon.runs.reader import Run
+from crystalmon.runs.run import Run
 from crystalmon.suites.tasks import TaskSuite, load_suite
 
 

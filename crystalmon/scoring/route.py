@@ -79,18 +79,45 @@ def choose_route(
     width = getattr(head, "in_features", None) or cast(Tensor, head.weight).shape[-1]
     pack = pack_size(plan, max(1, int(width)), context_length(model))
     told, filled = _trial(plan, pack)
-    prompts = [row for row in told if row < plan.num_prompts]  # come first
-    floats, trial = computes_wide(model), None
-    first = (
-        told if floats or precision == "model" else prompts
-    )  # in two precisions: little is asked
-    seconds: dict[str, float] = {}
 
     def answers(route: Route, wanted: Sequence[int] = told) -> Tensor:
         rows = filled if route.method == "tree" else wanted
         return _answers(model, plan, route, rows, wanted, ranks)
 
-    def first_answers(route: Route) -> Tensor:
+    with undisturbed(model):
+        route, truth = _in_rows(model, plan, told, precision, answers, ranks)
+        ranks.together(partial(_check_causal, model, head, plan, route, truth, told))
+        if route.trial is not None and suffices(route.trial):
+            route = replace(route, precision="model")
+        # a kernel that does not know the mask may fail on the device, where it cannot be caught
+        masked = route.precision == "float32" or _takes_mask(model)
+        if masked and accepts(model, "position_ids") and not _straddles(model, plan):
+            tree = replace(route, method="tree", pack=pack)
+            route, _ = _better(route, truth, tree, answers, ranks)
+    return route
+
+
+def _in_rows(
+    model: nn.Module,
+    plan: ScoringPlan,
+    told: Sequence[int],
+    precision: AskedPrecision,
+    answers: Callable[..., Tensor],
+    ranks: Ranks,
+) -> tuple[Route, Tensor]:
+    """The best route in rows, with the trial that `auto` goes by, and its answers [M, V].
+
+    Args:
+        model, plan, precision, ranks: see `choose_route`.
+        told: the rows of the trial.
+        answers: what the model answers to them by a route, or to those of them that are given.
+    """
+    floats, prompts = computes_wide(model), _prompts(plan, told)
+    # in two precisions: little is asked
+    first = told if floats or precision == "model" else prompts
+    seconds: dict[str, float] = {}
+
+    def timed(route: Route) -> Tensor:
         if next(model.parameters()).device.type != "cpu":
             answers(route, first)  # kernels are loaded the first time
         started = time.perf_counter()
@@ -98,27 +125,24 @@ def choose_route(
         seconds[route.precision] = time.perf_counter() - started
         return found
 
-    with undisturbed(model), noted_autocast(head) as autocast:
-        route, wide = Route("rows", "model"), Route("rows", "float32")
-        own = truth = first_answers(route)
-        if floats and not any(autocast):
-            route = wide  # its own numbers are those of float32 layers
-        elif precision != "model":
-            route, truth = _better(route, truth, wide, first_answers, ranks)
-            if route == wide and precision == "auto":
-                trial = ranks.broadcast(compare_precisions(plan, prompts, own, truth, seconds))
-        if rest := told[len(first) :]:
-            truth = torch.cat([truth, answers(route, rest)])
-        ranks.together(partial(_check_causal, model, head, plan, route, truth, prompts))
-        if trial is not None and suffices(trial):
-            route = Route("rows", "model")
-        route = replace(route, trial=trial)
-        # a kernel that does not know the mask may fail on the device, where it cannot be caught
-        masked = route.precision == "float32" or _takes_mask(model)
-        if masked and accepts(model, "position_ids") and not _straddles(model, plan):
-            tree = replace(route, method="tree", pack=pack)
-            route, _ = _better(route, truth, tree, answers, ranks)
-    return route
+    route, wide = Route("rows", "model"), Route("rows", "float32")
+    with noted_autocast(output_head(model)) as autocast:
+        own = truth = timed(route)
+    if floats and not any(autocast):
+        route = wide  # its own numbers are those of float32 layers
+    elif precision != "model":
+        route, truth = _better(route, truth, wide, timed, ranks)
+        if route == wide and precision == "auto":
+            trial = ranks.broadcast(compare_precisions(plan, prompts, own, truth, seconds))
+            route = replace(route, trial=trial)
+    if rest := told[len(first) :]:
+        truth = torch.cat([truth, answers(route, rest)])
+    return route, truth
+
+
+def _prompts(plan: ScoringPlan, told: Sequence[int]) -> list[int]:
+    """Of ascending rows those that are prompts, which come first."""
+    return [row for row in told if row < plan.num_prompts]
 
 
 def still_holds(model: nn.Module, plan: ScoringPlan, route: Route, ranks: Ranks = ONE) -> bool:
@@ -194,16 +218,17 @@ def _check_causal(
     plan: ScoringPlan,
     route: Route,
     truth: Tensor,
-    prompts: Sequence[int],
+    told: Sequence[int],
 ) -> None:
     """Refuse a model whose answer to a prompt depends on what follows it: padding would change it.
 
     Args:
-        truth: the model's answers, first of all to the prompts.
+        truth: the model's answers to the rows of the trial, `told`.
 
     Raises:
         TypeError: if it does, as a bidirectional model's answer.
     """
+    prompts = _prompts(plan, told)
     place = max(range(len(prompts)), key=lambda place: len(plan.rows[prompts[place]]))
     prompt = plan.rows[prompts[place]]
     others = sum((row for row in plan.rows[: plan.num_prompts] if row != prompt), ())

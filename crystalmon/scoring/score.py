@@ -5,7 +5,7 @@ Axes: P prompts, C choices, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,17 +82,8 @@ def score(
         values = log_p[position, token].double().cpu().numpy()
         edge_log_p.update(zip(edges.tolist(), values.tolist(), strict=True))
         if observe is not None:
-            whole = np.flatnonzero(rows < plan.num_prompts)
-            step = max(1, MAX_OBSERVED.get(log_p.device.type, DEFAULT_OBSERVED) // log_p.shape[1])
-            for start in range(0, len(whole), step):
-                part = whole[start : start + step]
-                own = log_p[torch.from_numpy(part).to(log_p.device)]
-                _, position, token = _edges_of(plan, rows[part], log_p.device)
-                begins = torch.zeros_like(own, dtype=torch.bool)
-                begins[position, token] = True
-                for key, column in observe(rows[part], own, begins).items():
-                    found = zip(rows[part].tolist(), column.cpu().numpy(), strict=True)
-                    observed.setdefault(key, {}).update(found)
+            for key, found in _observations(plan, observe, rows, log_p):
+                observed.setdefault(key, {}).update(found)
         if progress is not None:
             progress(len(rows))
 
@@ -111,6 +102,22 @@ def score(
     merged = ranks.merge(edge_log_p, len(edges))
     edges[[*merged]] = [*merged.values()]
     return Scores(_add_up(plan, edges), _gathered(ranks, observed), batch_tokens)
+
+
+def _observations(
+    plan: ScoringPlan, observe: Observer, rows: np.ndarray, log_p: Tensor
+) -> Iterator[tuple[str, dict[int, np.ndarray]]]:
+    """What an observer sees of a batch's prompts, a few at a time: a key, its values by prompt."""
+    whole = np.flatnonzero(rows < plan.num_prompts)
+    step = max(1, MAX_OBSERVED.get(log_p.device.type, DEFAULT_OBSERVED) // log_p.shape[1])
+    for start in range(0, len(whole), step):
+        part = whole[start : start + step]
+        own = log_p[torch.from_numpy(part).to(log_p.device)]
+        _, position, token = _edges_of(plan, rows[part], log_p.device)
+        begins = torch.zeros_like(own, dtype=torch.bool)
+        begins[position, token] = True
+        for key, column in observe(rows[part], own, begins).items():
+            yield key, dict(zip(rows[part].tolist(), column.cpu().numpy(), strict=True))
 
 
 def _gathered(ranks: Ranks, observed: Mapping[str, dict[int, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -17,8 +17,8 @@ from typing import Any, Literal, get_args
 from crystalmon.metrics.catalogue import METRICS, PHASES
 from crystalmon.report.snapshot import Snapshot
 from crystalmon.runs.names import DEFAULT_NAME
-from crystalmon.runs.reader import Run
 from crystalmon.runs.records import Event, ProbeRecord
+from crystalmon.runs.run import Run
 
 logger = logging.getLogger(__name__)
 

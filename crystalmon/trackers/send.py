@@ -13,8 +13,8 @@ from tqdm.auto import tqdm
 from crystalmon.report.page import write_report
 from crystalmon.report.snapshot import Snapshot
 from crystalmon.runs.names import DEFAULT_NAME
-from crystalmon.runs.reader import Run
 from crystalmon.runs.records import Event, ProbeRecord
+from crystalmon.runs.run import Run
 from crystalmon.runs.wordings import task_texts
 from crystalmon.trackers.base import Logged, Tracker, check_logged, tracker_metrics
 from crystalmon.trackers.make import DESTINATIONS, TRACKERS

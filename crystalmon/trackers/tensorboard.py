@@ -11,8 +11,8 @@ from typing import Any
 
 from crystalmon.report.snapshot import Snapshot
 from crystalmon.runs.names import DEFAULT_NAME
-from crystalmon.runs.reader import Run
 from crystalmon.runs.records import Event
+from crystalmon.runs.run import Run
 from crystalmon.trackers.base import Tracker, check_writable, sentence
 from crystalmon.trackers.panels import dashboard
 

@@ -11,8 +11,8 @@ from typing import Any
 from crystalmon.metrics.catalogue import PHASES
 from crystalmon.report.snapshot import Snapshot
 from crystalmon.runs.names import STEP_KEY
-from crystalmon.runs.reader import Run
 from crystalmon.runs.records import Event
+from crystalmon.runs.run import Run
 from crystalmon.trackers.base import Tracker, sentence
 from crystalmon.trackers.panels import SUMMARIES, media
 

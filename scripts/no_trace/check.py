@@ -36,7 +36,7 @@ from rich.table import Table
 from safetensors.torch import load_file
 
 from crystalmon import Monitor, read_run
-from crystalmon.runs.reader import Run
+from crystalmon.runs.run import Run
 
 sys.path.insert(0, str(Path(__file__).parent))
 from train import ENGINES, STEPS, SUITE, TRAINERS, load, lora_config

@@ -20,8 +20,9 @@ import numpy as np
 from crystalmon.analysis.transition import classify_transition
 from crystalmon.experiments.common.experiment import Shown
 from crystalmon.experiments.common.statistics import trend
-from crystalmon.runs.reader import Run, read_run
+from crystalmon.runs.reader import read_run
 from crystalmon.runs.results import Estimate, Result
+from crystalmon.runs.run import Run
 
 PENALTIES = ("beta", "kl_coef")
 """What TRL's trainers call the weight of the KL penalty: PPO has the second name."""

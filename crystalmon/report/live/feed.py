@@ -14,7 +14,8 @@ from typing import Any
 from crystalmon.report.lanes import Layout, make_lanes
 from crystalmon.report.payload import build_payload
 from crystalmon.runs.files import EVENTS_FILE, LOG_FILE, RECORDS_FILE, RUN_FILE
-from crystalmon.runs.reader import Run, RunReader, run_folders
+from crystalmon.runs.reader import RunReader, run_folders
+from crystalmon.runs.run import Run
 from crystalmon.suites.tasks import TaskSuite
 
 LOG_SECONDS, LOG_ROWS = 3.0, 2000

@@ -17,8 +17,8 @@ from crystalmon.phases.unconfirmed import phase_words
 from crystalmon.report.live.feed import News, RunFeed
 from crystalmon.report.palette import PHASE_COLOURS, PHASE_WORDS
 from crystalmon.runs.places import told
-from crystalmon.runs.reader import Run
 from crystalmon.runs.records import ProbeRecord
+from crystalmon.runs.run import Run
 from crystalmon.runs.wordings import TaskTexts, task_texts
 
 REFRESH_SECONDS = 1.0

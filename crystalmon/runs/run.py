@@ -1,0 +1,162 @@
+"""A run as it is read back: what its folder holds, and what can be asked of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from crystalmon.metrics.catalogue import BRIEF
+from crystalmon.runs.names import DEFAULT_NAME, OVERHEAD_KEY
+from crystalmon.runs.notebook import curve_svg, number, table_html
+from crystalmon.runs.places import place, told
+from crystalmon.runs.records import Event, ProbeRecord
+from crystalmon.runs.trainer_log import LogRow
+from crystalmon.suites.checks import harmless
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder as read back.
+
+    Args:
+        folder: the run folder itself.
+        info: the content of `run.json`.
+        records: one per probe, by step.
+        events: of those probes, by step, in the order in which they were raised.
+        superseded: the number of probes on file that a later resume, or a later probe of the
+            same step, has replaced.
+        doubtful: steps whose probes may be wrong, since a later proof of how the model was run has
+            failed.
+        read_log: reads the trainer's log; see `trainer_log`.
+    """
+
+    folder: Path
+    info: Mapping[str, Any]
+    records: Sequence[ProbeRecord] = field(repr=False)
+    events: tuple[Event, ...] = field(repr=False)
+    superseded: int = 0
+    doubtful: tuple[int, ...] = ()
+    read_log: Callable[[], tuple[LogRow, ...]] = field(default=tuple, repr=False, compare=False)
+
+    @property
+    def name(self) -> str:
+        """The output folder's name, with the view or suite of a second run: `sft (template)`.
+
+        A scan, whose folder is its own, is `runs/olmo`.
+        """
+        folder = self.folder.resolve()
+        name, parent = folder.name, folder.parent.name
+        if name == DEFAULT_NAME:
+            return harmless(parent)
+        if name.startswith(f"{DEFAULT_NAME}-") and "stages" not in self.info:
+            return harmless(f"{parent} ({name.removeprefix(f'{DEFAULT_NAME}-')})")
+        return harmless(f"{parent}/{name}")
+
+    @cached_property
+    def trainer_log(self) -> tuple[LogRow, ...]:
+        """What the trainer itself has logged, by step; read when it is first asked for.
+
+        Empty for a scan, and for a run of a version that did not keep it.
+        """
+        return self.read_log()
+
+    @property
+    def share(self) -> float | None:
+        """Of the run's time, what monitoring took, up to the last probe while it trains.
+
+        None without a probe.
+        """
+        at_end = self.info.get(OVERHEAD_KEY)
+        if isinstance(at_end, float):
+            return at_end
+        return self.records[-1].share if self.records else None
+
+    @property
+    def unobserved(self) -> tuple[int, int] | None:
+        """The first and the last step after the last probe; None if that was at the end."""
+        end, last = self.info.get("max_steps"), self.records[-1].step if self.records else -1
+        return (last + 1, end) if isinstance(end, int) and last < end else None
+
+    @property
+    def doubt(self) -> str:
+        """A sentence that names the probes that may be wrong; empty if there are none."""
+        if not self.doubtful:
+            return ""
+        first, last = self.doubtful[0], self.doubtful[-1]
+        steps = f"steps {first} to {last}"
+        if first == last or self.stages:
+            steps = " to ".join(dict.fromkeys((self.place(first), self.place(last))))
+        return (
+            f"What {self.name} found at {steps} may be wrong: the way in which it was scored was "
+            "found later not to give the model's own answers."
+        )
+
+    @property
+    def stages(self) -> dict[int, str]:
+        """Of a scan, by step, the names of its stages; empty for a training."""
+        return {stage["step"]: stage["name"] for stage in self.info.get("stages", ())}
+
+    def place(self, step: int) -> str:
+        """What a step is called: `step 3`, or in a scan the stage's name."""
+        return place(step, self.stages)
+
+    def series(self, key: str, task: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """One metric over the run, of the suite or of a task.
+
+        Returns:
+            steps [S], int; values [S], float, NaN where a probe does not have the metric.
+        """
+        steps = np.array([record.step for record in self.records], dtype=np.int64)
+        return steps, self._values("metrics", task, key, np.nan)
+
+    def log_series(self, key: str) -> tuple[np.ndarray, np.ndarray]:
+        """One number of the trainer's log, such as `loss`, where it was logged.
+
+        Returns:
+            steps [S], int; values [S], float.
+        """
+        found = [(row.step, row.values[key]) for row in self.trainer_log if key in row.values]
+        steps, values = zip(*found, strict=True) if found else ((), ())
+        return np.array(steps, dtype=np.int64), np.array(values, dtype=np.float64)
+
+    def intervals(self, key: str, task: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """The 95% interval of one metric over the run: low [S] and high [S], NaN where missing."""
+        ends = self._values("ci", task, key, (np.nan, np.nan)).reshape(-1, 2)
+        return ends[:, 0], ends[:, 1]
+
+    def _values(self, attribute: str, task: str | None, key: str, missing: Any) -> np.ndarray:
+        """One entry of each probe's `metrics` or `ci`, the suite's or a task's."""
+        holders = [each if task is None else each.tasks.get(task) for each in self.records]
+        found = [getattr(each, attribute, {}).get(key, missing) for each in holders]
+        return np.array(found, dtype=np.float64)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: where the run stands, each main metric as a curve, its events."""
+        if not self.records:
+            return table_html(f"{self.name}: no probe yet", [], [])
+        last = self.records[-1]
+        rows = [
+            [
+                metric.label,
+                curve_svg(self.series(metric.key)[1].tolist()),
+                number(self.records[0].metrics.get(metric.key)),
+                number(last.metrics[metric.key]),
+            ]
+            for metric in BRIEF
+            if metric.key in last.metrics
+        ]
+        title = f"{self.name}: {last.phase} at {self.place(last.step)}, {len(self.records)} probes"
+        curves = table_html(title, ["metric", "", "first", "last"], rows)
+        suite = [event for event in self.events if event.task is None]
+        if not suite:
+            return curves
+        rows = [
+            [self.place(e.step), e.kind.replace("_", " "), told(e.message, self.stages)]
+            for e in suite
+        ]
+        return curves + table_html("what happened", ["when", "event", ""], rows)
