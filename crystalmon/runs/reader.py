@@ -20,7 +20,7 @@ from crystalmon.runs.files import EVENTS_FILE, LOG_FILE, RECORDS_FILE, RUN_FILE
 from crystalmon.runs.line_file import LineFile, parse_json
 from crystalmon.runs.names import DEFAULT_NAME, OVERHEAD_KEY
 from crystalmon.runs.notebook import curve_svg, number, table_html
-from crystalmon.runs.places import place, told
+from crystalmon.runs.places import counted, place, told
 from crystalmon.runs.records import (
     SCHEMA_VERSION,
     Event,
@@ -163,7 +163,8 @@ class Run:
             for metric in BRIEF
             if metric.key in last.metrics
         ]
-        title = f"{self.name}: {last.phase} at {self.place(last.step)}, {len(self.records)} probes"
+        probes = counted(len(self.records), "probe")
+        title = f"{self.name}: {last.phase} at {self.place(last.step)}, {probes}"
         curves = table_html(title, ["metric", "", "first", "last"], rows)
         suite = [event for event in self.events if event.task is None]
         if not suite:

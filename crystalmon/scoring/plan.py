@@ -184,10 +184,7 @@ def describe_merges(merges: Sequence[tuple[str, str, str]], limit: int = 3) -> s
     told = f"{len(merges)} forms merge with the last token of their prompt and are tokenized alone"
     if len(merges) == 1:
         told = "a form merges with the last token of its prompt and is tokenized alone"
-    return (
-        f"{told}: "
-        f"{shown}{rest}. End the prompt at a token boundary (no trailing space)."
-    )
+    return f"{told}: {shown}{rest}. End the prompt at a token boundary (no trailing space)."
 
 
 class _Layout:
