@@ -64,6 +64,17 @@ def test_the_end_says_where_the_run_is_and_how_to_see_it(tmp_path, capsys):
     assert cost.endswith("6 probes; monitoring took 1.23% of the time")
 
 
+def test_a_single_task_is_not_told_twice(tmp_path, capsys):
+    one = replace(make_end(order=0.94), tasks={"coin": make_task(phase="crystallized")})
+    Console().conclude(one, tmp_path, 1, 0.01)
+    out = capsys.readouterr().out
+    assert out.count("crystallized") == 1
+    assert "1 probe; monitoring" in out
+    seeded = replace(one, tasks={"coin": make_task(phase="crystallized", locked=1)})
+    Console().conclude(seeded, tmp_path, 1, 0.01)
+    assert "tasks: crystallized: coin (1 on a wording" in capsys.readouterr().out
+
+
 def test_the_end_of_a_broken_run_in_an_odd_folder(capsys):
     console = Console()
     console.conclude(Snapshot(make_end(order=-1e-9, free_energy=math.nan), {}), Path("-odd"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -58,10 +59,35 @@ def test_a_drafted_file_is_a_suite_at_once(capsys, tmp_path):
     assert 0 < sum(with_choices) < len(with_choices)
     status, out, _ = run(capsys, "suite", "validate", str(file))
     assert status == 0
-    assert "warning" not in out
+    assert out.count("warning") == 1
+    assert "a judge that always says yes looks perfect where yes is right" in out
     comments = [line for line in file.read_text().splitlines() if line.startswith("#")]
     assert "#   crystalmon suite validate judge.yaml --model MODEL" in comments
     assert max(map(len, comments)) <= 100
+
+
+def test_a_second_task_is_added_by_taking_its_comment_away(capsys, tmp_path):
+    file = tmp_path / "judge.yaml"
+    new(capsys, file)
+    text = file.read_text()
+    assert "# A judge needs two tasks" in text
+    first, mark, second = text.partition("  # - name:")
+    file.write_text(first + (mark + second).replace("  # ", "  "))
+    assert [task.name for task in load_suite(file)] == ["judge", "judge-2"]
+    _, out, _ = run(capsys, "suite", "validate", str(file))
+    assert "judge that always" not in out
+
+
+@pytest.mark.parametrize(
+    ("choices", "said"),
+    [(["False", "True"], 1), (["heads", "tails"], 0), (["yes", "no", "maybe"], 0)],
+)
+def test_a_judge_of_one_question_is_told_to_ask_another(capsys, tmp_path, choices, said):
+    file = tmp_path / "own.yaml"
+    task = {"name": "t", "prompts": [f"Q{each}" for each in range(8)], "choices": choices}
+    file.write_text(json.dumps({"name": "own", "tasks": [task]}))
+    _, out, _ = run(capsys, "suite", "validate", str(file))
+    assert out.count("Add a task whose right answer is True") == said
 
 
 TEXTS = st.text(min_size=1).filter(
@@ -243,6 +269,8 @@ def test_the_table_says_what_cannot_be_measured_and_what_follows_instead(capsys,
     assert "4 wordings: wide intervals" in out
     assert "listed answers under 10% after 13 of 13 wordings" in out
     assert "and 3 more" in out
+    assert re.search(r"others .* 0 of 13 ", out)
+    assert "others:" in out
     shown = [line for line in out.splitlines() if "a tiger?" in line]
     assert len(shown) == 10
     shares = [float(line.split("%")[0]) for line in shown]
@@ -250,6 +278,16 @@ def test_the_table_says_what_cannot_be_measured_and_what_follows_instead(capsys,
     assert "→" in shown[0]
     assert "Try --view chat, " in out
     assert "a prompt of some ends in white space" in out
+
+
+def test_a_task_that_can_be_measured_is_not_listed_as_one_that_cannot(capsys, tmp_path):
+    good = load_suite("liquid-tiny")["coin"].prompts[:8]
+    file = write(tmp_path, coin=[*good, "Is 4 a tiger?"], alone=["Is 4 a tiger?"])
+    _, out, _ = run(capsys, "suite", "validate", file, "--model", "liquid-tiny")
+    assert re.search(r"coin .* 8 of 9 .* fine ", out)
+    assert "coin, which can be measured even so:" in out
+    assert re.search(r"alone .* after 1 of 1 wording ", out)
+    assert "alone:" in out
 
 
 def test_in_a_view_that_is_not_answered_the_plain_prompts_are_told_of(capsys, tmp_path):

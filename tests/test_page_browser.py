@@ -26,6 +26,7 @@ from crystalmon.report.live.server import make_server
 from crystalmon.report.page import report_html, write_report
 from crystalmon.runs.names import DEFAULT_NAME
 from crystalmon.runs.reader import read_run
+from crystalmon.runs.records import Event
 from crystalmon.runs.run import Run
 from crystalmon.runs.store import RunStore
 from crystalmon.trackers.tensorboard import TensorBoardTracker
@@ -181,6 +182,23 @@ def test_a_scans_stages_stand_on_the_axis(browser: Any, tmp_path: Path) -> None:
     assert page.locator("#tick-label").inner_text().startswith("dpo: ")
     page.locator("#all-events summary").click()
     assert "step" not in page.locator("main").inner_text().split("What probing costs")[0]
+    assert visit.said == []
+    visit.close()
+
+
+def test_what_one_probe_says_twice_stands_once(browser: Any, tmp_path: Path) -> None:
+    store = RunStore.open(tmp_path / "one" / "crystalmon", {}, resume_step=None)
+    kinds = [("nucleation_onset", 1), ("nucleation_complete", 1), ("melting", 2)]
+    told = "the suite is crystallized: 1 crystallized of 1 task"
+    for step in range(3):
+        events = [Event(kind, at, None, {}, told) for kind, at in kinds if at == step]
+        store.append(make_record(step), events)
+    file = write_report([store.folder], tmp_path / "page.html")
+    visit = Visit(browser)
+    page = visit.open(file.as_uri())
+    shown = page.locator("#happened li").all_inner_texts()
+    assert ["step 1" in line for line in shown] == [True, False]
+    assert page.locator("#chart-signals .annotation").all_text_contents() == ["1", "2"]
     assert visit.said == []
     visit.close()
 

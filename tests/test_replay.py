@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -78,7 +79,11 @@ def test_the_command_prints_words_or_json(run, capsys):
     assert "nucleation_onset" in text
     assert "the same as those stored while training" in text
     assert "margin: how many times worse the next base prompt explains the answers" in text
-    assert text.strip() == format_detection(detect_run(run)).strip()
+    found = detect_run(run)
+    assert text.strip() == format_detection(found).strip()
+    seedless = {name: replace(task, seed=None) for name, task in found.tasks.items()}
+    assert "margin: how many" not in format_detection(replace(found, tasks=seedless))
+    assert ": 1 probe\n" in format_detection(replace(found, probes=1))
     assert main(["detect", str(run.folder), "--json"]) == 0
     data = json.loads(capsys.readouterr().out)
     assert data["repeats_live"] is True

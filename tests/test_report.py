@@ -116,6 +116,30 @@ def test_stages_lie_end_to_end(chain: list[Run]) -> None:
     assert names == ["sft", "dpo"]
 
 
+def test_the_axis_of_scans_has_the_names_of_their_stages(tmp_path: Path) -> None:
+    def scan(name: str, *names: str) -> Run:
+        (run,) = planted_chain(tmp_path, [(name, np.linspace(0, 1, len(names)), 1)], tasks=2)
+        stages = [{"name": stage, "step": step} for step, stage in enumerate(names)]
+        return replace(run, info={"stages": stages})
+
+    def written(*runs: Run) -> list[str]:
+        ticks = axes_of(stage_figure(runs))["kl"].get_xticklabels()
+        return [tick.get_text() for tick in ticks]
+
+    one, other = scan("one", "base", "sft", "rl-$x$"), scan("other", "b", "dpo")
+    assert written(one) == ["base", "sft", "rl-$x$"]
+    assert written(one, other) == ["base", "sft", "rl-$x$ | b", "dpo"]
+    assert written(one, make_run("sft", 0, 9)) != ["base", "sft"]
+    many = [f"checkpoint-{number:05}-of-a-long-training" for number in range(30)]
+    figure = stage_figure([scan("many", *many)])
+    labels = axes_of(figure)["kl"].get_xticklabels()
+    assert 1 < len(labels) <= 12
+    assert {label.get_rotation() for label in labels} == {90}
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    assert min(label.get_window_extent().y0 for label in labels) > 0
+
+
 def test_the_strip_shows_the_suites_phases_in_their_colours(chain: list[Run]) -> None:
     strip = axes_of(stage_figure(chain))["phase"]
     blocks = [patch for patch in strip.patches if patch.get_label() in PHASE_COLOURS]

@@ -170,15 +170,24 @@ def test_folders_without_a_run_are_skipped_with_a_note(make_run, tmp_path, capsy
     found = capsys.readouterr()
     assert "base" in found.out
     assert f"skipped: no crystalmon run in {tmp_path / 'empty'}" in found.err
+    assert main(["detect", *folders]) == 0
+    found = capsys.readouterr()
+    assert found.out.count("kinetics") == 1
+    assert f"skipped: no crystalmon run in {tmp_path / 'empty'}" in found.err
     page = tmp_path / "pages"
     page.mkdir()
     assert main(["report", *folders, "-o", str(page)]) == 0
+    assert f"Left out: no crystalmon run in {tmp_path / 'empty'}" in capsys.readouterr().err
     assert "Left out: no crystalmon run in" in (page / "report.html").read_text()
     capsys.readouterr()
     assert main(["report", str(run.folder), "-o", str(page)]) == 2
     assert "exists. Add --force to replace it" in capsys.readouterr().err
     assert main(["report", str(run.folder), "-o", str(page), "--force"]) == 0
+    assert main(["report", str(run.folder), "-o", str(tmp_path / "page.pdf")]) == 2
+    assert "must end in .html or .htm, got" in capsys.readouterr().err
+    assert not (tmp_path / "page.pdf").exists()
     assert main(["summary", str(tmp_path / "empty")]) == 2
+    assert main(["detect", str(tmp_path / "empty")]) == 2
 
 
 def test_a_model_is_named_by_its_place_or_as_an_option(capsys):

@@ -18,7 +18,8 @@ from crystalmon.cli.main import main
 from crystalmon.monitor.views import data_view, name_views
 from crystalmon.report.lanes import make_lanes
 from crystalmon.runs.reader import run_folders
-from crystalmon.scoring.plan import build_plan
+from crystalmon.scoring.plan import build_plan, render_suite
+from crystalmon.suites.tasks import Choice, Task, TaskSuite
 
 ALPACA = "### Instruction:\n{prompt}\n\n### Response:\n"
 CHAT = (
@@ -55,6 +56,30 @@ def test_a_template_is_put_around_each_prompt(suite, tokenizer):
         assert tokenizer.decode(plan.rows[index]) == ALPACA.format(prompt=prompt)
     assert plan.shapes == raw.shapes
     assert plan.fingerprint != raw.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("view", "prompt", "sent"),
+    [
+        ("{prompt}\nAnswer:", "Heads or tails?\nAnswer:", "Heads or tails?\nAnswer:"),
+        ("{prompt}\n\nAnswer: ", "Toss it. Answer:", "Toss it.\n\nAnswer: "),
+        ("{prompt}\nAnswer:", "Toss it.\n\n**Answer:**", "Toss it.\nAnswer:"),
+        ("{prompt}\n### Response:\n", "Toss it.\n### Response:", "Toss it.\n### Response:\n"),
+        ("{prompt}\nSide? One word.\nA:", "Toss it.\nA:", "Toss it.\nSide? One word.\nA:"),
+        ("{prompt}\nA:", "Ask NASA:", "Ask NASA:\nA:"),  # the end of a word is no cue
+        ("{prompt}\nA:", "A:", "A:\nA:"),  # nor is a whole prompt
+        ("Q: {prompt}", "Toss it.\nA:", "Q: Toss it.\nA:"),
+    ],
+)
+def test_no_prompt_ends_in_the_same_cue_twice(view, prompt, sent, tokenizer):
+    suite = TaskSuite("s", (Task("t", (prompt,), (Choice("heads"), Choice("tails"))),))
+    assert render_suite(suite, None, view) == {"t": [sent]}
+    assert tokenizer.decode(build_plan(suite, tokenizer, view).rows[0]) == sent
+
+
+def test_a_view_that_is_none_is_told_what_there_is():
+    with pytest.raises(ValueError, match="view must be auto, raw, chat or a template with"):
+        CrystalCallback(view="chta")
 
 
 def test_names_of_views():

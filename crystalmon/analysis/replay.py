@@ -31,7 +31,7 @@ from crystalmon.phases import PhaseDetector, SuiteDetector
 from crystalmon.phases.drift import Limits
 from crystalmon.phases.stored import limits_of, observe, states_of
 from crystalmon.phases.unconfirmed import phase_words
-from crystalmon.runs.places import Stages, told
+from crystalmon.runs.places import Stages, counted, told
 from crystalmon.runs.records import Event, ProbeRecord, Stored
 from crystalmon.runs.reference import read_base_answers
 from crystalmon.runs.run import Run
@@ -243,8 +243,8 @@ def format_detection(found: Detection) -> str:
     course = " → ".join(f"{phase} ({names.get(step, step)})" for step, phase in found.phases)
     if found.looks != found.phases[-1][1]:
         course += f", and at the last probe {found.looks}"
-    asked = f", the last of {found.wordings} wordings a task" if found.wordings else ""
-    lines = [f"{found.name}: {found.probes} probes{asked}", f"suite: {course}"]
+    asked = f", the last of {counted(found.wordings, 'wording')} a task" if found.wordings else ""
+    lines = [f"{found.name}: {counted(found.probes, 'probe')}{asked}", f"suite: {course}"]
     lines += [found.doubt] if found.doubt else []
     for kind, tasks in found.inherited.items():
         lines.append(f"raised before, where the model came from: {kind} {', '.join(tasks)}")
@@ -284,7 +284,8 @@ def format_detection(found: Detection) -> str:
         lines.append(
             _ROW.format(name, left, task.looks, phases, task.leading, leads, *cells).rstrip()
         )
-    return "\n".join([*lines, _LEGEND])
+    with_seed = any(task.seed is not None for task in found.tasks.values())
+    return "\n".join([*lines, *[_LEGEND] * with_seed])
 
 
 def _event_line(event: Event, stages: Stages) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 from crystalmon.analysis.stage_measures import stage_names
 from crystalmon.analysis.verdicts import find_seeds
 from crystalmon.metrics.divergences import js_divergence
+from crystalmon.runs.places import counted
 from crystalmon.runs.records import Stored
 from crystalmon.runs.reference import read_base_answers
 from crystalmon.runs.run import Run
@@ -176,7 +177,7 @@ def format_transfer(a: Run, stages: Sequence[StageTransfer]) -> str:
     """A table, a line for each stage of B."""
     width = max(len("stage"), *(len(stage.name) for stage in stages))
     lines = [
-        f"seeds of {a.name} in {len(stages[0].tasks)} tasks",
+        f"seeds of {a.name} in {counted(len(stages[0].tasks), 'task')}",
         f"{'stage':<{width}}{'distance':>10}{'null':>8}{f'p ≤ {NOTABLE:g}':>10}{'median p':>10}"
         f"{'joint p':>10}",
     ]

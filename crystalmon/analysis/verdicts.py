@@ -24,6 +24,7 @@ from crystalmon.metrics.seeds import noise_floor, support
 from crystalmon.phases.order import COMPLETE
 from crystalmon.phases.seed import SEEDLESS, judge_probe
 from crystalmon.phases.support import LEAK
+from crystalmon.runs.places import counted
 from crystalmon.runs.records import Event, ProbeRecord, Stored, TaskRecord
 from crystalmon.runs.reference import read_base_answers
 from crystalmon.runs.run import Run
@@ -104,7 +105,7 @@ def judge_liquid(first: ProbeRecord) -> Verdict:
     mixture = first.metrics["entropy_mixture"]
     reason = (
         f"liquidity {value:.3f} [{low:.3f}, {high:.3f}] of {mixture:.3f} nats; {len(liquid)} of "
-        f"{len(first.tasks)} tasks liquid beyond doubt, {len(ordered)} ordered"
+        f"{counted(len(first.tasks), 'task')} liquid beyond doubt, {len(ordered)} ordered"
     )
     evidence = {"liquidity": value, "interval": (low, high), "entropy_mixture": mixture}
     evidence |= {"liquid": liquid, "ordered": ordered, "tasks": len(first.tasks)}
@@ -193,7 +194,7 @@ def judge_nucleation(seeds: Mapping[str, TaskSeed]) -> Verdict:
         return Verdict(NUCLEATED, OPEN, "no task has a base that is liquid", evidence)
     seeded = [seeds[name] for name in by_state["seeded"]]
     chances = [seed.p_value for seed in seeded if seed.p_value is not None]
-    reason = f"{len(seeded)} of {len(seeds)} tasks on a seed"
+    reason = f"{len(seeded)} of {counted(len(seeds), 'task')} on a seed"
     if seeded:
         reason += f", {sum(seed.locked for seed in seeded)} of them locked"
     if chances:
@@ -225,8 +226,8 @@ def judge_support(
     evidence: dict[str, Any] = {"leaking": leaking, "moved": moved, "tasks": tasks}
     if not found or 2 * len(found) < len(seeds):
         reason = (
-            f"{len(found)} of {len(seeds)} tasks have a seed, a stage after it, and a choice "
-            "outside the seed's support"
+            f"{len(found)} of {counted(len(seeds), 'task')} with a seed, a stage after it, and a "
+            "choice outside the seed's support"
         )
         return Verdict(claim, OPEN, reason, evidence)
     fall = float(np.mean([numbers["fall"] for numbers in tasks.values()]))
@@ -234,7 +235,7 @@ def judge_support(
     low, high = bootstrap_interval(fall, np.mean(replicates, axis=0))
     reason = (
         f"mass on the support changed by {-fall:+.3f} [{-high:+.3f}, {-low:+.3f}] on average over "
-        f"{len(found)} tasks; {len(moved)} left the seed, "
+        f"{counted(len(found), 'task')}; {len(moved)} left the seed, "
         f"{', '.join(leaking) + ' left' if leaking else 'none left'} its support beyond doubt"
     )
     evidence |= {"fall": fall, "interval": (low, high)}

@@ -11,14 +11,17 @@ from pathlib import Path
 from crystalmon.analysis.replay import detect_run, format_detection
 from crystalmon.cli.options import USER_ERRORS, check_figure, command, console, option, print_json
 from crystalmon.runs.names import DEFAULT_NAME
+from crystalmon.runs.places import counted
 from crystalmon.runs.reader import read_run, run_folders
 from crystalmon.runs.run import Run
 from crystalmon.suites.checks import harmless
 from crystalmon.suites.tasks import load_suite
 from crystalmon.trackers.base import LOGGED
 from crystalmon.trackers.make import DESTINATIONS
+from crystalmon.trackers.tensorboard import FOLDER_VARIABLE
 from crystalmon.trackers.wandb_workspace import build_workspace, describe_workspace
 
+_TO = f"one or more; tensorboard: files in OUTPUT/runs, or where {FOLDER_VARIABLE} says"
 LOG = option("--log", choices=LOGGED, default="suite", help="metrics; default: suite")
 
 
@@ -27,8 +30,11 @@ def _folders(paths: Iterable[str]) -> list[Path]:
     return [folder for path in paths for folder in run_folders(path)]
 
 
-def _read(paths: Iterable[str]) -> list[Run]:
+def _read(paths: Iterable[str], *, stream: bool = False) -> list[Run]:
     """The runs of output folders; a folder without one is told, and skipped if others have one.
+
+    Args:
+        stream: see `read_run`.
 
     Raises:
         FileNotFoundError: if no folder has a run.
@@ -37,14 +43,18 @@ def _read(paths: Iterable[str]) -> list[Run]:
     missing: list[FileNotFoundError] = []
     for folder in _folders(paths):
         try:
-            runs.append(read_run(folder))
+            runs.append(read_run(folder, stream=stream))
         except FileNotFoundError as error:
             missing.append(error)
     if not runs:
         raise missing[0]
     for error in missing:
-        print(harmless(f"crystalmon: skipped: {error}"), file=sys.stderr)
+        _note(f"skipped: {error}")
     return runs
+
+
+def _note(text: str) -> None:
+    print(harmless(f"crystalmon: {text}"), file=sys.stderr)
 
 
 @command("summary", "the table by stage of one or more runs", "runs figure json")
@@ -76,7 +86,8 @@ def _report(args: argparse.Namespace) -> None:
     output = args.output / "report.html" if args.output.is_dir() else args.output
     if output.exists() and not args.force:
         raise FileExistsError(f"{output} exists. Add --force to replace it, or name another -o.")
-    file = write_report(_folders(args.run_folder), output, layout=args.layout, suite=suite)
+    folders = _folders(args.run_folder)
+    file = write_report(folders, output, layout=args.layout, suite=suite, tell=_note)
     print(f"report: {file} ({file.stat().st_size / 1e6:.1f} MB)")
 
 
@@ -122,8 +133,8 @@ def _workspace(args: argparse.Namespace) -> None:
 
 @command("detect", "replay stored runs through the phase detector", "runs json")
 def _detect(args: argparse.Namespace) -> None:
-    for number, folder in enumerate(_folders(args.run_folder)):
-        found = detect_run(read_run(folder, stream=True))
+    for number, run in enumerate(_read(args.run_folder, stream=True)):
+        found = detect_run(run)
         if args.json:
             print_json(found.to_json())
         else:
@@ -134,7 +145,7 @@ def _detect(args: argparse.Namespace) -> None:
     "send",
     "send a stored run or scan to a tracker",
     "run",
-    option("--to", nargs="+", required=True, choices=DESTINATIONS, help="one or more"),
+    option("--to", nargs="+", required=True, choices=DESTINATIONS, help=_TO),
     option("--project", default=DEFAULT_NAME, help="of W&B and trackio"),
     LOG,
 )
@@ -146,8 +157,9 @@ def _send(args: argparse.Namespace) -> int:
         try:
             place = send_run(run, destination, project=args.project, log=args.log, progress=True)
         except USER_ERRORS as error:  # the others may take it
-            print(harmless(f"crystalmon: not sent to {destination}: {error}"), file=sys.stderr)
+            _note(f"not sent to {destination}: {error}")
             status = 2
         else:
-            print(f"{destination}: {len(run.records)} probes, {len(run.events)} events: {place}")
+            sent = f"{counted(len(run.records), 'probe')}, {counted(len(run.events), 'event')}"
+            print(f"{destination}: {sent}: {place}")
     return status

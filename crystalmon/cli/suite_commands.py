@@ -18,9 +18,17 @@ from crystalmon.cli.options import (
     print_json,
     view_text,
 )
+from crystalmon.metrics.answers import MAJORITY, MEASURABLE
 from crystalmon.runs.files import explained, write_whole
+from crystalmon.runs.places import counted
 from crystalmon.runs.records import json_value
-from crystalmon.suites.advice import BUNDLED_WORDINGS, few_wordings, shortened, trailing_space
+from crystalmon.suites.advice import (
+    BUNDLED_WORDINGS,
+    few_wordings,
+    one_sided,
+    shortened,
+    trailing_space,
+)
 from crystalmon.suites.checks import harmless
 from crystalmon.suites.draft import draft_suite
 from crystalmon.suites.tasks import Task, TaskSuite, list_suites, load_suite
@@ -32,7 +40,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".yaml", ".yml")
 LISTED = 10
-"""Wordings of a task that are shown as not measurable, at most."""
+"""Wordings of a task that are shown as hardly answered, at most."""
 
 
 @command("suite list", "the bundled suites", "json")
@@ -45,12 +53,8 @@ def _list(args: argparse.Namespace) -> None:
 
 
 def _describe(suite: TaskSuite) -> str:
-    tasks, prompts = _count(len(suite), "task"), _count(suite.num_prompts, "prompt")
+    tasks, prompts = counted(len(suite), "task"), counted(suite.num_prompts, "prompt")
     return f"{suite.name}: {tasks}, {prompts}, hash {suite.hash}"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'s' * (number != 1)}"
 
 
 @command(
@@ -96,7 +100,7 @@ def _show(args: argparse.Namespace) -> None:
     if args.task is None:
         for task in suite:
             shown = ", ".join(task.choice_texts[:8]) + (", …" if len(task.choices) > 8 else "")
-            counts = f"{_count(len(task.prompts), 'prompt')}, {len(task.choices)} choices"
+            counts = f"{counted(len(task.prompts), 'prompt')}, {len(task.choices)} choices"
             print(harmless(f"{task.name}: {counts}: {shown}"))
             _print_texts(sent.get(task.name, ()))
         return
@@ -137,7 +141,7 @@ def _validate(args: argparse.Namespace) -> None:
         return
     if args.view != "raw":
         raise ValueError(f"view {args.view!r} needs a model to try it. Name one with --model.")
-    warnings = [*trailing_space(suite), *_few(suite)]
+    warnings = [*trailing_space(suite), *_few(suite), *one_sided(suite)]
     if args.json:
         print_json(_found(suite, warnings) | {"tasks": [_size(task) for task in suite]})
         return
@@ -175,13 +179,15 @@ def _validate_with_model(suite: TaskSuite, args: argparse.Namespace) -> None:
     monitor = Monitor(model, tokenizer, suite, "initial", view=args.view, progress=not args.json)
     plan, tasks = monitor.plan, check_suite(monitor, tokenizer)
     size = {"rows": len(plan.rows), "tokens": plan.num_unique_tokens}
-    warnings = [*trailing_space(suite), *([describe_merges(plan.merges)] if plan.merges else ())]
+    merged = [describe_merges(plan.merges)] if plan.merges else []
+    warnings = [*trailing_space(suite), *merged, *one_sided(suite)]
     if args.json:
         found = _found(suite, warnings) | {"model": args.model, "view": args.view} | size
         print_json(json_value(found | {"tasks": tasks}))
         return
     print(f"{_describe(suite)}: valid")
-    print(f"{args.model}: {size['rows']} rows, {size['tokens']} tokens a probe")
+    rows, tokens = counted(size["rows"], "row"), counted(size["tokens"], "token")
+    print(f"{args.model}: {rows}, {tokens} a probe")
     table = _table(tasks)
     table.title = escape(f"{args.model} · {suite.name} · {args.view}")
     console().print(table)
@@ -195,24 +201,28 @@ def _table(tasks: Sequence[CheckedTask]) -> Table:
     from rich.table import Table
 
     table = Table(title_justify="left")
-    for head in ("task", "wordings", "choices", "coverage", "measurable", "liquidity\n[nats]"):
+    for head in ("task", "choices", "coverage", "wordings\nanswered", "liquidity\n[nats]"):
         table.add_column(escape(head), justify="left" if head == "task" else "right")
     table.add_column("what can be measured")
     for task in tasks:
-        counts = str(task.wordings), str(task.choices)
-        measured = f"{task.coverage:.3f}", str(task.measurable), f"{task.liquidity:.3f}"
-        table.add_row(escape(task.name), *counts, *measured, escape(task.verdict))
+        answered = f"{task.measurable} of {task.wordings}"
+        measured = f"{task.coverage:.3f}", answered, f"{task.liquidity:.3f}"
+        table.add_row(escape(task.name), str(task.choices), *measured, escape(task.verdict))
     return table
 
 
 def _unmeasurable(tasks: Sequence[CheckedTask], view: str, with_chat: bool) -> Iterator[str]:
-    """The wordings that are not measurable, what follows them, and what to try."""
+    """The wordings that the model hardly answers, what follows them, and what to try."""
     lacking = [task for task in tasks if task.unmeasurable]
     if not lacking:
         return
-    yield "Not measurable (probability of the listed answers, prompt → likeliest next token):"
+    yield (
+        f"Hardly answered: listed answers under {MEASURABLE:.0%} (their probability, prompt → "
+        "likeliest next token)"
+    )
     for task in lacking:
-        yield f"{task.name}:"
+        enough = task.measurable >= MAJORITY * task.wordings
+        yield f"{task.name}{', which can be measured even so' if enough else ''}:"
         for each in task.unmeasurable[:LISTED]:
             token = f"{json.dumps(each.next_token, ensure_ascii=False)} {each.probability:.0%}"
             yield f"  {each.coverage:6.2%}  {shortened(each.prompt)} → {token}"

@@ -80,7 +80,7 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric(
         "crystallinity", "crystallinity", "", "both", "lower", _ALIKE,
-        "how near all wordings are to the seed's answers; 0: as far as in the base, 1: equal",
+        "nearness of wordings to the seed's answers; 0: as in the base, below: farther, 1: equal",
         "1 − seed_jsd / (the same of the base)",
         brief=True, nucleation=True, low=-math.inf, high=1.0,
     ),

@@ -21,6 +21,7 @@ from crystalmon.phases.unconfirmed import phase_words
 from crystalmon.report.caveats import unmeasurable
 from crystalmon.report.snapshot import Snapshot
 from crystalmon.runs.names import DEFAULT_NAME, REFERENCE_FOLDER
+from crystalmon.runs.places import counted
 from crystalmon.runs.records import Event, ProbeRecord
 from crystalmon.suites.checks import harmless
 from crystalmon.trackers.make import ALERTING
@@ -59,12 +60,12 @@ class Console:
     ) -> None:
         """Say at the start what will be probed, against which base, and where the records go."""
         suite, base = monitor.suite, monitor.reference.info.model or "this model"
-        planned = f"{probes} probes"
+        planned = counted(probes, "probe")
         if max_overhead is not None and max_overhead < 1:
             planned = f"probes within {100 * max_overhead:.3g}% of the time, at least {LEAST + 1}"
         self.say(
-            f"{suite.name}: {len(suite)} tasks, {suite.num_prompts} prompts, {planned}; "
-            f"base {base}; records in {folder}"
+            f"{suite.name}: {counted(len(suite), 'task')}, "
+            f"{counted(suite.num_prompts, 'prompt')}, {planned}; base {base}; records in {folder}"
         )
         if plain := ", ".join(monitor.reference.plain):
             self.say(
@@ -129,9 +130,9 @@ class Console:
             if np.isfinite(value):
                 number = f"{round(value, digits) + 0.0:.{digits}f}"
                 said.append(f"{BY_KEY[key].label} {number} {BY_KEY[key].unit}".rstrip())
-        asked = f" of {last.wordings} wordings a task" if last.wordings else ""
+        asked = f" of {counted(last.wordings, 'wording')} a task" if last.wordings else ""
         self.say(f"step {last.step}, the last probe{asked}: {', '.join(said)}")
-        if last.tasks:
+        if _tells_more(last):
             self.say(f"tasks: {_by_phase(last)}")
         if choices:
             leading = (f"{name} {task.leading(choices[name])}" for name, task in last.tasks.items())
@@ -144,7 +145,7 @@ class Console:
 
     def spent(self, probes: int, share: float) -> None:
         """Say what share of the run's time the base, probes, trackers and pictures have taken."""
-        self.say(f"{probes} probes; monitoring took {share:.2%} of the time")
+        self.say(f"{counted(probes, 'probe')}; monitoring took {share:.2%} of the time")
 
     def unobserved(self, after: int, end: int, limit: float) -> None:
         """Say that a run's last steps were not probed.
@@ -158,6 +159,14 @@ class Console:
         self.say(f"{steps} not observed: one more probe would have taken over {limit:.2%}")
 
 
+def _tells_more(record: ProbeRecord) -> bool:
+    """Whether the tasks' phases say what the suite's does not; those of a single task may not."""
+    if len(record.tasks) != 1:
+        return bool(record.tasks)
+    ((name, task),) = record.tasks.items()
+    return task.seed is not None or phase_words(record, name) != phase_words(record)
+
+
 def _by_phase(record: ProbeRecord) -> str:
     """Which tasks are in each phase: `liquid: letter, name; crystallized: coin, die (1 on …)`."""
     groups: dict[str, list[str]] = {}
@@ -165,7 +174,7 @@ def _by_phase(record: ProbeRecord) -> str:
         groups.setdefault(phase_words(record, name), []).append(name)
     parts = []
     for words, names in groups.items():
-        whole = len(names) == len(record.tasks)
+        whole = 1 < len(names) == len(record.tasks)
         part = f"{words}: {f'all {len(names)}' if whole else ', '.join(names)}"
         seeds = sum(record.tasks[name].seed is not None for name in names)
         parts.append(part + (f" ({seeds} on a wording of the base)" if seeds else ""))

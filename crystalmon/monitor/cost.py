@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from crystalmon.monitor.budget import DEFAULT_SHARE
 from crystalmon.monitor.schedule import check_every, probe_steps
+from crystalmon.runs.places import counted
 from crystalmon.runs.records import Stored
 from crystalmon.scoring.forward import logits_bytes, output_head
 from crystalmon.scoring.models import empty_model
@@ -282,8 +283,8 @@ def format_cost(cost: Cost) -> str:
         times = f"{', '.join(each)} achieved FLOP/s"
     size, logits = cost.size, cost.logits_bytes
     lines = [
-        f"suite: {cost.prompts} prompts, {cost.rows} rows, {cost.unique_tokens} unique tokens "
-        f"({cost.row_tokens} with every row from its start)",
+        f"suite: {counted(cost.prompts, 'prompt')}, {counted(cost.rows, 'row')}, "
+        f"{cost.unique_tokens} unique tokens ({cost.row_tokens} with every row from its start)",
         f"model: {_short(size.layer_parameters)} layer parameters, output {size.hidden} × "
         f"{size.vocabulary}",
         f"a probe: {_short(cost.probe_flops)}FLOP, {times}",
@@ -291,9 +292,10 @@ def format_cost(cost: Cost) -> str:
         "memory: the reference, a forward pass without gradients, and a batch of logits of "
         f"{_mebibytes(logits)} (CPU: {_mebibytes(cost.logits_bytes_on_cpu)}), a few times",
     ]
-    if cost.probes is not None:
+    if cost.steps is not None and cost.probes is not None:
         probing = _short(cost.probes * cost.probe_flops)
-        lines.append(f"a run of {cost.steps} steps: {cost.probes} probes, {probing}FLOP")
+        run, probes = counted(cost.steps, "step"), counted(cost.probes, "probe")
+        lines.append(f"a run of {run}: {probes}, {probing}FLOP")
     if cost.share is not None and cost.training_flops is not None:
         lines.append(
             f"its training: {cost.tokens_per_step} tokens a step, "

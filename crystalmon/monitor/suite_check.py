@@ -16,6 +16,7 @@ from crystalmon.metrics.answers import (
 )
 from crystalmon.metrics.bootstrap import uniform_weights
 from crystalmon.monitor.probe import Monitor
+from crystalmon.runs.places import counted
 from crystalmon.runs.records import Stored
 from crystalmon.suites.advice import few_wordings
 from crystalmon.suites.tasks import Task
@@ -99,7 +100,7 @@ def check_suite(monitor: Monitor, tokenizer: Any) -> list[CheckedTask]:
 def _verdict(task: Task, q: np.ndarray, coverage: np.ndarray, plain: np.ndarray | None) -> str:
     """In words, what keeps a task from being measured in full; `fine` if nothing does."""
     if not is_measurable(coverage):
-        low = f"{(coverage < MEASURABLE).sum()} of {len(coverage)} wordings"
+        low = f"{(coverage < MEASURABLE).sum()} of {counted(len(coverage), 'wording')}"
         found = f"not measurable: listed answers under {MEASURABLE:.0%} after {low}"
         if plain is None:
             return found

@@ -56,8 +56,7 @@ def name_views(views: Views) -> dict[str, View]:
     if not pairs:
         raise ValueError("view must name at least one view, got none.")
     for name, view in pairs:
-        if view != AUTO:
-            check_view(view)
+        check_view(view, (AUTO,))
         if [own for own, _ in pairs].count(name) > 1:
             raise ValueError(
                 f"two views are named {name!r}. Name each once, as in "

@@ -13,6 +13,7 @@ from crystalmon.metrics.catalogue import NOT_MEASURABLE
 from crystalmon.phases.detector import PhaseDetector
 from crystalmon.phases.drift import PACES, leap
 from crystalmon.phases.state import PhaseState
+from crystalmon.runs.places import counted
 from crystalmon.runs.records import PHASES, Event
 
 _SUITE_ORDER = ("liquid", "nucleating", "crystallized", "settling")
@@ -166,7 +167,7 @@ class SuiteDetector:
         """One event for each phase that the suite has entered or passed since the last probe."""
         counts = {phase: phases.count(phase) for phase in PHASES if phase in phases}
         spelled = ", ".join(f"{count} {phase}" for phase, count in counts.items())
-        message = f"the suite is {self.phase}: {spelled} of {len(phases)} tasks"
+        message = f"the suite is {self.phase}: {spelled} of {counted(len(phases), 'task')}"
         events = []
         for phase in _passed(before, self.phase):
             evidence: dict[str, Any] = {"tasks": counts}

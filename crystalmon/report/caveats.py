@@ -10,6 +10,7 @@ from crystalmon.report.frames import MAX_FRAMES, MAX_PROBES
 from crystalmon.report.lanes import Lane
 from crystalmon.report.training_log import MAX_LOGGED
 from crystalmon.runs.names import OVERHEAD_KEY
+from crystalmon.runs.places import counted
 from crystalmon.runs.run import Run
 
 LOW_COVERAGE = 0.8
@@ -110,8 +111,9 @@ def _of_run(run: Run) -> list[str]:
         said.append(f"{name} was not observed from step {first} to {end}: {why}.")
     if last.wordings:
         said.append(
-            f"The last probe of {name} asked {last.wordings} wordings a task, to save time. So few "
-            "can be far from the mean of all, which `crystalmon probe MODEL --base RUN` asks."
+            f"The last probe of {name} asked {counted(last.wordings, 'wording')} a task, to save "
+            "time. So few can be far from the mean of all, which `crystalmon probe MODEL --base "
+            "RUN` asks."
         )
     coverage = last.metrics.get("coverage", 1.0)
     if coverage < LOW_COVERAGE:
@@ -128,10 +130,8 @@ def _of_run(run: Run) -> list[str]:
             "tasks had nothing to lose and take no part in the phases."
         )
     if run.superseded:
-        said.append(
-            f"{name} was resumed: {run.superseded} probes on file were done again, and only the "
-            "later ones are shown."
-        )
+        again = f"{counted(run.superseded, 'probe')} on file came again"
+        said.append(f"{name} was resumed: {again}, and only what is later is shown.")
     return said
 
 

@@ -59,6 +59,21 @@ class Lane:
         counts = [len(run.records) for run in self.runs]
         return np.repeat(np.arange(len(self.runs)), counts)
 
+    @property
+    def stage_names(self) -> list[str]:
+        """What is written at each position of the axis, if all runs are scans; else empty.
+
+        Where one scan ends and the next begins, both names stand.
+        """
+        if not all(run.stages for run in self.runs):
+            return []
+        names: list[list[str]] = [[] for _ in range(self.starts[-1] + 1)]
+        for run, start, _ in self.spans:
+            for step, name in run.stages.items():
+                if start + step < len(names):
+                    names[start + step].append(name)
+        return [" | ".join(each) for each in names]
+
 
 def make_lanes(runs: Sequence[Run], layout: Layout = "auto") -> tuple[Lane, ...]:
     """Group runs into lanes.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -22,6 +22,7 @@ from crystalmon.runs.reader import read_run
 from crystalmon.runs.run import Run
 from crystalmon.suites.tasks import TaskSuite
 
+SUFFIXES = (".html", ".htm")
 STYLES = ("page.css", "experiments.css")
 SCRIPTS = (
     "core.js",
@@ -74,6 +75,7 @@ def write_report(
     *,
     layout: Layout = "auto",
     suite: TaskSuite | None = None,
+    tell: Callable[[str], object] = lambda note: None,
 ) -> Path:
     """Read runs and write their report; the file appears whole or not at all.
 
@@ -85,18 +87,27 @@ def write_report(
             experiments.
         output: the HTML file.
         layout, suite: see `report_html`.
+        tell: is given a sentence for each thing that was left out.
 
     Raises:
         FileNotFoundError: if there is no run, or no folder to write to.
-        ValueError: if a run is damaged or of a newer schema.
+        ValueError: if a run is damaged or of a newer schema, or the file's name does not end as
+            that of a page.
     """
     output = Path(output)
+    if output.suffix.lower() not in SUFFIXES:
+        raise ValueError(
+            f"a report is a page: its file must end in {' or '.join(SUFFIXES)}, got "
+            f"{str(output)!r}. `crystalmon summary` draws a figure."
+        )
     if output.is_dir() or not output.parent.is_dir():
         raise FileNotFoundError(
             f"output must be a file in an existing folder, got {str(output)!r}. "
             "Create the folder, or choose another name."
         )
     runs, cards, notes = _read(paths)
+    for note in notes:
+        tell(note)
     text = report_html(runs, layout=layout, suite=suite, notes=notes, experiments=cards)
     write_whole(output, text.encode())
     return output

@@ -17,6 +17,7 @@ from crystalmon.report.answer_figures import answers_figure, variety_figure
 from crystalmon.report.palette import BLUE, GREY, ORANGE
 from crystalmon.report.scan_data import ScanStages, StageBand
 from crystalmon.report.style import COLUMNS, SMALL, TEXT, WIDTH
+from crystalmon.runs.places import counted
 from crystalmon.runs.run import Run
 
 _GAP = 0.62
@@ -147,7 +148,7 @@ def _draw_mean(ax: Axes, stages: ScanStages, line: Line, place: int) -> tuple[Li
     band, count = found
     dashes = "--" if place == 0 and label else "-"
     drawn = draw_band(ax, band, colour, shift=0.06 * place, dashes=dashes)
-    return drawn, f"{label} ({count} of {len(stages.tasks)} tasks)".strip()
+    return drawn, f"{label} ({count} of {counted(len(stages.tasks), 'task')})".strip()
 
 
 def draw_band(

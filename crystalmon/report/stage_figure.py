@@ -17,7 +17,16 @@ from crystalmon.report import palette, stage_labels
 from crystalmon.report.lanes import Lane, probed_chain
 from crystalmon.report.palette import BLUE, GREEN, GREY, SHADE, VERMILION
 from crystalmon.report.stage_labels import EVENT_LINE, NAME_ROW, StepAxis
-from crystalmon.report.style import TEXT, WIDTH, new_figure, open_frame, strip, text_inches
+from crystalmon.report.style import (
+    TEXT,
+    WIDTH,
+    new_figure,
+    open_frame,
+    stage_axis,
+    strip,
+    text_inches,
+    upright_inches,
+)
 from crystalmon.runs.records import PHASES
 from crystalmon.runs.run import Run
 
@@ -32,7 +41,8 @@ def stage_figure(runs: Sequence[Run]) -> Figure:
     """The stages of a chain laid end to end on one step axis.
 
     From the top: the suite's phase and events over how alike the wordings answer, with 95%
-    intervals; the number of tasks in each phase; the KL from the base and its parts.
+    intervals; the number of tasks in each phase; the KL from the base and its parts. The axis of
+    scans has the names of their stages.
 
     Args:
         runs: the stages of one chain, in the order of training.
@@ -51,9 +61,11 @@ def stage_figure(runs: Sequence[Run]) -> Figure:
     labels = stage_labels.event_names(suite, axis)
     names = stage_labels.stage_names(lane, axis)
     rows = 1 + max((label.row for label in labels), default=-1)
+    below = _BOTTOM + upright_inches(lane.stage_names, _AXES_WIDTH)
     heights = {"phase": 0.36, "events": rows * _ROW, "alike": 2.6, "tasks": 1.3, "kl": 1.9}
     top = 0.15 + NAME_ROW * (1 + max(name.row for name in names))
-    figure, axes = _stacked_axes({name: inches for name, inches in heights.items() if inches}, top)
+    shown = {name: inches for name, inches in heights.items() if inches}
+    figure, axes = _stacked_axes(shown, top, below)
     for name, ax in axes.items():
         _draw_stages(ax, lane, axis, last=name == list(axes)[-1])
     _draw_phase_strip(axes["phase"], lane, axis)
@@ -66,9 +78,11 @@ def stage_figure(runs: Sequence[Run]) -> Figure:
     return figure
 
 
-def _stacked_axes(heights: Mapping[str, float], top: float) -> tuple[Figure, dict[str, Axes]]:
+def _stacked_axes(
+    heights: Mapping[str, float], top: float, below: float
+) -> tuple[Figure, dict[str, Axes]]:
     """Axes of the given heights in inches, one below the other, sharing x."""
-    height = top + _BOTTOM + sum(heights.values()) + _GAP * len(heights)
+    height = top + below + sum(heights.values()) + _GAP * len(heights)
     figure = new_figure(height, layout=None)
     axes: dict[str, Axes] = {}
     top = height - top
@@ -87,12 +101,17 @@ def _draw_stages(ax: Axes, lane: Lane, axis: StepAxis, *, last: bool) -> None:
             ax.axvspan(start, stop, color=SHADE, linewidth=0, zorder=0)
         if index > 0:
             ax.axvline(start, color=GREY, linewidth=0.8, zorder=1)
+    words = "stages of the scan"
+    if last and lane.stage_names:
+        stage_axis(ax, lane.stage_names, _AXES_WIDTH)
+    elif last:
+        ax.xaxis.set_major_locator(MaxNLocator(nbins=12, integer=True, steps=[1, 2, 5, 10]))
+        words = "optimizer steps, stages laid end to end"
     ax.set_xlim(axis.low, axis.high)
     open_frame(ax)
     ax.tick_params(labelbottom=last, bottom=last)
     if last:
-        ax.xaxis.set_major_locator(MaxNLocator(nbins=12, integer=True, steps=[1, 2, 5, 10]))
-        ax.set_xlabel("optimizer steps, stages laid end to end", fontsize=TEXT)
+        ax.set_xlabel(words, fontsize=TEXT)
 
 
 def _draw_phase_strip(ax: Axes, lane: Lane, axis: StepAxis) -> None:

@@ -85,14 +85,25 @@ def stage_axis(ax: Axes, names: Sequence[str], inches: float, *, labels: bool = 
 
     Of many stages only some are named; with `labels` false, none.
     """
-    step = -(-len(names) // MOST_TICKS)
-    shown = [clipped(name) for name in names[::step]]
-    room = inches / max(len(names), 1) * step
-    tight = any(text_inches(name, SMALL) + 0.06 > room for name in shown)
+    step, shown = _shown(names)
+    upright = upright_inches(names, inches) > 0
     ax.set_xlim(-0.4, len(names) - 0.6)
     ax.set_xticks(range(0, len(names), step))
-    ax.set_xticklabels(shown if labels else [], rotation=90 if tight else 0, parse_math=False)
+    ax.set_xticklabels(shown if labels else [], rotation=90 if upright else 0, parse_math=False)
     open_frame(ax)
+
+
+def upright_inches(names: Sequence[str], inches: float) -> float:
+    """How high the names of a `stage_axis` are, where they stand upright; else 0."""
+    step, shown = _shown(names)
+    longest = max((text_inches(name, SMALL) for name in shown), default=0.0)
+    return longest if longest + 0.06 > inches / max(len(names), 1) * step else 0.0
+
+
+def _shown(names: Sequence[str]) -> tuple[int, list[str]]:
+    """Every how many stages one is named, and those names."""
+    step = -(-len(names) // MOST_TICKS) or 1
+    return step, [clipped(name) for name in names[::step]]
 
 
 def figure_svg(figure: Figure) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from crystalmon.metrics.catalogue import BRIEF
 from crystalmon.runs.names import DEFAULT_NAME, OVERHEAD_KEY
 from crystalmon.runs.notebook import curve_svg, number, table_html
-from crystalmon.runs.places import place, told
+from crystalmon.runs.places import counted, place, told
 from crystalmon.runs.records import Event, ProbeRecord
 from crystalmon.runs.trainer_log import LogRow
 from crystalmon.suites.checks import harmless
@@ -150,7 +150,8 @@ class Run:
             for metric in BRIEF
             if metric.key in last.metrics
         ]
-        title = f"{self.name}: {last.phase} at {self.place(last.step)}, {len(self.records)} probes"
+        probes = counted(len(self.records), "probe")
+        title = f"{self.name}: {last.phase} at {self.place(last.step)}, {probes}"
         curves = table_html(title, ["metric", "", "first", "last"], rows)
         suite = [event for event in self.events if event.task is None]
         if not suite:

@@ -119,8 +119,7 @@ def scan(
 
 
 def _check_view(view: str, chat_template_from: str | None) -> None:
-    if view != BOTH:
-        check_view(view)
+    check_view(view, (BOTH,))
     if chat_template_from is not None and view not in ("chat", BOTH):
         raise ValueError(
             f"view must be 'chat' or {BOTH!r} where a chat template is lent, got {view!r}. Leave "

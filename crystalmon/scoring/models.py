@@ -175,12 +175,22 @@ def _from_pretrained(kind: str, name: str | Path, **options: Any) -> Any:
     from huggingface_hub.errors import HFValidationError
 
     source = find_model(name)
+    there, failed = Path(source.path).exists(), f"model {str(name)!r} cannot be loaded"
+    if not there and _is_path(str(name)):
+        what = "file" if str(name).endswith(".gguf") else "folder"
+        raise FileNotFoundError(f"{failed}: there is no such {what}.")
     try:
         return getattr(transformers, kind).from_pretrained(source.path, **source.options, **options)
-    except (OSError, HFValidationError) as error:  # the latter: a path that is no folder
-        raise FileNotFoundError(
-            f"model {str(name)!r} cannot be loaded: {' '.join(str(error).split())[:200]}"
-        ) from error
+    except (OSError, HFValidationError) as error:  # the latter: no hub id
+        where = "" if there else "there is no such folder, and on the hub: "
+        said = " ".join(str(error).split())[:200]
+        raise FileNotFoundError(f"{failed}: {where}{said}") from error
+
+
+def _is_path(name: str) -> bool:
+    """Whether a name can only be a place on this machine: a hub id is `name` or `owner/name`."""
+    hub_id, _ = split_revision(name)
+    return name.startswith((".", "~")) or name.endswith(".gguf") or len(Path(hub_id).parts) > 2
 
 
 def empty_model(config: Any) -> Any:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,9 +29,12 @@ from crystalmon.suites.tasks import Task, TaskSuite
 
 View = str
 """How prompts are rendered: `raw`, as they stand; `chat`, as the user's turn in the chat template;
-or a template of one's own, which has `{prompt}` once, such as `"Q: {prompt}\\nA:"`."""
+or a template of one's own, which has `{prompt}` once, such as `"Q: {prompt}\\nA:"`. What a
+prompt ends in and the template too, such as `Answer:`, is written once."""
 VIEWS = ("raw", "chat")
 _PLACE = "{prompt}"
+_DRESS = r"\s*#_"
+"""Around a cue such as `Answer:`: white space, and what Markdown emphasizes with."""
 
 TokenPath = tuple[int, ...]
 
@@ -151,30 +155,36 @@ def render_suite(suite: TaskSuite, tokenizer: Any, view: View) -> dict[str, list
     return sent
 
 
-def check_view(view: View) -> View:
+def check_view(view: View, others: Sequence[str] = ()) -> View:
     """The view, if it is one.
+
+    Args:
+        others: further names that mean something where it was given.
 
     Raises:
         TypeError: if it is no text.
-        ValueError: if it is neither `raw` nor `chat`, and does not have `{prompt}` once.
+        ValueError: if it is no name, and does not have `{prompt}` once.
     """
     if not isinstance(view, str):
         raise TypeError(f"view must be a text, got {type(view).__name__}.")
-    if view in VIEWS or (times := view.count(_PLACE)) == 1:
+    names = (*others, *VIEWS)
+    if view in names or (times := view.count(_PLACE)) == 1:
         return view
     if times:
         raise ValueError(f"a view must have {_PLACE} once, got it {times} times in {view!r:.80}.")
-    raise ValueError(f"view must be raw, chat or a template with {_PLACE} in it, got {view!r:.80}.")
+    raise ValueError(
+        f"view must be {', '.join(names)} or a template with {_PLACE} in it, got {view!r:.80}."
+    )
 
 
 def describe_merges(merges: Sequence[tuple[str, str, str]], limit: int = 3) -> str:
     """One sentence that names prompts and forms which merge across the boundary."""
     shown = "; ".join(f"task {t!r}: {p[-30:]!r} + {f!r}" for t, p, f in merges[:limit])
     rest = f" and {len(merges) - limit} more" if len(merges) > limit else ""
-    return (
-        f"{len(merges)} forms merge with the last token of their prompt and are tokenized alone: "
-        f"{shown}{rest}. End the prompt at a token boundary (no trailing space)."
-    )
+    told = f"{len(merges)} forms merge with the last token of their prompt and are tokenized alone"
+    if len(merges) == 1:
+        told = "a form merges with the last token of its prompt and is tokenized alone"
+    return f"{told}: {shown}{rest}. End the prompt at a token boundary (no trailing space)."
 
 
 class _Layout:
@@ -303,7 +313,7 @@ def _encode(tokenizer: Any, texts: list[str], special: bool) -> list[TokenPath]:
 
 def _render(tokenizer: Any, prompt: str, view: View) -> str:
     if view != "chat":
-        return prompt if view == "raw" else view.replace(_PLACE, prompt)
+        return prompt if view == "raw" else _in_template(prompt, view)
     if not getattr(tokenizer, "chat_template", None):
         raise ValueError(
             "view must be 'raw' for a tokenizer without a chat template, got 'chat'. "
@@ -318,6 +328,19 @@ def _render(tokenizer: Any, prompt: str, view: View) -> str:
             f"the chat template of {name} must take a prompt without a system message, and raised "
             f"{type(error).__name__}: {error}. Use view='raw', or set another template."
         ) from error
+
+
+def _in_template(prompt: str, template: str) -> str:
+    r"""A prompt in a template; a cue that both end in is written once.
+
+    >>> _in_template("**Question:** Heads or tails?\n**Answer:**", "{prompt}\nAnswer:")
+    '**Question:** Heads or tails?\nAnswer:'
+    """
+    before, after = template.split(_PLACE)
+    cue = re.sub(rf"^[{_DRESS}]+|[{_DRESS}]+$", "", after.strip().rpartition("\n")[2])
+    if cue:
+        prompt = re.sub(rf"(?<=\S)[{_DRESS}]+{re.escape(cue)}[{_DRESS}]*$", "", prompt)
+    return before + prompt + after
 
 
 @contextlib.contextmanager

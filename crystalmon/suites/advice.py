@@ -13,6 +13,9 @@ FEW_WORDINGS = 8
 BUNDLED_WORDINGS = 24
 """Of each task of the suite `randomness`."""
 
+JUDGEMENTS = ({"yes", "no"}, {"true", "false"}, {"correct", "incorrect"}, {"right", "wrong"})
+"""Pairs of answers that judge something."""
+
 SHOWN = 80
 """Characters of a prompt in a line for people."""
 
@@ -23,6 +26,19 @@ def few_wordings(task: Task) -> str:
     if count == 1:
         return "one wording: entropy and KL only"
     return f"{count} wordings: wide intervals" if count < FEW_WORDINGS else ""
+
+
+def one_sided(suite: TaskSuite) -> Iterator[str]:
+    """A sentence for a judge that is asked one question: it may give its answer to anything."""
+    if len(suite) > 1:
+        return
+    (task,) = suite
+    if {text.lower() for text in task.choice_texts} in JUDGEMENTS:
+        one, other = task.choice_texts
+        yield (
+            f"{task.name} is the only task: a judge that always says {one} looks perfect where "
+            f"{one} is right. Add a task whose right answer is {other}, which tells them apart."
+        )
 
 
 def trailing_space(suite: TaskSuite) -> Iterator[str]:

@@ -54,8 +54,29 @@ def draft_suite(file: Path, question: str, answers: Sequence[str]) -> str:
         *(f"      - {_quoted(prompt)}" for prompt in free),
         "      # the choices are listed, in one order or the other",
         *(f"      - {_quoted(prompt)}" for prompt in listed),
+        *_second(file, answers),
     ]
     return "\n".join(parts) + "\n"
+
+
+def _second(file: Path, answers: Sequence[str]) -> list[str]:
+    """How a second task is added, as comments; of two answers, why it is needed."""
+    command = f"crystalmon suite new other{file.suffix} --question … --answers …"
+    why = ["  # Another task, drafted by", f"  # `{command}`,", "  # goes here:"]
+    if len(answers) == 2:
+        why = [
+            "  # A judge needs two tasks: one that always gives the same answer looks perfect",
+            "  # where that is right. A question whose right answer is the other one tells",
+            f"  # them apart. Draft it with `{command}`,",
+            "  # and copy its task here:",
+        ]
+    task = [
+        f"- name: {_quoted(f'{file.stem}-2')}",
+        f"  choices: [{', '.join(map(_quoted, answers))}]",
+        "  prompts:",
+        f"    - {_quoted(chr(10).join(['The other question', 'Answer:']))}",
+    ]
+    return ["", *why, *(f"  # {line}" for line in task)]
 
 
 def _free(question: str) -> list[str]:
@@ -116,5 +137,5 @@ def _comment(file: Path) -> str:
 #   a probe dearer: {more}.
 #
 # How many prompts? One gives entropy and KL only, fewer than {FEW_WORDINGS} give wide intervals.
-# The bundled suites have {BUNDLED_WORDINGS}. For another question, add another task.
+# The bundled suites have {BUNDLED_WORDINGS}. For another question, add another task: see the end.
 """

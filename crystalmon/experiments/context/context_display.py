@@ -14,6 +14,7 @@ from crystalmon.experiments.context.context_summary import SHAPES
 from crystalmon.report.palette import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION
 from crystalmon.report.style import LARGE, SMALL, new_figure
 from crystalmon.runs.notebook import number
+from crystalmon.runs.places import counted
 from crystalmon.runs.results import Estimate, Result
 
 _COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, BLACK)
@@ -48,8 +49,8 @@ def table(result: Result) -> str:
         cells = (number(own[key]) for key in _COLUMNS)
         rows.append((name, f"{own['flips']}/{own['pairs']}", *cells))
     lines = [
-        f"context: {_model(result)}, {len(detail['pairs'])} pairs of "
-        f"{len(detail['by_instruction'])} instructions; {counts}",
+        f"context: {_model(result)}, {counted(len(detail['pairs']), 'pair')} of "
+        f"{counted(len(detail['by_instruction']), 'instruction')}; {counts}",
         f"α_c {found['alpha_c']}, slope {found['slope']}, width {found['width']}",
         f"compliance {found['compliance_0']} at α = 0, {found['compliance_1']} at α = 1",
         f"best shape by BIC: {best} of {shapes['compared']}; line less threshold "

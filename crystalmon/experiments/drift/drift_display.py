@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from crystalmon.experiments.common import display_parts as draw
 from crystalmon.report.palette import BLUE, GREY, SHADE, VERMILION
 from crystalmon.report.style import SMALL, new_figure
+from crystalmon.runs.places import counted
 from crystalmon.runs.results import Result
 
 _WORDS = {
@@ -29,8 +30,9 @@ def table(result: Result) -> str:
     lines = [
         *draw.aligned([("quantity", "mean over instructions, 95% interval"), *rows]),
         "",
-        f"{len(detail['by_instruction'])} instructions, {settings['tokens']} tokens each, "
-        f"every {settings['every']}; the first {detail['burn_in']} after each start left out",
+        f"{counted(len(detail['by_instruction']), 'instruction')}, "
+        f"{settings['tokens']} tokens each, every {settings['every']}; the first "
+        f"{detail['burn_in']} after each start left out",
     ]
     return "\n".join(lines)
 

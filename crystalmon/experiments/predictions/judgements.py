@@ -27,6 +27,7 @@ from crystalmon.experiments.common.statistics import (
     mean_of_known,
     spearman,
 )
+from crystalmon.runs.places import counted
 from crystalmon.runs.results import Estimate, Result
 
 LEAST_UNITS = 5
@@ -199,7 +200,7 @@ def _sharper(key: str, sharpness: Result) -> _Found:
     sign = found["predicted"]
     ends = sorted(sign * _number(end) for end in found["correlation_interval"])
     effect = Estimate(sign * _number(found["correlation"]), *ends)
-    reason = f"over {found['runs']} runs, p {_number(found['p_value']):.3g}"
+    reason = f"over {counted(found['runs'], 'run')}, p {_number(found['p_value']):.3g}"
     return effect, found["verdict"], found["runs"], reason
 
 
@@ -214,7 +215,7 @@ def _drift(key: str, sign: int, drift: Result) -> _Found:
     if not len(known):
         return _unknown(f"the result of drift has no {key.replace('_', ' ')}")
     effect = mean_of_known(sign * known)
-    reason = f"so in {np.mean(sign * known > 0):.0%} of {len(known)} instructions"
+    reason = f"so in {np.mean(sign * known > 0):.0%} of {counted(len(known), 'instruction')}"
     return effect, judge(effect), len(known), reason
 
 

@@ -14,6 +14,7 @@ from crystalmon.experiments.common import display_parts as draw
 from crystalmon.experiments.sharpness.kl_penalty import IN_TREND
 from crystalmon.report.palette import BLUE, GREY, VERMILION
 from crystalmon.report.style import SMALL, new_figure
+from crystalmon.runs.places import counted
 from crystalmon.runs.results import Estimate, Result
 
 LABELS = {
@@ -35,7 +36,7 @@ def table(result: Result) -> str:
     for key, label in LABELS.items():
         trend = result.detail["trends"][key]
         numbers = (str(found[f"{key}_correlation"]), str(found[f"{key}_slope"]))
-        verdict = f"{trend['verdict']} ({trend['runs']} runs)"
+        verdict = f"{trend['verdict']} ({counted(trend['runs'], 'run')})"
         trends.append((label, *numbers, f"{trend['p_value']:.3g}", verdict))
     lines = [*draw.aligned(rows), "", *draw.aligned(trends)]
     lines.append("expected at a lower beta: narrower, a higher heat capacity, more susceptible")

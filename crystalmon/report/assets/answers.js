@@ -146,7 +146,7 @@ function drawDetail() {
 function wordingList(task) {
   const seeds = new Set(state.data.lanes.map((lane) => last(lane.tasks[task.name].seed.filter(known))));
   return el("details", { id: "wordings", ...(state.listed ? { open: "" } : {}), ontoggle: (event) => { state.listed = event.target.open; } },
-    el("summary", {}, `The ${task.prompts.length} wordings, row by row`),
+    el("summary", {}, `The ${counted(task.prompts.length, "wording")}, row by row`),
     el("ol", {}, ...orders[state.task].map((p) => el("li", { class: seeds.has(p) ? "seed" : null }, el("span", { class: "quote" }, task.prompts[p])))));
 }
 
@@ -181,7 +181,7 @@ function moveDetail(now) {
     node.style.height = `${height}px`;
     const means = pooled(values, task);
     const top = means.indexOf(Math.max(...means));
-    node.setAttribute("aria-label", `${task.name}: probability of each choice for each of ${order.length} prompts; on average the likeliest is ${task.choices[top]}, ${percent(means[top])}`);
+    node.setAttribute("aria-label", `${task.name}: probability of each choice for each of ${counted(order.length, "prompt")}; on average the likeliest is ${task.choices[top]}, ${percent(means[top])}`);
     plot(node, [{ type: "heatmap", z, zmin: 0, zmax: 1, xgap: width < 60 ? 1 : 0, ygap: 1, colorscale: RAMP[state.theme], showscale: false, text: hover, hovertemplate: "%{text}<extra></extra>" }], {
       height, hovermode: "closest", margin: { t: 6, b: bottom, l: 44 }, xaxis,
       yaxis: axis({ autorange: "reversed", fixedrange: true, showgrid: false, tickvals: rows, ticktext: rows.map((at) => `${at + 1}`), tickfont: { color: css("--soft"), size: 10 }, ticklabelstandoff: 12 }),

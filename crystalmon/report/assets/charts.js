@@ -91,11 +91,10 @@ function stageMarks(named) {
   return { shapes, annotations };
 }
 
-function suiteEvents() {
-  const found = [];
-  state.data.lanes.forEach((lane, index) =>
-    lane.events.filter((event) => event.task === null).forEach((event) => found.push({ ...event, lane: index })));
-  return found;
+// Of the suite. Those of one probe that say the same, as when it passes two phases at once, are one.
+function suiteEvents(lane) {
+  const id = (event) => JSON.stringify([event.run, event.step, event.message]);
+  return [...new Map(lane.events.filter((event) => event.task === null).map((event) => [id(event), event])).values()];
 }
 
 // Numbered flags; the numbers are explained in the list "What happened, when".
@@ -103,7 +102,7 @@ function eventMarks() {
   const shapes = [], annotations = [];
   let row = 0, before = -Infinity;
   const stop = Math.max(...state.data.lanes.map((lane) => last(lane.runs).stop));
-  suiteEvents().map((event, index) => ({ ...event, index })).sort((a, b) => a.x - b.x).forEach(({ index, ...event }) => {
+  state.data.lanes.flatMap((lane, index) => suiteEvents(lane).map((event) => ({ ...event, lane: index }))).map((event, index) => ({ ...event, index })).sort((a, b) => a.x - b.x).forEach(({ index, ...event }) => {
     row = (event.x - before) / stop < (narrow() ? 0.07 : 0.025) ? (row + 1) % 3 : 0;
     before = event.x;
     const colour = comparing() ? laneColour(event.lane) : css("--ink");

@@ -95,6 +95,7 @@ const narrow = () => window.innerWidth < 760;
 // Runs that are compared need not have the same tasks.
 const probes = (lane, task) => lane.tasks[task.name].phase.some(known);
 // A step is called by its number in a training, and by the stage's name in a scan.
+const counted = (number, noun) => `${number} ${noun}${number === 1 ? "" : "s"}`;
 const stepName = (run, step) => run.stages[step] ?? `step ${step}`;
 const stepSpan = (run, from, to) => (from === to ? stepName(run, from) : run.stages[from] ? `${stepName(run, from)} to ${stepName(run, to)}` : `steps ${from} to ${to}`);
 const ofRun = (lane, run, text) => (lane.runs.length > 1 ? `${run.name}, ` : "") + text;

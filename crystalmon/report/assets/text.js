@@ -38,7 +38,7 @@ function drawHappened() {
       groups.get(id).tasks.add(event.task);
       groups.get(id).to = event.step;
     }
-    const rows = lane.events.filter((event) => event.task === null).map((event) => ({ x: event.x, event, n: ++number }));
+    const rows = suiteEvents(lane).map((event) => ({ x: event.x, event, n: ++number }));
     for (const group of groups.values()) if (!["nucleation_onset", "nucleation_complete"].includes(group.kind)) rows.push({ x: group.x, group });
     rows.sort((a, b) => a.x - b.x || (a.n ?? Infinity) - (b.n ?? Infinity) || 0);
     const when = (event, to) => (comparing() && lane.runs.length === 1 ? `${lane.name}, ` : "") + ofRun(lane, lane.runs[event.run], stepSpan(lane.runs[event.run], event.step, to)) + " ";
@@ -141,13 +141,13 @@ function drawWords() {
   const { lanes } = state.data;
   const cost = lanes.flatMap((lane) => lane.runs.map((run, stage) => {
     if (!run.probes) return null;
-    return `${run.name}: ${run.probes} probes took ${fixed(run.seconds, 1)} s, monitoring ${known(run.share) ? (100 * run.share).toFixed(1) : MISSING}% of the run`;
+    return `${run.name}: ${counted(run.probes, "probe")} took ${fixed(run.seconds, 1)} s, monitoring ${known(run.share) ? (100 * run.share).toFixed(1) : MISSING}% of the run`;
   })).filter(Boolean);
   $("cost-words").textContent = cost.join("; ") + ".";
   fill($("caveats"), ...state.data.caveats.map((text) => el("li", {}, text)));
   const all = lanes.flatMap((lane) => lane.events.map((event) => [lane.runs[event.run].name, { text: stepName(lane.runs[event.run], event.step), cls: "name" }, { text: event.task ?? "suite", cls: "task" }, { text: spoken(event.kind), cls: "name" }, { text: event.message, cls: "words" }]));
   $("all-events").hidden = !all.length;
-  $("all-events").querySelector("summary").textContent = `All ${all.length} events`;
+  $("all-events").querySelector("summary").textContent = all.length === 1 ? "The event" : `All ${all.length} events`;
   fill($("all-events").querySelector("div"), runTable(["when", "task", "event", "in words"], all));
   const settings = lanes.flatMap((lane) => lane.runs.flatMap((run) => Object.entries(run.info).map(([key, value]) => [run.name, { text: spoken(key), cls: "name" }, { text: typeof value === "object" && value !== null ? Object.entries(value).map(([k, v]) => `${k} ${v}`).join(", ") : String(value), cls: "long" }])));
   fill($("settings").querySelector("div"), runTable(["", ""], settings));
