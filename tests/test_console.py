@@ -46,9 +46,10 @@ def test_the_end_says_where_the_run_is_and_how_to_see_it(tmp_path, capsys):
     }
     record = replace(make_end(order=0.94, free_energy=1.186), tasks=tasks)
     choices = dict.fromkeys(tasks, ("a", "b", "c"))
-    console.conclude(Snapshot(record, choices), tmp_path / "a run" / "crystalmon")
+    advice = {"melting": "Check that the new data ask for it."}
+    console.conclude(Snapshot(record, choices), tmp_path / "a run" / "crystalmon", advice)
     console.spent(6, 0.0123)
-    first, by_task, leading, detect, report, cost = capsys.readouterr().out.splitlines()
+    first, by_task, leading, to_do, detect, report, cost = capsys.readouterr().out.splitlines()
     assert first.endswith(
         "step 9, the last probe: crystallized, order 0.94, free energy 1.186 nats"
     )
@@ -58,6 +59,7 @@ def test_the_end_says_where_the_run_is_and_how_to_see_it(tmp_path, capsys):
     share = make_task().q.mean(axis=0).max()
     assert "likeliest answers: coin " in leading
     assert leading.endswith(f" {share:.0%}")
+    assert to_do.endswith("melting: Check that the new data ask for it.")
     place = f"'{tmp_path}/a run/crystalmon'"
     assert detect.endswith(f"crystalmon detect {place}")
     assert report.endswith(f"crystalmon report {place} -o {place}/report.html")
@@ -66,18 +68,19 @@ def test_the_end_says_where_the_run_is_and_how_to_see_it(tmp_path, capsys):
 
 def test_a_single_task_is_not_told_twice(tmp_path, capsys):
     one = replace(make_end(order=0.94), tasks={"coin": make_task(phase="crystallized")})
-    Console().conclude(one, tmp_path, 1, 0.01)
+    Console().conclude(Snapshot(one, {}), tmp_path, {})
+    Console().spent(1, 0.01)
     out = capsys.readouterr().out
     assert out.count("crystallized") == 1
     assert "1 probe; monitoring" in out
     seeded = replace(one, tasks={"coin": make_task(phase="crystallized", locked=1)})
-    Console().conclude(seeded, tmp_path, 1, 0.01)
+    Console().conclude(Snapshot(seeded, {}), tmp_path, {})
     assert "tasks: crystallized: coin (1 on a wording" in capsys.readouterr().out
 
 
 def test_the_end_of_a_broken_run_in_an_odd_folder(capsys):
     console = Console()
-    console.conclude(Snapshot(make_end(order=-1e-9, free_energy=math.nan), {}), Path("-odd"))
+    console.conclude(Snapshot(make_end(order=-1e-9, free_energy=math.nan), {}), Path("-odd"), {})
     console.unobserved(28, 40, 0.01)
     console.unobserved(39, 40, 0.01)
     first, _, report, many, one = capsys.readouterr().out.splitlines()

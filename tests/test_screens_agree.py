@@ -69,7 +69,7 @@ def said_of(run: Run, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
     with terminal.capture() as captured:
         terminal.print(screen(RunFeed([place]).news()))
     found["watch"] = captured.get()
-    Console().conclude(Snapshot(run.records[-1], {}), run.folder)
+    Console().conclude(Snapshot(run.records[-1], {}), run.folder, {})
     Console().spent(len(run.records), 0.25)
     found["end"] = capsys.readouterr().out
     payload = build_payload(make_lanes([run]))

@@ -22,7 +22,7 @@ from crystalmon.report.caveats import unmeasurable
 from crystalmon.report.snapshot import Snapshot
 from crystalmon.runs.names import DEFAULT_NAME, REFERENCE_FOLDER
 from crystalmon.runs.places import counted
-from crystalmon.runs.records import Event, ProbeRecord
+from crystalmon.runs.records import PHASE_EVENT_KINDS, Event, ProbeRecord
 from crystalmon.suites.checks import harmless
 from crystalmon.trackers.make import ALERTING
 
@@ -104,6 +104,8 @@ class Console:
         for event in events:
             if event.task is not None:
                 tasks.setdefault(event.kind, []).append(event.task)
+            elif event.kind not in PHASE_EVENT_KINDS:
+                self.say(f"step {record.step}: {event.message}")
         for kind, names in tasks.items():
             self.say(f"step {record.step}: {kind} in {', '.join(names)}")
         broken = [name for name, task in record.tasks.items() if not np.isfinite(task.q).all()]
@@ -116,12 +118,13 @@ class Console:
             shown = f" (order {order:.2f})" if known else ""
             self.say(f"step {record.step}: the suite is {record.phase}{shown}")
 
-    def conclude(self, end: Snapshot, folder: Path) -> None:
-        """Say at the end where the run stands, and what to look at.
+    def conclude(self, end: Snapshot, folder: Path, advice: Mapping[str, str]) -> None:
+        """Say at the end where the run stands, what to do about it, and what to look at.
 
         Args:
             end: the last probe.
             folder: the run folder.
+            advice: by kind of event that was raised, what to do.
         """
         last, choices = end.record, end.choices
         said = [phase_words(last)]
@@ -137,6 +140,8 @@ class Console:
         if choices:
             leading = (f"{name} {task.leading(choices[name])}" for name, task in last.tasks.items())
             self.say(f"likeliest answers: {', '.join(leading)}")
+        for kind, words in advice.items():
+            self.say(f"{kind}: {words}")
         place = shlex.quote(str(folder) if not str(folder).startswith("-") else f"./{folder}")
         self.say(f"what happened, with its evidence: crystalmon detect {place}")
         self.say(f"the run as a page: crystalmon report {place} -o {place}/report.html")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from crystalmon.monitor.console import Console
 from crystalmon.monitor.failures import Failures
 from crystalmon.monitor.probe import Monitor
 from crystalmon.monitor.run_info import route_info
+from crystalmon.phases.what_to_do import advise
 from crystalmon.report.page import write_report
 from crystalmon.report.snapshot import Snapshot
 from crystalmon.runs.files import RUN_FILE, explained
@@ -90,6 +92,7 @@ class Recorder:
             logged,
         )
         self.choices = {task.name: task.choice_texts for task in monitor.suite}
+        self._events: dict[str, Event] = {}  # the first of each kind
         self.last, self.probes = (history[-1] if history else None), len(history)
 
     @property
@@ -120,9 +123,20 @@ class Recorder:
         self._tracker.log(record.step, tracker_metrics(record, self.folder.name, self._logged))
         self._tracker.show(Snapshot(record, self.choices))
         for event in events:
-            self._tracker.event(event)
+            self._events.setdefault(event.kind, event)
+            self._tracker.event(self._with_advice(event))
         self._console.announce(record, events, self.last)
         self.last, self.probes = record, self.probes + 1
+
+    @property
+    def advice(self) -> dict[str, str]:
+        """By kind of the events raised so far, what to do; see `what_to_do.advise`."""
+        return advise(self._events.values(), self.folder.parent)
+
+    def _with_advice(self, event: Event) -> Event:
+        """An event of the suite that says what to do: trackers send it as an alert."""
+        words = advise([event], self.folder.parent).get(event.kind) if event.task is None else None
+        return replace(event, message=f"{event.message}. {words}") if words else event
 
     def write_log(self, row: LogRow) -> None:
         """Store what the trainer has logged."""

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from crystalmon.runs.records import LIMIT_EVENT, Event
-from crystalmon.runs.run import Run
 
 _BACK = "{back}, then train at a lower learning rate, on more varied data, or with a larger beta"
 ADVICE = {
@@ -31,15 +30,17 @@ ADVICE = {
 """By kind of event; `early_warning` asks for nothing yet. `{back}` names a checkpoint."""
 
 
-def advise(run: Run) -> dict[str, str]:
-    """By kind of event, in the order in which they came first, what to do; of a scan nothing.
+def advise(events: Iterable[Event], output: Path) -> dict[str, str]:
+    """By kind of event, in the order in which they came first, what to do.
 
-    Checkpoints are looked for in the folder that holds the run's.
+    Args:
+        events: of one training.
+        output: the trainer's folder, with its checkpoints.
     """
     first: dict[str, Event] = {}
-    for event in () if run.stages else run.events:
+    for event in events:
         first.setdefault(event.kind, event)
-    saved = _checkpoints(run.folder.parent) if first else []
+    saved = _checkpoints(output) if first else []
     found = {}
     for kind, event in first.items():
         words = ADVICE.get(kind, "")

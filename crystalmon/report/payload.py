@@ -104,7 +104,7 @@ def _lane(lane: Lane, name: str, texts: Mapping[str, TaskTexts]) -> dict[str, An
                 "seconds": sum(r.seconds for r in run.records if math.isfinite(r.seconds)),
                 "stages": run.stages,
                 "log": log_curves(run),
-                "advice": list(advise(run).items()),
+                "advice": list(advise(_of_training(run), run.folder.parent).items()),
                 "info": json_value({key: run.info[key] for key in INFO_KEYS if key in run.info}),
             }
             for run, start, stop in lane.spans
@@ -129,6 +129,11 @@ def _lane(lane: Lane, name: str, texts: Mapping[str, TaskTexts]) -> dict[str, An
         },
         "base": _base(lane, texts),
     }
+
+
+def _of_training(run: Run) -> tuple[Event, ...]:
+    """The events that something can be done about: a scan's stages are trained already."""
+    return () if run.stages else run.events
 
 
 def _series(records: Sequence[ProbeRecord], key: str) -> dict[str, list[Any]] | None:

@@ -32,7 +32,9 @@ EVENT_KINDS = (
 LIMIT_EVENT = "_limit"
 """What the kind of an event ends with that a metric's limit raises, after the metric's key."""
 
-SUITE_EVENT_KINDS = ("nucleation_onset", "nucleation_complete", "melting", "free_energy_jump")
+PHASE_EVENT_KINDS = ("nucleation_onset", "nucleation_complete", "melting")
+"""The kinds by which the suite enters a phase."""
+SUITE_EVENT_KINDS = (*PHASE_EVENT_KINDS, "free_energy_jump")
 """The kinds that the suite raises too; tasks alone raise the others but those of limits, which
 are the suite's."""
 
