@@ -29,7 +29,7 @@ def test_every_kind_but_the_warning_has_its_advice(run):
 
 def test_the_checkpoint_before_the_event_is_named(run):
     output, leap = run.folder.parent, make_event(20, "free_energy_jump", None)
-    assert "no checkpoint lies before it" in advise([leap], output)[leap.kind]
+    assert "no checkpoint was saved before" in advise([leap], output)[leap.kind]
     for step in (5, 15, 20, 25):
         (output / f"checkpoint-{step}").mkdir()
     assert "go back to checkpoint-20," in advise([leap], output)[leap.kind]

@@ -57,7 +57,7 @@ def _back(event: Event, saved: Sequence[int]) -> str:
     before = [step for step in saved if step <= began]
     if before:
         return f"go back to checkpoint-{before[-1]}, the last one before"
-    return "no checkpoint lies before it (save_steps sets how often one is saved), so start over"
+    return "start over (no checkpoint was saved before; set save_steps)"
 
 
 def _checkpoints(output: Path) -> list[int]:

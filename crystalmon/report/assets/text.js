@@ -61,7 +61,7 @@ function whatToDo(lanes) {
   const lines = new Map(lanes.flatMap((lane) => lane.runs.flatMap((run) => run.advice.map(([kind, text]) => [`${kind} ${text}`, { run, kind, text }]))));
   if (!lines.size) return [];
   const several = lanes.flatMap((lane) => lane.runs).length > 1;
-  return [el("h3", {}, "What to do"), el("ul", { class: "soft" }, ...[...lines.values()].map(({ run, kind, text }) =>
+  return [el("h3", {}, "What to do"), el("ul", { class: "to-do" }, ...[...lines.values()].map(({ run, kind, text }) =>
     el("li", {}, el("b", {}, `${several ? `${run.name}, ` : ""}${spoken(kind)}: `), text)))];
 }
 
