@@ -15,8 +15,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from crystalmon.analysis.replay import detect_run, format_detection
+from crystalmon.analysis.replay import detect_run
 from crystalmon.cli.main import main
+from crystalmon.report.detection import format_detection
 from crystalmon.report.live.feed import RunFeed
 from crystalmon.report.live.terminal import screen
 from crystalmon.report.page import write_report

@@ -9,9 +9,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from crystalmon.analysis.replay import detect_run, format_detection
+from crystalmon.analysis.replay import detect_run
 from crystalmon.cli.main import main
 from crystalmon.monitor.probe import Monitor
+from crystalmon.report.detection import format_detection
 from crystalmon.runs.reader import read_run
 from crystalmon.runs.store import RunStore
 from crystalmon.scoring.models import load_model

@@ -1,4 +1,4 @@
-"""Replay a stored run through the phase detector, and say what happened in it.
+"""Replay a stored run through the phase detector: what happened in it.
 
 The detector is a pure function of the base and the stored answers. With the same version of
 crystalmon a replay repeats the live events; with a newer one it shows how that version judges an
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -31,22 +30,12 @@ from crystalmon.phases import PhaseDetector, SuiteDetector
 from crystalmon.phases.drift import Limits
 from crystalmon.phases.stored import limits_of, observe, states_of
 from crystalmon.phases.unconfirmed import phase_words
-from crystalmon.runs.places import Stages, counted, told
+from crystalmon.phases.what_to_do import advise
+from crystalmon.runs.places import Stages
 from crystalmon.runs.records import Event, ProbeRecord, Stored
 from crystalmon.runs.reference import read_base_answers
 from crystalmon.runs.run import Run
 from crystalmon.runs.wordings import TaskTexts, task_texts
-
-SHOWN = 48
-"""Characters of a prompt that are shown."""
-_ROW = "{:<{}}{:<{}}{:<{}}{:>5}{:>8}{:>8}{:>8}   {:<58}{}"
-_LEGEND = """
-p and margin are those of the probe at which the seed was locked; away is the distance of the
-answers from the seed at the last probe, in nats
-p: share of base prompts that lie as near to another one as the answers to the seed; if it is
-large, many answer alike or the answers stop short, and which has won is not settled
-margin: how many times worse the next base prompt explains the answers; around 1 and below,
-the seed was told by where the pooled answers lie"""
 
 
 @dataclass(frozen=True)
@@ -88,6 +77,7 @@ class Detection(Stored):
         phases: (step, phase) of the suite, at the first probe and wherever it changed.
         looks: the last phase as people are told it; see `unconfirmed.phase_words`.
         events: as the replay raised them.
+        advice: by kind of these, what to do; nothing of a scan.
         repeats_live: whether they are the stored ones, as they are if this version of the
             detector watched the run.
         differing: how many events are stored but not replayed, or the reverse.
@@ -109,6 +99,7 @@ class Detection(Stored):
     phases: tuple[tuple[int, str], ...]
     looks: str
     events: tuple[Event, ...]
+    advice: Mapping[str, str]
     repeats_live: bool
     differing: int
     tasks: Mapping[str, TaskDetection] = field(repr=False)
@@ -164,6 +155,7 @@ def detect_run(run: Run) -> Detection:
         phases=tuple(phases),
         looks=phase_words(last),
         events=tuple(events),
+        advice={} if run.stages else advise(events, run.folder.parent),
         repeats_live=differing == 0,
         differing=differing,
         tasks={
@@ -180,9 +172,9 @@ def detect_run(run: Run) -> Detection:
 
 
 def _differing(stored: Sequence[Event], replayed: Sequence[Event]) -> int:
-    """How many events of either are not among the other."""
+    """How many events of either are not among the other; a version may word one in another way."""
     one, other = (
-        Counter(json.dumps(event.to_json(), sort_keys=True) for event in events)
+        Counter(json.dumps(replace(e, message="").to_json(), sort_keys=True) for e in events)
         for events in (stored, replayed)
     )
     return (one - other).total() + (other - one).total()
@@ -235,78 +227,3 @@ def _coexistence(
             own = prompt_crystallinity(found.q, base[name], task.seed)
             values.append(own[found.rows != task.seed])
     return coexistence(np.concatenate(values)) if values else None
-
-
-def format_detection(found: Detection) -> str:
-    """The replay in words: phases, events with their evidence, kinetics, seeds."""
-    names = found.stages
-    course = " → ".join(f"{phase} ({names.get(step, step)})" for step, phase in found.phases)
-    if found.looks != found.phases[-1][1]:
-        course += f", and at the last probe {found.looks}"
-    asked = f", the last of {counted(found.wordings, 'wording')} a task" if found.wordings else ""
-    lines = [f"{found.name}: {counted(found.probes, 'probe')}{asked}", f"suite: {course}"]
-    lines += [found.doubt] if found.doubt else []
-    for kind, tasks in found.inherited.items():
-        lines.append(f"raised before, where the model came from: {kind} {', '.join(tasks)}")
-    lines += ["", "events"]
-    lines += [_event_line(event, names) for event in found.events] or ["  none"]
-    compared = "the same as those stored while training"
-    if not found.repeats_live:
-        compared = (
-            f"not {compared}: {found.differing} in only one of the two; another version of the "
-            "detector judges the same answers by rules of its own"
-        )
-    lines += [f"  ({compared})", "", "kinetics", *_kinetics_lines(found), ""]
-    head = (
-        "task",
-        "phase",
-        "likeliest",
-        "seed",
-        "p",
-        "margin",
-        "away",
-        "transition",
-        "the seed's own prompt",
-    )
-    left = 2 + max(len(name) for name in (*found.tasks, head[0]))
-    phases = 2 + max(len(task.looks) for task in found.tasks.values())
-    leads = 2 + max(len(each) for each in (*(t.leading for t in found.tasks.values()), head[2]))
-    lines.append(_ROW.format(head[0], left, head[1], phases, head[2], leads, *head[3:]))
-    for name, task in found.tasks.items():
-        seed = "–" if task.seed is None else str(task.seed)
-        chance = "" if task.p_value is None else f"{task.p_value:.3f}"
-        margin = "" if task.margin is None else f"{min(task.margin, 400):.1f}"
-        away = "" if task.distance is None else f"{task.distance:.3f}"
-        prompt = ""
-        if task.prompt is not None:
-            prompt = repr(textwrap.shorten(task.prompt, SHOWN, placeholder="…"))
-        cells = (seed, chance, margin, away, _transition(task.transition), prompt)
-        lines.append(
-            _ROW.format(name, left, task.looks, phases, task.leading, leads, *cells).rstrip()
-        )
-    with_seed = any(task.seed is not None for task in found.tasks.values())
-    return "\n".join([*lines, *[_LEGEND] * with_seed])
-
-
-def _event_line(event: Event, stages: Stages) -> str:
-    numbers = {k: v for k, v in event.evidence.items() if isinstance(v, int | float)}
-    shown = ", ".join(f"{key} {value:.3g}" for key, value in numbers.items())
-    where = event.task or "suite"
-    width = max(map(len, stages.values()), default=0)
-    when = f"{stages[event.step]:<{width}}" if event.step in stages else f"step {event.step:>6}"
-    message = told(event.message, stages)
-    return f"  {when}  {where:<12} {event.kind:<19} {message} [{shown}]"
-
-
-def _kinetics_lines(found: Detection) -> list[str]:
-    lines = [f"  order: {_transition(found.transition)}"]
-    if found.avrami is not None:
-        lines.append(f"  crystal fraction, Avrami fit: {found.avrami.words}")
-    if (parts := found.coexistence) is not None:
-        kind = "two groups" if parts.bimodal else "one group"
-        lines.append(f"  prompts at the midpoint: {kind} (BIC gain {parts.bic_gain:.1f})")
-    return lines
-
-
-def _transition(found: Transition) -> str:
-    return f"{found.verdict}, {found.words}" if found.words else found.verdict

@@ -8,8 +8,9 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from crystalmon.analysis.replay import detect_run, format_detection
+from crystalmon.analysis.replay import detect_run
 from crystalmon.cli.options import USER_ERRORS, check_figure, command, console, option, print_json
+from crystalmon.report.detection import format_detection
 from crystalmon.runs.names import DEFAULT_NAME
 from crystalmon.runs.places import counted
 from crystalmon.runs.reader import read_run, run_folders

@@ -90,6 +90,11 @@ def format_stage_table(rows: Sequence[StageRow]) -> str:
             f"{row.locked}/{len(row.record.tasks)}",
             "–" if row.share is None else f"{row.share:.1%}",
         )
+    return as_text(table)
+
+
+def as_text(table: Table) -> str:
+    """A table as plain lines, as wide as it is."""
     console = Console(file=io.StringIO(), width=1000, color_system=None, markup=False)
     with console.capture() as captured:
         console.print(table)

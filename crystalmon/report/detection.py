@@ -1,0 +1,101 @@
+"""A replayed run in words, as `crystalmon detect` prints it."""
+
+from __future__ import annotations
+
+import textwrap
+
+from rich import box
+from rich.table import Table
+
+from crystalmon.analysis.replay import Detection, TaskDetection
+from crystalmon.analysis.transition import Transition
+from crystalmon.report.summary import as_text
+from crystalmon.runs.places import Stages, counted, told
+from crystalmon.runs.records import Event
+
+SHOWN = 48
+"""Characters of a prompt that are shown."""
+_LEGEND = """
+p and margin are those of the probe at which the seed was locked; away is the distance of the
+answers from the seed at the last probe, in nats
+p: share of base prompts that lie as near to another one as the answers to the seed; if it is
+large, many answer alike or the answers stop short, and which has won is not settled
+margin: how many times worse the next base prompt explains the answers; around 1 and below,
+the seed was told by where the pooled answers lie"""
+
+
+def format_detection(found: Detection) -> str:
+    """Phases, events with their evidence, what to do, kinetics, tasks."""
+    names = found.stages
+    course = " → ".join(f"{phase} ({names.get(step, step)})" for step, phase in found.phases)
+    if found.looks != found.phases[-1][1]:
+        course += f", and at the last probe {found.looks}"
+    asked = f", the last of {counted(found.wordings, 'wording')} a task" if found.wordings else ""
+    lines = [f"{found.name}: {counted(found.probes, 'probe')}{asked}", f"suite: {course}"]
+    lines += [found.doubt] if found.doubt else []
+    for kind, tasks in found.inherited.items():
+        lines.append(f"raised before, where the model came from: {kind} {', '.join(tasks)}")
+    lines += ["", "events"]
+    lines += [_event_line(event, names) for event in found.events] or ["  none"]
+    lines.append(f"  ({_compared(found)})")
+    if found.advice:
+        lines += ["", "what to do", *(f"  {kind}: {text}" for kind, text in found.advice.items())]
+    lines += ["", "kinetics", *_kinetics_lines(found), "", _task_table(found)]
+    with_seed = any(task.seed is not None for task in found.tasks.values())
+    return "\n".join([*lines, *[_LEGEND] * with_seed])
+
+
+def _compared(found: Detection) -> str:
+    same = "the same as those stored while training"
+    if found.repeats_live:
+        return same
+    return (
+        f"not {same}: {found.differing} in only one of the two; another version of the detector "
+        "judges the same answers by rules of its own"
+    )
+
+
+def _event_line(event: Event, stages: Stages) -> str:
+    numbers = {k: v for k, v in event.evidence.items() if isinstance(v, int | float)}
+    shown = ", ".join(f"{key} {value:.3g}" for key, value in numbers.items())
+    where = event.task or "suite"
+    width = max(map(len, stages.values()), default=0)
+    when = f"{stages[event.step]:<{width}}" if event.step in stages else f"step {event.step:>6}"
+    message = told(event.message, stages)
+    return f"  {when}  {where:<12} {event.kind:<19} {message} [{shown}]"
+
+
+def _kinetics_lines(found: Detection) -> list[str]:
+    lines = [f"  order: {_transition(found.transition)}"]
+    if found.avrami is not None:
+        lines.append(f"  crystal fraction, Avrami fit: {found.avrami.words}")
+    if (parts := found.coexistence) is not None:
+        kind = "two groups" if parts.bimodal else "one group"
+        lines.append(f"  prompts at the midpoint: {kind} (BIC gain {parts.bic_gain:.1f})")
+    return lines
+
+
+def _task_table(found: Detection) -> str:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("task", "phase", "likeliest"):
+        table.add_column(column)
+    for column in ("seed", "p", "margin", "away"):
+        table.add_column(column, justify="right")
+    for column in ("transition", "the seed's own prompt"):
+        table.add_column(column)
+    for name, task in found.tasks.items():
+        table.add_row(name, task.looks, task.leading, *_seed_cells(task))
+    return as_text(table)
+
+
+def _seed_cells(task: TaskDetection) -> tuple[str, ...]:
+    seed = "–" if task.seed is None else str(task.seed)
+    chance = "" if task.p_value is None else f"{task.p_value:.3f}"
+    margin = "" if task.margin is None else f"{min(task.margin, 400):.1f}"
+    away = "" if task.distance is None else f"{task.distance:.3f}"
+    short = "" if task.prompt is None else textwrap.shorten(task.prompt, SHOWN, placeholder="…")
+    return seed, chance, margin, away, _transition(task.transition), repr(short) if short else ""
+
+
+def _transition(found: Transition) -> str:
+    return f"{found.verdict}, {found.words}" if found.words else found.verdict
