@@ -503,7 +503,7 @@ def test_tracker_gets_every_metric_at_every_probe(tmp_path, model, tokenizer, su
             TypeError,
             "reference must be a name, a path or a Reference, got None",
         ),
-        ({"view": "rare"}, ValueError, "view must be raw, chat or a template with {prompt} in it"),
+        ({"view": "rare"}, ValueError, "view must be auto, raw, chat or a template with {prompt}"),
         ({"view": "{prompt} {prompt}"}, ValueError, "must have {prompt} once, got it 2 times"),
         ({"view": ["raw", "raw"]}, ValueError, "two views are named 'raw'"),
         ({"view": ["a {prompt}", "b {prompt}"]}, ValueError, "two views are named 'template'"),

@@ -37,7 +37,7 @@ def test_a_run_shows_its_curves_and_the_suites_events() -> None:
 def test_a_run_of_none_or_one_probe_shows_itself() -> None:
     assert "no probe yet" in Run(Path("x/crystalmon"), {}, (), ())._repr_html_()
     one = Run(Path("x/crystalmon"), {}, (make_record(0),), ())._repr_html_()
-    assert "1 probes" in one
+    assert "1 probe<" in one
     assert "<svg" not in one
 
 

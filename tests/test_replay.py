@@ -118,6 +118,13 @@ def test_events_of_another_detector_are_told(run):
     assert "not the same as those stored while training: 1 " in format_detection(found)
 
 
+def test_an_event_in_other_words_is_the_same_event(run):
+    events = run.folder / "events.jsonl"
+    events.write_text(events.read_text().replace(" tasks", " task"))
+    assert run.events != read_run(run.folder).events
+    assert detect_run(read_run(run.folder)).repeats_live
+
+
 def test_probes_in_doubt_are_told(run):
     assert "may be wrong" not in format_detection(detect_run(read_run(run.folder)))
     records = run.folder / "records.jsonl"

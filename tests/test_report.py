@@ -118,7 +118,7 @@ def test_stages_lie_end_to_end(chain: list[Run]) -> None:
 
 def test_the_axis_of_scans_has_the_names_of_their_stages(tmp_path: Path) -> None:
     def scan(name: str, *names: str) -> Run:
-        (run,) = planted_chain(tmp_path, [(name, np.linspace(0, 1, len(names)), 1)], tasks=2)
+        (run,) = planted_chain(tmp_path, [(name, [*np.linspace(0, 1, len(names))], 1)], tasks=2)
         stages = [{"name": stage, "step": step} for step, stage in enumerate(names)]
         return replace(run, info={"stages": stages})
 

@@ -233,8 +233,9 @@ METRICS: tuple[Metric, ...] = (
     ),
     *(
         Metric(
-            f"dissimilarity_{length}", f"change over {length} probes", "", "both", None, None,
-            f"change of the answers from the {length} probes before to the last {length}",
+            f"dissimilarity_{length}", f"change over {length} probe{'s' * (length > 1)}",
+            "", "both", None, None,
+            f"how the answers differ: the last {length} of the probes against the {length} before",
             "mean_p ½ Σ_c (l_pc − r_pc)² / (l_pc + r_pc), l and r the windows' means",
             high=1.0,
         )
