@@ -225,7 +225,7 @@ def format_stages(results: Mapping[str, Mapping[str, Any]]) -> str:
         for stage in found["stages"]:
             of_mean = {key: found["mean"][key][stage["name"]] for key in COLUMNS[1:]}
             values = [stage["order"], *of_mean.values()]
-            cells = "".join(f"{'–' if v is None else f'{v:.4f}':>12}" for v in values)
+            cells = "".join(f"{f'{v:.4f}' if isinstance(v, float) else '–':>12}" for v in values)
             lines.append(f"{name:<12}{stage['name']:<8}{cells}")
     return "\n".join(lines)
 

@@ -77,6 +77,10 @@ RUNS: dict[str, Run] = {
         (MODEL, "raw", "--suite", "liquid-tiny", "--wordings", "2"),
         ("measurable tasks", "15 of 15", '"all_forms"'),
     ),
+    "scripts/measure_diversity.py": (
+        (f"{MODEL}=liquid-tiny",),
+        ("| model | suite | branching factor | β diversity", f"| {MODEL} | liquid-tiny | "),
+    ),
     "scripts/measure_memory.py": (
         (MODEL,),
         ("peak without the callback", "peak with it", "allowed", '"reference": '),
