@@ -1,6 +1,6 @@
 """How varied a model's answers are, in the measures that others use: a row a model, mean over tasks.
 
-    python scripts/measure_diversity.py liquid-tiny=liquid-tiny smollm2-135m=randomness
+python scripts/measure_diversity.py liquid-tiny=liquid-tiny smollm2-135m=randomness
 """
 
 from __future__ import annotations

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import runpy
 import sys
+from dataclasses import replace
 
 import pytest
 from fake_runs import planted_chain
 
 import crystalmon
+from crystalmon import Monitor
 from crystalmon.cli.main import main
 from crystalmon.runs.reader import read_run
 from crystalmon.scoring.models import load_model
@@ -36,6 +38,21 @@ def test_probe_against_a_base_compares(capsys):
     status, out, _ = run(capsys, "probe", "liquid-tiny", "--suite", "liquid-tiny", *base)
     assert status == 0
     assert "free energy" in out
+
+
+def test_probe_asks_as_the_run_did_that_it_is_compared_with(capsys, tmp_path, model, tokenizer):
+    view = "Q: {prompt}\nA:"
+    base = Monitor(model, tokenizer, "liquid-tiny", "initial", view=view).reference
+    base.save(tmp_path / "reference")
+    asked = ("probe", "liquid-tiny", "--base", str(tmp_path))
+    status, out, _ = run(capsys, *asked)
+    assert status == 0
+    assert f"liquid-tiny · {view}" in out
+    assert "free energy" in out
+    replace(base, info=replace(base.info, suite="judge")).save(tmp_path / "reference")
+    status, _, err = run(capsys, *asked)
+    assert status != 0
+    assert "has a suite of its own: add --suite FILE." in err
 
 
 def test_probe_as_json_is_a_record(capsys):

@@ -6,10 +6,19 @@ import argparse
 import time
 from typing import TYPE_CHECKING
 
-from crystalmon.cli.options import command, console, load_placed, option, print_json
+from crystalmon.cli.options import (
+    VIEW_WORDS,
+    command,
+    console,
+    load_placed,
+    option,
+    print_json,
+    view_text,
+)
 from crystalmon.metrics.catalogue import BRIEF, BY_KEY, NOT_MEASURABLE
 from crystalmon.runs.records import ProbeRecord
-from crystalmon.suites.tasks import TaskSuite, load_suite
+from crystalmon.runs.reference import find_reference, load_reference
+from crystalmon.suites.tasks import TaskSuite, list_suites, load_suite
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -22,8 +31,10 @@ COMPARED = tuple(metric for metric in BRIEF if metric not in OWN and not metric.
 @command(
     "probe",
     "score one model and print its table",
-    "model suite view dtype device json",
+    "model dtype device json",
     option("--base", default="auto", help="compare with this run, reference folder or model"),
+    option("--suite", help="a bundled suite or a YAML file; default: the run's, or randomness"),
+    option("--view", type=view_text, help=f"default: the run's, or raw; {VIEW_WORDS}"),
 )
 def _probe(args: argparse.Namespace) -> None:
     from rich.markup import escape
@@ -32,9 +43,9 @@ def _probe(args: argparse.Namespace) -> None:
     from crystalmon.report.caveats import unmeasurable
     from crystalmon.scoring.models import adapter_layers
 
-    suite = load_suite(args.suite)
+    suite, view = _suite_and_view(args)
     model, tokenizer = load_placed(args.model, args.dtype, args.device)
-    monitor = Monitor(model, tokenizer, suite, args.base, view=args.view, progress=not args.json)
+    monitor = Monitor(model, tokenizer, suite, args.base, view=view, progress=not args.json)
     record = monitor.probe(unchanged=True)
     if args.json:
         print_json(record.to_json())
@@ -43,12 +54,28 @@ def _probe(args: argparse.Namespace) -> None:
     told = "known from the cache" if monitor.remembered else f"probe took {seconds:.1f} s"
     compared = not monitor.is_own_base or bool(adapter_layers(model))
     table = _table(record, suite, compared, told)
-    table.title = escape(f"{args.model} · {suite.name} · {args.view}")
+    table.title = escape(f"{args.model} · {suite.name} · {view}")
     shown = console()
     shown.print(table)
     unknown = [name for name, task in record.tasks.items() if task.phase == NOT_MEASURABLE]
     if warning := unmeasurable(unknown):
         shown.print(escape(warning))
+
+
+def _suite_and_view(args: argparse.Namespace) -> tuple[TaskSuite, str]:
+    """As typed; what is not, as in the run that `--base` names, else the defaults.
+
+    Raises:
+        ValueError: if that run has a suite of its own, whose file must be typed.
+    """
+    stored = find_reference(args.base)
+    known = None if stored is None else load_reference(stored).info
+    asked = args.suite or (known.suite if known else "randomness")
+    if args.suite is None and asked not in list_suites():
+        raise ValueError(
+            f"the run in {args.base} has a suite of its own: add --suite {asked}.yaml."
+        )
+    return load_suite(asked), args.view or (known.view if known else "raw")
 
 
 def _table(record: ProbeRecord, suite: TaskSuite, with_base: bool, told: str) -> Table:
