@@ -41,7 +41,7 @@ def test_probe_against_a_base_compares(capsys):
 
 
 def test_probe_asks_as_the_run_did_that_it_is_compared_with(capsys, tmp_path, model, tokenizer):
-    view = "Q: {prompt}\nA:"
+    view = "Q: {prompt} A:"
     base = Monitor(model, tokenizer, "liquid-tiny", "initial", view=view).reference
     base.save(tmp_path / "reference")
     asked = ("probe", "liquid-tiny", "--base", str(tmp_path))
