@@ -1,4 +1,4 @@
-"""Commands on run folders: `summary`, `report`, `watch`, `detect`, `export`, `send`; `workspace`."""
+"""On run folders: `summary`, `report`, `watch`, `detect`, `export`, `send`; and `workspace`."""
 
 from __future__ import annotations
 
