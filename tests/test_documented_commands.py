@@ -153,12 +153,16 @@ RUN_BY = {
     "crystalmon cache": "test_base_cache.py::test_the_command_lists_and_clears",
     "crystalmon cost": "test_cost.py::test_the_command_prints_it",
     "crystalmon detect": "test_replay.py::test_the_command_prints_words_or_json",
+    "crystalmon export": "test_frames.py::test_a_table_comes_back_as_the_frame",
     "crystalmon predictions": "test_cli_experiments.py::test_predictions_on_results",
     "crystalmon probe": "test_cli.py::test_probe_prints_a_row_per_task",
     "crystalmon report": "test_cli_experiments.py::test_the_report_shows_a_folder_of_results",
     "crystalmon scan": "test_scan.py::test_the_command_says_what_is_missing_and_its_status",
     "crystalmon send": "test_send.py::test_tensorboard_gets_every_stage_of_a_scan",
     "crystalmon sharpness": "test_cli_experiments.py::test_sharpness_needs_only_run_folders",
+    "crystalmon suite import": (
+        "test_own_suite.py::test_rows_become_tasks_and_say_what_they_can_measure"
+    ),
     "crystalmon suite list": "test_cli.py::test_suite_commands",
     "crystalmon suite new": "test_own_suite.py::test_a_drafted_file_is_a_suite_at_once",
     "crystalmon suite show": "test_cli.py::test_suite_commands",

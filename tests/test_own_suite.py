@@ -19,6 +19,7 @@ from test_plan import BOS, make_tokenizer
 from crystalmon.scoring.models import load_tokenizer
 from crystalmon.scoring.plan import render_suite
 from crystalmon.suites.draft import draft_suite
+from crystalmon.suites.imported import import_suite, suite_text
 from crystalmon.suites.tasks import Choice, Task, TaskSuite, load_suite
 
 QUESTION = "Is the answer correct?"
@@ -161,6 +162,191 @@ def test_what_cannot_be_written_leaves_nothing(capsys, tmp_path):
     assert status == 2
     assert "cannot take the suite" in err
     assert list(tmp_path.iterdir()) == [folder]
+
+
+# --- import ----------------------------------------------------------------------------------
+
+FRUIT = {"prompt": "Name a fruit:", "targets": ["apple", "pear"], "name": "fruit"}
+
+
+def write_lines(tmp_path, *rows):
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows))
+    return file
+
+
+def take(capsys, source, *more, output="own.yaml"):
+    """The command's status and output, and the suite that it has written, if any."""
+    file = source.parent / output
+    status, out, err = run(capsys, "suite", "import", str(source), "-o", str(file), *more)
+    return status, out, err, load_suite(file) if status == 0 else None
+
+
+def test_rows_become_tasks_and_say_what_they_can_measure(capsys, tmp_path):
+    again = {"prompts": ["A fruit:", "Fruit:"], "choices": ["pear", "apple"], "task": "fruit"}
+    digit = {"request": "A digit:", "targets": {"1": 0.25, "2": 0.75}, "id": 7}
+    plain = {"prompt": "Flip:", "targets": ["heads", "tails"]}
+    many = {"prompts": [f"Q{n}:" for n in range(8)], "targets": ["yes", "no"], "name": "many"}
+    status, out, _, suite = take(capsys, write_lines(tmp_path, FRUIT, again, digit, plain, many))
+    assert status == 0
+    assert suite is not None
+    assert suite.name == "own"
+    assert [task.name for task in suite] == ["fruit", "7", "rows-4", "many"]
+    assert suite["fruit"].prompts == ("Name a fruit:", "A fruit:", "Fruit:")
+    assert suite["fruit"].choice_texts == ("apple", "pear")
+    assert suite["7"].choice_texts == ("1", "2")
+    assert "fruit: 2 choices, 3 wordings: wide intervals\n" in out
+    assert "7: 2 choices, one wording: entropy and KL only\n" in out
+    assert "many: 2 choices, 8 wordings\n" in out
+    assert "With one wording there is no liquidity, order or seed" in out
+    assert "row 3: its probabilities are dropped" in out
+    assert "left out:" not in out
+    assert f"crystalmon suite validate {tmp_path / 'own.yaml'} --model MODEL" in out
+    status, out, _ = run(capsys, "suite", "validate", str(tmp_path / "own.yaml"))
+    assert status == 0
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"request": "Name one.", "response": [""], "targets": ["{Apple}", "{Goji Berry}"]},
+        [{"prompt": "Name one.", "targets": ["{Apple}", "{Goji Berry}"], "name": "rows"}],
+        {"Name one.": {"answers": [["{Apple}"], ["{Goji Berry}"]], "category": "fruit"}},
+    ],
+    ids=["one row", "a list", "by prompt"],
+)
+def test_a_file_may_be_a_row_or_a_list_or_a_mapping(capsys, tmp_path, content):
+    source = tmp_path / "rows.json"
+    source.write_text(json.dumps(content, indent=2), encoding="utf-8-sig")
+    _, _, _, suite = take(capsys, source)
+    assert suite == TaskSuite(
+        "own", (Task("rows", ("Name one.",), (Choice("{Apple}"), Choice("{Goji Berry}"))),)
+    )
+
+
+def test_spellings_of_one_answer_become_its_forms(capsys, tmp_path):
+    answers = [["Spain"], ["UAE", "Emirates"], ["Spain"]]
+    _, out, _, suite = take(capsys, write_lines(tmp_path, {"prompt": "Q", "answers": answers}))
+    assert suite is not None
+    (task,) = suite
+    assert task.choice_texts == ("Spain", "UAE")
+    assert task.choices[1].forms == ("UAE", " UAE", "Emirates", " Emirates")
+    assert "row 1: answers that come twice, such as 'Spain', are taken once" in out
+
+
+def test_rows_of_one_name_and_other_answers_are_told_apart(capsys, tmp_path):
+    rows = [FRUIT | {"targets": ["a", each]} for each in "bcd"]
+    _, _, _, suite = take(capsys, write_lines(tmp_path, *rows))
+    assert suite is not None
+    assert [task.name for task in suite] == ["fruit", "fruit-2", "fruit-3"]
+    assert [task.choice_texts[1] for task in suite] == ["b", "c", "d"]
+
+
+LEFT_OUT = {
+    "open": ({"prompt": "Tell a story."}, "it lists no answers"),
+    "empty": ({"prompt": "Tell a story.", "targets": []}, "it lists no answers"),
+    "a text": ({"prompt": "Name one.", "targets": "apple"}, "it lists no answers"),
+    "single": (FRUIT | {"targets": ["a"]}, "choices must be at least 2, got 1"),
+    "the same twice": (FRUIT | {"targets": ["a", " a"]}, "choices must be at least 2, got 1"),
+    "duplicate": (FRUIT | {"targets": [["a", "b"], "b"]}, "form 'b' is shared by choices"),
+    "long answer": (FRUIT | {"targets": ["a", "b" * 101]}, "an answer is too long, 101 char"),
+    "long prompt": (FRUIT | {"prompt": "a" * 8001}, "a prompt is too long, 8001 characters"),
+    "no prompt": ({"targets": ["a", "b"]}, "it has no prompt"),
+    "messages": (FRUIT | {"prompt": [{"role": "user"}]}, "a prompt must be a text, got {'role'"),
+    "a flag": (FRUIT | {"targets": [True, False]}, "an answer must be a text or a number, got T"),
+    "half a pair": (FRUIT | {"prompt": "\ud800"}, "must be Unicode text"),
+    "a number": ("7", "it must be a mapping, got 7"),
+    "torn": ('{"prompt": "Na', "it is not JSON"),
+    "asked already": (FRUIT, "task 'fruit' has its prompts already"),
+}
+
+
+@pytest.mark.parametrize(("row", "why"), LEFT_OUT.values(), ids=LEFT_OUT)
+def test_what_cannot_be_taken_is_told_with_its_row_and_the_rest_is_taken(
+    capsys, tmp_path, row, why
+):
+    source = write_lines(tmp_path, FRUIT, "", row)
+    status, out, _, suite = take(capsys, source)
+    assert status == 0
+    assert suite is not None
+    assert [task.prompts for task in suite] == [("Name a fruit:",)]
+    assert "left out:\n  row 3: " in out
+    assert why in out
+    _, out, _, _ = take(capsys, source, "--json", "--force")
+    found = json.loads(out)
+    assert found["tasks"] == [{"name": "fruit", "wordings": 1, "choices": 2}]
+    assert [(each["row"], each["taken"]) for each in found["remarks"]] == [(3, False)]
+
+
+def test_many_rows_that_are_left_out_do_not_fill_the_screen(capsys, tmp_path):
+    _, out, _, _ = take(capsys, write_lines(tmp_path, FRUIT, *[{"prompt": "Tell."}] * 25))
+    assert out.count("  row ") == 10
+    assert "  and 15 more\n" in out
+
+
+@pytest.mark.parametrize(
+    ("content", "output", "sentence"),
+    [
+        ('[{"prompt": "Tell."}]', "own.yaml", "can be taken as a task. Row 1: it lists no answers"),
+        ("[]", "own.yaml", "can be taken as a task. It is empty."),
+        ("apple, pear", "own.yaml", "must be JSON or JSON lines: Expecting value"),
+        (f"[{json.dumps(FRUIT)},\n{json.dumps(FRUIT)}\n", "own.yaml", "must be JSON or JSON lines"),
+        (b"\xff\xfe", "own.yaml", "must be UTF-8 text"),
+        (json.dumps(FRUIT), "own.json", "file must end in .yaml or .yml"),
+        (json.dumps(FRUIT), "none/own.yaml", "is not there. Make it first."),
+        (json.dumps(FRUIT), "a\nb.yaml", "must have no control characters"),
+        (None, "own.yaml", "rows.json is not a file. Check the path."),
+    ],
+)
+def test_an_import_that_fails_is_one_sentence_and_leaves_nothing(
+    capsys, tmp_path, content, output, sentence
+):
+    source = tmp_path / "rows.json"
+    if content is not None:
+        source.write_bytes(content.encode() if isinstance(content, str) else content)
+    before = list(tmp_path.iterdir())
+    status, out, err, _ = take(capsys, source, output=output)
+    assert (status, out) == (2, "")
+    assert err.startswith("crystalmon: ")
+    assert sentence in err
+    assert list(tmp_path.iterdir()) == before
+
+
+def test_an_import_replaces_a_file_only_when_that_is_asked_for(capsys, tmp_path):
+    source, file = write_lines(tmp_path, FRUIT), tmp_path / "own.yaml"
+    file.write_text("mine")
+    status, _, err, _ = take(capsys, source)
+    assert status == 2
+    assert "is there already" in err
+    assert file.read_text() == "mine"
+    status, _, _, _ = take(capsys, source, "--force")
+    assert status == 0
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    prompts=st.lists(TEXTS, min_size=1, max_size=3, unique=True),
+    answers=st.lists(TEXTS, min_size=2, max_size=30, unique_by=str.strip),
+)
+def test_any_row_comes_back_from_the_text_of_its_suite(tmp_path_factory, prompts, answers):
+    folder = tmp_path_factory.getbasetemp()
+    source, file = write_lines(folder, {"prompts": prompts, "targets": answers}), folder / "any.yml"
+    suite, remarks = import_suite(source, "any")
+    file.write_bytes(suite_text(suite, file, source).encode())
+    assert load_suite(file) == suite
+    assert remarks == []
+    assert suite["rows"].prompts == tuple(prompts)
+    assert suite["rows"].choice_texts == tuple(answer.strip() for answer in answers)
+
+
+def test_the_text_can_be_read(capsys, tmp_path):
+    answers = [f"answer number {number}" for number in range(40)]
+    take(capsys, write_lines(tmp_path, FRUIT, {"prompt": "Which?", "targets": answers}))
+    lines = (tmp_path / "own.yaml").read_text().splitlines()
+    assert lines[0].startswith("# Made by `crystalmon suite import`")
+    assert "#   crystalmon suite validate own.yaml --model MODEL" in lines
+    assert '    choices: ["apple", "pear"]' in lines
+    assert max(map(len, lines)) <= 100
 
 
 # --- show ------------------------------------------------------------------------------------

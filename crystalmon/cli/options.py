@@ -106,6 +106,22 @@ def check_figure(file: Path | None) -> None:
         )
 
 
+def check_output(file: Path, endings: Sequence[str], force: bool) -> None:
+    """Refuse a file that is not to be written.
+
+    Raises:
+        ValueError: if its ending is none of these.
+        FileNotFoundError: if its folder does not exist.
+        FileExistsError: if it exists itself, without `force`.
+    """
+    if file.suffix not in endings:
+        raise ValueError(f"file must end in {' or '.join(endings)}, got {str(file)!r}.")
+    if not file.parent.is_dir():
+        raise FileNotFoundError(f"the folder {file.parent} is not there. Make it first.")
+    if file.exists() and not force:
+        raise FileExistsError(f"{file} is there already. Choose another name, or add --force.")
+
+
 def torch_dtype(name: str) -> Any:
     """The torch dtype of a name.
 

@@ -1,16 +1,26 @@
-"""The commands on run folders: `summary`, `report`, `watch`, `detect`, `send`; and `workspace`."""
+"""On run folders: `summary`, `report`, `watch`, `detect`, `export`, `send`; and `workspace`."""
 
 from __future__ import annotations
 
 import argparse
 import itertools
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from crystalmon.analysis.replay import detect_run
-from crystalmon.cli.options import USER_ERRORS, check_figure, command, console, option, print_json
+from crystalmon.cli.options import (
+    USER_ERRORS,
+    check_figure,
+    check_output,
+    command,
+    console,
+    option,
+    print_json,
+)
 from crystalmon.report.detection import format_detection
+from crystalmon.runs.files import explained, write_whole
 from crystalmon.runs.names import DEFAULT_NAME
 from crystalmon.runs.places import counted
 from crystalmon.runs.reader import read_run, run_folders
@@ -22,7 +32,11 @@ from crystalmon.trackers.make import DESTINATIONS
 from crystalmon.trackers.tensorboard import FOLDER_VARIABLE
 from crystalmon.trackers.wandb_workspace import build_workspace, describe_workspace
 
+if TYPE_CHECKING:
+    import pandas
+
 _TO = f"one or more; tensorboard: files in OUTPUT/runs, or where {FOLDER_VARIABLE} says"
+TABLES = (".csv", ".parquet")
 LOG = option("--log", choices=LOGGED, default="suite", help="metrics; default: suite")
 
 
@@ -140,6 +154,50 @@ def _detect(args: argparse.Namespace) -> None:
             print_json(found.to_json())
         else:
             print("\n" * bool(number) + format_detection(found))
+
+
+@command(
+    "export",
+    "write all metrics of one or more runs as a table",
+    "runs",
+    option("-o", "--output", type=Path, required=True, help="to write, .csv or .parquet"),
+    option("--tasks", action="store_true", help="a row a probe and task; default: a row a probe"),
+    option("--force", action="store_true", help="replace an existing file"),
+)
+def _export(args: argparse.Namespace) -> None:
+    file = args.output
+    check_output(file, TABLES, args.force)
+    table = _table(_read(args.run_folder), args.tasks)
+    content = _parquet(table) if file.suffix == ".parquet" else table.to_csv(index=False).encode()
+    with explained(file.parent, "take the table"):
+        write_whole(file, content)
+    rows, columns = counted(len(table), "row"), counted(len(table.columns), "column")
+    print(f"table: {file} ({rows}, {columns})")
+
+
+def _table(runs: Sequence[Run], tasks: bool) -> pandas.DataFrame:
+    """The runs one below the other; of several, each row begins with its run's name."""
+    frames = [run.task_frame() if tasks else run.frame() for run in runs]
+    import pandas
+
+    if len(runs) > 1:
+        names = [run.name for run in runs]
+        if len(set(names)) < len(names):
+            names = [str(run.folder) for run in runs]
+        for name, frame in zip(names, frames, strict=True):
+            frame.insert(0, "run", name)
+    # a run without a probe would change what the columns hold
+    return pandas.concat([each for each in frames if len(each)] or frames[:1], ignore_index=True)
+
+
+def _parquet(table: pandas.DataFrame) -> bytes:
+    try:
+        import pyarrow  # noqa: F401  # pandas says it in several lines
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "a .parquet file needs the package pyarrow. Run `pip install pyarrow`, or write a .csv."
+        ) from error
+    return table.to_parquet(index=False, engine="pyarrow")
 
 
 @command(

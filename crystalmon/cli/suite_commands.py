@@ -1,4 +1,4 @@
-"""The commands on suites: `suite list`, `show`, `new` and `validate`."""
+"""The commands on suites: `suite list`, `new`, `import`, `show` and `validate`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from crystalmon.cli.options import (
     VIEW_WORDS,
+    check_output,
     command,
     console,
     load_placed,
@@ -31,6 +32,7 @@ from crystalmon.suites.advice import (
 )
 from crystalmon.suites.checks import harmless
 from crystalmon.suites.draft import draft_suite
+from crystalmon.suites.imported import Remark, import_suite, suite_text
 from crystalmon.suites.tasks import Task, TaskSuite, list_suites, load_suite
 
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".yaml", ".yml")
 LISTED = 10
-"""Wordings of a task that are shown as hardly answered, at most."""
+"""Wordings of a task that are shown as hardly answered, and rows that are not taken, at most."""
 
 
 @command("suite list", "the bundled suites", "json")
@@ -68,18 +70,60 @@ def _describe(suite: TaskSuite) -> str:
 )
 def _new(args: argparse.Namespace) -> None:
     file = args.file
-    if file.suffix not in SUFFIXES:
-        raise ValueError(f"file must end in {' or '.join(SUFFIXES)}, got {str(file)!r}.")
-    text = draft_suite(file, args.question, args.answers)
-    if not file.parent.is_dir():
-        raise FileNotFoundError(f"the folder {file.parent} is not there. Make it first.")
-    if file.exists() and not args.force:
-        raise FileExistsError(f"{file} is there already. Choose another name, or add --force.")
+    check_output(file, SUFFIXES, args.force)
+    _write(file, draft_suite(file, args.question, args.answers))
+    print(harmless(f"{_describe(load_suite(file))}"))
+    _print_next(f"Edit the prompts in {file}, then see what can be measured:", file)
+
+
+def _write(file: Path, text: str) -> None:
     with explained(file.parent, "take the suite"):
         write_whole(file, text.encode())
-    print(harmless(f"{_describe(load_suite(file))}"))
-    print(harmless(f"Edit the prompts in {file}, then see what can be measured:"))
+
+
+def _print_next(words: str, file: Path) -> None:
+    print(harmless(words))
     print(harmless(f"  crystalmon suite validate {shlex.quote(str(file))} --model MODEL"))
+
+
+@command(
+    "suite import",
+    "make a suite of a data set: its questions and their answers",
+    "json",
+    option("file", type=Path, help="JSON or JSON lines; a row has a prompt and its targets"),
+    option("-o", "--output", type=Path, required=True, help="to write, .yaml"),
+    option("--force", action="store_true", help="replace the file if it is there"),
+)
+def _import(args: argparse.Namespace) -> None:
+    file = args.output
+    check_output(file, SUFFIXES, args.force)
+    suite, remarks = import_suite(args.file, file.stem)
+    _write(file, suite_text(suite, file, args.file))
+    suite = load_suite(file)
+    warnings = [*trailing_space(suite), *one_sided(suite)]
+    if args.json:
+        found = _found(suite, [*warnings, *_few(suite)]) | {"tasks": [*map(_size, suite)]}
+        print_json(json_value(found | {"remarks": remarks}))
+        return
+    print(harmless(_describe(suite)))
+    for task in suite:
+        wordings = few_wordings(task) or counted(len(task.prompts), "wording")
+        print(harmless(f"  {task.name}: {len(task.choices)} choices, {wordings}"))
+    _print_remarks("left out", [each for each in remarks if not each.taken])
+    _print_remarks("taken in part", [each for each in remarks if each.taken])
+    _print_warnings(warnings)
+    lone = any(len(task.prompts) == 1 for task in suite)
+    words = "With one wording there is no liquidity, order or seed: add others." if lone else ""
+    _print_next(f"{words} See what can be measured:".strip(), file)
+
+
+def _print_remarks(head: str, remarks: Sequence[Remark]) -> None:
+    if remarks:
+        print(f"{head}:")
+    for each in remarks[:LISTED]:
+        print(harmless(f"  row {each.row}: {each.why}"))
+    if (rest := len(remarks) - LISTED) > 0:
+        print(f"  and {rest} more")
 
 
 @command(

@@ -24,6 +24,7 @@ records before it with a step past s may be wrong.
     store.py        writing a run
     places.py       what a step is called: by its number, or by a stage's name
     run.py          a run as it is read back, and what can be asked of it
+    data_frames.py  the same as pandas data frames
     line_file.py    a file of JSON lines, read while it grows
     reader.py       reading a run, also while it grows
     lock.py         one command at a time in a folder

@@ -6,17 +6,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from crystalmon.metrics.catalogue import BRIEF
+from crystalmon.runs.data_frames import suite_frame, task_frame
 from crystalmon.runs.names import DEFAULT_NAME, OVERHEAD_KEY
 from crystalmon.runs.notebook import curve_svg, number, table_html
 from crystalmon.runs.places import counted, place, told
 from crystalmon.runs.records import Event, ProbeRecord
 from crystalmon.runs.trainer_log import LogRow
 from crystalmon.suites.checks import harmless
+
+if TYPE_CHECKING:
+    import pandas
 
 
 @dataclass(frozen=True)
@@ -128,6 +132,30 @@ class Run:
         """The 95% interval of one metric over the run: low [S] and high [S], NaN where missing."""
         ends = self._values("ci", task, key, (np.nan, np.nan)).reshape(-1, 2)
         return ends[:, 0], ends[:, 1]
+
+    def frame(self) -> pandas.DataFrame:
+        """The suite as a pandas data frame, a row a probe.
+
+        Its columns are step, of a scan the stage's name, epoch, time (UTC), seconds, share, phase,
+        then each metric by its key and the ends of its 95% interval as `<key>_low` and
+        `<key>_high`. What a probe does not have is NaN.
+
+        Raises:
+            ModuleNotFoundError: if pandas is not installed.
+        """
+        return suite_frame(self.records, self.stages)
+
+    def task_frame(self) -> pandas.DataFrame:
+        """The tasks as a pandas data frame, a row a probe and task.
+
+        Its columns are step, of a scan the stage's name, task, phase, seed (the prompt that is
+        held for it, if any), view, asked (how many prompts were), then metrics and intervals as in
+        `frame`. The metric `seed`, which also names a prompt that is not held, is `seed_metric`.
+
+        Raises:
+            ModuleNotFoundError: if pandas is not installed.
+        """
+        return task_frame(self.records, self.stages)
 
     def _values(self, attribute: str, task: str | None, key: str, missing: Any) -> np.ndarray:
         """One entry of each probe's `metrics` or `ci`, the suite's or a task's."""

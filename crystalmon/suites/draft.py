@@ -44,16 +44,16 @@ def draft_suite(file: Path, question: str, answers: Sequence[str]) -> str:
     Task(file.stem, (*free, *listed), tuple(map(Choice, answers)))  # refuses what is no task
     parts = [
         _comment(file),
-        f"name: {_quoted(file.stem)}",
+        f"name: {quoted(file.stem)}",
         f"forms: [{', '.join(FORMS)}]",
         "tasks:\n",
-        f"  - name: {_quoted(file.stem)}",
-        f"    choices: [{', '.join(map(_quoted, answers))}]",
+        f"  - name: {quoted(file.stem)}",
+        f"    choices: [{', '.join(map(quoted, answers))}]",
         "    prompts:",
         "      # the choices are not listed",
-        *(f"      - {_quoted(prompt)}" for prompt in free),
+        *(f"      - {quoted(prompt)}" for prompt in free),
         "      # the choices are listed, in one order or the other",
-        *(f"      - {_quoted(prompt)}" for prompt in listed),
+        *(f"      - {quoted(prompt)}" for prompt in listed),
         *_second(file, answers),
     ]
     return "\n".join(parts) + "\n"
@@ -71,10 +71,10 @@ def _second(file: Path, answers: Sequence[str]) -> list[str]:
             "  # and copy its task here:",
         ]
     task = [
-        f"- name: {_quoted(f'{file.stem}-2')}",
-        f"  choices: [{', '.join(map(_quoted, answers))}]",
+        f"- name: {quoted(f'{file.stem}-2')}",
+        f"  choices: [{', '.join(map(quoted, answers))}]",
         "  prompts:",
-        f"    - {_quoted(chr(10).join(['The other question', 'Answer:']))}",
+        f"    - {quoted(chr(10).join(['The other question', 'Answer:']))}",
     ]
     return ["", *why, *(f"  # {line}" for line in task)]
 
@@ -114,7 +114,7 @@ def _json(value: str | list[str]) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     """A text as YAML on one line, in quotes, so that it is read back as it was."""
     style = "'" if '"' in text and text.isprintable() else '"'  # single ones know no escapes
     written = yaml.safe_dump(text, default_style=style, allow_unicode=True, width=math.inf)
