@@ -1,4 +1,4 @@
-"""How varied a model's answers are, in the measures that others use: a row a model, mean over tasks.
+"""How varied answers are, in the measures that others use: a row a model, means over tasks.
 
 python scripts/measure_diversity.py liquid-tiny=liquid-tiny smollm2-135m=randomness
 """
