@@ -1,6 +1,8 @@
 """How varied answers are, in the measures that others use: a row a model, means over tasks.
 
-python scripts/measure_diversity.py liquid-tiny=liquid-tiny smollm2-135m=randomness
+`crystalmon/metrics/README.md` says what each measure is.
+
+    python scripts/measure_diversity.py liquid-tiny=liquid-tiny smollm2-135m=randomness
 """
 
 from __future__ import annotations
