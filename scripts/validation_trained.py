@@ -16,7 +16,7 @@ from trained_bank import FOLDER, FULL, plans, train_bank
 from crystalmon import read_run
 from crystalmon.metrics.divergences import entropy, js_divergence
 from crystalmon.phases import PhaseDetector
-from crystalmon.phases.drift import leap
+from crystalmon.phases.leaps import leap
 from crystalmon.phases.seed_fit import Candidates
 
 LEAKED = 0.12

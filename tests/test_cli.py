@@ -55,6 +55,14 @@ def test_probe_asks_as_the_run_did_that_it_is_compared_with(capsys, tmp_path, mo
     assert "has a suite of its own: add --suite FILE." in err
 
 
+def test_a_run_that_lost_its_reference_is_not_taken_for_a_base(capsys, tmp_path):
+    (tmp_path / "crystalmon").mkdir()
+    (tmp_path / "crystalmon" / "run.json").write_text("{}")
+    status, _, err = run(capsys, "probe", "liquid-tiny", "--base", str(tmp_path))
+    assert status != 0
+    assert "has lost its reference folder, and its model is not the base" in err
+
+
 def test_probe_as_json_is_a_record(capsys):
     status, out, _ = run(capsys, "probe", "liquid-tiny", "--suite", "liquid-tiny", "--json")
     record = json.loads(out)

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from crystalmon.analysis.replay import detect_run
 from crystalmon.monitor.actions import check_actions
 from crystalmon.phases import PhaseDetector, SuiteDetector
-from crystalmon.phases.drift import PACES, Limits, check_limits, leap
+from crystalmon.phases.leaps import leap
+from crystalmon.phases.limits import Limits, check_limits
 from crystalmon.runs.reader import read_run
 from crystalmon.runs.records import ProbeRecord
 
@@ -100,7 +101,7 @@ def test_a_leap_of_kl_is_told_with_its_numbers(base):
         np.tile([1.0, 1.2], 20),  # to and fro
         np.linspace(0, 0.05, 40) ** 4,  # too little
         [0, 0, 0, 0.5, 1.0],  # too early to know a pace
-        [0, 0.1, 0.2, 0.3, math.nan, 0.4, 2.0],  # not known
+        [0, 0.1, 0.2, math.nan, 0.4, 2.0],  # known too seldom
     ],
 )
 def test_what_keeps_its_pace_is_no_leap(base, values):
@@ -115,11 +116,26 @@ def test_probes_of_other_wordings_are_not_held_against_each_other(base):
     assert kinds(watch(base, values)) == ["free_energy_jump"]
 
 
+def test_a_leap_is_seen_by_probes_of_few_wordings_and_of_all_in_turn(base):
+    values = [0.01 * n for n in range(14)] + [5.0, 5.0]
+    found = watch(base, values, [None, (0, 1)] * 8)
+    assert [(event.step, event.evidence["since"]) for event in found] == [(14, 12), (15, 13)]
+
+
+@pytest.mark.parametrize("unknown", [math.nan, math.inf])
+def test_a_leap_is_seen_past_a_probe_whose_kl_is_not_known(base, unknown):
+    values = [0.01 * n for n in range(8)]
+    values[4] = unknown
+    assert kinds(watch(base, [*values, 2.0])) == ["free_energy_jump"]
+
+
 @given(st.lists(st.floats(0, 10), max_size=30), st.floats(0.1, 100))
 def test_a_leap_does_not_depend_on_how_steps_are_counted(values, scale):
     steps = np.arange(len(values))
     one, other = leap(steps.tolist(), values), leap((steps * scale).tolist(), values)
-    assert (one is None) == (other is None) or len(values) < PACES
+    assert (one is None) == (other is None)
+    leapt = [*values, *[1.0] * 9, 3.0]
+    assert leap((np.arange(len(leapt)) * scale).tolist(), leapt) is not None
 
 
 # --- limits ----------------------------------------------------------------------------------
@@ -141,7 +157,8 @@ def test_a_limit_is_told_when_it_is_passed_and_again_once_it_was_back():
     ]
     assert found[0].message == "free energy is above 2 nats: 2.5"
     assert found[1].message == "entropy is below 0.5 nats: 0.4"
-    assert found[0].evidence == {"free_energy": 2.5, "limit": 2.0}
+    assert found[0].evidence == {"free_energy": 2.5, "limit": 2.0, "since": 0}
+    assert found[2].evidence["since"] == 4
 
 
 @pytest.mark.parametrize(
@@ -152,6 +169,9 @@ def test_a_limit_is_told_when_it_is_passed_and_again_once_it_was_back():
         ({"free_energy": "2"}, TypeError, "must be a number, got str"),
         ({"free_energy": True}, TypeError, "must be a number, got bool"),
         ({"free_energy": math.inf}, ValueError, "must be finite"),
+        ({"free_energy": 10**400}, ValueError, "must be finite"),
+        ({"probe_share": 0.1}, ValueError, "metric of the suite"),
+        ({"temperature_": 1}, ValueError, "Most limit free_energy"),
         (["free_energy"], TypeError, "must be a mapping, got list"),
     ],
 )
@@ -160,8 +180,17 @@ def test_limits_that_cannot_be(limits, error, message):
         check_limits(limits)
 
 
+def test_a_limit_that_is_set_anew_is_told_anew():
+    limits = Limits({"free_energy": 1.0})
+    assert kinds(limits.check(record(1, free_energy=3.0))) == ["free_energy_limit"]
+    limits.forget(["free_energy"])
+    assert kinds(limits.check(record(2, free_energy=3.0))) == ["free_energy_limit"]
+
+
 def test_an_action_on_a_limit_needs_the_limit():
     assert check_actions({"free_energy_limit": "stop"}, [], ["free_energy"])
+    with pytest.raises(ValueError, match=r"got 'nope_limit'\.$"):
+        check_actions({"nope_limit": "stop"}, [])
     with pytest.raises(ValueError, match=r"Set a limit, as in limits=\{'entropy': 2.0\}"):
         check_actions({"entropy_limit": "stop"}, [], ["free_energy"])
 

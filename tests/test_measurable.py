@@ -41,7 +41,8 @@ def test_a_task_that_is_first_measured_beyond_its_onset_has_it_told(base):
     assert detector.phase in ("crystallized", "settling")
     onset = next(event for event in events if event.kind == "nucleation_onset")
     assert onset.evidence["onset_interval"][0] == 0
-    assert "step 18 was the first that could be measured" in onset.message
+    assert "past 0.2 already when it was first measured, at step 18" in onset.message
+    assert "onset_step" not in onset.evidence
     assert "nucleation_complete" in [event.kind for event in events]
 
 

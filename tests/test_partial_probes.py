@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import warnings
 
 import numpy as np
@@ -79,7 +80,20 @@ def test_liquidity_of_a_few_prompts_is_that_of_all_as_far_as_they_tell():
     half = measure_task(collapsed(b, 0.5)[rows], b, {}, weights, asked=rows).metrics
     assert half["liquidity"] == pytest.approx((1 - half["order"]) * whole["liquidity"])
     mixture = half["entropy"] + half["liquidity"]
-    assert half["entropy_mixture"] == pytest.approx(mixture)
+    assert half["entropy_mixture"] == pytest.approx(min(mixture, math.log(6)))
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 10**6), st.sampled_from([2, 4, 8]), st.integers(2, 9))
+def test_what_is_scaled_to_all_prompts_stays_in_its_range(seed, size, choices):
+    b, q = distributions(seed, 24, choices), distributions(seed + 1, 24, choices) ** 6
+    q /= q.sum(axis=1, keepdims=True)
+    rows = nested_subsets(b, (2, 4, 8))[size]
+    found = measure_task(q[rows], b, {}, uniform_weights(size)[None], asked=rows).metrics
+    assert found["entropy_mixture"] <= math.log(choices) + 1e-9
+    assert found["gamma_diversity"] <= choices + 1e-9
+    whole, part = (float(liquidity(x, uniform_weights(len(x)))) for x in (b, b[rows]))
+    assert whole / part < 8, "a set with hardly any liquidity tells nothing of the others"
 
 
 def test_a_task_of_two_prompts_has_no_interval_and_four_a_wide_one(model, tokenizer):

@@ -29,10 +29,12 @@ def test_every_kind_but_the_warning_has_its_advice(run):
 
 def test_the_checkpoint_before_the_event_is_named(run):
     output, leap = run.folder.parent, make_event(20, "free_energy_jump", None)
-    assert "no checkpoint was saved before" in advise([leap], output)[leap.kind]
+    assert "no checkpoint from before is there" in advise([leap], output)[leap.kind]
     for step in (5, 15, 20, 25):
         (output / f"checkpoint-{step}").mkdir()
-    assert "go back to checkpoint-20," in advise([leap], output)[leap.kind]
+    assert "go back to checkpoint-15," in advise([leap], output)[leap.kind], "20 has leapt"
+    since = replace(leap, evidence={"since": 10})
+    assert "go back to checkpoint-5," in advise([since], output)[leap.kind]
     onset = replace(make_event(20), evidence={"onset_interval": [10, 20]})
     assert "go back to checkpoint-5," in advise([onset], output)[onset.kind]
     limit = make_event(20, "entropy_limit", None)

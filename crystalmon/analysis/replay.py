@@ -27,7 +27,7 @@ from crystalmon.metrics.catalogue import NOT_MEASURABLE
 from crystalmon.metrics.divergences import js_divergence
 from crystalmon.metrics.seeds import prompt_crystallinity
 from crystalmon.phases import PhaseDetector, SuiteDetector
-from crystalmon.phases.drift import Limits
+from crystalmon.phases.limits import Limits
 from crystalmon.phases.stored import limits_of, observe, states_of
 from crystalmon.phases.unconfirmed import phase_words
 from crystalmon.phases.what_to_do import advise

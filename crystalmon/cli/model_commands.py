@@ -17,7 +17,7 @@ from crystalmon.cli.options import (
 )
 from crystalmon.metrics.catalogue import BRIEF, BY_KEY, NOT_MEASURABLE
 from crystalmon.runs.records import ProbeRecord
-from crystalmon.runs.reference import find_reference, load_reference
+from crystalmon.runs.reference import load_reference, named_reference
 from crystalmon.suites.tasks import TaskSuite, list_suites, load_suite
 
 if TYPE_CHECKING:
@@ -68,13 +68,11 @@ def _suite_and_view(args: argparse.Namespace) -> tuple[TaskSuite, str]:
     Raises:
         ValueError: if that run has a suite of its own, whose file must be typed.
     """
-    stored = find_reference(args.base)
+    stored = named_reference(args.base)
     known = None if stored is None else load_reference(stored).info
     asked = args.suite or (known.suite if known else "randomness")
     if args.suite is None and asked not in list_suites():
-        raise ValueError(
-            f"the run in {args.base} has a suite of its own: add --suite {asked}.yaml."
-        )
+        raise ValueError(f"the run in {args.base} has a suite of its own: add --suite FILE.")
     return load_suite(asked), args.view or (known.view if known else "raw")
 
 

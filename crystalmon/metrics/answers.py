@@ -164,7 +164,8 @@ def measure_task(
         asked: [p] which of the base's prompts q answers; all, in their order, if None. What is
             relative to the base is relative to its answers to the same prompts. `liquidity` is
             then an estimate of what all prompts would show: few differ less among each other
-            than many, so it is that of the prompts asked, times L(b) / L(b[asked]).
+            than many, so it is that of the prompts asked, times L(b) / L(b[asked]), and
+            `entropy_mixture`, β and γ diversity follow from it.
         changes: [p] values by key, of which the mean is over the prompts that have one; see
             `dissimilarities`.
 
@@ -186,7 +187,9 @@ def measure_task(
     values["entropy"] = stacked @ entropy(q)
     scale = _to_whole(b, asked)
     before, now = (scale * liquidity(each, stacked) for each in (b[asked], q))
-    values |= {"liquidity": now, "entropy_mixture": values["entropy"] + now}
+    values["liquidity"] = np.minimum(now, np.log(min(b.shape)))  # scaled, it may be more
+    pooled = values["entropy"] + values["liquidity"]
+    values["entropy_mixture"] = np.minimum(pooled, np.log(b.shape[1]))
     values |= diversity_metrics(values, q, b[asked], stacked)
     values |= seed_metrics(q, b, seed, stacked, asked)
     ratios = {"order": (before - now, before)}

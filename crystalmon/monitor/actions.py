@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
+from crystalmon.phases.limits import LIMITED
 from crystalmon.runs.records import EVENT_KINDS, LIMIT_EVENT, SUITE_EVENT_KINDS, Event
 
 ActionFunction = Callable[[Event, Any, Any], Any]
@@ -39,7 +40,7 @@ def check_actions(
         task, slash, kind = str(signal).rpartition("/")
         if kind not in kinds:
             told = f"actions must be for {', '.join(kinds)}, got {signal!r}."
-            if kind.endswith(LIMIT_EVENT):
+            if kind.removesuffix(LIMIT_EVENT) in LIMITED:
                 told += f" Set a limit, as in limits={{{kind.removesuffix(LIMIT_EVENT)!r}: 2.0}}."
             raise ValueError(told)
         if slash and task not in names:

@@ -34,6 +34,7 @@ from crystalmon.runs.reference import (
     Reference,
     find_reference,
     load_reference,
+    named_reference,
 )
 from crystalmon.scoring.forward import Route
 from crystalmon.scoring.models import (
@@ -207,7 +208,8 @@ def find_base(
         found = reference
     else:
         place = {"auto": model_name(model), "initial": ""}.get(str(reference), reference)
-        folder = ranks.on_main(lambda: find_reference(place, suite, plan.view))
+        find = find_reference if str(reference) in ("auto", "initial") else named_reference
+        folder = ranks.on_main(lambda: find(place, suite, plan.view))
         if folder is not None:
             found = _load_everywhere(folder, ranks)
         elif str(reference) in ("auto", "initial"):

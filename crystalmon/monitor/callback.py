@@ -23,7 +23,7 @@ from crystalmon.monitor.schedule import check_every
 from crystalmon.monitor.training import Settings, Training
 from crystalmon.monitor.training_experiments import Experiments, check_experiments
 from crystalmon.monitor.views import AUTO, Views, find_view, name_views
-from crystalmon.phases.drift import check_limits
+from crystalmon.phases.limits import check_limits
 from crystalmon.runs.reference import Reference
 from crystalmon.scoring.models import model_name
 from crystalmon.scoring.precision_trial import AskedPrecision, check_precision

@@ -27,7 +27,7 @@ from crystalmon.metrics.bootstrap import (
 )
 from crystalmon.metrics.catalogue import BY_KEY, NOT_MEASURABLE, tasks_in
 from crystalmon.phases import PhaseDetector, PhaseState, SuiteDetector
-from crystalmon.phases.drift import Limits
+from crystalmon.phases.limits import Limits
 from crystalmon.phases.stored import observe
 from crystalmon.runs.records import PHASES, Event, ProbeRecord, TaskRecord
 
@@ -48,6 +48,7 @@ class Course:
         last_step: that of the latest probe, -1 before the first.
         inherited: by task, what the run that the model came from has handed on.
         limits: of the suite's metrics, which raise events too.
+        first: by kind, the first event of the run.
     """
 
     def __init__(self, base_q: Mapping[str, np.ndarray], view: str) -> None:
@@ -57,6 +58,7 @@ class Course:
         self.last_step = -1
         self.inherited: dict[str, PhaseState] = {}
         self.limits = Limits({})
+        self.first: dict[str, Event] = {}
         self._history: deque[dict[str, np.ndarray]] = deque(maxlen=2 * max(DISSIMILARITY_WINDOWS))
 
     def inherit(self, states: Mapping[str, PhaseState]) -> None:
@@ -94,8 +96,15 @@ class Course:
         """Take up a stored probe: how a resumed run catches up."""
         q, asked = _answers_of(record)
         self._take_up(record.step, q, asked)
-        self.events = [*observe(self.detector, record), *self.limits.check(record)]
+        self.events = observe(self.detector, record)
+        self.conclude(record)
         return self.events
+
+    def conclude(self, record: ProbeRecord) -> None:
+        """Add the events of limits, once the probe's metrics are known."""
+        self.events += self.limits.check(record)
+        for event in self.events:
+            self.first.setdefault(event.kind, event)
 
     def remeasure(self, record: ProbeRecord) -> ProbeRecord:
         """Take up a stored probe after an earlier step was probed anew.

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from crystalmon.phases import PhaseState
-from crystalmon.phases.stored import replay_run, states_of
+from crystalmon.phases.stored import limits_of, replay_run, states_of
 from crystalmon.runs.files import RUN_FILE
 from crystalmon.runs.names import REFERENCE_FOLDER
 from crystalmon.runs.reader import read_run
@@ -105,6 +105,10 @@ class Origin:
             logger.warning("crystalmon: the run began with precision=%r and goes on with it.", own)
         return own, info.get("precision_trial")
 
+    def limits(self) -> dict[str, float]:
+        """Those on metrics that a run which is resumed had before."""
+        return limits_of(read_run(self.folder).info) if self._is_resumed else {}
+
     def inherited(
         self, reference: str, reference_q: Mapping[str, np.ndarray]
     ) -> dict[str, PhaseState]:
@@ -131,4 +135,4 @@ class Origin:
             told = f"the run in {found.parent} is damaged, and nothing is taken over from it"
             logger.warning("crystalmon: %s: %s", told, error)
             return {}
-        return {name: detector.tasks[name].state.handed_on() for name in detector.taking_part}
+        return {name: task.state.handed_on() for name, task in detector.tasks.items()}

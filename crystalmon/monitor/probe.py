@@ -188,7 +188,7 @@ class Monitor:
             self.seconds_a_probe = seconds
         share = self._spent / (time.perf_counter() - self._started)
         record = self.course.record(step, epoch, seconds, share, measured, q, asked)
-        self.course.events += self.course.limits.check(record)
+        self.course.conclude(record)
         return record
 
     def _choose_subsets(self) -> dict[int, Asked]:

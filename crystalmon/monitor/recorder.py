@@ -92,7 +92,6 @@ class Recorder:
             logged,
         )
         self.choices = {task.name: task.choice_texts for task in monitor.suite}
-        self._events: dict[str, Event] = {}  # the first of each kind
         self.last, self.probes = (history[-1] if history else None), len(history)
 
     @property
@@ -123,15 +122,14 @@ class Recorder:
         self._tracker.log(record.step, tracker_metrics(record, self.folder.name, self._logged))
         self._tracker.show(Snapshot(record, self.choices))
         for event in events:
-            self._events.setdefault(event.kind, event)
             self._tracker.event(self._with_advice(event))
         self._console.announce(record, events, self.last)
         self.last, self.probes = record, self.probes + 1
 
     @property
     def advice(self) -> dict[str, str]:
-        """By kind of the events raised so far, what to do; see `what_to_do.advise`."""
-        return advise(self._events.values(), self.folder.parent)
+        """By kind of the run's events so far, what to do; see `what_to_do.advise`."""
+        return advise(self._monitor.course.first.values(), self.folder.parent)
 
     def _with_advice(self, event: Event) -> Event:
         """An event of the suite that says what to do: trackers send it as an alert."""

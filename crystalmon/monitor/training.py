@@ -43,7 +43,7 @@ from crystalmon.monitor.run_folder import claim_folder
 from crystalmon.monitor.run_info import run_info, settings_info, trainer_name
 from crystalmon.monitor.schedule import Forecast, Schedule, probe_steps
 from crystalmon.monitor.training_experiments import ExperimentsInTraining
-from crystalmon.phases.drift import Limits
+from crystalmon.phases.limits import Limits
 from crystalmon.report.snapshot import Snapshot
 from crystalmon.runs.lock import RunLock
 from crystalmon.runs.names import OVERHEAD_KEY
@@ -330,6 +330,8 @@ class Training:
         for record in history:
             monitor.replay(record)
             self._schedule.probed(record)
+        before, limits = ranks.on_main(origin.limits), self._settings.limits
+        monitor.course.limits.forget(key for key in limits if before.get(key) != limits[key])
         self.last_step = history[-1].step if history else -1
         self._schedule.tokens = tokens = monitor.tokens()
         if monitor.seconds_a_probe is not None:

@@ -13,7 +13,9 @@ the same events. `scripts/validate_detection.py` measures its error rates.
     seed_fit.py      … by where the prompts' paths lead, one of them that of descent_path.py
     seed_odds.py     … and how likely it is that they lead to any base prompt
     support.py       settling inside the seed's support, leaking out of it, drift of the format
-    drift.py         answers that become sure, KL that leaps, limits of the user's own
+    certainty.py     answers that become sure
+    leaps.py         a series, such as the KL, that leaps
+    limits.py        bounds that a user sets on metrics
     detector.py      the rules in their order, for one task
     suite.py         all tasks, and the suite as their majority
     what_to_do.py    what to look at or do after an event

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from crystalmon.metrics.catalogue import NOT_MEASURABLE
-from crystalmon.phases.drift import entropy_rule
+from crystalmon.phases.certainty import entropy_rule
 from crystalmon.phases.order import (
     begin,
     melting_rule,

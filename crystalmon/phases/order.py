@@ -41,10 +41,11 @@ def begin(state: PhaseState, order: float, at_start: bool) -> PhaseState:
     Args:
         state: as handed on.
         order: at the first probe that could be measured.
-        at_start: that was the run's first probe. If not, and no earlier stage has locked a seed,
-            the task begins as a liquid: what it has become is told as an event.
+        at_start: that was the run's first probe. If not, and no earlier stage has told of the
+            collapse, the task begins as a liquid: what it has become is told as an event.
     """
-    if (at_start or state.lock) and order >= ONSET:
+    told = state.lock is not None or "seedless_collapse" in state.raised
+    if (at_start or told) and order >= ONSET:
         return replace(state, phase="crystallized" if order >= COMPLETE else "nucleating")
     kept = state.raised - {"support_leak", "seedless_collapse"}
     return replace(state, phase="liquid", lock=None, raised=kept)
@@ -80,11 +81,13 @@ def nucleation_rule(base: Base, state: PhaseState, now: Observation) -> Outcome:
     )
     if state.phase == "liquid" and state.streaks["onset"] >= CONFIRM:
         low, high, crossing = back_date(state)
-        evidence = base.order_evidence(now) | {"noise": state.sigma, "onset_step": crossing}
-        evidence["onset_interval"] = [low, high]
+        evidence = base.order_evidence(now) | {"noise": state.sigma, "onset_interval": [low, high]}
         message = f"order passed {ONSET} between steps {low} and {high} (now {now.order:.2f})"
         if low < state.steps[0]:
-            message += f"; step {state.steps[0]} was the first that could be measured"
+            first = f"when it was first measured, at step {state.steps[0]}"
+            message = f"order was past {ONSET} already {first} (now {now.order:.2f})"
+        else:
+            evidence["onset_step"] = crossing
         events.append(now.event("nucleation_onset", evidence, message))
         state = replace(state, phase="nucleating")
     if state.phase in ("nucleating", "melting") and state.streaks["complete"] >= CONFIRM:
@@ -100,10 +103,10 @@ def nucleation_rule(base: Base, state: PhaseState, now: Observation) -> Outcome:
 def back_date(state: PhaseState) -> tuple[int, int, float]:
     """When order passed the onset: the 95% interval's ends, and the crossing, as steps.
 
-    The interval runs from the last probe that was below `ONSET` by `INTERVAL_SIGMAS` of the noise
-    to the first, of those that confirmed the onset, that was above it by as much. Without noise
-    these are the two probes around the crossing. The first probe whose noise-free order is at
-    least `ONSET` lies after the one and not after the other.
+    The interval runs from the last probe that was below `ONSET` by `INTERVAL_SIGMAS` of the noise,
+    or from the run's begin if none was, to the first, of those that confirmed the onset, that was
+    above it by as much. Without noise these are the two probes around the crossing. The first probe
+    whose noise-free order is at least `ONSET` lies after the one and not after the other.
     """
     orders, doubt = np.array(state.orders), INTERVAL_SIGMAS * state.sigma
     first = len(orders) - CONFIRM

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from crystalmon.phases import Lock, PhaseState, SuiteDetector
-from crystalmon.phases.drift import check_limits
+from crystalmon.phases.limits import check_limits
 from crystalmon.runs.records import EVENT_KINDS, Event, ProbeRecord
 from crystalmon.runs.run import Run
 

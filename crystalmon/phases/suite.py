@@ -11,7 +11,7 @@ import numpy as np
 from crystalmon.metrics.answers import MAJORITY
 from crystalmon.metrics.catalogue import NOT_MEASURABLE
 from crystalmon.phases.detector import PhaseDetector
-from crystalmon.phases.drift import PACES, leap
+from crystalmon.phases.leaps import PACES, leap
 from crystalmon.phases.state import PhaseState
 from crystalmon.runs.places import counted
 from crystalmon.runs.records import PHASES, Event
@@ -49,9 +49,7 @@ class SuiteDetector:
         self.tasks = {name: PhaseDetector(q, name, before.get(name)) for name, q in base_q.items()}
         self._phase: str | None = None
         self._onsets: dict[str, tuple[float, float, float]] = {}
-        self._asked: dict[str, int] = {}
-        self._steps: list[int] = []
-        self._kl: list[float] = []
+        self._kl: dict[Any, list[tuple[int, float]]] = {}
 
     @property
     def phase(self) -> str:
@@ -115,8 +113,9 @@ class SuiteDetector:
         for event in events:
             if event.kind == "nucleation_onset" and event.task is not None:
                 low, high = event.evidence["onset_interval"]
-                self._onsets[event.task] = (low, high, event.evidence["onset_step"])
-        events += self._leaps(step, q, free_energy or {})
+                crossing = event.evidence.get("onset_step", high)
+                self._onsets[event.task] = (low, high, crossing)
+        events += self._leaps(step, asked, free_energy or {})
         if self.phase == NOT_MEASURABLE:
             return events
         # one that cannot be measured now is where it was: its absence is no change of the suite's
@@ -128,30 +127,29 @@ class SuiteDetector:
         return events
 
     def _leaps(
-        self, step: int, q: Mapping[str, np.ndarray], free_energy: Mapping[str, float | None]
+        self,
+        step: int,
+        asked: Mapping[str, Sequence[int] | None],
+        free_energy: Mapping[str, float | None],
     ) -> list[Event]:
-        """`free_energy_jump`: the mean KL over tasks has leapt; see `drift.leap`.
+        """`free_energy_jump`: the mean KL over tasks has leapt; see `leaps.leap`.
 
-        Probes are held against those before that have asked as many prompts: others have another
-        level.
+        A probe is held against those before that have asked the same prompts: others have another
+        level. One whose KL is not finite is passed over.
         """
-        asked = {name: len(own) for name, own in q.items()}
-        if asked != self._asked:
-            self._asked, self._steps, self._kl = asked, [], []
         values = [value for value in free_energy.values() if value is not None]
-        if not values:
+        if not values or not np.isfinite(values).all():
             return []
-        self._steps, self._kl = self._steps[-PACES - 1 :], self._kl[-PACES - 1 :]
-        self._steps.append(step)
-        self._kl.append(float(np.mean(values)))
-        if (evidence := leap(self._steps, self._kl)) is None:
+        prompts = tuple((name, rows and tuple(rows)) for name, rows in asked.items())
+        seen = self._kl.setdefault(prompts, [])
+        seen.append((step, float(np.mean(values))))
+        del seen[: -PACES - 2]
+        steps, kl = zip(*seen, strict=True)
+        if (evidence := leap(steps, kl)) is None:
             return []
-        before, now = self._kl[-2:]
-        message = (
-            f"the KL to the base leapt from {before:.2f} to {now:.2f} nats since step "
-            f"{self._steps[-2]}"
-        )
-        evidence |= {"free_energy": now}
+        (since, before), (_, now) = seen[-2:]
+        evidence |= {"free_energy": now, "since": since}
+        message = f"the KL to the base leapt from {before:.2f} to {now:.2f} nats since step {since}"
         return [Event("free_energy_jump", step, None, evidence, message)]
 
     def mean_order(self, orders: Mapping[str, float]) -> float:

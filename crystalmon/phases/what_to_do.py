@@ -45,19 +45,20 @@ def advise(events: Iterable[Event], output: Path) -> dict[str, str]:
     for kind, event in first.items():
         words = ADVICE.get(kind, "")
         if kind.endswith(LIMIT_EVENT):
-            words = "You set this limit: {back}, or raise it."
+            words = "You set this limit: {back}, or set another."
         if words:
             found[kind] = _capital(words.format(back=_back(event, saved)))
     return found
 
 
 def _back(event: Event, saved: Sequence[int]) -> str:
-    """The way back to before an event; an onset began at the start of its interval."""
-    began = int(event.evidence.get("onset_interval", (event.step,))[0])
-    before = [step for step in saved if step <= began]
+    """The way back to before an event: to the last probe at which all was well, or earlier."""
+    since = event.evidence.get("since", event.step - 1)
+    (well, *_) = event.evidence.get("onset_interval", (since,))
+    before = [step for step in saved if step <= well]
     if before:
         return f"go back to checkpoint-{before[-1]}, the last one before"
-    return "start over (no checkpoint was saved before; set save_steps)"
+    return "start over (no checkpoint from before is there; save_steps sets how often one is saved)"
 
 
 def _checkpoints(output: Path) -> list[int]:

@@ -51,7 +51,7 @@ def _compared(found: Detection) -> str:
         return same
     return (
         f"not {same}: {found.differing} in only one of the two; another version of the detector "
-        "judges the same answers by rules of its own"
+        "judges the same answers by rules of its own, and limits may have been changed on a resume"
     )
 
 

@@ -29,7 +29,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save, save_file
 
 from crystalmon.metrics.answers import answer_distributions
-from crystalmon.runs.files import explained, json_bytes, write_whole
+from crystalmon.runs.files import RUN_FILE, explained, json_bytes, write_whole
 from crystalmon.runs.names import DEFAULT_NAME, REFERENCE_FOLDER
 from crystalmon.suites.tasks import TaskSuite
 
@@ -301,6 +301,24 @@ def find_reference(
     found = references_at(path)
     fitting = (place for place in found if suite is not None and _is_of(place, suite, view))
     return next(fitting, found[0] if found else None)
+
+
+def named_reference(
+    path: str | Path, suite: TaskSuite | None = None, view: str | None = None
+) -> Path | None:
+    """`find_reference` of a path that a user has named as the base.
+
+    Raises:
+        FileNotFoundError: if it is a run whose reference is gone: its model is not the base.
+    """
+    found, place = find_reference(path, suite, view), Path(path)
+    runs = (place / RUN_FILE, place / DEFAULT_NAME / RUN_FILE)
+    if found is None and any(file.is_file() for file in runs):
+        raise FileNotFoundError(
+            f"the run in {path} has lost its {REFERENCE_FOLDER} folder, and its model is not the "
+            "base. Copy the folder from the run's first stage, or name the base model."
+        )
+    return found
 
 
 def references_at(path: str | Path) -> list[Path]:

@@ -331,14 +331,14 @@ def _render(tokenizer: Any, prompt: str, view: View) -> str:
 
 
 def _in_template(prompt: str, template: str) -> str:
-    r"""A prompt in a template; a cue that both end in is written once.
+    r"""A prompt in a template; a cue such as `Answer:` that both end in is written once.
 
     >>> _in_template("**Question:** Heads or tails?\n**Answer:**", "{prompt}\nAnswer:")
     '**Question:** Heads or tails?\nAnswer:'
     """
     before, after = template.split(_PLACE)
     cue = re.sub(rf"^[{_DRESS}]+|[{_DRESS}]+$", "", after.strip().rpartition("\n")[2])
-    if cue:
+    if cue.endswith(":"):
         prompt = re.sub(rf"(?<=\S)[{_DRESS}]+{re.escape(cue)}[{_DRESS}]*$", "", prompt)
     return before + prompt + after
 

@@ -33,7 +33,7 @@ def one_sided(suite: TaskSuite) -> Iterator[str]:
     if len(suite) > 1:
         return
     (task,) = suite
-    if {text.lower() for text in task.choice_texts} in JUDGEMENTS:
+    if len(task.choices) == 2 and {text.lower() for text in task.choice_texts} in JUDGEMENTS:
         one, other = task.choice_texts
         yield (
             f"{task.name} is the only task: a judge that always says {one} looks perfect where "

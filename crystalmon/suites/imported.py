@@ -80,12 +80,13 @@ def import_suite(source: Path, name: str) -> tuple[TaskSuite, list[Remark]]:
         except SuiteError as fault:
             remarks.append(Remark(number, str(fault)))
             continue
-        remarks += (Remark(number, why, taken=True) for why in said)
         key = task.name, frozenset(task.choices)
         before = tasks[key].prompts if key in tasks else ()
         prompts = tuple(dict.fromkeys((*before, *task.prompts)))
         if prompts == before:
             remarks.append(Remark(number, f"task {task.name!r} has its prompts already."))
+        else:
+            remarks += (Remark(number, why, taken=True) for why in said)
         tasks[key] = replace(tasks.get(key, task), prompts=prompts)
     if not tasks:
         first = f" Row {remarks[0].row}: {remarks[0].why}" if remarks else " It is empty."
@@ -112,10 +113,15 @@ def _rows(source: Path) -> Iterator[tuple[int, Any]]:
     elif isinstance(found, list):
         yield from enumerate(found, 1)
     elif isinstance(found, Mapping) and all(isinstance(row, Mapping) for row in found.values()):
-        by_prompt = [{**row, PROMPTS[0]: prompt} for prompt, row in found.items()]
-        yield from enumerate(by_prompt, 1)
+        yield from enumerate((_named(key, row) for key, row in found.items()), 1)
     else:
         yield 1, found
+
+
+def _named(key: str, row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row under its key: that is its name if it has prompts, else its prompt."""
+    named = NAMES[0] if _first(row, PROMPTS) is not None else PROMPTS[0]
+    return {named: key, **row}
 
 
 def _parsed(text: str) -> Any:
@@ -154,7 +160,7 @@ def _task(row: Any, default: str) -> tuple[Task, list[str]]:
 
 
 def _first(row: Mapping[str, Any], keys: Sequence[str]) -> Any:
-    return next((row[key] for key in keys if row.get(key) is not None), None)
+    return next((row[key] for key in keys if row.get(key) not in (None, [], {}, "")), None)
 
 
 def _spellings(answer: Any) -> tuple[str, ...]:

@@ -141,7 +141,9 @@ def tracker_metrics(
 
     Of the suite alone these are its `MAIN` metrics.
     """
-    scalars = {f"{name}/probe_seconds": record.seconds, f"{name}/probe_share": record.share}
+    scalars = {f"{name}/probe_share": record.share}
+    if logged == "tasks":
+        scalars[f"{name}/probe_seconds"] = record.seconds
     tasks = {f"{name}_tasks/{task}": found for task, found in record.tasks.items()}
     for prefix, found in {name: record, **(tasks if logged == "tasks" else {})}.items():
         for key, value in found.metrics.items():
