@@ -2,7 +2,7 @@
 
 `crystalmon/metrics/README.md` says what each measure is.
 
-    python scripts/measure_diversity.py liquid-tiny=liquid-tiny smollm2-135m=randomness
+    python scripts/measure_diversity.py liquid-tiny smollm2-135m
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from crystalmon import Monitor
+from crystalmon import Monitor, list_suites
 from crystalmon.metrics.catalogue import BY_KEY
 from crystalmon.scoring.models import load_model
 
@@ -29,12 +29,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("models", nargs="+", metavar="MODEL=SUITE")
+    parser.add_argument("models", nargs="+", metavar="MODEL")
     parser.add_argument("--view", default="raw")
     args = parser.parse_args()
     rows = [["model", "suite", *(BY_KEY[key].label for key in SHOWN)]]
     rows.append(["---"] * len(rows[0]))
-    for name, suite in (each.split("=") for each in args.models):
+    for name in args.models:
+        suite = name if name in list_suites() else "randomness"  # a bundled model has its own
         model, tokenizer = load_model(name)
         found = Monitor(model, tokenizer, suite, "initial", view=args.view).probe(unchanged=True)
         rows.append([name, suite, *(f"{found.metrics[key]:.2f}" for key in SHOWN)])

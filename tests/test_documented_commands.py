@@ -78,7 +78,7 @@ RUNS: dict[str, Run] = {
         ("measurable tasks", "15 of 15", '"all_forms"'),
     ),
     "scripts/measure_diversity.py": (
-        (f"{MODEL}=liquid-tiny",),
+        (MODEL,),
         ("| model | suite | branching factor | β diversity", f"| {MODEL} | liquid-tiny | "),
     ),
     "scripts/measure_memory.py": (

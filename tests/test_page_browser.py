@@ -196,7 +196,7 @@ def test_what_one_probe_says_twice_stands_once(browser: Any, tmp_path: Path) -> 
     file = write_report([store.folder], tmp_path / "page.html")
     visit = Visit(browser)
     page = visit.open(file.as_uri())
-    shown = page.locator("#happened li").all_inner_texts()
+    shown = page.locator("#happened .events li").all_inner_texts()
     assert ["step 1" in line for line in shown] == [True, False]
     assert page.locator("#chart-signals .annotation").all_text_contents() == ["1", "2"]
     assert visit.said == []
