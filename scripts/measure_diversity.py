@@ -2,7 +2,7 @@
 
 `crystalmon/metrics/README.md` says what each measure is.
 
-    python scripts/measure_diversity.py liquid-tiny smollm2-135m
+    python scripts/measure_diversity.py  # or with names of models
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("models", nargs="+", metavar="MODEL")
+    parser.add_argument("models", nargs="*", default=["liquid-tiny", "smollm2-135m"])
     parser.add_argument("--view", default="raw")
     args = parser.parse_args()
     rows = [["model", "suite", *(BY_KEY[key].label for key in SHOWN)]]
