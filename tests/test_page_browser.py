@@ -203,6 +203,23 @@ def test_what_one_probe_says_twice_stands_once(browser: Any, tmp_path: Path) -> 
     visit.close()
 
 
+@pytest.mark.parametrize("task", ["coin", None])
+def test_a_task_that_nucleates_alone_is_listed(
+    browser: Any, tmp_path: Path, task: str | None
+) -> None:
+    """Of tasks whose suite does too, the suite's event tells how many."""
+    store = RunStore.open(tmp_path / "one" / "crystalmon", {}, resume_step=None)
+    told = {None: Event("nucleation_onset", 1, None, {}, "the suite is nucleating")}
+    told["coin"] = replace(told[None], task="coin")
+    for step in range(3):
+        store.append(make_record(step), [told["coin"], told[task]] if step == 1 else [])
+    visit = Visit(browser)
+    page = visit.open(write_report([store.folder], tmp_path / "page.html").as_uri())
+    (shown,) = page.locator("#happened .events li").all_inner_texts()
+    assert ("nucleation onset in coin" if task else "the suite is nucleating") in shown
+    visit.close()
+
+
 def test_a_task_that_is_not_measurable_has_no_bar(
     browser: Any, chain: list[Run], tmp_path: Path
 ) -> None:

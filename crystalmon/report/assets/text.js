@@ -32,6 +32,7 @@ function drawHappened() {
   let number = 0;
   lanes.forEach((lane) => {
     const groups = new Map();
+    const suite = new Set(lane.events.filter((event) => event.task === null).map((event) => event.kind)); // it counts its tasks
     for (const event of lane.events) if (event.task !== null && event.kind !== "early_warning") {
       const id = `${event.run} ${event.kind}`;
       if (!groups.has(id)) groups.set(id, { ...event, tasks: new Set(), to: event.step });
@@ -39,7 +40,7 @@ function drawHappened() {
       groups.get(id).to = event.step;
     }
     const rows = suiteEvents(lane).map((event) => ({ x: event.x, event, n: ++number }));
-    for (const group of groups.values()) if (!["nucleation_onset", "nucleation_complete"].includes(group.kind)) rows.push({ x: group.x, group });
+    for (const group of groups.values()) if (!(suite.has(group.kind) && /^nucleation/.test(group.kind))) rows.push({ x: group.x, group });
     rows.sort((a, b) => a.x - b.x || (a.n ?? Infinity) - (b.n ?? Infinity) || 0);
     const when = (event, to) => (comparing() && lane.runs.length === 1 ? `${lane.name}, ` : "") + ofRun(lane, lane.runs[event.run], stepSpan(lane.runs[event.run], event.step, to)) + " ";
     for (const { event, group, n } of rows) {
