@@ -5,11 +5,11 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable, Mapping
+from numbers import Real
 from typing import Any
 
 from crystalmon.metrics.catalogue import METRICS
 from crystalmon.runs.records import LARGE, LIMIT_EVENT, Event, ProbeRecord
-from crystalmon.suites.checks import is_number
 
 _OUTSIDE = ("phase", "probe_seconds", "probe_share")
 LIMITED = {m.key: m for m in METRICS if m.level != "task" and m.key not in _OUTSIDE}
@@ -31,7 +31,7 @@ def check_limits(limits: Mapping[str, float] | None) -> dict[str, float]:
             near = difflib.get_close_matches(str(key), LIMITED, n=3)
             advice = f"Did you mean {' or '.join(near)}?" if near else _FEW
             raise ValueError(f"limits must be on a metric of the suite, got {key!r}. {advice}")
-        if not is_number(limit):
+        if isinstance(limit, bool) or not isinstance(limit, Real):  # NumPy's numbers count
             raise TypeError(f"the limit on {key} must be a number, got {type(limit).__name__}.")
         if not -LARGE < limit < LARGE:
             raise ValueError(f"the limit on {key} must be finite, got {limit!r:.30}.")
