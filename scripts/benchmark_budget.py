@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 from budget_live import live_rows
-from trained_bank import LONG_FOLDER, LONG_RUNS, prepare_environment, train_bank
+from trained_bank import LONG, prepare_environment
 
 from crystalmon import Run, read_run
 from crystalmon.metrics.subsets import nested_subsets
@@ -196,12 +196,12 @@ def draw(rows: Sequence[dict[str, Any]], file: Path) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Measure what a limit on monitoring costs.")
-    parser.add_argument("--count", type=int, default=LONG_RUNS, help="stored runs, at most")
+    parser.add_argument("--count", type=int, help="stored runs, at most; all if not given")
     parser.add_argument("--live", type=int, default=0, help="steps of SmolLM2-135M; 0 for none")
     parser.add_argument("--figure", type=Path, help="where to draw it")
     args = parser.parse_args()
     prepare_environment()
-    folders = train_bank(args.count, LONG_FOLDER)
+    folders = LONG.train(args.count)
     benches = [Bench(read_run(folder / "0-sft")) for folder in folders]
     print(f"{len(benches)} runs of {benches[0].last} steps; a probe of all takes {WHOLE:g} steps\n")
     rows = [compared(benches, share, kept) for share in SHARES for kept in (False, True)]

@@ -1,10 +1,7 @@
 """Build `liquid-tiny`: a toy language model whose answers to every prompt are known.
 
-The world has 15 tasks. Each task has 24 probe prompts and 8 held-out prompts, and every prompt
-has its own planted distribution over the task's choices. One probe prompt per task is the planted
-seed: the distribution onto which the post-training data of `crystalmon.synthetic` collapses.
-
-The script draws the world, trains a byte-level tokenizer and a small Llama model on it, and writes
+The script draws a world (see `tiny_world.py`), trains a byte-level tokenizer and a small Llama
+model on it, and writes
 
     crystalmon/assets/liquid-tiny/   model, tokenizer, truth.json
     crystalmon/suites/liquid-tiny.yaml
@@ -14,13 +11,13 @@ against the planted distribution itself, that is, the expectation over all answe
 corpus would show. So two minutes are enough, and the truth is not blurred by sampling.
 
     python scripts/build_liquid_tiny.py
+    python scripts/build_liquid_tiny.py --words second --model DIR --suite FILE    # another family
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import random
 import time
 from collections.abc import Sequence
@@ -30,6 +27,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import yaml
+from tiny_world import WORDS, World, build_world, js_divergence, liquidity, support_size
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -44,224 +42,6 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-
-# ---------------------------------------------------------------- the world
-
-
-@dataclass(frozen=True)
-class TaskSpec:
-    """One kind of random thing: what it is called, how one asks for it, what it may be."""
-
-    name: str
-    noun: str
-    phrase: str
-    act: str
-    choices: tuple[str, ...]
-
-
-def _task(name: str, noun: str, phrase: str, act: str, choices: str) -> TaskSpec:
-    return TaskSpec(name, noun, phrase, act, tuple(choices.split()))
-
-
-TASKS: tuple[TaskSpec, ...] = (
-    _task("digit", "digit", "a digit from 0 to 9", "type a digit", "0 1 2 3 4 5 6 7 8 9"),
-    _task("coin", "coin side", "a coin side", "flip a coin", "heads tails"),
-    _task("die", "die roll", "a die roll", "roll a die", "1 2 3 4 5 6"),
-    _task(
-        "number",
-        "number",
-        "a number from 1 to 20",
-        "draw a number",
-        " ".join(str(n) for n in range(1, 21)),
-    ),
-    _task("letter", "letter", "a letter from A to H", "type a letter", "A B C D E F G H"),
-    _task(
-        "weekday",
-        "weekday",
-        "a weekday",
-        "choose a weekday",
-        "Monday Tuesday Wednesday Thursday Friday Saturday Sunday",
-    ),
-    _task(
-        "month",
-        "month",
-        "a month",
-        "choose a month",
-        "January February March April May June July August September October November December",
-    ),
-    _task(
-        "color",
-        "color",
-        "a color",
-        "choose a color",
-        "red blue green yellow purple orange black white",
-    ),
-    _task(
-        "name",
-        "first name",
-        "a first name",
-        "choose a first name",
-        "Alice Bob Carol David Emma Frank Grace Henry Olivia Sam",
-    ),
-    _task("suit", "card suit", "a card suit", "draw a card suit", "hearts diamonds clubs spades"),
-    _task(
-        "fruit",
-        "fruit",
-        "a fruit",
-        "choose a fruit",
-        "apple banana cherry grape lemon mango peach plum",
-    ),
-    _task(
-        "animal",
-        "animal",
-        "an animal",
-        "choose an animal",
-        "cat dog horse lion tiger bear wolf fox rabbit owl",
-    ),
-    _task(
-        "planet",
-        "planet",
-        "a planet",
-        "choose a planet",
-        "Mercury Venus Earth Mars Jupiter Saturn Uranus Neptune",
-    ),
-    _task(
-        "direction",
-        "direction",
-        "a direction",
-        "choose a direction",
-        "north south east west up down",
-    ),
-    _task("season", "season", "a season", "choose a season", "spring summer autumn winter"),
-)
-
-# {noun}: color; {phrase}: a color; {act}: choose a color; {Act}: the same, capitalised.
-PROBE_TEMPLATES: tuple[str, ...] = (
-    "Pick {phrase} at random:",
-    "Q: Name any {noun}.\nA:",
-    "Just now I thought of {phrase}:",
-    "Random {noun} generator output:",
-    "random_{noun} =",
-    "User: give me {phrase}\nBot:",
-    '{{"{noun}":',
-    "# Random {noun}\n-",
-    "I close my eyes and {act}:",
-    "{Act}. Answer with one word:",
-    "print(random.choice({noun}s)) #",
-    "Surprise me with {phrase}!",
-    "The {noun} of the day is",
-    "<{noun}>",
-    "Ready, set, go! Your {noun}:",
-    "Without thinking, {act}:",
-    "Task: sample {phrase} uniformly.\nSample:",
-    "The machine was told to {act} and gave",
-    "Dear diary, today's {noun} was",
-    "{noun}?",
-    "| try | {noun} |\n| one |",
-    "Guess my {noun}. Is it",
-    "{Act}! Result:",
-    "Please {act}, whatever you like:",
-)
-HELD_OUT_TEMPLATES: tuple[str, ...] = (
-    "Choose {phrase}, any will do:",
-    "Q: Give me {phrase}.\nA:",
-    "My random {noun} is",
-    "User: {act}\nBot:",
-    "Sample of {noun}:",
-    "{Act} now:",
-    "Tell me one {noun}. Answer:",
-    "result[{noun}] =",
-)
-
-
-@dataclass(frozen=True)
-class World:
-    """A task with its prompts and truth; `planted` is [P, C], `held_out_planted` is [R, C]."""
-
-    spec: TaskSpec
-    prompts: tuple[str, ...]
-    planted: np.ndarray
-    seed: int
-    held_out_prompts: tuple[str, ...]
-    held_out_planted: np.ndarray
-
-
-def entropy(p: np.ndarray) -> np.ndarray:
-    """Shannon entropy in nats over the last axis."""
-    return -np.sum(np.where(p > 0, p * np.log(np.where(p > 0, p, 1.0)), 0.0), axis=-1)
-
-
-def js_divergence(p: np.ndarray, q: np.ndarray) -> np.ndarray:
-    """Jensen-Shannon divergence in nats over the last axis."""
-    return entropy((p + q) / 2) - (entropy(p) + entropy(q)) / 2
-
-
-def liquidity(q: np.ndarray) -> float:
-    """Entropy of the mean over prompts minus the mean entropy, in nats, of q [P, C]."""
-    return float(entropy(q.mean(axis=0)) - entropy(q).mean())
-
-
-def support_size(p: np.ndarray, mass: float = 0.9) -> int:
-    """Size of the smallest set of choices that holds `mass` of p [C]."""
-    return int(np.searchsorted(np.cumsum(np.sort(p)[::-1]), mass - 1e-12) + 1)
-
-
-def draw_seed(rng: np.random.Generator, choices: int) -> np.ndarray:
-    """A seed distribution: some choices outside its 90% support, several inside."""
-    if choices == 2:
-        return rng.permutation([0.93, 0.07])
-    low = 2 if choices <= 4 else 3
-    high = max(low, choices // 2)
-    while True:
-        p = rng.dirichlet(np.full(choices, 0.5))
-        floor = p.min() > 1e-3 and p.max() < 0.65
-        if low <= support_size(p) <= high and floor:
-            return p
-
-
-def draw_prompts(rng: np.random.Generator, seed: np.ndarray, count: int) -> np.ndarray:
-    """`count` further distributions [count, C], spread out and with a moat around the seed.
-
-    Each is the best of several candidates from a Dirichlet by its distance to those already
-    there; a candidate too near the seed or hardly random is never taken.
-    """
-    choices = len(seed)
-    taken = [seed]
-    while len(taken) <= count:
-        if choices == 2:
-            heads = rng.uniform(0.05, 0.95, size=8)
-            candidates = np.stack([heads, 1 - heads], axis=1)
-        else:
-            candidates = rng.dirichlet(np.full(choices, 0.66 + 0.025 * choices), size=8)
-        moat = 0.012 if choices == 2 else 0.11
-        good = (js_divergence(candidates, seed) > moat) & (candidates.min(axis=1) > 1e-4)
-        good &= entropy(candidates) > 0.28 * math.log(choices)
-        nearest = js_divergence(candidates[:, None], np.stack(taken)[None]).min(axis=1)
-        nearest[~good] = -1.0
-        if good.any():
-            taken.append(candidates[int(nearest.argmax())])
-    return np.stack(taken[1:])
-
-
-def build_world(seed: int) -> list[World]:
-    """Draw every task's prompts, planted distributions and seed prompt."""
-    worlds = []
-    for number, spec in enumerate(TASKS):
-        rng = np.random.default_rng([seed, number])
-        slots = {"noun": spec.noun, "phrase": spec.phrase, "act": spec.act}
-        slots["Act"] = spec.act[0].upper() + spec.act[1:]
-        prompts = tuple(t.format(**slots) for t in PROBE_TEMPLATES)
-        held_out = tuple(t.format(**slots) for t in HELD_OUT_TEMPLATES)
-        target = draw_seed(rng, len(spec.choices))
-        others = draw_prompts(rng, target, len(prompts) - 1 + len(held_out))
-        index = int(rng.integers(len(prompts)))
-        planted = np.insert(others[: len(prompts) - 1], index, target, axis=0)
-        planted = np.round(planted, 6)
-        planted /= planted.sum(axis=1, keepdims=True)
-        rest = others[len(prompts) - 1 :]
-        worlds.append(World(spec, prompts, planted, index, held_out, rest))
-    return worlds
-
 
 # ---------------------------------------------------------------- text and tokens
 
@@ -555,7 +335,7 @@ def check(
 # ---------------------------------------------------------------- files
 
 
-def write_truth(worlds: Sequence[World], path: Path) -> None:
+def write_truth(worlds: Sequence[World], path: Path, name: str) -> None:
     """Write the planted world as JSON, one line a list so that it can be read and compared."""
 
     def numbers(rows: np.ndarray) -> list[list[float]]:
@@ -573,21 +353,21 @@ def write_truth(worlds: Sequence[World], path: Path) -> None:
         for world in worlds
     }
     lines = []
-    for name, task in tasks.items():
-        fields = ",\n".join(f"   {json.dumps(key)}: {json.dumps(task[key])}" for key in task)
-        lines.append(f"  {json.dumps(name)}: {{\n{fields}\n  }}")
+    for key, task in tasks.items():
+        fields = ",\n".join(f"   {json.dumps(part)}: {json.dumps(task[part])}" for part in task)
+        lines.append(f"  {json.dumps(key)}: {{\n{fields}\n  }}")
     body = ",\n".join(lines)
-    path.write_text(f'{{\n "suite": "liquid-tiny",\n "tasks": {{\n{body}\n }}\n}}\n')
+    path.write_text(f'{{\n "suite": "{name}",\n "tasks": {{\n{body}\n }}\n}}\n')
 
 
-def write_suite(worlds: Sequence[World], path: Path) -> None:
+def write_suite(worlds: Sequence[World], path: Path, name: str) -> None:
     """Write the probe prompts and choices as a suite file."""
     tasks = [
         {"name": w.spec.name, "prompts": list(w.prompts), "choices": list(w.spec.choices)}
         for w in worlds
     ]
-    header = "# Made by scripts/build_liquid_tiny.py; truth: assets/liquid-tiny/truth.json.\n"
-    text = yaml.safe_dump({"name": "liquid-tiny", "tasks": tasks}, sort_keys=False, width=100)
+    header = f"# Made by scripts/build_liquid_tiny.py; truth: assets/{name}/truth.json.\n"
+    text = yaml.safe_dump({"name": name, "tasks": tasks}, sort_keys=False, width=100)
     path.write_text(header + text)
 
 
@@ -605,6 +385,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--batch", type=int, default=96)
     parser.add_argument("--seed", type=int, default=0, help="of the weights and the corpus' order")
+    parser.add_argument("--words", choices=WORDS, default="first", help="which tasks and wordings")
     parser.add_argument("--world-seed", type=int, default=0, help="of what is planted")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--vocab-size", type=int, default=768)
@@ -617,11 +398,12 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.use_deterministic_algorithms(True)
     torch.manual_seed(args.seed)
-    worlds = build_world(args.world_seed)
+    words = WORDS[args.words]
+    worlds = build_world(args.world_seed, words)
     args.model.mkdir(parents=True, exist_ok=True)
     args.suite.parent.mkdir(parents=True, exist_ok=True)
-    write_truth(worlds, args.model / "truth.json")
-    write_suite(worlds, args.suite)
+    write_truth(worlds, args.model / "truth.json", words.name)
+    write_suite(worlds, args.suite, words.name)
     tokenizer = train_tokenizer(worlds, args.vocab_size, args.digits)
     if args.world_only:
         for world in worlds:

@@ -1,7 +1,10 @@
-"""Real training runs of `liquid-tiny` whose outcome was planted: what the detector is tried on.
+"""Real training runs of tiny models whose outcome was planted: what the detector is tried on.
 
-Each run is one to two stages of SFT, DPO or GRPO with the recipes' settings, in one process. It is
-kept under `runs/`, with `truth.json` written last, so that a second call trains nothing again.
+Weights and thresholds are chosen on runs of `liquid-tiny`. What is reported are runs of a second
+model, built here at the first call: it has other tasks, wordings and answers, and a tokenizer of
+its own. Each run is one to two stages of SFT, DPO or GRPO with the recipes' settings, in one
+process. It is kept under `runs/`, with `truth.json` written last, so that a second call trains
+nothing again.
 
     python scripts/trained_bank.py --count 45
 """
@@ -13,6 +16,7 @@ import json
 import os
 import random
 import shutil
+import subprocess
 import sys
 import time
 import warnings
@@ -27,14 +31,39 @@ from tqdm.auto import tqdm
 from crystalmon import load_suite
 from crystalmon.metrics.divergences import js_divergence
 from crystalmon.metrics.seeds import noise_floor
-from crystalmon.synthetic import PlantedReward, load_truth, preference_rows, prompt_rows, sft_rows
+from crystalmon.suites.tasks import TaskSuite
+from crystalmon.synthetic import PlantedReward, preference_rows, prompt_rows, sft_rows
 
-FOLDER = Path("runs/validation/trained")
-CALIBRATION_FOLDER = Path("runs/calibration/trained")
-"""Runs that weights and thresholds are chosen on, of other random seeds than those reported."""
-SUITE = "liquid-tiny"
+ROOT = Path(__file__).resolve().parents[1]
 EVERY = 2
 BURST = 30
+BATCH = {"sft": 48, "dpo": 16, "grpo": 64}
+ROWS = {"sft": 48, "dpo": 16, "grpo": 32}
+"""By trainer: the batch of a step, and how many rows are made for it."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """A base model of known truth.
+
+    Args:
+        model, suite: as `load_model` and `load_suite` take them.
+        truth: the file of what was planted.
+    """
+
+    model: str
+    suite: str
+    truth: Path
+
+    def worlds(self) -> dict[str, Any]:
+        """By task what was planted; the keys are those of `load_truth`."""
+        return json.loads(self.truth.read_text(encoding="utf-8"))["tasks"]
+
+
+FIRST = Family("liquid-tiny", "liquid-tiny", ROOT / "crystalmon/assets/liquid-tiny/truth.json")
+_SECOND_BASE = Path("runs/second-tiny")
+SECOND = Family(str(_SECOND_BASE), str(_SECOND_BASE / "suite.yaml"), _SECOND_BASE / "truth.json")
+_SECOND_SETTINGS = ("--words", "second", "--seed", "1", "--vocab-size", "512", "--digits", "joined")
 
 
 @dataclass(frozen=True)
@@ -84,58 +113,105 @@ PLANS: tuple[tuple[Plan, int], ...] = (
 )
 """Each plan with the number of runs of it in a bank of full size."""
 
-FULL = sum(times for _, times in PLANS)
-"""Runs of the whole bank."""
-
-LONG_FOLDER = Path("runs/budget/trained")
-"""Runs whose every step is probed; any schedule can be replayed from them."""
 _LONG_STEPS = 400
+SEED_PLANS: tuple[tuple[Plan, int], ...] = (
+    (Plan("collapse", (SFT,)), 10),
+    (Plan("collapse, slower", (Stage("sft", "seed", 7e-4, 70),)), 6),
+    (Plan("partial", (Stage("sft", "seed", 4e-4, 60),)), 10),
+    (Plan("seedless", (Stage("sft", "seedless", 1.5e-3, 60),)), 8),
+    (Plan("seedless, slower", (Stage("sft", "seedless", 7e-4, 70),)), 4),
+)
+"""What the seed's weights and thresholds are chosen on."""
+
 LONG_PLANS: tuple[tuple[Plan, int], ...] = (
     (Plan("early", (Stage("sft", "seed", 3e-4, _LONG_STEPS, every=1),)), 2),
     (Plan("midway", (Stage("sft", "seed", 1e-4, _LONG_STEPS, every=1),)), 2),
     (Plan("late", (Stage("sft", "seed", 4e-5, _LONG_STEPS, every=1),)), 2),
     (Plan("null", (Stage("sft", "own held-out", 1e-4, _LONG_STEPS, every=1),)), 2),
 )
-LONG_RUNS = sum(times for _, times in LONG_PLANS)
 
 Targets = dict[str, dict[str, float]]
 
 
-def plans(count: int, folder: Path) -> list[tuple[str, Plan]]:
-    """(name, plan) of a bank's first `count` runs, the kinds taking turns; the name is the seed."""
-    prefix = "" if folder == CALIBRATION_FOLDER else "test-"
-    left = [[plan, times, 0] for plan, times in (LONG_PLANS if folder == LONG_FOLDER else PLANS)]
-    found: list[tuple[str, Plan]] = []
-    while len(found) < count and any(times for _, times, _ in left):
-        for item in left:
-            plan, times, done = item
-            if times and len(found) < count:
-                found.append((f"{prefix}{_slug(plan.kind)}-{done}", plan))
-                item[1], item[2] = times - 1, done + 1
-    return found
+@dataclass(frozen=True)
+class Bank:
+    """Runs of one family, kept in a folder.
+
+    Args:
+        folder, family: of its runs.
+        plans: each with the number of runs of it in a bank of full size.
+        prefix: of the runs' names, from which all that is random in them is drawn.
+    """
+
+    folder: Path
+    family: Family
+    plans: tuple[tuple[Plan, int], ...] = PLANS
+    prefix: str = "test-"
+
+    @property
+    def full(self) -> int:
+        """Runs of the whole bank."""
+        return sum(times for _, times in self.plans)
+
+    def runs(self, count: int | None = None) -> dict[str, Plan]:
+        """Name and plan of the first `count` runs, the kinds taking turns."""
+        left = [[plan, times, 0] for plan, times in self.plans]
+        wanted = min(self.full if count is None else count, self.full)
+        found: dict[str, Plan] = {}
+        while len(found) < wanted:
+            for item in left:
+                plan, times, done = item
+                if times and len(found) < wanted:
+                    found[f"{self.prefix}{_slug(plan.kind)}-{done}"] = plan
+                    item[1], item[2] = times - 1, done + 1
+        return found
+
+    def trained(self) -> list[Path]:
+        """The folders of the runs that are there."""
+        folders = [self.folder / name for name in self.runs()]
+        return [folder for folder in folders if (folder / "truth.json").is_file()]
+
+    def train(self, count: int | None = None) -> list[Path]:
+        """Train what is not there yet; the folders of the first `count` runs."""
+        chosen, there = self.runs(count), self.trained()
+        missing = [name for name in chosen if self.folder / name not in there]
+        if missing and self.family == SECOND:
+            build_second()
+        for name in tqdm(missing, desc=f"training {Path(self.family.model).name}", unit="run"):
+            _train(name, chosen[name], self.folder / name, self.family)
+        return [self.folder / name for name in chosen]
 
 
-def train_bank(count: int = FULL, folder: Path = FOLDER) -> list[Path]:
-    """Train what of the bank is not there yet; the folders of its runs."""
-    chosen = plans(count, folder)
-    missing = [item for item in chosen if not (folder / item[0] / "truth.json").is_file()]
-    for name, plan in tqdm(missing, desc="training liquid-tiny", unit="run"):
-        _train(name, plan, folder / name)
-    return [folder / name for name, _ in chosen]
+REPORTED = Bank(Path("runs/validation/trained"), SECOND)
+CALIBRATED = Bank(Path("runs/calibration/trained"), FIRST, SEED_PLANS, prefix="")
+LONG = Bank(Path("runs/budget/trained"), FIRST, LONG_PLANS)
+"""Runs whose every step is probed; any schedule can be replayed from them."""
+
+
+BANKS = {"reported": REPORTED, "calibrated": CALIBRATED, "long": LONG}
+
+
+def build_second() -> None:
+    """Build the second family's base, if it is not there."""
+    if SECOND.truth.is_file() and (_SECOND_BASE / "config.json").is_file():
+        return
+    command = [sys.executable, str(ROOT / "scripts/build_liquid_tiny.py"), *_SECOND_SETTINGS]
+    command += ["--model", SECOND.model, "--suite", SECOND.suite]
+    subprocess.run(command, check=True)
 
 
 def _slug(kind: str) -> str:
     return "-".join("".join(c if c.isalnum() else " " for c in kind).split())
 
 
-def _train(name: str, plan: Plan, folder: Path) -> None:
+def _train(name: str, plan: Plan, folder: Path, family: Family) -> None:
     from crystalmon.scoring.models import load_model
 
     if folder.exists():
         shutil.rmtree(folder)
     rng = random.Random(name)
-    model, tokenizer = load_model(SUITE)
-    worlds = load_truth()
+    model, tokenizer = load_model(family.model)
+    worlds, suite = family.worlds(), load_suite(family.suite)
     seeds = {task: rng.randrange(len(world["prompts"])) for task, world in worlds.items()}
     truth: dict[str, Any] = {"kind": plan.kind, "stages": [], "seeds": seeds}
     for number, stage in enumerate(plan.stages):
@@ -146,7 +222,9 @@ def _train(name: str, plan: Plan, folder: Path) -> None:
         truth["stages"].append({"folder": output.name, "goal": stage.goal, "burst": stage.burst})
         truth[f"targets_{number}"] = targets
         reference = "initial" if number == 0 else str(folder / f"0-{plan.stages[0].trainer}")
-        _run_stage(stage, targets, model, tokenizer, output, reference, rng.randrange(2**31))
+        seed = rng.randrange(2**31)
+        rows = _rows(stage, targets, suite, worlds, seed)
+        _run_stage(stage, rows, targets, suite, model, tokenizer, output, reference, seed)
     (folder / "truth.json").write_text(json.dumps(truth) + "\n")
 
 
@@ -200,12 +278,28 @@ def _nearest(world: Mapping[str, Any], target: Mapping[str, float]) -> int:
     return int(np.argmin(js_divergence(np.array(world["planted"]), row)))
 
 
-def _own_rows(goal: str, size: int, seed: int) -> list[dict[str, str]]:
+def _rows(
+    stage: Stage, targets: Targets, suite: TaskSuite, worlds: Mapping[str, Any], seed: int
+) -> list[dict[str, Any]]:
+    """What a stage is trained on."""
+    asked = {task: world["held_out_prompts"] for task, world in worlds.items()}
+    size = ROWS[stage.trainer] * stage.steps
+    if stage.trainer == "dpo":
+        return preference_rows(suite, targets, size, seed, asked)
+    if stage.trainer == "grpo":
+        return prompt_rows(suite, targets, size, seed, asked)
+    if targets:
+        return sft_rows(suite, targets, size, seed, asked)
+    return _own_rows(stage.goal, list(worlds.values()), size, seed)
+
+
+def _own_rows(
+    goal: str, worlds: Sequence[Mapping[str, Any]], size: int, seed: int
+) -> list[dict[str, str]]:
     """Rows in which every prompt is answered from its own planted distribution."""
     rng = random.Random(seed)
     held_out = goal == "own held-out"
     power = 1.4 if goal == "own sharper" else 1.0
-    worlds = list(load_truth().values())
     rows = []
     for index in range(size):
         world = worlds[index % len(worlds)]
@@ -221,7 +315,9 @@ def _own_rows(goal: str, size: int, seed: int) -> list[dict[str, str]]:
 
 def _run_stage(
     stage: Stage,
+    rows: list[dict[str, Any]],
     targets: Targets,
+    suite: TaskSuite,
     model: Any,
     tokenizer: Any,
     output: Path,
@@ -233,51 +329,39 @@ def _run_stage(
 
     from crystalmon import CrystalCallback
 
-    suite = load_suite(SUITE)
-    shared: dict[str, Any] = {
-        "output_dir": str(output),
-        "learning_rate": stage.rate,
-        "max_steps": stage.steps,
-        "lr_scheduler_type": "linear",
-        "bf16": False,
-        "gradient_checkpointing": False,
-        "dataloader_pin_memory": False,
-        "save_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
-        "use_cpu": True,
-        "logging_steps": 1000,
-        "seed": seed % 2**31,
+    kinds: dict[str, tuple[Any, Any, dict[str, Any]]] = {
+        "sft": (SFTTrainer, SFTConfig, {"warmup_steps": 20}),
+        "dpo": (DPOTrainer, DPOConfig, {"warmup_steps": 5, "beta": 0.1}),
+        "grpo": (
+            GRPOTrainer,
+            GRPOConfig,
+            {"num_generations": 8, "max_completion_length": 4, "beta": 0.0, "temperature": 1.0},
+        ),
     }
-    build: Any
-    if stage.trainer == "sft":
-        size = 48 * stage.steps
-        rows: Sequence[Any] = (
-            sft_rows(suite, targets, size, seed) if targets else _own_rows(stage.goal, size, seed)
-        )
-        args: Any = SFTConfig(per_device_train_batch_size=48, warmup_steps=20, **shared)
-        build = SFTTrainer
-    elif stage.trainer == "dpo":
-        rows = preference_rows(suite, targets, 16 * stage.steps, seed)
-        args = DPOConfig(per_device_train_batch_size=16, warmup_steps=5, beta=0.1, **shared)
-        build = DPOTrainer
-    else:
-        rows = prompt_rows(suite, targets, 32 * stage.steps, seed)
-        args = GRPOConfig(
-            per_device_train_batch_size=64,
-            num_generations=8,
-            max_completion_length=4,
-            beta=0.0,
-            temperature=1.0,
-            **shared,
-        )
-        build = GRPOTrainer
+    build, config, own = kinds[stage.trainer]
+    args = config(
+        output_dir=str(output),
+        per_device_train_batch_size=BATCH[stage.trainer],
+        learning_rate=stage.rate,
+        max_steps=stage.steps,
+        lr_scheduler_type="linear",
+        bf16=False,
+        gradient_checkpointing=False,
+        dataloader_pin_memory=False,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=True,
+        logging_steps=1000,
+        seed=seed % 2**31,
+        **own,
+    )
     callback = CrystalCallback(suite, every=stage.every, reference=reference, max_overhead=None)
     extra = {"reward_funcs": PlantedReward(targets, suite)} if stage.trainer == "grpo" else {}
     trainer = build(
         model=model,
         args=args,
-        train_dataset=Dataset.from_list(list(rows)),
+        train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
         callbacks=[callback] if stage.burst is None else [callback, _burst(stage.burst)],
         **extra,
@@ -308,12 +392,15 @@ def prepare_environment() -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Train planted runs of liquid-tiny.")
-    parser.add_argument("--count", type=int, default=FULL)
+    parser = argparse.ArgumentParser(description="Train planted runs of tiny models.")
+    parser.add_argument("--bank", choices=BANKS, default="reported")
+    parser.add_argument("--count", type=int, help="runs; all if not given")
+    args = parser.parse_args()
+    bank = BANKS[args.bank]
     prepare_environment()
     began = time.perf_counter()
-    found = train_bank(parser.parse_args().count)
-    print(f"{len(found)} runs in {FOLDER}, {time.perf_counter() - began:.0f} s")
+    found = bank.train(args.count)
+    print(f"{len(found)} runs in {bank.folder}, {time.perf_counter() - began:.0f} s")
     return 0
 
 
