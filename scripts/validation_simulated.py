@@ -10,15 +10,24 @@ from typing import Any
 import numpy as np
 import ruptures
 from scenarios import NULL_ORDER, TRUE_ONSET, Scenario, orders
+from validation_sets import Look, find_looks
 
 from crystalmon.analysis.transition import classify_transition
 from crystalmon.metrics.divergences import js_divergence
 from crystalmon.metrics.seeds import nearest_seed, noise_floor
 from crystalmon.phases import PhaseDetector
+from crystalmon.phases.seed_fit import Candidates
+from crystalmon.phases.seed_set import Members
 
 BASELINES = ("bare threshold", "Page-Hinkley", "ruptures Pelt", "ruptures Binseg")
 NEVER = 99
 """The delay of what was not found, in probes."""
+COLLAPSES = {
+    "complete": ("collapse, abrupt", "collapse, gradual", "collapse, prompt by prompt"),
+    "partial": ("partial",),
+    "seedless": ("seedless", "seedless, partial"),
+}
+"""By group of `validation_sets`, the kinds of scenario in which nothing follows the collapse."""
 AFTERWARDS = {"takeover": {"support_leak"}, "melting": {"support_leak"}}
 """Events that are no mistake in a kind, though not required: on its way to another seed a crystal
 may well leave the first one's support."""
@@ -43,6 +52,7 @@ class Outcome:
         phase_right: whether the last phase is the true one.
         verdict: of the kinetics.
         rivals: baseline -> its delay in probes; in a null, `NEVER` if it keeps silent.
+        looks: at the seed sets of a collapse after which nothing else happens.
     """
 
     scenario: Scenario = field(repr=False)
@@ -59,6 +69,7 @@ class Outcome:
     phase_right: bool
     verdict: str
     rivals: Mapping[str, int]
+    looks: list[Look] = field(repr=False)
 
 
 def judge(scenario: Scenario, page_hinkley: float) -> Outcome:
@@ -66,6 +77,7 @@ def judge(scenario: Scenario, page_hinkley: float) -> Outcome:
     detector = PhaseDetector(scenario.base)
     events: dict[str, list[Any]] = defaultdict(list)
     seed: int | None = None
+    sets = []
     probe = {int(step): index for index, step in enumerate(scenario.steps)}
     for step, q, coverage in zip(
         scenario.steps.tolist(), scenario.q, scenario.coverage.tolist(), strict=True
@@ -73,6 +85,7 @@ def judge(scenario: Scenario, page_hinkley: float) -> Outcome:
         for event in detector.update(step, q, coverage=coverage):
             events[event.kind].append(event)
         seed = detector.seed if detector.seed is not None else seed
+        sets.append(detector.seed_set)
     clean, seen = orders(scenario.clean, scenario.base), orders(scenario.q, scenario.base)
     early = int(np.argmax(clean >= NULL_ORDER)) if (clean >= NULL_ORDER).any() else NEVER
     onsets = [event for event in events["nucleation_onset"] if probe[event.step] >= early]
@@ -104,7 +117,17 @@ def judge(scenario: Scenario, page_hinkley: float) -> Outcome:
         phase_right=detector.phase == scenario.phase,
         verdict=classify_transition(scenario.steps, seen).verdict if scenario.tempo else "",
         rivals=_rivals(scenario, seen, page_hinkley),
+        looks=_looks(scenario, sets, {kind: probe[some[0].step] for kind, some in events.items()}),
     )
+
+
+def _looks(scenario: Scenario, sets: list[Members], first: Mapping[str, int]) -> list[Look]:
+    groups = {kind: group for group, kinds in COLLAPSES.items() for kind in kinds}
+    if scenario.kind not in groups:
+        return []
+    seed = scenario.seed
+    right = None if seed is None else Candidates.of(scenario.base).twins(seed)
+    return find_looks(groups[scenario.kind], scenario.q, right, sets, list(first.items()))
 
 
 def _false_events(

@@ -1,23 +1,26 @@
-"""The promises on real runs of `liquid-tiny`, replayed from their stored answers."""
+"""The promises on real runs of tiny models, replayed from their stored answers."""
 
 from __future__ import annotations
 
 import json
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scenarios import NULL_ORDER, TRUE_MELT, TRUE_ONSET
-from trained_bank import FOLDER, FULL, plans, train_bank
+from tqdm.auto import tqdm
+from trained_bank import Bank
+from validation_sets import GROUPS, Line, Look, find_looks, set_lines
 
 from crystalmon import read_run
 from crystalmon.metrics.divergences import entropy, js_divergence
 from crystalmon.phases import PhaseDetector
 from crystalmon.phases.leaps import leap
+from crystalmon.phases.order import COMPLETE
 from crystalmon.phases.seed_fit import Candidates
+from crystalmon.phases.seed_set import Members
 
 LEAKED = 0.12
 """Mass that must have left the support for a leak to be true, as in the simulated bank."""
@@ -36,7 +39,7 @@ class TaskHistory:
         cut: number of probes in the first stage.
         candidates: of its base.
         events: (kind, probe).
-        seeds: [S] the seed held at each probe.
+        seeds, sets: [S] the seed held at each probe, and the seed set.
         phase: the last one.
     """
 
@@ -50,7 +53,23 @@ class TaskHistory:
     candidates: Candidates = field(repr=False)
     events: tuple[tuple[str, int], ...]
     seeds: tuple[int | None, ...] = field(repr=False)
+    sets: tuple[Members, ...] = field(repr=False)
     phase: str
+
+    @property
+    def group(self) -> str:
+        """What became of the first stage: complete, partial or seedless; nothing of others."""
+        if self.goals[0] == "seedless":
+            return "seedless"
+        if self.planted is None or self.goals == ("untrained",):
+            return ""
+        return "complete" if self.orders[self.cut - 1] >= COMPLETE else "partial"
+
+    def looks(self) -> list[Look]:
+        """At the sets of the first stage."""
+        right = None if self.planted is None else self.candidates.twins(self.planted)
+        events = [(kind, at) for kind, at in self.events if at < self.cut]
+        return find_looks(self.group, self.q, right, self.sets[: self.cut], events)
 
     def raised(self, kind: str, start: int = 0, stop: int | None = None) -> bool:
         """Whether an event of this kind was raised at a probe of this range."""
@@ -62,9 +81,9 @@ class TaskHistory:
         distance = js_divergence(self.q[at].mean(axis=0), self.candidates.b[seed])
         return bool(distance < self.candidates.floors[seed])
 
-    def right(self, found: int | None, planted: int) -> bool:
+    def right(self, found: int) -> bool:
         """Whether a seed is the planted one or within its noise floor."""
-        return found is not None and bool(self.candidates.twins(planted)[found])
+        return self.planted is not None and bool(self.candidates.twins(self.planted)[found])
 
 
 def read_histories(folder: Path) -> list[TaskHistory]:
@@ -85,11 +104,12 @@ def _history(
 ) -> TaskHistory:
     tasks = [record.tasks[name] for record in records]
     detector = PhaseDetector(tasks[0].q, name)
-    events, seeds = [], []
+    events, seeds, sets = [], [], []
     for at, task in enumerate(tasks):
         raised = detector.update(at, task.q, coverage=task.metrics["coverage"])
         events += [(event.kind, at) for event in raised]
         seeds.append(detector.seed)
+        sets.append(detector.seed_set)
     targets = truth.get("targets_0", {})
     return TaskHistory(
         kind=truth["kind"],
@@ -102,27 +122,26 @@ def _history(
         candidates=Candidates.of(tasks[0].q),
         events=tuple(events),
         seeds=tuple(seeds),
+        sets=tuple(sets),
         phase=detector.phase,
     )
 
 
-Line = tuple[str, str, str, list[bool]]
+def read_bank(bank: Bank, count: int | None) -> tuple[list[Path], list[TaskHistory]]:
+    """Folders and histories of a bank's first `count` runs, trained if missing; all if None.
 
-
-def judge_bank(count: int, head: Callable[[str], None]) -> Iterator[Line]:
-    """(label, key, bound, hits) of every promise; trains what is missing, up to `count` runs.
-
-    With 0, only what has been trained before.
+    With 0, only those that have been trained before.
     """
-    known = [FOLDER / name for name, _ in plans(FULL, FOLDER)]
-    folders = train_bank(count) if count else [f for f in known if (f / "truth.json").is_file()]
-    histories = [history for folder in folders for history in read_histories(folder)]
-    if not histories:
-        return
-    head(f"trained: {len(folders)} runs of liquid-tiny, {len(histories)} task histories")
+    folders = bank.trained() if count == 0 else bank.train(count)
+    bar = tqdm(folders, desc=f"reading {bank.folder}", unit="run", mininterval=5)
+    return folders, [history for folder in bar for history in read_histories(folder)]
+
+
+def judge_bank(folders: list[Path], histories: list[TaskHistory]) -> Iterator[Line]:
+    """(label, key, bound, hits) of every promise."""
     yield from _null_lines(histories)
     yield from _onset_lines(histories)
-    yield from _seed_lines(histories)
+    yield from seed_lines(histories)
     yield from _later_lines(histories)
     yield from _sure_lines(histories)
     yield from _leap_lines(folders)
@@ -154,27 +173,23 @@ def _true_onset(orders: np.ndarray) -> int | None:
     return int(np.argmax(lasts)) if lasts.any() else None
 
 
-def _seed_lines(histories: list[TaskHistory]) -> Iterator[Line]:
-    groups: dict[str, list[TaskHistory]] = defaultdict(list)
-    for history in histories:
-        if history.planted is not None and history.goals != ("untrained",):
-            groups["partial" if history.kind == "partial" else "complete"].append(history)
-    for group, some in groups.items():
-        ends = [h.cut - 1 for h in some]
-        right = [h.right(h.seeds[e], h.planted or 0) for h, e in zip(some, ends, strict=True)]
-        named = [h.seeds[e] is not None for h, e in zip(some, ends, strict=True)]
-        there = [h.lands(h.planted or 0, e) for h, e in zip(some, ends, strict=True)]
-        yield f"right seed, {group}", f"seed/{group}", "≥99", right
-        got_there = [hit for hit, near in zip(right, there, strict=True) if near]
-        yield "… where the model itself came to it", f"seed/{group}/there", "", got_there
-        of_named = [hit for hit, name in zip(right, named, strict=True) if name]
-        yield "… of the seeds that were named", f"seed/{group}/named", "", of_named
+def seed_lines(histories: list[TaskHistory]) -> Iterator[Line]:
+    """The seed set, and the verdicts, at the end of the first stage."""
+    judged = [h for h in histories if h.group]
+    yield from set_lines([look for history in judged for look in history.looks()])
+    for group in GROUPS:
+        some = [h for h in judged if h.group == group]
+        seeds = [h.seeds[h.cut - 1] for h in some]
         called = [h.raised("seedless_collapse", 0, h.cut) for h in some]
+        if group == "seedless":
+            yield "seedless, named so", "seedless", "≥95", called
+            forced = [seed is not None for seed in seeds]
+            yield "… given a seed instead", "seedless/forced", "≤1", forced
+            continue
+        yield f"{group}: a seed locked", f"locked/{group}", "", [s is not None for s in seeds]
+        wrong = [s is not None and not h.right(s) for h, s in zip(some, seeds, strict=True)]
+        yield "… locked and wrong", f"locked/{group}/wrong", "≤1", wrong
         yield "… wrongly called seedless", f"called/{group}", "≤1", called
-    lonely = [h for h in histories if h.goals == ("seedless",)]
-    yield "seedless, named so", "seedless", "≥98", [h.raised("seedless_collapse") for h in lonely]
-    forced = [h.seeds[-1] is not None for h in lonely]
-    yield "… given a seed instead", "seedless/forced", "", forced
 
 
 def _later_lines(histories: list[TaskHistory]) -> Iterator[Line]:

@@ -15,6 +15,7 @@ from crystalmon.monitor.console import Console, costly
 from crystalmon.report.caveats import unmeasurable
 from crystalmon.report.snapshot import Snapshot
 from crystalmon.runs.records import ProbeRecord
+from crystalmon.runs.wordings import TaskTexts
 
 
 def test_tasks_that_are_hardly_ever_answered_are_named():
@@ -45,9 +46,9 @@ def test_the_end_says_where_the_run_is_and_how_to_see_it(tmp_path, capsys):
         "name": make_task(),
     }
     record = replace(make_end(order=0.94, free_energy=1.186), tasks=tasks)
-    choices = dict.fromkeys(tasks, ("a", "b", "c"))
+    texts = dict.fromkeys(tasks, TaskTexts((), ("a", "b", "c")))
     advice = {"melting": "Check that the new data ask for it."}
-    console.conclude(Snapshot(record, choices), tmp_path / "a run" / "crystalmon", advice)
+    console.conclude(Snapshot(record, texts), tmp_path / "a run" / "crystalmon", advice)
     console.spent(6, 0.0123)
     first, by_task, leading, to_do, detect, report, cost = capsys.readouterr().out.splitlines()
     assert first.endswith(

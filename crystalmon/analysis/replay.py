@@ -46,10 +46,11 @@ class TaskDetection:
         phase: at the last probe; `looks`: the same as people are told it.
         leading: the likeliest answer then, with its probability.
         seed: the locked seed, an index into the base's prompts, or None.
+        seed_set: the prompts that the answers may end on; see `phases.seed_set`.
         p_value: of the seed, when it was locked; see `Candidates.chance`.
         margin: how many times worse than the seed the next candidate explained the answers then.
         distance: JS of the answers at the last probe, pooled over prompts, from the seed, in nats.
-        prompt: the seed's own words, if the run tells them.
+        prompt: the words of the likeliest of the seed set, if it is a prompt that the run tells.
         transition: abrupt or gradual, from the task's `order`.
     """
 
@@ -57,6 +58,7 @@ class TaskDetection:
     looks: str
     leading: str
     seed: int | None
+    seed_set: tuple[int | None, ...]
     p_value: float | None
     margin: float | None
     distance: float | None
@@ -196,15 +198,17 @@ def _task(
     transition: Transition,
 ) -> TaskDetection:
     lock, seed, now = detector.state.lock, detector.seed, last.tasks[name].q.mean(axis=0)
+    likeliest = next(iter(detector.seed_set), None)
     return TaskDetection(
         phase=detector.phase,
         looks=phase_words(last, name),
         leading=last.tasks[name].leading(texts.choices),
         seed=seed,
+        seed_set=detector.seed_set,
         p_value=None if lock is None else lock.p_value,
         margin=None if lock is None else lock.margin,
         distance=None if seed is None else float(js_divergence(now, b[seed])),
-        prompt=texts.prompts[seed] if known and seed is not None else None,
+        prompt=texts.prompts[likeliest] if known and likeliest is not None else None,
         transition=transition,
     )
 

@@ -21,6 +21,7 @@ Panel = tuple[str, str]
 
 CRYSTALLIZATION, DISTANCE, COST = "Crystallization", "Distance from the base", "Cost of probing"
 _ALIKE = (CRYSTALLIZATION, "Do the wordings still answer differently?")
+_SET = (CRYSTALLIZATION, "Base wordings that a collapse may end on")
 _PHASE = (CRYSTALLIZATION, f"Phase: {', '.join(f'{i} {name}' for i, name in enumerate(PHASES))}")
 _VARIETY = (CRYSTALLIZATION, "Variety between wordings (nats)")
 _KL = (DISTANCE, "KL from the base and its parts (nats)")
@@ -94,6 +95,12 @@ METRICS: tuple[Metric, ...] = (
         "phase", "phase", "", "both", None, _PHASE,
         "the index of the phase that the suite, or the task, is in",
         "see phases/",
+    ),
+    Metric(
+        "seed_set_size", "size of the seed set", "", "both", None, _SET,
+        "how many base wordings the answers may end on, at 95%; none of them counts as one",
+        "see phases/seed_set.py; mean over the tasks past their onset",
+        low=1.0,
     ),
     Metric(
         "liquidity", "liquidity", "nats", "both", "higher", _VARIETY,

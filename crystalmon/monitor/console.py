@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from crystalmon.report.snapshot import Snapshot
 from crystalmon.runs.names import DEFAULT_NAME, REFERENCE_FOLDER
 from crystalmon.runs.places import counted
 from crystalmon.runs.records import PHASE_EVENT_KINDS, Event, ProbeRecord
+from crystalmon.runs.wordings import end_words
 from crystalmon.suites.checks import harmless
 from crystalmon.trackers.make import ALERTING
 
@@ -140,6 +141,8 @@ class Console:
         if choices:
             leading = (f"{name} {task.leading(choices[name])}" for name, task in last.tasks.items())
             self.say(f"likeliest answers: {', '.join(leading)}")
+        if ends := ", ".join(_open_ends(last)):
+            self.say(f"wordings of the base that may win, at 95%: {ends}")
         for kind, words in advice.items():
             self.say(f"{kind}: {words}")
         place = shlex.quote(str(folder) if not str(folder).startswith("-") else f"./{folder}")
@@ -170,6 +173,13 @@ def _tells_more(record: ProbeRecord) -> bool:
         return bool(record.tasks)
     ((name, task),) = record.tasks.items()
     return task.seed is not None or phase_words(record, name) != phase_words(record)
+
+
+def _open_ends(record: ProbeRecord) -> Iterator[str]:
+    """By task past its onset and without a seed, which wordings' answers it may end on."""
+    for name, task in record.tasks.items():
+        if task.seed_set and task.seed is None:
+            yield f"{name} {end_words(task.seed_set)}"
 
 
 def _by_phase(record: ProbeRecord) -> str:

@@ -145,19 +145,24 @@ class Course:
     ) -> ProbeRecord:
         """What is stored of a probe, once the detector has seen it; see `ProbeRecord`."""
         measured = {n: _known(task, self.detector.tasks[n]) for n, task in measured.items()}
+        sets = {name: task.seed_set for name, task in self.detector.tasks.items()}
+        sizes = {name: float(len(members)) for name, members in sets.items() if members}
         tasks = {
             name: TaskRecord(
                 q=q[name],
-                metrics=task.metrics,
+                metrics={**task.metrics, "seed_set_size": sizes.get(name, np.nan)},
                 ci=bootstrap_intervals(task.metrics, task.replicates, expansion([len(q[name])])),
                 phase=self.detector.tasks[name].phase,
                 seed=self.detector.tasks[name].seed,
                 view=self._view,
                 asked=self._partial(name, asked[name]),
+                seed_set=sets[name],
             )
             for name, task in measured.items()
         }
         metrics, ci = self._suite_level(measured, {name: len(own) for name, own in q.items()})
+        if sizes:
+            metrics["seed_set_size"] = float(np.mean(list(sizes.values())))
         return ProbeRecord(
             step=step,
             epoch=epoch,

@@ -29,6 +29,7 @@ from crystalmon.runs.reference import INFO_FILE, TENSOR_FILE, Reference, load_re
 from crystalmon.runs.results import Result
 from crystalmon.runs.store import RunStore
 from crystalmon.runs.trainer_log import LogRow
+from crystalmon.runs.wordings import texts_of
 from crystalmon.trackers.base import Logged, sentence, tracker_metrics
 from crystalmon.trackers.make import make_tracker
 
@@ -56,7 +57,7 @@ class Recorder:
     Attributes:
         last: the latest record of the run, None before the first.
         probes: how many records the run has.
-        choices: by task, the names of the answers.
+        texts: by task, its prompts and choices.
 
     Raises:
         RunFolderError: if the folder cannot be written to.
@@ -91,7 +92,7 @@ class Recorder:
             partial(write_report, [folder]),
             logged,
         )
-        self.choices = {task.name: task.choice_texts for task in monitor.suite}
+        self.texts = texts_of(monitor.suite)
         self.last, self.probes = (history[-1] if history else None), len(history)
 
     @property
@@ -120,7 +121,7 @@ class Recorder:
                 self._store.note(route_info(self._monitor.route))
             self._mend_folder()
         self._tracker.log(record.step, tracker_metrics(record, self.folder.name, self._logged))
-        self._tracker.show(Snapshot(record, self.choices))
+        self._tracker.show(Snapshot(record, self.texts))
         for event in events:
             self._tracker.event(self._with_advice(event))
         self._console.announce(record, events, self.last)

@@ -238,7 +238,7 @@ class Training:
         recorder, state, limit = self._recorder, self.state, self._settings.max_overhead
         if recorder is None or recorder.last is None:
             return
-        end = Snapshot(recorder.last, recorder.choices)
+        end = Snapshot(recorder.last, recorder.texts)
         self._console.conclude(end, recorder.folder, recorder.advice)
         self._console.spent(recorder.probes, self._meter.spent_share)
         if state is not None and state.global_step > self.last_step and limit is not None:

@@ -12,6 +12,7 @@ the same events. `scripts/validate_detection.py` measures its error rates.
     seed.py          which base prompt has won, or none; another one's taking over
     seed_fit.py      … by where the prompts' paths lead, one of them that of descent_path.py
     seed_odds.py     … and how likely it is that they lead to any base prompt
+    seed_set.py      the base prompts that cannot be excluded
     support.py       settling inside the seed's support, leaking out of it, drift of the format
     certainty.py     answers that become sure
     leaps.py         a series, such as the KL, that leaps

@@ -18,6 +18,7 @@ from crystalmon.phases.order import (
     warning_rule,
 )
 from crystalmon.phases.seed import seed_rule
+from crystalmon.phases.seed_set import Members
 from crystalmon.phases.state import Base, Observation, PhaseState
 from crystalmon.phases.support import format_rule, support_rule
 from crystalmon.runs.records import ON_SIMPLEX, Event
@@ -71,6 +72,11 @@ class PhaseDetector:
     def seed(self) -> int | None:
         """The locked seed, an index into the base's prompts, or None."""
         return self._state.seed
+
+    @property
+    def seed_set(self) -> Members:
+        """The base's prompts that the answers may end on, and None in it for none of them."""
+        return self._state.seed_set
 
     @property
     def state(self) -> PhaseState:

@@ -1,14 +1,13 @@
 """The rules on the seed: which base prompt has won, that none has, that another takes over.
 
-`seed_fit` extrapolates the collapse to its end, and `seed_odds` weighs what speaks for each base
-prompt against there being no seed. Judgement waits until the collapse is complete or has come to
-rest: an earlier verdict may have to be taken back, and that would be a false event. Where a
-collapse rests on its way, the probes at rest are averaged.
+`seed_fit` extrapolates the collapse to its end, `seed_odds` weighs what speaks for each base prompt
+against there being no seed, and `seed_set` keeps what cannot be excluded. Once the same member
+alone has been left for `SEED_PROBES` probes, or for `END_PROBES` at the end, that is the verdict.
+Where a collapse rests on its way, the probes at rest are averaged.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,27 +19,17 @@ from crystalmon.phases.seed_fit import Candidates, SeedEstimate, estimate_seed, 
 from crystalmon.phases.state import RESTING, Base, Lock, Observation, Outcome, PhaseState
 from crystalmon.runs.records import Event
 
-SURE_PROBES = 3
-"""Successive probes that lock a seed if all are sure of it and the end stands still."""
 SEED_PROBES = 5
-"""Successive probes that lock it at any rate, or call a collapse seedless."""
-STILL = 0.3
-"""Square roots of a noise floor that the end may have moved, by √JS, over these probes."""
-TO_AND_FRO = 1.5
-"""Mean steps that the end may have moved over `SEED_PROBES` probes if they are mere noise."""
-SEEDED = 0.0
-"""Log-odds from which a collapse leads to its candidate, …"""
-LONELY = -1.5
-"""… and up to which it leads to nothing that the base shows; see `seed_odds`."""
-SURELY_SEEDED, SURELY_LONELY = 2.0, -4.0
-"""Log-odds from which a verdict is sure."""
+"""Successive probes that lock a seed, or call a collapse seedless, …"""
+END_PROBES = 3
+"""… and so many if there is no way left to go."""
 APART = 3.0
 """Noise floors that two seeds must be apart for one to take over from the other: where base
 prompts crowd together, as with two choices, settling passes many of them."""
 NEARLY = 0.9
 """`order` from which the pooled answers are the end, and nothing is extrapolated."""
 DONE = 0.97
-"""`order` from which there is no way left to wait for."""
+"""`order` from which there is no way left to go."""
 REST = 0.05
 """Range of `order` over `RESTING` probes within which a collapse has come to rest."""
 SEEDLESS = -1
@@ -50,19 +39,16 @@ SEEDLESS = -1
 def seed_rule(base: Base, state: PhaseState, now: Observation) -> Outcome:
     """`seed_locked`, `seedless_collapse`, `recrystallization`."""
     if state.phase in ("liquid", "melting") or now.order < ONSET:
-        return _unjudged(state, ends=(), answers=()), []
+        return replace(_judged(base, state, None, now), answers=(), members=()), []
     state = remember(state, now)
-    if now.order < DONE and not _rests(state):
-        return _unjudged(state, ends=()), []
+    settled = now.order >= DONE or _rests(state)
     if state.lock is not None:
-        return _takeover(base, state, state.lock, now)
+        return _takeover(base, state, state.lock, now, settled)
     asked, answers = at_rest(state, now)
-    estimate = estimate_seed(base.candidates, answers, asked)
+    estimate = estimate_seed(base.candidates, answers, asked, settled)
     verdict = _verdict(estimate)
-    end = answers.mean(axis=0) if now.order >= NEARLY else estimate.limit.end
-    sure = not SURELY_LONELY < estimate.log_odds < SURELY_SEEDED
-    state = _judged(base, state, verdict, end, sure=sure)
-    if verdict is None or not _is_confirmed(state, verdict, estimate.floor):
+    state = _judged(base, replace(state, members=estimate.members), verdict, now)
+    if verdict is None or not _is_confirmed(state):
         return state, []
     if verdict == SEEDLESS:
         return _seedless(state, now, estimate, len(now.q) == len(base.q))
@@ -78,7 +64,7 @@ def seed_rule(base: Base, state: PhaseState, now: Observation) -> Outcome:
 def judge_probe(
     b: np.ndarray, q: np.ndarray, asked: np.ndarray | None = None
 ) -> tuple[int | None, dict[str, Any]]:
-    """The live verdict on one probe, confirmed by no other.
+    """The verdict on the answers at rest of one probe, confirmed by no other.
 
     Args:
         b: [P, C] the base's answers.
@@ -87,7 +73,7 @@ def judge_probe(
     Returns:
         The seed, `SEEDLESS`, or None while that is open; and the numbers behind it.
     """
-    estimate = estimate_seed(Candidates.of(b), q, asked)
+    estimate = estimate_seed(Candidates.of(b), q, asked, at_rest=True)
     return _verdict(estimate), estimate.numbers()
 
 
@@ -122,28 +108,25 @@ def _rests(state: PhaseState) -> bool:
 
 
 def _verdict(estimate: SeedEstimate) -> int | None:
-    """The seed, `SEEDLESS`, or None while that is open."""
-    if estimate.log_odds >= SEEDED:
-        return estimate.candidate
-    return SEEDLESS if estimate.log_odds <= LONELY else None
+    """The seed, `SEEDLESS`, or None while more than one end is possible."""
+    likeliest, *others = estimate.members
+    if others:
+        return None
+    return SEEDLESS if likeliest is None else likeliest
 
 
-def _judged(
-    base: Base, state: PhaseState, verdict: int | None, end: np.ndarray, *, sure: bool
-) -> PhaseState:
-    """The state with one more verdict, and the end that it was passed on."""
-    state = replace(state, ends=(*state.ends, tuple(end.tolist()))[-SEED_PROBES:])
+def _judged(base: Base, state: PhaseState, verdict: int | None, now: Observation) -> PhaseState:
+    """The state with one more verdict; None where there is none yet."""
     if verdict is None or not _same(base, verdict, state.candidate):
-        state = _unjudged(state, candidate=verdict)
-    return state.streak(seed=verdict is not None, sure=verdict is not None and sure)
+        state = state.streak(seed=False, end=False)
+    if state.candidate != verdict:
+        state = replace(state, candidate=verdict)
+    return state.streak(seed=verdict is not None, end=verdict is not None and now.order >= DONE)
 
 
-def _unjudged(state: PhaseState, **changes: Any) -> PhaseState:
-    """The state without the verdicts passed so far, and with some changes."""
-    changes = {"candidate": None, **changes}
-    state = state.streak(seed=False, sure=False)
-    same = all(getattr(state, key) == value for key, value in changes.items())
-    return state if same else replace(state, **changes)
+def _is_confirmed(state: PhaseState) -> bool:
+    """Whether enough successive probes agree on a verdict."""
+    return state.streaks["seed"] >= SEED_PROBES or state.streaks["end"] >= END_PROBES
 
 
 def _same(base: Base, one: int, other: int | None) -> bool:
@@ -151,35 +134,6 @@ def _same(base: Base, one: int, other: int | None) -> bool:
     if other is None or SEEDLESS in (one, other):
         return one == other
     return bool(base.candidates.twins(one)[other] or base.candidates.twins(other)[one])
-
-
-def _is_confirmed(state: PhaseState, verdict: int, floor: float) -> bool:
-    """Whether enough successive probes agree on a verdict.
-
-    A seed needs `SEED_PROBES` of them, or `SURE_PROBES` that are sure while the end stands still.
-    That there is none needs `SEED_PROBES` that are sure, or an end that stands still.
-    """
-    long, sure = state.streaks["seed"] >= SEED_PROBES, state.streaks["sure"]
-    if verdict == SEEDLESS:
-        return long and (sure >= SEED_PROBES or _is_still(state.ends, SEED_PROBES, floor))
-    return long or (sure >= SURE_PROBES and _is_still(state.ends, SURE_PROBES, floor))
-
-
-def _is_still(ends: Sequence[Sequence[float]], probes: int, floor: float) -> bool:
-    """Whether the end stays where it is, so that the verdict is not one in passing.
-
-    Either it has hardly moved over the last `probes`, or it has moved to and fro: over all the
-    probes remembered no farther than `TO_AND_FRO` of its steps between neighbours, where a
-    steady course would cover them all.
-    """
-    rows = np.array(ends)
-    if len(rows) < probes:
-        return False
-    moved = float(js_divergence(rows[-1], rows[-probes]))
-    if moved <= STILL**2 * floor or len(rows) < SEED_PROBES:
-        return moved <= STILL**2 * floor
-    step = float(np.sqrt(js_divergence(rows[1:], rows[:-1])).mean())
-    return float(np.sqrt(js_divergence(rows[-1], rows[0]))) <= TO_AND_FRO * step
 
 
 def _seedless(
@@ -196,15 +150,17 @@ def _seedless(
     return state.once("seedless_collapse"), [event]
 
 
-def _takeover(base: Base, state: PhaseState, lock: Lock, now: Observation) -> Outcome:
+def _takeover(
+    base: Base, state: PhaseState, lock: Lock, now: Observation, settled: bool
+) -> Outcome:
     """A locked seed yields only to one within whose noise floor the pooled answers lie."""
     distances, floors = js_divergence(now.mean, base.q), base.candidates.floors
     rival = int(np.argmin(distances))
-    distance, floor = float(distances[rival]), float(floors[rival])
-    near = now.order >= NEARLY and distance <= floor
-    state = _judged(base, state, rival if near else None, now.mean, sure=near)
+    distance = float(distances[rival])
+    near = settled and now.order >= NEARLY and distance <= float(floors[rival])
+    state = _judged(base, state, rival if near else None, now)
     far = base.candidates.between[rival, lock.seed] > APART * floors[[rival, lock.seed]].max()
-    if not near or not far or not _is_confirmed(state, rival, floor):
+    if not near or not far or not _is_confirmed(state):
         return state, []
     evidence = {"candidate": rival, "distance": distance, "from": lock.seed}
     evidence["p_value"] = base.candidates.chance(distance)

@@ -31,6 +31,7 @@ from crystalmon.metrics.divergences import js_divergence
 from crystalmon.metrics.seeds import NOISE_FLOOR, mean_over_others, seed_distances
 from crystalmon.phases.descent_path import SMALLEST, fit_descent, softmax
 from crystalmon.phases.seed_odds import Evidence
+from crystalmon.phases.seed_set import Members, find_members
 
 SHARE_RANGE = (0.03, 1.03)
 """Of a prompt's share of the way: below, nothing can be extrapolated; above, it is noise."""
@@ -110,24 +111,24 @@ class SeedEstimate:
     Args:
         candidate: index into the base's prompts.
         log_odds: that it is the seed, rather than that there is none; see `seed_odds`.
-        floor: the candidate's noise floor.
         distance: JS of it from the limit or from the pooled answers, whichever is nearer.
         p_value: of that; see `Candidates.chance`.
         margin: how many times worse than it the best other candidate that is no twin explains
             the answers, at most e⁶. Below 1 that one explains them better, but the pooled answers
             lie elsewhere.
         excess, unexplained: of the candidate; see `Evidence`.
+        members: of the seed set.
         limit: what was extrapolated.
     """
 
     candidate: int
     log_odds: float
-    floor: float
     distance: float
     p_value: float
     margin: float
     excess: float
     unexplained: float
+    members: Members
     limit: Limit
 
     @property
@@ -143,7 +144,10 @@ class SeedEstimate:
 
 
 def estimate_seed(
-    candidates: Candidates, q: np.ndarray, asked: np.ndarray | None = None
+    candidates: Candidates,
+    q: np.ndarray,
+    asked: np.ndarray | None = None,
+    at_rest: bool = False,
 ) -> SeedEstimate:
     """Extrapolate answers q [p, C] and compare where they lead with every candidate.
 
@@ -151,22 +155,24 @@ def estimate_seed(
         candidates: all P prompts of the base.
         q: the answers now.
         asked: [p] the prompts that they answer; all if None.
+        at_rest: whether the collapse is at rest, or at its end.
     """
     listed, evidence, limit = gather(candidates, q, asked)
     best = evidence.best()
     winner = int(listed[best])
-    rivals = ~candidates.twins(winner)[listed]
+    twins = np.stack([candidates.twins(k)[listed] for k in listed])
+    rivals = ~twins[best]
     contrast, _ = evidence.contrasts(best, rivals)
     distance = float(min(evidence.pooled[best], evidence.ends[best]))
     return SeedEstimate(
         candidate=winner,
         log_odds=evidence.log_odds(best, rivals),
-        floor=float(candidates.floors[winner]),
         distance=distance,
         p_value=candidates.chance(distance),
         margin=math.exp(contrast),
         excess=evidence.excess(best),
         unexplained=min(evidence.unexplained(best), 1.0),
+        members=find_members(listed, evidence, twins, at_rest),
         limit=limit,
     )
 
@@ -195,6 +201,7 @@ def gather(
         moved=float(js_divergence(q, start).mean()),
         order=float(np.nan_to_num(order(q, start, uniform_weights(len(q))))),
         choices=b.shape[1],
+        whole=len(q) == len(b),
     )
     return listed, evidence, limit
 

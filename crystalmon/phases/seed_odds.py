@@ -30,11 +30,11 @@ FEATURES = ("contrast of m", "contrast of d", "excess", "unexplained", "d", "e",
 paths with a free end, and over the movement; log of d, and e, in its noise floors; and 1."""
 TELLING = 4
 """Choices from which the paths tell candidates apart: among fewer, any of them explains all."""
-CHOOSING = {True: (3.16, 1.91, 0.33, 0.40), False: (0.18, 0.56, 0.64, 0.65)}
+CHOOSING = {True: (3.29, 2.09, 0.24, -0.36), False: (0.11, 0.57, 0.88, 0.46)}
 """w₁ to w₄, by whether the choices are `TELLING`."""
 BELIEVING = {
-    True: (2.20, 1.65, -0.95, -0.48, -1.21, -0.83, 0.87),
-    False: (0.0, 0.0, -1.55, -0.14, -2.10, -1.18, 0.10),
+    True: (1.38, 1.56, -1.06, -0.49, -1.56, -0.22, 0.69),
+    False: (0.0, 0.17, -1.35, -0.33, -1.52, -1.44, -0.74),
 }
 """Weights of `FEATURES`, by the same; none may count what speaks for a seed against it."""
 LATE = 0.8
@@ -58,6 +58,7 @@ class Evidence:
         moved: mean over prompts of JS(answers, the base's answers).
         order: of the answers.
         choices: number of choices.
+        whole: whether all prompts were asked.
     """
 
     misfits: np.ndarray = field(repr=False)
@@ -68,6 +69,7 @@ class Evidence:
     moved: float
     order: float
     choices: int
+    whole: bool = True
 
     @property
     def tells(self) -> bool:
@@ -81,10 +83,27 @@ class Evidence:
         late = float(np.clip((self.order - LATE) / (1 - LATE), 0.0, 1.0))
         return np.stack([m, d, e, late * d], axis=1)
 
+    def costs(self) -> np.ndarray:
+        """[K] of the candidates; the smaller, the likelier."""
+        return self.terms() @ np.array(CHOOSING[self.tells])
+
     def best(self) -> int:
         """Index of the candidate, the one of the smallest cost; of several, that of smallest d."""
-        costs = self.terms() @ np.array(CHOOSING[self.tells])
-        return int(np.lexsort((self.pooled, costs))[0])
+        return int(np.lexsort((self.pooled, self.costs()))[0])
+
+    def probabilities(self, twins: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+        """[K] that each candidate is the seed, [K] that it or a twin is, and that none is.
+
+        softmax(−cost) · σ(log-odds of the candidate that is best), and 1 − σ.
+
+        Args:
+            twins: [K, K] whether one is the other's twin.
+        """
+        costs, best = self.costs(), self.best()
+        seeded = 1 / (1 + np.exp(-self.log_odds(best, ~twins[best])))
+        shares = np.exp(costs.min() - costs)
+        own = seeded * shares / shares.sum()
+        return own, twins @ own, float(1 - seeded)
 
     def excess(self, best: int) -> float:
         """m of a candidate, over the residual of paths with a free end."""

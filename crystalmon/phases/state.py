@@ -16,6 +16,7 @@ from crystalmon.metrics.bootstrap import bootstrap_weights, uniform_weights
 from crystalmon.metrics.divergences import ratio
 from crystalmon.metrics.seeds import support
 from crystalmon.phases.seed_fit import Candidates
+from crystalmon.phases.seed_set import Members
 from crystalmon.runs.records import Event
 
 WINDOW = 12
@@ -65,7 +66,7 @@ class PhaseState:
         answers: of the latest probes past the onset while no seed is locked, at most `RESTING`:
             the prompts asked [p] and their answers [p, C]. A verdict on the seed averages over
             them.
-        ends: [C] each, where the collapse led at the latest probes at which it was judged.
+        members: of the seed set, while no seed is locked; empty before the onset.
         coverage: of the first probe that could be measured and has one.
         measurable: whether the latest probe could be measured; if not, all else but the coverage
             is as it was before.
@@ -81,7 +82,7 @@ class PhaseState:
     streaks: Mapping[str, int] = field(default_factory=dict)
     candidate: int | None = None
     answers: tuple[tuple[tuple[int, ...], tuple[tuple[float, ...], ...]], ...] = ()
-    ends: tuple[tuple[float, ...], ...] = ()
+    members: Members = ()
     coverage: float | None = None
     measurable: bool = True
     raised: frozenset[str] = frozenset()
@@ -90,6 +91,11 @@ class PhaseState:
     def seed(self) -> int | None:
         """The locked seed, or None."""
         return None if self.lock is None else self.lock.seed
+
+    @property
+    def seed_set(self) -> Members:
+        """Where the answers may end, the likeliest first; see `seed_set`. A lock leaves only it."""
+        return self.members if self.lock is None else (self.lock.seed,)
 
     @property
     def sigma(self) -> float:

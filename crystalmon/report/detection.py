@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
-
 from rich import box
 from rich.table import Table
 
@@ -12,9 +10,11 @@ from crystalmon.analysis.transition import Transition
 from crystalmon.report.summary import as_text
 from crystalmon.runs.places import Stages, counted, told
 from crystalmon.runs.records import Event
+from crystalmon.runs.wordings import end_words, quoted
 
-SHOWN = 48
-"""Characters of a prompt that are shown."""
+_SETS = """
+may end on: the base's wordings, near twins as one, that cannot be excluded at 95%, the likeliest
+first; none: answers that no wording of the base gives"""
 _LEGEND = """
 p and margin are those of the probe at which the seed was locked; away is the distance of the
 answers from the seed at the last probe, in nats
@@ -41,8 +41,11 @@ def format_detection(found: Detection) -> str:
     if found.advice:
         lines += ["", "what to do", *(f"  {kind}: {text}" for kind, text in found.advice.items())]
     lines += ["", "kinetics", *_kinetics_lines(found), "", _task_table(found)]
-    with_seed = any(task.seed is not None for task in found.tasks.values())
-    return "\n".join([*lines, *[_LEGEND] * with_seed])
+    if any(task.seed_set for task in found.tasks.values()):
+        lines.append(_SETS)
+    if any(task.seed is not None for task in found.tasks.values()):
+        lines.append(_LEGEND)
+    return "\n".join(lines)
 
 
 def _compared(found: Detection) -> str:
@@ -77,14 +80,15 @@ def _kinetics_lines(found: Detection) -> list[str]:
 
 def _task_table(found: Detection) -> str:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("task", "phase", "likeliest"):
+    for column in ("task", "phase", "likeliest", "may end on"):
         table.add_column(column)
     for column in ("seed", "p", "margin", "away"):
         table.add_column(column, justify="right")
-    for column in ("transition", "the seed's own prompt"):
+    for column in ("transition", "likeliest wording"):
         table.add_column(column)
     for name, task in found.tasks.items():
-        table.add_row(name, task.looks, task.leading, *_seed_cells(task))
+        ends = end_words(task.seed_set) or "–"
+        table.add_row(name, task.looks, task.leading, ends, *_seed_cells(task))
     return as_text(table)
 
 
@@ -93,8 +97,8 @@ def _seed_cells(task: TaskDetection) -> tuple[str, ...]:
     chance = "" if task.p_value is None else f"{task.p_value:.3f}"
     margin = "" if task.margin is None else f"{min(task.margin, 400):.1f}"
     away = "" if task.distance is None else f"{task.distance:.3f}"
-    short = "" if task.prompt is None else textwrap.shorten(task.prompt, SHOWN, placeholder="…")
-    return seed, chance, margin, away, _transition(task.transition), repr(short) if short else ""
+    prompt = quoted(task.prompt) if task.prompt else ""
+    return seed, chance, margin, away, _transition(task.transition), prompt
 
 
 def _transition(found: Transition) -> str:

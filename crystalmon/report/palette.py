@@ -34,7 +34,7 @@ CURVES: tuple[Metric, ...] = tuple(
 )
 """The metrics that are drawn as curves: those with a panel. The phase is drawn as a strip."""
 
-_CYCLE = (BLUE, PURPLE, ORANGE, SKY, GREY, BLACK, GREEN, YELLOW, VERMILION)
+_CYCLE = (BLUE, PURPLE, ORANGE, SKY, GREY, SHADE, BLACK, GREEN, YELLOW, VERMILION)
 CURVE_COLOURS = {m.key: colour for m, colour in zip(CURVES, cycle(_CYCLE), strict=False)}
 
 

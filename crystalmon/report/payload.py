@@ -158,11 +158,12 @@ def _event(event: Event, run: Run, index: int, start: int) -> dict[str, Any]:
 
 
 def _task_history(records: Sequence[ProbeRecord], name: str) -> dict[str, list[int | None]]:
-    """One task's phases and seeds; null where a probe left the task out."""
+    """One task's phases and seeds, and where it may end; null where a probe left the task out."""
     found = [record.tasks.get(name) for record in records]
     return {
         "phase": [None if task is None else PHASES.index(task.phase) for task in found],
         "seed": [None if task is None else task.seed for task in found],
+        "ends": list(found[-1].seed_set) if found and found[-1] is not None else [],
     }
 
 

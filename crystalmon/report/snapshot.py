@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 from crystalmon.runs.records import ProbeRecord
+from crystalmon.runs.wordings import TaskTexts, end_words
 
 COLUMNS = ["step", "task", "phase", "choice", "share"]
 """What the entries of `Snapshot.rows` are."""
@@ -20,11 +21,25 @@ class Snapshot:
 
     Args:
         record: the probe.
-        choices: the choices' texts by task; a task without them has its choices numbered.
+        texts: by task; one without them has its choices numbered.
     """
 
     record: ProbeRecord
-    choices: Mapping[str, Sequence[str]]
+    texts: Mapping[str, TaskTexts]
+
+    @property
+    def choices(self) -> dict[str, tuple[str, ...]]:
+        """The texts of the choices, by task."""
+        return {name: texts.choices for name, texts in self.texts.items()}
+
+    @property
+    def ends(self) -> dict[str, str]:
+        """Where the answers may end, by task past its onset: `end_words`."""
+        return {
+            name: end_words(task.seed_set, self.texts[name].prompts if name in self.texts else ())
+            for name, task in self.record.tasks.items()
+            if task.seed_set
+        }
 
     @cached_property
     def image(self) -> np.ndarray:

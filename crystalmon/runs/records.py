@@ -71,6 +71,8 @@ class TaskRecord(Stored):
         ci: 95% bootstrap intervals over prompts, by metric key.
         phase: one of `PHASES`.
         seed: index of the base prompt that the detector holds for the seed, or None.
+        seed_set: the base prompts that the answers may end on, the likeliest first, and None in it
+            for none of them; see `phases.seed_set`. Empty before the onset.
         view: how the prompts were rendered: `raw`, `chat`, or a template.
         asked: the p prompts that q's rows answer, ascending; None if all P were asked.
     """
@@ -82,6 +84,7 @@ class TaskRecord(Stored):
     seed: int | None
     view: str
     asked: tuple[int, ...] | None = None
+    seed_set: tuple[int | None, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse what is no phase, and prompts that are not those of `q`'s rows."""
@@ -126,6 +129,13 @@ class TaskRecord(Stored):
         prompts = len(q) if asked is None else LARGE
         if seed is not None and not (type(seed) is int and 0 <= seed < prompts):
             raise ValueError(f"seed must be one of {len(q)} prompts or null, got {seed!r:.60}.")
+        members = data.get("seed_set", [])  # earlier versions did not write it
+        if not isinstance(members, list) or not all(
+            each is None or (type(each) is int and 0 <= each < prompts) for each in members
+        ):
+            raise ValueError(
+                f"seed_set must list some of {len(q)} prompts or null, got {members!r:.60}."
+            )
         return cls(
             q=q,
             metrics=_read_numbers("metrics", get("metrics")),
@@ -134,6 +144,7 @@ class TaskRecord(Stored):
             seed=seed,
             view=_read_text("view", get("view")),
             asked=asked,
+            seed_set=tuple(members),
         )
 
 

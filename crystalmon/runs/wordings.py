@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from crystalmon.runs.places import counted
 from crystalmon.runs.run import Run
 from crystalmon.suites.tasks import TaskSuite, load_suite
+
+SHOWN = 48
+"""Characters of a prompt that are shown."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,7 @@ def task_texts(
     texts: dict[str, TaskTexts] = {}
     known = True
     for run in runs:
-        found = _told_by(run) if suite is None else _of_suite(suite)
+        found = _told_by(run) if suite is None else texts_of(suite)
         for name, task in run.records[-1].tasks.items() if run.records else ():
             text = found.get(name)
             if text is None or not task.fits(len(text.prompts), len(text.choices)):
@@ -44,8 +49,40 @@ def task_texts(
     return texts, known
 
 
-def _of_suite(suite: TaskSuite) -> dict[str, TaskTexts]:
+def texts_of(suite: TaskSuite) -> dict[str, TaskTexts]:
+    """The texts of a suite's tasks, by name."""
     return {task.name: TaskTexts(task.prompts, task.choice_texts) for task in suite}
+
+
+def end_words(seed_set: Sequence[int | None], prompts: Sequence[str] = ()) -> str:
+    """Where a task's answers may end, in words; nothing before the onset.
+
+    Args:
+        seed_set: base wordings, and None for none of them, the likeliest first.
+        prompts: [P] the wordings; the likeliest is quoted from them.
+
+    >>> end_words([2, 0, None])
+    '2 wordings or none'
+    >>> end_words([None]), end_words([1], ["A digit:", "Any digit:"])
+    ('none of the base', "1 wording, 'Any digit:'")
+    """
+    if not seed_set:
+        return ""
+    likeliest, number = seed_set[0], len(seed_set) - list(seed_set).count(None)
+    if not number:
+        return "none of the base"
+    words = counted(number, "wording")
+    if likeliest is None:
+        return f"none or {words}"
+    words += " or none" if None in seed_set else ""
+    if not prompts:
+        return words
+    return f"{words}, {'likeliest ' if len(seed_set) > 1 else ''}{quoted(prompts[likeliest])}"
+
+
+def quoted(prompt: str) -> str:
+    """The beginning of a prompt, in quotes."""
+    return repr(textwrap.shorten(prompt, SHOWN, placeholder="…"))
 
 
 def _told_by(run: Run) -> dict[str, TaskTexts]:
@@ -55,7 +92,7 @@ def _told_by(run: Run) -> dict[str, TaskTexts]:
             suite = load_suite(str(run.info.get("suite")))
         except (ValueError, OSError):
             return {}
-        return _of_suite(suite) if suite.hash == run.info.get("suite_hash") else {}
+        return texts_of(suite) if suite.hash == run.info.get("suite_hash") else {}
     texts = {}
     for name, value in kept.items():
         with contextlib.suppress(TypeError, KeyError):

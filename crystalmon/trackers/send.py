@@ -75,7 +75,7 @@ def send_run(
 
 
 def _send(run: Run, tracker: Tracker, name: str, progress: bool) -> None:
-    choices = {task: texts.choices for task, texts in task_texts([run])[0].items()}
+    texts, _ = task_texts([run])
     events: dict[int, list[Event]] = defaultdict(list)
     for event in run.events:
         events[event.step].append(event)
@@ -83,7 +83,7 @@ def _send(run: Run, tracker: Tracker, name: str, progress: bool) -> None:
     for record in tqdm(run.records, "sending", unit="probe", leave=False, disable=not progress):
         tracker.log(record.step, tracker_metrics(record, name, tracker.logged))
         if record.step in pictured:
-            tracker.show(Snapshot(record, choices))
+            tracker.show(Snapshot(record, texts))
         for event in events[record.step]:
             tracker.event(event)
 

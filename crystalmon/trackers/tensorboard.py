@@ -54,10 +54,13 @@ class TensorBoardTracker(Tracker):
         writer.flush()
 
     def show(self, snapshot: Snapshot) -> None:
-        """Add the answers as an image, and write it out."""
+        """Add the answers as an image, and where they may end as text, and write them out."""
         writer, step = self._open(snapshot.record.step), snapshot.record.step
         # TensorBoard opens the first two groups of tags: one more of ours would close the trainer's
         writer.add_image(f"{self.name}/answers", snapshot.image, step, dataformats="HWC")
+        if snapshot.ends:
+            lines = "\n".join(f"- {task}: {words}" for task, words in snapshot.ends.items())
+            writer.add_text(f"{self.name}_events/may_end_on", lines, step)
         writer.flush()
 
     def event(self, event: Event) -> None:

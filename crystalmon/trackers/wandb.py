@@ -57,10 +57,12 @@ class WandbTracker(Tracker):
             run.summary[f"{self.name}/phase_name"] = PHASES[int(phase)]
 
     def show(self, snapshot: Snapshot) -> None:
-        """Log the answers as an image and as a table."""
+        """Log the answers as an image and as a table; the summary says where they may end."""
         import wandb
 
-        self._active_run().log(media(wandb, snapshot, self.name))
+        run = self._active_run()
+        run.log(media(wandb, snapshot, self.name))
+        run.summary[f"{self.name}/may_end_on"] = snapshot.ends
 
     def event(self, event: Event) -> None:
         """Add the event's sentence to the run's summary; alert if it concerns the whole suite."""

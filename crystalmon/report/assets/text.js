@@ -108,13 +108,15 @@ function drawSeeds() {
     const since = seeds.length - [...seeds].reverse().findIndex((one) => known(one) && one !== seed);
     const from = since > seeds.length ? 0 : since, start = known(seed) ? seeds.indexOf(seed, from) : -1;
     const locked = events.find((event) => event.kind !== "early_warning" && event.x >= (start < 0 ? 0 : lane.x[start]) && ["seed_locked", "recrystallization"].includes(event.kind));
-    if (!known(seed) && !seedless) continue;
-    const p = known(seed) ? locked && locked.p : seedless.p;
+    const ends = lane.tasks[task.name].ends;
+    if (!known(seed) && !seedless && !ends.length) continue;
+    const p = known(seed) ? locked && locked.p : seedless && seedless.p;
     tested ||= known(p);
     const width = task.choices.length, base = history(lane, task.name).base;
-    const answers = known(seed) && base ? pooled(base.subarray(seed * width, (seed + 1) * width), task).map((value, c) => [value, task.choices[c]]).sort((a, b) => b[0] - a[0]).slice(0, 3).map(([value, text]) => `${text} ${percent(value)}`).join(", ") : MISSING;
+    const likeliest = known(seed) ? seed : seedless ? null : ends[0];
+    const answers = known(likeliest) && base ? pooled(base.subarray(likeliest * width, (likeliest + 1) * width), task).map((value, c) => [value, task.choices[c]]).sort((a, b) => b[0] - a[0]).slice(0, 3).map(([value, text]) => `${text} ${percent(value)}`).join(", ") : MISSING;
     const event = known(seed) ? locked : seedless;
-    rows.push([...(comparing() ? [{ text: lane.name, cls: "task" }] : []), { text: task.name, cls: "task" }, { text: known(seed) ? task.prompts[seed] : "seedless: no base wording answers like this", cls: "quote" }, { text: answers, cls: "answers" }, { num: event ? placeOf(lane, lane.runs[event.run], event.step) : "from the start" }, { num: known(p) ? (p < 0.001 ? "< 0.001" : p.toFixed(3)) : MISSING, cls: "p" }]);
+    rows.push([...(comparing() ? [{ text: lane.name, cls: "task" }] : []), { text: task.name, cls: "task" }, { text: known(seed) ? task.prompts[seed] : seedless ? "seedless: no base wording answers like this" : openWords(ends, task), cls: "quote" }, { text: answers, cls: "answers" }, { num: event ? placeOf(lane, lane.runs[event.run], event.step) : known(seed) ? "from the start" : "open" }, { num: known(p) ? (p < 0.001 ? "< 0.001" : p.toFixed(3)) : MISSING, cls: "p" }]);
   }
   $("seeds-section").hidden = !rows.length;
   const head = [...(comparing() ? ["run"] : []), "task", "winning wording", "its answers in the base", { num: "locked at" }, { num: "p" }];
@@ -122,6 +124,16 @@ function drawSeeds() {
   const drawn = table(keep(head), rows.map(keep));
   drawn.className = "told";
   fill($("seeds"), drawn);
+}
+
+// The wordings that answers may still end on, at 95%; of two choices many are alike.
+function openWords(ends, task) {
+  const wordings = ends.filter(known), none = ends.length > wordings.length;
+  if (!wordings.length) return "none of the base’s wordings, so far";
+  const alike = wordings.length > 1 && task.choices.length <= 3 ? ` (of ${task.choices.length} choices: many are alike)` : "";
+  const words = `${counted(wordings.length, "wording")}${alike}`;
+  if (!known(ends[0])) return `none of the base’s, or ${words}`;
+  return `${words}${none ? " or none" : ""}, ${ends.length > 1 ? "likeliest " : ""}“${clip(task.prompts[ends[0]], 70)}”`;
 }
 
 // A table whose rows begin with the run that they are of; of one run that goes without saying.

@@ -19,7 +19,7 @@ from crystalmon.report.palette import PHASE_COLOURS, PHASE_WORDS
 from crystalmon.runs.places import told
 from crystalmon.runs.records import ProbeRecord
 from crystalmon.runs.run import Run
-from crystalmon.runs.wordings import TaskTexts, task_texts
+from crystalmon.runs.wordings import TaskTexts, end_words, task_texts
 
 REFRESH_SECONDS = 1.0
 EVENTS_SHOWN = 6
@@ -121,6 +121,8 @@ def _tasks(record: ProbeRecord, texts: dict[str, TaskTexts]) -> Table:
     table.add_column("task")
     table.add_column("phase")
     table.add_column("order", justify="right")
+    if any(task.seed_set for task in record.tasks.values()):
+        table.add_column("may end on")
     table.add_column("leading answers", no_wrap=True, overflow="ellipsis")
     for name, task in record.tasks.items():
         shares = zip(task.q.mean(axis=0).tolist(), texts[name].choices, strict=True)
@@ -128,7 +130,8 @@ def _tasks(record: ProbeRecord, texts: dict[str, TaskTexts]) -> Table:
         top = ", ".join(f"{text} {share:.0%}" for share, text in ranked if np.isfinite(share))
         order = task.metrics.get("order", np.nan)
         shown = f"{order:.2f}" if np.isfinite(order) else "–"
-        table.add_row(Text(name), _phase(record, name), shown, Text(top))
+        ends = [end_words(task.seed_set)] if len(table.columns) > 4 else []
+        table.add_row(Text(name), _phase(record, name), shown, *ends, Text(top))
     return table
 
 
