@@ -24,7 +24,7 @@ from crystalmon.metrics.seeds import noise_floor, support
 from crystalmon.phases.order import COMPLETE
 from crystalmon.phases.seed import SEEDLESS, judge_probe
 from crystalmon.phases.support import LEAK
-from crystalmon.runs.places import counted
+from crystalmon.runs.plurals import counted
 from crystalmon.runs.records import Event, ProbeRecord, Stored, TaskRecord
 from crystalmon.runs.reference import read_base_answers
 from crystalmon.runs.run import Run

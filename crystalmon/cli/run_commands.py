@@ -22,7 +22,7 @@ from crystalmon.cli.options import (
 from crystalmon.report.detection import format_detection
 from crystalmon.runs.files import explained, write_whole
 from crystalmon.runs.names import DEFAULT_NAME
-from crystalmon.runs.places import counted
+from crystalmon.runs.plurals import counted
 from crystalmon.runs.reader import read_run, run_folders
 from crystalmon.runs.run import Run
 from crystalmon.suites.checks import harmless

@@ -13,7 +13,7 @@ from crystalmon.metrics.catalogue import NOT_MEASURABLE
 from crystalmon.phases.detector import PhaseDetector
 from crystalmon.phases.leaps import PACES, leap
 from crystalmon.phases.state import PhaseState
-from crystalmon.runs.places import counted
+from crystalmon.runs.plurals import counted
 from crystalmon.runs.records import PHASES, Event
 
 _SUITE_ORDER = ("liquid", "nucleating", "crystallized", "settling")

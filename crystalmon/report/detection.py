@@ -10,7 +10,8 @@ from rich.table import Table
 from crystalmon.analysis.replay import Detection, TaskDetection
 from crystalmon.analysis.transition import Transition
 from crystalmon.report.summary import as_text
-from crystalmon.runs.places import Stages, counted, told
+from crystalmon.runs.places import Stages, told
+from crystalmon.runs.plurals import counted
 from crystalmon.runs.records import Event
 
 SHOWN = 48

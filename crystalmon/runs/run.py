@@ -14,7 +14,8 @@ from crystalmon.metrics.catalogue import BRIEF
 from crystalmon.runs.data_frames import suite_frame, task_frame
 from crystalmon.runs.names import DEFAULT_NAME, OVERHEAD_KEY
 from crystalmon.runs.notebook import curve_svg, number, table_html
-from crystalmon.runs.places import counted, place, told
+from crystalmon.runs.places import place, told
+from crystalmon.runs.plurals import counted
 from crystalmon.runs.records import Event, ProbeRecord
 from crystalmon.runs.trainer_log import LogRow
 from crystalmon.suites.checks import harmless
