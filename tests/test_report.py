@@ -86,7 +86,7 @@ def test_the_table_prints_one_line_a_stage() -> None:
 
 @pytest.mark.parametrize("report", [stage_table, stage_figure])
 def test_a_run_without_a_probe_is_refused_in_one_sentence(report: object) -> None:
-    with pytest.raises(ValueError, match=r"run in .*sft.crystalmon must hold at least one probe"):
+    with pytest.raises(ValueError, match=r"the run in .*sft.crystalmon has no probe yet\."):
         report([make_run("sft", 0), make_run("sft")])  # pyright: ignore[reportCallIssue]
     with pytest.raises(ValueError, match="runs must hold at least one run"):
         report([])  # pyright: ignore[reportCallIssue]

@@ -113,11 +113,11 @@ def detect_run(run: Run) -> Detection:
     """Replay a run: its phases, events, seeds and kinetics.
 
     Raises:
-        ValueError: if the run has no probes, or its reference is damaged or of another suite.
+        NoRunError: if the run has no probe yet.
+        ValueError: if it, or its reference, is damaged, or of another suite.
         FileNotFoundError: if its reference is gone.
     """
-    if not run.records:
-        raise ValueError(f"the run {run.folder} must have probes, got none. Train it first.")
+    run.check_probed()
     base = read_base_answers(run.folder, run.records[0].tasks)
     events: list[Event] = []
     phases: list[tuple[int, str]] = []

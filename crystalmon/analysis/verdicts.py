@@ -77,11 +77,10 @@ def judge_run(run: Run) -> tuple[Verdict, ...]:
     """The three verdicts on a run with the base as its first probe, in the order of the phases.
 
     Raises:
-        ValueError: if the run has no probe, or its reference is damaged.
+        ValueError: if the run has no probe, or it or its reference is damaged.
         FileNotFoundError: if its reference is gone.
     """
-    if not run.records:
-        raise ValueError(f"the run {run.folder} must have probes, got none. Scan it first.")
+    run.check_probed()
     base = read_base_answers(run.folder, run.records[0].tasks)
     seeds = find_seeds(run, base)
     return judge_liquid(run.records[0]), judge_nucleation(seeds), judge_support(run, base, seeds)

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     import pandas
 
 
+class NoRunError(FileNotFoundError, ValueError):
+    """There is no run where one was named, or it has no probe yet."""
+
+
 @dataclass(frozen=True)
 class Run:
     """A run folder as read back.
@@ -37,6 +41,7 @@ class Run:
             same step, has replaced.
         doubtful: steps whose probes may be wrong, since a later proof of how the model was run has
             failed.
+        fault: a sentence on the first record that cannot be read; empty if all can.
         read_log: reads the trainer's log; see `trainer_log`.
     """
 
@@ -46,7 +51,23 @@ class Run:
     events: tuple[Event, ...] = field(repr=False)
     superseded: int = 0
     doubtful: tuple[int, ...] = ()
+    fault: str = ""
     read_log: Callable[[], tuple[LogRow, ...]] = field(default=tuple, repr=False, compare=False)
+
+    def check_probed(self) -> None:
+        """Refuse a run without a probe.
+
+        Raises:
+            NoRunError: if it has none yet.
+            ValueError: if those that it has cannot be read.
+        """
+        if self.records:
+            return
+        if self.fault:
+            raise ValueError(
+                f"the run in {self.folder} has no probe that can be read: {self.fault}"
+            )
+        raise NoRunError(f"the run in {self.folder} has no probe yet. Wait for its first.")
 
     @property
     def name(self) -> str:

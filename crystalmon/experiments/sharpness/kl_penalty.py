@@ -128,8 +128,7 @@ def sharpness_of(run: Run, beta: float, name: str | None = None) -> SharpnessOfR
     Raises:
         ValueError: if it has no probe.
     """
-    if not run.records:
-        raise ValueError(f"run {run.name} must have a probe, got none. Leave it out.")
+    run.check_probed()
     steps, order = run.series("order")
     fit = classify_transition(steps, order)
     width, interval, state = math.nan, (math.nan, math.nan), "none"
