@@ -26,7 +26,7 @@ from crystalmon.runs.files import explained, write_whole
 from crystalmon.runs.names import DEFAULT_NAME
 from crystalmon.runs.plurals import counted
 from crystalmon.runs.reader import read_runs, run_folders
-from crystalmon.runs.run import Run
+from crystalmon.runs.run import Run, names_of
 from crystalmon.suites.checks import harmless
 from crystalmon.suites.tasks import load_suite
 from crystalmon.trackers.base import LOGGED
@@ -185,10 +185,7 @@ def _table(runs: Sequence[Run], tasks: bool) -> pandas.DataFrame:
     import pandas
 
     if len(runs) > 1:
-        names = [run.name for run in runs]
-        if len(set(names)) < len(names):
-            names = [str(run.folder) for run in runs]
-        for name, frame in zip(names, frames, strict=True):
+        for name, frame in zip(names_of(runs), frames, strict=True):
             frame.insert(0, "run", name)
     return pandas.concat(frames, ignore_index=True)
 

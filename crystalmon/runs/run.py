@@ -24,6 +24,12 @@ if TYPE_CHECKING:
     import pandas
 
 
+def names_of(runs: Sequence[Run]) -> list[str]:
+    """The runs' names; their folders, if two have one name."""
+    names = [run.name for run in runs]
+    return names if len(set(names)) == len(names) else [str(run.folder) for run in runs]
+
+
 class NoRunError(FileNotFoundError, ValueError):
     """There is no run where one was named, or it has no probe yet."""
 
