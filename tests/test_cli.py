@@ -136,7 +136,6 @@ def test_what_a_suite_is_too_small_for_is_said(capsys, tmp_path, wordings, said)
         (["probe", "./no.gguf"], "./no.gguf' cannot be loaded: there is no such file."),
         (["scan", "b=liquid-tiny", "-o", "x", "--view", "chta"], "view must be both, raw, chat"),
         (["suite", "show", "randomness", "--task", "x"], "task must be one of digit"),
-        (["summary", "no/where"], "no crystalmon run in no/where"),
     ],
 )
 def test_bad_input_is_one_sentence(capsys, arguments, sentence):

@@ -74,8 +74,9 @@ def test_the_next_stage_does_not_tell_it_again(base):
 # --- KL --------------------------------------------------------------------------------------
 
 
-def watch(base, values, asked=None):
+def watch(base, values, asked=None, training=True):
     detector, events = SuiteDetector({"a": base, "b": base}), []
+    detector.training = training
     for step, value in enumerate(values):
         rows = None if asked is None else asked[step]
         q = dict.fromkeys("ab", base if rows is None else base[list(rows)])
@@ -84,8 +85,15 @@ def watch(base, values, asked=None):
     return events
 
 
+LEAPT = (0, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.9, 0.95, 0.95)
+
+
+def test_between_the_stages_of_a_scan_nothing_leaps(base):
+    assert watch(base, LEAPT, training=False) == []
+
+
 def test_a_leap_of_kl_is_told_with_its_numbers(base):
-    (event,) = watch(base, [0, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.9, 0.95, 0.95])
+    (event,) = watch(base, LEAPT)
     assert (event.kind, event.step, event.task) == ("free_energy_jump", 7, None)
     assert event.evidence["rise"] == pytest.approx(0.84)
     assert event.message == "the KL to the base leapt from 0.06 to 0.90 nats since step 6"

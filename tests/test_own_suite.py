@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -254,6 +255,8 @@ LEFT_OUT = {
     "no prompt": ({"targets": ["a", "b"]}, "it has no prompt"),
     "messages": (FRUIT | {"prompt": [{"role": "user"}]}, "a prompt must be a text, got {'role'"),
     "a flag": (FRUIT | {"targets": [True, False]}, "an answer must be a text or a number, got T"),
+    "no number": ('{"prompt": "Name one.", "targets": [1, NaN]}', "or a number, got nan"),
+    "endless": (FRUIT | {"targets": [1, -math.inf]}, "or a number, got -inf"),
     "half a pair": (FRUIT | {"prompt": "\ud800"}, "must be Unicode text"),
     "a number": ("7", "it must be a mapping, got 7"),
     "torn": ('{"prompt": "Na', "it is not JSON"),
@@ -278,17 +281,27 @@ def test_what_cannot_be_taken_is_told_with_its_row_and_the_rest_is_taken(
     assert [(each["row"], each["taken"]) for each in found["remarks"]] == [(3, False)]
 
 
+@pytest.mark.parametrize("name", [True, 1.5, ["fruit"]])
+def test_a_row_whose_name_is_none_is_called_after_the_file(capsys, tmp_path, name):
+    _, out, _, suite = take(capsys, write_lines(tmp_path, FRUIT, FRUIT | {"name": name}))
+    assert suite is not None
+    assert [task.name for task in suite] == ["fruit", "rows-2"]
+    assert f"row 2: its name is no text or number but {name!r}: it is 'rows-2'." in out
+
+
 def test_many_rows_that_are_left_out_do_not_fill_the_screen(capsys, tmp_path):
-    _, out, _, _ = take(capsys, write_lines(tmp_path, FRUIT, *[{"prompt": "Tell."}] * 25))
+    _, out, _, _ = take(capsys, write_lines(tmp_path, FRUIT, *[{"prompt": "Tell."}] * 1000))
     assert out.count("  row ") == 10
-    assert "  and 15 more\n" in out
+    assert "  and 990 more\n" in out
 
 
 @pytest.mark.parametrize(
     ("content", "output", "sentence"),
     [
-        ('[{"prompt": "Tell."}]', "own.yaml", "can be taken as a task. Row 1: it lists no answers"),
-        ("[]", "own.yaml", "can be taken as a task. It is empty."),
+        (json.dumps([{"prompt": "Tell."}] * 99), "own.yaml", "task, of 99 in all. Row 1: it lists"),
+        ("[]", "own.yaml", "rows.json is empty. Fill it with rows"),
+        ("", "own.yaml", "rows.json is empty. Fill it with rows"),
+        (" \n\n", "own.yaml", "rows.json is empty. Fill it with rows"),
         ("apple, pear", "own.yaml", "must be JSON or JSON lines: Expecting value"),
         (f"[{json.dumps(FRUIT)},\n{json.dumps(FRUIT)}\n", "own.yaml", "must be JSON or JSON lines"),
         (b"\xff\xfe", "own.yaml", "must be UTF-8 text"),

@@ -42,6 +42,16 @@ def run(stored, tmp_path):
     return read_run(shutil.copytree(stored, tmp_path / "crystalmon"))
 
 
+def test_an_event_has_the_interval_of_its_record(run):
+    first = next(iter(run.records[0].tasks))
+    told = {e.step: e.evidence for e in run.events if e.task == first}
+    told = {step: each["order_interval"] for step, each in told.items() if "order_interval" in each}
+    assert told, "nothing happened, so nothing is tested"
+    for record in run.records:
+        if record.step in told:
+            assert told[record.step] == pytest.approx(record.tasks[first].ci["order"], abs=1e-9)
+
+
 def test_a_replay_repeats_the_live_events(run):
     found = detect_run(run)
     assert found.events, "nothing happened, so nothing is tested"
@@ -158,5 +168,5 @@ def test_a_reference_of_another_suite_is_refused(run):
 
 def test_a_run_without_probes_is_refused(tmp_path):
     store = RunStore.open(tmp_path / "crystalmon", {}, resume_step=None)
-    with pytest.raises(ValueError, match="must have probes, got none"):
+    with pytest.raises(ValueError, match="has no probe yet"):
         detect_run(read_run(store.folder))

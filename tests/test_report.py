@@ -23,6 +23,7 @@ from crystalmon.metrics.catalogue import BRIEF
 from crystalmon.report.palette import PHASE_COLOURS
 from crystalmon.report.stage_figure import stage_figure
 from crystalmon.report.summary import StageRow, format_stage_table, stage_table
+from crystalmon.runs.reference import Reference, ReferenceInfo
 from crystalmon.runs.run import Run
 
 
@@ -61,6 +62,30 @@ def test_a_later_stage_on_its_own_does_not_begin_at_the_base(drift: float, name:
     assert stage_table([run])[0].name == name
 
 
+def based(root: Path, name: str, rows: list[list[float]]) -> Run:
+    """A run of one probe with these answers for its base."""
+    info = ReferenceInfo("s", "h", "raw", "p", "m", "t", 2, "i")
+    q = np.array(rows)
+    reference = Reference(info, {"coin": np.log(q)}, np.zeros((len(q), 2), dtype=np.float32))
+    folder = root / name / "crystalmon"
+    reference.save(folder / "reference")
+    return replace(make_run(name, 0), folder=folder)
+
+
+def test_each_base_has_its_row_also_if_all_are_called_alike(tmp_path: Path) -> None:
+    one, other = [[0.5, 0.5], [0.9, 0.1]], [[0.5, 0.5], [0.1, 0.9]]
+    again = [[0.5 + 1e-4, 0.5 - 1e-4], [0.9, 0.1]]  # on another device
+    runs = [
+        based(tmp_path, name, rows)
+        for name, rows in {"sft": one, "dpo": again, "other/sft": other}.items()
+    ]
+    assert [row.name for row in stage_table(runs[:2])] == ["base", "sft", "dpo"]
+    two = [row.name for row in stage_table(runs[1:])]
+    assert two == ["base of dpo", "dpo", "base of sft", "sft"]
+    a, b = (str(run.folder) for run in runs[::2])
+    assert [row.name for row in stage_table(runs[::2])] == [f"base of {a}", a, f"base of {b}", b]
+
+
 def test_the_table_prints_one_line_a_stage() -> None:
     base = make_record(0, metrics={"order": 0.0, "seed_mass": 0.5, "liquidity": math.nan})
     metrics = {"order": 0.98765, "crystallinity": 0.9, "seed_mass": 0.8, "liquidity": 0.1}
@@ -86,7 +111,7 @@ def test_the_table_prints_one_line_a_stage() -> None:
 
 @pytest.mark.parametrize("report", [stage_table, stage_figure])
 def test_a_run_without_a_probe_is_refused_in_one_sentence(report: object) -> None:
-    with pytest.raises(ValueError, match=r"run in .*sft.crystalmon must hold at least one probe"):
+    with pytest.raises(ValueError, match=r"the run in .*sft.crystalmon has no probe yet\."):
         report([make_run("sft", 0), make_run("sft")])  # pyright: ignore[reportCallIssue]
     with pytest.raises(ValueError, match="runs must hold at least one run"):
         report([])  # pyright: ignore[reportCallIssue]

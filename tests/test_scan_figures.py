@@ -186,10 +186,15 @@ def test_the_null_is_the_mean_over_tasks_of_prompts_drawn_at_random(scanned, tmp
 
 def test_a_figure_that_cannot_be_written_is_one_sentence(scanned, tmp_path, capsys):
     folder = str(scanned[0].folder)
-    for name in ("transfer.docx", "no/such/folder.png"):
+    told = {
+        "transfer.docx": "the file must end in .png or .svg or .pdf, got",
+        "no/such/folder.png": "is not there. Make it first.",
+        f"{'x' * 300}.png": "cannot take the figure: File name too long",
+    }
+    for name, sentence in told.items():
         assert main(["transfer", folder, folder, "--figure", str(tmp_path / name)]) == 2
         error = capsys.readouterr().err
-        assert "figure must be a .png, .svg, .pdf file in an existing folder" in error
+        assert sentence in error
         assert error.count("\n") == 1
 
 

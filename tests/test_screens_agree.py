@@ -162,34 +162,6 @@ def test_a_scan_of_few_stages_says_what_it_can(tmp_path, capsys, stages):
     assert words in said_of(read_run(out), capsys)["page"]
 
 
-def test_folders_without_a_run_are_skipped_with_a_note(make_run, tmp_path, capsys):
-    run = make_run([1.0, 1.0])
-    (tmp_path / "empty").mkdir()
-    folders = [str(run.folder), str(tmp_path / "empty")]
-    assert main(["summary", *folders]) == 0
-    found = capsys.readouterr()
-    assert "base" in found.out
-    assert f"skipped: no crystalmon run in {tmp_path / 'empty'}" in found.err
-    assert main(["detect", *folders]) == 0
-    found = capsys.readouterr()
-    assert found.out.count("kinetics") == 1
-    assert f"skipped: no crystalmon run in {tmp_path / 'empty'}" in found.err
-    page = tmp_path / "pages"
-    page.mkdir()
-    assert main(["report", *folders, "-o", str(page)]) == 0
-    assert f"Left out: no crystalmon run in {tmp_path / 'empty'}" in capsys.readouterr().err
-    assert "Left out: no crystalmon run in" in (page / "report.html").read_text()
-    capsys.readouterr()
-    assert main(["report", str(run.folder), "-o", str(page)]) == 2
-    assert "exists. Add --force to replace it" in capsys.readouterr().err
-    assert main(["report", str(run.folder), "-o", str(page), "--force"]) == 0
-    assert main(["report", str(run.folder), "-o", str(tmp_path / "page.pdf")]) == 2
-    assert "must end in .html or .htm, got" in capsys.readouterr().err
-    assert not (tmp_path / "page.pdf").exists()
-    assert main(["summary", str(tmp_path / "empty")]) == 2
-    assert main(["detect", str(tmp_path / "empty")]) == 2
-
-
 def test_a_model_is_named_by_its_place_or_as_an_option(capsys):
     same = []
     for words in (["liquid-tiny"], ["--model", "liquid-tiny"]):

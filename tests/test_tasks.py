@@ -191,7 +191,7 @@ FAULTS = {
     # the suite
     "empty file": ("", r"the suite must be a mapping, got NoneType"),
     "a list": ("- a\n", r"the suite must be a mapping, got list"),
-    "unknown key": (GOOD + "seed: 3\n", r"the suite: unknown key 'seed'. Allowed: name, tasks"),
+    "unknown key": (GOOD + "seed: 3\n", r"the suite: unknown key 'seed'. Allowed: .*, forms"),
     "non-string key": (GOOD + "7: 3\n", r"line 9: key must be a string, got 7"),
     "no name": ("tasks: []\n", r"the suite: key 'name' is missing. Add it"),
     "no tasks": ("name: s\n", r"the suite: key 'tasks' is missing"),

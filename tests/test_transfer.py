@@ -152,7 +152,7 @@ def test_what_cannot_be_compared_is_one_sentence(first, tmp_path, capsys):
     with pytest.raises(ValueError, match="must have a task, with the same choices, in which"):
         find_transfer(first, b)
     (b.folder / RUN_FILE).unlink()
-    assert main(["transfer", str(first.folder), str(b.folder)]) == 2
+    assert main(["transfer", str(first.folder), str(b.folder)]) == 1
     assert "no crystalmon run in" in capsys.readouterr().err
     assert main(["transfer", str(first.folder), str(first.folder), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

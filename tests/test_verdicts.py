@@ -233,6 +233,21 @@ def test_the_tasks_are_resampled_apart(tmp_path):
     assert high - low < 0.7 * (one_high - one_low)  # 1 / √6 of it, but for chance
 
 
+def test_few_wordings_show_no_interval_of_the_mass_that_left(tmp_path):
+    base, one = liquid_base(), {"task-0": TaskSeed("seeded", 0, step=1)}
+    run = write_stages(tmp_path, base, [at_seed(base), leaked(base)])
+    two = [
+        replace(
+            record, tasks={n: replace(t, q=t.q[:2], asked=(0, 1)) for n, t in record.tasks.items()}
+        )
+        for record in run.records
+    ]
+    assert judge_support(run, base, one).verdict == FAILS
+    found = judge_support(replace(run, records=tuple(two)), base, one)
+    assert found.verdict == OPEN
+    assert np.isnan(found.evidence["interval"]).all()
+
+
 def test_a_leak_is_named(tmp_path):
     base = liquid_base()
     run = write_stages(tmp_path / "all", base, [at_seed(base), at_seed(base), leaked(base)])
@@ -313,7 +328,7 @@ def test_a_seed_that_every_choice_supports_says_nothing_of_leaks(tmp_path):
 
 def test_a_run_without_probes_is_one_sentence(tmp_path):
     store = RunStore.open(tmp_path, {}, resume_step=None)
-    with pytest.raises(ValueError, match="must have probes, got none"):
+    with pytest.raises(ValueError, match="has no probe yet"):
         judge_run(read_run(store.folder))
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from fake_runs import make_event, planted_chain
@@ -10,7 +12,10 @@ from fake_runs import make_event, planted_chain
 from crystalmon.phases.what_to_do import ADVICE, advise
 from crystalmon.report.lanes import make_lanes
 from crystalmon.report.payload import build_payload
-from crystalmon.runs.records import EVENT_KINDS
+from crystalmon.runs.files import saved_checkpoints
+from crystalmon.runs.records import EVENT_KINDS, LIMIT_EVENT
+
+README = Path(__file__).parent.parent / "README.md"
 
 
 @pytest.fixture
@@ -21,24 +26,42 @@ def run(tmp_path):
 def test_every_kind_but_the_warning_has_its_advice(run):
     assert set(EVENT_KINDS) - {"early_warning"} == set(ADVICE)
     for kind in EVENT_KINDS:
-        for text in advise([make_event(20, kind)], run.folder.parent).values():
+        for text in advise([make_event(20, kind)], []).values():
             assert text[0].isupper()
             assert text.endswith((".", "?"))
             assert "{" not in text
 
 
+def test_the_readme_names_every_kind_and_what_to_do_about_each(run):
+    """Its table says what happened; only where it says so there is nothing to do."""
+    table = README.read_text().partition("| event | what happened |")[2].partition("\n\n")[0]
+    rows = {row.split("|")[1]: row for row in table.strip().splitlines()[1:]}
+    told = {kind: row for kinds, row in rows.items() for kind in re.findall(r"`(\S+)`", kinds)}
+    assert set(told) == {*EVENT_KINDS, f"<metric>{LIMIT_EVENT}"}
+    idle = [kind for kind, row in told.items() if "nothing to do" in row]
+    assert [kind for kind in told if not advise([make_event(20, kind)], [])] == idle
+
+
 def test_the_checkpoint_before_the_event_is_named(run):
-    output, leap = run.folder.parent, make_event(20, "free_energy_jump", None)
-    assert "no checkpoint from before is there" in advise([leap], output)[leap.kind]
-    for step in (5, 15, 20, 25):
-        (output / f"checkpoint-{step}").mkdir()
-    assert "go back to checkpoint-15," in advise([leap], output)[leap.kind], "20 has leapt"
+    leap = make_event(20, "free_energy_jump", None)
+    assert "no checkpoint from before is there" in advise([leap], [])[leap.kind]
+    output = run.folder.parent
+    for name in ("checkpoint-15", "checkpoint-5", "checkpoint-20", "checkpoint-25", "checkpoint-x"):
+        (output / name).mkdir()
+    saved = saved_checkpoints(output)
+    assert saved == [5, 15, 20, 25]
+    assert "go back to checkpoint-15," in advise([leap], saved)[leap.kind], "20 has leapt"
     since = replace(leap, evidence={"since": 10})
-    assert "go back to checkpoint-5," in advise([since], output)[leap.kind]
+    assert "go back to checkpoint-5," in advise([since], saved)[leap.kind]
     onset = replace(make_event(20), evidence={"onset_interval": [10, 20]})
-    assert "go back to checkpoint-5," in advise([onset], output)[onset.kind]
+    assert "go back to checkpoint-5," in advise([onset], saved)[onset.kind]
     limit = make_event(20, "entropy_limit", None)
-    assert advise([limit], output)[limit.kind].startswith("You set this limit: go back")
+    assert advise([limit], saved)[limit.kind].startswith("You set this limit: go back")
+
+
+def test_the_first_event_of_a_kind_says_where_to_go_back_to():
+    events = [make_event(step, "free_energy_jump", None) for step in (20, 30)]
+    assert list(advise(events, [15, 25]).values()) == list(advise(events[:1], [15, 25]).values())
 
 
 def test_the_page_has_it_once_a_kind_and_not_of_a_scan(run):

@@ -12,6 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,16 +27,17 @@ from crystalmon.analysis.transition import (
 from crystalmon.metrics.catalogue import NOT_MEASURABLE
 from crystalmon.metrics.divergences import js_divergence
 from crystalmon.metrics.seeds import prompt_crystallinity
-from crystalmon.phases import PhaseDetector, SuiteDetector
+from crystalmon.phases import PhaseState, SuiteDetector
 from crystalmon.phases.limits import Limits
 from crystalmon.phases.stored import limits_of, observe, states_of
 from crystalmon.phases.unconfirmed import phase_words
 from crystalmon.phases.what_to_do import advise
+from crystalmon.runs.files import saved_checkpoints
 from crystalmon.runs.places import Stages
 from crystalmon.runs.records import Event, ProbeRecord, Stored
 from crystalmon.runs.reference import read_base_answers
 from crystalmon.runs.run import Run
-from crystalmon.runs.wordings import TaskTexts, task_texts
+from crystalmon.runs.wordings import task_texts
 
 
 @dataclass(frozen=True)
@@ -111,75 +113,99 @@ class Detection(Stored):
     coexistence: Coexistence | None
 
 
+class _Replayed(NamedTuple):
+    """What the detector said, probe by probe, and the curves: `order` by task, None the suite's."""
+
+    detector: SuiteDetector
+    inherited: Mapping[str, PhaseState]
+    events: list[Event]
+    phases: list[tuple[int, str]]
+    steps: list[int]
+    fraction: list[float]
+    order: dict[str | None, list[float]]
+
+
 def detect_run(run: Run) -> Detection:
     """Replay a run: its phases, events, seeds and kinetics.
 
     Raises:
-        ValueError: if the run has no probes, or its reference is damaged or of another suite.
+        NoRunError: if the run has no probe yet.
+        ValueError: if it, or its reference, is damaged, or of another suite.
         FileNotFoundError: if its reference is gone.
     """
-    if not run.records:
-        raise ValueError(f"the run {run.folder} must have probes, got none. Train it first.")
+    run.check_probed()
     base = read_base_answers(run.folder, run.records[0].tasks)
-    events: list[Event] = []
-    phases: list[tuple[int, str]] = []
-    steps: list[int] = []
-    fraction: list[float] = []
-    order: dict[str | None, list[float]] = {name: [] for name in (None, *base)}
     try:
-        inherited = states_of(run.info)
-        detector, limits = SuiteDetector(base, inherited), Limits(limits_of(run.info))
-        for record in run.records:  # once: a long run's records may lie on disk
-            events += observe(detector, record) + limits.check(record)
-            steps.append(record.step)
-            fraction.append(record.metrics.get("crystal_fraction", math.nan))
-            for name, curve in order.items():
-                holder = record if name is None else record.tasks[name]
-                curve.append(holder.metrics.get("order", math.nan))
-            if not phases or phases[-1][1] != detector.phase:
-                phases.append((record.step, detector.phase))
+        found = _replay(run, base)
     except ValueError as error:
         raise ValueError(f"the run {run.folder} cannot be replayed: {error}") from error
-    taken, last = np.array(steps), _as_replayed(run.records[-1], detector)
+    steps, last = np.array(found.steps), _as_replayed(run.records[-1], found.detector)
     transitions = {
-        name: classify_transition(taken, np.array(curve)) for name, curve in order.items()
+        name: classify_transition(steps, np.array(curve)) for name, curve in found.order.items()
     }
-    began = next((phase for _, phase in phases if phase != NOT_MEASURABLE), None)
-    differing = _differing(run.events, events)
-    texts, known = task_texts([run])
-    raised = sorted({kind for state in inherited.values() for kind in state.raised})
+    began = next((phase for _, phase in found.phases if phase != NOT_MEASURABLE), None)
+    differing = _differing(run.events, found.events)
     return Detection(
         name=run.name,
         probes=len(run.records),
         wordings=last.wordings,
         doubt=run.doubt,
         stages=run.stages,
-        phases=tuple(phases),
+        phases=tuple(found.phases),
         looks=phase_words(last),
-        events=tuple(events),
-        advice={} if run.stages else advise(events, run.folder.parent),
+        events=tuple(found.events),
+        advice={} if run.stages else advise(found.events, saved_checkpoints(run.folder.parent)),
         repeats_live=differing == 0,
         differing=differing,
-        tasks={
-            name: _task(
-                last, detector.tasks[name], base[name], name, texts[name], known, transitions[name]
-            )
-            for name in last.tasks
-        },
-        inherited={k: [n for n, state in inherited.items() if k in state.raised] for k in raised},
+        tasks=_tasks(run, last, found.detector, base, transitions),
+        inherited=_raised_before(found.inherited),
         transition=transitions[None],
-        avrami=fit_avrami(taken, np.array(fraction)) if began == "liquid" else None,
-        coexistence=_coexistence(run, taken, base, detector, transitions[None].midpoint),
+        avrami=fit_avrami(steps, np.array(found.fraction)) if began == "liquid" else None,
+        coexistence=_coexistence(run, steps, base, found.detector, transitions[None].midpoint),
     )
+
+
+def _replay(run: Run, base: Mapping[str, np.ndarray]) -> _Replayed:
+    """Show the run's probes to a new detector.
+
+    Raises:
+        ValueError: if the run is damaged.
+    """
+    inherited, limits = states_of(run.info), Limits(limits_of(run.info))
+    detector = SuiteDetector(base, inherited)
+    detector.training = not run.stages
+    found = _Replayed(detector, inherited, [], [], [], [], {name: [] for name in (None, *base)})
+    for record in run.records:  # once: a long run's records may lie on disk
+        found.events.extend(observe(detector, record) + limits.check(record))
+        found.steps.append(record.step)
+        found.fraction.append(record.metrics.get("crystal_fraction", math.nan))
+        for name, curve in found.order.items():
+            holder = record if name is None else record.tasks[name]
+            curve.append(holder.metrics.get("order", math.nan))
+        if not found.phases or found.phases[-1][1] != detector.phase:
+            found.phases.append((record.step, detector.phase))
+    return found
+
+
+def _raised_before(inherited: Mapping[str, PhaseState]) -> dict[str, list[str]]:
+    """By kind of event, the tasks in which it was raised before the run."""
+    kinds = sorted({kind for state in inherited.values() for kind in state.raised})
+    return {k: [name for name, state in inherited.items() if k in state.raised] for k in kinds}
 
 
 def _differing(stored: Sequence[Event], replayed: Sequence[Event]) -> int:
-    """How many events of either are not among the other; a version may word one in another way."""
-    one, other = (
-        Counter(json.dumps(replace(e, message="").to_json(), sort_keys=True) for e in events)
-        for events in (stored, replayed)
-    )
+    """How many events of either are not among the other.
+
+    A version may word one in another way, or give its interval at another level.
+    """
+    one, other = (Counter(map(_known_by, events)) for events in (stored, replayed))
     return (one - other).total() + (other - one).total()
+
+
+def _known_by(event: Event) -> str:
+    """What two versions must agree on."""
+    evidence = {key: each for key, each in event.evidence.items() if key != "order_interval"}
+    return json.dumps(replace(event, message="", evidence=evidence).to_json(), sort_keys=True)
 
 
 def _as_replayed(record: ProbeRecord, detector: SuiteDetector) -> ProbeRecord:
@@ -188,29 +214,33 @@ def _as_replayed(record: ProbeRecord, detector: SuiteDetector) -> ProbeRecord:
     return replace(record, phase=detector.phase, tasks=tasks)
 
 
-def _task(
+def _tasks(
+    run: Run,
     last: ProbeRecord,
-    detector: PhaseDetector,
-    b: np.ndarray,
-    name: str,
-    texts: TaskTexts,
-    known: bool,
-    transition: Transition,
-) -> TaskDetection:
-    lock, seed, now = detector.state.lock, detector.seed, last.tasks[name].q.mean(axis=0)
-    likeliest = next(iter(detector.seed_set), None)
-    return TaskDetection(
-        phase=detector.phase,
-        looks=phase_words(last, name),
-        leading=last.tasks[name].leading(texts.choices),
-        seed=seed,
-        seed_set=detector.seed_set,
-        p_value=None if lock is None else lock.p_value,
-        margin=None if lock is None else lock.margin,
-        distance=None if seed is None else float(js_divergence(now, b[seed])),
-        prompt=texts.prompts[likeliest] if known and likeliest is not None else None,
-        transition=transition,
-    )
+    detector: SuiteDetector,
+    base: Mapping[str, np.ndarray],
+    transitions: Mapping[str | None, Transition],
+) -> dict[str, TaskDetection]:
+    """What was found in each task, at the last probe."""
+    texts, known = task_texts([run])
+    found = {}
+    for name, task in last.tasks.items():
+        own = detector.tasks[name]
+        lock, seed, now = own.state.lock, own.seed, task.q.mean(axis=0)
+        likeliest = next(iter(own.seed_set), None)
+        found[name] = TaskDetection(
+            phase=own.phase,
+            looks=phase_words(last, name),
+            leading=task.leading(texts[name].choices),
+            seed=seed,
+            seed_set=own.seed_set,
+            p_value=None if lock is None else lock.p_value,
+            margin=None if lock is None else lock.margin,
+            distance=None if seed is None else float(js_divergence(now, base[name][seed])),
+            prompt=texts[name].prompts[likeliest] if known and likeliest is not None else None,
+            transition=transitions[name],
+        )
+    return found
 
 
 def _coexistence(

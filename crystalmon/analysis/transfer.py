@@ -15,7 +15,7 @@ import numpy as np
 from crystalmon.analysis.stage_measures import stage_names
 from crystalmon.analysis.verdicts import find_seeds
 from crystalmon.metrics.divergences import js_divergence
-from crystalmon.runs.places import counted
+from crystalmon.runs.plurals import counted
 from crystalmon.runs.records import Stored
 from crystalmon.runs.reference import read_base_answers
 from crystalmon.runs.run import Run
@@ -78,12 +78,12 @@ def find_transfer(a: Run, b: Run) -> list[StageTransfer]:
             reference, which a run's first probe need not be.
 
     Raises:
-        ValueError: if A has no seed in a task that B has too, a run does not tell its choices, or
-            the two were measured in different views.
+        ValueError: if A has no seed in a task that B has too, a run has no probe or does not tell
+            its choices, or the two were measured in different views.
         FileNotFoundError: if a reference is gone.
     """
-    if not a.records or not b.records:
-        raise ValueError("both runs must have probes, got one without. Scan it first.")
+    a.check_probed()
+    b.check_probed()
     ours, theirs = ({task.view for task in run.records[0].tasks.values()} for run in (a, b))
     if ours != theirs:
         raise ValueError(

@@ -17,14 +17,19 @@ from typing import Any, Literal
 import numpy as np
 
 from crystalmon.metrics.answers import ORDERED_LIQUIDITY, is_ordered
-from crystalmon.metrics.bootstrap import REPLICATES, bootstrap_interval, bootstrap_weights
+from crystalmon.metrics.bootstrap import (
+    REPLICATES,
+    bootstrap_interval,
+    bootstrap_weights,
+    expansion,
+)
 from crystalmon.metrics.catalogue import NOT_MEASURABLE
 from crystalmon.metrics.divergences import js_divergence
 from crystalmon.metrics.seeds import noise_floor, support
 from crystalmon.phases.order import COMPLETE
 from crystalmon.phases.seed import SEEDLESS, judge_probe
 from crystalmon.phases.support import LEAK
-from crystalmon.runs.places import counted
+from crystalmon.runs.plurals import counted
 from crystalmon.runs.records import Event, ProbeRecord, Stored, TaskRecord
 from crystalmon.runs.reference import read_base_answers
 from crystalmon.runs.run import Run
@@ -77,11 +82,10 @@ def judge_run(run: Run) -> tuple[Verdict, ...]:
     """The three verdicts on a run with the base as its first probe, in the order of the phases.
 
     Raises:
-        ValueError: if the run has no probe, or its reference is damaged.
+        ValueError: if the run has no probe, or it or its reference is damaged.
         FileNotFoundError: if its reference is gone.
     """
-    if not run.records:
-        raise ValueError(f"the run {run.folder} must have probes, got none. Scan it first.")
+    run.check_probed()
     base = read_base_answers(run.folder, run.records[0].tasks)
     seeds = find_seeds(run, base)
     return judge_liquid(run.records[0]), judge_nucleation(seeds), judge_support(run, base, seeds)
@@ -232,7 +236,8 @@ def judge_support(
         return Verdict(claim, OPEN, reason, evidence)
     fall = float(np.mean([numbers["fall"] for numbers in tasks.values()]))
     replicates = [drawn for _, drawn in found.values()]
-    low, high = bootstrap_interval(fall, np.mean(replicates, axis=0))
+    wider = expansion([numbers["prompts"] for numbers in tasks.values()])
+    low, high = bootstrap_interval(fall, np.mean(replicates, axis=0), wider)
     reason = (
         f"mass on the support changed by {-fall:+.3f} [{-high:+.3f}, {-low:+.3f}] on average over "
         f"{counted(len(found), 'task')}; {len(moved)} left the seed, "
@@ -251,8 +256,9 @@ def _support_change(
     Returns:
         `before` and `after`, the pooled answers' mass on it then and at the last stage, before at
         most what the seed itself holds; the `fall` and its 95% `interval`; and whether the pooled
-        answers `moved` away: farther from the seed than its noise floor, and than before. With
-        it the fall's replicates [R]. None without a seed, a later stage, or a choice outside.
+        answers `moved` away: farther from the seed than its noise floor, and than before; over
+        how many `prompts`. With it the fall's replicates [R]. None without a seed, a later stage,
+        or a choice outside.
     """
     if seed.seed is None or seed.step is None:
         return None
@@ -270,10 +276,10 @@ def _support_change(
     replicates = np.minimum(own, weights @ then) - weights @ now
     started, ended = (float(js_divergence(q.mean(axis=0), end)) for q in (first_q, last_q))
     fall = before - after
-    interval = bootstrap_interval(fall, replicates)
+    interval = bootstrap_interval(fall, replicates, expansion([len(common)]))
     moved = ended > max(started, noise_floor(b, seed.seed))
     numbers = {"before": before, "after": after, "fall": fall, "interval": interval}
-    return numbers | {"moved": moved}, replicates
+    return numbers | {"moved": moved, "prompts": len(common)}, replicates
 
 
 def _majority(yes: int, no: int, total: int) -> str:

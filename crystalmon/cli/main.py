@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import crystalmon
-from crystalmon.cli.options import COMMANDS, USER_ERRORS
+from crystalmon.cli.options import COMMANDS, NO_RUN, USER_ERRORS
+from crystalmon.runs.run import NoRunError
 from crystalmon.suites.checks import harmless
 
 # each adds its commands to COMMANDS; the help lists them in this order
@@ -51,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except USER_ERRORS as error:
         print(harmless(f"crystalmon: {error}"), file=sys.stderr)
         _drop_stdout()
-        return 2
+        return NO_RUN if isinstance(error, NoRunError) else 2
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -9,7 +9,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from crystalmon.runs.files import explained
+
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from rich.console import Console
 
 Run = Callable[[argparse.Namespace], int | None]
@@ -18,6 +21,9 @@ Option = Callable[[argparse.ArgumentParser], Any]
 
 USER_ERRORS = (OSError, ValueError, TypeError, ModuleNotFoundError)
 """What bad input raises anywhere in the package: printed as one sentence, exit status 2."""
+
+NO_RUN = 1
+"""The exit status where a run that was named is not there, or none has a probe yet."""
 
 FIGURES = (".png", ".svg", ".pdf")
 
@@ -93,33 +99,32 @@ def console() -> Console:
     return Console() if sys.stdout.isatty() else Console(width=140)
 
 
-def check_figure(file: Path | None) -> None:
-    """Refuse a file that no figure can be drawn to.
-
-    Raises:
-        ValueError: if its suffix is not one of `FIGURES`, or its folder does not exist.
-    """
-    if file is not None and (file.suffix not in FIGURES or not file.parent.is_dir()):
-        raise ValueError(
-            f"figure must be a {', '.join(FIGURES)} file in an existing folder, got "
-            f"{str(file)!r}. Choose another name."
-        )
-
-
-def check_output(file: Path, endings: Sequence[str], force: bool) -> None:
-    """Refuse a file that is not to be written.
+def check_output(file: Path | None, endings: Sequence[str], force: bool) -> None:
+    """Refuse a file that is not to be written; None is no file.
 
     Raises:
         ValueError: if its ending is none of these.
         FileNotFoundError: if its folder does not exist.
         FileExistsError: if it exists itself, without `force`.
     """
-    if file.suffix not in endings:
-        raise ValueError(f"file must end in {' or '.join(endings)}, got {str(file)!r}.")
+    if file is None:
+        return
+    if file.suffix.lower() not in endings:
+        raise ValueError(f"the file must end in {' or '.join(endings)}, got {str(file)!r}.")
     if not file.parent.is_dir():
         raise FileNotFoundError(f"the folder {file.parent} is not there. Make it first.")
-    if file.exists() and not force:
+    if not force and file.exists():
         raise FileExistsError(f"{file} is there already. Choose another name, or add --force.")
+
+
+def write_figure(figure: Figure, file: Path) -> None:
+    """Draw a figure to a file, in the format of its ending.
+
+    Raises:
+        RunFolderError: if the folder cannot take it.
+    """
+    with explained(file.parent, "take the figure"):
+        figure.savefig(file)
 
 
 def torch_dtype(name: str) -> Any:

@@ -11,20 +11,22 @@ from typing import TYPE_CHECKING
 
 from crystalmon.analysis.replay import detect_run
 from crystalmon.cli.options import (
+    FIGURES,
+    NO_RUN,
     USER_ERRORS,
-    check_figure,
     check_output,
     command,
     console,
     option,
     print_json,
+    write_figure,
 )
 from crystalmon.report.detection import format_detection
 from crystalmon.runs.files import explained, write_whole
 from crystalmon.runs.names import DEFAULT_NAME
-from crystalmon.runs.places import counted
-from crystalmon.runs.reader import read_run, run_folders
-from crystalmon.runs.run import Run
+from crystalmon.runs.plurals import counted
+from crystalmon.runs.reader import read_runs, run_folders
+from crystalmon.runs.run import Run, names_of
 from crystalmon.suites.checks import harmless
 from crystalmon.suites.tasks import load_suite
 from crystalmon.trackers.base import LOGGED
@@ -46,26 +48,25 @@ def _folders(paths: Iterable[str]) -> list[Path]:
 
 
 def _read(paths: Iterable[str], *, stream: bool = False) -> list[Run]:
-    """The runs of output folders; a folder without one is told, and skipped if others have one.
+    """The runs of output folders; one without a probe is told, and left out if others have one.
 
     Args:
         stream: see `read_run`.
 
     Raises:
-        FileNotFoundError: if no folder has a run.
+        NoRunError: if no folder has a run with a probe.
     """
-    runs: list[Run] = []
-    missing: list[FileNotFoundError] = []
-    for folder in _folders(paths):
-        try:
-            runs.append(read_run(folder, stream=stream))
-        except FileNotFoundError as error:
-            missing.append(error)
+    runs, missing = read_runs(_folders(paths), stream=stream)
     if not runs:
         raise missing[0]
     for error in missing:
-        _note(f"skipped: {error}")
+        _note(f"Left out: {error}")
     return runs
+
+
+def _status(paths: Iterable[str]) -> int:
+    """The exit status where several runs were named: the others are shown if one is not there."""
+    return 0 if all(Path(path).exists() for path in paths) else NO_RUN
 
 
 def _note(text: str) -> None:
@@ -73,18 +74,19 @@ def _note(text: str) -> None:
 
 
 @command("summary", "the table by stage of one or more runs", "runs figure json")
-def _summary(args: argparse.Namespace) -> None:
+def _summary(args: argparse.Namespace) -> int:
     from crystalmon.report.summary import format_stage_table, stage_table
 
-    check_figure(args.figure)
+    check_output(args.figure, FIGURES, force=True)
     runs = _read(args.run_folder)
     rows = stage_table(runs)
     print_json([row.to_json() for row in rows]) if args.json else print(format_stage_table(rows))
     if args.figure is not None:
         from crystalmon.report.stage_figure import stage_figure
 
-        stage_figure(runs).savefig(args.figure)
+        write_figure(stage_figure(runs), args.figure)
         print(f"figure: {args.figure}", file=sys.stderr if args.json else sys.stdout)
+    return _status(args.run_folder)
 
 
 @command(
@@ -94,16 +96,16 @@ def _summary(args: argparse.Namespace) -> None:
     option("-o", "--output", type=Path, default="report.html", help="default: report.html"),
     option("--force", action="store_true", help="replace an existing file"),
 )
-def _report(args: argparse.Namespace) -> None:
-    from crystalmon.report.page import write_report
+def _report(args: argparse.Namespace) -> int:
+    from crystalmon.report.page import SUFFIXES, write_report
 
     suite = args.suite and load_suite(args.suite)
     output = args.output / "report.html" if args.output.is_dir() else args.output
-    if output.exists() and not args.force:
-        raise FileExistsError(f"{output} exists. Add --force to replace it, or name another -o.")
+    check_output(output, SUFFIXES, args.force)
     folders = _folders(args.run_folder)
     file = write_report(folders, output, layout=args.layout, suite=suite, tell=_note)
     print(f"report: {file} ({file.stat().st_size / 1e6:.1f} MB)")
+    return _status(args.run_folder)
 
 
 @command(
@@ -147,13 +149,14 @@ def _workspace(args: argparse.Namespace) -> None:
 
 
 @command("detect", "replay stored runs through the phase detector", "runs json")
-def _detect(args: argparse.Namespace) -> None:
+def _detect(args: argparse.Namespace) -> int:
     for number, run in enumerate(_read(args.run_folder, stream=True)):
         found = detect_run(run)
         if args.json:
             print_json(found.to_json())
         else:
             print("\n" * bool(number) + format_detection(found))
+    return _status(args.run_folder)
 
 
 @command(
@@ -164,7 +167,7 @@ def _detect(args: argparse.Namespace) -> None:
     option("--tasks", action="store_true", help="a row a probe and task; default: a row a probe"),
     option("--force", action="store_true", help="replace an existing file"),
 )
-def _export(args: argparse.Namespace) -> None:
+def _export(args: argparse.Namespace) -> int:
     file = args.output
     check_output(file, TABLES, args.force)
     table = _table(_read(args.run_folder), args.tasks)
@@ -173,6 +176,7 @@ def _export(args: argparse.Namespace) -> None:
         write_whole(file, content)
     rows, columns = counted(len(table), "row"), counted(len(table.columns), "column")
     print(f"table: {file} ({rows}, {columns})")
+    return _status(args.run_folder)
 
 
 def _table(runs: Sequence[Run], tasks: bool) -> pandas.DataFrame:
@@ -181,13 +185,9 @@ def _table(runs: Sequence[Run], tasks: bool) -> pandas.DataFrame:
     import pandas
 
     if len(runs) > 1:
-        names = [run.name for run in runs]
-        if len(set(names)) < len(names):
-            names = [str(run.folder) for run in runs]
-        for name, frame in zip(names, frames, strict=True):
+        for name, frame in zip(names_of(runs), frames, strict=True):
             frame.insert(0, "run", name)
-    # a run without a probe would change what the columns hold
-    return pandas.concat([each for each in frames if len(each)] or frames[:1], ignore_index=True)
+    return pandas.concat(frames, ignore_index=True)
 
 
 def _parquet(table: pandas.DataFrame) -> bytes:
@@ -211,7 +211,7 @@ def _parquet(table: pandas.DataFrame) -> bytes:
 def _send(args: argparse.Namespace) -> int:
     from crystalmon.trackers.send import send_run
 
-    runs, status = [read_run(folder) for folder in _folders([args.run_folder])], 0
+    runs, status = _read([args.run_folder]), 0
     for run, destination in itertools.product(runs, dict.fromkeys(args.to)):
         try:
             place = send_run(run, destination, project=args.project, log=args.log, progress=True)

@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING
 from crystalmon.analysis.transfer import find_transfer, format_transfer
 from crystalmon.analysis.verdicts import format_verdicts
 from crystalmon.cli.options import (
+    FIGURES,
     VIEW_WORDS,
-    check_figure,
+    check_output,
     command,
     option,
     print_json,
     torch_dtype,
     view_text,
+    write_figure,
 )
 from crystalmon.runs.reader import read_run
 from crystalmon.scan.families import FAMILIES
@@ -138,14 +140,14 @@ def _draw_results(results: list[ScanResult]) -> None:
     option("b", metavar="B", help="a scan, or a run, in whose stages they are"),
 )
 def _transfer(args: argparse.Namespace) -> None:
-    check_figure(args.figure)
+    check_output(args.figure, FIGURES, force=True)
     a, b = read_run(args.a), read_run(args.b)
     stages = find_transfer(a, b)
     if args.figure is not None:
         from crystalmon.report.transfer_figure import transfer_figure
 
-        transfer_figure(a.name, b.name, stages).savefig(args.figure)
-        print(f"figure in {args.figure}", file=sys.stderr)
+        write_figure(transfer_figure(a.name, b.name, stages), args.figure)
+        print(f"figure: {args.figure}", file=sys.stderr)
     if args.json:
         print_json([stage.to_json() for stage in stages])
     else:

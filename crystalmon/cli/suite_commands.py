@@ -21,7 +21,7 @@ from crystalmon.cli.options import (
 )
 from crystalmon.metrics.answers import MAJORITY, MEASURABLE
 from crystalmon.runs.files import explained, write_whole
-from crystalmon.runs.places import counted
+from crystalmon.runs.plurals import counted
 from crystalmon.runs.records import json_value
 from crystalmon.suites.advice import (
     BUNDLED_WORDINGS,

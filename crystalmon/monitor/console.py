@@ -21,7 +21,7 @@ from crystalmon.phases.unconfirmed import phase_words
 from crystalmon.report.caveats import unmeasurable
 from crystalmon.report.snapshot import Snapshot
 from crystalmon.runs.names import DEFAULT_NAME, REFERENCE_FOLDER
-from crystalmon.runs.places import counted
+from crystalmon.runs.plurals import counted
 from crystalmon.runs.records import PHASE_EVENT_KINDS, Event, ProbeRecord
 from crystalmon.runs.wordings import end_words
 from crystalmon.suites.checks import harmless

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from crystalmon.monitor.budget import DEFAULT_SHARE
 from crystalmon.monitor.schedule import check_every, probe_steps
-from crystalmon.runs.places import counted
+from crystalmon.runs.plurals import counted
 from crystalmon.runs.records import Stored
 from crystalmon.scoring.forward import logits_bytes, output_head
 from crystalmon.scoring.models import empty_model

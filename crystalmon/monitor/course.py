@@ -44,21 +44,20 @@ class Course:
 
     Attributes:
         detector: of the phases.
-        events: those that the latest probe raised.
+        events: those that the latest probe raised; `raised` has those of all probes.
         last_step: that of the latest probe, -1 before the first.
         inherited: by task, what the run that the model came from has handed on.
         limits: of the suite's metrics, which raise events too.
-        first: by kind, the first event of the run.
     """
 
     def __init__(self, base_q: Mapping[str, np.ndarray], view: str) -> None:
         self.base_q, self._view = base_q, view
         self.detector = SuiteDetector(base_q)
         self.events: list[Event] = []
+        self.raised: list[Event] = []
         self.last_step = -1
         self.inherited: dict[str, PhaseState] = {}
         self.limits = Limits({})
-        self.first: dict[str, Event] = {}
         self._history: deque[dict[str, np.ndarray]] = deque(maxlen=2 * max(DISSIMILARITY_WINDOWS))
 
     def inherit(self, states: Mapping[str, PhaseState]) -> None:
@@ -103,8 +102,7 @@ class Course:
     def conclude(self, record: ProbeRecord) -> None:
         """Add the events of limits, once the probe's metrics are known."""
         self.events += self.limits.check(record)
-        for event in self.events:
-            self.first.setdefault(event.kind, event)
+        self.raised += self.events
 
     def remeasure(self, record: ProbeRecord) -> ProbeRecord:
         """Take up a stored probe after an earlier step was probed anew.

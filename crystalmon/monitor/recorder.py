@@ -10,8 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from crystalmon.metrics.answers import answer_distributions
 from crystalmon.monitor.actions import Action, action_name
 from crystalmon.monitor.console import Console
@@ -21,11 +19,17 @@ from crystalmon.monitor.run_info import route_info
 from crystalmon.phases.what_to_do import advise
 from crystalmon.report.page import write_report
 from crystalmon.report.snapshot import Snapshot
-from crystalmon.runs.files import RUN_FILE, explained
+from crystalmon.runs.files import RUN_FILE, explained, saved_checkpoints
 from crystalmon.runs.lock import RunLock
 from crystalmon.runs.names import REFERENCE_FOLDER
 from crystalmon.runs.records import Event, ProbeRecord
-from crystalmon.runs.reference import INFO_FILE, TENSOR_FILE, Reference, load_reference
+from crystalmon.runs.reference import (
+    INFO_FILE,
+    TENSOR_FILE,
+    Reference,
+    load_reference,
+    same_answers,
+)
 from crystalmon.runs.results import Result
 from crystalmon.runs.store import RunStore
 from crystalmon.runs.trainer_log import LogRow
@@ -34,9 +38,6 @@ from crystalmon.trackers.base import Logged, sentence, tracker_metrics
 from crystalmon.trackers.make import make_tracker
 
 logger = logging.getLogger(__name__)
-
-SAME_BASE = 1e-3
-"""Largest difference in a base's answers when it is scored a second time."""
 
 
 class Recorder:
@@ -130,11 +131,13 @@ class Recorder:
     @property
     def advice(self) -> dict[str, str]:
         """By kind of the run's events so far, what to do; see `what_to_do.advise`."""
-        return advise(self._monitor.course.first.values(), self.folder.parent)
+        return advise(self._monitor.course.raised, saved_checkpoints(self.folder.parent))
 
     def _with_advice(self, event: Event) -> Event:
         """An event of the suite that says what to do: trackers send it as an alert."""
-        words = advise([event], self.folder.parent).get(event.kind) if event.task is None else None
+        if event.task is not None:
+            return event
+        words = advise([event], saved_checkpoints(self.folder.parent)).get(event.kind)
         return replace(event, message=f"{event.message}. {words}") if words else event
 
     def write_log(self, row: LogRow) -> None:
@@ -228,10 +231,9 @@ def _store_base(folder: Path, monitor: Monitor, step: int, console: Console) -> 
 
 
 def _alike(one: Reference, other: Reference) -> bool:
-    """Whether two references are one base's, scored twice; another device rounds otherwise."""
-    same = one.info.plan == other.info.plan and one.log_choice.keys() == other.log_choice.keys()
-    return same and all(
-        np.abs(answer_distributions(q)[0] - answer_distributions(other.log_choice[n])[0]).max()
-        <= SAME_BASE
-        for n, q in one.log_choice.items()
+    """Whether two references are one base's, scored twice."""
+    answers = (
+        {name: answer_distributions(q)[0] for name, q in each.log_choice.items()}
+        for each in (one, other)
     )
+    return one.info.plan == other.info.plan and same_answers(*answers)

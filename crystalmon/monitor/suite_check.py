@@ -16,7 +16,7 @@ from crystalmon.metrics.answers import (
 )
 from crystalmon.metrics.bootstrap import uniform_weights
 from crystalmon.monitor.probe import Monitor
-from crystalmon.runs.places import counted
+from crystalmon.runs.plurals import counted
 from crystalmon.runs.records import Stored
 from crystalmon.suites.advice import few_wordings
 from crystalmon.suites.tasks import Task

@@ -12,7 +12,13 @@ from typing import Any
 import numpy as np
 
 from crystalmon.metrics.answers import MAJORITY, is_ordered, liquidity, order
-from crystalmon.metrics.bootstrap import bootstrap_weights, uniform_weights
+from crystalmon.metrics.bootstrap import (
+    REPLICATES,
+    bootstrap_intervals,
+    bootstrap_weights,
+    expansion,
+    uniform_weights,
+)
 from crystalmon.metrics.divergences import ratio
 from crystalmon.metrics.seeds import support
 from crystalmon.phases.seed_fit import Candidates
@@ -24,7 +30,7 @@ WINDOW = 12
 RESTING = 5
 """Probes over which a collapse must be still to have come to rest."""
 RESAMPLES = 40
-"""Bootstrap resamples of the prompts behind the order's interval."""
+"""Bootstrap resamples of the prompts behind the rule on the order's lower end."""
 LEAST_NOISE = 0.005
 """Standard deviation that `order` is taken to have between probes, at the least."""
 
@@ -218,17 +224,21 @@ class Base:
         known = measurable > MAJORITY - 1e-9  # a mean of weights
         return Observation(step, asked, q, coverage, known, value, value, q.mean(axis=0))
 
-    def order_interval(self, now: Observation) -> tuple[float, float]:
-        """90% bootstrap interval of the order over prompts: wide if a few of them make it."""
-        resamples = bootstrap_weights(len(now.q), RESAMPLES, np.random.default_rng(0))
-        values = order(now.q, self.q[now.asked], resamples)
-        values = values[np.isfinite(values)]
-        low, high = np.percentile(values, [5.0, 95.0]) - values.mean() + now.order
-        return (float(low), float(high))
+    def least_order(self, now: Observation) -> float:
+        """The lower end of its 90% bootstrap percentiles over prompts: low if a few make it."""
+        values = self._resampled_order(now, RESAMPLES)
+        return float(np.percentile(values, 5.0) - values.mean() + now.order)
 
     def order_evidence(self, now: Observation) -> dict[str, Any]:
-        """The order and its interval, as events report them."""
-        return {"order": now.order, "order_interval": list(self.order_interval(now))}
+        """The order and its 95% interval, as events report them and records keep it."""
+        values, wider = self._resampled_order(now, REPLICATES), expansion([len(now.q)])
+        ends = bootstrap_intervals({"order": now.order}, {"order": values}, wider)["order"]
+        return {"order": now.order, "order_interval": list(ends)}
+
+    def _resampled_order(self, now: Observation, resamples: int) -> np.ndarray:
+        weights = bootstrap_weights(len(now.q), resamples, np.random.default_rng(0))
+        values = order(now.q, self.q[now.asked], weights)
+        return values[np.isfinite(values)]
 
     def mass_on(self, seed: int, answers: np.ndarray) -> float:
         """Mass of answers [C] on the support of a seed."""

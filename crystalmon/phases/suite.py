@@ -13,7 +13,7 @@ from crystalmon.metrics.catalogue import NOT_MEASURABLE
 from crystalmon.phases.detector import PhaseDetector
 from crystalmon.phases.leaps import PACES, leap
 from crystalmon.phases.state import PhaseState
-from crystalmon.runs.places import counted
+from crystalmon.runs.plurals import counted
 from crystalmon.runs.records import PHASES, Event
 
 _SUITE_ORDER = ("liquid", "nucleating", "crystallized", "settling")
@@ -40,6 +40,10 @@ class SuiteDetector:
     Args:
         base_q: by task, the base's answers [P, C].
         states: by task, what its detector remembers from before.
+
+    Attributes:
+        training: whether steps are those of one training. If they count the stages of a scan, there
+            is no pace that a leap of the KL could be held against.
     """
 
     def __init__(
@@ -47,6 +51,7 @@ class SuiteDetector:
     ) -> None:
         before = states or {}
         self.tasks = {name: PhaseDetector(q, name, before.get(name)) for name, q in base_q.items()}
+        self.training = True
         self._phase: str | None = None
         self._onsets: dict[str, tuple[float, float, float]] = {}
         self._kl: dict[Any, list[tuple[int, float]]] = {}
@@ -138,7 +143,7 @@ class SuiteDetector:
         level. One whose KL is not finite is passed over.
         """
         values = [value for value in free_energy.values() if value is not None]
-        if not values or not np.isfinite(values).all():
+        if not self.training or not values or not np.isfinite(values).all():
             return []
         prompts = tuple((name, rows and tuple(rows)) for name, rows in asked.items())
         seen = self._kl.setdefault(prompts, [])

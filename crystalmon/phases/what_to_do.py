@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 from crystalmon.runs.records import LIMIT_EVENT, Event
 
@@ -30,17 +28,16 @@ ADVICE = {
 """By kind of event; `early_warning` asks for nothing yet. `{back}` names a checkpoint."""
 
 
-def advise(events: Iterable[Event], output: Path) -> dict[str, str]:
+def advise(events: Iterable[Event], saved: Sequence[int]) -> dict[str, str]:
     """By kind of event, in the order in which they came first, what to do.
 
     Args:
         events: of one training.
-        output: the trainer's folder, with its checkpoints.
+        saved: the steps of its checkpoints, ascending.
     """
     first: dict[str, Event] = {}
     for event in events:
         first.setdefault(event.kind, event)
-    saved = _checkpoints(output) if first else []
     found = {}
     for kind, event in first.items():
         words = ADVICE.get(kind, "")
@@ -59,12 +56,6 @@ def _back(event: Event, saved: Sequence[int]) -> str:
     if before:
         return f"go back to checkpoint-{before[-1]}, the last one before"
     return "start over (no checkpoint from before is there; save_steps sets how often one is saved)"
-
-
-def _checkpoints(output: Path) -> list[int]:
-    """The steps of the checkpoints in a trainer's output folder, ascending."""
-    names = (re.fullmatch(r"checkpoint-(\d+)", each.name) for each in output.glob("checkpoint-*"))
-    return sorted(int(name[1]) for name in names if name)
 
 
 def _capital(words: str) -> str:

@@ -10,7 +10,7 @@ from crystalmon.report.frames import MAX_FRAMES, MAX_PROBES
 from crystalmon.report.lanes import Lane
 from crystalmon.report.training_log import MAX_LOGGED
 from crystalmon.runs.names import OVERHEAD_KEY
-from crystalmon.runs.places import counted
+from crystalmon.runs.plurals import counted
 from crystalmon.runs.run import Run
 
 LOW_COVERAGE = 0.8

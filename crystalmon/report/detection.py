@@ -8,7 +8,8 @@ from rich.table import Table
 from crystalmon.analysis.replay import Detection, TaskDetection
 from crystalmon.analysis.transition import Transition
 from crystalmon.report.summary import as_text
-from crystalmon.runs.places import Stages, counted, told
+from crystalmon.runs.places import Stages, told
+from crystalmon.runs.plurals import counted
 from crystalmon.runs.records import Event
 from crystalmon.runs.wordings import end_words, quoted
 

@@ -106,15 +106,11 @@ def probed_chain(runs: Sequence[Run]) -> Lane:
     """All runs as the stages of one chain.
 
     Raises:
-        ValueError: if there is no run, or one without a probe; the message names its folder.
+        ValueError: if there is no run, or one without a probe; see `Run.check_probed`.
     """
     (lane,) = make_lanes(runs, "chain")
     for run in runs:
-        if not run.records:
-            raise ValueError(
-                f"the run in {run.folder} must hold at least one probe, got none. "
-                "Train with the CrystalCallback until its first probe, or leave the run out."
-            )
+        run.check_probed()
     return lane
 
 

@@ -16,9 +16,9 @@ from crystalmon.report.experiment_cards import folder_cards
 from crystalmon.report.lanes import Layout, lane_names, make_lanes
 from crystalmon.report.payload import build_payload
 from crystalmon.report.scan_section import scan_sections
-from crystalmon.runs.files import RUN_FILE, write_whole
+from crystalmon.runs.files import RUN_FILE, explained, write_whole
 from crystalmon.runs.names import DEFAULT_NAME
-from crystalmon.runs.reader import read_run
+from crystalmon.runs.reader import read_runs
 from crystalmon.runs.run import Run
 from crystalmon.suites.tasks import TaskSuite
 
@@ -79,8 +79,8 @@ def write_report(
 ) -> Path:
     """Read runs and write their report; the file appears whole or not at all.
 
-    A damaged line or result is left out, as is a folder without a run if others have one; the page
-    says so.
+    A damaged line or result is left out, as is a folder without a run, or without a probe, if
+    others have one; the page says so.
 
     Args:
         paths: output folders, the `crystalmon` folders in them, or folders with results of
@@ -90,9 +90,11 @@ def write_report(
         tell: is given a sentence for each thing that was left out.
 
     Raises:
-        FileNotFoundError: if there is no run, or no folder to write to.
+        NoRunError: if there is no run with a probe.
+        FileNotFoundError: if there is no folder to write to.
         ValueError: if a run is damaged or of a newer schema, or the file's name does not end as
             that of a page.
+        RunFolderError: if the folder cannot be written to.
     """
     output = Path(output)
     if output.suffix.lower() not in SUFFIXES:
@@ -109,16 +111,16 @@ def write_report(
     for note in notes:
         tell(note)
     text = report_html(runs, layout=layout, suite=suite, notes=notes, experiments=cards)
-    write_whole(output, text.encode())
+    with explained(output.parent, "take the report"):
+        write_whole(output, text.encode())
     return output
 
 
 def _read(paths: Sequence[str | Path]) -> tuple[list[Run], list[dict[str, Any]], list[str]]:
     """Runs; cards of the folders that hold results and no run; a sentence for each damage."""
-    runs: list[Run] = []
+    places: list[Path] = []
     cards: list[dict[str, Any]] = []
     notes: list[str] = []
-    missing: list[FileNotFoundError] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for path in map(Path, paths):
@@ -131,11 +133,10 @@ def _read(paths: Sequence[str | Path]) -> tuple[list[Run], list[dict[str, Any]],
                 if found:
                     cards, notes = cards + found, notes + broken
                     continue
-            try:
-                runs.append(read_run(path))
-                _ = runs[-1].trainer_log  # so that damage in it is told here
-            except FileNotFoundError as error:
-                missing.append(error)
+            places.append(path)
+        runs, missing = read_runs(places)
+        for run in runs:
+            _ = run.trainer_log  # so that damage in it is told here
     if missing and not runs and not cards:
         raise missing[0]
     notes += [f"Left out: {error}" for error in missing]

@@ -20,6 +20,7 @@ from crystalmon.report.frames import base_answers, encode, encode_history, pick_
 from crystalmon.report.lanes import Lane, lane_names
 from crystalmon.report.palette import CURVES, PHASE_COLOURS, PHASE_WORDS
 from crystalmon.report.training_log import log_curves, log_panels
+from crystalmon.runs.files import saved_checkpoints
 from crystalmon.runs.names import EXPERIMENTS_FOLDER
 from crystalmon.runs.places import told
 from crystalmon.runs.records import PHASES, Event, ProbeRecord, json_value
@@ -104,7 +105,7 @@ def _lane(lane: Lane, name: str, texts: Mapping[str, TaskTexts]) -> dict[str, An
                 "seconds": sum(r.seconds for r in run.records if math.isfinite(r.seconds)),
                 "stages": run.stages,
                 "log": log_curves(run),
-                "advice": list(advise(_of_training(run), run.folder.parent).items()),
+                "advice": list(_advice(run).items()),
                 "info": json_value({key: run.info[key] for key in INFO_KEYS if key in run.info}),
             }
             for run, start, stop in lane.spans
@@ -131,9 +132,9 @@ def _lane(lane: Lane, name: str, texts: Mapping[str, TaskTexts]) -> dict[str, An
     }
 
 
-def _of_training(run: Run) -> tuple[Event, ...]:
-    """The events that something can be done about: a scan's stages are trained already."""
-    return () if run.stages else run.events
+def _advice(run: Run) -> dict[str, str]:
+    """What to do about the events; nothing of a scan, whose stages are trained already."""
+    return {} if run.stages else advise(run.events, saved_checkpoints(run.folder.parent))
 
 
 def _series(records: Sequence[ProbeRecord], key: str) -> dict[str, list[Any]] | None:

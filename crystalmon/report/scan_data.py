@@ -73,14 +73,16 @@ def mean_band(tasks: Iterable[TaskStages], measure: Measure) -> tuple[StageBand,
     """The mean over the tasks that have a measure, and how many have it; None if none has."""
     rng = np.random.default_rng(0)  # one for all: the tasks' resamples must not be the same
     found: list[np.ndarray] = []
+    prompts: list[int] = []
     for task in tasks:
         count = task.q.shape[1]
         drawn = bootstrap.bootstrap_weights(count, bootstrap.REPLICATES, rng)
         values = measure(task, np.concatenate([bootstrap.uniform_weights(count)[None], drawn]))
         if not np.isnan(values).all():
             found.append(values)
+            prompts.append(count)
     if not found:
         return None
-    mean = np.mean(found, axis=0)
-    ends = [bootstrap.bootstrap_interval(float(column[0]), column[1:]) for column in mean.T]
+    mean, wider = np.mean(found, axis=0), bootstrap.expansion(prompts)
+    ends = [bootstrap.bootstrap_interval(float(column[0]), column[1:], wider) for column in mean.T]
     return StageBand(mean[0], *np.array(ends).T), len(found)

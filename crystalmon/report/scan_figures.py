@@ -17,7 +17,7 @@ from crystalmon.report.answer_figures import answers_figure, variety_figure
 from crystalmon.report.palette import BLUE, GREY, ORANGE
 from crystalmon.report.scan_data import ScanStages, StageBand
 from crystalmon.report.style import COLUMNS, SMALL, TEXT, WIDTH
-from crystalmon.runs.places import counted
+from crystalmon.runs.plurals import counted
 from crystalmon.runs.run import Run
 
 _GAP = 0.62

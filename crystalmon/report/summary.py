@@ -6,16 +6,19 @@ import io
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from crystalmon.metrics.catalogue import BRIEF
 from crystalmon.phases.unconfirmed import phase_words
+from crystalmon.report.frames import base_answers
 from crystalmon.report.lanes import probed_chain
 from crystalmon.runs.notebook import number
 from crystalmon.runs.records import ProbeRecord, json_value
-from crystalmon.runs.run import Run
+from crystalmon.runs.reference import same_answers
+from crystalmon.runs.run import Run, names_of
 
 SAME = 1e-3
 """Free energy in nats up to which a chain's first probe is taken for one of the base itself."""
@@ -50,28 +53,38 @@ class StageRow(NamedTuple):
 
 
 def stage_table(runs: Sequence[Run]) -> list[StageRow]:
-    """A row for the first probe of the first run, then one for the last probe of each run.
+    """A row for the last probe of each run, after one for the first probe of those of its base.
 
-    The first row is named `base`, or `start` if that probe differs from the base: the model of a
-    later stage had been trained before. A scan has a row for each of its stages.
+    That row is named `base`, or `start` if the probe differs from the base: the model of a later
+    stage had been trained before. Of several bases each has its row, which names the run. A scan
+    has a row for each of its stages.
 
     Args:
-        runs: the stages of one chain, in the order of training.
+        runs: in the order of training; their names tell them apart, or their folders.
 
     Raises:
         ValueError: if there is no run, or one without a probe.
     """
-    first = probed_chain(runs).records[0]
-    drift = first.metrics.get("free_energy", 0.0)
-    rows = [] if runs[0].stages else [StageRow("start" if drift > SAME else "base", first)]
-    return rows + [row for run in runs for row in _rows(run, len(runs) > 1)]
+    probed_chain(runs)
+    bases: list[dict[str, np.ndarray]] = []
+    begins: list[bool] = []
+    for base in map(base_answers, runs):
+        begins.append(not any(same_answers(base, other) for other in bases))
+        bases.append(base)
+    rows: list[StageRow] = []
+    for run, name, first in zip(runs, names_of(runs), begins, strict=True):
+        of = f" of {name}" if sum(begins) > 1 else ""
+        if first and not run.stages:
+            drift = run.records[0].metrics.get("free_energy", 0.0)
+            rows.append(StageRow(f"{'start' if drift > SAME else 'base'}{of}", run.records[0]))
+        rows += _rows(run, f"{name}: " if len(runs) > 1 else "", name)
+    return rows
 
 
-def _rows(run: Run, several: bool) -> list[StageRow]:
-    """A training's last probe, or all stages of a scan, after its name if there are other runs."""
+def _rows(run: Run, scan: str, name: str) -> list[StageRow]:
+    """A training's last probe, or all stages of a scan."""
     if not run.stages:
-        return [StageRow(run.name, run.records[-1], run.share)]
-    scan = f"{run.name}: " if several else ""
+        return [StageRow(name, run.records[-1], run.share)]
     return [StageRow(f"{scan}{run.place(record.step)}", record) for record in run.records]
 
 

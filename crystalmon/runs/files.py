@@ -29,6 +29,15 @@ DOUBT_KEY = "doubtful_after"
 proof of how the model was run has failed."""
 
 
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+
+
+def saved_checkpoints(output: Path) -> list[int]:
+    """The steps of the checkpoints in a trainer's output folder, ascending."""
+    names = (_CHECKPOINT.fullmatch(each.name) for each in output.glob("checkpoint-*"))
+    return sorted(int(name[1]) for name in names if name)
+
+
 class RunFolderError(OSError):
     """A folder cannot be written to; the message names it, the cause and what to do."""
 

@@ -33,6 +33,7 @@ class LineFile(Generic[Line]):
     Attributes:
         count: of all lines read, also those that no longer count.
         doubtful: the keys of lines that a later marker puts in doubt.
+        fault: what was told of the first line that cannot be read; empty if all can.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class LineFile(Generic[Line]):
         self._kept: dict[Any, Line] = {}
         self._places: dict[Any, tuple[int, int]] = {}  # the line's number, and its first byte
         self.doubtful: set[Any] = set()
+        self.fault = ""
 
     def read(self, growing: bool) -> dict[Any, Line]:
         """Take up the new lines (see `RunReader.read`); return all that count, by key."""
@@ -96,7 +98,9 @@ class LineFile(Generic[Line]):
 
     def _warn(self, line: int, why: str) -> None:
         told = harmless(f"{self._file}, line {line} cannot be read and is left out: {why}")
-        warnings.warn(told.rstrip(".") + ".", stacklevel=5)
+        told = told.rstrip().rstrip(".") + "."
+        self.fault = self.fault or told
+        warnings.warn(told, stacklevel=5)
 
     def _take(self, data: Any, start: int) -> None:
         if not isinstance(data, dict):

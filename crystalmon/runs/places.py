@@ -1,4 +1,4 @@
-"""What a step is called, in a training and in a scan; and how many there are of a thing."""
+"""What a step is called, in a training and in a scan."""
 
 from __future__ import annotations
 
@@ -18,15 +18,6 @@ def place(step: int, stages: Stages) -> str:
     ('step 3', 'sft')
     """
     return stages.get(step, f"step {step}")
-
-
-def counted(number: int, noun: str) -> str:
-    """How many there are of a thing whose plural ends in s.
-
-    >>> counted(1, "probe"), counted(2, "probe")
-    ('1 probe', '2 probes')
-    """
-    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def told(message: str, stages: Stages) -> str:

@@ -6,7 +6,7 @@ import gc
 import math
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -25,7 +25,7 @@ from crystalmon.runs.records import (
     TaskRecord,
     number_value,
 )
-from crystalmon.runs.run import Run
+from crystalmon.runs.run import NoRunError, Run
 from crystalmon.runs.trainer_log import LogRow
 from crystalmon.suites.checks import harmless
 
@@ -43,10 +43,34 @@ def read_run(path: str | Path, *, stream: bool = False) -> Run:
             takes little memory, and longer.
 
     Raises:
-        FileNotFoundError: if there is no run; the message says what is missing.
+        NoRunError: if there is no run; the message says what is missing.
         ValueError: if `run.json` is damaged, or a newer crystalmon wrote it.
     """
     return RunReader(path, stream=stream).read()
+
+
+def read_runs(
+    paths: Iterable[str | Path], *, stream: bool = False
+) -> tuple[list[Run], list[NoRunError]]:
+    """The runs that have a probe, and why each of the others is left out.
+
+    Args:
+        paths: see `read_run`, as is `stream`.
+
+    Raises:
+        ValueError: if a run is damaged.
+    """
+    runs: list[Run] = []
+    missing: list[NoRunError] = []
+    for path in paths:
+        try:
+            run = read_run(path, stream=stream)
+            run.check_probed()
+        except NoRunError as error:
+            missing.append(error)
+        else:
+            runs.append(run)
+    return runs, missing
 
 
 class RunReader:
@@ -92,6 +116,7 @@ class RunReader:
             events=tuple(event for event in by_step if event.step in records),
             superseded=self._records.count - len(records) - len(odd),
             doubtful=tuple(sorted(self._records.doubtful & records.keys())),
+            fault=self._records.fault,
             read_log=partial(self._read_log, growing),
         )
 
@@ -199,10 +224,10 @@ def _find_folder(path: Path) -> Path:
         if (folder / RUN_FILE).is_file():
             return folder
     if not path.exists():
-        raise FileNotFoundError(f"no crystalmon run in {path}: there is no such folder.")
+        raise NoRunError(f"no crystalmon run in {path}: there is no such folder.")
     found = path / DEFAULT_NAME if (path / DEFAULT_NAME).is_dir() else path
     missing = f"{found / RUN_FILE} is missing" if found.is_dir() else "it is not a folder"
-    raise FileNotFoundError(
+    raise NoRunError(
         f"no crystalmon run in {path}: {missing}. "
         "Name the output_dir of a training run that had the CrystalCallback."
     )

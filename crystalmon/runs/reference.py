@@ -42,6 +42,8 @@ CHOICE_PREFIX = "log_choice/"
 OBSERVED_PREFIX = "observed/"
 """Of the tensors' names, before the task's, and before the metric's key."""
 _LOG_P = "log_p"
+SAME_BASE = 1e-3
+"""Largest difference in a base's answers when it is scored a second time."""
 
 
 @dataclass(frozen=True)
@@ -260,6 +262,18 @@ def read_base_answers(
             f"{', '.join(lacking)}. Score the base again."
         )
     return {name: found[name] for name in wanted}
+
+
+def same_answers(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> bool:
+    """Whether answers [P, C] by task are one base's, scored twice; another device rounds otherwise.
+
+    >>> same_answers({"coin": np.array([[0.5, 0.5]])}, {"coin": np.array([[0.5001, 0.4999]])})
+    True
+    """
+    return one.keys() == other.keys() and all(
+        q.shape == other[name].shape and np.abs(q - other[name]).max() <= SAME_BASE
+        for name, q in one.items()
+    )
 
 
 def _read_plain(folder: Path) -> dict[str, np.ndarray]:

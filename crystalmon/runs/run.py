@@ -14,13 +14,24 @@ from crystalmon.metrics.catalogue import BRIEF
 from crystalmon.runs.data_frames import suite_frame, task_frame
 from crystalmon.runs.names import DEFAULT_NAME, OVERHEAD_KEY
 from crystalmon.runs.notebook import curve_svg, number, table_html
-from crystalmon.runs.places import counted, place, told
+from crystalmon.runs.places import place, told
+from crystalmon.runs.plurals import counted
 from crystalmon.runs.records import Event, ProbeRecord
 from crystalmon.runs.trainer_log import LogRow
 from crystalmon.suites.checks import harmless
 
 if TYPE_CHECKING:
     import pandas
+
+
+def names_of(runs: Sequence[Run]) -> list[str]:
+    """The runs' names; their folders, if two have one name."""
+    names = [run.name for run in runs]
+    return names if len(set(names)) == len(names) else [str(run.folder) for run in runs]
+
+
+class NoRunError(FileNotFoundError, ValueError):
+    """There is no run where one was named, or it has no probe yet."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +47,7 @@ class Run:
             same step, has replaced.
         doubtful: steps whose probes may be wrong, since a later proof of how the model was run has
             failed.
+        fault: a sentence on the first record that cannot be read; empty if all can.
         read_log: reads the trainer's log; see `trainer_log`.
     """
 
@@ -45,7 +57,23 @@ class Run:
     events: tuple[Event, ...] = field(repr=False)
     superseded: int = 0
     doubtful: tuple[int, ...] = ()
+    fault: str = ""
     read_log: Callable[[], tuple[LogRow, ...]] = field(default=tuple, repr=False, compare=False)
+
+    def check_probed(self) -> None:
+        """Refuse a run without a probe.
+
+        Raises:
+            NoRunError: if it has none yet.
+            ValueError: if those that it has cannot be read.
+        """
+        if self.records:
+            return
+        if self.fault:
+            raise ValueError(
+                f"the run in {self.folder} has no probe that can be read: {self.fault}"
+            )
+        raise NoRunError(f"the run in {self.folder} has no probe yet. Wait for its first.")
 
     @property
     def name(self) -> str:

@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from crystalmon.runs.places import counted
+from crystalmon.runs.plurals import counted
 from crystalmon.runs.run import Run
 from crystalmon.suites.tasks import TaskSuite, load_suite
 

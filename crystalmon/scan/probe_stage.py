@@ -34,6 +34,7 @@ def probe_stage(folder: ScanFolder, step: int, model: Any, tokenizer: Any) -> tu
         check_chat_template(tokenizer)
     base = "initial" if step == 0 else folder.reference
     monitor = Monitor(model, tokenizer, folder.suite, base, view=folder.view, answers_only=step > 0)
+    monitor.detector.training = False
     if step == 0:
         folder.begin(monitor)
     known = [folder.records[each] for each in sorted(folder.records)]

@@ -86,12 +86,13 @@ def _spelled_out(node: yaml.Node, sizes: dict[yaml.Node, int]) -> int:
     return sizes[node]
 
 
-def check_keys(place: str, item: Any, keys: Keys, error: Kind, ignored: Keys = ()) -> None:
-    """Refuse what is not a mapping with exactly these keys, and perhaps ignored ones."""
+def check_keys(place: str, item: Any, keys: Keys, error: Kind, optional: Keys = ()) -> None:
+    """Refuse what is not a mapping with exactly these keys, and perhaps optional ones."""
     if not isinstance(item, Mapping):
         raise error(f"{place} must be a mapping, got {type(item).__name__}.")
-    if unknown := [key for key in item if key not in {*keys, *ignored}]:
-        raise error(f"{place}: unknown key {unknown[0]!r}. Allowed: {', '.join(keys)}.")
+    known = (*keys, *optional)
+    if unknown := [key for key in item if key not in known]:
+        raise error(f"{place}: unknown key {unknown[0]!r}. Allowed: {', '.join(known)}.")
     if missing := [key for key in keys if key not in item]:
         raise error(f"{place}: key {missing[0]!r} is missing. Add it.")
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -73,6 +74,8 @@ def import_suite(source: Path, name: str) -> tuple[TaskSuite, list[Remark]]:
     tasks: dict[tuple[str, frozenset[Choice]], Task] = {}
     remarks: list[Remark] = []
     rows = list(_rows(source))
+    if not rows:
+        raise SuiteError(f"{source} is empty. Fill it with rows that have a prompt and answers.")
     for number, row in rows:
         default = source.stem if len(rows) == 1 else f"{source.stem}-{number}"
         try:
@@ -89,8 +92,10 @@ def import_suite(source: Path, name: str) -> tuple[TaskSuite, list[Remark]]:
             remarks += (Remark(number, why, taken=True) for why in said)
         tasks[key] = replace(tasks.get(key, task), prompts=prompts)
     if not tasks:
-        first = f" Row {remarks[0].row}: {remarks[0].why}" if remarks else " It is empty."
-        raise SuiteError(f"no row of {source} can be taken as a task.{first}")
+        raise SuiteError(
+            f"no row of {source} can be taken as a task, of {len(rows)} in all. "
+            f"Row {remarks[0].row}: {remarks[0].why}"
+        )
     return TaskSuite(name, tuple(_told_apart(tasks.values()))), remarks
 
 
@@ -102,6 +107,8 @@ def _rows(source: Path) -> Iterator[tuple[int, Any]]:
         text = source.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as fault:
         raise SuiteError(f"{source} must be UTF-8 text: {fault}.") from fault
+    if not text.strip():
+        return
     found = _parsed(text)
     if isinstance(found, Fault):
         lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
@@ -155,8 +162,11 @@ def _task(row: Any, default: str) -> tuple[Task, list[str]]:
     if len(once) < len(spelled):
         twice = next(each for each in once if spelled.count(each) > 1)
         said.append(f"answers that come twice, such as {twice[0]!r}, are taken once.")
-    name = str(name) if isinstance(name, str | int) else default
-    return Task(name, tuple(asked), tuple(map(_choice, once))), said
+    if not isinstance(name, str | int) or isinstance(name, bool):
+        if name is not None:
+            said.append(f"its name is no text or number but {name!r:.40}: it is {default!r}.")
+        name = default
+    return Task(str(name), tuple(asked), tuple(map(_choice, once))), said
 
 
 def _first(row: Mapping[str, Any], keys: Sequence[str]) -> Any:
@@ -177,7 +187,8 @@ def _spellings(answer: Any) -> tuple[str, ...]:
 
 
 def _text(value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not isinstance(value, str) and not (number and math.isfinite(value)):
         raise SuiteError(f"an answer must be a text or a number, got {value!r:.60}.")
     return str(value).strip()
 

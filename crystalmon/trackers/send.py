@@ -52,8 +52,7 @@ def send_run(
             f"destination must be one of {', '.join(DESTINATIONS)}, got {destination!r}. Other "
             "trackers log a run only while it trains."
         )
-    if not run.records:
-        raise ValueError(f"the run {run.folder} has no probe yet. Wait for its first.")
+    run.check_probed()
     try:
         importlib.import_module(destination)  # library and package are named like the tracker
     except ModuleNotFoundError as error:

@@ -14,7 +14,7 @@ from crystalmon.experiments.context.context_summary import SHAPES
 from crystalmon.report.palette import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION
 from crystalmon.report.style import LARGE, SMALL, new_figure
 from crystalmon.runs.notebook import number
-from crystalmon.runs.places import counted
+from crystalmon.runs.plurals import counted
 from crystalmon.runs.results import Estimate, Result
 
 _COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, BLACK)

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from crystalmon.experiments.common import display_parts as draw
 from crystalmon.report.palette import BLUE, GREY, SHADE, VERMILION
 from crystalmon.report.style import SMALL, new_figure
-from crystalmon.runs.places import counted
+from crystalmon.runs.plurals import counted
 from crystalmon.runs.results import Result
 
 _WORDS = {

@@ -27,7 +27,7 @@ from crystalmon.experiments.common.statistics import (
     mean_of_known,
     spearman,
 )
-from crystalmon.runs.places import counted
+from crystalmon.runs.plurals import counted
 from crystalmon.runs.results import Estimate, Result
 
 LEAST_UNITS = 5

@@ -22,7 +22,7 @@ from crystalmon.experiments.common.experiment import Shown
 from crystalmon.experiments.common.statistics import trend
 from crystalmon.runs.reader import read_run
 from crystalmon.runs.results import Estimate, Result
-from crystalmon.runs.run import Run
+from crystalmon.runs.run import Run, names_of
 
 PENALTIES = ("beta", "kl_coef")
 """What TRL's trainers call the weight of the KL penalty: PPO has the second name."""
@@ -86,10 +86,7 @@ class Sharpness(Shown):
         runs = [read_run(path) for path in paths]
         _check_alike(runs)
         known = _penalties(runs, betas)
-        names = [run.name for run in runs]
-        if len(set(names)) < len(names):
-            names = [str(run.folder) for run in runs]
-        found = [sharpness_of(*each) for each in zip(runs, known, names, strict=True)]
+        found = [sharpness_of(*each) for each in zip(runs, known, names_of(runs), strict=True)]
         found.sort(key=lambda run: (run.beta, run.name))
         beta = np.array([run.beta for run in found])
         trends = {
@@ -128,8 +125,7 @@ def sharpness_of(run: Run, beta: float, name: str | None = None) -> SharpnessOfR
     Raises:
         ValueError: if it has no probe.
     """
-    if not run.records:
-        raise ValueError(f"run {run.name} must have a probe, got none. Leave it out.")
+    run.check_probed()
     steps, order = run.series("order")
     fit = classify_transition(steps, order)
     width, interval, state = math.nan, (math.nan, math.nan), "none"

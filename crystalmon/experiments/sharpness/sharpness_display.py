@@ -14,7 +14,7 @@ from crystalmon.experiments.common import display_parts as draw
 from crystalmon.experiments.sharpness.kl_penalty import IN_TREND
 from crystalmon.report.palette import BLUE, GREY, VERMILION
 from crystalmon.report.style import SMALL, new_figure
-from crystalmon.runs.places import counted
+from crystalmon.runs.plurals import counted
 from crystalmon.runs.results import Estimate, Result
 
 LABELS = {
