@@ -42,7 +42,8 @@ def launch(command: Sequence[str], environment: Mapping[str, str]) -> int:
         try:
             status = _run(command, {**environment, **added})
         except OSError as error:
-            _say(f"{command[0]!r} cannot be started: {error.strerror}. Start a script as python FILE.")
+            words = f"{command[0]!r} cannot be started: {error.strerror}."
+            _say(f"{words} Check its name; start a script as python FILE.")
             return NOT_FOUND if isinstance(error, FileNotFoundError) else NOT_STARTED
         _say_unmonitored(set(notes.read_text(encoding="utf-8").split()))
     return status

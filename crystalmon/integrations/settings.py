@@ -89,7 +89,7 @@ def read_settings(environment: Mapping[str, str]) -> dict[str, Any]:
         for name, text in environment.items()
         if name.startswith(PREFIX) and name not in _NO_ARGUMENTS and text
     }
-    _check_known((f"{PREFIX}{name.upper()}" for name in ARGUMENTS), given)
+    _check_known((name.removeprefix(PREFIX).lower() for name in given), given)
     settings = _read_file(Path(file)) if (file := environment.get(CONFIG)) else {}
     for variable, text in given.items():
         name = variable.removeprefix(PREFIX).lower()
@@ -112,14 +112,16 @@ def _parse(data: Any) -> dict[str, Any]:
         return {}
     if not isinstance(data, dict):
         raise SettingsError(f"must be a mapping of arguments, got {type(data).__name__}.")
-    _check_known(ARGUMENTS, data)
+    _check_known(data, data)
     return data
 
 
-def _check_known(known: Iterable[str], given: Iterable[str]) -> None:
-    names = tuple(known)
-    for name in given:
-        if name not in names:
-            near = difflib.get_close_matches(str(name), names)
-            advice = f"Did you mean {' or '.join(near)}?" if near else f"Use {', '.join(names)}."
-            raise SettingsError(f"{name} names no argument of CrystalCallback. {advice}")
+def _check_known(names: Iterable[str], told: Iterable[str]) -> None:
+    """Refuse what is no argument; `told` is how the user has written each name."""
+    for name, written in zip(names, told, strict=True):
+        if name not in ARGUMENTS:
+            near = difflib.get_close_matches(name, ARGUMENTS)
+            advice = (
+                f"Did you mean {' or '.join(near)}?" if near else f"Use {', '.join(ARGUMENTS)}."
+            )
+            raise SettingsError(f"{written} names no argument of CrystalCallback. {advice}")
