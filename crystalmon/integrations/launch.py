@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -50,24 +50,26 @@ def launch(command: Sequence[str], environment: Mapping[str, str]) -> int:
 
 
 def _run(command: Sequence[str], environment: Mapping[str, str]) -> int:
-    with _forwarding() as children:
+    child: subprocess.Popen[bytes] | None = None
+    early: list[int] = []
+
+    def forward(number: int, frame: Any) -> None:
+        early.append(number) if child is None else child.send_signal(number)
+
+    with _handled(forward):
         child = subprocess.Popen(command, env=environment)
-        children.append(child)
+        for number in early:  # they came before the child was there
+            child.send_signal(number)
         status = child.wait()
     return 128 - status if status < 0 else status
 
 
 @contextmanager
-def _forwarding() -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Within, the children get the signals that ask this process to end, which outlives them."""
-    children: list[subprocess.Popen[bytes]] = []
-
-    def forward(number: int, frame: Any) -> None:
-        for child in children:
-            child.send_signal(number)
+def _handled(forward: Callable[[int, Any], None]) -> Iterator[None]:
+    """Within, signals that ask this process to end are forwarded, and it outlives Ctrl-C."""
 
     def leave(number: int, frame: Any) -> None:
-        """A terminal sends it to all its processes; to ignore it would be inherited."""
+        """A terminal sends it to the program too; if it were ignored, that would inherit it."""
 
     handlers = {getattr(signal, name): forward for name in _FORWARDED if hasattr(signal, name)}
     before = {}
@@ -75,7 +77,7 @@ def _forwarding() -> Iterator[list[subprocess.Popen[bytes]]]:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
             before[number] = signal.signal(number, handler)
     try:
-        yield children
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
