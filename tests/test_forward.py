@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 
 import numpy as np
 import pytest
@@ -313,6 +314,33 @@ def test_tf32_is_off_within_and_back_afterwards(model, precision):
     finally:
         for place, value in zip(places, before, strict=True):
             place.fp32_precision = value
+
+
+def test_a_probe_asks_unsloth_for_logits_and_puts_its_settings_back(model, monkeypatch):
+    logits, hidden = "UNSLOTH_RETURN_LOGITS", "UNSLOTH_RETURN_HIDDEN_STATES"
+    monkeypatch.delenv(logits, raising=False)
+    monkeypatch.setenv(hidden, "1")
+    with undisturbed(model):
+        assert (os.environ[logits], os.environ[hidden]) == ("1", "0")
+    assert logits not in os.environ
+    assert os.environ[hidden] == "1"
+
+
+@pytest.mark.parametrize("returned", ["hidden", "empty", "unasked"])
+def test_what_is_not_the_heads_logits_is_an_error(model, plan, returned):
+    """As of a forward that was replaced, and returns nothing, hidden states, or all positions."""
+    forward = model.forward
+
+    def replaced(input_ids, **options):
+        output = forward(input_ids=input_ids, **options)
+        shapes = {"hidden": (1, output.logits.shape[1], 8), "empty": (0,),
+                  "unasked": (*input_ids.shape, output.logits.shape[-1])}  # fmt: skip
+        output.logits = torch.zeros(shapes[returned])
+        return output
+
+    model.forward = replaced
+    with pytest.raises(TypeError, match=r"logits of its head"):
+        score(model, plan, route=Route("rows"))
 
 
 MANY = 32_000

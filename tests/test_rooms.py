@@ -32,6 +32,7 @@ ROOMS: dict[str, str] = {
     "experiments": "analysis scoring runs suites metrics report.style report.palette",
     "monitor": "suites metrics scoring runs phases report trackers experiments",
     "scan": "monitor analysis phases scoring runs metrics suites",
+    "integrations": "monitor scoring suites",
     "cli": "*",
 }
 """By room, the rooms that it may import (`room.module`: that module of it alone; `*`: any)."""

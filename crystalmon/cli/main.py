@@ -18,7 +18,7 @@ from crystalmon.suites.checks import harmless
 
 # each adds its commands to COMMANDS; the help lists them in this order
 from crystalmon.cli import model_commands, suite_commands, run_commands  # noqa: F401  # isort: skip
-from crystalmon.cli import scan_commands, experiment_commands  # noqa: F401  # isort: skip
+from crystalmon.cli import scan_commands, experiment_commands, launch_commands  # noqa: F401  # isort: skip
 
 GROUPS = {"suite": "make, show and validate suites"}
 

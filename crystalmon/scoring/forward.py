@@ -201,6 +201,9 @@ def next_token_log_probs(
     """One forward pass: (row indices [M], log_p [M, V] float32), in the order of the outputs.
 
     Run it within `undisturbed(model)`.
+
+    Raises:
+        TypeError: if the model returns something else than its head's logits.
     """
     rows = np.array([row for sequence in batch for row in sequence.rows])
     where = [(b, position) for b, sequence in enumerate(batch) for position in sequence.outputs]
@@ -208,8 +211,20 @@ def next_token_log_probs(
         with answer_positions(head, torch.tensor(where)):
             output = model(**_inputs(model, batch, route))
         logits = output.logits if hasattr(output, "logits") else output[0]
+        _check_logits(model, head, logits, len(where))
         wide = logits[0] if logits.dtype == torch.float64 else logits[0].float()
         return rows, wide.log_softmax(dim=-1).float()
+
+
+def _check_logits(model: nn.Module, head: nn.Module, logits: Any, positions: int) -> None:
+    """Refuse what a replaced forward may return instead: nothing, hidden states, or other rows."""
+    tokens = getattr(head, "out_features", None)
+    wanted = (1, positions, tokens or logits.shape[-1])
+    if (found := tuple(logits.shape)) != wanted:
+        raise TypeError(
+            f"model must return the logits of its head, of shape {wanted}, but "
+            f"{type(model).__name__} returns {found}. Load it without what replaces its forward."
+        )
 
 
 def output_head(model: nn.Module) -> nn.Module:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,17 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
+_LOGITS_WANTED = {"UNSLOTH_RETURN_LOGITS": "1", "UNSLOTH_RETURN_HIDDEN_STATES": "0"}
+"""What makes Unsloth's models return logits; in training they may return hidden states, or none."""
+
 
 @contextlib.contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients or compilation; afterwards everything is as it was.
 
     Restores each module's own train/eval flag and cached lengths, the random states, the precision
-    of float32 products, and the shards of fully sharded modules, also when the body raises.
+    of float32 products, the environment, and the shards of fully sharded modules, also when the
+    body raises.
     """
     modes = [(module, module.training) for module in model.modules()]
     caches = [(each, *_cached(each)) for each, _ in modes if each._non_persistent_buffers_set]
@@ -30,6 +35,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
             torch.no_grad(),
             torch.compiler.set_stance("force_eager"),
             _full_float32(),
+            _environment(_LOGITS_WANTED),
         ):
             yield
     finally:
@@ -79,3 +85,16 @@ def _full_float32() -> Iterator[None]:
             stack.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
             torch.set_float32_matmul_precision("highest")
         yield
+
+
+@contextlib.contextmanager
+def _environment(wanted: Mapping[str, str]) -> Iterator[None]:
+    """Within, these variables are set so."""
+    before = {name: os.environ.pop(name) for name in wanted if name in os.environ}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name in wanted:
+            os.environ.pop(name, None)
+        os.environ.update(before)

@@ -1,0 +1,1 @@
+"""The folder that `crystalmon run` puts on PYTHONPATH: nothing else may lie in it."""
