@@ -117,7 +117,9 @@ def judge(scenario: Scenario, page_hinkley: float) -> Outcome:
         phase_right=detector.phase == scenario.phase,
         verdict=classify_transition(scenario.steps, seen).verdict if scenario.tempo else "",
         rivals=_rivals(scenario, seen, page_hinkley),
-        looks=_looks(scenario, sets, {k: probe[some[0].step] for k, some in events.items() if some}),
+        looks=_looks(
+            scenario, sets, {k: probe[some[0].step] for k, some in events.items() if some}
+        ),
     )
 
 
