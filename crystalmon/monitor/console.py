@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -141,8 +141,8 @@ class Console:
         if choices:
             leading = (f"{name} {task.leading(choices[name])}" for name, task in last.tasks.items())
             self.say(f"likeliest answers: {', '.join(leading)}")
-        if ends := ", ".join(_open_ends(last)):
-            self.say(f"wordings of the base that may win, at 95%: {ends}")
+        if ends := _open_ends(last):
+            self.say(f"wordings of the base that may still win, at 95%: {ends}")
         for kind, words in advice.items():
             self.say(f"{kind}: {words}")
         place = shlex.quote(str(folder) if not str(folder).startswith("-") else f"./{folder}")
@@ -175,11 +175,13 @@ def _tells_more(record: ProbeRecord) -> bool:
     return task.seed is not None or phase_words(record, name) != phase_words(record)
 
 
-def _open_ends(record: ProbeRecord) -> Iterator[str]:
-    """By task past its onset and without a seed, which wordings' answers it may end on."""
+def _open_ends(record: ProbeRecord) -> str:
+    """By what may win, the tasks without a seed: `2 wordings: coin; none of the base: die`."""
+    groups: dict[str, list[str]] = {}
     for name, task in record.tasks.items():
         if task.seed_set and task.seed is None:
-            yield f"{name} {end_words(task.seed_set)}"
+            groups.setdefault(end_words(task.seed_set), []).append(name)
+    return "; ".join(f"{words}: {', '.join(names)}" for words, names in groups.items())
 
 
 def _by_phase(record: ProbeRecord) -> str:
