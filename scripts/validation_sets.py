@@ -12,7 +12,7 @@ from crystalmon.phases.seed_set import Members
 GROUPS = ("complete", "partial", "seedless")
 PLACES = ("onset", "completion", "end")
 SEVERAL = 6
-"""Choices from which the set is bound to come down to one seed."""
+"""Choices from which the set should come down to one seed."""
 
 Line = tuple[str, str, str, list[bool]]
 """Label, key, bound and hits of one promise."""

@@ -35,7 +35,7 @@ class TaskHistory:
         goals: of its stages.
         planted: the seed planted in the first stage, or None.
         second: the one planted in a second stage, or None.
-        steps, orders, q: [S] and [S, P, C], over all stages.
+        orders, q: [S] and [S, P, C], over all stages.
         cut: number of probes in the first stage.
         candidates: of its base.
         events: (kind, probe).

@@ -52,7 +52,7 @@ class TaskDetection:
         p_value: of the seed, when it was locked; see `Candidates.chance`.
         margin: how many times worse than the seed the next candidate explained the answers then.
         distance: JS of the answers at the last probe, pooled over prompts, from the seed, in nats.
-        prompt: the words of the likeliest of the seed set, if it is a prompt that the run tells.
+        likeliest: the words of the likeliest of the seed set, if it is a prompt that the run tells.
         transition: abrupt or gradual, from the task's `order`.
     """
 
@@ -64,7 +64,7 @@ class TaskDetection:
     p_value: float | None
     margin: float | None
     distance: float | None
-    prompt: str | None
+    likeliest: str | None
     transition: Transition
 
 
@@ -204,7 +204,8 @@ def _differing(stored: Sequence[Event], replayed: Sequence[Event]) -> int:
 
 def _known_by(event: Event) -> str:
     """What two versions must agree on."""
-    evidence = {key: each for key, each in event.evidence.items() if key != "order_interval"}
+    bounds = ("order_interval", "least_order")
+    evidence = {key: each for key, each in event.evidence.items() if key not in bounds}
     return json.dumps(replace(event, message="", evidence=evidence).to_json(), sort_keys=True)
 
 
@@ -227,7 +228,7 @@ def _tasks(
     for name, task in last.tasks.items():
         own = detector.tasks[name]
         lock, seed, now = own.state.lock, own.seed, task.q.mean(axis=0)
-        likeliest = next(iter(own.seed_set), None)
+        first = next(iter(own.seed_set), None)
         found[name] = TaskDetection(
             phase=own.phase,
             looks=phase_words(last, name),
@@ -237,7 +238,7 @@ def _tasks(
             p_value=None if lock is None else lock.p_value,
             margin=None if lock is None else lock.margin,
             distance=None if seed is None else float(js_divergence(now, base[name][seed])),
-            prompt=texts[name].prompts[likeliest] if known and likeliest is not None else None,
+            likeliest=texts[name].prompts[first] if known and first is not None else None,
             transition=transitions[name],
         )
     return found

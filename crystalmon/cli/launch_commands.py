@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 from pathlib import Path
 
@@ -25,8 +26,11 @@ def _run(args: argparse.Namespace) -> int:
     environment = dict(os.environ)
     if args.config is not None:
         environment[CONFIG] = str(args.config.absolute())
+    elif environment.get(CONFIG):  # the program may change its folder
+        environment[CONFIG] = str(Path(environment[CONFIG]).absolute())
     if settings := read_settings(environment):
-        from crystalmon.monitor.callback import CrystalCallback
+        with contextlib.suppress(ModuleNotFoundError):  # the program may have another Python
+            from crystalmon.monitor.callback import CrystalCallback
 
-        CrystalCallback(**settings)  # refuses now what would be refused after the model is loaded
+            CrystalCallback(**settings)  # refuses now what else would wait for the model
     return launch(program, environment)

@@ -99,7 +99,7 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "seed_set_size", "size of the seed set", "", "both", None, _SET,
         "how many base wordings the answers may end on, at 95%; none of them counts as one",
-        "see phases/seed_set.py; mean over the tasks past their onset",
+        "see phases/seed_set.py; mean over the tasks past their onset or with a seed",
         low=1.0,
     ),
     Metric(

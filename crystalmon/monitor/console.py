@@ -142,7 +142,7 @@ class Console:
             leading = (f"{name} {task.leading(choices[name])}" for name, task in last.tasks.items())
             self.say(f"likeliest answers: {', '.join(leading)}")
         if ends := _open_ends(last):
-            self.say(f"wordings of the base that may still win, at 95%: {ends}")
+            self.say(f"may end on, at 95%: {ends}")
         for kind, words in advice.items():
             self.say(f"{kind}: {words}")
         place = shlex.quote(str(folder) if not str(folder).startswith("-") else f"./{folder}")

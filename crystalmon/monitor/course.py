@@ -159,8 +159,7 @@ class Course:
             for name, task in measured.items()
         }
         metrics, ci = self._suite_level(measured, {name: len(own) for name, own in q.items()})
-        if sizes:
-            metrics["seed_set_size"] = float(np.mean(list(sizes.values())))
+        metrics["seed_set_size"] = float(np.mean(list(sizes.values()))) if sizes else np.nan
         return ProbeRecord(
             step=step,
             epoch=epoch,

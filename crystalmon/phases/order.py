@@ -62,10 +62,10 @@ def warning_rule(base: Base, state: PhaseState, now: Observation) -> Outcome:
     recent = state.orders[-4:]
     if len(recent) < 4 or not np.all(np.diff(recent) > 0):
         return state, []
-    if "early_warning" in state.raised or base.least_order(now) <= 0:
+    if "early_warning" in state.raised or (least := base.least_order(now)) <= 0:
         return state, []
     evidence = {"orders": list(recent), "steps": list(state.steps[-4:]), "noise": state.sigma}
-    evidence["order_interval"] = base.order_evidence(now)["order_interval"]
+    evidence["least_order"] = least
     message = f"order has risen at each of the last 3 probes, to {now.order:.2f}"
     return state.once("early_warning"), [now.event("early_warning", evidence, message)]
 

@@ -2,13 +2,15 @@
 
 Its members are base prompts, near twins as one, and maybe none of them. A prompt has the
 probability that it or a twin is the seed, and "none" the rest; see `seed_odds`. A member is
-excluded where its probability is lower than it was in all but 5% of the collapses of which it was
-true. These collapses, simulated and trained, have their end planted. Prompts and "none" have
-bounds of their own, by how far the collapse has come, whether it is at rest, whether there are
-choices enough to tell prompts apart, and whether all prompts were asked: conformal prediction by
-groups (Vovk, Gammerman and Shafer 2005, doi:10.1007/b106715, chapter 4). Of complete and partial
-collapses, and of the two sources, the lowest bound counts. So the set holds the truth in 95% of
-collapses like those, in each group. `scripts/calibrate_seeds.py` prints the bounds.
+excluded if its probability is below the 5th percentile of what the truth had in collapses whose end
+was planted, simulated and trained. Prompts and "none" have bounds of their own, by how far the
+collapse has come, whether it is at rest, whether there are choices enough to tell prompts apart,
+and whether all prompts were asked: conformal prediction by groups (Vovk, Gammerman and Shafer 2005,
+doi:10.1007/b106715, chapter 4). Of complete and partial collapses, and of the two sources, the
+lowest bound counts. `scripts/calibrate_seeds.py` prints the bounds. The weights of `seed_odds` were
+fitted to the same collapses, so 95% is what the set aims at; `scripts/validate_detection.py`
+measures what it keeps on others. Once a seed is locked, the set is that one, until another takes
+over.
 
 The likeliest member always stays, so that no set is empty.
 """

@@ -100,7 +100,12 @@ class PhaseState:
 
     @property
     def seed_set(self) -> Members:
-        """Where the answers may end, the likeliest first; see `seed_set`. A lock leaves only it."""
+        """Where the answers may end, the likeliest first; see `seed_set`. A lock leaves only it.
+
+        It is empty before the onset, and where the latest probe could not be measured.
+        """
+        if not self.measurable:
+            return ()
         return self.members if self.lock is None else (self.lock.seed,)
 
     @property
@@ -230,10 +235,11 @@ class Base:
         return float(np.percentile(values, 5.0) - values.mean() + now.order)
 
     def order_evidence(self, now: Observation) -> dict[str, Any]:
-        """The order and its 95% interval, as events report them and records keep it."""
+        """The order and its 95% interval; two prompts have none."""
         values, wider = self._resampled_order(now, REPLICATES), expansion([len(now.q)])
         ends = bootstrap_intervals({"order": now.order}, {"order": values}, wider)["order"]
-        return {"order": now.order, "order_interval": list(ends)}
+        known = {"order_interval": list(ends)} if np.isfinite(ends).all() else {}
+        return {"order": now.order} | known
 
     def _resampled_order(self, now: Observation, resamples: int) -> np.ndarray:
         weights = bootstrap_weights(len(now.q), resamples, np.random.default_rng(0))

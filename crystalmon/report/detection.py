@@ -81,7 +81,7 @@ def _kinetics_lines(found: Detection) -> list[str]:
 
 def _task_table(found: Detection) -> str:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("task", "phase", "likeliest", "may end on"):
+    for column in ("task", "phase", "likeliest answer", "may end on"):
         table.add_column(column)
     for column in ("seed", "p", "margin", "away"):
         table.add_column(column, justify="right")
@@ -98,7 +98,7 @@ def _seed_cells(task: TaskDetection) -> tuple[str, ...]:
     chance = "" if task.p_value is None else f"{task.p_value:.3f}"
     margin = "" if task.margin is None else f"{min(task.margin, 400):.1f}"
     away = "" if task.distance is None else f"{task.distance:.3f}"
-    prompt = quoted(task.prompt) if task.prompt else ""
+    prompt = quoted(task.likeliest) if task.likeliest else ""
     return seed, chance, margin, away, _transition(task.transition), prompt
 
 

@@ -69,8 +69,9 @@ def stage_table(runs: Sequence[Run]) -> list[StageRow]:
     bases: list[dict[str, np.ndarray]] = []
     begins: list[bool] = []
     for base in map(base_answers, runs):
-        begins.append(not any(same_answers(base, other) for other in bases))
-        bases.append(base)
+        known = any(same_answers(base, other) for other in bases)
+        begins.append(not known if base else not begins)  # a base that is gone is no other one
+        bases += [base] if base else []
     rows: list[StageRow] = []
     for run, name, first in zip(runs, names_of(runs), begins, strict=True):
         of = f" of {name}" if sum(begins) > 1 else ""

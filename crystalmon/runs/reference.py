@@ -271,7 +271,8 @@ def same_answers(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray])
     True
     """
     return one.keys() == other.keys() and all(
-        q.shape == other[name].shape and np.abs(q - other[name]).max() <= SAME_BASE
+        q.shape == other[name].shape
+        and np.allclose(q, other[name], rtol=0.0, atol=SAME_BASE, equal_nan=True)
         for name, q in one.items()
     )
 

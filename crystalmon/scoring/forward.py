@@ -218,9 +218,10 @@ def next_token_log_probs(
 
 def _check_logits(model: nn.Module, head: nn.Module, logits: Any, positions: int) -> None:
     """Refuse what a replaced forward may return instead: nothing, hidden states, or other rows."""
-    tokens = getattr(head, "out_features", None)
-    wanted = (1, positions, tokens or logits.shape[-1])
-    if (found := tuple(logits.shape)) != wanted:
+    found = tuple(getattr(logits, "shape", ()))
+    wanted = (1, positions, getattr(head, "out_features", None) or 1)
+    # a head may add tokens to those of its weights
+    if found[:-1] != wanted[:-1] or found < wanted:
         raise TypeError(
             f"model must return the logits of its head, of shape {wanted}, but "
             f"{type(model).__name__} returns {found}. Load it without what replaces its forward."

@@ -104,11 +104,11 @@ function drawSeeds() {
   for (const lane of lanes) for (const task of tasks) {
     const seeds = lane.tasks[task.name].seed, seed = last(seeds.filter(known));
     const events = lane.events.filter((event) => event.task === task.name);
-    const seedless = events.find((event) => event.kind === "seedless_collapse");
+    const ends = lane.tasks[task.name].ends;
+    const seedless = !ends.some(known) && events.find((event) => event.kind === "seedless_collapse");
     const since = seeds.length - [...seeds].reverse().findIndex((one) => known(one) && one !== seed);
     const from = since > seeds.length ? 0 : since, start = known(seed) ? seeds.indexOf(seed, from) : -1;
     const locked = events.find((event) => event.kind !== "early_warning" && event.x >= (start < 0 ? 0 : lane.x[start]) && ["seed_locked", "recrystallization"].includes(event.kind));
-    const ends = lane.tasks[task.name].ends;
     if (!known(seed) && !seedless && !ends.length) continue;
     const p = known(seed) ? locked && locked.p : seedless && seedless.p;
     tested ||= known(p);
@@ -119,7 +119,7 @@ function drawSeeds() {
     rows.push([...(comparing() ? [{ text: lane.name, cls: "task" }] : []), { text: task.name, cls: "task" }, { text: known(seed) ? task.prompts[seed] : seedless ? "seedless: no base wording answers like this" : openWords(ends, task), cls: "quote" }, { text: answers, cls: "answers" }, { num: event ? placeOf(lane, lane.runs[event.run], event.step) : known(seed) ? "from the start" : "open" }, { num: known(p) ? (p < 0.001 ? "< 0.001" : p.toFixed(3)) : MISSING, cls: "p" }]);
   }
   $("seeds-section").hidden = !rows.length;
-  const head = [...(comparing() ? ["run"] : []), "task", "winning wording", "its answers in the base", { num: "locked at" }, { num: "p" }];
+  const head = [...(comparing() ? ["run"] : []), "task", "wording", "its answers in the base", { num: "locked" }, { num: "p" }];
   const keep = (row) => (tested ? row : row.slice(0, -1));
   const drawn = table(keep(head), rows.map(keep));
   drawn.className = "told";

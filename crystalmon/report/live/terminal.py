@@ -121,7 +121,8 @@ def _tasks(record: ProbeRecord, texts: dict[str, TaskTexts]) -> Table:
     table.add_column("task")
     table.add_column("phase")
     table.add_column("order", justify="right")
-    if any(task.seed_set for task in record.tasks.values()):
+    begun = any(task.seed_set for task in record.tasks.values())
+    if begun:
         table.add_column("may end on")
     table.add_column("leading answers", no_wrap=True, overflow="ellipsis")
     for name, task in record.tasks.items():
@@ -130,7 +131,7 @@ def _tasks(record: ProbeRecord, texts: dict[str, TaskTexts]) -> Table:
         top = ", ".join(f"{text} {share:.0%}" for share, text in ranked if np.isfinite(share))
         order = task.metrics.get("order", np.nan)
         shown = f"{order:.2f}" if np.isfinite(order) else "–"
-        ends = [end_words(task.seed_set)] if len(table.columns) > 4 else []
+        ends = [end_words(task.seed_set)] if begun else []
         table.add_row(Text(name), _phase(record, name), shown, *ends, Text(top))
     return table
 
