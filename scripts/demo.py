@@ -94,7 +94,10 @@ def seed_is_right(base: np.ndarray, found: int | None, planted: int) -> bool:
 
 
 def compare_seeds(runs: Sequence[Run]) -> list[str]:
-    """A line per task: the planted seed, and the one locked at the end of each stage."""
+    """A line per task: the planted seed, and the one locked at the end of each stage.
+
+    Where none is locked, how many ends are left; none of the base's wordings counts as one.
+    """
     truth = load_truth()
     base = {name: task.q for name, task in runs[0].records[0].tasks.items()}
     right = [0] * len(runs)
@@ -102,10 +105,12 @@ def compare_seeds(runs: Sequence[Run]) -> list[str]:
     for name, world in truth.items():
         line = f"{name:<12}{world['seed']:>9}"
         for stage, run in enumerate(runs):
-            found = run.records[-1].tasks[name].seed
+            task = run.records[-1].tasks[name]
+            found = task.seed
             good = seed_is_right(base[name], found, world["seed"])
             right[stage] += good
-            line += f"{'none' if found is None else found:>8}" + ("=" if good else " ")
+            shown = f"{len(task.seed_set)} left" if found is None else str(found)
+            line += f"{shown:>8}" + ("=" if good else " ")
         lines.append(line)
     counts = ", ".join(f"{count} after {run.name}" for count, run in zip(right, runs, strict=True))
     return [*lines, f"planted seed found (=) in {right[0]} of {len(truth)} tasks: {counts}"]
