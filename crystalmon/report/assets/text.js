@@ -129,11 +129,12 @@ function drawSeeds() {
 // The wordings that answers may still end on, at 95%; of two choices many are alike.
 function openWords(ends, task) {
   const wordings = ends.filter(known), none = ends.length > wordings.length;
-  if (!wordings.length) return "none of the base’s wordings, so far";
+  if (!wordings.length) return "none of the base’s wordings, unconfirmed";
+  if (ends.length === 1) return `“${clip(task.prompts[ends[0]], 70)}”, unconfirmed`;
   const alike = wordings.length > 1 && task.choices.length <= 3 ? ` (of ${task.choices.length} choices: many are alike)` : "";
   const words = `${counted(wordings.length, "wording")}${alike}`;
   if (!known(ends[0])) return `none of the base’s, or ${words}`;
-  return `${words}${none ? " or none" : ""}, ${ends.length > 1 ? "likeliest " : ""}“${clip(task.prompts[ends[0]], 70)}”`;
+  return `${words}${none ? " or none" : ""}, likeliest “${clip(task.prompts[ends[0]], 70)}”`;
 }
 
 // A table whose rows begin with the run that they are of; of one run that goes without saying.
