@@ -108,7 +108,7 @@ def test_trackers_get_the_suites_main_metrics_or_all(tmp_path, model, tokenizer,
     main = tracker_metrics(record)
     shown = {f"crystalmon/{metric.key}" for metric in METRICS if metric.panel}
     assert set(main) == shown - {"crystalmon/seed_mass"}  # no seed is held
-    assert len(main) == 10
+    assert len(main) == 11
     whole = tracker_metrics(record, logged="tasks")
     assert main.items() <= whole.items()
     assert len(whole) > 60

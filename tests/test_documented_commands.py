@@ -424,7 +424,13 @@ def test_the_detector_is_measured(here, capsys, monkeypatch):
     import trained_bank
 
     plan = trained_bank.Plan("collapse", (trained_bank.Stage("sft", "seed", 1e-3, 10),))
-    monkeypatch.setattr(trained_bank, "PLANS", ((plan, 1),))
+    banks = {}
+    for name, folder in (("reported", "validation"), ("calibrated", "calibration")):
+        place = Path(f"runs/{folder}/trained")
+        bank = trained_bank.Bank(place, trained_bank.FIRST, ((plan, 1),))
+        banks[name] = bank
+        monkeypatch.setattr(trained_bank, name.upper(), bank)
+    monkeypatch.setattr(trained_bank, "BANKS", banks)
     monkeypatch.setattr(sys, "argv", ["trained_bank.py", "--count", "1"])
     assert trained_bank.main() == 0
     assert "1 runs in runs/validation/trained" in capsys.readouterr().out
@@ -438,7 +444,7 @@ def test_the_detector_is_measured(here, capsys, monkeypatch):
     for words in (
         "nulls with any false event",
         "onsets found",
-        "right seed, all seeded collapses",
+        "complete: truth in the set at the end",
         "seedless, named so",
         "held out, SmolLM2 bases: 1 nulls, 1 positives",
         "trained: 1 runs of liquid-tiny, 15 task histories",
@@ -447,12 +453,11 @@ def test_the_detector_is_measured(here, capsys, monkeypatch):
     assert json.loads(printed.splitlines()[-1])["kinds"]
     assert start("scripts/validate_detection.py", "--stress", "500") == 0
 
-    (run,) = (here / "runs/validation/trained").iterdir()
-    shutil.copytree(run, here / "runs/calibration/trained" / run.name.removeprefix("test-"))
     assert start("scripts/calibrate_seeds.py", "--scenarios", "1", "--runs", "1") == 0
     printed = capsys.readouterr().out
     assert "CHOOSING[True] = (" in printed
     assert "BELIEVING[False] = (" in printed
+    assert "NONE_BOUNDS[(False, False)] = (" in printed
 
 
 @pytest.mark.slow

@@ -159,7 +159,8 @@ class Course:
             for name, task in measured.items()
         }
         metrics, ci = self._suite_level(measured, {name: len(own) for name, own in q.items()})
-        metrics["seed_set_size"] = float(np.mean(list(sizes.values()))) if sizes else np.nan
+        if sizes:
+            metrics["seed_set_size"] = float(np.mean(list(sizes.values())))
         return ProbeRecord(
             step=step,
             epoch=epoch,
@@ -232,8 +233,9 @@ class Course:
 
 
 def _is_relative(key: str) -> bool:
-    """Whether a metric refers to what the base has to lose, or to a seed that is held."""
-    return key in BY_KEY and (BY_KEY[key].nucleation or BY_KEY[key].held)
+    """Whether a metric refers to what the base has to lose, or to seeds."""
+    relative = key in BY_KEY and (BY_KEY[key].nucleation or BY_KEY[key].held)
+    return relative or key == "seed_set_size"
 
 
 def _known(task: TaskMeasurement, detector: PhaseDetector) -> TaskMeasurement:
