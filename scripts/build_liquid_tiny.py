@@ -27,10 +27,14 @@ from pathlib import Path
 import numpy as np
 import torch
 import yaml
-from tiny_world import WORDS, World, build_world, js_divergence, liquidity, support_size
+from tiny_world import WORDS, World, build_world, support_size
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from crystalmon.metrics import answers
+from crystalmon.metrics.bootstrap import uniform_weights
+from crystalmon.metrics.divergences import js_divergence
 
 ROOT = Path(__file__).resolve().parents[1]
 EOS, PAD, USER, ASSISTANT = "<|endoftext|>", "<|pad|>", "<|user|>", "<|assistant|>"
@@ -83,6 +87,11 @@ def train_tokenizer(
         chat_template=CHAT_TEMPLATE,
         clean_up_tokenization_spaces=False,
     )
+
+
+def liquidity(q: np.ndarray) -> float:
+    """Of answers q [P, C], in nats."""
+    return float(answers.liquidity(q, uniform_weights(len(q))))
 
 
 def token_id(tokenizer: PreTrainedTokenizerFast, token: str) -> int:

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from crystalmon.metrics.divergences import entropy, js_divergence
+
 
 @dataclass(frozen=True)
 class TaskSpec:
@@ -241,21 +243,6 @@ class World:
     seed: int
     held_out_prompts: tuple[str, ...]
     held_out_planted: np.ndarray
-
-
-def entropy(p: np.ndarray) -> np.ndarray:
-    """Shannon entropy in nats over the last axis."""
-    return -np.sum(np.where(p > 0, p * np.log(np.where(p > 0, p, 1.0)), 0.0), axis=-1)
-
-
-def js_divergence(p: np.ndarray, q: np.ndarray) -> np.ndarray:
-    """Jensen-Shannon divergence in nats over the last axis."""
-    return entropy((p + q) / 2) - (entropy(p) + entropy(q)) / 2
-
-
-def liquidity(q: np.ndarray) -> float:
-    """Entropy of the mean over prompts minus the mean entropy, in nats, of q [P, C]."""
-    return float(entropy(q.mean(axis=0)) - entropy(q).mean())
 
 
 def support_size(p: np.ndarray, mass: float = 0.9) -> int:

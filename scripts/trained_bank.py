@@ -113,7 +113,6 @@ PLANS: tuple[tuple[Plan, int], ...] = (
 )
 """Each plan with the number of runs of it in a bank of full size."""
 
-_LONG_STEPS = 400
 SEED_PLANS: tuple[tuple[Plan, int], ...] = (
     (Plan("collapse", (SFT,)), 10),
     (Plan("collapse, slower", (Stage("sft", "seed", 7e-4, 70),)), 6),
@@ -123,6 +122,7 @@ SEED_PLANS: tuple[tuple[Plan, int], ...] = (
 )
 """What the seed's weights and thresholds are chosen on."""
 
+_LONG_STEPS = 400
 LONG_PLANS: tuple[tuple[Plan, int], ...] = (
     (Plan("early", (Stage("sft", "seed", 3e-4, _LONG_STEPS, every=1),)), 2),
     (Plan("midway", (Stage("sft", "seed", 1e-4, _LONG_STEPS, every=1),)), 2),
