@@ -58,8 +58,8 @@ def make_callback() -> CrystalCallback:
 def _watch(handler: Any, flow: type) -> bool:
     """Whether the trainer has a callback; it gets one, unless it has or its model has no head."""
     # not before a trainer begins: a framework may patch models when it is first imported
-    from crystalmon.monitor.beginnings import unwrapped
     from crystalmon.monitor.callback import CrystalCallback
+    from crystalmon.scoring.engines import unwrapped
     from crystalmon.scoring.forward import output_head
 
     callbacks = handler.callbacks

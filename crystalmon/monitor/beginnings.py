@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from crystalmon.runs.reference import Reference
+from crystalmon.scoring.engines import unwrapped
 from crystalmon.scoring.plan import View
 from crystalmon.suites.tasks import TaskSuite
 
@@ -52,13 +53,6 @@ def begun_views(model: Any, suite: TaskSuite) -> list[View]:
     """The views in which this process has scored a model before its first training."""
     beginning = _BEGINNINGS.get(bare(model))
     return [view for key, view in beginning.bases if key == suite.hash] if beginning else []
-
-
-def unwrapped(model: Any) -> Any:
-    """The language model itself, from within PPO's, an engine's or the compiler's wrapper."""
-    for inner in ("_orig_mod", "module", "policy"):
-        model = getattr(model, inner, model)
-    return model
 
 
 def bare(model: Any) -> Any:

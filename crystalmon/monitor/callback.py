@@ -15,7 +15,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from crystalmon.monitor.actions import Actions, check_actions
-from crystalmon.monitor.beginnings import begun_views, unwrapped
+from crystalmon.monitor.beginnings import begun_views
 from crystalmon.monitor.budget import DEFAULT_SHARE, check_share
 from crystalmon.monitor.console import Console
 from crystalmon.monitor.probe import Monitor
@@ -25,6 +25,7 @@ from crystalmon.monitor.training_experiments import Experiments, check_experimen
 from crystalmon.monitor.views import AUTO, Views, find_view, name_views
 from crystalmon.phases.limits import check_limits
 from crystalmon.runs.reference import Reference
+from crystalmon.scoring.engines import unwrapped
 from crystalmon.scoring.models import model_name
 from crystalmon.scoring.precision_trial import AskedPrecision, check_precision
 from crystalmon.scoring.ranks import current_ranks

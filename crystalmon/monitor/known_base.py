@@ -49,10 +49,13 @@ class KnownBase:
         without_adapters: bool = False,
         precision: AskedPrecision = "float32",
     ) -> None:
-        # a model that cannot be read is as one without a fingerprint
-        self.fingerprint: str | None = ranks.on_main(
-            lambda: attempt(lambda: fingerprint(model, without_adapters=without_adapters))[0]
-        )
+        def read() -> str | None:
+            # a model that cannot be read is as one without a fingerprint, and so is a part of one
+            if ranks.alike > 1:
+                return None
+            return attempt(lambda: fingerprint(model, without_adapters=without_adapters))[0]
+
+        self.fingerprint: str | None = ranks.on_main(read)
         self._key: BaseKey | None = None
         if self.fingerprint is not None:
             self._key = BaseKey(self.fingerprint, suite.hash, plan.view, plan.fingerprint)

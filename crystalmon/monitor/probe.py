@@ -23,7 +23,8 @@ from crystalmon.monitor.course import Asked, Course
 from crystalmon.phases import SuiteDetector
 from crystalmon.runs.records import Event, ProbeRecord
 from crystalmon.runs.reference import Reference
-from crystalmon.scoring.compatibility import check_fit, probing_ranks
+from crystalmon.scoring.compatibility import check_fit
+from crystalmon.scoring.engines import check_engine, probing_ranks
 from crystalmon.scoring.plan import View, build_plan, describe_merges
 from crystalmon.scoring.precision_trial import AskedPrecision, check_precision
 from crystalmon.scoring.route import still_holds
@@ -102,10 +103,11 @@ class Monitor:
         self.model = model
         self.suite = load_suite(suite)
         self.plan = build_plan(self.suite, tokenizer, view)
+        check_engine(model)
         check_fit(model, self.plan)
         if self.plan.merges:
             logger.info(describe_merges(self.plan.merges))
-        self.ranks = probing_ranks(model)
+        self.ranks = probing_ranks(model, self.plan)
         self._all: Asked = {task.name: np.arange(len(task.prompts)) for task in self.suite}
         self._batch_tokens: int | None = None
         self.progress = progress

@@ -25,7 +25,6 @@ from crystalmon.monitor.beginnings import (
     beginning_of,
     keep_beginning,
     trained_further,
-    unwrapped,
 )
 from crystalmon.monitor.best_checkpoint import (
     check_choice,
@@ -50,6 +49,7 @@ from crystalmon.runs.names import OVERHEAD_KEY
 from crystalmon.runs.records import Event, ProbeRecord
 from crystalmon.runs.reference import Reference, find_reference
 from crystalmon.runs.trainer_log import LogRow
+from crystalmon.scoring.engines import runnable
 from crystalmon.scoring.models import model_name
 from crystalmon.scoring.plan import View
 from crystalmon.scoring.precision_trial import AskedPrecision, check_precision
@@ -256,7 +256,7 @@ class Training:
     ) -> None:
         """All that comes before the first probe."""
         ranks, settings = current_ranks(), self._settings
-        output, inner, step = Path(str(args.output_dir)), unwrapped(model), state.global_step
+        output, inner, step = Path(str(args.output_dir)), runnable(model), state.global_step
         folder = claim_folder(output, state, settings.suite.name, settings.view_name)
         self._console = Console(folder.name, settings.verbose)
         check_choice(args, folder.name)

@@ -1,4 +1,4 @@
-"""What is asked of a model before it is run: does a plan fit it, and which ranks may split one."""
+"""What is asked of a model before it is run: does a plan fit it?"""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from typing import Any
 
 from crystalmon.scoring.models import context_length, vocabulary_size
 from crystalmon.scoring.plan import ScoringPlan
-from crystalmon.scoring.ranks import ONE, Ranks, current_ranks
 
 
 def check_fit(model: Any, plan: ScoringPlan) -> None:
@@ -41,11 +40,3 @@ def check_fit(model: Any, plan: ScoringPlan) -> None:
             f"tokens must be below {vocabulary} for this model, got {largest}. "
             "Use the tokenizer that belongs to it."
         )
-
-
-def probing_ranks(model: Any) -> Ranks:
-    """The ranks that may split the prompts of a plan.
-
-    Under tensor parallelism each rank must run every prompt: they hold parts of the same matrices.
-    """
-    return ONE if (getattr(model, "_tp_size", None) or 1) > 1 else current_ranks()

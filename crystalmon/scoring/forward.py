@@ -19,6 +19,7 @@ from typing import Any, Literal, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FullyShardedDataParallel
 
 from crystalmon.scoring.models import longrope_switch
 from crystalmon.scoring.plan import ScoringPlan
@@ -110,8 +111,8 @@ def score_rows(
     tokens, outputs = batch_limits(model, head)
     tokens, switch = max_batch_tokens or tokens, longrope_switch(model)
     left = list(range(len(plan.rows)) if rows is None else rows)
-    share = ranks if split else ONE
-    queue = _batches(plan, route, left, tokens, outputs, share.size, switch)
+    own, shares = ranks.share if split else ONE.share
+    queue = _batches(plan, route, left, tokens, outputs, shares, switch)
 
     def run(batch: Sequence[TokenSequence], counts: bool) -> None:
         answered, log_p = next_token_log_probs(model, head, batch, route)
@@ -119,10 +120,10 @@ def score_rows(
             consume(answered, log_p)
 
     while queue:
-        batches, queue = queue[: share.size], queue[share.size :]
+        batches, queue = queue[:shares], queue[shares:]
         # a rank without a batch of its own runs the last one again, for nothing
-        batch = batches[min(share.rank, len(batches) - 1)]
-        _, failure = attempt(partial(run, batch, share.rank < len(batches)))
+        batch = batches[min(own, len(batches) - 1)]
+        _, failure = attempt(partial(run, batch, own < len(batches)))
         if ranks.share_failure(failure, out_of_memory):
             # the tree of one prompt stays whole
             if all(len(b) == 1 and sum(plan.row_parent[[*b[0].rows]] < 0) < 2 for b in batches):
@@ -130,7 +131,7 @@ def score_rows(
             failure = None  # it holds on to the tensors of the pass that failed
             tokens, outputs = _halved(model, batches, tokens, outputs)
             left = [row for each in batches + queue for one in each for row in one.rows]
-            queue = _batches(plan, route, left, tokens, outputs, share.size, switch)
+            queue = _batches(plan, route, left, tokens, outputs, shares, switch)
     return tokens
 
 
@@ -245,7 +246,8 @@ def output_head(model: nn.Module) -> nn.Module:
 
 def accepts(model: nn.Module, name: str) -> bool:
     """Whether the model's forward takes an argument of this name."""
-    parameters = inspect.signature(model.forward).parameters.values()
+    inner = model.module if isinstance(model, FullyShardedDataParallel) else model
+    parameters = inspect.signature(inner.forward).parameters.values()
     return any(p.name == name or p.kind is p.VAR_KEYWORD for p in parameters)
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
+from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel, _runtime_utils
+from torch.distributed.fsdp._common_utils import HandleTrainingState, TrainingState
 
 _LOGITS_WANTED = {"UNSLOTH_RETURN_LOGITS": "1", "UNSLOTH_RETURN_HIDDEN_STATES": "0"}
 """What makes Unsloth's models return logits; in training they may return hidden states, or none."""
@@ -44,9 +45,19 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
             vars(module).update(values)
         for module, training in modes:
             module.training = training
-            # the root of a sharded model stays gathered until a backward pass
-            if isinstance(module, FSDPModule):
-                module.reshard()
+            _reshard(module)
+
+
+def _reshard(module: Any) -> None:
+    """Free what a sharded module has gathered: a root keeps it until a backward pass."""
+    if isinstance(module, FSDPModule):
+        module.reshard()
+    elif isinstance(module, FullyShardedDataParallel) and module._is_root is not None:
+        module.training_state = TrainingState.IDLE  # a pass that failed has left it
+        if (handle := module._handle) is not None:
+            handle._training_state = HandleTrainingState.IDLE
+            if handle.uses_sharded_strategy:
+                _runtime_utils._reshard(module, handle, True)
 
 
 def _cached(module: nn.Module) -> tuple[dict[str, Tensor | None], dict[str, Any]]:

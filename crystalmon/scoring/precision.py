@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 from torch.overrides import TorchFunctionMode
 
 HEAD_DTYPE = {"cpu": torch.float64}
@@ -20,7 +22,7 @@ In float32 a sum over the hidden size rounds by 1e-5, which adds up along a path
 MASKED_ATTENTION = ("sdpa", "eager")
 """transformers' attention implementations that take any 4-D mask, in any precision."""
 
-_HALF = (torch.float16, torch.bfloat16)
+HALF = (torch.float16, torch.bfloat16)
 _WIDE = (torch.float32, torch.float64)
 _LEFT_ALONE = ("__get__", "__set__", "__setitem__")
 _CASTS = ("to", "half", "bfloat16")
@@ -39,7 +41,7 @@ def float32_layers(model: nn.Module) -> Iterator[None]:
             if kind not in (None, *MASKED_ATTENTION):
                 stack.callback(setattr, config, "_attn_implementation_internal", kind)
                 config._attn_implementation_internal = "sdpa"
-        stack.enter_context(_Widening(_HALF))
+        stack.enter_context(_Widening(HALF, _gathered_storages(model)))
         yield
 
 
@@ -57,7 +59,7 @@ def answer_positions(head: nn.Module, where: Tensor) -> Iterator[None]:
         at = where.to(hidden.device)
         dtype = HEAD_DTYPE.get(hidden.device.type, torch.float32)
         needed = hidden[at[:, 0], at[:, 1]].unsqueeze(0).to(dtype)
-        with torch.autocast(hidden.device.type, enabled=False), _Widening((*_HALF, torch.float32)):
+        with torch.autocast(hidden.device.type, enabled=False), _Widening((*HALF, torch.float32)):
             return forward(needed, *args, **kwargs)
 
     head.forward = project
@@ -77,9 +79,11 @@ class _Widening(TorchFunctionMode):
     so no second copy of the model is ever held.
     """
 
-    def __init__(self, narrow: tuple[torch.dtype, ...]) -> None:
+    def __init__(
+        self, narrow: tuple[torch.dtype, ...], storages: frozenset[int] = frozenset()
+    ) -> None:
         super().__init__()
-        self._narrow = narrow
+        self._narrow, self._storages = narrow, storages
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -87,6 +91,8 @@ class _Widening(TorchFunctionMode):
         if name in _LEFT_ALONE or (name.endswith("_") and not name.endswith("__")):
             return func(*args, **kwargs)
         if name in _CASTS and args[0].dtype in _WIDE:
+            if self._storages and args[0].untyped_storage().data_ptr() in self._storages:
+                return func(*args, **kwargs)
             if name != "to":
                 return args[0]
             own, *rest = args
@@ -94,7 +100,7 @@ class _Widening(TorchFunctionMode):
             return own.to(*(_kept_wide(value, own.dtype) for value in rest), **kept)
         if func is nn.functional.embedding:
             found = func(*args, **kwargs)
-            return found.float() if found.dtype in _HALF else found
+            return found.float() if found.dtype in HALF else found
         tensors = [*_tensors(args, kwargs)]
         kinds = {tensor.dtype for tensor in tensors}
         wide = [dtype for dtype in _WIDE if dtype in kinds]
@@ -117,11 +123,23 @@ class _Widening(TorchFunctionMode):
         return value
 
 
+def _gathered_storages(model: nn.Module) -> frozenset[int]:
+    """Where the shards lie that FSDP 2 casts when it gathers them, into buffers that it keeps."""
+    shards = {
+        weight
+        for module in model.modules()
+        if isinstance(module, FSDPModule)
+        for weight in module.parameters()
+        if isinstance(weight, DTensor)
+    }
+    return frozenset(each.to_local().untyped_storage().data_ptr() for each in shards)
+
+
 def _kept_wide(value: Any, own: torch.dtype) -> Any:
     """An argument of `Tensor.to`; where it asks for half precision, the tensor's own instead."""
     if isinstance(value, Tensor):  # `x.to(other)`: where that lies, and as what
-        return value.device if value.dtype in _HALF else value
-    return own if isinstance(value, torch.dtype) and value in _HALF else value
+        return value.device if value.dtype in HALF else value
+    return own if isinstance(value, torch.dtype) and value in HALF else value
 
 
 def _tensors(args: Any, kwargs: dict[str, Any]) -> Iterator[Tensor]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from crystalmon.scoring.plan import ScoringPlan
+from crystalmon.scoring.precision import HALF
 
 AskedPrecision = Literal["auto", "model", "float32"]
 PRECISIONS = ("auto", "model", "float32")
@@ -60,12 +61,16 @@ def suffices(trial: Mapping[str, float]) -> bool:
 
 
 @contextlib.contextmanager
-def noted_autocast(head: nn.Module) -> Iterator[list[bool]]:
-    """Within, notes at each pass whether the model's forward has turned on autocast."""
+def noted_half(head: nn.Module) -> Iterator[list[bool]]:
+    """Within, notes at each pass whether the model computes in half precision.
+
+    Its weights need not: autocast and the mixed precision of FSDP cast them in the forward.
+    """
     noted: list[bool] = []
 
-    def note(_: nn.Module, inputs: tuple[Any, ...]) -> None:
-        noted.append(torch.is_autocast_enabled(inputs[0].device.type))
+    def note(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        halves = [each.dtype in HALF for each in (inputs[0], module.weight)]
+        noted.append(torch.is_autocast_enabled(inputs[0].device.type) or any(halves))
 
     hook = head.register_forward_pre_hook(note)
     try:

@@ -22,11 +22,18 @@ class RankError(RuntimeError):
 class Ranks:
     """The processes that split a probe's work: `rank` is this one, from 0, and `size` their number.
 
-    Every method is collective: all ranks call it, in the same order.
+    `alike` neighbours run the same prompts, such as those of one tensor-parallel group. Every
+    method is collective: all ranks call it, in the same order.
     """
 
     rank: int = 0
     size: int = 1
+    alike: int = 1
+
+    @property
+    def share(self) -> tuple[int, int]:
+        """Which share of the work is this rank's, from 0, and how many there are."""
+        return self.rank // self.alike, self.size // self.alike
 
     @property
     def is_main(self) -> bool:

@@ -31,7 +31,7 @@ from crystalmon.scoring.precision import MASKED_ATTENTION
 from crystalmon.scoring.precision_trial import (
     AskedPrecision,
     compare_precisions,
-    noted_autocast,
+    noted_half,
     suffices,
 )
 from crystalmon.scoring.ranks import ONE, Ranks, describe
@@ -126,9 +126,9 @@ def _in_rows(
         return found
 
     route, wide = Route("rows", "model"), Route("rows", "float32")
-    with noted_autocast(output_head(model)) as autocast:
+    with noted_half(output_head(model)) as half:
         own = truth = timed(route)
-    if floats and not any(autocast):
+    if floats and not any(half):
         route = wide  # its own numbers are those of float32 layers
     elif precision != "model":
         route, truth = _better(route, truth, wide, timed, ranks)
