@@ -48,8 +48,9 @@ from torch import nn
 from crystalmon import TaskSuite, load_suite
 from crystalmon.cli.options import load_placed
 from crystalmon.monitor.probe import Monitor
-from crystalmon.scoring.forward import DEFAULT_BATCH_TOKENS, MAX_BATCH_TOKENS, Route
+from crystalmon.scoring.forward import Route
 from crystalmon.scoring.isolation import undisturbed
+from crystalmon.scoring.memory import DEFAULT_BATCH_TOKENS, MAX_BATCH_TOKENS
 from crystalmon.scoring.plan import ScoringPlan, build_plan
 from crystalmon.scoring.route import choose_route
 from crystalmon.scoring.score import score

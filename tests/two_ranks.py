@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ from crystalmon.runs.reference import load_reference
 from crystalmon.scoring.models import load_model
 from crystalmon.scoring.ranks import Ranks, current_ranks
 
+LONGEST = 300
+"""Seconds after which both processes are stopped."""
 ONE_SCENARIO = timedelta(seconds=60)
 """Waiting for the other process longer than this is an error, not a hang."""
 
@@ -196,7 +199,7 @@ SCENARIOS: dict[str, Callable[[Scene], Any]] = {
 }
 
 
-def played(name: str, folder: Path, rank: int) -> Any:
+def played(scenario: Callable[[Scene], Any], folder: Path, rank: int) -> Any:
     """What a scenario returns, or the error that it raises, in words."""
     folder.mkdir(exist_ok=True)
     meeting = dist.FileStore(str(folder / "meeting"), 2)
@@ -207,7 +210,7 @@ def played(name: str, folder: Path, rank: int) -> Any:
             patch.setenv("CRYSTALMON_CACHE", str(folder / "bases"))
             model, tokenizer = load_model("liquid-tiny")
             scene = Scene(model, tokenizer, suite, current_ranks(), patch, folder)
-            return SCENARIOS[name](scene)
+            return scenario(scene)
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     finally:
@@ -215,15 +218,48 @@ def played(name: str, folder: Path, rank: int) -> Any:
         dist.destroy_process_group()
 
 
-def main() -> None:
+def main(scenarios: dict[str, Callable[[Scene], Any]]) -> None:
     folder, rank = Path(sys.argv[1]), int(sys.argv[2])
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
     with (folder / f"{rank}.jsonl").open("a", encoding="utf-8") as file:
-        for name in SCENARIOS:
-            came_out = played(name, folder / name, rank)
+        for name, scenario in scenarios.items():
+            came_out = played(scenario, folder / name, rank)
             file.write(json.dumps([name, came_out]) + "\n")
             file.flush()
 
 
+def play_both(player: Path, folder: Path) -> Callable[[str], list[Any]]:
+    """Two processes of a player; what a scenario came to on each rank, by its name."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    files = [folder / f"{rank}.txt" for rank in (0, 1)]
+    processes = []
+    for rank, file in enumerate(files):
+        with file.open("w") as output:
+            command = [sys.executable, str(player), str(folder), str(rank)]
+            processes.append(
+                subprocess.Popen(command, env=environment, stdout=output, stderr=output)
+            )
+    try:
+        for process in processes:
+            process.wait(LONGEST)
+    except subprocess.TimeoutExpired:
+        pass  # the scenarios that are missing fail
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+    def of(name: str) -> list[Any]:
+        found = []
+        for rank, file in enumerate(files):
+            lines = (folder / f"{rank}.jsonl").read_text().splitlines()
+            by_name = dict(map(json.loads, lines))
+            assert name in by_name, f"rank {rank} did not come to it:\n{file.read_text()}"
+            found.append(by_name[name])
+        return found
+
+    return of
+
+
 if __name__ == "__main__":
-    main()
+    main(SCENARIOS)

@@ -25,7 +25,7 @@ from crystalmon.monitor.training_experiments import Experiments, check_experimen
 from crystalmon.monitor.views import AUTO, Views, find_view, name_views
 from crystalmon.phases.limits import check_limits
 from crystalmon.runs.reference import Reference
-from crystalmon.scoring.engines import unwrapped
+from crystalmon.scoring.engines import check_engine, unwrapped
 from crystalmon.scoring.models import model_name
 from crystalmon.scoring.precision_trial import AskedPrecision, check_precision
 from crystalmon.scoring.ranks import current_ranks
@@ -173,6 +173,7 @@ class CrystalCallback(TrainerCallback):
         Raises:
             Exception: for mistakes of configuration, before any training is spent.
         """
+        check_engine(model, args)
         if any(views[0].state is state for views in self._trainings):
             logger.warning("crystalmon: one callback is attached twice; it counts once.")
             return

@@ -19,7 +19,8 @@ from crystalmon.monitor.budget import DEFAULT_SHARE
 from crystalmon.monitor.schedule import check_every, probe_steps
 from crystalmon.runs.plurals import counted
 from crystalmon.runs.records import Stored
-from crystalmon.scoring.forward import logits_bytes, output_head
+from crystalmon.scoring.forward import output_head
+from crystalmon.scoring.memory import logits_bytes
 from crystalmon.scoring.models import empty_model
 from crystalmon.scoring.plan import ScoringPlan
 from crystalmon.scoring.trie import count_tree

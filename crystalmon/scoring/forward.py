@@ -14,16 +14,17 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 
+from crystalmon.scoring.memory import batch_limits
 from crystalmon.scoring.models import longrope_switch
 from crystalmon.scoring.plan import ScoringPlan
-from crystalmon.scoring.precision import HEAD_DTYPE, answer_positions, float32_layers
+from crystalmon.scoring.precision import answer_positions, float32_layers
 from crystalmon.scoring.ranks import ONE, RankError, Ranks, attempt
 from crystalmon.scoring.sequences import (
     Method,
@@ -38,13 +39,6 @@ logger = logging.getLogger(__name__)
 
 Consumer = Callable[[np.ndarray, Tensor], Any]
 """Takes (row indices [M], log_p [M, V] float32 on the model's device)."""
-
-MAX_BATCH_TOKENS = {"cpu": 1024}
-DEFAULT_BATCH_TOKENS = 16_384
-MAX_BATCH_LOGITS = {"cpu": 2**25}
-DEFAULT_BATCH_LOGITS = 2**27
-"""Logits in a batch, M · V: 256 MiB in float64 on a CPU, else 512 MiB in float32, as small batches
-leave a GPU waiting. A few such tensors are held at once while their softmax is taken."""
 
 _NO_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
@@ -86,7 +80,7 @@ def score_rows(
     split: bool = True,
     max_batch_tokens: int | None = None,
     rows: Iterable[int] | None = None,
-) -> int:
+) -> int | None:
     """Next-token log-probabilities after every row of a plan, in batches of similar length.
 
     log p(v | row) = log_softmax(z)_v, with the output projection in float32 or better. If any rank
@@ -98,18 +92,20 @@ def score_rows(
             run again.
         ranks: the processes that score together.
         split: give each rank its share of the batches; else each of them runs all.
-        max_batch_tokens: padded tokens per forward pass; chosen by device if None.
+        max_batch_tokens: padded tokens per forward pass, at most; by the device and what is free on
+            it if None.
         rows: which ones; all of them if None. As trees, with each prompt all rows after it.
 
     Returns:
-        The limit of padded tokens that memory has held.
+        The limit of padded tokens that memory has held, where it did not hold a larger one; else
+        `max_batch_tokens`.
 
     Raises:
         RankError: if another rank has failed.
     """
     head = output_head(model)
-    tokens, outputs = batch_limits(model, head)
-    tokens, switch = max_batch_tokens or tokens, longrope_switch(model)
+    tokens, outputs = batch_limits(model, head, ranks)
+    tokens, switch = min(tokens, max_batch_tokens or tokens), longrope_switch(model)
     left = list(range(len(plan.rows)) if rows is None else rows)
     own, shares = ranks.share if split else ONE.share
     queue = _batches(plan, route, left, tokens, outputs, shares, switch)
@@ -119,6 +115,7 @@ def score_rows(
         if counts:
             consume(answered, log_p)
 
+    held = max_batch_tokens
     while queue:
         batches, queue = queue[:shares], queue[shares:]
         # a rank without a batch of its own runs the last one again, for nothing
@@ -130,9 +127,10 @@ def score_rows(
                 raise failure or RankError("another rank has no memory left for a single prompt")
             failure = None  # it holds on to the tensors of the pass that failed
             tokens, outputs = _halved(model, batches, tokens, outputs)
+            held = tokens
             left = [row for each in batches + queue for one in each for row in one.rows]
             queue = _batches(plan, route, left, tokens, outputs, shares, switch)
-    return tokens
+    return held
 
 
 def _halved(
@@ -145,27 +143,6 @@ def _halved(
     tokens = min(tokens, failed) // 2
     logger.warning("crystalmon: out of memory; going on with %d tokens a batch.", tokens)
     return tokens, max(1, outputs // 2)
-
-
-def batch_limits(model: nn.Module, head: nn.Module) -> tuple[int, int]:
-    """(padded tokens, positions whose logits are kept) that a batch may hold, by device."""
-    device = next(model.parameters()).device
-    # a partitioned weight is empty, so its shape does not tell the vocabulary
-    vocabulary = getattr(head, "out_features", None) or cast(Tensor, head.weight).shape[0]
-    tokens = MAX_BATCH_TOKENS.get(device.type, DEFAULT_BATCH_TOKENS)
-    return tokens, max(1, batch_logits(device.type) // max(1, int(vocabulary)))
-
-
-def batch_logits(device: str) -> int:
-    """Logits that a batch may hold, by the type of device."""
-    return MAX_BATCH_LOGITS.get(device, DEFAULT_BATCH_LOGITS)
-
-
-def logits_bytes(device: str, vocabulary: int, positions: int) -> int:
-    """Of the largest batch in which so many positions are scored."""
-    most = max(1, batch_logits(device) // vocabulary)
-    size = HEAD_DTYPE.get(device, torch.float32).itemsize
-    return size * vocabulary * min(positions, most)
 
 
 def _batches(

@@ -110,7 +110,7 @@ class _Widening(TorchFunctionMode):
             args = [self._widened(value, wide[-1]) for value in args]
             kwargs = {key: self._widened(value, wide[-1]) for key, value in kwargs.items()}
         device = tensors[0].device.type
-        if not torch.is_autocast_enabled(device):
+        if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
             return func(*args, **kwargs)
         with torch.autocast(device, enabled=False):
             return func(*args, **kwargs)

@@ -39,8 +39,8 @@ class Scores:
         log_choice: per task [P, C], the log-probability that the completion is the choice; NaN of
             prompts that were not asked.
         observed: [n, …] values by key, one per prompt asked in suite order, from the observer.
-        batch_tokens: the padded tokens per forward pass that memory has held; None if nothing was
-            run, and the answers are remembered.
+        batch_tokens: the padded tokens per forward pass that memory has held, where it did not hold
+            more; else what was given.
     """
 
     log_choice: tuple[np.ndarray, ...]
@@ -65,7 +65,7 @@ def score(
         observe: called with the prompts' full next-token log-probabilities, a few at a time.
         route: how to run it; found out by `choose_route` if None.
         ranks: the processes to split the prompts among; each of them gets the whole result.
-        max_batch_tokens: padded tokens per forward pass; chosen by device if None.
+        max_batch_tokens: padded tokens per forward pass, at most; see `score_rows`.
         progress: called with the number of rows done after each batch.
         prompts: ask these alone, ascending indices; all N if None.
 

@@ -17,17 +17,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
+from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 
 from crystalmon.experiments.common.scored_texts import Text, Tokens, groups_to_generate
 from crystalmon.scoring.forward import (
     Route,
-    batch_limits,
     next_token_log_probs,
     out_of_memory,
     output_head,
 )
 from crystalmon.scoring.isolation import undisturbed
+from crystalmon.scoring.memory import batch_limits
 from crystalmon.scoring.models import context_length, longrope_switch, vocabulary_size
 from crystalmon.scoring.ranks import ONE, RankError, Ranks, attempt
 from crystalmon.scoring.route import (
@@ -92,7 +92,7 @@ class Subject:
         with undisturbed(self.model):
             if not self._routes:
                 self._routes.append(choose_precision(self.model, own[:2], self.ranks))
-            limits = batch_limits(self.model, output_head(self.model))
+            limits = batch_limits(self.model, output_head(self.model), self.ranks)
             for batch in batches_of(own, *limits, longrope_switch(self.model)):
                 self._run(batch, self._routes[0], consume)
 
@@ -209,9 +209,14 @@ class Subject:
             The responses, the end-of-text token included where one was drawn.
 
         Raises:
-            ValueError: if the model's context is too short, or a prompt has tokens unknown to it.
+            ValueError: if the model's context is too short, a prompt has tokens unknown to it, or
+                FSDP 1 shards the model.
             RankError: if another rank has failed.
         """
+        if isinstance(self.model, FullyShardedDataParallel):  # `generate` would pass its root by
+            raise ValueError(
+                "FSDP 1 generates no texts. Set fsdp_version to 2, or measure the saved model."
+            )
         self._check(prompts, tokens)
         found: dict[int, Tokens] = {}
         with undisturbed(self.model):
