@@ -22,7 +22,7 @@ from two_ranks import play_both
 
 from crystalmon import CrystalCallback, Monitor
 from crystalmon.scoring import memory
-from crystalmon.scoring.engines import check_engine, runnable, unwrapped
+from crystalmon.scoring.engines import check_engine
 from crystalmon.scoring.plan import build_plan
 from crystalmon.scoring.ranks import Ranks
 from crystalmon.scoring.route import choose_route
@@ -79,12 +79,6 @@ def test_what_would_be_measured_wrongly_is_refused_on_every_rank(came_out, engin
 def test_prompts_are_split_over_data_parallel_groups():
     shares = [Ranks(rank, 4, alike=2).share for rank in range(4)]
     assert shares == [(0, 2), (0, 2), (1, 2), (1, 2)]
-
-
-def test_wrappers_are_looked_through_in_any_order(model):
-    compiled = torch.compile(model, backend="eager")
-    for wrapped in (nn.DataParallel(compiled), torch.compile(nn.DataParallel(model))):
-        assert runnable(wrapped) is unwrapped(wrapped) is model
 
 
 def test_data_parallel_is_refused(model, tokenizer, tmp_path):

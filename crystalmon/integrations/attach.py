@@ -36,10 +36,10 @@ def attach(module: ModuleType, note: Callable[[str], None]) -> None:
     begin = module.CallbackHandler.on_train_begin
 
     @functools.wraps(begin)
-    def on_train_begin(handler: Any, *given: Any, **options: Any) -> Any:
-        if _watch(handler, module.DefaultFlowCallback):
+    def on_train_begin(handler: Any, args: Any, *given: Any, **options: Any) -> Any:
+        if _watch(handler, args, module.DefaultFlowCallback):
             note(ATTACHED)
-        return begin(handler, *given, **options)
+        return begin(handler, args, *given, **options)
 
     module.CallbackHandler.on_train_begin = on_train_begin
 
@@ -55,11 +55,14 @@ def make_callback() -> CrystalCallback:
     return CrystalCallback(**read_settings(os.environ))
 
 
-def _watch(handler: Any, flow: type) -> bool:
-    """Whether the trainer has a callback; it gets one, unless it has or its model has no head."""
+def _watch(handler: Any, args: Any, flow: type) -> bool:
+    """Whether the trainer has a callback; it gets one, unless it has or its model has no head.
+
+    Nor does a model get one whose engine would falsify what is measured.
+    """
     # not before a trainer begins: a framework may patch models when it is first imported
     from crystalmon.monitor.callback import CrystalCallback
-    from crystalmon.scoring.engines import unwrapped
+    from crystalmon.scoring.engines import check_engine, unwrapped
     from crystalmon.scoring.forward import output_head
 
     callbacks = handler.callbacks
@@ -67,7 +70,8 @@ def _watch(handler: Any, flow: type) -> bool:
         return True
     try:
         output_head(unwrapped(handler.model))
-    except TypeError as error:
+        check_engine(handler.model, args)
+    except (TypeError, ValueError) as error:
         logger.warning("crystalmon: this training is not monitored: %s", error)
         return False
     earlier = [n for n, each in enumerate(callbacks) if isinstance(each, flow) or _reports(each)]
