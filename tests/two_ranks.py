@@ -36,7 +36,7 @@ from crystalmon.runs.reference import load_reference
 from crystalmon.scoring.models import load_model
 from crystalmon.scoring.ranks import Ranks, current_ranks
 
-LONGEST = 300
+LONGEST = 600
 """Seconds after which both processes are stopped."""
 ONE_SCENARIO = timedelta(seconds=60)
 """Waiting for the other process longer than this is an error, not a hang."""
