@@ -70,7 +70,7 @@ def weights_of(engine: Any) -> dict[str, Tensor]:
         with FullyShardedDataParallel.summon_full_params(engine, writeback=False):
             named = [(name, each.detach().clone()) for name, each in engine.named_parameters()]
         return {name.replace("_fsdp_wrapped_module.", ""): each for name, each in named}
-    found = get_model_state_dict(engine, options=StateDictOptions(full_state_dict=True))
+    found: Any = get_model_state_dict(engine, options=StateDictOptions(full_state_dict=True))
     own = {name.replace("_orig_mod.", "").removeprefix("module."): v for name, v in found.items()}
     return {name: each.detach().clone() for name, each in own.items()}
 
