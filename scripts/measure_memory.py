@@ -49,7 +49,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", nargs="?", default="smollm2-135m")
     parser.add_argument("--experts", type=int, help="of a mixture that is probed instead")
-    parser.add_argument("--worker", choices=("bare", "watched", *PRECISIONS), help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--worker", choices=("bare", "watched", *PRECISIONS), help=argparse.SUPPRESS
+    )
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker in PRECISIONS:

@@ -52,3 +52,11 @@ def test_a_mixture_in_half_precision_is_exact_and_never_widened_whole(name, plan
         score(model, plan, route=route, max_batch_tokens=64, prompts=[0])
     assert widened.elements
     assert not stacks & set(widened.elements)
+
+
+def test_a_mixture_whose_trainer_asks_for_router_logits_is_run_as_trees(plan, tokenizer):
+    """As TRL does for the auxiliary loss, which the model computes from the mask."""
+    model = architectures.scaled_up(make_tiny("OLMoE", len(tokenizer)))
+    model.config.output_router_logits = True
+    assert choose_route(model, plan).method == "tree"
+    assert model.config.output_router_logits

@@ -174,7 +174,9 @@ class Subject:
         if not self.has_chat:
             return self.encode(f"\n{text}\n")
         turns = [("user", text), ("assistant", _ANSWER), ("user", text)]
-        shown = render_chat(self.tokenizer, [{"role": role, "content": content} for role, content in turns])
+        shown = render_chat(
+            self.tokenizer, [{"role": role, "content": content} for role, content in turns]
+        )
         _, found, after = shown.rpartition(_ANSWER)
         if not found:
             raise ValueError(
