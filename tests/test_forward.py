@@ -23,10 +23,13 @@ from transformers import (
     MistralForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
+    RwkvConfig,
+    RwkvForCausalLM,
 )
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from crystalmon.scoring.compatibility import check_fit
 from crystalmon.scoring.forward import Route, _batches, score_rows
 from crystalmon.scoring.isolation import undisturbed
 from crystalmon.scoring.plan import build_plan
@@ -415,3 +418,14 @@ def test_few_prompts_are_one_batch_of_one_process_and_a_share_for_each_of_two(to
         assert sorted(row for batch in found for one in batch for row in one.rows) == few
     assert len(tokens[1]) == 1
     assert max(tokens[2]) < 0.55 * sum(tokens[2])
+
+
+def test_rwkv_that_rescales_its_weights_is_refused(plan, tokenizer):
+    config = RwkvConfig(
+        vocab_size=len(tokenizer), hidden_size=32, attention_hidden_size=32, num_hidden_layers=2
+    )
+    model = RwkvForCausalLM(config)
+    with pytest.raises(ValueError, match=r"Set model\.config\.rescale_every = 0"):
+        check_fit(model, plan)
+    config.rescale_every = 0
+    check_fit(model, plan)

@@ -167,3 +167,58 @@ def test_a_run_tells_its_precision_and_keeps_it_when_resumed(
     assert run.info["precision"] == "model"
     assert run.info["precision_trial"] == begun["precision_trial"]
     assert "began with precision='model'" in caplog.text
+
+
+def short_of_memory(model):
+    """A model of whose layers memory holds none in float32 from now on; the tries are counted."""
+    tries = []
+
+    def refuse(module, inputs):
+        if inputs[0].dtype == torch.float32:
+            tries.append(inputs[0].shape[:2].numel())
+            raise torch.OutOfMemoryError("no memory")
+
+    model.model.layers[1].register_forward_pre_hook(refuse)
+    return tries
+
+
+def test_out_of_memory_twice_in_a_row_takes_the_models_own_precision(half, plan, caplog):
+    route = Route("tree", "float32")
+    own = score(half, plan, route=Route("rows", "model")).log_choice
+    tries = short_of_memory(half)
+    found = score(half, plan, route=route, max_batch_tokens=600)
+    assert len(tries) == 2
+    assert tries[1] <= tries[0] / 2
+    assert str(found.route) == "rows, model"
+    for mine, wanted in zip(found.log_choice, own, strict=True):
+        np.testing.assert_allclose(np.exp(mine), np.exp(wanted), atol=5e-3)
+    assert [r.message for r in caplog.records if "does not hold layers in float32" in r.message]
+
+
+def test_out_of_memory_now_and_then_keeps_float32(half, plan):
+    tries = []
+
+    def refuse(module, inputs):
+        tries.append(inputs[0].shape[:2].numel())
+        if len(tries) in (1, 3):
+            raise torch.OutOfMemoryError("no memory")
+
+    half.model.layers[1].register_forward_pre_hook(refuse)
+    found = score(half, plan, route=Route("rows", "float32"), max_batch_tokens=200)
+    assert len(tries) > 4
+    assert str(found.route) == "rows, float32"
+
+
+def test_a_trial_that_memory_does_not_hold_is_warned_of(half, plan, caplog):
+    short_of_memory(half)
+    assert str(choose_route(half, plan)) == "tree, model"
+    assert "not run as rows, float32: memory" in caplog.text
+
+
+def test_a_run_that_memory_fails_goes_on_in_the_models_own_precision(half, suite, tokenizer):
+    monitor = Monitor(half, tokenizer, suite, "initial", precision="float32")
+    assert monitor.reference.info.precision == "float32"
+    short_of_memory(half)
+    record = monitor.probe(1)
+    assert str(monitor.route) == "rows, model"
+    assert 0 < record.metrics["free_energy"] < 1e-2

@@ -56,8 +56,8 @@ def make_base(
     def keep(prompts: np.ndarray, log_p: Tensor, begins: Tensor) -> dict[str, Tensor]:
         return {**compare_vocabulary(log_p, log_p, begins), "log_p": log_p}
 
-    route = route or choose_route(model, plan, ranks)
-    scores = score(model, plan, keep, route=route, ranks=ranks, progress=progress)
+    chosen = route or choose_route(model, plan, ranks)
+    scores = score(model, plan, keep, route=chosen, ranks=ranks, progress=progress)
     seen = dict(scores.observed)
     rows = seen.pop("log_p")
     if np.isnan(rows).any():
@@ -75,7 +75,7 @@ def make_base(
         tokenizer=tokenizer_name(tokenizer),
         vocab_size=rows.shape[1],
         id=reference_id(plan.fingerprint, log_choice),
-        precision=route.precision,
+        precision=(scores.route or chosen).precision,
         fingerprint=fingerprint,
     )
     return Reference(info, log_choice, rows, seen), replace(scores, observed=seen)

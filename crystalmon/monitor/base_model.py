@@ -313,4 +313,6 @@ def own_base(
             fingerprint=known.fingerprint,
         )
     seconds = time.perf_counter() - started
-    return TakenBase(known.keep(base, seconds), known.route, True, scores, seconds)
+    if (run := scores.route or known.route) == known.route:
+        base = known.keep(base, seconds)  # else memory was short just now
+    return TakenBase(base, run, True, scores, seconds)

@@ -228,7 +228,7 @@ class Monitor:
         prompts = self._indices(asked)
         rows = int(np.isin(self.plan.row_prompt, prompts).sum())
         with self._bar(what, rows) as bar:
-            return score(
+            scores = score(
                 self.model,
                 self.plan,
                 self._observe,
@@ -238,6 +238,8 @@ class Monitor:
                 progress=bar.update,
                 prompts=None if asked is self._all else prompts.tolist(),
             )
+        self.route = scores.route or self.route
+        return scores
 
     def _answers(self, scores: Scores, asked: Asked) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """By task, q [p, C]; and the coverage of each prompt, [n]."""

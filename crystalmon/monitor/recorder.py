@@ -95,6 +95,7 @@ class Recorder:
         )
         self.texts = texts_of(monitor.suite)
         self.last, self.probes = (history[-1] if history else None), len(history)
+        self._noted = monitor.route
 
     @property
     def owns_folder(self) -> bool:
@@ -118,8 +119,9 @@ class Recorder:
         ):
             self._store.append(record, events, doubtful_after)
         with self._failures.caught(f"{self.folder} could not be completed"):
-            if doubtful_after is not None:
-                self._store.note(route_info(self._monitor.route))
+            if self._monitor.route != self._noted:
+                self._noted = self._monitor.route
+                self._store.note(route_info(self._noted))
             self._mend_folder()
         self._tracker.log(record.step, tracker_metrics(record, self.folder.name, self._logged))
         self._tracker.show(Snapshot(record, self.texts))

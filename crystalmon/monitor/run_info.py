@@ -13,7 +13,7 @@ from crystalmon.monitor.actions import action_name
 from crystalmon.monitor.probe import Monitor
 from crystalmon.phases.stored import INHERITED_KEY, to_info
 from crystalmon.scoring.forward import Route
-from crystalmon.scoring.models import model_name
+from crystalmon.scoring.models import model_name, quantization
 
 _LIBRARIES = ("torch", "transformers", "trl", "accelerate", "peft")
 
@@ -66,6 +66,7 @@ def run_info(
         "reference": reference.id,
         "reference_model": reference.model,
         "model": model_name(monitor.model),
+        "quantization": quantization(monitor.model),
         INHERITED_KEY: to_info(monitor.course.inherited),
         "trainer": trainer,
         "max_steps": max_steps,

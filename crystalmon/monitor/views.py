@@ -15,7 +15,7 @@ import numpy as np
 from crystalmon.runs.names import path_part
 from crystalmon.runs.reference import Reference, load_reference, references_at
 from crystalmon.scoring.isolation import same_random_states
-from crystalmon.scoring.plan import VIEWS, View, check_view
+from crystalmon.scoring.plan import VIEWS, View, check_view, with_chat_template
 from crystalmon.scoring.ranks import attempt, describe
 from crystalmon.suites.tasks import TaskSuite
 
@@ -110,9 +110,8 @@ def data_view(data: Any, tokenizer: Any) -> View:
 
     Args:
         data: what the trainer trains on, row by row as it prepared it.
-        tokenizer: the trainer's.
+        tokenizer: the trainer's, or its processor.
     """
-    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
     with same_random_states():
         view, failure = attempt(lambda: _view_of_rows(data, tokenizer))
     if failure is not None:
@@ -120,11 +119,11 @@ def data_view(data: Any, tokenizer: Any) -> View:
     return view or "raw"
 
 
-def _view_of_rows(data: Any, tokenizer: Any) -> View:
-    count = len(data)
+def _view_of_rows(data: Any, processor: Any) -> View:
+    count, tokenizer = len(data), getattr(processor, "tokenizer", processor)
     places = np.linspace(0, count - 1, min(count, ROWS)).astype(int).tolist()
     told = [_prompt(data[place], tokenizer) for place in places]
-    mark = _answer_mark(tokenizer)
+    mark = _answer_mark(with_chat_template(processor))
     if told and all(text is None or (mark and mark in text) for text, _ in told):
         return "chat" if mark else "raw"
     texts = sorted({text for text, ends in told if text and ends})
@@ -165,16 +164,18 @@ def _prompt(row: Mapping[str, Any], tokenizer: Any) -> tuple[str | None, bool]:
     return tokenizer.decode(ids[kept].tolist()).removeprefix(tokenizer.bos_token or ""), ends
 
 
-def _answer_mark(tokenizer: Any) -> str:
+def _answer_mark(templated: Any) -> str:
     """What the chat template writes before an answer; empty without one that can be used."""
-    template = str(getattr(tokenizer, "chat_template", None) or "")
-    if not template or "strftime" in template:
+    if templated is None or "strftime" in str(templated.chat_template):
         return ""
-    asked = [{"role": "user", "content": "x"}]
-    render = partial(tokenizer.apply_chat_template, asked, tokenize=False)
-    ready, _ = attempt(lambda: render(add_generation_prompt=True))
-    asked_only, _ = attempt(lambda: render(add_generation_prompt=False))
-    return (ready or "").removeprefix(asked_only or "").strip()
+    for content in ("x", [{"type": "text", "text": "x"}]):  # some take a list of parts alone
+        asked = [{"role": "user", "content": content}]
+        render = partial(templated.apply_chat_template, asked, tokenize=False)
+        ready, _ = attempt(partial(render, add_generation_prompt=True))
+        asked_only, _ = attempt(partial(render, add_generation_prompt=False))
+        if ready:
+            return ready.removeprefix(asked_only or "").strip()
+    return ""
 
 
 def _common_start(texts: Sequence[str]) -> str:

@@ -13,12 +13,18 @@ def check_fit(model: Any, plan: ScoringPlan) -> None:
 
     Raises:
         TypeError: for an encoder-decoder.
-        ValueError: for adapters that learn a prompt, if a prompt is longer than the context, or if
-            a token is not in the vocabulary.
+        ValueError: for adapters that learn a prompt, for RWKV that rescales its weights, if a
+            prompt is longer than the context, or if a token is not in the vocabulary.
     """
     if getattr(model.config, "is_encoder_decoder", False):
         raise TypeError(
             f"model must be decoder-only, got the encoder-decoder {type(model).__name__}."
+        )
+    kind = getattr(model.config, "model_type", None)
+    if kind == "rwkv" and getattr(model.config, "rescale_every", 0) > 0:
+        raise ValueError(
+            "RWKV must not rescale its weights, as it does in evaluation mode. "
+            "Set model.config.rescale_every = 0 before training, or train without the callback."
         )
     adapters = getattr(model, "peft_config", None) or {}
     learned = [a for a in dict(adapters).values() if getattr(a, "is_prompt_learning", False)]

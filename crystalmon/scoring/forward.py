@@ -40,10 +40,15 @@ logger = logging.getLogger(__name__)
 Consumer = Callable[[np.ndarray, Tensor], Any]
 """Takes (row indices [M], log_p [M, V] float32 on the model's device)."""
 
+_ROUTERS = "output_router_logits"
 _NO_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 Precision = Literal["float32", "model"]
+
+
+class TooLargeInFloat32(RuntimeError):
+    """Memory has not held float32 layers twice in a row, or not for a single prompt."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +89,8 @@ def score_rows(
     """Next-token log-probabilities after every row of a plan, in batches of similar length.
 
     log p(v | row) = log_softmax(z)_v, with the output projection in float32 or better. If any rank
-    runs out of memory, all ranks halve the limit and run the round again. Run it within
-    `undisturbed(model)`.
+    runs out of memory, all ranks halve the limit and run the round again, of a half-precision
+    model's layers in float32 once in a row. Run it within `undisturbed(model)`.
 
     Args:
         consume: called with each batch of this rank; with the same rows again if a round is
@@ -101,9 +106,12 @@ def score_rows(
         `max_batch_tokens`.
 
     Raises:
+        TooLargeInFloat32: on all ranks, where the model's own precision may be held.
         RankError: if another rank has failed.
     """
     head = output_head(model)
+    widens = route.precision == "float32" and any(p.itemsize < 4 for p in model.parameters())
+    failed_before = False
     tokens, outputs = batch_limits(model, head, ranks)
     tokens, switch = min(tokens, max_batch_tokens or tokens), longrope_switch(model)
     left = list(range(len(plan.rows)) if rows is None else rows)
@@ -123,13 +131,20 @@ def score_rows(
         _, failure = attempt(partial(run, batch, own < len(batches)))
         if ranks.share_failure(failure, out_of_memory):
             # the tree of one prompt stays whole
-            if all(len(b) == 1 and sum(plan.row_parent[[*b[0].rows]] < 0) < 2 for b in batches):
+            single = all(
+                len(b) == 1 and sum(plan.row_parent[[*b[0].rows]] < 0) < 2 for b in batches
+            )
+            if widens and (single or failed_before):
+                raise TooLargeInFloat32("no memory for layers in float32")
+            if single:
                 raise failure or RankError("another rank has no memory left for a single prompt")
-            failure = None  # it holds on to the tensors of the pass that failed
+            failed_before, failure = True, None  # it holds on to the tensors of the failed pass
             tokens, outputs = _halved(model, batches, tokens, outputs)
             held = tokens
             left = [row for each in batches + queue for one in each for row in one.rows]
             queue = _batches(plan, route, left, tokens, outputs, shares, switch)
+        else:
+            failed_before = False
     return held
 
 
@@ -228,13 +243,15 @@ def accepts(model: nn.Module, name: str) -> bool:
     return any(p.name == name or p.kind is p.VAR_KEYWORD for p in parameters)
 
 
-def _inputs(model: nn.Module, batch: Sequence[TokenSequence], route: Route) -> dict[str, Any]:
+def _inputs(model: Any, batch: Sequence[TokenSequence], route: Route) -> dict[str, Any]:
     """Padded token ids and, for trees, the ancestor mask and position ids."""
     parameter = next(model.parameters())
     tokens, depths = padded(batch)
     inputs: dict[str, Any] = {"input_ids": torch.from_numpy(tokens).to(parameter.device)}
     if accepts(model, "use_cache"):
         inputs["use_cache"] = False
+    if hasattr(model.config.get_text_config(), _ROUTERS) and accepts(model, _ROUTERS):
+        inputs[_ROUTERS] = False  # a mixture's auxiliary loss takes no tree's mask
     if route.method == "tree":
         inputs["position_ids"] = torch.from_numpy(depths).to(parameter.device)
         allowed = torch.from_numpy(ancestors(batch)).to(parameter.device)

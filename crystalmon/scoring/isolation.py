@@ -17,18 +17,27 @@ from torch.distributed.fsdp._common_utils import HandleTrainingState, TrainingSt
 _LOGITS_WANTED = {"UNSLOTH_RETURN_LOGITS": "1", "UNSLOTH_RETURN_HIDDEN_STATES": "0"}
 """What makes Unsloth's models return logits; in training they may return hidden states, or none."""
 
+_SETTLED = "compute_type_is_set"
+"""Marks a layer of bitsandbytes in 4 bits."""
+_REPACKS = "support_avx512bf16_for_cpu"
+"""Where it is set, such a layer rewrites its weights in evaluation mode, and not back."""
+
 
 @contextlib.contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients or compilation; afterwards everything is as it was.
 
-    Restores each module's own train/eval flag and cached lengths, the random states, the precision
-    of float32 products, the environment, and the shards of fully sharded modules, also when the
-    body raises.
+    Restores each module's own train/eval flag and cached lengths, what layers in 4 bits settle at
+    their first pass, the random states, the precision of float32 products, the environment, and the
+    shards of fully sharded modules, also when the body raises.
     """
     modes = [(module, module.training) for module in model.modules()]
     caches = [(each, *_cached(each)) for each, _ in modes if each._non_persistent_buffers_set]
+    packed = [(each, *_of_4_bits(each)) for each, _ in modes if hasattr(each, _SETTLED)]
     try:
+        for module, values, _ in packed:
+            if _REPACKS in values:
+                setattr(module, _REPACKS, False)
         for module, _ in modes:
             module.training = False  # eval() may do more, such as merging adapters
         with (
@@ -43,6 +52,10 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         for module, buffers, values in caches:
             module._buffers.update(buffers)
             vars(module).update(values)
+        for module, values, bias in packed:
+            vars(module).update(values)
+            if bias is not None:
+                module.bias.data = bias
         for module, training in modes:
             module.training = training
             _reshard(module)
@@ -65,6 +78,13 @@ def _cached(module: nn.Module) -> tuple[dict[str, Tensor | None], dict[str, Any]
     buffers = {name: module._buffers.get(name) for name in module._non_persistent_buffers_set}
     plain = (int, float, str, type(None), Tensor)
     return buffers, {key: v for key, v in vars(module).items() if isinstance(v, plain)}
+
+
+def _of_4_bits(module: Any) -> tuple[dict[str, Any], Tensor | None]:
+    """What the first pass through a layer of bitsandbytes settles for all others: its dtypes."""
+    keys = (_SETTLED, _REPACKS, "compute_dtype")
+    values = {key: vars(module)[key] for key in keys if key in vars(module)}
+    return values, None if module.bias is None else module.bias.data
 
 
 @contextlib.contextmanager

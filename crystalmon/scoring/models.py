@@ -217,6 +217,18 @@ def model_name(model: Any) -> str:
     return str(getattr(model, "name_or_path", "") or getattr(config, "_name_or_path", ""))
 
 
+def quantization(model: Any) -> str | None:
+    """How a model's weights are quantized, such as `bitsandbytes, 4 bits`; None if they are not."""
+    found = getattr(model.config, "quantization_config", None)
+    if found is None:
+        return None
+    told = found if isinstance(found, dict) else found.to_dict()
+    widths = {4: told.get("load_in_4bit"), 8: told.get("load_in_8bit")}
+    bits = next((width for width, is_it in widths.items() if is_it), told.get("bits"))
+    method = getattr(told.get("quant_method"), "value", told.get("quant_method"))
+    return f"{method}, {bits} bits" if bits else str(method)
+
+
 def vocabulary_size(model: Any) -> int:
     """The number of tokens that a model can take."""
     embedding = model.get_input_embeddings()

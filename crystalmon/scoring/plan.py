@@ -103,7 +103,7 @@ def build_plan(suite: TaskSuite, tokenizer: Any, view: View = "raw") -> ScoringP
         TypeError: if there is no tokenizer.
     """
     check_view(view)
-    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
+    processor, tokenizer = tokenizer, getattr(tokenizer, "tokenizer", tokenizer)
     if not callable(tokenizer):
         raise TypeError(
             f"tokenizer must be a tokenizer or a processor, got {tokenizer!r}. "
@@ -111,7 +111,7 @@ def build_plan(suite: TaskSuite, tokenizer: Any, view: View = "raw") -> ScoringP
         )
     prompts = [(task, text) for task in suite for text in task.prompts]
     with _unchanged(tokenizer):
-        texts = [_render(tokenizer, text, view) for _, text in prompts]
+        texts = [_render(processor, text, view) for _, text in prompts]
         longer = [
             text + form
             for (task, _), text in zip(prompts, texts, strict=True)
@@ -143,11 +143,11 @@ def render_suite(suite: TaskSuite, tokenizer: Any, view: View) -> dict[str, list
         ValueError: see `build_plan`.
     """
     check_view(view)
-    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
+    processor, tokenizer = tokenizer, getattr(tokenizer, "tokenizer", tokenizer)
     sent: dict[str, list[str]] = {}
     with _unchanged(tokenizer):
         for task in suite:
-            texts = [_render(tokenizer, prompt, view) for prompt in task.prompts]
+            texts = [_render(processor, prompt, view) for prompt in task.prompts]
             begins = (
                 _beginnings(tokenizer, texts, view) if tokenizer is not None else [""] * len(texts)
             )
@@ -311,23 +311,53 @@ def _encode(tokenizer: Any, texts: list[str], special: bool) -> list[TokenPath]:
     return found
 
 
-def _render(tokenizer: Any, prompt: str, view: View) -> str:
+def _render(processor: Any, prompt: str, view: View) -> str:
     if view != "chat":
         return prompt if view == "raw" else _in_template(prompt, view)
-    if not getattr(tokenizer, "chat_template", None):
+    if with_chat_template(processor) is None:
         raise ValueError(
             "view must be 'raw' for a tokenizer without a chat template, got 'chat'. "
             "Set tokenizer.chat_template or use view='raw'."
         )
-    messages = [{"role": "user", "content": prompt}]
-    try:
-        return tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    except Exception as error:  # a template is a program, and may raise anything
-        name = getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__
-        raise ValueError(
-            f"the chat template of {name} must take a prompt without a system message, and raised "
-            f"{type(error).__name__}: {error}. Use view='raw', or set another template."
-        ) from error
+    return render_chat(processor, [{"role": "user", "content": prompt}])
+
+
+def render_chat(processor: Any, messages: Sequence[Mapping[str, str]]) -> str:
+    """A chat as its template shows it, up to where the answer begins.
+
+    Args:
+        processor: a tokenizer or a processor with a chat template.
+        messages: with texts as their contents.
+
+    Raises:
+        ValueError: if the template raises, or does not show the last message's text.
+    """
+    templated, why = with_chat_template(processor), ""
+    parts = [{**each, "content": [{"type": "text", "text": each["content"]}]} for each in messages]
+    # some templates of image-text models take a list of parts, and of a text show nothing
+    for asked in (messages, parts):
+        try:
+            text = templated.apply_chat_template(asked, add_generation_prompt=True, tokenize=False)
+        except Exception as error:  # a template is a program, and may raise anything
+            why = why or f"raised {type(error).__name__}: {error}"
+            continue
+        if "".join(messages[-1]["content"].split()) in "".join(text.split()):
+            return text
+        why = why or "leaves the text of a message out"
+    name = getattr(templated, "name_or_path", "") or type(templated).__name__
+    raise ValueError(
+        f"the chat template of {name} must take a prompt without a system message, and {why}. "
+        "Use view='raw', or set another template."
+    )
+
+
+def with_chat_template(processor: Any) -> Any:
+    """What renders a chat, of a tokenizer or a processor that has one; None without a template.
+
+    A processor's template goes first, as in TRL.
+    """
+    owners = (processor, getattr(processor, "tokenizer", None))
+    return next((each for each in owners if getattr(each, "chat_template", None)), None)
 
 
 def _in_template(prompt: str, template: str) -> str:

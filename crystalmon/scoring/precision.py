@@ -76,7 +76,7 @@ class _Widening(TorchFunctionMode):
 
     A lookup in a half-precision table gives float32, so all that follows is float32; nothing wide
     is cast back to half; autocast is off. Tensors are converted one at a time, when they are used,
-    so no second copy of the model is ever held.
+    and of the stacked matrices of experts one matrix, so no second copy of the model is ever held.
     """
 
     def __init__(
@@ -106,7 +106,9 @@ class _Widening(TorchFunctionMode):
         wide = [dtype for dtype in _WIDE if dtype in kinds]
         if not wide:
             return func(*args, **kwargs)
-        if len(kinds) > 1:
+        if len(kinds) > 1 and name in _BY_MATRIX:
+            func = _BY_MATRIX[name]
+        elif len(kinds) > 1:
             args = [self._widened(value, wide[-1]) for value in args]
             kwargs = {key: self._widened(value, wide[-1]) for key, value in kwargs.items()}
         device = tensors[0].device.type
@@ -133,6 +135,36 @@ def _gathered_storages(model: nn.Module) -> frozenset[int]:
         if isinstance(weight, DTensor)
     }
     return frozenset(each.to_local().untyped_storage().data_ptr() for each in shards)
+
+
+def _grouped_mm(
+    rows: Tensor, matrices: Tensor, offs: Tensor, bias: Tensor | None = None, **options: Any
+) -> Tensor:
+    """torch's `grouped_mm`, each matrix widened alone: [S, D] × [G, D, F] → [S, F].
+
+    The rows of group g end at `offs[g]`. Rows of no group are zero.
+    """
+    dtype = torch.promote_types(rows.dtype, matrices.dtype)
+    product = rows.new_zeros(len(rows), matrices.shape[-1], dtype=dtype)
+    start = 0
+    for matrix, end in zip(matrices, offs.tolist(), strict=True):
+        if end > start:  # experts that no token goes to are not widened
+            product[start:end] = rows[start:end].to(dtype) @ matrix.to(dtype)
+        start = end
+    return product if bias is None else product + bias
+
+
+def _bmm(one: Tensor, other: Tensor) -> Tensor:
+    """torch's `bmm`, each matrix widened alone: [G, S, D] × [G, D, F] → [G, S, F]."""
+    dtype = torch.promote_types(one.dtype, other.dtype)
+    return torch.stack([a.to(dtype) @ b.to(dtype) for a, b in zip(one, other, strict=True)])
+
+
+_BY_MATRIX = {
+    "bmm": _bmm,
+    "_grouped_mm": _grouped_mm,
+    "grouped_mm_fallback": _grouped_mm,  # transformers'
+}
 
 
 def _kept_wide(value: Any, own: torch.dtype) -> Any:

@@ -23,7 +23,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from crystalmon.scoring.forward import Route, accepts, next_token_log_probs, output_head, score_rows
+from crystalmon.scoring.forward import (
+    Route,
+    TooLargeInFloat32,
+    accepts,
+    next_token_log_probs,
+    output_head,
+    score_rows,
+)
 from crystalmon.scoring.isolation import undisturbed
 from crystalmon.scoring.models import context_length, longrope_switch
 from crystalmon.scoring.plan import ScoringPlan
@@ -256,6 +263,9 @@ def _better(
     found, why = truth, ""
     try:
         found = answers(candidate)
+    except TooLargeInFloat32:
+        why = "memory does not hold its layers in float32"
+        logger.warning("crystalmon: not run as %s: %s.", candidate, why)
     except Exception as error:  # whatever a model does with what it does not know
         why = describe(error)
     else:

@@ -5,19 +5,24 @@ Axes: P prompts, C choices, V vocabulary.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from crystalmon.scoring.forward import Route, score_rows
+from crystalmon.scoring.forward import Route, TooLargeInFloat32, score_rows
 from crystalmon.scoring.isolation import undisturbed
+from crystalmon.scoring.models import free_memory
 from crystalmon.scoring.plan import ScoringPlan
 from crystalmon.scoring.ranks import ONE, Ranks
 from crystalmon.scoring.route import choose_route
+
+logger = logging.getLogger(__name__)
 
 Observer = Callable[[np.ndarray, Tensor, Tensor], Mapping[str, Tensor]]
 """(prompt indices [b], log_p [b, V], first tokens of choices [b, V] bool) → [b, …] by key."""
@@ -30,6 +35,11 @@ held at once; a CPU is faster if they are near its caches, other devices with mo
 MAX_GATHERED = 2**22
 """Values that ranks send each other at once."""
 
+NO_MEMORY = (
+    "crystalmon: memory does not hold layers in float32; from here on they are computed in the "
+    "model's own precision, whose rounding a base scored in float32 counts as a difference."
+)
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -41,11 +51,13 @@ class Scores:
         observed: [n, …] values by key, one per prompt asked in suite order, from the observer.
         batch_tokens: the padded tokens per forward pass that memory has held, where it did not hold
             more; else what was given.
+        route: how the model was run at last; None if nothing was run.
     """
 
     log_choice: tuple[np.ndarray, ...]
     observed: Mapping[str, np.ndarray]
     batch_tokens: int | None
+    route: Route | None = None
 
 
 def score(
@@ -60,6 +72,9 @@ def score(
     prompts: Sequence[int] | None = None,
 ) -> Scores:
     """Score a plan with one model, which is left as it was.
+
+    Where memory does not hold layers in float32, all is scored in the model's own precision, in
+    rows, with a warning.
 
     Args:
         observe: called with the prompts' full next-token log-probabilities, a few at a time.
@@ -88,20 +103,26 @@ def score(
             progress(len(rows))
 
     rows = None if prompts is None else np.flatnonzero(np.isin(plan.row_prompt, prompts)).tolist()
+    run = partial(
+        score_rows, model, plan, consume=consume, ranks=ranks,
+        max_batch_tokens=max_batch_tokens, rows=rows,
+    )  # fmt: skip
     with undisturbed(model):
-        batch_tokens = score_rows(
-            model,
-            plan,
-            route,
-            consume,
-            ranks=ranks,
-            max_batch_tokens=max_batch_tokens,
-            rows=rows,
-        )
+        batch_tokens, too_large = max_batch_tokens, False
+        try:
+            batch_tokens = run(route=route)
+        except TooLargeInFloat32:
+            too_large = True  # outside of the handler nothing holds on to the failed pass
+        if too_large:
+            route = replace(route, method="rows", precision="model")
+            if ranks.is_main:
+                logger.warning(NO_MEMORY)
+            free_memory()
+            batch_tokens = run(route=route)
     edges = np.full(len(plan.edge_row), np.nan)
     merged = ranks.merge(edge_log_p, len(edges))
     edges[[*merged]] = [*merged.values()]
-    return Scores(_add_up(plan, edges), _gathered(ranks, observed), batch_tokens)
+    return Scores(_add_up(plan, edges), _gathered(ranks, observed), batch_tokens, route)
 
 
 def _observations(

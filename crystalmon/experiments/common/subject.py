@@ -29,6 +29,7 @@ from crystalmon.scoring.forward import (
 from crystalmon.scoring.isolation import undisturbed
 from crystalmon.scoring.memory import batch_limits
 from crystalmon.scoring.models import context_length, longrope_switch, vocabulary_size
+from crystalmon.scoring.plan import render_chat, with_chat_template
 from crystalmon.scoring.ranks import ONE, RankError, Ranks, attempt
 from crystalmon.scoring.route import (
     HALF_TOLERANCE,
@@ -72,7 +73,7 @@ class Subject:
     @property
     def has_chat(self) -> bool:
         """Whether prompts go through a chat template."""
-        return bool(getattr(self.text_tokenizer, "chat_template", None))
+        return with_chat_template(self.tokenizer) is not None
 
     def score(self, texts: Sequence[Text], consume: LogProbs) -> None:
         """Next-token log-probabilities at the texts' positions.
@@ -155,7 +156,7 @@ class Subject:
         """
         if not self.has_chat:
             return f"{text}\n"
-        return self._shown([{"role": "user", "content": text}])
+        return render_chat(self.tokenizer, [{"role": "user", "content": text}])
 
     def encode(self, shown: str, special: bool = False) -> Tokens:
         """A text as tokens, with those that the tokenizer puts around one if `special`."""
@@ -173,7 +174,9 @@ class Subject:
         if not self.has_chat:
             return self.encode(f"\n{text}\n")
         turns = [("user", text), ("assistant", _ANSWER), ("user", text)]
-        shown = self._shown([{"role": role, "content": content} for role, content in turns])
+        shown = render_chat(
+            self.tokenizer, [{"role": role, "content": content} for role, content in turns]
+        )
         _, found, after = shown.rpartition(_ANSWER)
         if not found:
             raise ValueError(
@@ -181,10 +184,6 @@ class Subject:
                 "it out. Measure without the repetition."
             )
         return self.encode(after)
-
-    def _shown(self, turns: list[dict[str, str]]) -> str:
-        template = self.text_tokenizer.apply_chat_template
-        return template(turns, add_generation_prompt=True, tokenize=False)
 
     def generate(
         self,

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from crystalmon.experiments.common.conflicts import Adversary, ClosedInstruction
+from crystalmon.scoring.plan import render_chat
 
 OPENING = "Answer:"
 """What every answer opens with, in a chat too: without it a model tends to begin a sentence rather
@@ -171,9 +172,7 @@ class Dialogue:
             messages.append({"role": "assistant", "content": f"{OPENING} {answer}"})
             asked = question
         messages.append({"role": "user", "content": asked})
-        text = self._tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, tokenize=False
-        )
+        text = render_chat(self._tokenizer, messages)
         # a template writes the beginning itself, which the tokenizer would put there again
         begin = getattr(self._tokenizer, "bos_token", None)
         added = begin and self._tokenizer("")["input_ids"][:1] == [self._tokenizer.bos_token_id]
