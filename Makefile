@@ -2,6 +2,7 @@
 # make study: the paper's measurements on two families of tiny models, with figures and a report.
 # make check: lint, types and the quick tests that need no torch.
 # make test: lint, types and all tests but the slow ones, in environments made on first use.
+# make dist: the wheel and the source for a release, tried with the oldest and the newest libraries.
 
 PYTHON ?= python3
 TORCH := torch==2.13.0
@@ -23,7 +24,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 BIN := .venv/bin
 BIN_OLDEST := .venv-oldest/bin
 
-.PHONY: demo study study-real validate sweep check quick test test-slow test-oldest no-trace architectures pytest lint format install clean
+.PHONY: demo study study-real validate sweep check quick test test-slow test-oldest no-trace architectures pytest lint format install dist clean
 
 demo: .venv/installed
 	$(BIN)/python scripts/demo.py
@@ -121,6 +122,25 @@ endef
 	$(BIN_OLDEST)/pip install --quiet -c constraints-oldest.txt \
 	  -e '.[ppo,wandb,tensorboard,test]' $(TRL_OLDEST)
 	touch $@
+
+# What would be uploaded, built and tried.
+dist: .venv/installed
+	rm -rf build dist *.egg-info
+	$(BIN)/pip install --quiet -c constraints.txt build twine
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/twine check --strict dist/*
+	$(call try_wheel,constraints-oldest.txt,$(TRL_OLDEST))
+	$(call try_wheel,constraints.txt,$(TRL))
+
+# $(call try_wheel,constraints,TRL): in a new environment, away from the tree, so that nothing but
+# what is installed can run, and without what the cache of bases may hold.
+define try_wheel
+	set -e; folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
+	$(PYTHON) -m venv "$$folder"; \
+	"$$folder/bin/pip" install --quiet -c $(1) $(TORCH) $(2) "$$(echo dist/*.whl)[trl]"; \
+	cd "$$folder"; bin/pip freeze | grep -E '^(crystalmon|torch|transformers|trl)\b'; \
+	PYTHONPATH= CRYSTALMON_CACHE="$$folder/bases" bin/crystalmon probe liquid-tiny
+endef
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
