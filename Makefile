@@ -24,7 +24,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 BIN := .venv/bin
 BIN_OLDEST := .venv-oldest/bin
 
-.PHONY: demo study study-real validate sweep check quick test test-slow test-oldest no-trace architectures pytest lint format install dist clean
+.PHONY: demo study study-real validate sweep check quick test test-slow test-oldest test-frameworks no-trace architectures pytest lint format install dist clean
 
 demo: .venv/installed
 	$(BIN)/python scripts/demo.py
@@ -74,6 +74,12 @@ test-oldest: .venv-oldest/installed
 	OMP_NUM_THREADS=1 $(BIN_OLDEST)/python -m pytest $(PARALLEL) tests/test_ppo.py tests/test_callback.py \
 	  tests/test_actions.py tests/test_forward.py tests/test_scoring.py tests/test_monitor.py \
 	  tests/test_reference.py
+
+# LLaMA-Factory and ms-swift train from their own command lines, each with its own pins; Axolotl's
+# plugin manager, which needs no GPU, takes the plugin.
+test-frameworks: .venv-llamafactory/installed .venv-ms-swift/installed
+	OMP_NUM_THREADS=1 .venv-llamafactory/bin/python -m pytest tests/frameworks.py -k llama_factory
+	OMP_NUM_THREADS=1 .venv-ms-swift/bin/python -m pytest tests/frameworks.py -k "ms_swift or axolotl"
 
 # The tables of trainers, engines and faults in scripts/README.md: half an hour of one core.
 no-trace: install
@@ -141,6 +147,15 @@ define try_wheel
 	cd "$$folder"; bin/pip freeze | grep -E '^(crystalmon|torch|transformers|trl)\b'; \
 	PYTHONPATH= CRYSTALMON_CACHE="$$folder/bases" bin/crystalmon probe liquid-tiny
 endef
+
+# The constraints name all that is installed. LLaMA-Factory imports torchaudio, whose libraries need
+# CUDA as PyPI has them; without them it can be imported.
+.venv-llamafactory/installed .venv-ms-swift/installed: \
+.venv-%/installed: pyproject.toml constraints-%.txt Makefile
+	$(call make_environment,.venv-$*,constraints-$*.txt)
+	.venv-$*/bin/pip install --quiet --no-deps -r constraints-$*.txt -e .
+	rm -f .venv-$*/lib/python*/site-packages/torchaudio/lib/*.so
+	touch $@
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -14,6 +14,7 @@ from crystalmon.cli.main import main
 from crystalmon.integrations.settings import ARGUMENTS, read_settings
 
 ROOT = Path(__file__).resolve().parents[1]
+MODEL = ROOT / "crystalmon/assets/liquid-tiny"
 
 # what trainers warn about is not this package's
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -311,19 +312,26 @@ trainer.train()
 trainer.save_model()
 """
 
+TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node", "2")
+TRL_OPTIONS = "--max_steps 2 --per_device_train_batch_size 2 --bf16 false --report_to none"
+
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["python", "torchrun"])
-def test_an_untouched_script_trains_as_without(run, tmp_path, launcher):
+@pytest.mark.parametrize("launcher", ["python", "torchrun", "trl"])
+def test_what_trains_untouched_trains_as_without(run, tmp_path, launcher):
     from crystalmon import read_run
 
-    script, model = tmp_path / "train.py", ROOT / "crystalmon/assets/liquid-tiny"
+    script, data = tmp_path / "train.py", tmp_path / "data"
     script.write_text(SCRIPT)
-    start = [sys.executable]
-    if launcher == "torchrun":
-        start += ["-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    command = [*start, str(script), str(model)]
-    subprocess.run([*command, str(tmp_path / "bare")], check=True, capture_output=True)
+    data.mkdir()
+    (data / "rows.jsonl").write_text('{"prompt": "Flip a coin:", "completion": " heads"}\n' * 8)
+    trl = f"sft --dataset_name {data} --model_name_or_path {MODEL} {TRL_OPTIONS} --output_dir"
+    command = {
+        "python": [sys.executable, script, MODEL],
+        "torchrun": [sys.executable, *TORCHRUN, script, MODEL],
+        "trl": [Path(sys.executable).with_name("trl"), *trl.split()],
+    }[launcher]
+    subprocess.run([*command, tmp_path / "bare"], check=True, capture_output=True)
     settings = {"CRYSTALMON_SUITE": "liquid-tiny", "CRYSTALMON_MAX_OVERHEAD": "null"}
     status, _, err = run("--", *command, tmp_path / "run", **settings)
     assert status == 0, err

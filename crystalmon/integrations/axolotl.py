@@ -6,7 +6,8 @@ In Axolotl's YAML:
       - crystalmon.integrations.axolotl.CrystalPlugin
 
 The callback's arguments come from `CRYSTALMON_*` variables or the file that `CRYSTALMON_CONFIG`
-names. Held against Axolotl's published plugin interface; not run within Axolotl.
+names. `make test-frameworks` loads it by the plugin manager of Axolotl 0.19. It has not been run in
+a training.
 """
 
 from __future__ import annotations
