@@ -64,7 +64,9 @@ def told_apart(
     """
     told = [task_texts(run, suite) for run in runs]
     own = [(run, texts) for run, (texts, _) in zip(runs, told, strict=True)]
-    found = [{name: _lent(run, name, text, own) for name, text in texts.items()} for run, texts in own]
+    found = [
+        {name: _lent(run, name, text, own) for name, text in texts.items()} for run, texts in own
+    ]
     variants: dict[str, dict[TaskTexts, int]] = {}
     for index, texts in enumerate(found):
         for name, text in texts.items():
@@ -103,9 +105,12 @@ def _lent(
     if not _is_numbered(own):
         return own
     task, suite = run.records[-1].tasks[name], run.info.get("suite_hash")
-    alike = (None, suite) if suite else {other.info.get("suite_hash") for other, _ in others}
-    texts = [texts[name] for other, texts in others if other.info.get("suite_hash") in alike and name in texts]
-    fitting = [each for each in (own, *texts) if task.fits(len(each.prompts), len(each.choices))]
+    fitting = [own]
+    for other, texts in others:
+        text, theirs = texts.get(name, own), other.info.get("suite_hash")
+        alike = theirs == suite or None in (theirs, suite)
+        if alike and task.fits(len(text.prompts), len(text.choices)):
+            fitting.append(text)
     return max(fitting, key=lambda text: (not _is_numbered(text), len(text.prompts)))
 
 
