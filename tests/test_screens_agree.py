@@ -163,7 +163,7 @@ def test_a_share_over_its_limit_has_one_reason_everywhere(make_run, capsys):
 
 
 def test_an_onset_that_has_passed_is_not_advised_against(make_run, capsys):
-    run = make_run([1.0, 0.3, 0.3, 1.0, 1.0])
+    run = make_run([1.0, 0.65, 0.65, 1.0, 1.0])
     onsets = [event for event in run.events if event.kind == "nucleation_onset"]
     assert onsets
     assert run.records[-1].phase == "liquid"

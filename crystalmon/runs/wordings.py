@@ -49,7 +49,7 @@ def task_texts(run: Run, suite: TaskSuite | None = None) -> tuple[dict[str, Task
 
 def told_apart(
     runs: Sequence[Run], suite: TaskSuite | None = None
-) -> tuple[list[Mapping[str, str]], dict[str, TaskTexts], bool]:
+) -> tuple[list[dict[str, str]], dict[str, TaskTexts], bool]:
     """What the tasks of several runs are called beside each other.
 
     Tasks of one name are one task if their prompts and choices are the same. Else their names tell
