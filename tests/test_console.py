@@ -49,7 +49,7 @@ def test_the_end_says_where_the_run_is_and_how_to_see_it(tmp_path, capsys):
     texts = dict.fromkeys(tasks, TaskTexts((), ("a", "b", "c")))
     advice = {"melting": "Check that the new data ask for it."}
     console.conclude(Snapshot(record, texts), tmp_path / "a run" / "crystalmon", advice)
-    console.spent(6, 0.0123)
+    console.spent(6, 0.0123, 0.02)
     first, by_task, leading, to_do, detect, report, cost = capsys.readouterr().out.splitlines()
     assert first.endswith(
         "step 9, the last probe: crystallized, order 0.94, free energy 1.186 nats"
@@ -70,7 +70,7 @@ def test_the_end_says_where_the_run_is_and_how_to_see_it(tmp_path, capsys):
 def test_a_single_task_is_not_told_twice(tmp_path, capsys):
     one = replace(make_end(order=0.94), tasks={"coin": make_task(phase="crystallized")})
     Console().conclude(Snapshot(one, {}), tmp_path, {})
-    Console().spent(1, 0.01)
+    Console().spent(1, 0.01, None)
     out = capsys.readouterr().out
     assert out.count("crystallized") == 1
     assert "1 probe; monitoring" in out

@@ -192,21 +192,21 @@ def test_the_words_come_from_the_bundled_suite_only_if_it_is_the_same(tmp_path: 
     for known, digest in ((True, suite.hash), (False, "another")):
         info = {"suite": "liquid-tiny", "suite_hash": digest}
         run = Run(tmp_path, info, (record,), ())
-        texts, found = task_texts([run])
+        texts, found = task_texts(run)
         assert found is known
         assert (texts["coin"].choices == coin.choice_texts) is known
     kept = {"coin": {"prompts": list(coin.prompts), "choices": ["H", "T"]}}
-    texts, found = task_texts([Run(tmp_path, {"suite_texts": kept}, (record,), ())])
+    texts, found = task_texts(Run(tmp_path, {"suite_texts": kept}, (record,), ()))
     assert found
     assert texts["coin"].choices == ("H", "T")
-    texts, found = task_texts([Run(tmp_path, {}, (record,), ())], suite)
+    texts, found = task_texts(Run(tmp_path, {}, (record,), ()), suite)
     assert found
 
 
 @pytest.mark.parametrize(
     ("suite", "base", "said"),
     [
-        ("letters", "a", "different suites (digits, letters)"),
+        ("letters", "a", "different suites (digits: sft; letters: dpo)"),
         ("digits", "b", "different bases (a, b)"),
         ("digits", "a", ""),
     ],
@@ -219,9 +219,61 @@ def test_runs_that_must_not_be_compared_are_named(
         for name, model in (("digits", "a"), (suite, base))
     ]
     runs = [replace(run, info=info) for run, info in zip(chain, infos, strict=False)]
-    told = " ".join(build_payload(make_lanes(runs))["caveats"])
+    told = " ".join(build_payload(make_lanes(runs))["unlike"])
     assert said in told
     assert told.count("different") == bool(said)
+
+
+def asked(folder: Path, wordings: int, answer: str, digest: str, suite: str = "judge") -> Run:
+    """A run of one task, `right`, that ends sure of one of its suite's own answers."""
+    choices = [answer, "no"]
+    prompts = [f"{suite} {digest} asks {n}" for n in range(wordings)]
+    texts = {"right": {"prompts": prompts, "choices": choices}}
+    info = {"suite": suite, "suite_hash": digest, "suite_texts": texts}
+    store = RunStore.open(folder / "crystalmon", info, resume_step=None)
+    for step, sure in enumerate((0.5, 1.0)):
+        task = replace(make_task(), q=np.tile([sure, 1 - sure], (wordings, 1)))
+        events = [make_event(step, task="right")] if step else []
+        store.append(make_record(step, tasks={"right": task}), events)
+    return RunReader(folder).read()
+
+
+@pytest.mark.parametrize("layout", ["compare", "chain"])
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [(("a1", "judge3"), ("b2", "judge2")), (("a1b2c", "judge"), ("f0e1d", "judge"))],
+)
+def test_tasks_of_one_name_with_other_words_stand_apart(
+    tmp_path: Path, layout: Any, one: tuple[str, str], other: tuple[str, str]
+) -> None:
+    runs = [asked(tmp_path / "x", 3, "yes", *one), asked(tmp_path / "y", 5, "right", *other)]
+    data = build_payload(make_lanes(runs, layout))
+    labels = [
+        suite if suite != "judge" else f"judge {digest[:4]}" for digest, suite in (one, other)
+    ]
+    assert data["suites"] == labels
+    assert f"({labels[0]}: x; {labels[1]}: y)" in data["unlike"][0]
+    names = [f"right ({label})" for label in labels]
+    shown = {task["name"]: (len(task["prompts"]), task["choices"][0]) for task in data["tasks"]}
+    assert shown == {names[0]: (3, "yes"), names[1]: (5, "right")}
+    assert [event["task"] for lane in data["lanes"] for event in lane["events"]] == names
+    for place, (name, wordings) in enumerate(zip(names, (3, 5), strict=True)):
+        lane = data["lanes"][place if layout == "compare" else 0]
+        raw = np.frombuffer(base64.b64decode(lane["history"][name]), np.uint8)
+        answers = raw.reshape(-1, wordings, 2)
+        frames = [at for at, phase in enumerate(lane["tasks"][name]["phase"]) if phase is not None]
+        assert len(frames) == 2
+        assert (answers[frames[-1], :, 0] == 255).all()
+        assert len(base64.b64decode(lane["base"][name])) == 2 * wordings
+
+
+def test_a_run_that_lost_its_words_has_those_of_its_suite(tmp_path: Path) -> None:
+    runs = [asked(tmp_path / name, 3, "yes", "a1") for name in "xy"]
+    bare = {key: value for key, value in runs[0].info.items() if key != "suite_texts"}
+    data = build_payload(make_lanes([replace(runs[0], info=bare), runs[1]]))
+    ((name, choices),) = [(task["name"], task["choices"]) for task in data["tasks"]]
+    assert (name, choices) == ("right", ["yes", "no"])
+    assert data["unlike"] == []
 
 
 def test_what_the_run_cannot_tell_is_said(chain: list[Run]) -> None:

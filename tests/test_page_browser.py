@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 from browser import DESKTOP, PHONE, Visit, chromium
-from fake_runs import make_event, make_record, planted_chain, write_log
-from test_page import EVIL, evil_run, make_run, scan_run
+from fake_runs import make_event, make_record, make_task, planted_chain, write_log
+from test_page import EVIL, asked, evil_run, make_run, scan_run
 from test_trackers import snapshot
 
 from crystalmon.report.live.feed import RunFeed
@@ -233,6 +233,7 @@ def test_a_task_that_is_not_measurable_has_no_bar(
     shown = page.locator("#won .won").all()
     assert ["not measurable" in one.inner_text() for one in shown] == [False, True, False, False]
     assert [one.locator(".bar i").count() for one in shown] == [1, 0, 1, 1]
+    assert all("%" in one.inner_text() for one in shown)
     visit.close()
 
 
@@ -303,6 +304,60 @@ def test_runs_stand_side_by_side(browser: Any, chain: list[Run], tmp_path: Path)
     page.keyboard.press("Home")
     page.keyboard.press("ArrowRight")
     assert page.locator("#tick-label").inner_text().split("\n") == ["step 10", "step 10"]
+    assert visit.said == []
+    visit.close()
+
+
+def test_runs_of_other_suites_show_their_own_numbers(browser: Any, tmp_path: Path) -> None:
+    runs = [asked(tmp_path / "x", 3, "yes", "a1"), asked(tmp_path / "y", 5, "right", "b2")]
+    file = tmp_path / "two.html"
+    for layout in ("compare", "chain"):
+        file.write_text(report_html(runs, layout=layout), encoding="utf-8")
+        visit = Visit(browser)
+        page = visit.open(file.as_uri())
+        assert "judge a1" in page.locator("#subtitle").inner_text()
+        assert "different suites" in page.locator("#unlike").inner_text()
+        shown = [one.inner_text().split() for one in page.locator("#won .won").all()]
+        led = [["yes", "100%"], ["right", "100%"]]
+        assert [words[-2:] for words in shown] == (led if layout == "compare" else led[1:])
+        assert visit.said == []
+        visit.close()
+
+
+def test_the_same_advice_names_all_runs_that_it_is_for(browser: Any, tmp_path: Path) -> None:
+    runs = [asked(tmp_path / name, 3, "yes", "a1") for name in "xy"]
+    held = [
+        replace(run, records=(run.records[0], replace(run.records[1], phase="nucleating")))
+        for run in runs
+    ]
+    file = tmp_path / "two.html"
+    told = [replace(run, events=(replace(run.events[0], task=None),)) for run in held]
+    file.write_text(report_html(told, layout="compare"), encoding="utf-8")
+    visit = Visit(browser)
+    page = visit.open(file.as_uri())
+    (line,) = page.locator(".to-do li").all_inner_texts()
+    assert line.startswith("x, y, nucleation onset: If you do not want that")
+    visit.close()
+
+
+def test_a_phase_begins_at_its_probe_and_a_retreat_is_listed(browser: Any, tmp_path: Path) -> None:
+    store = RunStore.open(tmp_path / "one" / "crystalmon", {}, resume_step=None)
+    for step, phase in ((0, "liquid"), (4, "nucleating"), (20, "liquid")):
+        tasks = {"coin": make_task(phase=phase)}
+        event = Event("nucleation_onset", step, None, {}, "the suite is nucleating")
+        store.append(make_record(step, phase=phase, tasks=tasks), [event] if step == 4 else [])
+    visit = Visit(browser)
+    page = visit.open(write_report([store.folder], tmp_path / "page.html").as_uri())
+    bars = """() => document.getElementById('chart-phases').data.filter((one) => one.type === 'bar')
+      .flatMap((one) => one.base.map((base, at) => [base, one.customdata[at]]))"""
+    hover = sorted(
+        (base, text.split("<br>")) for base, text in page.evaluate(bars) if "suite" in text
+    )
+    assert [text[1] for _, text in hover] == ["steps 0 to 4", "steps 4 to 20", "step 20"]
+    assert hover[1][0] == 4
+    assert 19 < hover[2][0] < 20
+    assert "step 20 the suite is liquid again" in page.locator("#happened").inner_text()
+    assert "No seed: each wording" in page.locator("#detail-words").inner_text()
     assert visit.said == []
     visit.close()
 

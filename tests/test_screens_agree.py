@@ -70,7 +70,7 @@ def said_of(run: Run, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
         terminal.print(screen(RunFeed([place]).news()))
     found["watch"] = captured.get()
     Console().conclude(Snapshot(run.records[-1], {}), run.folder, {})
-    Console().spent(len(run.records), 0.25)
+    Console().spent(len(run.records), 0.25, run.limit)
     found["end"] = capsys.readouterr().out
     payload = build_payload(make_lanes([run]))
     found["page"] = payload["lanes"][0]["looks"]
@@ -123,12 +123,21 @@ def test_the_mass_on_a_seed_is_shown_where_one_is_held(make_run, capsys):
     assert math.isfinite(task.metrics["seed_mass"]) == (task.seed is not None)
 
 
-def test_what_was_not_observed_is_on_the_page(make_run, tmp_path):
+def test_what_was_not_observed_is_told(make_run, capsys):
     run = make_run([1.0, 1.0])
     info = json.loads((run.folder / "run.json").read_text())
     (run.folder / "run.json").write_text(json.dumps(info | {"max_steps": 40}))
-    caveats = build_payload(make_lanes([read_run(run.folder)]))["caveats"]
-    assert any("run was not observed from step 2 to 40: it was stopped early" in c for c in caveats)
+    for ended in (True, False):
+        told = info | {"max_steps": 40}
+        if not ended:
+            del told["overhead"]
+        (run.folder / "run.json").write_text(json.dumps(told))
+        why = "it was stopped early, or max_overhead" if ended else "it still runs, or was killed"
+        words = f"run was not observed from step 2 to 40: {why}"
+        caveats = build_payload(make_lanes([read_run(run.folder)]))["caveats"]
+        assert any(words in caveat for caveat in caveats)
+        assert main(["detect", str(run.folder)]) == 0
+        assert words in capsys.readouterr().out
 
 
 def test_one_cost_is_told(make_run, capsys):
@@ -137,6 +146,41 @@ def test_one_cost_is_told(make_run, capsys):
     said = said_of(run, capsys)
     assert "25.0%" in said["summary"]
     assert "25.00%" in said["end"]
+
+
+def test_a_share_over_its_limit_has_one_reason_everywhere(make_run, capsys):
+    run = make_run([1.0, 1.0])
+    info = json.loads((run.folder / "run.json").read_text())
+    over = "over the limit of 0.5%: the base and 4 probes are always made"
+    for limit, told in ((0.005, True), (0.5, False)):
+        settings = {"config": {"max_overhead": limit}}
+        (run.folder / "run.json").write_text(json.dumps(info | settings))
+        run = read_run(run.folder)
+        assert (over in said_of(run, capsys)["end"]) is told
+        caveats = " ".join(build_payload(make_lanes([run]))["caveats"])
+        assert (f"Monitoring took 25% of run, {over}" in caveats) is told
+        assert "max_overhead=" not in caveats, "it was set"
+
+
+def test_an_onset_that_has_passed_is_not_advised_against(make_run, capsys):
+    run = make_run([1.0, 0.65, 0.65, 1.0, 1.0])
+    onsets = [event for event in run.events if event.kind == "nucleation_onset"]
+    assert onsets
+    assert run.records[-1].phase == "liquid"
+    advice = detect_run(run).advice["nucleation_onset"]
+    assert advice == "It has passed: the wordings differ again."
+    (entry,) = build_payload(make_lanes([run]))["lanes"][0]["runs"]
+    assert dict(entry["advice"])["nucleation_onset"] == advice
+
+
+def test_what_cannot_be_measured_is_explained_alike(make_run, capsys, monkeypatch):
+    monkeypatch.setattr("crystalmon.monitor.probe.MEASURABLE", 1.0)
+    run = make_run([1.0, 1.0])
+    assert run.records[-1].phase == "not measurable"
+    assert "or in the base" in said_of(run, capsys)["detect"]
+    phases = build_payload(make_lanes([run]))["phases"]
+    (words,) = [phase["words"] for phase in phases if phase["name"] == "not measurable"]
+    assert "or in the base" in words
 
 
 @pytest.mark.parametrize("stages", [2, 3])

@@ -7,13 +7,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fake_runs import make_event, planted_chain
+from fake_runs import make_event, make_record, make_task, planted_chain
 
-from crystalmon.phases.what_to_do import ADVICE, advise
+from crystalmon.phases.what_to_do import ADVICE, PASSED
+from crystalmon.phases.what_to_do import advise as advise_at
 from crystalmon.report.lanes import make_lanes
 from crystalmon.report.payload import build_payload
 from crystalmon.runs.files import saved_checkpoints
 from crystalmon.runs.records import EVENT_KINDS, LIMIT_EVENT
+
+
+def advise(events, saved, training=(), phase="nucleating"):
+    """What to do while task and suite are in a phase."""
+    last = make_record(30, phase=phase, tasks={"coin": make_task(phase=phase)})
+    return advise_at(events, last, saved, dict.fromkeys(training, 0.1))
+
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -62,6 +70,42 @@ def test_the_checkpoint_before_the_event_is_named(run):
 def test_the_first_event_of_a_kind_says_where_to_go_back_to():
     events = [make_event(step, "free_energy_jump", None) for step in (20, 30)]
     assert list(advise(events, [15, 25]).values()) == list(advise(events[:1], [15, 25]).values())
+
+
+@pytest.mark.parametrize(
+    ("training", "named"),
+    [((), None), (("learning_rate",), None), (("beta",), "beta"), (("kl_coef",), "kl_coef")],
+)
+def test_only_what_the_trainer_has_is_advised(training, named):
+    said = " ".join(
+        advise([make_event(20), make_event(20, "entropy_collapse")], [], training).values()
+    )
+    for word in ("beta", "kl_coef"):
+        assert (f"with a larger {word}" in said) is (word == named)
+    assert "temperature" not in said
+    (sampled,) = advise([make_event(20, "entropy_collapse")], [], ("temperature",)).values()
+    assert "higher temperature" in sampled
+
+
+@pytest.mark.parametrize("kind", ["nucleation_complete", "entropy_collapse"])
+def test_becoming_sure_of_the_one_right_answer_is_no_fault(kind):
+    (words,) = advise([make_event(20, kind)], [], phase="crystallized").values()
+    assert words.startswith("Wanted if the question has one right answer")
+
+
+@pytest.mark.parametrize("kind", list(PASSED))
+def test_what_has_passed_is_said_to_have(kind):
+    for phase in PASSED[kind][1]:
+        for task in ("coin", None):
+            (words,) = advise([make_event(20, kind, task)], [], phase=phase).values()
+            assert words.startswith("It has passed: ")
+
+
+def test_what_stands_in_one_task_is_advised_though_it_has_passed_in_another():
+    tasks = {"coin": make_task(phase="liquid"), "die": make_task(phase="nucleating")}
+    last = make_record(30, tasks=tasks)
+    events = [make_event(20, task=None), make_event(20), make_event(25, task="die")]
+    assert "checkpoint-22," in advise_at(events, last, [15, 22], {})["nucleation_onset"]
 
 
 def test_the_page_has_it_once_a_kind_and_not_of_a_scan(run):

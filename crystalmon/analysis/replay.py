@@ -31,8 +31,7 @@ from crystalmon.phases import PhaseState, SuiteDetector
 from crystalmon.phases.limits import Limits
 from crystalmon.phases.stored import limits_of, observe, states_of
 from crystalmon.phases.unconfirmed import phase_words
-from crystalmon.phases.what_to_do import advise
-from crystalmon.runs.files import saved_checkpoints
+from crystalmon.phases.what_to_do import advise_run
 from crystalmon.runs.places import Stages
 from crystalmon.runs.records import Event, ProbeRecord, Stored
 from crystalmon.runs.reference import read_base_answers
@@ -77,6 +76,7 @@ class Detection(Stored):
         probes: number of them.
         wordings: of each task that the last one asked; None for all.
         doubt: a sentence on those that may be wrong, or nothing.
+        unobserved: a sentence on the steps after the last of them, or nothing.
         stages: of a scan, the names of its stages by step.
         phases: (step, phase) of the suite, at the first probe and wherever it changed.
         looks: the last phase as people are told it; see `unconfirmed.phase_words`.
@@ -99,6 +99,7 @@ class Detection(Stored):
     probes: int
     wordings: int | None
     doubt: str
+    unobserved: str
     stages: Stages
     phases: tuple[tuple[int, str], ...]
     looks: str
@@ -150,11 +151,12 @@ def detect_run(run: Run) -> Detection:
         probes=len(run.records),
         wordings=last.wordings,
         doubt=run.doubt,
+        unobserved=run.unobserved,
         stages=run.stages,
         phases=tuple(found.phases),
         looks=phase_words(last),
         events=tuple(found.events),
-        advice={} if run.stages else advise(found.events, saved_checkpoints(run.folder.parent)),
+        advice=advise_run(run, found.events, last),
         repeats_live=differing == 0,
         differing=differing,
         tasks=_tasks(run, last, found.detector, base, transitions),
@@ -223,7 +225,7 @@ def _tasks(
     transitions: Mapping[str | None, Transition],
 ) -> dict[str, TaskDetection]:
     """What was found in each task, at the last probe."""
-    texts, known = task_texts([run])
+    texts, known = task_texts(run)
     found = {}
     for name, task in last.tasks.items():
         own = detector.tasks[name]

@@ -16,13 +16,13 @@ from tqdm.auto import tqdm
 from crystalmon.metrics.catalogue import BY_KEY, NOT_MEASURABLE, PHASES
 from crystalmon.monitor.actions import Action
 from crystalmon.monitor.probe import Monitor
-from crystalmon.monitor.schedule import LEAST
 from crystalmon.phases.unconfirmed import phase_words
 from crystalmon.report.caveats import unmeasurable
 from crystalmon.report.snapshot import Snapshot
 from crystalmon.runs.names import DEFAULT_NAME, REFERENCE_FOLDER
 from crystalmon.runs.plurals import counted
 from crystalmon.runs.records import PHASE_EVENT_KINDS, Event, ProbeRecord
+from crystalmon.runs.shares import LEAST, over_limit
 from crystalmon.runs.wordings import end_words
 from crystalmon.suites.checks import harmless
 from crystalmon.trackers.make import ALERTING
@@ -151,9 +151,17 @@ class Console:
         if last.wordings:
             self.say(f"all wordings, with the model: crystalmon probe MODEL --base {place}")
 
-    def spent(self, probes: int, share: float) -> None:
-        """Say what share of the run's time the base, probes, trackers and pictures have taken."""
-        self.say(f"{counted(probes, 'probe')}; monitoring took {share:.2%} of the time")
+    def spent(self, probes: int, share: float, limit: float | None) -> None:
+        """Say what share of the run's time the base, probes, trackers and pictures have taken.
+
+        Args:
+            probes: how many the run has.
+            share: what they have taken.
+            limit: what they were to take at most, or None.
+        """
+        over = over_limit(share, limit, probes)
+        took = f"monitoring took {share:.2%} of the time{over and f', {over}'}"
+        self.say(f"{counted(probes, 'probe')}; {took}")
 
     def unobserved(self, after: int, end: int, limit: float) -> None:
         """Say that a run's last steps were not probed.

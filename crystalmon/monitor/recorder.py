@@ -86,6 +86,7 @@ class Recorder:
         self._monitor, self._reference = monitor, monitor.reference
         self._store = RunStore.open(folder, info, resume_step=step or None)
         self._logged: Logged = logged
+        self._training = info.get("training", {})
         self._tracker = make_tracker(
             args.report_to or [],
             str(args.output_dir),
@@ -126,20 +127,24 @@ class Recorder:
         self._tracker.log(record.step, tracker_metrics(record, self.folder.name, self._logged))
         self._tracker.show(Snapshot(record, self.texts))
         for event in events:
-            self._tracker.event(self._with_advice(event))
+            self._tracker.event(self._with_advice(event, record))
         self._console.announce(record, events, self.last)
         self.last, self.probes = record, self.probes + 1
 
     @property
     def advice(self) -> dict[str, str]:
         """By kind of the run's events so far, what to do; see `what_to_do.advise`."""
-        return advise(self._monitor.course.raised, saved_checkpoints(self.folder.parent))
+        return self._advise(self._monitor.course.raised, self.last)
 
-    def _with_advice(self, event: Event) -> Event:
+    def _advise(self, events: Sequence[Event], last: ProbeRecord | None) -> dict[str, str]:
+        saved = saved_checkpoints(self.folder.parent)
+        return {} if last is None else advise(events, last, saved, self._training)
+
+    def _with_advice(self, event: Event, record: ProbeRecord) -> Event:
         """An event of the suite that says what to do: trackers send it as an alert."""
         if event.task is not None:
             return event
-        words = advise([event], saved_checkpoints(self.folder.parent)).get(event.kind)
+        words = self._advise([event], record).get(event.kind)
         return replace(event, message=f"{event.message}. {words}") if words else event
 
     def write_log(self, row: LogRow) -> None:

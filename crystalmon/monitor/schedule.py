@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from crystalmon.monitor.budget import Budget
 from crystalmon.phases.order import COMPLETE, MELT, ONSET
 from crystalmon.runs.records import ProbeRecord
+from crystalmon.runs.shares import LEAST
 from crystalmon.suites.checks import is_number
 
 DEFAULT_PROBES = 100
@@ -32,9 +33,6 @@ STRIDE = 0.05
 
 ENOUGH = 32
 """Probes that a budget must have time for if they are to ask more prompts than the fewest."""
-
-LEAST = 4
-"""Probes after the first that every run gets."""
 
 
 @dataclass(frozen=True)

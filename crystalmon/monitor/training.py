@@ -240,7 +240,7 @@ class Training:
             return
         end = Snapshot(recorder.last, recorder.texts)
         self._console.conclude(end, recorder.folder, recorder.advice)
-        self._console.spent(recorder.probes, self._meter.spent_share)
+        self._console.spent(recorder.probes, self._meter.spent_share, limit)
         if state is not None and state.global_step > self.last_step and limit is not None:
             self._console.unobserved(self.last_step, state.global_step, limit)
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from crystalmon.runs.records import LIMIT_EVENT, Event
+from crystalmon.runs.files import saved_checkpoints
+from crystalmon.runs.records import LIMIT_EVENT, Event, ProbeRecord
+from crystalmon.runs.run import Run
 
-_BACK = "{back}, then train at a lower learning rate, on more varied data, or with a larger beta"
+_ONE_ANSWER = "Wanted if the question has one right answer and it is the likeliest; if not"
 ADVICE = {
-    "nucleation_onset": f"If you do not want that: {_BACK}.",
-    "nucleation_complete": "Rewording no longer helps. Read samples.",
+    "nucleation_onset": "If you do not want that: {back}, then {train}.",
+    "nucleation_complete": f"{_ONE_ANSWER}, read samples: rewording no longer helps.",
     "seed_locked": "Read the wording that won, and its answers in the base.",
     "recrystallization": "Read the wording that has taken over, and its answers in the base.",
     "seedless_collapse": "Look at the answers in your training data.",
@@ -17,35 +20,98 @@ ADVICE = {
     "melting": "Check that the new data ask for it.",
     "format_drift": "Read samples: what is written instead of the listed answers?",
     "entropy_collapse": (
-        "Read several samples of one prompt. In RL, {back}, then sample at a higher temperature or "
-        "give a bonus for entropy."
+        f"{_ONE_ANSWER}, read several samples of one prompt. If they are alike: {{back}}, then "
+        "{vary}."
     ),
     "free_energy_jump": (
         "Look at reward, gradient norm and learning rate at this step. If samples are worse: "
         "{back}."
     ),
 }
-"""By kind of event; `early_warning` asks for nothing yet. `{back}` names a checkpoint."""
+"""By kind of event; `early_warning` asks for nothing yet. `{back}` names a checkpoint, `{train}`
+and `{vary}` what the trainer has to set."""
+
+_PENALTIES = ("beta", "kl_coef")
+"""A trainer's own names for what holds its model at the reference."""
+_SAMPLING = "temperature"
+"""Among its arguments if it trains on what it samples."""
+
+_APART = ("the wordings differ again", ("liquid", "melting"))
+PASSED = {
+    "nucleation_onset": ("the wordings differ again", ("liquid",)),
+    "nucleation_complete": _APART,
+    "seed_locked": _APART,
+    "recrystallization": _APART,
+    "seedless_collapse": _APART,
+    "melting": ("the wordings answer alike again", ("crystallized", "settling", "ordered")),
+}
+"""By kind of event, the phases in which it stands no longer, and what it is like then."""
 
 
-def advise(events: Iterable[Event], saved: Sequence[int]) -> dict[str, str]:
+def advise_run(
+    run: Run, events: Iterable[Event] | None = None, last: ProbeRecord | None = None
+) -> dict[str, str]:
+    """What to do about a stored run's events; nothing of a scan, whose stages are trained already.
+
+    Args:
+        run: the run.
+        events, last: another judgement of its probes, and of the last one; its own if None.
+    """
+    last = last or (run.records[-1] if run.records else None)
+    if run.stages or last is None:
+        return {}
+    saved, training = saved_checkpoints(run.folder.parent), run.info.get("training", {})
+    return advise(run.events if events is None else events, last, saved, training)
+
+
+def advise(
+    events: Iterable[Event],
+    last: ProbeRecord,
+    saved: Sequence[int],
+    training: Mapping[str, Any],
+) -> dict[str, str]:
     """By kind of event, in the order in which they came first, what to do.
+
+    A kind that stands in no task any more, by the phases of the last probe, is said to have passed.
 
     Args:
         events: of one training.
+        last: its last probe.
         saved: the steps of its checkpoints, ascending.
+        training: the trainer's arguments, as `run.json` keeps them; empty if they are not known.
     """
-    first: dict[str, Event] = {}
+    kinds: dict[str, list[Event]] = {}
     for event in events:
-        first.setdefault(event.kind, event)
+        kinds.setdefault(event.kind, []).append(event)
     found = {}
-    for kind, event in first.items():
+    for kind, raised in kinds.items():
         words = ADVICE.get(kind, "")
         if kind.endswith(LIMIT_EVENT):
             words = "You set this limit: {back}, or set another."
-        if words:
-            found[kind] = _capital(words.format(back=_back(event, saved)))
+        standing = [event for event in raised if not _has_passed(event, last)]
+        if words and standing:
+            words = words.format(back=_back(standing[0], saved), **_ways(training))
+            found[kind] = _capital(words)
+        elif words:
+            found[kind] = f"It has passed: {PASSED[kind][0]}."
     return found
+
+
+def _has_passed(event: Event, last: ProbeRecord) -> bool:
+    """Whether an event stands no longer: of a task by its own phase, of the suite by its."""
+    _, over = PASSED.get(event.kind, ("", ()))
+    holder = last if event.task is None else last.tasks.get(event.task)
+    return holder is not None and holder.phase in over
+
+
+def _ways(training: Mapping[str, Any]) -> dict[str, str]:
+    """What to change in a training, of what its trainer has."""
+    ways = ["at a lower learning rate", "on more varied data"]
+    ways += [f"with a larger {name}" for name in _PENALTIES if training.get(name) is not None]
+    comma = "," if len(ways) > 2 else ""
+    train = f"train {', '.join(ways[:-1])}{comma} or {ways[-1]}"
+    vary = "sample at a higher temperature or give a bonus for entropy"
+    return {"train": train, "vary": vary if _SAMPLING in training else train}
 
 
 def _back(event: Event, saved: Sequence[int]) -> str:

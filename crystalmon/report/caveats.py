@@ -9,9 +9,10 @@ from crystalmon.metrics.catalogue import NOT_MEASURABLE
 from crystalmon.report.frames import MAX_FRAMES, MAX_PROBES
 from crystalmon.report.lanes import Lane
 from crystalmon.report.training_log import MAX_LOGGED
-from crystalmon.runs.names import OVERHEAD_KEY
 from crystalmon.runs.plurals import counted
-from crystalmon.runs.run import Run
+from crystalmon.runs.run import Run, names_of
+from crystalmon.runs.shares import over_limit
+from crystalmon.runs.wordings import suite_names
 
 LOW_COVERAGE = 0.8
 MUCH_TIME = 0.05
@@ -26,14 +27,8 @@ def caveats(lanes: Sequence[Lane], *, texts_known: bool) -> list[str]:
         texts_known: whether the prompts' and choices' own words were found.
     """
     runs = [run for lane in lanes for run in lane.runs]
-    said = [*_of_unlike(runs), *(sentence for run in runs for sentence in _of_run(run))]
-    asked = [run for run in runs if not run.stages]  # a scan is all monitoring
-    shares = [f"{run.share:.0%} of {run.name}" for run in asked if (run.share or 0) > MUCH_TIME]
-    if shares:
-        said.append(
-            f"Monitoring took {', '.join(shares)}. The share is smaller where training steps take "
-            "longer; max_overhead= of the callback limits it."
-        )
+    said = [sentence for run in runs for sentence in _of_run(run)]
+    said += _of_time([run for run in runs if not run.stages])  # a scan is all monitoring
     if not texts_known:
         said.append(
             "The words of the prompts and choices are not in these runs, so they are numbered. "
@@ -68,18 +63,34 @@ def caveats(lanes: Sequence[Lane], *, texts_known: bool) -> list[str]:
     ]
 
 
-def _of_unlike(runs: Sequence[Run]) -> list[str]:
-    """What must not be compared: runs of different suites, or with different bases."""
-    told = [
-        run.info for run in runs if {"suite", "suite_hash", "reference_model"} <= run.info.keys()
-    ]
-    suites = {info["suite_hash"]: str(info["suite"]) for info in told}
-    bases = dict.fromkeys(str(info["reference_model"]) for info in told)
+def _of_time(runs: Sequence[Run]) -> list[str]:
+    """Of runs that had no limit, the shares that are large; of others those over it."""
     said = []
-    if len(suites) > 1:
+    free = [run for run in runs if run.limit is None and (run.share or 0) > MUCH_TIME]
+    if shares := [f"{run.share:.0%} of {run.name}" for run in free]:
         said.append(
-            f"These runs were asked different suites ({', '.join(suites.values())}): their means "
-            "are over other tasks, and a task that both have may have other prompts."
+            f"Monitoring took {', '.join(shares)}. The share is smaller where training steps take "
+            "longer; max_overhead= of the callback limits it."
+        )
+    for run in runs:
+        share = run.share if run.ended else None  # before the end it may still come down
+        if share is not None and (over := over_limit(share, run.limit, len(run.records))):
+            said.append(f"Monitoring took {100 * share:.3g}% of {run.name}, {over}.")
+    return said
+
+
+def unlike(runs: Sequence[Run]) -> list[str]:
+    """What must not be compared: runs of different suites, or with different bases."""
+    told = [run.info["reference_model"] for run in runs if "reference_model" in run.info]
+    bases, said = dict.fromkeys(map(str, told)), []
+    suites: dict[str, list[str]] = {}
+    for suite, name in zip(suite_names(runs), names_of(runs), strict=True):
+        suites.setdefault(suite, []).append(name)
+    if len(suites.keys() - {""}) > 1:
+        asked = "; ".join(f"{suite or 'unknown'}: {', '.join(of)}" for suite, of in suites.items())
+        said.append(
+            f"These runs were asked different suites ({asked}). Their means are over other tasks, "
+            "and a task with other wordings or answers stands once for each suite."
         )
     if len(bases) > 1:
         said.append(
@@ -103,12 +114,8 @@ def _of_run(run: Run) -> list[str]:
         found = {record.step for record in run.records}
         missing = [stage for step, stage in run.stages.items() if step not in found]
         said.append(f"{name} lacks {', '.join(missing)}: not measured yet, or could not be.")
-    elif run.unobserved is not None:
-        first, end = run.unobserved
-        why = "it still runs, or was stopped early"
-        if OVERHEAD_KEY in run.info:
-            why = "it was stopped early, or max_overhead left no time for another probe"
-        said.append(f"{name} was not observed from step {first} to {end}: {why}.")
+    elif run.unobserved:
+        said.append(run.unobserved)
     if last.wordings:
         said.append(
             f"The last probe of {name} asked {counted(last.wordings, 'wording')} a task, to save "

@@ -7,6 +7,8 @@ from rich.table import Table
 
 from crystalmon.analysis.replay import Detection, TaskDetection
 from crystalmon.analysis.transition import Transition
+from crystalmon.metrics.catalogue import NOT_MEASURABLE
+from crystalmon.report.caveats import unmeasurable
 from crystalmon.report.summary import as_text
 from crystalmon.runs.places import Stages, told
 from crystalmon.runs.plurals import counted
@@ -33,7 +35,11 @@ def format_detection(found: Detection) -> str:
         course += f", and at the last probe {found.looks}"
     asked = f", the last of {counted(found.wordings, 'wording')} a task" if found.wordings else ""
     lines = [f"{found.name}: {counted(found.probes, 'probe')}{asked}", f"suite: {course}"]
-    lines += [found.doubt] if found.doubt else []
+    unknown = [name for name, task in found.tasks.items() if task.phase == NOT_MEASURABLE]
+    notes = [found.doubt, found.unobserved]
+    if warning := unmeasurable(unknown):
+        notes.append(f"{warning[:1].upper()}{warning[1:]}.")
+    lines += [note for note in notes if note]
     for kind, tasks in found.inherited.items():
         lines.append(f"raised before, where the model came from: {kind} {', '.join(tasks)}")
     lines += ["", "events"]

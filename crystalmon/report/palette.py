@@ -25,7 +25,7 @@ PHASE_WORDS = {
     "settling": "the answers still move, within what the winning prompt allows",
     "melting": "the wordings answer differently again",
     "ordered": "the base answered alike from the start, so there was nothing to lose",
-    NOT_MEASURABLE: "the listed answers are too rarely given to tell",
+    NOT_MEASURABLE: "the listed answers are too rarely given, now or in the base, to tell",
 }
 """Each phase in plain words."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,20 +13,19 @@ import crystalmon
 from crystalmon.analysis.transition import LEAST_RISE, Transition, classify_transition, fit_avrami
 from crystalmon.metrics.catalogue import NOT_MEASURABLE
 from crystalmon.phases.unconfirmed import phase_words
-from crystalmon.phases.what_to_do import advise
+from crystalmon.phases.what_to_do import advise_run
 from crystalmon.report import palette
-from crystalmon.report.caveats import caveats
+from crystalmon.report.caveats import caveats, unlike
 from crystalmon.report.experiment_cards import folder_cards, rounded
 from crystalmon.report.frames import base_answers, encode, encode_history, pick_frames, thinned
 from crystalmon.report.lanes import Lane, lane_names
 from crystalmon.report.palette import CURVES, PHASE_COLOURS, PHASE_WORDS
 from crystalmon.report.training_log import log_curves, log_panels
-from crystalmon.runs.files import saved_checkpoints
 from crystalmon.runs.names import EXPERIMENTS_FOLDER
 from crystalmon.runs.places import told
 from crystalmon.runs.records import PHASES, Event, ProbeRecord, json_value
 from crystalmon.runs.run import Run
-from crystalmon.runs.wordings import TaskTexts, task_texts
+from crystalmon.runs.wordings import TaskTexts, suite_names, told_apart
 from crystalmon.suites.tasks import TaskSuite
 
 INFO_KEYS = ("suite", "model", "reference_model", "trainer", "max_steps", "method", "versions")
@@ -49,8 +49,11 @@ def build_payload(
     Returns:
         Strict JSON values only.
     """
+    names, texts, known = told_apart([run for lane in lanes for run in lane.runs], suite)
+    each = iter(names)
+    called = [[next(each) for _ in lane.runs] for lane in lanes]
+    lanes = [_renamed(lane, own) for lane, own in zip(lanes, called, strict=True)]
     runs = [run for lane in lanes for run in lane.runs]
-    texts, known = task_texts(runs, suite)
     found = [folder_cards(run.folder / EXPERIMENTS_FOLDER, run.name) for run in runs]
     return {
         "version": crystalmon.__version__,
@@ -64,8 +67,11 @@ def build_payload(
             for name, text in texts.items()
         ],
         "lanes": [
-            _lane(lane, name, texts) for lane, name in zip(lanes, lane_names(lanes), strict=True)
+            _lane(lane, name, texts, own)
+            for lane, name, own in zip(lanes, lane_names(lanes), called, strict=True)
         ],
+        "suites": list(dict.fromkeys(filter(None, suite_names(runs)))),
+        "unlike": unlike(runs),
         "kinetics": [
             json_value({"run": run.name, **row}) for run in runs for row in kinetics_rows(run)
         ],
@@ -79,6 +85,23 @@ def build_payload(
     }
 
 
+def _renamed(lane: Lane, called: Sequence[Mapping[str, str]]) -> Lane:
+    """The lane with its tasks under the names that they have on the page."""
+    runs = []
+    for run, names in zip(lane.runs, called, strict=True):
+        if any(name != own for own, name in names.items()):
+            records = tuple(
+                replace(record, tasks={names.get(n, n): task for n, task in record.tasks.items()})
+                for record in run.records
+            )
+            events = tuple(
+                replace(event, task=names.get(event.task or "", event.task)) for event in run.events
+            )
+            run = replace(run, records=records, events=events)
+        runs.append(run)
+    return replace(lane, runs=tuple(runs))
+
+
 def _metrics() -> dict[str, dict[str, Any]]:
     """What the scripts know of each curve, by its key, in the order of the catalogue."""
     told = ("label", "unit", "better", "brief", "summary")
@@ -90,7 +113,9 @@ def _metrics() -> dict[str, dict[str, Any]]:
     }
 
 
-def _lane(lane: Lane, name: str, texts: Mapping[str, TaskTexts]) -> dict[str, Any]:
+def _lane(
+    lane: Lane, name: str, texts: Mapping[str, TaskTexts], called: Sequence[Mapping[str, str]]
+) -> dict[str, Any]:
     shown = thinned(lane)
     records, frames = shown.records, pick_frames(shown)
     return {
@@ -105,7 +130,7 @@ def _lane(lane: Lane, name: str, texts: Mapping[str, TaskTexts]) -> dict[str, An
                 "seconds": sum(r.seconds for r in run.records if math.isfinite(r.seconds)),
                 "stages": run.stages,
                 "log": log_curves(run),
-                "advice": list(_advice(run).items()),
+                "advice": list(advise_run(run).items()),
                 "info": json_value({key: run.info[key] for key in INFO_KEYS if key in run.info}),
             }
             for run, start, stop in lane.spans
@@ -128,13 +153,8 @@ def _lane(lane: Lane, name: str, texts: Mapping[str, TaskTexts]) -> dict[str, An
         "history": {
             task: encode_history(shown, frames, task, _shape(text)) for task, text in texts.items()
         },
-        "base": _base(lane, texts),
+        "base": _base(lane, texts, called),
     }
-
-
-def _advice(run: Run) -> dict[str, str]:
-    """What to do about the events; nothing of a scan, whose stages are trained already."""
-    return {} if run.stages else advise(run.events, saved_checkpoints(run.folder.parent))
 
 
 def _series(records: Sequence[ProbeRecord], key: str) -> dict[str, list[Any]] | None:
@@ -168,11 +188,21 @@ def _task_history(records: Sequence[ProbeRecord], name: str) -> dict[str, list[i
     }
 
 
-def _base(lane: Lane, texts: Mapping[str, TaskTexts]) -> dict[str, str]:
-    """The base's answers by task; without a reference, the first probe's stand in for them."""
-    kept = base_answers(lane.runs[0])
-    first = lane.records[0].tasks if lane.records else {}
-    found = {name: task.q for name, task in first.items() if task.asked is None} | kept
+def _base(
+    lane: Lane, texts: Mapping[str, TaskTexts], called: Sequence[Mapping[str, str]]
+) -> dict[str, str]:
+    """The base's answers by task, as the first run that asked it has them.
+
+    Without a reference, the first probe's stand in for them.
+    """
+    found: dict[str, np.ndarray] = {}
+    for run, names in zip(lane.runs, called, strict=True):
+        first = run.records[0].tasks if run.records else {}
+        if first.keys() <= found.keys():
+            continue
+        asked = {name: task.q for name, task in first.items() if task.asked is None}
+        kept = {names.get(name, name): q for name, q in base_answers(run).items()}
+        found = asked | kept | found
     return {
         name: encode(found[name])
         for name, text in texts.items()

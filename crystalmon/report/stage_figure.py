@@ -35,6 +35,8 @@ _LEFT, _RIGHT = 0.95, 2.1
 _AXES_WIDTH = WIDTH - _LEFT - _RIGHT
 _BOTTOM, _GAP = 0.5, 0.14
 _ROW = 0.21
+_SLIVER = 0.008
+"""Share of a stage that its last probe takes up at the least."""
 
 
 def stage_figure(runs: Sequence[Run]) -> Figure:
@@ -128,7 +130,7 @@ def _draw_phase_strip(ax: Axes, lane: Lane, axis: StepAxis) -> None:
 
 
 def _phase_blocks(lane: Lane) -> list[tuple[float, float, str]]:
-    """(start, stop, phase): a probe stands for the steps nearer to it than to another."""
+    """(start, stop, phase): what each probe has told, and where on the axis."""
     blocks: list[tuple[float, float, str]] = []
     for run, start, stop in lane.spans:
         edges = _edges(run, start, stop)
@@ -140,9 +142,14 @@ def _phase_blocks(lane: Lane) -> list[tuple[float, float, str]]:
 
 
 def _edges(run: Run, start: int, stop: int) -> np.ndarray:
-    """[S + 1] where each probe's stretch of the axis begins and ends."""
+    """[S + 1] where each probe's stretch of the axis begins and ends.
+
+    It lasts until the next probe; of a scan each stage has as much room on either side.
+    """
     steps = start + np.array([record.step for record in run.records], dtype=np.float64)
-    return np.concatenate([[start], 0.5 * (steps[:-1] + steps[1:]), [stop]])
+    seen = np.maximum(stop - _SLIVER * (stop - start), steps[:-1])
+    begins = 0.5 * (steps[:-1] + steps[1:]) if run.stages else np.minimum(steps[1:], seen)
+    return np.concatenate([[start], begins, [stop]])
 
 
 def _draw_alike(ax: Axes, lane: Lane, events: Iterable[float]) -> None:

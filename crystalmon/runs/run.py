@@ -109,10 +109,26 @@ class Run:
         return self.records[-1].share if self.records else None
 
     @property
-    def unobserved(self) -> tuple[int, int] | None:
-        """The first and the last step after the last probe; None if that was at the end."""
+    def limit(self) -> float | None:
+        """The largest share of the time that monitoring was to take; None without one."""
+        limit = self.info.get("config", {}).get("max_overhead")
+        return limit if isinstance(limit, float) else None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the training has come to its end, or was stopped in order."""
+        return OVERHEAD_KEY in self.info
+
+    @property
+    def unobserved(self) -> str:
+        """A sentence on the steps after the last probe; empty if that was at the end."""
         end, last = self.info.get("max_steps"), self.records[-1].step if self.records else -1
-        return (last + 1, end) if isinstance(end, int) and last < end else None
+        if not isinstance(end, int) or last >= end:
+            return ""
+        why = "it still runs, or was killed"
+        if self.ended:
+            why = "it was stopped early, or max_overhead left no time for another probe"
+        return f"{self.name} was not observed from step {last + 1} to {end}: {why}."
 
     @property
     def doubt(self) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import textwrap
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from crystalmon.runs.plurals import counted
-from crystalmon.runs.run import Run
+from crystalmon.runs.run import Run, names_of
 from crystalmon.suites.tasks import TaskSuite, load_suite
 
 SHOWN = 48
@@ -23,9 +24,7 @@ class TaskTexts:
     choices: tuple[str, ...]
 
 
-def task_texts(
-    runs: Sequence[Run], suite: TaskSuite | None = None
-) -> tuple[dict[str, TaskTexts], bool]:
+def task_texts(run: Run, suite: TaskSuite | None = None) -> tuple[dict[str, TaskTexts], bool]:
     """The texts of every task that was probed, and whether all of them are the real ones.
 
     They are taken from `suite` if it is given, else from what `run.json` keeps under
@@ -33,20 +32,86 @@ def task_texts(
     fits, prompts and choices are numbered.
 
     Args:
-        runs: the runs, later ones winning.
-        suite: the suite, for runs of a suite file that `run.json` does not quote.
+        run: the run.
+        suite: the suite, for a run of a suite file that `run.json` does not quote.
     """
     texts: dict[str, TaskTexts] = {}
     known = True
-    for run in runs:
-        found = _told_by(run) if suite is None else texts_of(suite)
-        for name, task in run.records[-1].tasks.items() if run.records else ():
-            text = found.get(name)
-            if text is None or not task.fits(len(text.prompts), len(text.choices)):
-                known = False
-                text = texts.get(name) or _numbered(_prompt_count(run, name), task.q.shape[1])
-            texts[name] = text
+    found = _told_by(run) if suite is None else texts_of(suite)
+    for name, task in run.records[-1].tasks.items() if run.records else ():
+        text = found.get(name)
+        if text is None or not task.fits(len(text.prompts), len(text.choices)):
+            known = False
+            text = _numbered(_prompt_count(run, name), task.q.shape[1])
+        texts[name] = text
     return texts, known
+
+
+def told_apart(
+    runs: Sequence[Run], suite: TaskSuite | None = None
+) -> tuple[list[dict[str, str]], dict[str, TaskTexts], bool]:
+    """What the tasks of several runs are called beside each other.
+
+    Tasks of one name are one task if their prompts and choices are the same. Else their names tell
+    the suites too: `right (judge)`.
+
+    Args:
+        runs, suite: see `task_texts`.
+
+    Returns:
+        By run, its tasks' own names and those that they have here; the texts by the latter;
+        whether all are the real ones.
+    """
+    told = [task_texts(run, suite) for run in runs]
+    own = [(run, texts) for run, (texts, _) in zip(runs, told, strict=True)]
+    found = [
+        {name: _lent(run, name, text, own) for name, text in texts.items()} for run, texts in own
+    ]
+    variants: dict[str, dict[TaskTexts, int]] = {}
+    for index, texts in enumerate(found):
+        for name, text in texts.items():
+            variants.setdefault(name, {}).setdefault(text, index)
+    suites, folders = suite_names(runs), names_of(runs)
+    called: dict[tuple[str, TaskTexts], str] = {}
+    for name, each in variants.items():
+        labels = [suites[index] for index in each.values()]
+        if len(set(labels) - {""}) < len(labels):
+            labels = [folders[index] for index in each.values()]
+        for text, label in zip(each, labels, strict=True):
+            called[name, text] = f"{name} ({label})" if len(each) > 1 else name
+    names = [{name: called[name, text] for name, text in texts.items()} for texts in found]
+    texts = {shown: text for (_, text), shown in called.items()}
+    return names, texts, all(known for _, known in told)
+
+
+def suite_names(runs: Sequence[Run]) -> list[str]:
+    """By run, its suite's name; of other suites of that name, with the beginning of its hash.
+
+    A run that does not tell its suite has none.
+    """
+    names = [str(run.info.get("suite", "")) for run in runs]
+    hashes = [str(run.info.get("suite_hash", "")) for run in runs]
+    kinds = Counter(name for name, _ in set(zip(names, hashes, strict=True)))
+    return [
+        f"{name} {digest[:4]}" if kinds[name] > 1 and digest else name
+        for name, digest in zip(names, hashes, strict=True)
+    ]
+
+
+def _lent(
+    run: Run, name: str, own: TaskTexts, others: Sequence[tuple[Run, Mapping[str, TaskTexts]]]
+) -> TaskTexts:
+    """A task's texts; where they are not known, those that another run of its suite has."""
+    if not _is_numbered(own):
+        return own
+    task, suite = run.records[-1].tasks[name], run.info.get("suite_hash")
+    fitting = [own]
+    for other, texts in others:
+        text, theirs = texts.get(name, own), other.info.get("suite_hash")
+        alike = theirs == suite or None in (theirs, suite)
+        if alike and task.fits(len(text.prompts), len(text.choices)):
+            fitting.append(text)
+    return max(fitting, key=lambda text: (not _is_numbered(text), len(text.prompts)))
 
 
 def texts_of(suite: TaskSuite) -> dict[str, TaskTexts]:
@@ -110,6 +175,10 @@ def _prompt_count(run: Run, name: str) -> int:
         if task.asked is None:
             break
     return count
+
+
+def _is_numbered(text: TaskTexts) -> bool:
+    return text == _numbered(len(text.prompts), len(text.choices))
 
 
 def _numbered(prompts: int, choices: int) -> TaskTexts:

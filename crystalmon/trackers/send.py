@@ -74,7 +74,7 @@ def send_run(
 
 
 def _send(run: Run, tracker: Tracker, name: str, progress: bool) -> None:
-    texts, _ = task_texts([run])
+    texts, _ = task_texts(run)
     events: dict[int, list[Event]] = defaultdict(list)
     for event in run.events:
         events[event.step].append(event)

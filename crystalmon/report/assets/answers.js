@@ -118,6 +118,7 @@ function showTick() {
     const canvases = card.querySelectorAll("canvas");
     lanes.forEach((lane, at) => {
       canvases[at].hidden = !probes(lane, task);
+      canvases[at].style.visibility = known(lane.tasks[task.name].phase[lane.frames[now[at]]]) ? "" : "hidden";
       if (!canvases[at].hidden) paint(canvases[at], slice(lane, task, now[at]), orders[index], task.choices.length, ramp);
     });
     const lane = lanes.find((one) => probes(one, task));
@@ -197,7 +198,9 @@ function moveDetail(now) {
     below.style.height = "220px";
     below.setAttribute("aria-label", `${task.name}: answers in the base, in the seed and now: ${means.map((m, c) => `${task.choices[c]} ${percent(m)}`).slice(0, 12).join(", ")}`);
     plot(below, bars, { height: 220, barmode: "group", bargap: 0.25, showlegend: true, legend: { orientation: "h", x: 0, y: 1.16, font: { color: css("--ink") } }, margin: { t: 28, b: bottom, l: 44 }, xaxis: { ...xaxis, hoverformat: "" }, yaxis: axis({ tickformat: ".0%", fixedrange: true, rangemode: "tozero", nticks: 5 }) });
-    if (seed) words.push(`${comparing() ? lane.name + ": " : ""}${seed.later ? "the wording that wins later" : "the seed"} is row ${row + 1}, “${clip(task.prompts[seed.seed], 110)}”`);
+    const of = comparing() ? `${lane.name}: ` : "";
+    if (!seed) words.push(`${of}${openEnd(lane, task)}`);
+    else words.push(`${of}${seed.later ? "The wording that wins later" : "The seed"} is row ${row + 1}, “${clip(task.prompts[seed.seed], 110)}”`);
   });
-  $("detail-words").textContent = words.join("; ") || "No seed has been locked.";
+  $("detail-words").textContent = `${words.join("; ")}.`;
 }

@@ -166,20 +166,27 @@ const SYMBOLS = {
   format_drift: ["square", "format drifts"], entropy_collapse: ["hexagon", "answers become sure"],
 };
 
+// A phase begins at the probe that told it, and is seen also if that is the last; of a scan each
+// stage has as much room on either side.
+function begins(lane, index) {
+  const run = lane.runs[lane.stage[index]], x = lane.x[index], half = staged() ? 0.5 : 0;
+  if (!index || lane.stage[index] !== lane.stage[index - 1]) return run.start - half;
+  if (half) return (lane.x[index - 1] + x) / 2;
+  return Math.min(x, Math.max(run.stop - 0.008 * last(lane.runs).stop, lane.x[index - 1]));
+}
+
 function blocks(lane, phases) {
   const found = [];
   lane.x.forEach((x, index) => {
     const run = lane.runs[lane.stage[index]];
-    const first = index === 0 || lane.stage[index] !== lane.stage[index - 1];
     const final = index === lane.x.length - 1 || lane.stage[index] !== lane.stage[index + 1];
-    const half = staged() ? 0.5 : 0;
-    const from = first ? run.start - half : (lane.x[index - 1] + x) / 2;
-    const to = final ? run.stop + half : (x + lane.x[index + 1]) / 2;
+    const from = begins(lane, index), to = final ? run.stop + (staged() ? 0.5 : 0) : begins(lane, index + 1);
+    const until = final ? run.stop : lane.x[index + 1];
     const phase = phases[index];
     if (phase === null || phase === undefined) return;
     const open = last(found);
-    if (open && open.phase === phase && open.stage === lane.stage[index] && open.to === from) open.to = to;
-    else found.push({ from, to, phase, stage: lane.stage[index] });
+    if (open && open.phase === phase && open.stage === lane.stage[index] && open.to === from) Object.assign(open, { to, until });
+    else found.push({ from, to, since: x, until, phase, stage: lane.stage[index] });
   });
   return found;
 }
@@ -213,7 +220,7 @@ function drawPhases() {
       into.base.push(block.from); into.x.push(block.to - block.from); into.y.push(row.y);
       into.width.push(row.height * (row.suite ? 0.92 : 0.8));
       into.text.push(row.suite ? label(block) : "");
-      const [from, to] = staged() ? [Math.ceil(block.from), Math.floor(block.to)] : [Math.round(block.from - run.start), Math.round(block.to - run.start)];
+      const [from, to] = staged() ? [Math.ceil(block.from), Math.floor(block.to)] : [block.since - run.start, block.until - run.start];
       into.hover.push(`${plain(row.label)}: ${phaseName(block.phase)}<br>${plain(ofRun(row.lane, run, stepSpan(run, from, to)))}`);
     }
     if (row.task === undefined) continue;

@@ -11,7 +11,7 @@ function draw() {
   const probed = lanes.some((lane) => lane.x.length);
   drawHead();
   $("body").hidden = false;
-  for (const section of $("body").children) section.hidden = !probed && !section.classList.contains("limits");
+  for (const section of $("body").children) section.hidden = section.id === "unlike" ? !state.data.unlike.length : !probed && !section.classList.contains("limits");
   drawWords();
   if (!probed) return say("There is no probe in this run yet. The first one is written at step 0.");
   $("message").hidden = true;

@@ -3,12 +3,13 @@
 function drawHead() {
   const { lanes } = state.data;
   $("title").textContent = lanes.map((lane) => lane.name).join("  ·  ");
-  const first = lanes[0].runs[0].info, end = (text) => String(text).split(/[\\/]/).filter(Boolean).pop() || "";
+  const first = lanes[0].runs[0].info, { suites, unlike } = state.data, end = (text) => String(text).split(/[\\/]/).filter(Boolean).pop() || "";
   const parts = [];
-  if (first.suite) parts.push(`suite ${first.suite}`);
+  if (suites.length) parts.push(`${suites.length > 1 ? "suites" : "suite"} ${suites.join(", ")}`);
   if (first.model) parts.push(`from ${end(first.model)}`);
   if (first.reference_model) parts.push(`compared with ${end(first.reference_model)}`);
   $("subtitle").textContent = parts.join(" · ");
+  $("unlike").textContent = unlike.join(" ");
   document.title = `${lanes.map((lane) => lane.name).join(" · ")} – crystalmon`;
 }
 
@@ -41,14 +42,17 @@ function drawHappened() {
     }
     const rows = suiteEvents(lane).map((event) => ({ x: event.x, event, n: ++number }));
     for (const group of groups.values()) if (!(suite.has(group.kind) && /^nucleation/.test(group.kind))) rows.push({ x: group.x, group });
+    rows.push(...retreats(lane));
     rows.sort((a, b) => a.x - b.x || (a.n ?? Infinity) - (b.n ?? Infinity) || 0);
     const when = (event, to) => (comparing() && lane.runs.length === 1 ? `${lane.name}, ` : "") + ofRun(lane, lane.runs[event.run], stepSpan(lane.runs[event.run], event.step, to)) + " ";
-    for (const { event, group, n } of rows) {
-      if (event) items.push(el("li", {}, el("span", { class: "n" }, String(n)), el("span", {}, el("span", { class: "when" }, when(event, event.step)), event.message)));
+    for (const { event, group, retreat, n } of rows) {
+      const quiet = (one, to, words) => items.push(el("li", {}, el("span", { class: "n none" }, "·"), el("span", {}, el("span", { class: "when" }, when(one, to)), words)));
+      if (retreat) quiet(retreat, retreat.step, "the suite is liquid again");
+      else if (event) items.push(el("li", {}, el("span", { class: "n" }, String(n)), el("span", {}, el("span", { class: "when" }, when(event, event.step)), event.message)));
       else {
-        const names = [...group.tasks];
-        const who = names.length === 1 ? names[0] : names.length === tasks.length ? `all ${names.length} tasks` : names.length <= 3 ? names.join(", ") : `${names.length} of ${tasks.length} tasks`;
-        items.push(el("li", {}, el("span", { class: "n none" }, "·"), el("span", {}, el("span", { class: "when" }, when(group, group.to)), `${spoken(group.kind)} in ${who}`)));
+        const names = [...group.tasks], asked = tasks.filter((task) => probes(lane, task)).length;
+        const who = names.length === 1 ? names[0] : names.length === asked ? `all ${names.length} tasks` : names.length <= 3 ? names.join(", ") : `${names.length} of ${asked} tasks`;
+        quiet(group, group.to, `${spoken(group.kind)} in ${who}`);
       }
     }
   });
@@ -57,28 +61,42 @@ function drawHappened() {
     ...whatToDo(lanes));
 }
 
-// One line a kind of event; of runs that give the same advice, once.
+// Where the suite has become liquid again: no event tells it.
+function retreats(lane) {
+  return lane.phase.map((phase, at) => ({ phase, at })).filter(({ phase, at }) => at && lane.stage[at] === lane.stage[at - 1] &&
+    phaseName(phase) === "liquid" && !["liquid", "not measurable"].includes(phaseName(lane.phase[at - 1])))
+    .map(({ at }) => ({ x: lane.x[at], retreat: { run: lane.stage[at], step: lane.step[at] } }));
+}
+
+// One line a kind of event; of runs that give the same advice, once, with the names of all.
 function whatToDo(lanes) {
-  const lines = new Map(lanes.flatMap((lane) => lane.runs.flatMap((run) => run.advice.map(([kind, text]) => [`${kind} ${text}`, { run, kind, text }]))));
+  const lines = new Map();
+  for (const run of lanes.flatMap((lane) => lane.runs)) for (const [kind, text] of run.advice) {
+    const id = `${kind} ${text}`;
+    if (!lines.has(id)) lines.set(id, { names: [], kind, text });
+    lines.get(id).names.push(run.name);
+  }
   if (!lines.size) return [];
   const several = lanes.flatMap((lane) => lane.runs).length > 1;
-  return [el("h3", {}, "What to do"), el("ul", { class: "to-do" }, ...[...lines.values()].map(({ run, kind, text }) =>
-    el("li", {}, el("b", {}, `${several ? `${run.name}, ` : ""}${spoken(kind)}: `), text)))];
+  return [el("h3", {}, "What to do"), el("ul", { class: "to-do" }, ...[...lines.values()].map(({ names, kind, text }) =>
+    el("li", {}, el("b", {}, `${several ? `${names.join(", ")}, ` : ""}${spoken(kind)}: `), text)))];
 }
 
 function drawWon() {
   const { lanes, tasks } = state.data;
-  fill($("won"), ...tasks.map((task) => {
+  const now = (lane, task) => lane.tasks[task.name].phase[last(lane.frames)];
+  fill($("won"), ...tasks.filter((task) => lanes.some((lane) => known(now(lane, task)))).map((task) => {
     const lines = lanes.map((lane, index) => {
-      if (!probes(lane, task)) return null;
+      if (!known(now(lane, task))) return null;
       const means = pooled(slice(lane, task, lane.frames.length - 1), task);
       const top = means.indexOf(Math.max(...means)), base = history(lane, task.name).base;
       const before = base ? pooled(base, task)[top] : null;
       const colour = comparing() ? laneColour(index) : css("--accent");
-      const phase = lane.tasks[task.name].phase[lane.frames.at(-1)], unknown = known(phase) && phaseName(phase) === "not measurable";
+      const unknown = phaseName(now(lane, task)) === "not measurable";
       return el("div", { title: `${comparing() ? lane.name + ", " : ""}${task.name}: ${task.choices[top]} ${percent(means[top])}, in the base ${percent(before)}` },
-        el("div", { class: "row" }, comparing() ? swatch(colour) : el("span", { class: "task" }, task.name), el("b", { class: "top" }, task.choices[top]), el("span", { class: "share" }, unknown ? "not measurable" : percent(means[top]))),
-        el("div", { class: "bar" }, unknown ? null : el("i", { style: { width: `${100 * means[top]}%`, background: colour } }), known(before) ? el("u", { style: { left: `${100 * before}%` } }) : null));
+        el("div", { class: "row" }, comparing() ? swatch(colour) : el("span", { class: "task" }, task.name), el("b", { class: "top" }, task.choices[top]), el("span", { class: "share" }, percent(means[top]))),
+        el("div", { class: "bar" }, unknown ? null : el("i", { style: { width: `${100 * means[top]}%`, background: colour } }), known(before) ? el("u", { style: { left: `${100 * before}%` } }) : null),
+        unknown ? el("div", { class: "unknown" }, "not measurable") : null);
     });
     return el("div", { class: "won" }, comparing() ? el("div", { class: "task" }, task.name) : null, ...lines.filter(Boolean));
   }));
@@ -104,8 +122,7 @@ function drawSeeds() {
   for (const lane of lanes) for (const task of tasks) {
     const seeds = lane.tasks[task.name].seed, seed = last(seeds.filter(known));
     const events = lane.events.filter((event) => event.task === task.name);
-    const ends = lane.tasks[task.name].ends;
-    const seedless = !ends.some(known) && events.find((event) => event.kind === "seedless_collapse");
+    const ends = lane.tasks[task.name].ends, seedless = seedlessOf(lane, task);
     const since = seeds.length - [...seeds].reverse().findIndex((one) => known(one) && one !== seed);
     const from = since > seeds.length ? 0 : since, start = known(seed) ? seeds.indexOf(seed, from) : -1;
     const locked = events.find((event) => event.kind !== "early_warning" && event.x >= (start < 0 ? 0 : lane.x[start]) && ["seed_locked", "recrystallization"].includes(event.kind));
@@ -116,7 +133,7 @@ function drawSeeds() {
     const likeliest = known(seed) ? seed : seedless ? null : ends[0];
     const answers = known(likeliest) && base ? pooled(base.subarray(likeliest * width, (likeliest + 1) * width), task).map((value, c) => [value, task.choices[c]]).sort((a, b) => b[0] - a[0]).slice(0, 3).map(([value, text]) => `${text} ${percent(value)}`).join(", ") : MISSING;
     const event = known(seed) ? locked : seedless;
-    rows.push([...(comparing() ? [{ text: lane.name, cls: "task" }] : []), { text: task.name, cls: "task" }, { text: known(seed) ? task.prompts[seed] : seedless ? "seedless: no base wording answers like this" : openWords(ends, task), cls: "quote" }, { text: answers, cls: "answers" }, { num: event ? placeOf(lane, lane.runs[event.run], event.step) : known(seed) ? "from the start" : "open" }, { num: known(p) ? (p < 0.001 ? "< 0.001" : p.toFixed(3)) : MISSING, cls: "p" }]);
+    rows.push([...(comparing() ? [{ text: lane.name, cls: "task" }] : []), { text: task.name, cls: "task" }, { text: known(seed) ? task.prompts[seed] : seedless ? SEEDLESS : openWords(ends, task), cls: "quote" }, { text: answers, cls: "answers" }, { num: event ? placeOf(lane, lane.runs[event.run], event.step) : known(seed) ? "from the start" : "open" }, { num: known(p) ? (p < 0.001 ? "< 0.001" : p.toFixed(3)) : MISSING, cls: "p" }]);
   }
   $("seeds-section").hidden = !rows.length;
   const head = [...(comparing() ? ["run"] : []), "task", "wording", "its answers in the base", { num: "locked" }, { num: "p" }];
@@ -124,6 +141,18 @@ function drawSeeds() {
   const drawn = table(keep(head), rows.map(keep));
   drawn.className = "told";
   fill($("seeds"), drawn);
+}
+
+const SEEDLESS = "Seedless: no base wording answers like this";
+function seedlessOf(lane, task) {
+  return !lane.tasks[task.name].ends.some(known) && lane.events.find((event) => event.task === task.name && event.kind === "seedless_collapse");
+}
+
+// What there is to say of a task without a seed.
+function openEnd(lane, task) {
+  const { ends, phase } = lane.tasks[task.name];
+  if (seedlessOf(lane, task)) return SEEDLESS;
+  return ends.length ? `No seed so far; may end on: ${openWords(ends, task)}` : `No seed: ${state.data.phases[last(phase.filter(known))].words}`;
 }
 
 // The wordings that answers may still end on, at 95%; of two choices many are alike.

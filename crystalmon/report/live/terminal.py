@@ -65,7 +65,7 @@ def screen(news: News) -> RenderableType:
     if news.runs:
         run = news.runs[-1]
         if run.records:
-            texts, _ = task_texts([run])
+            texts, _ = task_texts(run)
             parts += [_head(run), _curves(run), _tasks(run.records[-1], texts), _events(run)]
         else:
             parts.append(Text(f"{run.name} has no probe yet."))
