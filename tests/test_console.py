@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-from fake_runs import make_record, make_task
+from fake_runs import make_event, make_record, make_task
 
 from crystalmon.monitor.actions import check_actions
 from crystalmon.monitor.console import Console, costly
@@ -65,6 +65,27 @@ def test_the_end_says_where_the_run_is_and_how_to_see_it(tmp_path, capsys):
     assert detect.endswith(f"crystalmon detect {place}")
     assert report.endswith(f"crystalmon report {place} -o {place}/report.html")
     assert cost.endswith("6 probes; monitoring took 1.23% of the time")
+
+
+def test_an_onset_is_told_before_the_completion(capsys):
+    kinds = [("nucleation_complete", "right"), ("nucleation_onset", "wrong")]
+    kinds += [("nucleation_complete", "wrong")]
+    events = [make_event(11, kind, task) for kind, task in kinds]
+    record = make_end()
+    Console().announce(record, events, record)
+    onset, complete = capsys.readouterr().out.splitlines()
+    assert onset.endswith("step 9: nucleation_onset in wrong")
+    assert complete.endswith("step 9: nucleation_complete in right, wrong")
+
+
+def test_where_the_answers_may_end_is_told_of_each_task(tmp_path, capsys):
+    sets = {"right": (3,), "wrong": (2, 0, None), "other": (None,), "liquid": ()}
+    tasks = {name: replace(make_task(), seed_set=own) for name, own in sets.items()}
+    Console().conclude(Snapshot(replace(make_end(), tasks=tasks), {}), tmp_path, {})
+    told = (
+        "may end on, at 95%: right: 1 wording; wrong: 2 wordings or none; other: none of the base"
+    )
+    assert told in capsys.readouterr().out.splitlines()[2]
 
 
 def test_a_single_task_is_not_told_twice(tmp_path, capsys):
