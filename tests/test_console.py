@@ -24,6 +24,16 @@ def test_tasks_that_are_hardly_ever_answered_are_named():
     assert (
         "under 10% of the probability after most wordings of coin, die, now or in the base" in said
     )
+    assert "reference=" not in said
+
+
+def test_where_the_base_hardly_answers_the_way_out_is_another_base():
+    said = unmeasurable(["coin", "die"], of_base=["coin", "name"])
+    base, now = said.split("; ")
+    assert "of the base's probability after most wordings of coin, so" in base
+    assert "reference=" in base
+    assert "first SFT on the format" in base
+    assert "wordings of die, now or in the base" in now
 
 
 def test_probing_that_takes_much_of_the_time_is_said():

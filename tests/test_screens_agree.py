@@ -16,6 +16,7 @@ from rich.console import Console as Terminal
 
 from crystalmon.analysis.replay import detect_run
 from crystalmon.cli.main import main
+from crystalmon.metrics.catalogue import NOT_MEASURABLE
 from crystalmon.monitor.console import Console
 from crystalmon.monitor.probe import Monitor
 from crystalmon.phases.unconfirmed import phase_words
@@ -227,3 +228,20 @@ def test_the_last_lines_of_the_terminal_do_not_contradict_each_other(tmp_path, c
     assert over.endswith("step 60: the suite is liquid (order -0.05)")
     assert "step 60, the last probe: liquid, order -0.05" in end
     assert tasks.endswith("tasks: looks nucleating, unconfirmed: right; liquid: wrong")
+
+
+def test_a_base_that_hardly_answers_is_told_as_what_is_lacking(make_run, monkeypatch):
+    """The model may answer by now: that it is the base which does not is what helps."""
+    run = make_run([1.0, 1.0])
+    tasks = {
+        name: replace(task, phase=NOT_MEASURABLE) for name, task in run.records[-1].tasks.items()
+    }
+    last = replace(run.records[-1], phase=NOT_MEASURABLE, tasks=tasks)
+    lost = replace(run, records=(run.records[0], last))
+    (now,) = (c for c in build_payload(make_lanes([lost]))["caveats"] if "no phase is told" in c)
+    assert "now or in the base" in now
+    monkeypatch.setattr("crystalmon.metrics.answers.MEASURABLE", 2.0)  # nothing is answered
+    (base,) = (c for c in build_payload(make_lanes([lost]))["caveats"] if "no phase is" in c)
+    assert "of the base's probability" in base
+    assert "no phase is told whatever the model learns" in base
+    assert "reference=" in base

@@ -74,7 +74,7 @@ class Console:
                 f"the base hardly answers {plain} in this view, so the model's answers to them "
                 "will be compared with the base's answers to the plain prompts"
             )
-        if warning := unmeasurable(monitor.unanswered):
+        if warning := unmeasurable(monitor.unanswered, monitor.unanswered):
             self.say(warning)
 
     def warn_of(self, actions: Mapping[str, tuple[Action, ...]], args: Any, folder: Path) -> None:
