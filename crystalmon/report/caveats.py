@@ -149,13 +149,13 @@ def unmeasurable(tasks: Sequence[str], of_base: Collection[str] = ()) -> str:
     said, hold = [], f"the listed answers hold under {MEASURABLE:.0%} of the"
     if lacking:
         said.append(
-            f"{hold} base's probability after most wordings of {', '.join(lacking)}, so no phase is "
-            "told whatever the model learns: name a base that gives them with reference=, such as "
-            "this model after a first SFT on the format, or try another view or suite"
+            f"{hold} base's probability after most wordings of {', '.join(lacking)}, so no phase "
+            "is told whatever the model learns: name a base that gives them with reference=, such "
+            "as this model after a first SFT on the format, or try another view or suite"
         )
     if others:
         said.append(
-            f"{hold} probability after most wordings of {', '.join(others)}, now or in the base, so "
-            "no phase is told: try another view, or a suite that lists what both do answer"
+            f"{hold} probability after most wordings of {', '.join(others)}, now or in the base, "
+            "so no phase is told: try another view, or a suite that lists what both do answer"
         )
     return "; ".join(said)
