@@ -9,7 +9,7 @@ import pytest
 import crystalmon
 from crystalmon.metrics.catalogue import BRIEF, BY_KEY, METRICS, PHASES, panels, tasks_in
 from crystalmon.monitor.probe import Monitor
-from crystalmon.trackers.base import tracker_metrics
+from crystalmon.trackers.base import MAIN, tracker_metrics
 
 PACKAGE = Path(crystalmon.__file__).parent
 
@@ -46,6 +46,12 @@ def test_brief_metrics_have_a_panel():
         metric.key for group in panels().values() for each in group.values() for metric in each
     }
     assert {metric.key for metric in BRIEF} <= shown
+
+
+def test_the_docs_count_what_trackers_get():
+    assert len(MAIN) == 12
+    for page in (PACKAGE.parent / "README.md", PACKAGE / "monitor" / "README.md"):
+        assert "twelve metrics" in page.read_text(encoding="utf-8").lower(), page
 
 
 def test_the_definitions_have_every_row():

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-from fake_runs import make_record, make_task
+from fake_runs import make_event, make_record, make_task
 
 from crystalmon.monitor.actions import check_actions
 from crystalmon.monitor.console import Console, costly
@@ -24,6 +24,16 @@ def test_tasks_that_are_hardly_ever_answered_are_named():
     assert (
         "under 10% of the probability after most wordings of coin, die, now or in the base" in said
     )
+    assert "reference=" not in said
+
+
+def test_where_the_base_hardly_answers_the_way_out_is_another_base():
+    said = unmeasurable(["coin", "die"], of_base=["coin", "name"])
+    base, now = said.split("; ")
+    assert "of the base's probability after most wordings of coin, so" in base
+    assert "reference=" in base
+    assert "first SFT on the format" in base
+    assert "wordings of die, now or in the base" in now
 
 
 def test_probing_that_takes_much_of_the_time_is_said():
@@ -65,6 +75,27 @@ def test_the_end_says_where_the_run_is_and_how_to_see_it(tmp_path, capsys):
     assert detect.endswith(f"crystalmon detect {place}")
     assert report.endswith(f"crystalmon report {place} -o {place}/report.html")
     assert cost.endswith("6 probes; monitoring took 1.23% of the time")
+
+
+def test_an_onset_is_told_before_the_completion(capsys):
+    kinds = [("nucleation_complete", "right"), ("nucleation_onset", "wrong")]
+    kinds += [("nucleation_complete", "wrong")]
+    events = [make_event(11, kind, task) for kind, task in kinds]
+    record = make_end()
+    Console().announce(record, events, record)
+    onset, complete = capsys.readouterr().out.splitlines()
+    assert onset.endswith("step 9: nucleation_onset in wrong")
+    assert complete.endswith("step 9: nucleation_complete in right, wrong")
+
+
+def test_where_the_answers_may_end_is_told_of_each_task(tmp_path, capsys):
+    sets = {"right": (3,), "wrong": (2, 0, None), "other": (None,), "liquid": ()}
+    tasks = {name: replace(make_task(), seed_set=own) for name, own in sets.items()}
+    Console().conclude(Snapshot(replace(make_end(), tasks=tasks), {}), tmp_path, {})
+    told = (
+        "may end on, at 95%: right: 1 wording; wrong: 2 wordings or none; other: none of the base"
+    )
+    assert told in capsys.readouterr().out.splitlines()[2]
 
 
 def test_a_single_task_is_not_told_twice(tmp_path, capsys):

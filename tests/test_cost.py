@@ -153,6 +153,24 @@ def test_a_run_takes_time(plan):
     assert estimate_cost(SIZE, plan, **run, step_seconds=1e6).probes_allowed == 1001
 
 
+def test_a_limit_can_be_tried_beforehand(plan, capsys):
+    probe = estimate_cost(SIZE, plan, rate=Rate(1e6)).seconds
+    times = {"steps": 1000, "rate": Rate(1e6), "step_seconds": probe}
+    allowed = {}
+    for limit in (0.005, 0.002, 0.5, 1.0):
+        cost = estimate_cost(SIZE, plan, **times, max_overhead=limit)
+        allowed[limit] = cost.probes_allowed
+        assert f"max_overhead={limit:g} has time for {allowed[limit]} such" in format_cost(cost)
+        # the base and four probes are made all the same, see `schedule.LEAST`
+        assert ("can take more than that limit" in format_cost(cost)) == (allowed[limit] < 5)
+    assert allowed == {0.005: 5, 0.002: 2, 0.5: 1000, 1.0: 1001}
+    with pytest.raises(ValueError, match="max_overhead must be within"):
+        estimate_cost(SIZE, plan, max_overhead=0.0)
+    given = ("liquid-tiny", "--suite", "liquid-tiny", "--steps", "100", "--rate", "1e10")
+    _, out, _ = run(capsys, *given, "--step-seconds", "0.5", "--max-overhead", "0.1")
+    assert "max_overhead=0.1 has time for" in out
+
+
 @pytest.mark.parametrize(
     ("seconds", "run", "error", "sentence"),
     [

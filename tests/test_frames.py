@@ -11,6 +11,7 @@ import pytest
 from fake_runs import make_record, make_task, planted_chain
 from test_cli import run
 
+from crystalmon.metrics.catalogue import BY_KEY
 from crystalmon.runs.reader import read_run
 from crystalmon.runs.records import TaskRecord
 from crystalmon.runs.store import RunStore
@@ -40,7 +41,10 @@ def arguments(runs):
 def test_a_frame_has_what_series_and_intervals_have(chain):
     sft = chain[0]
     frame = sft.frame()
-    assert list(frame.columns[:6]) == ["step", "epoch", "time", "seconds", "share", "phase"]
+    places = ["step", "epoch", "time", "probe_seconds", "probe_share", "phase"]
+    assert list(frame.columns[:6]) == places
+    assert set(places[3:5]) < set(BY_KEY), "called as in the catalogue and in trackers"
+    assert list(frame["probe_share"]) == [record.share for record in sft.records]
     keys = list(sft.records[0].metrics)
     ends = [f"{key}{end}" for key in keys for end in ("", "_low", "_high")]
     assert list(frame.columns[6:]) == ends

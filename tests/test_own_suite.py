@@ -68,6 +68,35 @@ def test_a_drafted_file_is_a_suite_at_once(capsys, tmp_path):
     assert max(map(len, comments)) <= 100
 
 
+def test_questions_given_at_once_are_the_tasks_of_one_suite(capsys, tmp_path):
+    file, other = tmp_path / "judge.yaml", "Is a hammer a fruit?"
+    assert new(capsys, file, "--question", other)[0] == 0
+    suite = load_suite(file)
+    assert [task.name for task in suite] == ["judge", "judge-2"]
+    for task, question in zip(suite, (QUESTION, other), strict=True):
+        assert task.choice_texts == ("yes", "no")
+        assert all(question in prompt for prompt in task.prompts)
+    assert "warning" not in run(capsys, "suite", "validate", str(file))[1]
+    before = file.read_bytes()
+    status, _, err = new(capsys, file)
+    assert (status, file.read_bytes()) == (2, before)
+    assert "Give all questions at once, each with a --question" in err
+    status, _, err = new(capsys, tmp_path / "twice.yaml", "--question", QUESTION)
+    assert status == 2
+    assert "questions" in err
+
+
+@pytest.mark.parametrize("cue", ["Question: ", "Q:", "question : "])
+def test_a_question_with_a_cue_of_its_own_gets_no_second_one(capsys, tmp_path, cue):
+    file = tmp_path / "judge.yaml"
+    assert new(capsys, file, question=cue + QUESTION)[0] == 0
+    (task,) = load_suite(file)
+    assert task.prompts[0].startswith(cue + QUESTION), "one wording is as it was given"
+    for prompt in task.prompts:
+        assert QUESTION in prompt
+        assert len(re.findall(r"\b(?:question|q)\W*:", prompt, re.IGNORECASE)) <= 1
+
+
 def test_a_second_task_is_added_by_taking_its_comment_away(capsys, tmp_path):
     file = tmp_path / "judge.yaml"
     new(capsys, file)
@@ -101,7 +130,7 @@ TEXTS = st.text(min_size=1).filter(
 @given(question=TEXTS, answers=st.lists(TEXTS, min_size=2, max_size=4, unique_by=str.strip))
 def test_any_question_and_answers_come_back(tmp_path_factory, question, answers):
     file = tmp_path_factory.getbasetemp() / "any.yaml"
-    file.write_bytes(draft_suite(file, question, answers).encode())
+    file.write_bytes(draft_suite(file, [question], answers).encode())
     (task,) = load_suite(file)
     assert task.choice_texts == tuple(answer.strip() for answer in answers)
     assert f"{question.strip()}\nAnswer:" in task.prompts

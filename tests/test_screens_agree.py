@@ -7,20 +7,26 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
+from fake_runs import make_record, make_task
 from rich.console import Console as Terminal
 
 from crystalmon.analysis.replay import detect_run
 from crystalmon.cli.main import main
+from crystalmon.metrics.catalogue import NOT_MEASURABLE
 from crystalmon.monitor.console import Console
 from crystalmon.monitor.probe import Monitor
+from crystalmon.phases.unconfirmed import phase_words
 from crystalmon.report.lanes import make_lanes
 from crystalmon.report.live.feed import RunFeed
 from crystalmon.report.live.terminal import screen
 from crystalmon.report.payload import build_payload
 from crystalmon.report.snapshot import Snapshot
 from crystalmon.runs.reader import read_run
+from crystalmon.runs.records import ProbeRecord
 from crystalmon.runs.run import Run
 from crystalmon.runs.store import RunStore
 from crystalmon.scoring.models import load_model
@@ -222,3 +228,64 @@ def test_probes_are_told_as_a_share_of_the_run_on_the_command_line(capsys):
     run = ["--steps", "1000", "--every", "0.25", "--json"]
     assert main(["cost", "liquid-tiny", "--suite", "liquid-tiny", *run]) == 0
     assert json.loads(capsys.readouterr().out)["probes"] == 5
+
+
+LIQUID = ("liquid", "liquid", "liquid")
+MIXED = ("liquid", "nucleating", "nucleating")
+
+
+def two_tasks(step: int, orders: Sequence[float], phases: Sequence[str] = LIQUID) -> ProbeRecord:
+    """A probe with these orders and phases: of two tasks, and last of the suite."""
+    tasks = {
+        name: replace(make_task(step, phase), metrics={"order": order})
+        for name, order, phase in zip(("right", "wrong"), orders, phases, strict=False)
+    }
+    return make_record(step, phase=phases[2], metrics={"order": orders[2]}, tasks=tasks)
+
+
+@pytest.mark.parametrize(
+    ("orders", "phases", "words"),
+    [
+        # one of two tasks is half of them, but over the suite the wordings differ as before
+        ((0.27, -0.28, -0.05), LIQUID, "liquid"),
+        ((0.27, 0.3, 0.28), LIQUID, "looks nucleating, unconfirmed"),
+        ((0.9, 0.5, 0.7), LIQUID, "looks nucleating, unconfirmed"),
+        ((0.9, 0.9, 0.9), LIQUID, "looks crystallized, unconfirmed"),
+        ((-0.3, 0.53, 0.19), MIXED, "nucleating"),
+        ((-0.07, -0.13, -0.1), MIXED, "looks liquid, unconfirmed"),
+        ((0.9, 0.95, 0.92), ("melting",) * 3, "looks crystallized, unconfirmed"),
+        ((0.2, 0.3, 0.25), ("settling",) * 3, "looks melting, unconfirmed"),
+    ],
+)
+def test_a_suite_looks_no_further_than_its_own_order(orders, phases, words):
+    assert phase_words(two_tasks(1, orders, phases)) == words
+
+
+def test_the_last_lines_of_the_terminal_do_not_contradict_each_other(tmp_path, capsys):
+    before = two_tasks(5, (-0.3, 0.53, 0.19), MIXED)
+    last = two_tasks(60, (0.27, -0.28, -0.05))
+    Console().announce(before, [], two_tasks(4, (0.0, 0.0, 0.0)))
+    Console().announce(last, [], before)
+    Console().conclude(Snapshot(last, {}), tmp_path, {})
+    begun, over, end, tasks, *_ = capsys.readouterr().out.splitlines()
+    assert begun.endswith("step 5: the suite is nucleating (1 liquid, 1 nucleating; order 0.19)")
+    assert over.endswith("step 60: the suite is liquid (order -0.05)")
+    assert "step 60, the last probe: liquid, order -0.05" in end
+    assert tasks.endswith("tasks: looks nucleating, unconfirmed: right; liquid: wrong")
+
+
+def test_a_base_that_hardly_answers_is_told_as_what_is_lacking(make_run, monkeypatch):
+    """The model may answer by now: that it is the base which does not is what helps."""
+    run = make_run([1.0, 1.0])
+    tasks = {
+        name: replace(task, phase=NOT_MEASURABLE) for name, task in run.records[-1].tasks.items()
+    }
+    last = replace(run.records[-1], phase=NOT_MEASURABLE, tasks=tasks)
+    lost = replace(run, records=(run.records[0], last))
+    (now,) = (c for c in build_payload(make_lanes([lost]))["caveats"] if "no phase is told" in c)
+    assert "now or in the base" in now
+    monkeypatch.setattr("crystalmon.metrics.answers.MEASURABLE", 2.0)  # nothing is answered
+    (base,) = (c for c in build_payload(make_lanes([lost]))["caveats"] if "no phase is" in c)
+    assert "of the base's probability" in base
+    assert "no phase is told whatever the model learns" in base
+    assert "reference=" in base

@@ -58,7 +58,7 @@ def _probe(args: argparse.Namespace) -> None:
     shown = console()
     shown.print(table)
     unknown = [name for name, task in record.tasks.items() if task.phase == NOT_MEASURABLE]
-    if warning := unmeasurable(unknown):
+    if warning := unmeasurable(unknown, [] if monitor.is_own_base else monitor.unanswered):
         shown.print(escape(warning))
 
 
@@ -111,6 +111,7 @@ def _table(record: ProbeRecord, suite: TaskSuite, with_base: bool, told: str) ->
     option("--tokens-per-step", type=int, help="trained on, over all devices"),
     option("--rate", help="what the machine achieves: 1e13 (FLOP/s) or 2e4tokens/s"),
     option("--step-seconds", type=float, help="what a training step takes"),
+    option("--max-overhead", type=float, help="the callback's; default: 0.02"),
 )
 def _cost(args: argparse.Namespace) -> None:
     from crystalmon.monitor.cost import estimate_cost, format_cost, parse_rate
@@ -127,6 +128,7 @@ def _cost(args: argparse.Namespace) -> None:
         tokens_per_step=args.tokens_per_step,
         rate=rate,
         step_seconds=args.step_seconds,
+        max_overhead=args.max_overhead,
     )
     print_json(cost.to_json()) if args.json else print(format_cost(cost))
 

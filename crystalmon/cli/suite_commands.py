@@ -61,16 +61,21 @@ def _describe(suite: TaskSuite) -> str:
 
 @command(
     "suite new",
-    "draft a suite of your own: one question in a dozen formats",
+    "draft a suite of your own: each question in a dozen formats",
     "",
     option("file", type=Path, help="to write, .yaml"),
-    option("--question", required=True),
+    option("--question", action="append", required=True, help="once for each task"),
     option("--answers", nargs="+", required=True, help="two or more"),
     option("--force", action="store_true", help="replace the file if it is there"),
 )
 def _new(args: argparse.Namespace) -> None:
     file = args.file
-    check_output(file, SUFFIXES, args.force)
+    check_output(file, SUFFIXES, force=True)
+    if file.exists() and not args.force:
+        raise FileExistsError(
+            f"{file} is there already. Give all questions at once, each with a --question of its "
+            "own, and --force to replace the file; or choose another name."
+        )
     _write(file, draft_suite(file, args.question, args.answers))
     print(harmless(f"{_describe(load_suite(file))}"))
     _print_next(f"Edit the prompts in {file}, then see what can be measured:", file)

@@ -261,8 +261,8 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric(
         "probe_share", "share of the time", "", "suite", "lower", (COST, "Share of the run's time"),
-        "share of the run's wall time spent on probing so far",
-        "time of base and probes / time since training began",
+        "share of the time that monitoring took up to this probe; `run.share`: of the whole run",
+        "time of base, probes, trackers and pictures / time since training began",
     ),
 )  # fmt: skip
 

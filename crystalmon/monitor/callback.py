@@ -208,7 +208,8 @@ class CrystalCallback(TrainerCallback):
                 lambda: find_view(suite, others, known, places, tokens, data)
             )
             if state.is_world_process_zero:
-                told = f"prompts are sent as {view!r}: {why}; view= sets another"
+                shown = "they stand (view raw)" if view == "raw" else f"{view!r}"
+                told = f"prompts are sent as {shown}: {why}; view= sets another"
                 Console(verbose=self.settings.verbose).say(told)
             views = {name: view if own == AUTO else own for name, own in views.items()}
         found: list[Settings] = []

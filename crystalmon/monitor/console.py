@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from crystalmon.report.caveats import unmeasurable
 from crystalmon.report.snapshot import Snapshot
 from crystalmon.runs.names import DEFAULT_NAME, REFERENCE_FOLDER
 from crystalmon.runs.plurals import counted
-from crystalmon.runs.records import PHASE_EVENT_KINDS, Event, ProbeRecord
+from crystalmon.runs.records import EVENT_KINDS, PHASE_EVENT_KINDS, Event, ProbeRecord
 from crystalmon.runs.shares import LEAST, over_limit
 from crystalmon.runs.wordings import end_words
 from crystalmon.suites.checks import harmless
@@ -73,7 +74,7 @@ class Console:
                 f"the base hardly answers {plain} in this view, so the model's answers to them "
                 "will be compared with the base's answers to the plain prompts"
             )
-        if warning := unmeasurable(monitor.unanswered):
+        if warning := unmeasurable(monitor.unanswered, monitor.unanswered):
             self.say(warning)
 
     def warn_of(self, actions: Mapping[str, tuple[Action, ...]], args: Any, folder: Path) -> None:
@@ -107,16 +108,20 @@ class Console:
                 tasks.setdefault(event.kind, []).append(event.task)
             elif event.kind not in PHASE_EVENT_KINDS:
                 self.say(f"step {record.step}: {event.message}")
-        for kind, names in tasks.items():
+        for kind, names in sorted(tasks.items(), key=lambda item: EVENT_KINDS.index(item[0])):
             self.say(f"step {record.step}: {kind} in {', '.join(names)}")
         broken = [name for name, task in record.tasks.items() if not np.isfinite(task.q).all()]
         if broken:
             told = f"no finite answers in {', '.join(broken)}; their phases are held"
             self.say(f"step {record.step}: {told}")
         if before is None or record.phase != before.phase:
+            phases = Counter(task.phase for task in record.tasks.values())
+            mixed = [f"{phases[phase]} {phase}" for phase in PHASES if phase in phases]
+            said = [", ".join(mixed)] if len(mixed) > 1 else []
             order = record.metrics.get("order")
-            known = order is not None and record.phase != NOT_MEASURABLE
-            shown = f" (order {order:.2f})" if known else ""
+            if order is not None and record.phase != NOT_MEASURABLE:
+                said.append(f"order {order:.2f}")
+            shown = f" ({'; '.join(said)})" if said else ""
             self.say(f"step {record.step}: the suite is {record.phase}{shown}")
 
     def conclude(self, end: Snapshot, folder: Path, advice: Mapping[str, str]) -> None:
@@ -184,12 +189,12 @@ def _tells_more(record: ProbeRecord) -> bool:
 
 
 def _open_ends(record: ProbeRecord) -> str:
-    """By what may win, the tasks without a seed: `2 wordings: coin; none of the base: die`."""
-    groups: dict[str, list[str]] = {}
-    for name, task in record.tasks.items():
-        if task.seed_set and task.seed is None:
-            groups.setdefault(end_words(task.seed_set), []).append(name)
-    return "; ".join(f"{words}: {', '.join(names)}" for words, names in groups.items())
+    """Of the tasks without a seed, what may win: `coin: 2 wordings; die: none of the base`."""
+    return "; ".join(
+        f"{name}: {end_words(task.seed_set)}"
+        for name, task in record.tasks.items()
+        if task.seed_set and task.seed is None
+    )
 
 
 def _by_phase(record: ProbeRecord) -> str:

@@ -15,8 +15,8 @@ from typing import Any, Literal, cast
 
 from torch import Tensor, nn
 
-from crystalmon.monitor.budget import DEFAULT_SHARE
-from crystalmon.monitor.schedule import check_every, probe_steps
+from crystalmon.monitor.budget import DEFAULT_SHARE, check_share
+from crystalmon.monitor.schedule import LEAST, check_every, probe_steps
 from crystalmon.runs.plurals import counted
 from crystalmon.runs.records import Stored
 from crystalmon.scoring.forward import output_head
@@ -98,7 +98,8 @@ class Cost(Stored):
         probes: over the run, None without `steps`.
         training_flops: of the whole run without its probes.
         share: probes' part of all FLOPs; `time_share`: of all time.
-        probes_allowed: how many `DEFAULT_SHARE` of all time has room for.
+        max_overhead: the share of all time that the probes may take.
+        probes_allowed: how many of all prompts that has room for.
     """
 
     prompts: int
@@ -120,6 +121,7 @@ class Cost(Stored):
     share: float | None = None
     step_seconds: float | None = None
     time_share: float | None = None
+    max_overhead: float = DEFAULT_SHARE
     probes_allowed: int | None = None
 
 
@@ -132,6 +134,7 @@ def estimate_cost(
     tokens_per_step: int | None = None,
     rate: Rate | None = None,
     step_seconds: float | None = None,
+    max_overhead: float | None = None,
 ) -> Cost:
     """Estimate what monitoring costs before anything is attached.
 
@@ -156,6 +159,7 @@ def estimate_cost(
         tokens_per_step: over all devices, for `share`.
         rate: of the machine, for `seconds`.
         step_seconds: of one training step, for `time_share`; needs `rate`.
+        max_overhead: the callback's, for `probes_allowed`; None for its default.
 
     Raises:
         ValueError: for a number that is not positive or too large, or lacks another that it needs.
@@ -165,7 +169,8 @@ def estimate_cost(
     steps = _positive("steps", steps)
     run = _check_run(run, steps, rate)
     size = config if isinstance(config, ModelSize) else model_size(config)
-    alone = replace(_of_a_probe(size, plan, rate), **run)
+    limit = check_share(DEFAULT_SHARE if max_overhead is None else max_overhead)
+    alone = replace(_of_a_probe(size, plan, rate), **run, max_overhead=limit)
     return alone if steps is None else _over_a_run(alone, steps)
 
 
@@ -204,7 +209,8 @@ def _over_a_run(cost: Cost, steps: int) -> Cost:
     if cost.seconds is not None and cost.step_seconds is not None:
         time, probing = steps * cost.step_seconds, probes * cost.seconds
         # n probes of c seconds are a share s of all time: n·c = s · (n·c + time)
-        affordable = DEFAULT_SHARE / (1 - DEFAULT_SHARE) * time / cost.seconds
+        spare, limit = 1 - cost.max_overhead, cost.max_overhead
+        affordable = limit / spare * time / cost.seconds if spare else math.inf
         allowed = math.floor(min(steps + 1, affordable))
         found |= {"time_share": probing / (probing + time), "probes_allowed": allowed}
     return replace(cost, **found)
@@ -303,12 +309,17 @@ def format_cost(cost: Cost) -> str:
             f"{_short(cost.training_flops)}FLOP; probes are {cost.share:.2%} of all FLOPs"
         )
     if cost.time_share is not None and cost.probes_allowed is not None:
-        allowed = cost.probes_allowed
-        fit = f"has time for {allowed} such, or more of fewer prompts"
+        default = ", the default," if cost.max_overhead == DEFAULT_SHARE else ""
         lines.append(
             f"its time: {cost.step_seconds:g} s a step; without a limit probes are "
-            f"{cost.time_share:.2%} of all time; max_overhead={DEFAULT_SHARE:g}, the default, {fit}"
+            f"{cost.time_share:.2%} of all time; max_overhead={cost.max_overhead:g}{default} has "
+            f"time for {cost.probes_allowed} such, or more of fewer prompts"
         )
+        if cost.probes_allowed <= LEAST:
+            lines.append(
+                f"a run gets its base, scored once and then known, and {LEAST} small probes all "
+                "the same: monitoring can take more than that limit"
+            )
     return "\n".join(lines)
 
 

@@ -89,7 +89,9 @@ def find_view(
     if data is None:
         return "raw", "the training data is not known"
     view = data_view(data, tokenizer)
-    return view, "its training data has no format" if view == "raw" else "as it is trained"
+    if view == "raw":
+        return view, "no common format was found in the training data"
+    return view, "as it is trained"
 
 
 def _stored_views(place: str | Path | Reference | None, suite: TaskSuite) -> list[View]:

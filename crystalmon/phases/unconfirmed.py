@@ -2,6 +2,9 @@
 
 A phase changes when two probes agree. Where probes are few, as in a scan of two stages, the last
 one may show another phase than has been told so far, and whoever reads a table should hear of it.
+
+A suite's phase is that of its tasks, of which half are enough, and one of two is half. So what a
+single probe shows is told of the suite only as far as its own `order` shows it too.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from crystalmon.phases.suite import majority
 from crystalmon.runs.records import ProbeRecord, TaskRecord
 
 _WITHOUT_ORDER = ("ordered", NOT_MEASURABLE)
+_RISING = ("melting", "liquid", "nucleating", "crystallized", "settling")
 
 
 def phase_words(record: ProbeRecord, task: str | None = None) -> str:
@@ -28,23 +32,24 @@ def phase_words(record: ProbeRecord, task: str | None = None) -> str:
     if record.wordings:
         return record.phase if task is None else record.tasks[task].phase
     if task is not None:
-        told, shown = record.tasks[task].phase, _shown(record.tasks[task])
+        told, shown = record.tasks[task].phase, _shown_by(record.tasks[task])
     else:
         told = shown = record.phase
         known = [task for task in record.tasks.values() if np.isfinite(_order(task))]
-        part = [_shown(task) for task in known if task.phase not in _WITHOUT_ORDER]
+        part = [_shown_by(task) for task in known if task.phase not in _WITHOUT_ORDER]
         if part and told not in _WITHOUT_ORDER:
-            shown = majority(part)
+            # the middle one: no further from what was told than tasks and suite both are
+            _, shown, _ = sorted((told, majority(part), _shown_by(record)), key=_RISING.index)
     return told if shown == told else f"looks {shown}, unconfirmed"
 
 
-def _order(task: TaskRecord) -> float:
-    return task.metrics.get("order", np.nan)
+def _order(found: TaskRecord | ProbeRecord) -> float:
+    return found.metrics.get("order", np.nan)
 
 
-def _shown(task: TaskRecord) -> str:
-    """The phase that a task would be in if one probe were enough."""
-    order, told = _order(task), task.phase
+def _shown_by(found: TaskRecord | ProbeRecord) -> str:
+    """The phase that a task, or a suite by its own order, would be in if one probe were enough."""
+    order, told = _order(found), found.phase
     if told in ("crystallized", "settling") and order < MELT:
         return "melting"
     if told in ("liquid", "nucleating", "melting") and order >= COMPLETE:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from crystalmon.metrics.answers import MEASURABLE
 from crystalmon.metrics.catalogue import NOT_MEASURABLE
@@ -10,6 +10,7 @@ from crystalmon.report.frames import MAX_FRAMES, MAX_PROBES
 from crystalmon.report.lanes import Lane
 from crystalmon.report.training_log import MAX_LOGGED
 from crystalmon.runs.plurals import counted
+from crystalmon.runs.reference import read_unanswered
 from crystalmon.runs.run import Run, names_of
 from crystalmon.runs.shares import over_limit
 from crystalmon.runs.wordings import suite_names
@@ -129,7 +130,7 @@ def _of_run(run: Run) -> list[str]:
             "The rest goes to other text, and the heatmaps do not show it."
         )
     unknown = [key for key, task in last.tasks.items() if task.phase == NOT_MEASURABLE]
-    if warning := unmeasurable(unknown):
+    if warning := unmeasurable(unknown, read_unanswered(run.folder) if unknown else ()):
         said.append(f"In {name} {warning}.")
     if ordered := [key for key, task in last.tasks.items() if task.phase == "ordered"]:
         said.append(
@@ -142,12 +143,26 @@ def _of_run(run: Run) -> list[str]:
     return said
 
 
-def unmeasurable(tasks: Sequence[str]) -> str:
-    """A sentence on the tasks that cannot be measured; empty if there are none."""
-    if not tasks:
-        return ""
-    return (
-        f"the listed answers hold under {MEASURABLE:.0%} of the probability after most wordings of "
-        f"{', '.join(tasks)}, now or in the base, so no phase is told: try another view, or a "
-        "suite that lists what both do answer"
-    )
+def unmeasurable(tasks: Sequence[str], of_base: Collection[str] = ()) -> str:
+    """What to do about tasks that cannot be measured; empty if there are none.
+
+    Args:
+        tasks: their names.
+        of_base: the tasks that the base hardly answers. What the model learns to answer cannot be
+            compared with that.
+    """
+    lacking = [name for name in tasks if name in of_base]
+    others = [name for name in tasks if name not in of_base]
+    said, hold = [], f"the listed answers hold under {MEASURABLE:.0%} of the"
+    if lacking:
+        said.append(
+            f"{hold} base's probability after most wordings of {', '.join(lacking)}, so no phase "
+            "is told whatever the model learns: name a base that gives them with reference=, such "
+            "as this model after a first SFT on the format, or try another view or suite"
+        )
+    if others:
+        said.append(
+            f"{hold} probability after most wordings of {', '.join(others)}, now or in the base, "
+            "so no phase is told: try another view, or a suite that lists what both do answer"
+        )
+    return "; ".join(said)

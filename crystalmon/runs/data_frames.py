@@ -14,13 +14,15 @@ from crystalmon.runs.records import Interval, ProbeRecord
 if TYPE_CHECKING:
     import pandas
 
-_PROBE = ("step", "stage", "epoch", "time", "seconds", "share", "phase")
+_FIELDS = {"probe_seconds": "seconds", "probe_share": "share"}
+"""The columns that a record has under another name; here they are called as the metrics are."""
+_PROBE = ("step", "stage", "epoch", "time", *_FIELDS, "phase")
 _TASK = ("step", "stage", "task", "phase", "seed", "view", "asked")
 """The columns before the metrics; `stage` is a scan's alone."""
 
 _TYPES = {
     **dict.fromkeys(("step", "asked"), "int64"),
-    **dict.fromkeys(("epoch", "time", "seconds", "share"), "float64"),
+    **dict.fromkeys(("epoch", "time", *_FIELDS), "float64"),
     "seed": "Int64",
 }
 """Of those, the types that the values alone do not tell: of no rows, or of None among numbers."""
@@ -35,7 +37,11 @@ def suite_frame(records: Sequence[ProbeRecord], stages: Stages) -> pandas.DataFr
     rows = [
         {
             **_place(record.step, stages),
-            **{key: getattr(record, key) for key in _PROBE if key not in ("step", "stage")},
+            **{
+                key: getattr(record, _FIELDS.get(key, key))
+                for key in _PROBE
+                if key not in ("step", "stage")
+            },
             **_numbers(record.metrics, record.ci, _PROBE),
         }
         for record in records

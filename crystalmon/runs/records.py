@@ -157,8 +157,8 @@ class ProbeRecord(Stored):
         epoch: the trainer's epoch, or None outside a trainer.
         time: Unix time at the probe's end, in seconds.
         seconds: wall time that this probe took.
-        share: fraction of the wall time since training began (or was resumed) that went into
-            probing, scoring the base included.
+        share: fraction of the wall time since training began (or was resumed) that monitoring
+            has taken, scoring the base included; the metric `probe_share`.
         phase: the suite's phase.
         metrics: suite-level metrics; see `answers.mean_over_tasks`.
         ci: 95% bootstrap intervals, by metric key.

@@ -28,7 +28,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save, save_file
 
-from crystalmon.metrics.answers import answer_distributions
+from crystalmon.metrics.answers import answer_distributions, is_measurable
 from crystalmon.runs.files import RUN_FILE, explained, json_bytes, write_whole
 from crystalmon.runs.names import DEFAULT_NAME, REFERENCE_FOLDER
 from crystalmon.suites.tasks import TaskSuite
@@ -262,6 +262,17 @@ def read_base_answers(
             f"{', '.join(lacking)}. Score the base again."
         )
     return {name: found[name] for name in wanted}
+
+
+def read_unanswered(run_folder: Path) -> list[str]:
+    """The tasks that a run's base hardly answers; none if its reference is gone or damaged."""
+    folder = run_folder / REFERENCE_FOLDER
+    try:
+        tables = {**read_tables(folder / TENSOR_FILE), **_read_plain(folder)}
+        coverage = {name: answer_distributions(table)[1] for name, table in tables.items()}
+    except (OSError, ValueError, TypeError, SafetensorError):
+        return []
+    return [name for name, own in coverage.items() if not is_measurable(own)]
 
 
 def same_answers(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> bool:

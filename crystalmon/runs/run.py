@@ -99,9 +99,11 @@ class Run:
 
     @property
     def share(self) -> float | None:
-        """Of the run's time, what monitoring took, up to the last probe while it trains.
+        """Of the run's time, what monitoring took: of the whole run, once it has ended.
 
-        None without a probe.
+        Before, and of a run that was killed, it is the `probe_share` of the last probe. That of an
+        ended run lacks what came after: the probe's own pictures, the report, the rest of the
+        training. None without a probe.
         """
         at_end = self.info.get(OVERHEAD_KEY)
         if isinstance(at_end, float):
@@ -180,8 +182,8 @@ class Run:
     def frame(self) -> pandas.DataFrame:
         """The suite as a pandas data frame, a row a probe.
 
-        Its columns are step, of a scan the stage's name, epoch, time (UTC), seconds, share, phase,
-        then each metric by its key and the ends of its 95% interval as `<key>_low` and
+        Its columns are step, of a scan the stage's name, epoch, time (UTC), probe_seconds,
+        probe_share (up to this probe; `share` is the whole run's), phase, then each metric by its key and the ends of its 95% interval as `<key>_low` and
         `<key>_high`. What a probe does not have is NaN.
 
         Raises:

@@ -1,9 +1,10 @@
-"""A first draft of a suite of one's own: one question, asked in a dozen formats."""
+"""A first draft of a suite of one's own: each question asked in a dozen formats."""
 
 from __future__ import annotations
 
 import json
 import math
+import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,57 +19,74 @@ from crystalmon.suites.tasks import Choice, SuiteError, Task
 FORMS = ("capital",)
 """Of `PARTS`, what a draft counts too: models like to begin an answer in upper case."""
 
+_CUE = re.compile(r"(?:question|q)\s*:\s*", re.IGNORECASE)
 
-def draft_suite(file: Path, question: str, answers: Sequence[str]) -> str:
-    """The text of a commented suite file with one task, for its user to edit.
+
+def draft_suite(file: Path, questions: Sequence[str], answers: Sequence[str]) -> str:
+    """The text of a commented suite file with a task a question, for its user to edit.
 
     Args:
-        file: where it will lie; the suite and its task are named after it.
-        question, answers: what is asked, and at least two answers; space around them goes.
+        file: where it will lie; the suite and its first task are named after it, the others
+            `<name>-2`, `<name>-3` and so on.
+        questions: what is asked; space around them goes.
+        answers: at least two, of every question; space around them goes.
 
     Raises:
-        SuiteError: for a name that no suite can have, a blank question or answer, a single answer
-            or one that comes twice.
+        SuiteError: for a name that no suite can have, a blank question or answer, a single answer,
+            or a question or answer that comes twice.
     """
-    question, answers = question.strip(), [answer.strip() for answer in answers]
-    check_text("question", question, SuiteError)
+    questions = [question.strip() for question in questions]
+    answers = [answer.strip() for answer in answers]
+    for question in questions:
+        check_text("question", question, SuiteError)
     for answer in answers:
         check_text("an answer", answer, SuiteError)
+    check_unique("questions", questions, SuiteError)
     check_unique("answers", answers, SuiteError)
     if len(answers) < 2:
         raise SuiteError(
             f"answers must be at least 2, got {len(answers)}. A single answer has no distribution "
             "to watch."
         )
-    free, listed = _free(question), _listed(question, answers)
-    Task(file.stem, (*free, *listed), tuple(map(Choice, answers)))  # refuses what is no task
+    tasks = [
+        _task(file.stem if place == 1 else f"{file.stem}-{place}", question, answers)
+        for place, question in enumerate(questions, start=1)
+    ]
     parts = [
         _comment(file),
         f"name: {quoted(file.stem)}",
         f"forms: [{', '.join(FORMS)}]",
         "tasks:\n",
-        f"  - name: {quoted(file.stem)}",
+        "\n\n".join(tasks),
+        *(_second(file, answers) if len(questions) == 1 else ()),
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def _task(name: str, question: str, answers: Sequence[str]) -> str:
+    """One task as YAML."""
+    free, listed = _free(question), _listed(question, answers)
+    Task(name, (*free, *listed), tuple(map(Choice, answers)))  # refuses what is no task
+    lines = [
+        f"  - name: {quoted(name)}",
         f"    choices: [{', '.join(map(quoted, answers))}]",
         "    prompts:",
         "      # the choices are not listed",
         *(f"      - {quoted(prompt)}" for prompt in free),
         "      # the choices are listed, in one order or the other",
         *(f"      - {quoted(prompt)}" for prompt in listed),
-        *_second(file, answers),
     ]
-    return "\n".join(parts) + "\n"
+    return "\n".join(lines)
 
 
 def _second(file: Path, answers: Sequence[str]) -> list[str]:
     """How a second task is added, as comments; of two answers, why it is needed."""
-    command = f"crystalmon suite new other{file.suffix} --question … --answers …"
-    why = ["  # Another task, drafted by", f"  # `{command}`,", "  # goes here:"]
+    why = ["  # Another task goes here. A second --question drafts it too."]
     if len(answers) == 2:
         why = [
             "  # A judge needs two tasks: one that always gives the same answer looks perfect",
             "  # where that is right. A question whose right answer is the other one tells",
-            f"  # them apart. Draft it with `{command}`,",
-            "  # and copy its task here:",
+            "  # them apart. A second --question drafts it too; or write it here:",
         ]
     task = [
         f"- name: {quoted(f'{file.stem}-2')}",
@@ -81,28 +99,35 @@ def _second(file: Path, answers: Sequence[str]) -> list[str]:
 
 def _free(question: str) -> list[str]:
     """Wordings that leave open what the answers are. After each, an answer is what comes next."""
+    bare = _bare(question)
     return [
         f"{question}\nAnswer:",
-        f"Q: {question}\nA:",
-        f"**Question:** {question}\n\n**Answer:**",
-        f'Someone asked: {question}\nThe reply was "',
+        f"Q: {bare}\nA:",
+        f"**Question:** {bare}\n\n**Answer:**",
+        f'Someone asked: {bare}\nThe reply was "',
     ]
 
 
 def _listed(question: str, answers: Sequence[str]) -> list[str]:
     """Wordings that list the answers, half of them in the order given, half backwards."""
     ahead, back = list(answers), list(answers[::-1])
-    asked = _json(question)
+    bare = _bare(question)
+    asked = _json(bare)
     return [
         f"{question}\n\nAnswer with one of these: {', '.join(ahead)}.\n\nAnswer:",
-        f"Question: {question}\nChoices: {', '.join(back)}\nAnswer:",
+        f"Question: {bare}\nChoices: {', '.join(back)}\nAnswer:",
         f"{question} [{'|'.join(ahead)}]:",
         "\n".join([question, *(f"- {answer}" for answer in back), "My choice:"]),
-        f"User: {question} Reply with {_either(ahead)}.\nAssistant: I would say",
-        f"Ann: {question} Which is it, {_either(back)}?\nBen: I say",
+        f"User: {bare} Reply with {_either(ahead)}.\nAssistant: I would say",
+        f"Ann: {bare} Which is it, {_either(back)}?\nBen: I say",
         f'{{"question": {asked}, "options": {_json(ahead)}, "answer": "',
         f'answer = ask({asked}, options={_json(back)})  # returns "',
     ]
+
+
+def _bare(question: str) -> str:
+    """Without a cue of its own, where the wording has one: `Q: Question: …` is asked by nobody."""
+    return question[begins.end() :] if (begins := _CUE.match(question)) else question
 
 
 def _either(answers: Sequence[str]) -> str:
