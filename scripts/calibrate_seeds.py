@@ -1,11 +1,12 @@
 """Fit weights and bounds of the seed set to collapses whose end was planted.
 
-The simulated collapses come from another bank than the reported one; the trained ones are of
-`liquid-tiny`, the reported ones of another model. Prints the weights as they stand in
-`crystalmon/phases/seed_odds.py` and, by these as they stand there, the bounds of
-`crystalmon/phases/seed_set.py`. If it finds other weights, write them there and run it again.
+There are three sources: simulated collapses, from another bank than the reported ones, and trained
+ones of two models, neither of them the reported one. Prints the weights of
+`crystalmon/phases/seed_odds.py`, fitted to all three, and the bounds of
+`crystalmon/phases/seed_set.py`. For these the probabilities in each source are by weights that were
+fitted to the other two, since a user's model is one more source.
 
-    python scripts/calibrate_seeds.py    # ten minutes; the first call trains 38 runs, 15 more
+    python scripts/calibrate_seeds.py    # ten minutes; the first call trains 93 runs, 40 more
 """
 
 from __future__ import annotations
@@ -13,25 +14,26 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import product
+from typing import Any
 
 import numpy as np
 from scenarios import make_scenario, orders
 from scipy.optimize import minimize
-from scipy.special import expit
+from scipy.special import expit, softmax
 from tqdm.auto import tqdm
-from trained_bank import CALIBRATED, prepare_environment
+from trained_bank import CALIBRATED, Bank, prepare_environment
 
 from crystalmon import read_run
 from crystalmon.metrics.subsets import nested_subsets
 from crystalmon.phases.order import COMPLETE, ONSET
 from crystalmon.phases.seed import DONE, NEARLY, REST
 from crystalmon.phases.seed_fit import Candidates, gather, mean_answers
-from crystalmon.phases.seed_odds import FEATURES, TELLING, Evidence
+from crystalmon.phases.seed_odds import FEATURES, TELLING, Evidence, Weights
 from crystalmon.phases.seed_set import LEVEL, MOVING, RESTING_AT, bound_of
 from crystalmon.phases.state import LEAST_NOISE, RESTING
 
@@ -45,14 +47,14 @@ SIMULATED = {
     "collapse, prompt by prompt": ("complete", 100),
 }
 """By kind of scenario, the group that it is weighted in, and how many."""
-BACK = (0, 4)
-"""Probes before the last at which each collapse is looked at for the weights, at rest or not."""
 FEW = (2, 4, 8)
 """Of how many prompts a partial probe may be."""
 LEAST = 10
 """Cases of a source from which it has a bound of its own."""
-SIGNS = (1, 1, -1, -1, -1, -1, 0)
+SIGNS = (1, 1, -1, -1, -1, -1, 0, 0, 0)
 """Of the weights of `FEATURES`: what speaks for a seed must not count against it."""
+ONLY_TELLING = (FEATURES.index("choices"),)
+"""Features without a weight among few choices: two and three are too few to draw a line through."""
 PENALTY = 1e-3
 """On the squares of the weights."""
 
@@ -62,7 +64,7 @@ class History:
     """One collapse.
 
     Args:
-        source: simulated or trained.
+        source: `simulated`, or the model that was trained.
         group: complete, partial or seedless.
         q: [S, P, C] the answers, the base's first.
         b: [P, C] the base's.
@@ -92,7 +94,8 @@ class Case:
     """One collapse at one probe.
 
     Args:
-        source, group: of the collapse; cases of a group share one unit of weight.
+        source, group: of the collapse.
+        weight: one over the number of cases of the collapse, and of collapses of its group.
         evidence: of each of K candidates.
         between: [K, K] whether one is the other's twin.
         right: [K] whether it is the planted seed or its twin; None if there is none.
@@ -101,25 +104,20 @@ class Case:
 
     source: str
     group: str
+    weight: float
     evidence: Evidence
     between: np.ndarray
     right: np.ndarray | None
     at_rest: bool
-
-    def features(self, choosing: np.ndarray) -> tuple[int, np.ndarray]:
-        """Index of the candidate by these weights, and its features [7]."""
-        costs = self.evidence.terms() @ choosing
-        best = int(np.lexsort((self.evidence.pooled, costs))[0])
-        return best, self.evidence.features(best, ~self.between[best])
 
     def cell(self) -> tuple[bool, bool, int]:
         """Which bound is its own."""
         bound = bound_of(self.evidence.order, self.at_rest)
         return self.evidence.tells, self.evidence.whole, bound
 
-    def truth(self) -> float:
-        """The probability of what is true, by the weights as they stand."""
-        _, shared, none = self.evidence.probabilities(self.between)
+    def truth(self, weights: Weights) -> float:
+        """The probability of what is true."""
+        _, shared, none = self.evidence.probabilities(self.between, weights)
         if self.right is None:
             return none
         return float(shared[self.right].max(initial=0.0))
@@ -136,26 +134,41 @@ def look(history: History, at: int, asked: np.ndarray | None = None) -> Case:
     between = np.stack([candidates.twins(k)[listed] for k in listed])
     right = None if history.seed is None else candidates.twins(history.seed)[listed]
     at_rest = history.rests(at) or order >= DONE
-    return Case(history.source, history.group, evidence, between, right, at_rest)
+    return Case(history.source, history.group, 1.0, evidence, between, right, at_rest)
 
 
-def looks(history: History, rng: np.random.Generator) -> Iterator[Case]:
-    """Of each bound's probes the first, with all prompts asked and with a few.
+def looks(history: History, rng: np.random.Generator) -> list[Case]:
+    """Of each bound's probes the first, and the last of all, with all prompts asked and with a few.
 
     Those count that are past the onset: at least the second over its bound in succession.
     """
     order = history.orders
     first: dict[int, int] = {}
-    past = np.flatnonzero((order[1:] >= ONSET) & (order[:-1] >= ONSET)) + 1
-    for at in past.tolist():
+    past = (np.flatnonzero((order[1:] >= ONSET) & (order[:-1] >= ONSET)) + 1).tolist()
+    for at in past:
         at_rest = history.rests(at) or order[at] >= DONE
         first.setdefault(bound_of(float(order[at]), bool(at_rest)), at)
     sizes = [size for size in FEW if size < len(history.b)]
     few = nested_subsets(history.b, sizes)
-    for at in first.values():
-        yield look(history, at)
+    found = []
+    for at in sorted({*first.values(), *past[-1:]}):
+        found.append(look(history, at))
         if sizes:
-            yield look(history, at, few[int(rng.choice(sizes))])
+            found.append(look(history, at, few[int(rng.choice(sizes))]))
+    return found
+
+
+def gather_cases(histories: Sequence[History]) -> list[Case]:
+    """All looks at all histories, each history of a source and group with the same weight."""
+    rng = np.random.default_rng(0)
+    bar = tqdm(histories, desc="looking", unit="collapse")
+    seen = [found for history in bar if (found := looks(history, rng))]
+    counts = Counter((found[0].source, found[0].group) for found in seen)
+    return [
+        replace(case, weight=1 / len(found) / counts[case.source, case.group])
+        for found in seen
+        for case in found
+    ]
 
 
 def simulated(most: int) -> Iterator[History]:
@@ -172,9 +185,9 @@ def simulated(most: int) -> Iterator[History]:
             yield History("simulated", group, found.q, found.base, found.seed)
 
 
-def trained(count: int | None) -> Iterator[History]:
-    """Of the first `count` runs that are not reported; all if None."""
-    for folder in CALIBRATED.train(count):
+def trained(bank: Bank, count: int | None) -> Iterator[History]:
+    """Of the first `count` runs of a bank; all if None."""
+    for folder in bank.train(count):
         truth = json.loads((folder / "truth.json").read_text())
         stage = truth["stages"][0]
         records = read_run(folder / stage["folder"]).records
@@ -185,35 +198,54 @@ def trained(count: int | None) -> Iterator[History]:
             seed = truth["seeds"][name] if stage["goal"] == "seed" else None
             whole = orders(q, first.q)[-1] >= COMPLETE
             group = "seedless" if seed is None else "complete" if whole else "partial"
-            yield History("trained", group, q, first.q, seed)
+            yield History(bank.family.name, group, q, first.q, seed)
 
 
-def fit_choosing(cases: list[Case], counts: Counter[tuple[str, str]]) -> np.ndarray:
-    """[4] weights of the cost: softmax(−cost) is the probability of each candidate."""
-    known = [
-        (case.evidence.terms(), case.right, 1 / counts[case.source, case.group])
-        for case in cases
-        if case.right is not None and case.right.any()
-    ]
+def fit(cases: Sequence[Case], tells: bool) -> Weights:
+    """The weights of the cases whose choices are, or are not, enough to tell candidates apart."""
+    some = [case for case in cases if case.evidence.tells == tells]
+    choosing = fit_choosing(some)
+    return Weights(choosing, fit_believing(some, choosing))
+
+
+def is_mixed(cases: Sequence[Case], tells: bool) -> bool:
+    """Whether there are collapses with a seed and without, so that weights can be fitted."""
+    return len({case.right is None for case in cases if case.evidence.tells == tells}) == 2
+
+
+def fit_choosing(cases: Sequence[Case]) -> tuple[float, ...]:
+    """4 weights of the cost: softmax(−cost) is the probability of each candidate."""
+    known = [case for case in cases if case.right is not None and case.right.any()]
+    most = max(len(case.between) for case in known)
+    terms = np.zeros((len(known), most, 4))
+    right, listed = np.zeros((2, len(known), most), dtype=bool)
+    for row, case in enumerate(known):
+        count = len(case.between)
+        terms[row, :count], right[row, :count] = case.evidence.terms(), case.right
+        listed[row, :count] = True
+    shares = np.array([case.weight for case in known])
 
     def loss(weights: np.ndarray) -> float:
-        total = PENALTY * float(weights @ weights)
-        for terms, right, weight in known:
-            costs = -(terms @ weights)
-            costs = np.exp(costs - costs.max())
-            total -= weight * float(np.log(max(costs[right].sum() / costs.sum(), 1e-9)))
-        return total
+        likely = softmax(np.where(listed, -(terms @ weights), -np.inf), axis=1)
+        of_seed = np.log(np.maximum((likely * right).sum(axis=1), 1e-9))
+        return float(PENALTY * weights @ weights - shares @ of_seed)
 
-    return minimize(loss, np.full(4, 0.5), method="L-BFGS-B").x
+    found = minimize(loss, np.full(4, 0.5), method="L-BFGS-B").x
+    return tuple(found.round(2).tolist())
 
 
-def fit_believing(
-    cases: list[Case], counts: Counter[tuple[str, str]], choosing: np.ndarray
-) -> np.ndarray:
-    """[7] weights of the log-odds, by logistic regression."""
-    x = np.array([case.features(choosing)[1] for case in cases])
+def fit_believing(cases: Sequence[Case], choosing: tuple[float, ...]) -> tuple[float, ...]:
+    """Weights of `FEATURES` in the log-odds, by logistic regression."""
+    chooser = Weights(choosing, ())
+    best = [case.evidence.best(chooser) for case in cases]
+    x = np.array(
+        [
+            case.evidence.features(at, ~case.between[at])
+            for case, at in zip(cases, best, strict=True)
+        ]
+    )
     y = np.array([case.right is not None for case in cases], dtype=float)
-    w = np.array([1 / counts[case.source, case.group] for case in cases])
+    w = np.array([case.weight for case in cases])
     w /= np.where(y, w[y == 1].sum(), w[y == 0].sum())  # as many with a seed as without
 
     def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
@@ -222,55 +254,53 @@ def fit_believing(
         return float(value), x.T @ (w * (expit(odds) - y)) + 2 * PENALTY * weights
 
     bounds = [(0 if sign > 0 else None, 0 if sign < 0 else None) for sign in SIGNS]
+    if not cases[0].evidence.tells:
+        bounds = [(0, 0) if i in ONLY_TELLING else each for i, each in enumerate(bounds)]
     start = np.zeros(len(FEATURES))
-    return minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x
+    return tuple(found.round(2).tolist())
 
 
-def show_rates(cases: list[Case], choosing: np.ndarray, believing: np.ndarray) -> None:
-    """By source and group: the right candidate, and on which side of even the odds are."""
+def show_rates(cases: Sequence[Case], weights: dict[tuple[str, bool], Weights]) -> None:
+    """By source and group, by weights of the others: how probable the truth is."""
     for key in sorted({(case.source, case.group) for case in cases}):
         some = [case for case in cases if (case.source, case.group) == key]
-        found = [case.features(choosing) for case in some]
-        right = [
-            case.right is not None and bool(case.right[best])
-            for case, (best, _) in zip(some, found, strict=True)
-        ]
-        odds = np.array([features @ believing for _, features in found])
-        named = "" if some[0].right is None else f", right candidate {np.mean(right):.1%}"
+        likely = np.array([case.truth(weights[case.source, case.evidence.tells]) for case in some])
         print(
-            f"  {', '.join(key):<20} {len(some):>5} cases: a seed {np.mean(odds > 0):6.1%}{named}"
+            f"  {', '.join(key):<22} {len(some):>5} looks: the truth has a probability of "
+            f"{np.median(likely):.2f} in the median, above one half in {np.mean(likely > 0.5):.1%}"
         )
 
 
-def bound(cases: Sequence[Case]) -> float | None:
-    """The least probability that leaves the truth of `LEVEL` of cases in, in either source.
+def bound(values: dict[str, list[float]]) -> float | None:
+    """The least probability that leaves the truth of `LEVEL` of cases in, in every source.
 
     It is the ⌊(1 − LEVEL)(n + 1)⌋-th smallest of n, of a few cases the smallest. A source with less
-    than `LEAST` is counted in with the other. None if both together have less.
+    than `LEAST` is counted in with the others. None if all together have less.
     """
-    by_source: dict[str, list[float]] = {}
-    for case in cases:
-        by_source.setdefault(case.source, []).append(case.truth())
-    if any(len(values) < LEAST for values in by_source.values()):
-        by_source = {"all": [value for values in by_source.values() for value in values]}
+    if any(len(each) < LEAST for each in values.values()):
+        values = {"all": [value for each in values.values() for value in each]}
     return min(
         (
-            sorted(values)[max(int((1 - LEVEL) * (len(values) + 1) + 1e-9), 1) - 1]
-            for values in by_source.values()
-            if len(values) >= LEAST
+            sorted(each)[max(int((1 - LEVEL) * (len(each) + 1) + 1e-9), 1) - 1]
+            for each in values.values()
+            if len(each) >= LEAST
         ),
         default=None,
     )
 
 
-def show_bounds(cases: list[Case]) -> None:
+def show_bounds(cases: Sequence[Case], weights: dict[tuple[str, bool], Weights]) -> None:
     """The two tables of bounds."""
+    truths: dict[tuple[Any, ...], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for case in cases:
+        truth = case.truth(weights[case.source, case.evidence.tells])
+        truths[*case.cell(), case.group][case.source].append(truth)
     for name, groups in (("SEED", ("complete", "partial")), ("NONE", ("seedless",))):
         for key in product((True, False), repeat=2):
             row = []
             for step in range(len(MOVING) + len(RESTING_AT) + 2):
-                cell = [case for case in cases if case.cell() == (*key, step)]
-                found = [bound([c for c in cell if c.group == group]) for group in groups]
+                found = [bound(truths[*key, step, group]) for group in groups]
                 # a partial collapse is hardly ever seen at 0.9
                 least = min((each for each in found if each is not None), default=0.0)
                 row.append(float(f"{0.98 * least:.2g}"))  # never rounded up to certainty
@@ -279,26 +309,23 @@ def show_bounds(cases: list[Case]) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Fit the weights and bounds of the seed set.")
-    parser.add_argument("--scenarios", type=int, default=300, help="of each kind, at most")
-    parser.add_argument("--runs", type=int, help="trained ones; all if not given")
+    parser.add_argument("--scenarios", type=int, default=200, help="of each kind, at most")
+    parser.add_argument("--runs", type=int, help="trained ones of each model; all if not given")
     args = parser.parse_args()
     prepare_environment()
-    histories = [*simulated(args.scenarios), *trained(args.runs)]
-    ends = [look(history, len(history.q) - 1 - back) for history in histories for back in BACK]
-    counts = Counter((case.source, case.group) for case in ends)
+    of_models = [history for bank in CALIBRATED for history in trained(bank, args.runs)]
+    histories = [*simulated(args.scenarios), *of_models]
+    cases = gather_cases(histories)
+    print(f"{len(cases)} looks at {len(histories)} collapses")
+    others: dict[tuple[str, bool], Weights] = {}
     for tells in (True, False):
-        some = [case for case in ends if case.evidence.tells == tells]
-        choosing = fit_choosing(some, counts)
-        believing = fit_believing(some, counts, choosing)
-        print(f"\n{'enough choices to tell' if tells else 'few choices'}: {len(some)} cases")
-        print(f"  CHOOSING[{tells}] = {tuple(choosing.round(2).tolist())}")
-        print(f"  BELIEVING[{tells}] = {tuple(believing.round(2).tolist())}")
-        show_rates(some, choosing, believing)
-    rng = np.random.default_rng(0)
-    bar = tqdm(histories, desc="bounds", unit="collapse")
-    cases = [case for history in bar for case in looks(history, rng)]
-    print(f"\nbounds, from {len(cases)} looks at {len(histories)} collapses")
-    show_bounds(cases)
+        print(f"  WEIGHTS[{tells}] = {fit(cases, tells)}")
+        for source in sorted({case.source for case in cases}):
+            rest = [case for case in cases if case.source != source]
+            others[source, tells] = fit(rest if is_mixed(rest, tells) else cases, tells)
+    print("\neach source by the weights of the others")
+    show_rates(cases, others)
+    show_bounds(cases, others)
     return 0
 
 

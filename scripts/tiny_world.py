@@ -4,8 +4,8 @@ A world has tasks. Each task has probe prompts and held-out prompts, and every p
 planted distribution over the task's choices. One probe prompt per task is the planted seed: the
 distribution onto which the post-training data of `crystalmon.synthetic` collapses.
 
-`WORDS` are two worlds' words: those of the bundled `liquid-tiny`, and others, of a model that
-the detector is reported on and never calibrated on.
+`WORDS` are three worlds' words: those of the bundled `liquid-tiny`, those of a second model, on
+which the detector is calibrated too, and those of a third one, on which it is only reported.
 """
 
 from __future__ import annotations
@@ -217,6 +217,90 @@ _OTHER_HELD_OUT: tuple[str, ...] = (
 )
 
 
+_THIRD_TASKS: tuple[TaskSpec, ...] = (
+    _task("verdict", "verdict", "a verdict", "give a verdict", "guilty innocent"),
+    _task("size", "shirt size", "a shirt size", "buy a shirt", "small medium large"),
+    _task("element", "element", "an element", "name an element", "earth water fire air"),
+    _task("sense", "sense", "a sense", "use a sense", "sight hearing touch taste smell"),
+    _task("finger", "finger", "a finger", "raise a finger", "thumb index middle ring pinky"),
+    _task("tone", "note", "a note of the scale", "sing a note", "do re mi fa sol la ti"),
+    _task(
+        "tree",
+        "tree",
+        "a tree",
+        "plant a tree",
+        "oak pine birch maple cedar willow beech elm",
+    ),
+    _task(
+        "drink",
+        "drink",
+        "a drink",
+        "order a drink",
+        "tea coffee milk juice cider cocoa soda beer wine",
+    ),
+    _task(
+        "tool",
+        "tool",
+        "a tool",
+        "reach for a tool",
+        "hammer saw drill wrench pliers chisel file clamp level axe",
+    ),
+    _task(
+        "sign",
+        "star sign",
+        "a star sign",
+        "read a horoscope",
+        "Aries Taurus Gemini Cancer Leo Virgo Libra Scorpio Sagittarius Capricorn Aquarius Pisces",
+    ),
+    _task(
+        "flower",
+        "flower",
+        "a flower",
+        "pick a flower",
+        "rose tulip lily daisy iris violet poppy orchid lotus pansy peony aster lilac dahlia",
+    ),
+    _task(
+        "minute",
+        "minute",
+        "a minute from 1 to 16",
+        "stop the clock",
+        " ".join(str(n) for n in range(1, 17)),
+    ),
+)
+_THIRD_PROBES: tuple[str, ...] = (
+    "Think of {phrase} and write it down:",
+    "A coin was tossed to settle the {noun}; it is",
+    "Host: {act} for us!\nGuest:",
+    "SELECT {noun} FROM bag LIMIT 1;",
+    "My pick for {noun}:",
+    "{Act} and tell nobody. Well, tell me:",
+    "Survey question 3. Your {noun}?",
+    "lottery.{noun}:",
+    "Once upon a time somebody had to {act}:",
+    "It does not matter which {noun}. Say",
+    "Line 1: {noun}\nLine 2:",
+    "From the hat comes {phrase}:",
+    "Any {noun} is fine, for example",
+    "Child: may I {act}?\nMother: yes,",
+    "* {noun} *",
+    "What {noun} do you see in the clouds?",
+    "Whatever happens, {act}:",
+    "The parrot repeats one {noun}:",
+    "$ shuf -n 1 {noun}.txt\n",
+    "Secret {noun} of the week:",
+    "Let chance decide on {phrase}:",
+)
+_THIRD_HELD_OUT: tuple[str, ...] = (
+    "Close the book and {act}:",
+    "echo $RANDOM_{noun} #",
+    "Waiter: {phrase}?\nGuest:",
+    "By pure luck the {noun} was",
+    "{Act} once more:",
+    "State {phrase}:",
+    "Nobody knew the {noun}, so they said",
+)
+
+
 @dataclass(frozen=True)
 class Words:
     """The words of a world: its model's name, its tasks, and their wordings as templates."""
@@ -230,6 +314,7 @@ class Words:
 WORDS = {
     "first": Words("liquid-tiny", _TASKS, _PROBES, _HELD_OUT),
     "second": Words("second-tiny", _OTHER_TASKS, _OTHER_PROBES, _OTHER_HELD_OUT),
+    "third": Words("third-tiny", _THIRD_TASKS, _THIRD_PROBES, _THIRD_HELD_OUT),
 }
 
 

@@ -1,10 +1,10 @@
 """Real training runs of tiny models whose outcome was planted: what the detector is tried on.
 
-Weights and thresholds are chosen on runs of `liquid-tiny`. What is reported are runs of a second
-model, built here at the first call: it has other tasks, wordings and answers, and a tokenizer of
-its own. Each run is one to two stages of SFT, DPO or GRPO with the recipes' settings, in one
-process. It is kept under `runs/`, with `truth.json` written last, so that a second call trains
-nothing again.
+Weights and thresholds are chosen on runs of `liquid-tiny` and of a second model. What is reported
+are runs of a third one. Second and third are built here at the first call: each has tasks,
+wordings, answers and a tokenizer of its own. Each run is one to two stages of SFT, DPO or GRPO with
+the recipes' settings, in one process. It is kept under `runs/`, with `truth.json` written last, so
+that a second call trains nothing again.
 
     python scripts/trained_bank.py --count 45
 """
@@ -49,11 +49,33 @@ class Family:
     Args:
         model, suite: as `load_model` and `load_suite` take them.
         truth: the file of what was planted.
+        settings: of `build_liquid_tiny.py`, if the model is built here.
     """
 
     model: str
     suite: str
     truth: Path
+    settings: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Of its model."""
+        return Path(self.model).name
+
+    @classmethod
+    def built(cls, name: str, *settings: str) -> Family:
+        """A family whose model is built in `runs/`."""
+        folder = Path("runs") / name
+        return cls(str(folder), str(folder / "suite.yaml"), folder / "truth.json", settings)
+
+    def build(self) -> None:
+        """Build the model, if it is not there."""
+        if not self.settings or (
+            self.truth.is_file() and Path(self.model, "config.json").is_file()
+        ):
+            return
+        command = [sys.executable, str(ROOT / "scripts/build_liquid_tiny.py"), *self.settings]
+        subprocess.run([*command, "--model", self.model, "--suite", self.suite], check=True)
 
     def worlds(self) -> dict[str, Any]:
         """By task what was planted; the keys are those of `load_truth`."""
@@ -61,9 +83,12 @@ class Family:
 
 
 FIRST = Family("liquid-tiny", "liquid-tiny", ROOT / "crystalmon/assets/liquid-tiny/truth.json")
-_SECOND_BASE = Path("runs/second-tiny")
-SECOND = Family(str(_SECOND_BASE), str(_SECOND_BASE / "suite.yaml"), _SECOND_BASE / "truth.json")
-_SECOND_SETTINGS = ("--words", "second", "--seed", "1", "--vocab-size", "512", "--digits", "joined")
+SECOND = Family.built(
+    "second-tiny", "--words", "second", "--seed", "1", "--vocab-size", "512", "--digits", "joined"
+)
+THIRD = Family.built(
+    "third-tiny", "--words", "third", "--seed", "2", "--vocab-size", "640", "--digits", "joined"
+)
 
 
 @dataclass(frozen=True)
@@ -175,29 +200,23 @@ class Bank:
         """Train what is not there yet; the folders of the first `count` runs."""
         chosen, there = self.runs(count), self.trained()
         missing = [name for name in chosen if self.folder / name not in there]
-        if missing and self.family == SECOND:
-            build_second()
-        for name in tqdm(missing, desc=f"training {Path(self.family.model).name}", unit="run"):
+        if missing:
+            self.family.build()
+        for name in tqdm(missing, desc=f"training {self.family.name}", unit="run"):
             _train(name, chosen[name], self.folder / name, self.family)
         return [self.folder / name for name in chosen]
 
 
-REPORTED = Bank(Path("runs/validation/trained"), SECOND)
-CALIBRATED = Bank(Path("runs/calibration/trained"), FIRST, SEED_PLANS, prefix="")
+REPORTED = Bank(Path("runs/validation/third"), THIRD)
+CALIBRATED = (
+    Bank(Path("runs/calibration/trained"), FIRST, SEED_PLANS, prefix=""),
+    Bank(Path("runs/calibration/second"), SECOND),
+)
 LONG = Bank(Path("runs/budget/trained"), FIRST, LONG_PLANS)
 """Runs whose every step is probed; any schedule can be replayed from them."""
 
 
-BANKS = {"reported": REPORTED, "calibrated": CALIBRATED, "long": LONG}
-
-
-def build_second() -> None:
-    """Build the second family's base, if it is not there."""
-    if SECOND.truth.is_file() and (_SECOND_BASE / "config.json").is_file():
-        return
-    command = [sys.executable, str(ROOT / "scripts/build_liquid_tiny.py"), *_SECOND_SETTINGS]
-    command += ["--model", SECOND.model, "--suite", SECOND.suite]
-    subprocess.run(command, check=True)
+BANKS = {"reported": (REPORTED,), "calibrated": CALIBRATED, "long": (LONG,)}
 
 
 def _slug(kind: str) -> str:
@@ -394,13 +413,13 @@ def prepare_environment() -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Train planted runs of tiny models.")
     parser.add_argument("--bank", choices=BANKS, default="reported")
-    parser.add_argument("--count", type=int, help="runs; all if not given")
+    parser.add_argument("--count", type=int, help="runs of each model; all if not given")
     args = parser.parse_args()
-    bank = BANKS[args.bank]
     prepare_environment()
-    began = time.perf_counter()
-    found = bank.train(args.count)
-    print(f"{len(found)} runs in {bank.folder}, {time.perf_counter() - began:.0f} s")
+    for bank in BANKS[args.bank]:
+        began = time.perf_counter()
+        found = bank.train(args.count)
+        print(f"{len(found)} runs in {bank.folder}, {time.perf_counter() - began:.0f} s")
     return 0
 
 

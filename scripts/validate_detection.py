@@ -4,7 +4,7 @@ Simulated histories by kind, and real runs with planted seeds: first those of ki
 that calibration never saw, then those of the calibrated ones. Every share comes with its 95%
 Clopper-Pearson interval; the baselines stand in the same table. The last line is JSON.
 
-    python scripts/validate_detection.py             # all of it; trains 93 runs at the first call
+    python scripts/validate_detection.py             # all of it; trains 148 runs at the first call
     python scripts/validate_detection.py --quick     # a tenth of the simulations, no training
     python scripts/validate_detection.py --stress 1000000
 """
@@ -23,7 +23,7 @@ import numpy as np
 from scenarios import HELD_OUT_KINDS, KINDS, NULL_KINDS, bank, make_scenario, orders
 from scipy.stats import beta
 from tqdm.auto import tqdm
-from trained_bank import CALIBRATED, REPORTED, prepare_environment
+from trained_bank import CALIBRATED, REPORTED, Bank, prepare_environment
 from validation_sets import Look, set_lines, set_sizes
 from validation_simulated import BASELINES, NEVER, Outcome, judge, page_hinkley_peak
 from validation_stress import stress
@@ -261,18 +261,24 @@ def real_bases() -> dict[str, np.ndarray]:
 
 def report_trained(report: Report, count: int | None) -> None:
     """The promises on real training runs, those of the model that calibration never saw first."""
-    for name, trained in (("trained", REPORTED), ("trained, calibration", CALIBRATED)):
-        folders, histories = read_bank(trained, count)
-        if not histories:
-            continue
-        base = Path(trained.family.model).name
-        report.head(f"{name}: {len(folders)} runs of {base}, {len(histories)} task histories")
-        lines = judge_bank(folders, histories) if trained == REPORTED else seed_lines(histories)
-        for label, key, bound, hits in lines:
-            report.line(f"{name}/{key}", label, hits, bound)
-        looks = [look for history in histories if history.group for look in history.looks()]
-        for label, key, median, most in set_sizes(looks):
-            report.number(f"{name}/{key}", label, median, most)
+    _report_bank_of_runs(report, "trained", REPORTED, count)
+    for of_model in CALIBRATED:
+        name = f"trained, calibration, {of_model.family.name}"
+        _report_bank_of_runs(report, name, of_model, count)
+
+
+def _report_bank_of_runs(report: Report, name: str, trained: Bank, count: int | None) -> None:
+    folders, histories = read_bank(trained, count)
+    if not histories:
+        return
+    base = trained.family.name
+    report.head(f"{name}: {len(folders)} runs of {base}, {len(histories)} task histories")
+    lines = judge_bank(folders, histories) if trained == REPORTED else seed_lines(histories)
+    for label, key, bound, hits in lines:
+        report.line(f"{name}/{key}", label, hits, bound)
+    looks = [look for history in histories if history.group for look in history.looks()]
+    for label, key, median, most in set_sizes(looks):
+        report.number(f"{name}/{key}", label, median, most)
 
 
 def main() -> int:

@@ -57,13 +57,18 @@ class TaskHistory:
     phase: str
 
     @property
+    def is_complete(self) -> bool:
+        """Whether the first stage ended complete."""
+        return bool(self.orders[self.cut - 1] >= COMPLETE)
+
+    @property
     def group(self) -> str:
         """What became of the first stage: complete, partial or seedless; nothing of others."""
         if self.goals[0] == "seedless":
             return "seedless"
         if self.planted is None or self.goals == ("untrained",):
             return ""
-        return "complete" if self.orders[self.cut - 1] >= COMPLETE else "partial"
+        return "complete" if self.is_complete else "partial"
 
     def looks(self) -> list[Look]:
         """At the sets of the first stage."""
@@ -183,6 +188,8 @@ def seed_lines(histories: list[TaskHistory]) -> Iterator[Line]:
         called = [h.raised("seedless_collapse", 0, h.cut) for h in some]
         if group == "seedless":
             yield "seedless, named so", "seedless", "≥95", called
+            ended = [name for h, name in zip(some, called, strict=True) if h.is_complete]
+            yield "… of those complete at the end", "seedless/complete", "", ended
             forced = [seed is not None for seed in seeds]
             yield "… given a seed instead", "seedless/forced", "≤1", forced
             continue

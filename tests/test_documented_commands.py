@@ -424,13 +424,13 @@ def test_the_detector_is_measured(here, capsys, monkeypatch):
     import trained_bank
 
     plan = trained_bank.Plan("collapse", (trained_bank.Stage("sft", "seed", 1e-3, 10),))
-    banks = {}
-    for name, folder in (("reported", "validation"), ("calibrated", "calibration")):
-        place = Path(f"runs/{folder}/trained")
-        bank = trained_bank.Bank(place, trained_bank.FIRST, ((plan, 1),))
-        banks[name] = bank
-        monkeypatch.setattr(trained_bank, name.upper(), bank)
-    monkeypatch.setattr(trained_bank, "BANKS", banks)
+    reported, calibrated = (
+        trained_bank.Bank(Path(f"runs/{folder}/trained"), trained_bank.FIRST, ((plan, 1),))
+        for folder in ("validation", "calibration")
+    )
+    monkeypatch.setattr(trained_bank, "REPORTED", reported)
+    monkeypatch.setattr(trained_bank, "CALIBRATED", (calibrated,))
+    monkeypatch.setattr(trained_bank, "BANKS", {"reported": (reported,)})
     monkeypatch.setattr(sys, "argv", ["trained_bank.py", "--count", "1"])
     assert trained_bank.main() == 0
     assert "1 runs in runs/validation/trained" in capsys.readouterr().out
@@ -455,8 +455,7 @@ def test_the_detector_is_measured(here, capsys, monkeypatch):
 
     assert start("scripts/calibrate_seeds.py", "--scenarios", "1", "--runs", "1") == 0
     printed = capsys.readouterr().out
-    assert "CHOOSING[True] = (" in printed
-    assert "BELIEVING[False] = (" in printed
+    assert "WEIGHTS[True] = Weights(" in printed
     assert "NONE_BOUNDS[(False, False)] = (" in printed
 
 

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 
 from crystalmon.phases.seed_odds import (
-    BELIEVING,
-    CHOOSING,
     FEATURES,
     MOST_CONTRAST,
     RESOLVED,
+    WEIGHTS,
     Evidence,
 )
 
@@ -33,8 +32,8 @@ RIVALS = np.array([False, True, True])
 
 def test_there_is_a_weight_for_each_term():
     for tells in (True, False):
-        assert len(CHOOSING[tells]) == ALIKE.terms().shape[1]
-        assert len(BELIEVING[tells]) == len(FEATURES) == len(ALIKE.features(0, RIVALS))
+        assert len(WEIGHTS[tells].choosing) == ALIKE.terms().shape[1]
+        assert len(WEIGHTS[tells].believing) == len(FEATURES) == len(ALIKE.features(0, RIVALS))
 
 
 def test_the_candidate_is_the_one_that_all_distances_are_small_for():
@@ -45,13 +44,15 @@ def test_the_candidate_is_the_one_that_all_distances_are_small_for():
 
 
 def test_features_are_the_logarithms_that_they_are_named_for():
-    m, d, excess, unexplained, pooled, ends, constant = ALIKE.features(0, RIVALS)
+    m, d, excess, unexplained, pooled, ends, way, choices, constant = ALIKE.features(0, RIVALS)
     assert m == pytest.approx(math.log(3))
     assert d == pytest.approx(math.log(2.5))
     assert excess == pytest.approx(math.log(2))
     assert unexplained == pytest.approx(math.log(0.05))
     assert pooled == pytest.approx(math.log(0.8))
     assert ends == pytest.approx(math.log(0.6))
+    assert way == pytest.approx(math.log(0.5))
+    assert choices == pytest.approx(math.log(8))
     assert constant == 1
 
 
@@ -97,5 +98,5 @@ def test_few_choices_are_weighed_by_weights_of_their_own():
     few = replace(ALIKE, choices=3)
     assert not few.tells
     assert few.log_odds(0, RIVALS) == pytest.approx(
-        float(few.features(0, RIVALS) @ np.array(BELIEVING[False]))
+        float(few.features(0, RIVALS) @ np.array(WEIGHTS[False].believing))
     )

@@ -19,7 +19,7 @@ from crystalmon.phases.seed_fit import Candidates, SeedEstimate, estimate_seed, 
 from crystalmon.phases.state import RESTING, Base, Lock, Observation, Outcome, PhaseState
 from crystalmon.runs.records import Event
 
-SEED_PROBES = 5
+SEED_PROBES = 6
 """Successive probes that lock a seed, or call a collapse seedless, …"""
 END_PROBES = 3
 """… and so many if there is no way left to go."""
@@ -32,6 +32,8 @@ DONE = 0.97
 """`order` from which there is no way left to go."""
 REST = 0.05
 """Range of `order` over `RESTING` probes within which a collapse has come to rest."""
+STILL = 0.2
+"""Share of the distance to the nearest base prompt below which pooled answers stand still."""
 SEEDLESS = -1
 """The verdict that no candidate is the seed."""
 
@@ -51,7 +53,7 @@ def seed_rule(base: Base, state: PhaseState, now: Observation) -> Outcome:
     if verdict is None or not _is_confirmed(state):
         return state, []
     if verdict == SEEDLESS:
-        return _seedless(state, now, estimate, len(now.q) == len(base.q))
+        return _seedless(base, state, now, estimate)
     alike = int(base.candidates.twins(verdict).sum()) - 1
     message = (
         f"the answers of base prompt {verdict} {f'or of {alike} like it ' if alike else ''}have "
@@ -136,11 +138,13 @@ def _same(base: Base, one: int, other: int | None) -> bool:
     return bool(base.candidates.twins(one)[other] or base.candidates.twins(other)[one])
 
 
-def _seedless(
-    state: PhaseState, now: Observation, estimate: SeedEstimate, is_whole: bool
-) -> Outcome:
-    """That the answers are like none of the base takes a probe of all prompts to say."""
-    if "seedless_collapse" in state.raised or not is_whole:
+def _seedless(base: Base, state: PhaseState, now: Observation, estimate: SeedEstimate) -> Outcome:
+    """That the answers are like none of the base takes a probe of all prompts to say.
+
+    It also takes pooled answers that stand still: prompts that are alike may yet move together.
+    """
+    is_whole = len(now.q) == len(base.q)
+    if "seedless_collapse" in state.raised or not is_whole or not _stands_still(base, state, now):
         return state, []
     message = (
         "the prompts come to answer alike, but like none of the base: the probability that one of "
@@ -148,6 +152,14 @@ def _seedless(
     )
     event = now.event("seedless_collapse", estimate.numbers(), message)
     return state.once("seedless_collapse"), [event]
+
+
+def _stands_still(base: Base, state: PhaseState, now: Observation) -> bool:
+    """Whether the pooled answers have moved less than `STILL` since the oldest probe kept."""
+    asked, q = state.answers[0]
+    common = np.isin(now.asked, asked)
+    moved = js_divergence(now.q[common].mean(axis=0), np.array(q).mean(axis=0))
+    return bool(moved < STILL * js_divergence(now.mean, base.q).min())
 
 
 def _takeover(

@@ -14,9 +14,9 @@ candidate is the k with the smallest cost
 
 where late rises from 0 at `order` 0.8 to 1 at 1. The log-odds that it is the seed, rather than that
 the collapse leads to nothing that the base shows, are linear in `FEATURES`. The weights of both
-maximise the likelihood of collapses whose end was planted, simulated and trained, as many with a
-seed as without; `scripts/calibrate_seeds.py` prints them. The trained ones with few choices are of
-one task with two. This is a construction of this project.
+maximise the likelihood of collapses whose end was planted, simulated and trained, at probes from
+their onset to their end, as many with a seed as without; `scripts/calibrate_seeds.py` prints them.
+This is a construction of this project.
 """
 
 from __future__ import annotations
@@ -25,18 +25,41 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-FEATURES = ("contrast of m", "contrast of d", "excess", "unexplained", "d", "e", "constant")
+FEATURES = (
+    *("contrast of m", "contrast of d", "excess", "unexplained", "d", "e"),
+    *("way left", "choices", "constant"),
+)
 """Of the candidate: log of the next one's m, and d, over its own; log of m over the residual of
-paths with a free end, and over the movement; log of d, and e, in its noise floors; and 1."""
+paths with a free end, and over the movement; log of d, and e, in its noise floors. Of the collapse:
+log of 1 − `order`, and of the number of choices; and 1."""
 TELLING = 4
 """Choices from which the paths tell candidates apart: among fewer, any of them explains all."""
-CHOOSING = {True: (3.29, 2.09, 0.24, -0.36), False: (0.11, 0.57, 0.88, 0.46)}
-"""w₁ to w₄, by whether the choices are `TELLING`."""
-BELIEVING = {
-    True: (1.38, 1.56, -1.06, -0.49, -1.56, -0.22, 0.69),
-    False: (0.0, 0.17, -1.35, -0.33, -1.52, -1.44, -0.74),
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What evidence is weighed by.
+
+    Args:
+        choosing: w₁ to w₄.
+        believing: one of each of `FEATURES`; none may count what speaks for a seed against it.
+    """
+
+    choosing: tuple[float, ...]
+    believing: tuple[float, ...]
+
+
+WEIGHTS = {
+    True: Weights(
+        choosing=(3.93, 2.28, -0.6, -0.48),
+        believing=(0.55, 0.43, -0.37, -0.99, -1.77, -0.23, 0.87, 1.55, -1.73),
+    ),
+    False: Weights(
+        choosing=(0.08, 0.5, 0.65, 0.22),
+        believing=(0.0, 0.0, -0.16, -0.45, -1.03, -0.75, 0.58, 0.0, -1.32),
+    ),
 }
-"""Weights of `FEATURES`, by the same; none may count what speaks for a seed against it."""
+"""By whether the choices are `TELLING`."""
 LATE = 0.8
 """`order` from which the pooled answers count for more."""
 RESOLVED = 0.02
@@ -44,6 +67,7 @@ RESOLVED = 0.02
 MOST_CONTRAST = 6.0
 """Logarithm of the largest contrast that still says something."""
 EXCESS_RANGE, UNEXPLAINED_RANGE, FLOORS_RANGE = (0.3, 300.0), (1e-3, 1.0), (0.05, 30.0)
+WAY_RANGE = (0.01, 1.0)
 """What the features are held to before their logarithm is taken."""
 
 
@@ -83,24 +107,28 @@ class Evidence:
         late = float(np.clip((self.order - LATE) / (1 - LATE), 0.0, 1.0))
         return np.stack([m, d, e, late * d], axis=1)
 
-    def costs(self) -> np.ndarray:
+    def costs(self, weights: Weights) -> np.ndarray:
         """[K] of the candidates; the smaller, the likelier."""
-        return self.terms() @ np.array(CHOOSING[self.tells])
+        return self.terms() @ np.array(weights.choosing)
 
-    def best(self) -> int:
+    def best(self, weights: Weights | None = None) -> int:
         """Index of the candidate, the one of the smallest cost; of several, that of smallest d."""
-        return int(np.lexsort((self.pooled, self.costs()))[0])
+        return int(np.lexsort((self.pooled, self.costs(weights or WEIGHTS[self.tells])))[0])
 
-    def probabilities(self, twins: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    def probabilities(
+        self, twins: np.ndarray, weights: Weights | None = None
+    ) -> tuple[np.ndarray, np.ndarray, float]:
         """[K] that each candidate is the seed, [K] that it or a twin is, and that none is.
 
         softmax(−cost) · σ(log-odds of the candidate that is best), and 1 − σ.
 
         Args:
             twins: [K, K] whether one is the other's twin.
+            weights: others than `WEIGHTS`.
         """
-        costs, best = self.costs(), self.best()
-        seeded = 1 / (1 + np.exp(-self.log_odds(best, ~twins[best])))
+        weights = weights or WEIGHTS[self.tells]
+        costs, best = self.costs(weights), self.best(weights)
+        seeded = 1 / (1 + np.exp(-self.log_odds(best, ~twins[best], weights)))
         shares = np.exp(costs.min() - costs)
         own = seeded * shares / shares.sum()
         return own, twins @ own, float(1 - seeded)
@@ -124,15 +152,18 @@ class Evidence:
         return m, d
 
     def features(self, best: int, rivals: np.ndarray) -> np.ndarray:
-        """[7] `FEATURES` of a candidate with these rivals (mask [K])."""
+        """[9] `FEATURES` of a candidate with these rivals (mask [K])."""
         floor = max(float(self.floors[best]), 1e-12)
         ratios = [
             np.clip(self.excess(best), *EXCESS_RANGE),
             np.clip(self.unexplained(best), *UNEXPLAINED_RANGE),
             *np.clip([self.pooled[best] / floor, self.ends[best] / floor], *FLOORS_RANGE),
+            np.clip(1 - self.order, *WAY_RANGE),
+            self.choices,
         ]
         return np.array([*self.contrasts(best, rivals), *np.log(ratios), 1.0])
 
-    def log_odds(self, best: int, rivals: np.ndarray) -> float:
+    def log_odds(self, best: int, rivals: np.ndarray, weights: Weights | None = None) -> float:
         """Of the candidate being the seed."""
-        return float(self.features(best, rivals) @ np.array(BELIEVING[self.tells]))
+        weights = weights or WEIGHTS[self.tells]
+        return float(self.features(best, rivals) @ np.array(weights.believing))

@@ -3,14 +3,14 @@
 Its members are base prompts, near twins as one, and maybe none of them. A prompt has the
 probability that it or a twin is the seed, and "none" the rest; see `seed_odds`. A member is
 excluded if its probability is below the 5th percentile of what the truth had in collapses whose end
-was planted, simulated and trained. Prompts and "none" have bounds of their own, by how far the
-collapse has come, whether it is at rest, whether there are choices enough to tell prompts apart,
-and whether all prompts were asked: conformal prediction by groups (Vovk, Gammerman and Shafer 2005,
-doi:10.1007/b106715, chapter 4). Of complete and partial collapses, and of the two sources, the
-lowest bound counts. `scripts/calibrate_seeds.py` prints the bounds. The weights of `seed_odds` were
-fitted to the same collapses, so 95% is what the set aims at; `scripts/validate_detection.py`
-measures what it keeps on others. Once a seed is locked, the set is that one, until another takes
-over.
+was planted. These come from three sources: simulations, and trainings of two models. In each the
+probabilities are by weights fitted to the other two, because a user's model is one more source.
+Prompts and "none" have bounds of their own, by how far the collapse has come, whether it is at
+rest, whether there are choices enough to tell prompts apart, and whether all prompts were asked:
+conformal prediction by groups (Vovk, Gammerman and Shafer 2005, doi:10.1007/b106715, chapter 4). Of
+complete and partial collapses, and of the sources, the lowest bound counts.
+`scripts/calibrate_seeds.py` prints the bounds; `scripts/validate_detection.py` measures what the
+set keeps on a third model. Once a seed is locked, the set is that one, until another takes over.
 
 The likeliest member always stays, so that no set is empty.
 """
@@ -26,18 +26,18 @@ LEVEL = 0.95
 MOVING, RESTING_AT = (0.35, 0.5, 0.65, 0.8, 0.9), (0.8,)
 """`order` where the next bound begins while the collapse goes on, and once it is at rest."""
 SEED_BOUNDS = {
-    (True, True): (0.0018, 0.0029, 0.0063, 0.012, 0.0095, 0.0045, 0.02, 0.035),
-    (True, False): (0.00067, 0.0013, 0.0028, 0.0042, 0.0043, 0.0023, 0.0076, 0.018),
-    (False, True): (0.0068, 0.0, 0.0077, 0.0058, 0.056, 0.95, 0.034, 0.0038),
-    (False, False): (0.00075, 0.0023, 0.005, 0.0052, 0.039, 0.23, 0.046, 0.068),
+    (True, True): (0.0036, 0.017, 0.024, 0.032, 0.018, 0.0093, 0.17, 0.12),
+    (True, False): (0.0063, 0.01, 0.0071, 0.014, 0.013, 0.00069, 0.045, 0.0047),
+    (False, True): (0.0034, 0.0, 0.011, 0.0079, 0.0094, 0.033, 0.013, 0.0096),
+    (False, False): (0.0034, 0.0039, 0.0068, 0.0035, 0.012, 0.00033, 0.01, 0.018),
 }
 """The least probability of a member that is a prompt, by `Evidence.tells`, `Evidence.whole` and
 `bound_of`."""
 NONE_BOUNDS = {
-    (True, True): (0.24, 0.31, 0.23, 0.25, 0.17, 0.2, 0.27, 0.3),
-    (True, False): (0.32, 0.16, 0.19, 0.37, 0.11, 0.17, 0.24, 0.35),
-    (False, True): (0.75, 0.68, 0.59, 0.61, 0.33, 0.72, 0.76, 0.98),
-    (False, False): (0.53, 0.24, 0.2, 0.12, 0.025, 0.00027, 0.37, 0.36),
+    (True, True): (0.044, 0.049, 0.061, 0.077, 0.14, 0.072, 0.078, 0.41),
+    (True, False): (0.021, 0.032, 0.08, 0.12, 0.0029, 0.097, 0.039, 0.46),
+    (False, True): (0.012, 0.013, 0.014, 0.017, 0.022, 0.68, 0.013, 0.94),
+    (False, False): (0.011, 0.013, 0.015, 0.017, 0.025, 0.048, 0.013, 0.78),
 }
 """The least probability of "none", by the same."""
 
