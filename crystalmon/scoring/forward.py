@@ -48,7 +48,7 @@ Precision = Literal["float32", "model"]
 
 
 class TooLargeInFloat32(RuntimeError):
-    """Memory has not held float32 layers twice in a row, or not for a single prompt."""
+    """Memory does not hold float32 layers, not even for a single prompt."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,8 @@ def score_rows(
     """Next-token log-probabilities after every row of a plan, in batches of similar length.
 
     log p(v | row) = log_softmax(z)_v, with the output projection in float32 or better. If any rank
-    runs out of memory, all ranks halve the limit and run the round again, of a half-precision
-    model's layers in float32 once in a row. Run it within `undisturbed(model)`.
+    runs out of memory, all ranks halve the limit and run the round again. Run it within
+    `undisturbed(model)`.
 
     Args:
         consume: called with each batch of this rank; with the same rows again if a round is
@@ -106,12 +106,11 @@ def score_rows(
         `max_batch_tokens`.
 
     Raises:
-        TooLargeInFloat32: on all ranks, where the model's own precision may be held.
+        TooLargeInFloat32: on all ranks, where memory may still hold the model's own precision.
         RankError: if another rank has failed.
     """
     head = output_head(model)
     widens = route.precision == "float32" and any(p.itemsize < 4 for p in model.parameters())
-    failed_before = False
     tokens, outputs = batch_limits(model, head, ranks)
     tokens, switch = min(tokens, max_batch_tokens or tokens), longrope_switch(model)
     left = list(range(len(plan.rows)) if rows is None else rows)
@@ -134,17 +133,15 @@ def score_rows(
             single = all(
                 len(b) == 1 and sum(plan.row_parent[[*b[0].rows]] < 0) < 2 for b in batches
             )
-            if widens and (single or failed_before):
+            if widens and single:
                 raise TooLargeInFloat32("no memory for layers in float32")
             if single:
                 raise failure or RankError("another rank has no memory left for a single prompt")
-            failed_before, failure = True, None  # it holds on to the tensors of the failed pass
+            failure = None  # it holds on to the tensors of the pass that failed
             tokens, outputs = _halved(model, batches, tokens, outputs)
             held = tokens
             left = [row for each in batches + queue for one in each for row in one.rows]
             queue = _batches(plan, route, left, tokens, outputs, shares, switch)
-        else:
-            failed_before = False
     return held
 
 
