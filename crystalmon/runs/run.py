@@ -183,8 +183,9 @@ class Run:
         """The suite as a pandas data frame, a row a probe.
 
         Its columns are step, of a scan the stage's name, epoch, time (UTC), probe_seconds,
-        probe_share (up to this probe; `share` is the whole run's), phase, then each metric by its key and the ends of its 95% interval as `<key>_low` and
-        `<key>_high`. What a probe does not have is NaN.
+        probe_share (up to this probe; `share` is the whole run's), phase, then each metric by its
+        key and the ends of its 95% interval as `<key>_low` and `<key>_high`. What a probe does not
+        have is NaN.
 
         Raises:
             ModuleNotFoundError: if pandas is not installed.
