@@ -100,7 +100,7 @@ def test_ms_swift(folder):
 
 @pytest.mark.filterwarnings("ignore")  # of what it imports
 def test_axolotl():
-    """What Axolotl does with `plugins:`, by its own plugin manager; it does not train on a CPU."""
+    """What Axolotl does with `plugins:`, by its own plugin manager; nothing is trained."""
     from axolotl.integrations.base import PluginManager
 
     from crystalmon import CrystalCallback
