@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from fake_runs import make_record, make_task
 
 import crystalmon
 from crystalmon.metrics.catalogue import BRIEF, BY_KEY, METRICS, PHASES, panels, tasks_in
@@ -30,7 +33,22 @@ def test_every_recorded_metric_is_in_the_catalogue_at_its_level(record):
     later = {"seed_mass", "seed_set_size"}  # no task is past its onset
     assert set(record.metrics) == of_suites - outside - later
     logged = {key.rpartition("/")[2] for key in tracker_metrics(record, logged="tasks")}
-    assert logged == set(BY_KEY)
+    assert logged == set(BY_KEY) - later - {"seed"}
+
+
+def test_trackers_get_no_metric_that_a_task_has_nothing_for():
+    metrics = {"order": 0.9, "seed_mass": 0.8, "seed_set_size": 1.0, "seed": 2.0, "liquidity": 0.1}
+    nothing = dict.fromkeys(("order", "seed_mass", "seed_set_size"), math.nan)
+    tasks = {
+        "held": replace(make_task(phase="crystallized", locked=2), metrics=metrics),
+        "unanswered": replace(make_task(), metrics=metrics | nothing),
+    }
+    logged = tracker_metrics(make_record(1, tasks=tasks), logged="tasks")
+    own = {key for key in logged if key.startswith("crystalmon_tasks/")}
+    assert own == {
+        *(f"crystalmon_tasks/held/{key}" for key in (*metrics, "phase")),
+        *(f"crystalmon_tasks/unanswered/{key}" for key in ("liquidity", "phase")),
+    }
 
 
 def test_keys_are_unique_and_every_row_is_whole():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import runpy
+import shutil
 import sys
 from dataclasses import replace
 
@@ -13,9 +14,11 @@ from fake_runs import planted_chain
 import crystalmon
 from crystalmon import Monitor
 from crystalmon.cli.main import main
+from crystalmon.monitor.run_info import run_info
 from crystalmon.runs.reader import read_run
+from crystalmon.runs.store import RunStore
 from crystalmon.scoring.models import load_model
-from crystalmon.suites.tasks import load_suite
+from crystalmon.suites.tasks import Choice, Task, TaskSuite, load_suite
 
 
 def run(capsys, *arguments):
@@ -53,6 +56,19 @@ def test_probe_asks_as_the_run_did_that_it_is_compared_with(capsys, tmp_path, mo
     status, _, err = run(capsys, *asked)
     assert status != 0
     assert "has a suite of its own: add --suite FILE." in err
+    bundled = load_suite("liquid-tiny")["coin"]
+    widened = Task("flip", bundled.prompts, tuple(map(Choice, ("heads", "tails"))))
+    own = TaskSuite("mine", (bundled, widened)).with_forms("capital")
+    monitor = Monitor(model, tokenizer, own, "initial")
+    shutil.rmtree(tmp_path / "reference")
+    store = RunStore.open(
+        tmp_path / "crystalmon", run_info(monitor, {}, "SFT", 1), resume_step=None
+    )
+    monitor.reference.save(store.folder / "reference")
+    store.close()
+    status, out, _ = run(capsys, *asked, "--json")
+    assert status == 0, "the run quotes its suite"
+    assert list(json.loads(out)["tasks"]) == ["coin", "flip"]
 
 
 def test_a_run_that_lost_its_reference_is_not_taken_for_a_base(capsys, tmp_path):

@@ -98,6 +98,16 @@ def test_where_the_answers_may_end_is_told_of_each_task(tmp_path, capsys):
     assert told in capsys.readouterr().out.splitlines()[2]
 
 
+def test_the_probe_of_all_wordings_is_told_with_the_model_that_was_saved(tmp_path, capsys):
+    partial = replace(make_task(), asked=(0, 1, 2, 3))
+    end = Snapshot(replace(make_end(), tasks={"coin": partial}), {})
+    for model in ("MODEL", tmp_path / "checkpoint-9"):
+        Console().conclude(end, tmp_path / "crystalmon", {})
+        command = f"crystalmon probe {model} --base {tmp_path}/crystalmon"
+        assert command in capsys.readouterr().out
+        (tmp_path / "checkpoint-9").mkdir(exist_ok=True)
+
+
 def test_a_single_task_is_not_told_twice(tmp_path, capsys):
     one = replace(make_end(order=0.94), tasks={"coin": make_task(phase="crystallized")})
     Console().conclude(Snapshot(one, {}), tmp_path, {})

@@ -224,6 +224,17 @@ def test_runs_that_must_not_be_compared_are_named(
     assert told.count("different") == bool(said)
 
 
+def test_each_base_of_a_chain_is_named_with_the_stages_compared_with_it(chain: list[Run]) -> None:
+    def bases(*models: str) -> list[str]:
+        infos = [{"reference_model": model} for model in models]
+        runs = [replace(run, info=info) for run, info in zip(chain, infos, strict=False)]
+        return build_payload(make_lanes(runs, "chain"))["bases"]
+
+    assert bases("hub/tiny", "hub/tiny") == ["tiny"]
+    first, second = (run.name for run in chain[:2])
+    assert bases("hub/tiny", "runs/0-warm/") == [f"tiny ({first})", f"0-warm ({second})"]
+
+
 def asked(folder: Path, wordings: int, answer: str, digest: str, suite: str = "judge") -> Run:
     """A run of one task, `right`, that ends sure of one of its suite's own answers."""
     choices = [answer, "no"]

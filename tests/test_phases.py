@@ -445,6 +445,16 @@ def test_onset_is_back_dated_by_interpolation():
     assert events[0].message == "order passed 0.2 between steps 10 and 20 (now 0.40)"
 
 
+def test_a_repeated_onset_is_not_dated_to_before_the_first_one():
+    """So rough a course leaves no probe that is surely below the onset."""
+    _, events = follow([0.0, 0.35, 0.66, 0.13, -0.04, 0.01, 0.86, 0.96])
+    first, again = (event for event in events if event.kind == "nucleation_onset")
+    assert first.evidence["onset_interval"] == [0, 10]
+    low, high = again.evidence["onset_interval"]
+    assert (low, high) == (40, 60), "liquid again at 40"
+    assert again.message.startswith("order passed 0.2 between steps 40 and 60")
+
+
 @pytest.mark.parametrize(
     ("values", "raised", "phase"),
     [

@@ -112,9 +112,12 @@ def test_the_likeliest_wording_is_quoted(run):
         }
         for name, task in run.records[0].tasks.items()
     }
+    assert "likeliest wording" not in format_detection(detect_run(run)), "no column of nothing"
     file = run.folder / "run.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "suite_texts": words}))
     found = detect_run(read_run(run.folder))
+    scanned = format_detection(replace(found, stages={0: "base"}))
+    assert "the same as those stored by the scan" in scanned, "nothing was trained"
     likeliest = {name: task.seed_set[0] for name, task in found.tasks.items() if task.seed_set}
     quoted = [f"{name} in wording {k}" for name, k in likeliest.items() if k is not None]
     assert quoted

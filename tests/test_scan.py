@@ -701,6 +701,11 @@ def test_stages_are_read_and_checkpoints_come_in_the_order_of_their_steps(tmp_pa
     assert expand_stages(listed)[-1] == listed[1]
     weights[0].write_bytes(b"two")
     assert [stage.name for stage in expand_stages(listed)] == names
+    own = Stage("base", str(tmp_path))
+    assert expand_stages([own, Stage("next", "x")]) == (own, Stage("next", "x"))
+    assert expand_stages([own])[0].name == "base/checkpoint-3"
+    weights[0].unlink()
+    assert expand_stages([own, Stage("next", "x")])[0].name == "base/checkpoint-3"
     for texts in (["base"], ["=x"], ["base="]):
         with pytest.raises(ValueError, match="a stage must be NAME=WHERE, got"):
             parse_stages(texts)

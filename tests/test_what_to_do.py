@@ -72,6 +72,15 @@ def test_the_first_event_of_a_kind_says_where_to_go_back_to():
     assert list(advise(events, [15, 25]).values()) == list(advise(events[:1], [15, 25]).values())
 
 
+def test_no_checkpoint_past_a_limit_is_named_and_the_start_is_that_of_the_stage():
+    onset = replace(make_event(8), evidence={"onset_interval": [6, 8]})
+    limit = replace(make_event(6, "entropy_limit", None), evidence={"since": 0})
+    assert "checkpoint-6," in advise([onset], [6, 8])[onset.kind]
+    last = make_record(30, phase="nucleating", tasks={"coin": make_task(phase="nucleating")})
+    for kind, words in advise_at([onset, limit], last, [6, 8], {}, "runs/1-sft").items():
+        assert "start over from runs/1-sft (no checkpoint" in words, kind
+
+
 @pytest.mark.parametrize(
     ("training", "named"),
     [((), None), (("learning_rate",), None), (("beta",), "beta"), (("kl_coef",), "kl_coef")],

@@ -16,8 +16,11 @@ from crystalmon.cli.options import (
     view_text,
 )
 from crystalmon.metrics.catalogue import BRIEF, BY_KEY, NOT_MEASURABLE
+from crystalmon.runs.files import RUN_FILE
+from crystalmon.runs.reader import read_run
 from crystalmon.runs.records import ProbeRecord
 from crystalmon.runs.reference import load_reference, named_reference
+from crystalmon.runs.wordings import quoted_suite
 from crystalmon.suites.tasks import TaskSuite, list_suites, load_suite
 
 if TYPE_CHECKING:
@@ -66,12 +69,14 @@ def _suite_and_view(args: argparse.Namespace) -> tuple[TaskSuite, str]:
     """As typed; what is not, as in the run that `--base` names, else the defaults.
 
     Raises:
-        ValueError: if that run has a suite of its own, whose file must be typed.
+        ValueError: if that run has a suite of its own and does not quote all of it.
     """
     stored = named_reference(args.base)
     known = None if stored is None else load_reference(stored).info
     asked = args.suite or (known.suite if known else "randomness")
-    if args.suite is None and asked not in list_suites():
+    if args.suite is None and stored is not None and (stored.parent / RUN_FILE).is_file():
+        asked = quoted_suite(read_run(stored.parent, stream=True).info) or asked
+    if isinstance(asked, str) and args.suite is None and asked not in list_suites():
         raise ValueError(f"the run in {args.base} has a suite of its own: add --suite FILE.")
     return load_suite(asked), args.view or (known.view if known else "raw")
 

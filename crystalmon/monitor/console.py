@@ -20,6 +20,7 @@ from crystalmon.monitor.probe import Monitor
 from crystalmon.phases.unconfirmed import phase_words
 from crystalmon.report.caveats import unmeasurable
 from crystalmon.report.snapshot import Snapshot
+from crystalmon.runs.files import saved_checkpoints
 from crystalmon.runs.names import DEFAULT_NAME, REFERENCE_FOLDER
 from crystalmon.runs.plurals import counted
 from crystalmon.runs.records import EVENT_KINDS, PHASE_EVENT_KINDS, Event, ProbeRecord
@@ -150,11 +151,13 @@ class Console:
             self.say(f"may end on, at 95%: {ends}")
         for kind, words in advice.items():
             self.say(f"{kind}: {words}")
-        place = shlex.quote(str(folder) if not str(folder).startswith("-") else f"./{folder}")
+        place = _typed(folder)
         self.say(f"what happened, with its evidence: crystalmon detect {place}")
         self.say(f"the run as a page: crystalmon report {place} -o {place}/report.html")
         if last.wordings:
-            self.say(f"all wordings, with the model: crystalmon probe MODEL --base {place}")
+            saved = last.step in saved_checkpoints(folder.parent)
+            model = _typed(folder.parent / f"checkpoint-{last.step}") if saved else "MODEL"
+            self.say(f"all wordings, with the model: crystalmon probe {model} --base {place}")
 
     def spent(self, probes: int, share: float, limit: float | None) -> None:
         """Say what share of the run's time the base, probes, trackers and pictures have taken.
@@ -178,6 +181,11 @@ class Console:
         """
         steps = f"steps {after + 1} to {end} were" if end > after + 1 else f"step {end} was"
         self.say(f"{steps} not observed: one more probe would have taken over {limit:.2%}")
+
+
+def _typed(folder: Path) -> str:
+    """A folder as it is typed in a command."""
+    return shlex.quote(str(folder) if not str(folder).startswith("-") else f"./{folder}")
 
 
 def _tells_more(record: ProbeRecord) -> bool:

@@ -86,7 +86,7 @@ class Recorder:
         self._monitor, self._reference = monitor, monitor.reference
         self._store = RunStore.open(folder, info, resume_step=step or None)
         self._logged: Logged = logged
-        self._training = info.get("training", {})
+        self._training, self._model = info.get("training", {}), info.get("model")
         self._tracker = make_tracker(
             args.report_to or [],
             str(args.output_dir),
@@ -138,13 +138,13 @@ class Recorder:
 
     def _advise(self, events: Sequence[Event], last: ProbeRecord | None) -> dict[str, str]:
         saved = saved_checkpoints(self.folder.parent)
-        return {} if last is None else advise(events, last, saved, self._training)
+        return {} if last is None else advise(events, last, saved, self._training, self._model)
 
     def _with_advice(self, event: Event, record: ProbeRecord) -> Event:
         """An event of the suite that says what to do: trackers send it as an alert."""
         if event.task is not None:
             return event
-        words = self._advise([event], record).get(event.kind)
+        words = self._advise(self._monitor.course.raised, record).get(event.kind)
         return replace(event, message=f"{event.message}. {words}") if words else event
 
     def write_log(self, row: LogRow) -> None:

@@ -14,6 +14,7 @@ from crystalmon.monitor.probe import Monitor
 from crystalmon.phases.stored import INHERITED_KEY, to_info
 from crystalmon.scoring.forward import Route
 from crystalmon.scoring.models import model_name, quantization
+from crystalmon.suites.tasks import Choice
 
 _LIBRARIES = ("torch", "transformers", "trl", "accelerate", "peft")
 
@@ -62,6 +63,11 @@ def run_info(
         "suite_texts": {
             task.name: {"prompts": list(task.prompts), "choices": list(task.choice_texts)}
             for task in suite
+        },
+        "suite_forms": {  # what a choice's text does not tell
+            task.name: [list(choice.forms) for choice in task.choices]
+            for task in suite
+            if any(choice != Choice(choice.text) for choice in task.choices)
         },
         "reference": reference.id,
         "reference_model": reference.model,

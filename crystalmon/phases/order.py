@@ -94,7 +94,7 @@ def nucleation_rule(base: Base, state: PhaseState, now: Observation) -> Outcome:
         events.append(now.event("nucleation_complete", base.order_evidence(now), message))
         state = replace(state, phase="crystallized")
     if state.phase in ("nucleating", "melting") and state.streaks["liquid"] >= CONFIRM:
-        state = replace(state, phase="liquid", lock=None, candidate=None)
+        state = replace(state, phase="liquid", lock=None, candidate=None, liquid_since=now.step)
         state = state.rearm("early_warning").rearm("seedless_collapse")
     return state, events
 
@@ -104,8 +104,9 @@ def back_date(state: PhaseState) -> tuple[int, int, float]:
 
     The interval runs from the last probe that was below `ONSET` by `INTERVAL_SIGMAS` of the noise,
     or from the run's begin if none was, to the first, of those that confirmed the onset, that was
-    above it by as much. Without noise these are the two probes around the crossing. The first probe
-    whose noise-free order is at least `ONSET` lies after the one and not after the other.
+    above it by as much; a repeated onset's from where the task was liquid again. Without noise
+    these are the two probes around the crossing. The first probe whose noise-free order is at least
+    `ONSET` lies after the one and not after the other.
     """
     orders, doubt = np.array(state.orders), INTERVAL_SIGMAS * state.sigma
     first = len(orders) - CONFIRM
@@ -118,6 +119,7 @@ def back_date(state: PhaseState) -> tuple[int, int, float]:
     steps = state.steps
     begins = 0 if len(orders) < WINDOW else steps[0]
     low = steps[int(below[-1])] if len(below) else begins
+    low = max(low, state.liquid_since)
     return low, steps[high], steps[last] + float(share) * (steps[first] - steps[last])
 
 

@@ -77,6 +77,7 @@ class PhaseState:
         measurable: whether the latest probe could be measured; if not, all else but the coverage
             is as it was before.
         raised: kinds of event that have been raised and not been re-armed since.
+        liquid_since: the step at which it was found to be liquid again; 0 if it never was.
     """
 
     phase: str = "liquid"
@@ -92,6 +93,7 @@ class PhaseState:
     coverage: float | None = None
     measurable: bool = True
     raised: frozenset[str] = frozenset()
+    liquid_since: int = 0
 
     @property
     def seed(self) -> int | None:

@@ -61,7 +61,8 @@ def advise_run(
     if run.stages or last is None:
         return {}
     saved, training = saved_checkpoints(run.folder.parent), run.info.get("training", {})
-    return advise(run.events if events is None else events, last, saved, training)
+    found, model = run.events if events is None else events, run.info.get("model")
+    return advise(found, last, saved, training, model)
 
 
 def advise(
@@ -69,6 +70,7 @@ def advise(
     last: ProbeRecord,
     saved: Sequence[int],
     training: Mapping[str, Any],
+    model: str | None = None,
 ) -> dict[str, str]:
     """By kind of event, in the order in which they came first, what to do.
 
@@ -79,10 +81,12 @@ def advise(
         last: its last probe.
         saved: the steps of its checkpoints, ascending.
         training: the trainer's arguments, as `run.json` keeps them; empty if they are not known.
+        model: what the training began with, if it has a name.
     """
     kinds: dict[str, list[Event]] = {}
     for event in events:
         kinds.setdefault(event.kind, []).append(event)
+    limits = [event for kind in kinds if kind.endswith(LIMIT_EVENT) for event in kinds[kind]]
     found = {}
     for kind, raised in kinds.items():
         words = ADVICE.get(kind, "")
@@ -90,7 +94,8 @@ def advise(
             words = "You set this limit: {back}, or set another."
         standing = [event for event in raised if not _has_passed(event, last)]
         if words and standing:
-            words = words.format(back=_back(standing[0], saved), **_ways(training))
+            well = min(map(_well_until, [*standing, *limits]))
+            words = words.format(back=_back(well, saved, model), **_ways(training))
             found[kind] = _capital(words)
         elif words:
             found[kind] = f"It has passed: {PASSED[kind][0]}."
@@ -114,14 +119,20 @@ def _ways(training: Mapping[str, Any]) -> dict[str, str]:
     return {"train": train, "vary": vary if _SAMPLING in training else train}
 
 
-def _back(event: Event, saved: Sequence[int]) -> str:
-    """The way back to before an event: to the last probe at which all was well, or earlier."""
+def _well_until(event: Event) -> int:
+    """The last step, before an event, at which a probe found all well."""
     since = event.evidence.get("since", event.step - 1)
     (well, *_) = event.evidence.get("onset_interval", (since,))
+    return well
+
+
+def _back(well: int, saved: Sequence[int], model: str | None) -> str:
+    """The way back to a step, or to before it."""
     before = [step for step in saved if step <= well]
     if before:
         return f"go back to checkpoint-{before[-1]}, the last one before"
-    return "start over (no checkpoint from before is there; save_steps sets how often one is saved)"
+    start = f"start over from {model}" if model else "start over"
+    return f"{start} (no checkpoint from before is there; save_steps sets how often one is saved)"
 
 
 def _capital(words: str) -> str:

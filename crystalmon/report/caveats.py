@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 
 from crystalmon.metrics.answers import MEASURABLE
@@ -78,6 +79,23 @@ def _of_time(runs: Sequence[Run]) -> list[str]:
         if share is not None and (over := over_limit(share, run.limit, len(run.records))):
             said.append(f"Monitoring took {100 * share:.3g}% of {run.name}, {over}.")
     return said
+
+
+def compared_with(runs: Sequence[Run]) -> list[str]:
+    """The bases that runs are compared with, by the ends of their names; of several, with the runs.
+
+    Returns:
+        `["liquid-tiny"]`, or `["liquid-tiny (0-warm)", "0-warm (1-sft, 2-dpo)"]`.
+    """
+    found: dict[str, list[str]] = {}
+    for run, name in zip(runs, names_of(runs), strict=True):
+        if base := run.info.get("reference_model"):
+            found.setdefault(str(base), []).append(name)
+    return [
+        next(filter(None, reversed(re.split(r"[\\/]", base))), base)
+        + (f" ({', '.join(names)})" if len(found) > 1 else "")
+        for base, names in found.items()
+    ]
 
 
 def unlike(runs: Sequence[Run]) -> list[str]:

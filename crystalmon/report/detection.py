@@ -56,7 +56,7 @@ def format_detection(found: Detection) -> str:
 
 
 def _compared(found: Detection) -> str:
-    same = "the same as those stored while training"
+    same = f"the same as those stored {'by the scan' if found.stages else 'while training'}"
     if found.repeats_live:
         return same
     return (
@@ -91,11 +91,13 @@ def _task_table(found: Detection) -> str:
         table.add_column(column)
     for column in ("seed", "p", "margin", "away"):
         table.add_column(column, justify="right")
-    for column in ("transition", "likeliest wording"):
-        table.add_column(column)
+    table.add_column("transition")
+    if wordings := any(task.likeliest for task in found.tasks.values()):
+        table.add_column("likeliest wording")
     for name, task in found.tasks.items():
         ends = end_words(task.seed_set) or "–"
-        table.add_row(name, task.looks, task.leading, ends, *_seed_cells(task))
+        cells = _seed_cells(task) if wordings else _seed_cells(task)[:-1]
+        table.add_row(name, task.looks, task.leading, ends, *cells)
     return as_text(table)
 
 

@@ -15,7 +15,7 @@ from crystalmon.metrics.catalogue import NOT_MEASURABLE
 from crystalmon.phases.unconfirmed import phase_words
 from crystalmon.phases.what_to_do import advise_run
 from crystalmon.report import palette
-from crystalmon.report.caveats import caveats, unlike
+from crystalmon.report.caveats import caveats, compared_with, unlike
 from crystalmon.report.experiment_cards import folder_cards, rounded
 from crystalmon.report.frames import base_answers, encode, encode_history, pick_frames, thinned
 from crystalmon.report.lanes import Lane, lane_names
@@ -71,6 +71,7 @@ def build_payload(
             for lane, name, own in zip(lanes, lane_names(lanes), called, strict=True)
         ],
         "suites": list(dict.fromkeys(filter(None, suite_names(runs)))),
+        "bases": compared_with(runs),
         "unlike": unlike(runs),
         "kinetics": [
             json_value({"run": run.name, **row}) for run in runs for row in kinetics_rows(run)

@@ -233,7 +233,7 @@ def _find_folder(path: Path) -> Path:
     )
 
 
-_WORDS = ("config", "model", "stages", "suite", "suite_texts")
+_WORDS = ("config", "model", "stages", "suite", "suite_forms", "suite_texts")
 """In `run.json`: names that users chose. There `NaN` is a word, not a number."""
 
 
@@ -292,7 +292,7 @@ _INFO: dict[str, tuple[str, Callable[[Any], bool]]] = {
         ("suite", "suite_hash", "reference", "reference_model", "model", "trainer", "method"),
         ("a text", _is_text),
     ),
-    **dict.fromkeys(("config", "training", "versions"), ("a mapping", _is_mapping)),
+    **dict.fromkeys(("config", "suite_forms", "training", "versions"), ("a mapping", _is_mapping)),
     "max_steps": ("a whole number", lambda value: type(value) is int),
     "stages": ("a list of stages, each with a step and a name", _is_stages),
     "suite_texts": ("prompts and choices by task", _is_texts),

@@ -7,10 +7,11 @@ import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from crystalmon.runs.plurals import counted
 from crystalmon.runs.run import Run, names_of
-from crystalmon.suites.tasks import TaskSuite, load_suite
+from crystalmon.suites.tasks import Choice, Task, TaskSuite, load_suite
 
 SHOWN = 48
 """Characters of a prompt that are shown."""
@@ -117,6 +118,21 @@ def _lent(
 def texts_of(suite: TaskSuite) -> dict[str, TaskTexts]:
     """The texts of a suite's tasks, by name."""
     return {task.name: TaskTexts(task.prompts, task.choice_texts) for task in suite}
+
+
+def quoted_suite(run_info: Mapping[str, Any]) -> TaskSuite | None:
+    """The suite of a run, from what its `run.json` quotes of it; None if that is not all of it."""
+    try:
+        tasks = []
+        for name, texts in run_info["suite_texts"].items():
+            forms = run_info.get("suite_forms", {}).get(name, [()] * len(texts["choices"]))
+            pairs = zip(texts["choices"], forms, strict=True)
+            choices = tuple(Choice(text, tuple(own)) for text, own in pairs)
+            tasks.append(Task(name, tuple(texts["prompts"]), choices))
+        suite = TaskSuite(run_info["suite"], tuple(tasks))
+    except (AttributeError, KeyError, TypeError, ValueError):  # left out, or damaged
+        return None
+    return suite if suite.hash == run_info.get("suite_hash") else None
 
 
 def end_words(seed_set: Sequence[int | None], prompts: Sequence[str] = ()) -> str:

@@ -48,12 +48,14 @@ def expand_stages(stages: Sequence[Stage]) -> tuple[Stage, ...]:
     """The stages, with one for each checkpoint where a folder holds several.
 
     A folder with subfolders `checkpoint-N` becomes `NAME/checkpoint-N`, in the order of N, and
-    last NAME itself if it holds a model too: one of other weights than the last checkpoint's.
+    last NAME itself if it holds a model too: one of other weights than the last checkpoint's. The
+    base, where other stages follow, is the folder's own model if it has weights.
 
     Raises:
         ValueError: if there is no stage, or a name is there twice.
     """
-    found = tuple(each for stage in stages for each in _expand(stage))
+    base = [stage for stage in stages[:1] if len(stages) > 1 and _has_weights(stage)]
+    found = (*base, *(each for stage in stages[len(base) :] for each in _expand(stage)))
     if not found:
         raise ValueError("stages must name at least a base, got none. Give base=WHERE first.")
     names = [stage.name for stage in found]
@@ -75,6 +77,11 @@ def _expand(stage: Stage) -> list[Stage]:
     listed = [Stage(f"{stage.name}/{steps[n].name}", str(steps[n])) for n in sorted(steps)]
     own = any((folder / name).is_file() for name in _MODEL_FILES)
     return [*listed, stage] if own and not _same_weights(folder, steps[max(steps)]) else listed
+
+
+def _has_weights(stage: Stage) -> bool:
+    folder = Path(stage.where)
+    return folder.is_dir() and bool(weight_files(folder))
 
 
 def _same_weights(one: Path, other: Path) -> bool:

@@ -7,6 +7,7 @@ library is imported on first use: if it is missing, only this tracker fails.
 from __future__ import annotations
 
 import logging
+import math
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -14,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from crystalmon.metrics.catalogue import METRICS, PHASES
+from crystalmon.metrics.catalogue import BY_KEY, METRICS, PHASES
 from crystalmon.report.snapshot import Snapshot
 from crystalmon.runs.names import DEFAULT_NAME
-from crystalmon.runs.records import Event, ProbeRecord
+from crystalmon.runs.records import Event, ProbeRecord, TaskRecord
 from crystalmon.runs.run import Run
 
 logger = logging.getLogger(__name__)
@@ -147,10 +148,22 @@ def tracker_metrics(
     tasks = {f"{name}_tasks/{task}": found for task, found in record.tasks.items()}
     for prefix, found in {name: record, **(tasks if logged == "tasks" else {})}.items():
         for key, value in found.metrics.items():
+            if _refers_to_nothing(found, key, value):
+                continue
             if logged == "tasks" or key in MAIN:
                 scalars[f"{prefix}/{key}"] = value
         scalars[f"{prefix}/phase"] = float(PHASES.index(found.phase))
     return scalars
+
+
+def _refers_to_nothing(found: ProbeRecord | TaskRecord, key: str, value: float) -> bool:
+    """Whether a task has nothing that a metric could be of: no order to lose, no onset, no seed."""
+    if isinstance(found, ProbeRecord) or key not in BY_KEY:
+        return False
+    if key == "seed":  # without one it is the nearest wording, however far
+        return found.seed is None
+    relative = BY_KEY[key].nucleation or BY_KEY[key].held or key == "seed_set_size"
+    return relative and math.isnan(value)
 
 
 def check_main(metric: str) -> None:

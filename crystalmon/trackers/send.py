@@ -66,7 +66,8 @@ def send_run(
     report = partial(write_report, [run.folder])
     tracker = TRACKERS[destination](name, str(output_dir), report, check_logged(log))
     # the texts of prompts and choices are no configuration
-    info = {key: value for key, value in run.info.items() if key != "suite_texts"}
+    texts = ("suite_forms", "suite_texts")
+    info = {key: value for key, value in run.info.items() if key not in texts}
     with tracker.opened_for(replace(run, info=info), project) as place:
         _send(run, tracker, name, progress)
         tracker.close()

@@ -3,11 +3,11 @@
 function drawHead() {
   const { lanes } = state.data;
   $("title").textContent = lanes.map((lane) => lane.name).join("  ·  ");
-  const first = lanes[0].runs[0].info, { suites, unlike } = state.data, end = (text) => String(text).split(/[\\/]/).filter(Boolean).pop() || "";
+  const first = lanes[0].runs[0].info, { suites, bases, unlike } = state.data, end = (text) => String(text).split(/[\\/]/).filter(Boolean).pop() || "";
   const parts = [];
   if (suites.length) parts.push(`${suites.length > 1 ? "suites" : "suite"} ${suites.join(", ")}`);
   if (first.model) parts.push(`from ${end(first.model)}`);
-  if (first.reference_model) parts.push(`compared with ${end(first.reference_model)}`);
+  if (bases.length) parts.push(`compared with ${bases.join(", ")}`);
   $("subtitle").textContent = parts.join(" · ");
   $("unlike").textContent = unlike.join(" ");
   document.title = `${lanes.map((lane) => lane.name).join(" · ")} – crystalmon`;
@@ -33,7 +33,7 @@ function drawHappened() {
   let number = 0;
   lanes.forEach((lane) => {
     const groups = new Map();
-    const suite = new Set(lane.events.filter((event) => event.task === null).map((event) => event.kind)); // it counts its tasks
+    const suite = new Set(lane.events.filter((event) => event.task === null).map((event) => `${event.run} ${event.kind}`)); // it counts its tasks
     for (const event of lane.events) if (event.task !== null && event.kind !== "early_warning") {
       const id = `${event.run} ${event.kind}`;
       if (!groups.has(id)) groups.set(id, { ...event, tasks: new Set(), to: event.step });
@@ -41,7 +41,7 @@ function drawHappened() {
       groups.get(id).to = event.step;
     }
     const rows = suiteEvents(lane).map((event) => ({ x: event.x, event, n: ++number }));
-    for (const group of groups.values()) if (!(suite.has(group.kind) && /^nucleation/.test(group.kind))) rows.push({ x: group.x, group });
+    for (const [id, group] of groups) if (!(suite.has(id) && /^nucleation/.test(group.kind))) rows.push({ x: group.x, group });
     rows.push(...retreats(lane));
     rows.sort((a, b) => a.x - b.x || (a.n ?? Infinity) - (b.n ?? Infinity) || 0);
     const when = (event, to) => (comparing() && lane.runs.length === 1 ? `${lane.name}, ` : "") + ofRun(lane, lane.runs[event.run], stepSpan(lane.runs[event.run], event.step, to)) + " ";
