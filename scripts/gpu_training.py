@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from crystalmon import read_run
-from crystalmon.scoring.forward import batch_logits
+from crystalmon.scoring.memory import batch_logits
 from crystalmon.scoring.precision import HEAD_DTYPE
 
 FOLDER = Path(__file__).parent / "no_trace"

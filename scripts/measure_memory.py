@@ -30,7 +30,8 @@ from rich.console import Console
 from rich.table import Table
 
 from crystalmon import CrystalCallback, load_suite, read_run
-from crystalmon.scoring.forward import Route, batch_logits
+from crystalmon.scoring.forward import Route
+from crystalmon.scoring.memory import batch_logits
 from crystalmon.scoring.models import load_model
 from crystalmon.scoring.plan import build_plan
 from crystalmon.scoring.precision import HEAD_DTYPE

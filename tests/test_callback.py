@@ -30,8 +30,8 @@ from crystalmon.analysis.replay import detect_run
 from crystalmon.monitor.base_answers import ReferenceMismatch
 from crystalmon.monitor.budget import Budget
 from crystalmon.monitor.probe import Monitor
-from crystalmon.monitor.schedule import LEAST
 from crystalmon.runs.files import RunFolderError
+from crystalmon.runs.shares import LEAST
 from crystalmon.scoring.models import ASSETS_DIR
 from crystalmon.suites.tasks import TaskSuite
 from crystalmon.synthetic import load_targets, sft_rows

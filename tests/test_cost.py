@@ -161,7 +161,7 @@ def test_a_limit_can_be_tried_beforehand(plan, capsys):
         cost = estimate_cost(SIZE, plan, **times, max_overhead=limit)
         allowed[limit] = cost.probes_allowed
         assert f"max_overhead={limit:g} has time for {allowed[limit]} such" in format_cost(cost)
-        # the base and four probes are made all the same, see `schedule.LEAST`
+        # the base and four probes are made all the same, see `shares.LEAST`
         assert ("can take more than that limit" in format_cost(cost)) == (allowed[limit] < 5)
     assert allowed == {0.005: 5, 0.002: 2, 0.5: 1000, 1.0: 1001}
     with pytest.raises(ValueError, match="max_overhead must be within"):

@@ -9,8 +9,9 @@ import pytest
 
 from crystalmon.monitor.budget import REMEMBERED, Budget
 from crystalmon.monitor.callback import CrystalCallback
-from crystalmon.monitor.schedule import COSTLY, LEAST, STRIDE, Forecast, Schedule, probe_steps
+from crystalmon.monitor.schedule import COSTLY, STRIDE, Forecast, Schedule, probe_steps
 from crystalmon.runs.records import ProbeRecord
+from crystalmon.runs.shares import LEAST
 
 
 class Clock:

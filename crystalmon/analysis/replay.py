@@ -34,7 +34,7 @@ from crystalmon.phases.unconfirmed import phase_words
 from crystalmon.phases.what_to_do import advise_run
 from crystalmon.runs.places import Stages
 from crystalmon.runs.records import Event, ProbeRecord, Stored
-from crystalmon.runs.reference import read_base_answers
+from crystalmon.runs.reference import read_base_answers, read_unanswered
 from crystalmon.runs.run import Run
 from crystalmon.runs.wordings import task_texts
 
@@ -77,6 +77,7 @@ class Detection(Stored):
         wordings: of each task that the last one asked; None for all.
         doubt: a sentence on those that may be wrong, or nothing.
         unobserved: a sentence on the steps after the last of them, or nothing.
+        unanswered: the tasks that the base hardly answers.
         stages: of a scan, the names of its stages by step.
         phases: (step, phase) of the suite, at the first probe and wherever it changed.
         looks: the last phase as people are told it; see `unconfirmed.phase_words`.
@@ -100,6 +101,7 @@ class Detection(Stored):
     wordings: int | None
     doubt: str
     unobserved: str
+    unanswered: Sequence[str]
     stages: Stages
     phases: tuple[tuple[int, str], ...]
     looks: str
@@ -152,6 +154,7 @@ def detect_run(run: Run) -> Detection:
         wordings=last.wordings,
         doubt=run.doubt,
         unobserved=run.unobserved,
+        unanswered=read_unanswered(run.folder),
         stages=run.stages,
         phases=tuple(found.phases),
         looks=phase_words(last),

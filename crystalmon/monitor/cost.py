@@ -16,9 +16,10 @@ from typing import Any, Literal, cast
 from torch import Tensor, nn
 
 from crystalmon.monitor.budget import DEFAULT_SHARE, check_share
-from crystalmon.monitor.schedule import LEAST, check_every, probe_steps
+from crystalmon.monitor.schedule import check_every, probe_steps
 from crystalmon.runs.plurals import counted
 from crystalmon.runs.records import Stored
+from crystalmon.runs.shares import LEAST
 from crystalmon.scoring.forward import output_head
 from crystalmon.scoring.memory import logits_bytes
 from crystalmon.scoring.models import empty_model

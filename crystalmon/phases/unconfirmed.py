@@ -3,8 +3,8 @@
 A phase changes when two probes agree. Where probes are few, as in a scan of two stages, the last
 one may show another phase than has been told so far, and whoever reads a table should hear of it.
 
-A suite's phase is that of its tasks, of which half are enough, and one of two is half. So what a
-single probe shows is told of the suite only as far as its own `order` shows it too.
+A suite's phase is that of half of its tasks, and with two tasks one is already half. So a single
+probe may move the suite's phase only as far as the suite's own `order` does.
 """
 
 from __future__ import annotations

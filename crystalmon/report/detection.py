@@ -37,7 +37,7 @@ def format_detection(found: Detection) -> str:
     lines = [f"{found.name}: {counted(found.probes, 'probe')}{asked}", f"suite: {course}"]
     unknown = [name for name, task in found.tasks.items() if task.phase == NOT_MEASURABLE]
     notes = [found.doubt, found.unobserved]
-    if warning := unmeasurable(unknown):
+    if warning := unmeasurable(unknown, found.unanswered):
         notes.append(f"{warning[:1].upper()}{warning[1:]}.")
     lines += [note for note in notes if note]
     for kind, tasks in found.inherited.items():

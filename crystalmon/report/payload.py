@@ -52,6 +52,7 @@ def build_payload(
     names, texts, known = told_apart([run for lane in lanes for run in lane.runs], suite)
     each = iter(names)
     called = [[next(each) for _ in lane.runs] for lane in lanes]
+    told = caveats(lanes, texts_known=known)  # a base knows its tasks by their own names
     lanes = [_renamed(lane, own) for lane, own in zip(lanes, called, strict=True)]
     runs = [run for lane in lanes for run in lane.runs]
     found = [folder_cards(run.folder / EXPERIMENTS_FOLDER, run.name) for run in runs]
@@ -81,7 +82,7 @@ def build_payload(
         "caveats": [
             *notes,
             *(note for _, broken in found for note in broken),
-            *caveats(lanes, texts_known=known),
+            *told,
         ],
     }
 

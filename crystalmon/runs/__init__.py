@@ -23,6 +23,7 @@ records before it with a step past s may be wrong.
     files.py        lines and files written durably, and errors told in one sentence
     store.py        writing a run
     places.py       what a step is called: by its number, or by a stage's name
+    shares.py       monitoring's share of the time, against its limit
     plurals.py      how many there are of a thing
     run.py          a run as it is read back, and what can be asked of it
     data_frames.py  the same as pandas data frames

@@ -102,8 +102,7 @@ def score_rows(
         rows: which ones; all of them if None. As trees, with each prompt all rows after it.
 
     Returns:
-        The limit of padded tokens that memory has held, where it did not hold a larger one; else
-        `max_batch_tokens`.
+        The lowered limit of padded tokens if memory ran out; else `max_batch_tokens`.
 
     Raises:
         TooLargeInFloat32: on all ranks, where memory may still hold the model's own precision.
@@ -247,7 +246,9 @@ def _inputs(model: Any, batch: Sequence[TokenSequence], route: Route) -> dict[st
     inputs: dict[str, Any] = {"input_ids": torch.from_numpy(tokens).to(parameter.device)}
     if accepts(model, "use_cache"):
         inputs["use_cache"] = False
-    if hasattr(model.config.get_text_config(), _ROUTERS) and accepts(model, _ROUTERS):
+    config: Any = getattr(model, "config", None)
+    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    if hasattr(config, _ROUTERS) and accepts(model, _ROUTERS):
         inputs[_ROUTERS] = False  # a mixture's auxiliary loss takes no tree's mask
     if route.method == "tree":
         inputs["position_ids"] = torch.from_numpy(depths).to(parameter.device)

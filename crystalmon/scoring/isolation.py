@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel, _runtime_utils
-from torch.distributed.fsdp._common_utils import HandleTrainingState, TrainingState
+from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 
 _LOGITS_WANTED = {"UNSLOTH_RETURN_LOGITS": "1", "UNSLOTH_RETURN_HIDDEN_STATES": "0"}
 """What makes Unsloth's models return logits; in training they may return hidden states, or none."""
@@ -66,11 +65,16 @@ def _reshard(module: Any) -> None:
     if isinstance(module, FSDPModule):
         module.reshard()
     elif isinstance(module, FullyShardedDataParallel) and module._is_root is not None:
+        from torch.distributed.fsdp._common_utils import HandleTrainingState, TrainingState
+
         module.training_state = TrainingState.IDLE  # a pass that failed has left it
         if (handle := module._handle) is not None:
             handle._training_state = HandleTrainingState.IDLE
-            if handle.uses_sharded_strategy:
-                _runtime_utils._reshard(module, handle, True)
+            if handle.uses_sharded_strategy and not handle.is_sharded(handle.flat_param):
+                # torch's own way also queues an event that a later unshard of the training awaits
+                handle.reshard(True)
+                handle.post_reshard()
+                handle._prefetched = False
 
 
 def _cached(module: nn.Module) -> tuple[dict[str, Tensor | None], dict[str, Any]]:

@@ -49,8 +49,8 @@ class Scores:
         log_choice: per task [P, C], the log-probability that the completion is the choice; NaN of
             prompts that were not asked.
         observed: [n, …] values by key, one per prompt asked in suite order, from the observer.
-        batch_tokens: the padded tokens per forward pass that memory has held, where it did not hold
-            more; else what was given.
+        batch_tokens: the lowered limit of padded tokens per forward pass if memory ran out; else
+            what was given.
         route: how the model was run at last; None if nothing was run.
     """
 
@@ -118,6 +118,8 @@ def score(
             if ranks.is_main:
                 logger.warning(NO_MEMORY)
             free_memory()
+            edge_log_p.clear()
+            observed.clear()
             batch_tokens = run(route=route)
     edges = np.full(len(plan.edge_row), np.nan)
     merged = ranks.merge(edge_log_p, len(edges))
