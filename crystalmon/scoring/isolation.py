@@ -32,7 +32,8 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     """
     modes = [(module, module.training) for module in model.modules()]
     caches = [(each, *_cached(each)) for each, _ in modes if each._non_persistent_buffers_set]
-    packed = [(each, *_of_4_bits(each)) for each, _ in modes if hasattr(each, _SETTLED)]
+    settled: list[Any] = [each for each, _ in modes if hasattr(each, _SETTLED)]
+    packed = [(each, *_of_4_bits(each)) for each in settled]
     try:
         for module, values, _ in packed:
             if _REPACKS in values:
