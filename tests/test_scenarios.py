@@ -20,6 +20,7 @@ from crystalmon.metrics.divergences import js_divergence
 from crystalmon.metrics.seeds import noise_floor, support
 from crystalmon.phases import PhaseDetector
 from crystalmon.phases.seed_fit import Candidates
+from crystalmon.phases.seed_odds import TELLING
 from crystalmon.runs.records import EVENT_KINDS
 
 SEEDED = ("collapse, abrupt", "collapse, gradual", "collapse, prompt by prompt", "settling")
@@ -116,8 +117,9 @@ def test_what_happens_is_found_in_time(kind):
         onset = next(probe for name, probe in events if name == "nucleation_onset")
         assert -2 <= onset - scenario.onset <= 2
         for name, at in scenario.expected.items():
-            if name == "seed_locked" and len(detector.seed_set) > 1:
-                continue  # two choices: several prompts are alike
+            few = scenario.base.shape[1] < TELLING
+            if name == "seed_locked" and (few or len(detector.seed_set) > 1):
+                continue  # of two choices, several prompts are alike
             locked = [probe for kind, probe in events if kind == "seed_locked"]
             if name == "recrystallization" and not (locked and min(locked) < at):
                 continue  # none was locked before that could be taken over
@@ -137,13 +139,12 @@ def test_the_seed_is_the_planted_one_or_its_twin(kind):
 
 
 def test_a_partial_collapse_shows_its_seed_where_the_nearest_prompt_does_not():
-    right, total = 0, 12
-    for seed in range(900, 900 + total):
+    for seed in range(900, 912):
         scenario = make_scenario("partial", seed)
         detector, _ = watch(scenario)
-        twins = Candidates.of(scenario.base).twins(scenario.seed)
-        right += detector.seed is not None and bool(twins[detector.seed])
-    assert right >= total - 2
+        right = Candidates.of(scenario.base).twins(scenario.seed)
+        assert any(right[member] for member in detector.seed_set if member is not None)
+        assert detector.seed is not None or scenario.base.shape[1] < TELLING
 
 
 def test_a_seedless_collapse_is_named_so():
