@@ -157,7 +157,7 @@ RUN_BY = {
     "crystalmon predictions": "test_cli_experiments.py::test_predictions_on_results",
     "crystalmon probe": "test_cli.py::test_probe_prints_a_row_per_task",
     "crystalmon report": "test_cli_experiments.py::test_the_report_shows_a_folder_of_results",
-    "crystalmon run": "test_launch.py::test_an_untouched_script_trains_as_without",
+    "crystalmon run": "test_launch.py::test_what_trains_untouched_trains_as_without",
     "crystalmon scan": "test_scan.py::test_the_command_says_what_is_missing_and_its_status",
     "crystalmon send": "test_send.py::test_tensorboard_gets_every_stage_of_a_scan",
     "crystalmon sharpness": "test_cli_experiments.py::test_sharpness_needs_only_run_folders",
