@@ -130,9 +130,9 @@ def quoted_suite(run_info: Mapping[str, Any]) -> TaskSuite | None:
             choices = tuple(Choice(text, tuple(own)) for text, own in pairs)
             tasks.append(Task(name, tuple(texts["prompts"]), choices))
         suite = TaskSuite(run_info["suite"], tuple(tasks))
+        return suite if suite.hash == run_info.get("suite_hash") else None
     except (AttributeError, KeyError, TypeError, ValueError):  # left out, or damaged
         return None
-    return suite if suite.hash == run_info.get("suite_hash") else None
 
 
 def end_words(seed_set: Sequence[int | None], prompts: Sequence[str] = ()) -> str:
