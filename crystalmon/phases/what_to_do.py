@@ -122,7 +122,8 @@ def _ways(training: Mapping[str, Any]) -> dict[str, str]:
 def _well_until(event: Event) -> int:
     """The last step, before an event, at which a probe found all well."""
     since = event.evidence.get("since", event.step - 1)
-    (well, *_) = event.evidence.get("onset_interval", (since,))
+    interval = event.evidence.get("onset_interval")
+    well = interval[0] if isinstance(interval, list | tuple) and interval else since
     return well
 
 
