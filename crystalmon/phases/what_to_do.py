@@ -121,10 +121,10 @@ def _ways(training: Mapping[str, Any]) -> dict[str, str]:
 
 def _well_until(event: Event) -> int:
     """The last step, before an event, at which a probe found all well."""
-    since = event.evidence.get("since", event.step - 1)
     interval = event.evidence.get("onset_interval")
-    well = interval[0] if isinstance(interval, list | tuple) and interval else since
-    return well
+    first = interval[0] if isinstance(interval, list | tuple) and interval else None
+    told = (first, event.evidence.get("since"))
+    return next((step for step in told if type(step) is int), event.step - 1)
 
 
 def _back(well: int, saved: Sequence[int], model: str | None) -> str:
