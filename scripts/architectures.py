@@ -266,7 +266,7 @@ def watched_choice(model: nn.Module, plan: ScoringPlan) -> tuple[Route, dict[str
     """
     seen: dict[str, dict[int, Tensor]] = {"rows": {}, "tree": {}}
 
-    def watched(model: Any, plan: Any, route: Route, consume: Any, **options: Any) -> int:
+    def watched(model: Any, plan: Any, route: Route, consume: Any, **options: Any) -> int | None:
         def keep(rows: np.ndarray, log_p: Tensor) -> None:
             seen[route.method].update(zip(rows.tolist(), log_p.double(), strict=True))
             consume(rows, log_p)

@@ -121,11 +121,11 @@ def probe(experts: int, precision: Any) -> None:
     torch.manual_seed(0)
     usual = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16)  # no float32 copy is ever there
-    sizes = {**MIXTURE, "num_experts": experts, "vocab_size": len(tokenizer)}
+    sizes: dict[str, Any] = {**MIXTURE, "num_experts": experts, "vocab_size": len(tokenizer)}
     model = OlmoeForCausalLM(OlmoeConfig(**sizes)).eval()
     torch.set_default_dtype(usual)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model.to(device)
+    torch.nn.Module.to(model, device)
     plan = build_plan(load_suite("liquid-tiny"), tokenizer)
     held = reset_peak(device)
     if held is None:

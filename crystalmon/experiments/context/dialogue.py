@@ -175,8 +175,9 @@ class Dialogue:
         text = render_chat(self._tokenizer, messages)
         # a template writes the beginning itself, which the tokenizer would put there again
         begin = getattr(self._tokenizer, "bos_token", None)
-        added = begin and self._tokenizer("")["input_ids"][:1] == [self._tokenizer.bos_token_id]
-        return (text.removeprefix(begin) if added else text) + OPENING
+        if begin and self._tokenizer("")["input_ids"][:1] == [self._tokenizer.bos_token_id]:
+            text = text.removeprefix(begin)
+        return text + OPENING
 
 
 def _count(tokenizer: Any, sentence: str) -> int:
