@@ -283,17 +283,59 @@ def test_a_trainer_with_a_callback_of_its_own_gets_no_second(told, make_trainer,
     assert told == ["attached"]
 
 
-def test_a_model_without_a_language_head_trains_unmonitored(told, caplog):
+def unmeasurable_models():
     import torch
+    from transformers import RwkvConfig, RwkvForCausalLM, T5Config, T5ForConditionalGeneration
+
+    tiny = {"vocab_size": 16, "num_hidden_layers": 2}
+    yield "head", torch.nn.Linear(2, 2)
+    yield "decoder-only", T5ForConditionalGeneration(T5Config(**tiny, d_model=8, num_heads=2))
+    yield "rescale", RwkvForCausalLM(RwkvConfig(**tiny, hidden_size=8, rescale_every=6))
+
+
+@pytest.mark.parametrize("kind", ["head", "decoder-only", "rescale"])
+def test_a_model_that_cannot_be_measured_trains_unmonitored(told, caplog, kind):
     from transformers import TrainerControl, TrainerState, TrainingArguments, trainer_callback
 
-    flow = trainer_callback.DefaultFlowCallback
-    handler = trainer_callback.CallbackHandler([flow], torch.nn.Linear(2, 2), None, None, None)
+    flow, model = trainer_callback.DefaultFlowCallback, dict(unmeasurable_models())[kind]
+    handler = trainer_callback.CallbackHandler([flow], model, None, None, None)
     args = TrainingArguments("unused", report_to="none", use_cpu=True)
     handler.on_train_begin(args, TrainerState(), TrainerControl())
     assert [type(each) for each in handler.callbacks] == [flow]
     assert told == []
     assert "not monitored" in caplog.text
+    assert kind in caplog.text
+
+
+def test_what_only_running_the_model_shows_leaves_it_unmonitored_too(
+    told, caplog, make_trainer, tmp_path, monkeypatch
+):
+    """As where ranks give different answers; callbacks after ours are still called."""
+    from transformers import TrainerCallback
+
+    from crystalmon.monitor import probe
+    from crystalmon.scoring.models import UnsupportedModel
+
+    def differ(*_):
+        raise UnsupportedModel("ranks must give the same answers")
+
+    class Later(TrainerCallback):
+        began = ended = 0
+
+        def on_train_begin(self, *_, **__):
+            self.began += 1
+
+        def on_train_end(self, *_, **__):
+            self.ended += 1
+
+    monkeypatch.setattr(probe, "probing_ranks", differ)
+    trainer = make_trainer([later := Later()])
+    trainer.train()
+    assert (later.began, later.ended, trainer.state.global_step) == (1, 1, 1)
+    assert "CrystalCallback" not in names_of(trainer)
+    assert told == []
+    assert "not monitored: ranks must give the same answers" in caplog.text
+    assert not list(tmp_path.rglob("records.jsonl"))
 
 
 # --- the whole way ---------------------------------------------------------------------------

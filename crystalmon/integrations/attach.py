@@ -37,9 +37,11 @@ def attach(module: ModuleType, note: Callable[[str], None]) -> None:
 
     @functools.wraps(begin)
     def on_train_begin(handler: Any, args: Any, *given: Any, **options: Any) -> Any:
-        if _watch(handler, args, module.DefaultFlowCallback):
+        watched = _watch(handler, args, module.DefaultFlowCallback)
+        control = begin(handler, args, *given, **options)
+        if watched is not None and watched in handler.callbacks:
             note(ATTACHED)
-        return begin(handler, args, *given, **options)
+        return control
 
     module.CallbackHandler.on_train_begin = on_train_begin
 
@@ -55,28 +57,46 @@ def make_callback() -> CrystalCallback:
     return CrystalCallback(**read_settings(os.environ))
 
 
-def _watch(handler: Any, args: Any, flow: type) -> bool:
-    """Whether the trainer has a callback; it gets one, unless it has or its model has no head.
-
-    Nor does a model get one whose engine would falsify what is measured.
-    """
+def _watch(handler: Any, args: Any, flow: type) -> CrystalCallback | None:
+    """The trainer's callback; it gets one if it has none, and its model can be measured."""
     # not before a trainer begins: a framework may patch models when it is first imported
     from crystalmon.monitor.callback import CrystalCallback
+    from crystalmon.scoring.compatibility import check_kind
     from crystalmon.scoring.engines import check_engine, unwrapped
     from crystalmon.scoring.forward import output_head
+    from crystalmon.scoring.models import UnsupportedModel
 
     callbacks = handler.callbacks
-    if any(isinstance(each, CrystalCallback) for each in callbacks):
-        return True
+    if own := next((each for each in callbacks if isinstance(each, CrystalCallback)), None):
+        return own
     try:
-        output_head(unwrapped(handler.model))
+        model = unwrapped(handler.model)
+        output_head(model)
+        check_kind(model)
         check_engine(handler.model, args)
-    except (TypeError, ValueError) as error:
-        logger.warning("crystalmon: this training is not monitored: %s", error)
-        return False
+    except UnsupportedModel as error:
+        _leave(error)
+        return None
     earlier = [n for n, each in enumerate(callbacks) if isinstance(each, flow) or _reports(each)]
-    callbacks.insert(max(earlier, default=-1) + 1, make_callback())
-    return True
+    callback = make_callback()
+    begin = callback.on_train_begin
+
+    def on_train_begin(*given: Any, **options: Any) -> None:
+        """What can only be found out by running the model is no reason to end the program."""
+        try:
+            begin(*given, **options)
+        except UnsupportedModel as error:
+            _leave(error)
+            # a list of its own: the handler walks through the old one
+            handler.callbacks = [each for each in handler.callbacks if each is not callback]
+
+    callback.on_train_begin = on_train_begin
+    callbacks.insert(max(earlier, default=-1) + 1, callback)
+    return callback
+
+
+def _leave(error: Exception) -> None:
+    logger.warning("crystalmon: this training is not monitored: %s", error)
 
 
 def _reports(callback: Any) -> bool:

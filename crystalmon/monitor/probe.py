@@ -81,7 +81,7 @@ class Monitor:
     prompts are split among them, and each has the whole record.
 
     Raises:
-        TypeError: if the model has no language-modelling head.
+        UnsupportedModel: if the model has no language-modelling head.
         ValueError: for a faulty suite, an unknown precision, or a reference that does not fit; the
             message says which.
     """

@@ -19,6 +19,7 @@ from torch.distributed.tensor import DTensor
 
 from crystalmon.scoring.forward import Route, next_token_log_probs, output_head
 from crystalmon.scoring.isolation import undisturbed
+from crystalmon.scoring.models import UnsupportedModel
 from crystalmon.scoring.plan import ScoringPlan
 from crystalmon.scoring.ranks import ONE, Ranks, current_ranks
 from crystalmon.scoring.route import deviation
@@ -64,32 +65,32 @@ def check_engine(model: Any, args: Any = None) -> None:
         args: the trainer's arguments, if there is one.
 
     Raises:
-        ValueError: for `DataParallel`, pipeline parallelism, Ulysses that is also on in evaluation,
-            and a model whose FSDP root is not the language model.
+        UnsupportedModel: for `DataParallel`, pipeline parallelism, Ulysses that is also on in
+            evaluation, and a model whose FSDP root is not the language model.
     """
     quantized = getattr(model, "is_loaded_in_8bit", False) or getattr(
         model, "is_loaded_in_4bit", False
     )
     if isinstance(model, nn.DataParallel) or (getattr(args, "n_gpu", 1) > 1 and not quantized):
-        raise ValueError(
+        raise UnsupportedModel(
             "DataParallel is not supported: start one process a GPU with torchrun or accelerate "
             "launch, or show the training one GPU with CUDA_VISIBLE_DEVICES=0."
         )
     inner = unwrapped(model)
     config = getattr(inner, "config", None)
     if (getattr(getattr(config, "distributed_config", None), "pp_size", 1) or 1) > 1:
-        raise ValueError(
+        raise UnsupportedModel(
             "pipeline parallelism is not supported: a rank holds some layers alone. Use FSDP or "
             "tensor parallelism, or train without the callback."
         )
     if _mixes_sequences(config):
-        raise ValueError(
+        raise UnsupportedModel(
             "Ulysses must leave the evaluation alone, but here it splits sequences there too. Use "
             "versions of accelerate and DeepSpeed that pass disable_in_eval, or train without the "
             "callback."
         )
     if _within_another_root(runnable(model)):
-        raise ValueError(
+        raise UnsupportedModel(
             "FSDP must have the language model as its root, got one within another module, which "
             "gathers its weights in its own forward alone. Shard the language model itself, or "
             "train without the callback."
@@ -127,7 +128,7 @@ def probing_ranks(model: nn.Module, plan: ScoringPlan) -> Ranks:
     prompt together.
 
     Raises:
-        ValueError: if the same prompts do not get the same answers on every rank.
+        UnsupportedModel: if the same prompts do not get the same answers on every rank.
         RankError: if another rank has failed.
     """
     ranks = current_ranks()
@@ -147,7 +148,7 @@ def probing_ranks(model: nn.Module, plan: ScoringPlan) -> Ranks:
         truth = answers(0)
         first = ranks.broadcast(truth)
         if not ranks.all(deviation(truth, first) < SAME):
-            raise ValueError(
+            raise UnsupportedModel(
                 "ranks must give the same answers to the same prompts, but they do not: their "
                 "weights differ, or a sequence is split among them. Train without the callback."
             )

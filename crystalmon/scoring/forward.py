@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 from crystalmon.scoring.memory import batch_limits
-from crystalmon.scoring.models import longrope_switch
+from crystalmon.scoring.models import UnsupportedModel, longrope_switch
 from crystalmon.scoring.plan import ScoringPlan
 from crystalmon.scoring.precision import answer_positions, float32_layers
 from crystalmon.scoring.ranks import ONE, RankError, Ranks, attempt
@@ -192,7 +192,7 @@ def next_token_log_probs(
     Run it within `undisturbed(model)`.
 
     Raises:
-        TypeError: if the model returns something else than its head's logits.
+        UnsupportedModel: if the model returns something else than its head's logits.
     """
     rows = np.array([row for sequence in batch for row in sequence.rows])
     where = [(b, position) for b, sequence in enumerate(batch) for position in sequence.outputs]
@@ -211,7 +211,7 @@ def _check_logits(model: nn.Module, head: nn.Module, logits: Any, positions: int
     wanted = (1, positions, getattr(head, "out_features", None) or 1)
     # a head may add tokens to those of its weights
     if found[:-1] != wanted[:-1] or found < wanted:
-        raise TypeError(
+        raise UnsupportedModel(
             f"model must return the logits of its head, of shape {wanted}, but "
             f"{type(model).__name__} returns {found}. Load it without what replaces its forward."
         )
@@ -221,11 +221,11 @@ def output_head(model: nn.Module) -> nn.Module:
     """The model's output projection.
 
     Raises:
-        TypeError: if it has none.
+        UnsupportedModel: if it has none.
     """
     head = getattr(model, "get_output_embeddings", lambda: None)()
     if not isinstance(head, nn.Module) or not hasattr(head, "weight"):
-        raise TypeError(
+        raise UnsupportedModel(
             f"model must have a language-modelling head, got {type(model).__name__}. "
             "Load it with AutoModelForCausalLM."
         )

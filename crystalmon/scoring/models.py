@@ -24,6 +24,14 @@ ASSETS_DIR = Path(__file__).parents[1] / "assets"
 _WEIGHT_FILE = re.compile(r"(adapter_)?(pytorch_)?model.*\.(safetensors|bin)")
 
 
+class UnsupportedModel(TypeError, ValueError):
+    """A model, or what an engine has made of it, that cannot be measured rightly.
+
+    It is of both kinds, as for a caller some of these are of a wrong type and some are in a state
+    that could be changed.
+    """
+
+
 class ModelSource(NamedTuple):
     """Where `from_pretrained` finds a model: a folder or hub id, and further keyword arguments."""
 

@@ -32,7 +32,7 @@ from crystalmon.scoring.forward import (
     score_rows,
 )
 from crystalmon.scoring.isolation import undisturbed
-from crystalmon.scoring.models import context_length, longrope_switch
+from crystalmon.scoring.models import UnsupportedModel, context_length, longrope_switch
 from crystalmon.scoring.plan import ScoringPlan
 from crystalmon.scoring.precision import MASKED_ATTENTION
 from crystalmon.scoring.precision_trial import (
@@ -79,7 +79,7 @@ def choose_route(
             `trial` says what was found. Of a model that computes in float32 all are the same.
 
     Raises:
-        TypeError: if the model has no language-modelling head, or is not causal.
+        UnsupportedModel: if the model has no language-modelling head, or is not causal.
         RankError: if another rank has failed.
     """
     head = output_head(model)
@@ -204,7 +204,7 @@ def choose_precision(
     """Rows in float32 if that gives a model's own numbers, up to rounding, on some sequences.
 
     Raises:
-        TypeError: if the model has no language-modelling head.
+        UnsupportedModel: if the model has no language-modelling head.
         RankError: if another rank has failed.
     """
     head = output_head(model)
@@ -233,7 +233,7 @@ def _check_causal(
         truth: the model's answers to the rows of the trial, `told`.
 
     Raises:
-        TypeError: if it does, as a bidirectional model's answer.
+        UnsupportedModel: if it does, as a bidirectional model's answer.
     """
     prompts = _prompts(plan, told)
     place = max(range(len(prompts)), key=lambda place: len(plan.rows[prompts[place]]))
@@ -248,7 +248,7 @@ def _check_causal(
     found = next_token_log_probs(model, head, [followed], route)[1].cpu()
     difference = deviation(found, truth[[place]], truth)
     if difference > (ROUTE_TOLERANCE if route.precision == "float32" else HALF_TOLERANCE):
-        raise TypeError(
+        raise UnsupportedModel(
             "model must be causal, but what follows a prompt changes the answer of "
             f"{type(model).__name__} to it. Use a decoder-only language model."
         )

@@ -85,7 +85,7 @@ def score(
         prompts: ask these alone, ascending indices; all N if None.
 
     Raises:
-        TypeError: if the model has no language-modelling head.
+        UnsupportedModel: if the model has no language-modelling head.
         RankError: if another rank has failed.
     """
     route = route or choose_route(model, plan, ranks)
