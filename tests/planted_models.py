@@ -70,17 +70,18 @@ class PlantedModel(PreTrainedModel, GenerationMixin):
         attention_mask: Tensor | None = None,
         past_key_values: Any = None,
         use_cache: bool | None = None,
+        cache: Any = None,  # the name of past_key_values from transformers 5.24 on
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         self.passes.append(input_ids.numel())
-        tokens = input_ids
+        tokens, kept = input_ids, past_key_values if cache is None else cache
         if use_cache:
-            past_key_values = DynamicCache() if past_key_values is None else past_key_values
+            kept = DynamicCache() if kept is None else kept
             state = input_ids[:, None, :, None].double()
-            tokens = past_key_values.update(state, state, 0)[0][:, 0, :, 0].long()
+            tokens = kept.update(state, state, 0)[0][:, 0, :, 0].long()
         hidden = self.law(tokens)[:, -input_ids.shape[1] :] + self.shift
         return CausalLMOutputWithPast(
-            logits=self.head(hidden), past_key_values=past_key_values if use_cache else None
+            logits=self.head(hidden), past_key_values=kept if use_cache else None
         )
 
 
