@@ -24,6 +24,8 @@ from budget_live import live_rows
 from trained_bank import LONG, prepare_environment
 
 from crystalmon import Run, read_run
+from crystalmon.metrics.answers import order
+from crystalmon.metrics.bootstrap import uniform_weights
 from crystalmon.metrics.subsets import nested_subsets
 from crystalmon.monitor.budget import Budget
 from crystalmon.monitor.probe import PARTIAL
@@ -126,10 +128,11 @@ class Bench:
         coverage = {name: task.metrics["coverage"] for name, task in tasks.items()}
         detector = self._detector
         self._course.events += detector.update(step, q, coverage, asked)
-        part = detector.taking_part
-        order = detector.mean_order({name: detector.tasks[name].state.orders[-1] for name in part})
-        self._course.orders[step] = order
-        return ProbeRecord(step, None, 0, 0, 0, detector.phase, {"order": order}, {}, {})
+        base = self._base if asked is None else {n: b[asked[n]] for n, b in self._base.items()}
+        orders = {n: order(q[n], base[n], uniform_weights(len(q[n]))) for n in detector.taking_part}
+        mean = detector.mean_order({name: float(value) for name, value in orders.items()})
+        self._course.orders[step] = mean
+        return ProbeRecord(step, None, 0, 0, 0, detector.phase, {"order": mean}, {}, {})
 
 
 def compared(benches: Sequence[Bench], share: float | None, remembered: bool) -> dict[str, Any]:
@@ -143,7 +146,7 @@ def compared(benches: Sequence[Bench], share: float | None, remembered: bool) ->
             delays.append((found - truth.onsets["suite"]) / bench.last)
         missed += len(truth.onsets.keys() - onsets.keys())
         false += sum(bench.highest.get(name, 1.0) < QUIET for name in onsets)
-        errors += [abs(order - truth.orders[step]) for step, order in course.orders.items()]
+        errors += [abs(own - truth.orders[step]) for step, own in course.orders.items()]
         seeds += [course.seeds.get(task) == seed for task, seed in truth.seeds.items()]
     return {
         "limit": share,

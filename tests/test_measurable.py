@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from test_phases import PROMPTS, geometric, make_base, ramp
 
+from crystalmon.metrics.answers import order
+from crystalmon.metrics.bootstrap import uniform_weights
 from crystalmon.metrics.catalogue import NOT_MEASURABLE
 from crystalmon.phases import PhaseDetector, SuiteDetector
 
@@ -128,6 +130,48 @@ def test_half_of_the_wordings_is_enough_whatever_the_rounding(base):
     assert detector.phase == "liquid"
 
 
+def test_what_the_view_alone_makes_is_no_onset(base):
+    """The base in this view answers more alike than to the plain prompts, and stays so."""
+    in_view = geometric(base, np.tile(base[3], (PROMPTS, 1)), 0.4)
+    own = float(order(in_view, base, uniform_weights(PROMPTS)))
+    assert own > 0.4
+    naive, fair, events = PhaseDetector(base), PhaseDetector(base), []
+    for step in range(5):
+        shown = {"measurable": float(step > 0)}
+        naive.update(step, in_view, **shown)
+        events += fair.update(step, in_view, view_order=own, **shown)
+    assert (naive.phase, fair.phase, events) == ("nucleating", "liquid", [])
+
+
+def test_a_collapse_beyond_what_the_view_makes_is_told(base):
+    """Its threshold, and the order, are as the record shows them."""
+    detector, events = PhaseDetector(base), []
+    in_view = geometric(base, np.tile(base[3], (PROMPTS, 1)), 0.4)
+    own = float(order(in_view, base, uniform_weights(PROMPTS)))
+    path = [0.4, *np.linspace(0.4, 0.99, 20), 0.99, 0.99]
+    for step, q in enumerate(collapse(base, path)):
+        found = detector.update(step, q, measurable=1.0, view_order=own)
+        for event in found:
+            if "order" in event.evidence:
+                shown = float(order(q, base, uniform_weights(PROMPTS)))
+                assert event.evidence["order"] == pytest.approx(shown)
+                assert event.evidence["view_order"] == pytest.approx(own)
+        events += found
+    onset = next(event for event in events if event.kind == "nucleation_onset")
+    bar = own + 0.2 * (1 - own)
+    assert f"order passed {bar:.2g} " in onset.message
+    assert f"{own:.2f} of it the view alone makes" in onset.message
+    assert onset.evidence["order"] > bar
+    assert detector.phase in ("crystallized", "settling")
+
+
+@pytest.mark.parametrize("own", [None, -0.4, 0.0])
+def test_a_view_that_takes_order_away_changes_nothing(base, own):
+    plain, other = PhaseDetector(base), PhaseDetector(base)
+    for step, q in enumerate(collapse(base, ramp(20))):
+        assert plain.update(step, q) == other.update(step, q, view_order=own)
+
+
 def test_a_base_that_learns_to_answer_in_a_format(tmp_path, request):
     pytest.importorskip("torch")
     from datasets import Dataset
@@ -157,6 +201,8 @@ def test_a_base_that_learns_to_answer_in_a_format(tmp_path, request):
         assert task.phase == NOT_MEASURABLE
         assert task.metrics["measurable"] < 0.5
         assert math.isnan(task.metrics["order"])
+        rows = uniform_weights(len(task.q))
+        assert task.view_order == pytest.approx(float(order(task.q, plain[name], rows)), abs=1e-6)
         np.testing.assert_array_equal(callback.monitor.base_q[name], plain[name])
     assert "order" not in first.metrics
     assert first.phase == NOT_MEASURABLE

@@ -183,6 +183,53 @@ def test_a_task_unlike_all_others_is_not_judged_by_them(size, first, rest):
     assert {name: task.phase for name, task in detector.tasks.items()} == phases
 
 
+def uneven(spread, mean, size=2, tasks=12):
+    """Bases, answers and two prompts of tasks whose panels' orders are `mean`, give or take."""
+    rng, bases, found, asked = np.random.default_rng(0), {}, {}, {}
+    for n, offset in enumerate(rng.permutation(np.linspace(-1.7, 1.7, tasks)) * spread):
+        name, b = f"task {n}", distributions(n)
+        rows = nested_subsets(b, (size,))[size]
+        ahead = np.log(b[rows]) - np.log(b[rows]).mean(axis=0)
+        scales = np.linspace(0, 4, 400)  # of the prompts' differences
+
+        def scaled(by, b=b[rows], ahead=ahead):
+            q = np.exp(np.log(b).mean(axis=0) + by * ahead)
+            return q / q.sum(axis=1, keepdims=True)
+
+        orders = [order(scaled(by), b[rows], uniform_weights(size)) for by in scales]
+        best = scales[np.argmin(np.abs(np.array(orders) - (mean + offset)))]
+        bases[name], found[name], asked[name] = b, scaled(best), tuple(rows.tolist())
+    return bases, found, asked
+
+
+@pytest.mark.parametrize(
+    ("spread", "mean", "told"), [(0.5, 0.27, 0), (0.05, 0.27, 12), (0.2, 0.6, 12)]
+)
+def test_an_onset_waits_where_two_prompts_cannot_tell_it(spread, mean, told):
+    """Where tasks' orders differ widely, the mean of a few is nothing to go by."""
+    bases, q, asked = uneven(spread, mean)
+    detector, events = SuiteDetector(bases), []
+    detector.update(0, bases, {}, {})
+    for step in range(1, 5):
+        events += detector.update(step, q, {}, asked)
+    onsets = [event for event in events if event.kind == "nucleation_onset"]
+    assert len([event for event in onsets if event.task]) in range(told - 2, told + 1)
+    assert (None in {event.task for event in onsets}) == (told > 0)
+
+
+def test_an_event_tells_the_order_that_the_record_has():
+    bases, q, asked = uneven(0.1, 0.5)
+    detector, events = SuiteDetector(bases), []
+    detector.update(0, bases, {}, {})
+    for step in range(1, 5):
+        events += detector.update(step, q, {}, asked)
+    for event in (each for each in events if each.task):
+        rows = list(asked[event.task])
+        shown = order(q[event.task], bases[event.task][rows], uniform_weights(2))
+        assert event.evidence["order"] == pytest.approx(float(shown))
+    assert [event for event in events if event.task]
+
+
 def test_a_task_with_a_rigid_base_does_not_hold_back_the_others():
     """Its order falls to −100; in a plain mean of the tasks it would hide every onset."""
     rigid = np.full((24, 6), 1 / 6) + np.linspace(-0.15, 0.15, 24)[:, None] * np.eye(6)[0]

@@ -10,6 +10,7 @@ import pytest
 from crystalmon.monitor.budget import REMEMBERED, Budget
 from crystalmon.monitor.callback import CrystalCallback
 from crystalmon.monitor.schedule import COSTLY, STRIDE, Forecast, Schedule, probe_steps
+from crystalmon.phases.order import COMPLETE, ONSET
 from crystalmon.runs.records import ProbeRecord
 from crystalmon.runs.shares import LEAST
 
@@ -24,6 +25,7 @@ class Clock:
         return self.now
 
 
+AHEAD = {"liquid": (ONSET, "nucleating"), "nucleating": (COMPLETE, "crystallized")}
 TOKENS = {2: 10, 4: 20, 8: 40, 24: 100}
 """Of a probe, by the number of prompts of each task that it asks."""
 
@@ -38,10 +40,12 @@ def simulate(
     order=lambda step: 0.0,
     every=None,
     asked=None,
+    enough=2,
 ):
     """Run a schedule; by step how many prompts were asked, and the share of time that it took.
 
-    `order` gives what a probe finds at a step.
+    `order` gives what a probe finds at a step. A phase changes at the second probe, of those that
+    ask `enough` prompts, that is beyond.
     """
     clock = Clock()
     budget = Budget(share, clock)
@@ -49,16 +53,21 @@ def simulate(
     schedule.tokens = TOKENS
     with budget.spending():
         clock.now += start
-    probed = {}
+    probed, beyond, phase = {}, 0, "liquid"
     asked = [] if asked is None else asked
 
     def probe(step, prompts):
+        nonlocal beyond, phase
         schedule.taken()
+        bar, following = AHEAD.get(phase, (2.0, ""))
+        beyond = beyond + (prompts >= enough) if order(step) >= bar else 0
+        if beyond == 2:
+            beyond, phase = 0, following
         seconds = whole_seconds * TOKENS[prompts] / 100
         with budget.spending():
             clock.now += seconds
         budget.expect(TOKENS[prompts], seconds)  # as the callback does
-        schedule.probed(record(step, order(step), seconds))
+        schedule.probed(record(step, order(step), seconds, phase))
         probed[step] = prompts
 
     probe(0, 24)
@@ -73,14 +82,14 @@ def simulate(
     return probed, budget.spent / budget.elapsed
 
 
-def record(step, order, seconds):
+def record(step, order, seconds, phase="liquid"):
     return ProbeRecord(
         step=step,
         epoch=None,
         time=0.0,
         seconds=seconds,
         share=0.0,
-        phase="liquid",
+        phase=phase,
         metrics={"order": order},
         ci={},
         tasks={},
@@ -224,6 +233,16 @@ def test_what_was_saved_is_spent_where_the_model_moves():
 def rising(start, end):
     """From 0 to 1 between two steps."""
     return lambda step: min(max((step - start) / (end - start), 0.0), 1.0)
+
+
+@pytest.mark.parametrize(("share", "enough"), [(0.01, 2), (0.01, 4), (0.02, 8)])
+def test_more_prompts_are_asked_where_few_cannot_tell(share, enough):
+    """Beyond the onset, and the phase stays: the next probes ask as many as it takes."""
+    probed, spent = simulate(share, 1.0, 10.0, 5000, order=rising(1000, 3000), enough=enough)
+    before = {size for step, size in probed.items() if 0 < step < 1400}
+    after = [size for step, size in probed.items() if 1400 < step < 2400]
+    assert max(before) <= enough == max(after)
+    assert spent < 1.01 * share
 
 
 def test_a_rise_is_probed_at_its_own_pace():

@@ -41,6 +41,7 @@ class Course:
     Args:
         base_q: by task, in the suite's order, the base's answers [P, C].
         view: how prompts are rendered.
+        view_orders: by task that is compared with the base's plain answers; see `TaskRecord`.
 
     Attributes:
         detector: of the phases.
@@ -50,8 +51,13 @@ class Course:
         limits: of the suite's metrics, which raise events too.
     """
 
-    def __init__(self, base_q: Mapping[str, np.ndarray], view: str) -> None:
-        self.base_q, self._view = base_q, view
+    def __init__(
+        self,
+        base_q: Mapping[str, np.ndarray],
+        view: str,
+        view_orders: Mapping[str, float] | None = None,
+    ) -> None:
+        self.base_q, self._view, self._view_orders = base_q, view, view_orders or {}
         self.detector = SuiteDetector(base_q)
         self.events: list[Event] = []
         self.raised: list[Event] = []
@@ -88,7 +94,9 @@ class Course:
             for key in ("coverage", "measurable", "free_energy")
         )
         partial = {name: self._partial(name, rows) for name, rows in asked.items()}
-        self.events = self.detector.update(step, q, coverage, partial, shares, free_energy)
+        self.events = self.detector.update(
+            step, q, coverage, partial, shares, free_energy, self._view_orders
+        )
         return measured
 
     def replay(self, record: ProbeRecord) -> list[Event]:
@@ -155,6 +163,7 @@ class Course:
                 view=self._view,
                 asked=self._partial(name, asked[name]),
                 seed_set=sets[name],
+                view_order=self._view_orders.get(name),
             )
             for name, task in measured.items()
         }

@@ -132,7 +132,7 @@ class Monitor:
         self.base_q = {name: q for name, (q, _) in answers.items()}
         self.base_coverage = {name: float(share.mean()) for name, (_, share) in answers.items()}
         self._answered = {name: share >= MEASURABLE for name, (_, share) in answers.items()}
-        self.course = Course(self.base_q, view)
+        self.course = Course(self.base_q, view, self.reference.view_orders)
         self.subsets = self._choose_subsets()
         self._spent = time.perf_counter() - self._started
         self.doubtful_after: int | None = None

@@ -159,7 +159,9 @@ class Schedule:
     probe at the end is kept back; it asks all prompts if that fits. Other probes ask as many as
     leave room for `ENOUGH` of them. While the model moves, the next probe is due when `order`
     should have changed by `STRIDE`, or at the next step if it has crossed the onset, completion or
-    melting, which a second probe confirms. Half of what was meant for later may be spent on these.
+    melting, which a second probe confirms. If it is beyond, and the phase still does not change,
+    few prompts cannot tell: the next probes ask more. Half of what was meant for later may be spent
+    on these.
 
     However small the budget, a run gets `LEAST` probes after the first, of the smallest size, the
     last of them at the end.
@@ -179,10 +181,11 @@ class Schedule:
         self.tokens: Mapping[int, int] = {}
         self._first, self._start, self._trained = 0, 0.0, 0.0
         self._probes = self._size = 0
-        self._due = self._crossed = self._confirms = False
+        self._due = self._confirms = False
         self._seen: deque[tuple[int, float]] = deque(maxlen=PACED_BY)
         self._change_due = math.inf
         self._resting_until = 0.0
+        self._phase, self._beyond = "", 0
 
     def begin(self, step: int) -> None:
         """Training begins at step 0, or where it resumes; what that took has been spent."""
@@ -230,20 +233,26 @@ class Schedule:
         pace = (budget.trained - self._trained) / max(1, step - self._first)
         whole_run = budget.elapsed + pace * (self.steps.last - step)
         room, used = budget.share * whole_run - self._start, budget.spent - self._start
-        size = self._fitting_size(budget, room)
-        cost, largest = budget.cost(self.tokens[size]), budget.cost(max(self.tokens.values()))
-        kept = largest if 4 * largest <= room else cost
-        by_budget = (used + cost) / max(room - kept, 1e-9)
-        if step >= self._change_due:  # half of what was meant for later
-            by_budget = max(2 * by_budget - 1, 0.0)
+        fitting = self._fitting_size(budget, room)
+        largest = budget.cost(max(self.tokens.values()))
+
+        def spent_by(size: int) -> float:
+            """The share of the budget that is spent after a probe of this size."""
+            cost = budget.cost(self.tokens[size])
+            kept = largest if 4 * largest <= room else cost
+            share = (used + cost) / max(room - kept, 1e-9)
+            # while the model moves, half of what was meant for later
+            return max(2 * share - 1, 0.0) if step >= self._change_due else share
+
         by_number = (self._probes + 1) / LEAST
         done = math.sqrt((step - self._first) / length)
-        if by_budget <= done:
-            self._size = size
-            return size
+        for size in (self._larger_than(fitting), fitting):
+            if spent_by(size) <= done:
+                self._size = fitting
+                return size
         if by_number <= done or (self._confirms and self._probes + 1 < LEAST):
             return min(self.tokens)
-        due = self._first + length * min(by_budget, by_number, 1.0) ** 2
+        due = self._first + length * min(spent_by(fitting), by_number, 1.0) ** 2
         return -max(1, math.ceil(due) - step)
 
     def _fitting_size(self, budget: Budget, room: float) -> int:
@@ -254,6 +263,11 @@ class Schedule:
         best = max((size for size in fits if fits[size] >= ENOUGH), default=min(fits))
         near = self._size in fits and fits[self._size] >= ENOUGH / 2 and fits[best] < 2 * ENOUGH
         return self._size if near else best
+
+    def _larger_than(self, size: int) -> int:
+        """One size more for every two probes after which the phase should have changed."""
+        sizes = sorted(self.tokens)
+        return sizes[min(sizes.index(size) + self._beyond // 2, len(sizes) - 1)]
 
     def taken(self) -> None:
         """Take note that a probe begins; one that fails is not tried again."""
@@ -267,8 +281,9 @@ class Schedule:
             return
         step, order = record.step, record.metrics.get("order", math.nan)
         beyond = _beyond(record.phase, order)
-        crossed, self._crossed = self._crossed, beyond >= 0
-        self._confirms = self._crossed and not crossed
+        stays, self._phase = record.phase == self._phase, record.phase
+        self._beyond = (self._beyond if stays else 0) + (beyond >= 0)
+        self._confirms = beyond >= 0 and self._beyond < 2 * len(self.tokens)
         self._change_due = step + (1 if self._confirms else self._pace(step, order, beyond))
         self._seen.append((step, order))
 

@@ -91,6 +91,7 @@ class PhaseDetector:
         coverage: float | None = None,
         asked: Sequence[int] | None = None,
         measurable: float | None = None,
+        view_order: float | None = None,
     ) -> list[Event]:
         """Take one probe; return the events it raises.
 
@@ -102,11 +103,21 @@ class PhaseDetector:
                 None.
             measurable: the share of them that can be measured; all if None. If it is too small,
                 the phase is `not measurable`, and no event but `format_drift` is raised.
+            view_order: where the base's answers are those to the plain prompts: the `order` against
+                them that the base has in the view in which the model is asked. If it is above 0,
+                this much is the view's doing, and phases are told by (order − v) / (1 − v).
 
         Raises:
             ValueError: see `observe`.
         """
-        seen = self.observe(step, q, coverage=coverage, asked=asked, measurable=measurable)
+        seen = self.observe(
+            step,
+            q,
+            coverage=coverage,
+            asked=asked,
+            measurable=measurable,
+            view_order=view_order,
+        )
         return self.take(seen)
 
     def observe(
@@ -117,6 +128,7 @@ class PhaseDetector:
         coverage: float | None = None,
         asked: Sequence[int] | None = None,
         measurable: float | None = None,
+        view_order: float | None = None,
     ) -> Observation:
         """A probe measured against the base, for `take`; the arguments are those of `update`.
 
@@ -141,7 +153,7 @@ class PhaseDetector:
                 "Replay a run in the order of its steps."
             )
         share = 1.0 if measurable is None else measurable
-        return self._base.read(step, q, coverage, asked, share)
+        return self._base.read(step, q, coverage, asked, share, view_order or 0.0)
 
     def take(self, now: Observation) -> list[Event]:
         """Take a probe that `observe` has measured; return the events it raises."""
@@ -165,7 +177,7 @@ def advance(base: Base, state: PhaseState, now: Observation) -> tuple[PhaseState
     else:
         state = state.seen(now)
         if first:
-            state = begin(state, now.order, at_start)
+            state = begin(state, now.least, at_start)
     events: list[Event] = []
     for rule in (*rules, format_rule):
         state, raised = rule(base, state, now)

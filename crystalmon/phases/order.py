@@ -31,6 +31,8 @@ WARNING = 0.11
 """`order` that must be passed beyond doubt for an early warning."""
 WARNING_SIGMAS = 3.0
 """Doubt there, in standard deviations of `order` between probes."""
+WARNING_PROMPTS = 8
+"""Prompts that a partial probe must ask for one: what fewer do has no lower end that holds."""
 INTERVAL_SIGMAS = 2.0
 """Doubt about each order, on either side, for the onset's 95% interval."""
 
@@ -57,7 +59,9 @@ def warning_rule(base: Base, state: PhaseState, now: Observation) -> Outcome:
     Surely: by `WARNING_SIGMAS` of its noise, and not by the doing of a few prompts alone.
     """
     bar = WARNING + WARNING_SIGMAS * state.sigma
-    if state.phase != "liquid" or not bar <= now.order < ONSET:
+    if state.phase != "liquid" or not bar <= now.least < ONSET:
+        return state, []
+    if len(now.q) < min(WARNING_PROMPTS, len(base.q)):
         return state, []
     recent = state.orders[-4:]
     if len(recent) < 4 or not np.all(np.diff(recent) > 0):
@@ -66,7 +70,7 @@ def warning_rule(base: Base, state: PhaseState, now: Observation) -> Outcome:
         return state, []
     evidence = {"orders": list(recent), "steps": list(state.steps[-4:]), "noise": state.sigma}
     evidence["least_order"] = least
-    message = f"order has risen at each of the last 3 probes, to {now.order:.2f}"
+    message = f"order has risen at each of the last 3 probes, to {now.with_view(now.order):.2f}"
     return state.once("early_warning"), [now.event("early_warning", evidence, message)]
 
 
@@ -74,23 +78,30 @@ def nucleation_rule(base: Base, state: PhaseState, now: Observation) -> Outcome:
     """liquid → nucleating → crystallized, and back to liquid."""
     events: list[Event] = []
     state = state.streak(
-        onset=now.order >= ONSET,
-        complete=now.order >= COMPLETE,
+        onset=now.least >= ONSET,
+        complete=now.least >= COMPLETE,
         liquid=now.most < LIQUID,
     )
     if state.phase == "liquid" and state.streaks["onset"] >= CONFIRM:
         low, high, crossing = back_date(state)
         evidence = base.order_evidence(now) | {"noise": state.sigma, "onset_interval": [low, high]}
-        message = f"order passed {ONSET} between steps {low} and {high} (now {now.order:.2f})"
+        bar, shown = f"{now.with_view(ONSET):.2g}", f"now {now.with_view(now.order):.2f}"
+        if now.least != now.order:
+            shown += (
+                f" by {len(now.q)} prompts, {now.with_view(now.least):.2f} with all tasks weighed"
+            )
+        if now.view_order:
+            shown += f"; {now.view_order:.2f} of it the view alone makes"
+        message = f"order passed {bar} between steps {low} and {high} ({shown})"
         if low < state.steps[0]:
             first = f"when it was first measured, at step {state.steps[0]}"
-            message = f"order was past {ONSET} already {first} (now {now.order:.2f})"
+            message = f"order was past {bar} already {first} ({shown})"
         else:
             evidence["onset_step"] = crossing
         events.append(now.event("nucleation_onset", evidence, message))
         state = replace(state, phase="nucleating")
     if state.phase in ("nucleating", "melting") and state.streaks["complete"] >= CONFIRM:
-        message = f"order has reached {now.order:.2f}: the prompts answer alike"
+        message = f"order has reached {now.with_view(now.order):.2f}: the prompts answer alike"
         events.append(now.event("nucleation_complete", base.order_evidence(now), message))
         state = replace(state, phase="crystallized")
     if state.phase in ("nucleating", "melting") and state.streaks["liquid"] >= CONFIRM:
@@ -128,7 +139,7 @@ def melting_rule(base: Base, state: PhaseState, now: Observation) -> Outcome:
     state = state.streak(melting=now.most < MELT)
     if state.phase not in ("crystallized", "settling") or state.streaks["melting"] < CONFIRM:
         return state, []
-    message = f"order has fallen to {now.order:.2f}: the prompts differ again"
+    message = f"order has fallen to {now.with_view(now.order):.2f}: the prompts differ again"
     event = now.event("melting", base.order_evidence(now), message)
     state = replace(state, phase="melting", lock=None, candidate=None)
     return state.rearm("seedless_collapse"), [event]

@@ -40,10 +40,10 @@ SEEDLESS = -1
 
 def seed_rule(base: Base, state: PhaseState, now: Observation) -> Outcome:
     """`seed_locked`, `seedless_collapse`, `recrystallization`."""
-    if state.phase in ("liquid", "melting") or now.order < ONSET:
+    if state.phase in ("liquid", "melting") or now.least < ONSET:
         return replace(_judged(base, state, None, now), answers=(), members=()), []
     state = remember(state, now)
-    settled = now.order >= DONE or _rests(state)
+    settled = now.least >= DONE or _rests(state)
     if state.lock is not None:
         return _takeover(base, state, state.lock, now, settled)
     asked, answers = at_rest(state, now)
@@ -93,7 +93,7 @@ def at_rest(state: PhaseState, now: Observation) -> tuple[np.ndarray, np.ndarray
     Averaging over `RESTING` probes, in the logarithm, takes out what jitters between probes. It is
     over the prompts that all of these have asked.
     """
-    if now.order >= NEARLY or len(state.answers) < RESTING or not _rests(state):
+    if now.least >= NEARLY or len(state.answers) < RESTING or not _rests(state):
         return now.asked, now.q
     common = sorted(set.intersection(*(set(asked) for asked, _ in state.answers)))
     if len(common) < 2:
@@ -123,7 +123,7 @@ def _judged(base: Base, state: PhaseState, verdict: int | None, now: Observation
         state = state.streak(seed=False, end=False)
     if state.candidate != verdict:
         state = replace(state, candidate=verdict)
-    return state.streak(seed=verdict is not None, end=verdict is not None and now.order >= DONE)
+    return state.streak(seed=verdict is not None, end=verdict is not None and now.least >= DONE)
 
 
 def _is_confirmed(state: PhaseState) -> bool:
@@ -169,7 +169,7 @@ def _takeover(
     distances, floors = js_divergence(now.mean, base.q), base.candidates.floors
     rival = int(np.argmin(distances))
     distance = float(distances[rival])
-    near = settled and now.order >= NEARLY and distance <= float(floors[rival])
+    near = settled and now.least >= NEARLY and distance <= float(floors[rival])
     state = _judged(base, state, rival if near else None, now)
     far = base.candidates.between[rival, lock.seed] > APART * floors[[rival, lock.seed]].max()
     if not near or not far or not _is_confirmed(state):

@@ -63,7 +63,8 @@ class PhaseState:
     Args:
         phase: one of `catalogue.PHASES`.
         lock: the locked seed, or None.
-        steps, orders: of the latest probes, oldest first, at most `WINDOW`.
+        steps, orders: of the latest probes, oldest first, at most `WINDOW`; see
+            `Observation.least`.
         jumps: number of second differences of `order` seen while liquid.
         noise: their mean square / 6, the variance of what does not last from probe to probe.
         streaks: by condition, the number of successive probes at which it has held.
@@ -136,7 +137,7 @@ class PhaseState:
 
     def seen(self, now: Observation) -> PhaseState:
         """With one more probe in the window, and what it adds to the noise while liquid."""
-        steps, orders = (*self.steps, now.step)[-WINDOW:], (*self.orders, now.order)[-WINDOW:]
+        steps, orders = (*self.steps, now.step)[-WINDOW:], (*self.orders, now.least)[-WINDOW:]
         jumps, noise = self.jumps, self.noise
         if self.phase == "liquid" and len(orders) >= 5:
             # two probes late, so that an onset is not taken for noise before it is confirmed
@@ -152,6 +153,21 @@ class PhaseState:
         return replace(self, measurable=now.measurable, coverage=coverage)
 
 
+def without_view(order: float, view_order: float | None) -> float:
+    """(order − v) / (1 − v): an order with that which the view alone makes counted out.
+
+    Args:
+        order: against the base's answers to the plain prompts.
+        view_order: v, that of the base in the view in which the model is asked. If it is not above
+            0, or is None, the order stays as it is.
+
+    >>> without_view(0.6, 0.2), without_view(0.6, -0.4)
+    (0.5, 0.6)
+    """
+    shift = max(view_order or 0.0, 0.0)
+    return (order - shift) / (1.0 - shift) if shift < 1.0 else 0.0
+
+
 @dataclass(frozen=True)
 class Observation:
     """One probe of one task, measured against the base by `Base.read`.
@@ -162,9 +178,11 @@ class Observation:
         q: [p, C] their choice distributions.
         coverage: mean total probability of the choices, or None if not known.
         measurable: whether enough of the prompts have enough of it.
-        order: of `q` against the base's answers to the same prompts.
-        most: what `order` may be at the most: of a partial probe, `suite` moves the two apart.
+        order: of `q` against the base's answers to the same prompts; what the view alone makes of
+            it is counted out, see `PhaseDetector.update`.
+        least, most: what it may be: of a partial probe, `order_bounds` moves the two apart.
         mean: [C] the answers pooled over prompts.
+        view_order: what was counted out.
     """
 
     step: int
@@ -173,8 +191,14 @@ class Observation:
     coverage: float | None
     measurable: bool
     order: float
+    least: float
     most: float
     mean: np.ndarray = field(repr=False)
+    view_order: float = 0.0
+
+    def with_view(self, order: float) -> float:
+        """An order with that of the view counted in again, as records show it."""
+        return self.view_order + (1.0 - self.view_order) * order
 
     def event(self, kind: str, evidence: Mapping[str, Any], message: str) -> Event:
         """An event of this probe; the detector adds the task."""
@@ -212,6 +236,7 @@ class Base:
         coverage: float | None = None,
         asked: Any = None,
         measurable: float = 1.0,
+        view_order: float = 0.0,
     ) -> Observation:
         """One probe as the rules see it.
 
@@ -220,6 +245,7 @@ class Base:
             q: [p, C] on the simplex.
             asked: [p] the base's prompts that it answers; all P if None.
             measurable: the share of them that can be measured.
+            view_order: see `PhaseDetector.update`.
         """
         own = self.liquidity  # of the base, always the same if all are asked
         if asked is not None:
@@ -228,20 +254,25 @@ class Base:
         value = 0.0
         if not self.ordered:  # this is `order`
             value = float(1.0 - ratio(liquidity(q, uniform_weights(len(q))), own))
+        value, shift = without_view(value, view_order), max(view_order, 0.0)
         known = measurable > MAJORITY - 1e-9  # a mean of weights
-        return Observation(step, asked, q, coverage, known, value, value, q.mean(axis=0))
+        mean = q.mean(axis=0)
+        return Observation(step, asked, q, coverage, known, value, value, value, mean, shift)
 
     def least_order(self, now: Observation) -> float:
         """The lower end of its 90% bootstrap percentiles over prompts: low if a few make it."""
         values = self._resampled_order(now, RESAMPLES)
-        return float(np.percentile(values, 5.0) - values.mean() + now.order)
+        low = float(np.percentile(values, 5.0) - values.mean()) / (1.0 - now.view_order)
+        return low + now.order
 
     def order_evidence(self, now: Observation) -> dict[str, Any]:
-        """The order and its 95% interval; two prompts have none."""
+        """The order and its 95% interval, as records show them; two prompts have no interval."""
         values, wider = self._resampled_order(now, REPLICATES), expansion([len(now.q)])
-        ends = bootstrap_intervals({"order": now.order}, {"order": values}, wider)["order"]
+        order = now.with_view(now.order)
+        ends = bootstrap_intervals({"order": order}, {"order": values}, wider)["order"]
         known = {"order_interval": list(ends)} if np.isfinite(ends).all() else {}
-        return {"order": now.order} | known
+        of_view = {"view_order": now.view_order} if now.view_order else {}
+        return {"order": order} | known | of_view
 
     def _resampled_order(self, now: Observation, resamples: int) -> np.ndarray:
         weights = bootstrap_weights(len(now.q), resamples, np.random.default_rng(0))

@@ -26,7 +26,8 @@ def observe(detector: SuiteDetector, record: ProbeRecord) -> list[Event]:
         {name: task.metrics.get(key) for name, task in record.tasks.items()}
         for key in ("coverage", "measurable", "free_energy")
     )
-    return detector.update(record.step, q, coverage, asked, measurable, free_energy)
+    view_order = {name: task.view_order for name, task in record.tasks.items()}
+    return detector.update(record.step, q, coverage, asked, measurable, free_energy, view_order)
 
 
 def replay_run(

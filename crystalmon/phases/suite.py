@@ -12,7 +12,8 @@ from crystalmon.metrics.answers import MAJORITY
 from crystalmon.metrics.catalogue import NOT_MEASURABLE
 from crystalmon.phases.detector import PhaseDetector
 from crystalmon.phases.leaps import PACES, leap
-from crystalmon.phases.state import PhaseState
+from crystalmon.phases.partial import order_bounds
+from crystalmon.phases.state import Observation, PhaseState
 from crystalmon.runs.plurals import counted
 from crystalmon.runs.records import PHASES, Event
 
@@ -22,12 +23,6 @@ _SUITE_EVENTS = {
     "crystallized": "nucleation_complete",
     "melting": "melting",
 }
-
-ERROR = 0.15
-"""Standard error of a task's `order` by p of its P prompts, over √(1/p − 1/P), on trained runs of
-`liquid-tiny`: 0.20, 0.15 and 0.13 for 2, 4 and 8 of 24."""
-SPREAD = 0.05
-"""Standard deviation of the tasks' own orders about the mean of all, there: 0.02 to 0.08 by run."""
 
 
 class SuiteDetector:
@@ -83,13 +78,14 @@ class SuiteDetector:
         asked: Mapping[str, Sequence[int] | None] | None = None,
         measurable: Mapping[str, float | None] | None = None,
         free_energy: Mapping[str, float | None] | None = None,
+        view_order: Mapping[str, float | None] | None = None,
     ) -> list[Event]:
         """Take one probe of every task; return its events, the suite's own last.
 
         A task whose answers are not finite skips this probe. If few prompts are asked, what a task
-        seems to do may be their doing, and is weighed against the other tasks; see `_drawn`. The
-        arguments are, by task, those of `PhaseDetector.update`, and the KL to the base, in nats;
-        without it no `free_energy_jump`.
+        seems to do may be their doing, and is weighed against the other tasks; see `order_bounds`.
+        The arguments are, by task, those of `PhaseDetector.update`, and the KL to the base, in
+        nats; without it no `free_energy_jump`.
         """
         asked, measurable = asked or {}, measurable or {}
         seen = {
@@ -99,20 +95,17 @@ class SuiteDetector:
                 coverage=coverage.get(name),
                 asked=asked.get(name),
                 measurable=measurable.get(name),
+                view_order=(view_order or {}).get(name),
             )
             for name, task in self.tasks.items()
             if np.isfinite(q[name]).all()
         }
         part = [name for name in self.taking_part if name in seen and seen[name].measurable]
-        mean = self.mean_order({name: seen[name].order for name in part})
+        seen |= self._bounded({name: seen[name] for name in part})
         events: list[Event] = []
         for name, task in self.tasks.items():
             if name in seen:
-                now = seen[name]
-                if name in part:
-                    least, most = _drawn(now.order, mean, len(now.q), task.prompts)
-                    now = replace(now, order=least, most=most)
-                events += task.take(now)
+                events += task.take(seen[name])
             if task.phase == "liquid":
                 self._onsets.pop(name, None)
         for event in events:
@@ -157,6 +150,16 @@ class SuiteDetector:
         message = f"the KL to the base leapt from {before:.2f} to {now:.2f} nats since step {since}"
         return [Event("free_energy_jump", step, None, evidence, message)]
 
+    def _bounded(self, seen: Mapping[str, Observation]) -> dict[str, Observation]:
+        """By task, a probe with its order at the least and at the most; see `order_bounds`."""
+        orders = {name: now.order for name, now in seen.items()}
+        shares = [1 / len(now.q) - 1 / self.tasks[name].prompts for name, now in seen.items()]
+        bounds = order_bounds(list(orders.values()), self.mean_order(orders), shares)
+        return {
+            name: replace(now, least=least, most=most)
+            for (name, now), (least, most) in zip(seen.items(), bounds, strict=True)
+        }
+
     def mean_order(self, orders: Mapping[str, float]) -> float:
         """The suite's order from its tasks', by name: weighted by the liquidity of their bases.
 
@@ -187,26 +190,6 @@ class SuiteDetector:
         onsets = np.sort(np.array(list(self._onsets.values())), axis=0)
         low, high, crossing = onsets[needed - 1].tolist()
         return {"onset_step": crossing, "onset_interval": [low, high]}
-
-
-def _drawn(order: float, mean: float, asked: int, prompts: int) -> tuple[float, float]:
-    """A task's order as its phase is told by: for what takes a high one, and for what a low one.
-
-    With pull = e² / (e² + s²) · (mean − order) they are order + min(pull, e) and
-    order + max(pull, −e). e = `ERROR` · √(1/p − 1/P) is the error by p of P prompts, s = `SPREAD`.
-    So the other tasks may put off what a task seems to do, but not make up what it does not. This
-    is the limited translation estimator (Efron and Morris 1972,
-    doi:10.1080/01621459.1972.10481215), limited on one side. It changes nothing if all prompts are
-    asked.
-
-    >>> _drawn(0.3, 0.0, 24, 24)
-    (0.3, 0.3)
-    >>> [round(x, 2) for x in _drawn(0.0, 0.9, 2, 24)]  # a liquid task where all others collapse
-    [0.1, 0.72]
-    """
-    error = ERROR * (1 / asked - 1 / prompts) ** 0.5
-    pull = error**2 / (error**2 + SPREAD**2) * (mean - order)
-    return order + min(pull, error), order + max(pull, -error)
 
 
 def majority(phases: Sequence[str]) -> str:

@@ -150,6 +150,14 @@ def _of_run(run: Run) -> list[str]:
     unknown = [key for key, task in last.tasks.items() if task.phase == NOT_MEASURABLE]
     if warning := unmeasurable(unknown, read_unanswered(run.folder) if unknown else ()):
         said.append(f"In {name} {warning}.")
+    if of_view := [task.view_order for task in last.tasks.values() if task.view_order is not None]:
+        said.append(
+            f"In {name} {counted(len(of_view), 'task')} of {len(last.tasks)} are compared with the "
+            "base's answers to the plain prompts, as it hardly answers in this view. Against these "
+            f"the base itself, asked in this view, has orders of {min(of_view):.2f} to "
+            f"{max(of_view):.2f}. Where that is above 0, phases count it out; the orders shown do "
+            "not."
+        )
     if ordered := [key for key, task in last.tasks.items() if task.phase == "ordered"]:
         said.append(
             f"In {name} the base answered alike from the start in {', '.join(ordered)}: these "

@@ -28,7 +28,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save, save_file
 
-from crystalmon.metrics.answers import answer_distributions, is_measurable
+from crystalmon.metrics.answers import answer_distributions, is_measurable, order
+from crystalmon.metrics.bootstrap import uniform_weights
 from crystalmon.runs.files import RUN_FILE, explained, json_bytes, write_whole
 from crystalmon.runs.names import DEFAULT_NAME, REFERENCE_FOLDER
 from crystalmon.suites.tasks import TaskSuite
@@ -112,6 +113,15 @@ class Reference:
     def compared(self) -> dict[str, np.ndarray]:
         """By task, [P, C] the log-probabilities that a model's answers are compared with."""
         return {**self.log_choice, **self.plain}
+
+    @property
+    def view_orders(self) -> dict[str, float]:
+        """By task of `plain`, the `order` against it that the base has in its own view."""
+        found = {}
+        for name, plain in self.plain.items():
+            own, base = (answer_distributions(t)[0] for t in (self.log_choice[name], plain))
+            found[name] = float(order(own, base, uniform_weights(len(own))))
+        return {name: value for name, value in found.items() if np.isfinite(value)}
 
     @cached_property
     def _rows(self) -> Any:
