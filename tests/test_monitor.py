@@ -219,6 +219,33 @@ def test_what_was_known_at_the_start_is_used_for_nothing_later(model, tokenizer,
     assert monitor.probe(1, unchanged=True).metrics["entropy"] > base.metrics["entropy"]
 
 
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
+@pytest.mark.parametrize(
+    ("options", "passes"),
+    [
+        ({}, 1),
+        ({"use_dora": True}, 2),
+        ({"modules_to_save": ["lm_head"]}, 2),
+        ({"trainable_token_indices": [3]}, 2),
+        ({"init_lora_weights": False}, 2),
+    ],
+)
+def test_adapters_that_begin_with_nothing_cost_no_pass(
+    model, tokenizer, suite, monkeypatch, options, passes
+):
+    seen = []
+    monkeypatch.setattr(
+        "crystalmon.scoring.score.score_rows",
+        lambda *a, **k: seen.append(1) or score_rows(*a, **k),
+    )
+    adapted = get_peft_model(model, LoraConfig(target_modules=["q_proj", "v_proj"], **options))
+    monitor = Monitor(adapted, tokenizer, suite)
+    first, again = monitor.probe(0, unchanged=True), monitor.probe(1)
+    assert len(seen) == passes + 1
+    for name, task in first.tasks.items():
+        np.testing.assert_array_equal(task.q, again.tasks[name].q)
+
+
 def test_adapters_are_part_of_a_first_probe(model, tokenizer, suite):
     adapted = get_peft_model(model, LoraConfig(target_modules=["q_proj"], init_lora_weights=False))
     record = Monitor(adapted, tokenizer, suite).probe(0, unchanged=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from crystalmon.cli.main import main
+from crystalmon.runs.lock import RunLock
 from crystalmon.runs.store import RunStore
 
 OLD = Path(__file__).parent / "data" / "run_before_rooms"
@@ -32,9 +33,12 @@ COMMANDS = {
 def test_what_is_there_is_shown_and_the_rest_is_named(folder, tmp_path, capsys, command):
     """One rule: what cannot be shown is left out with a note, and told as an error if alone."""
     begun, empty, gone = (tmp_path / name for name in ("begun", "empty", "gone"))
+    starting = tmp_path / "starting"
+    lock = RunLock(starting)
     RunStore.open(begun / "crystalmon", {}, resume_step=None).close()
     empty.mkdir()
     why = {
+        starting: f"the run in {starting} has no probe yet: its training scores the base first.",
         begun: f"the run in {begun / 'crystalmon'} has no probe yet. Wait for its first.",
         empty: f"no crystalmon run in {empty}: {empty / 'run.json'} is missing.",
         gone: f"no crystalmon run in {gone}: there is no such folder.",
@@ -55,6 +59,7 @@ def test_what_is_there_is_shown_and_the_rest_is_named(folder, tmp_path, capsys, 
         for file in tmp_path.glob(f"{out.name}*"):
             assert ("Left out: " in file.read_text()) == (command == "report")
             file.unlink()
+    lock.release()
 
 
 @pytest.mark.parametrize("command", COMMANDS)

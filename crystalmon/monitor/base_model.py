@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -38,7 +38,7 @@ from crystalmon.runs.reference import (
 )
 from crystalmon.scoring.forward import Route
 from crystalmon.scoring.models import (
-    adapter_layers,
+    adapters_change_nothing,
     free_memory,
     load_whole,
     model_name,
@@ -85,6 +85,7 @@ def take_base(
     *,
     ranks: Ranks = ONE,
     progress: Progress | None = None,
+    begin_again: Callable[[], Any] | None = None,
     answers_only: bool = False,
     precision: AskedPrecision = "auto",
 ) -> TakenBase:
@@ -96,6 +97,7 @@ def take_base(
     Args:
         precision: of the layers; see `route.choose_route`. `auto` takes that of a base which is
             already there.
+        begin_again: called before the plain prompts are scored, when `progress` begins anew.
         reference, model, tokenizer, suite, plan, ranks, progress, answers_only: see `find_base`.
 
     Raises:
@@ -117,6 +119,8 @@ def take_base(
     lacking = _unanswered(taken.reference.log_choice)
     if plan.view == "raw" or not lacking or taken.reference.plain:
         return taken
+    if begin_again is not None:
+        begin_again()
     other, failure = attempt(lambda: take(build_plan(suite, tokenizer)).reference)
     one = taken.reference.info
     if other is None or (other.info.fingerprint, other.info.model) != (one.fingerprint, one.model):
@@ -172,8 +176,8 @@ def _take_base(
         ranks=ranks,
         progress=progress,
     )
-    with_adapters = bare and adapter_layers(model)  # a probe would find other answers
-    return replace(own, scores=None) if with_adapters else own
+    as_bare = not bare or ranks.all(adapters_change_nothing(model))
+    return own if as_bare else replace(own, scores=None)  # a probe would find other answers
 
 
 def find_base(

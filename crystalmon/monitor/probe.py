@@ -120,6 +120,7 @@ class Monitor:
                 self.plan,
                 ranks=self.ranks,
                 progress=bar.update,
+                begin_again=bar.reset,
                 answers_only=answers_only,
                 precision=precision,
             )

@@ -8,6 +8,7 @@ the same events. `scripts/validate_detection.py` measures its error rates.
        └────────order < 0.15────┴───────── melting ◀────────┴──────────────────────┘
 
     state.py         what is observed and remembered; the base as the rules need it
+    partial.py       what a probe of few prompts says of order
     order.py         early warning, onset with its back-dating, completion, melting
     seed.py          which base prompt has won, or none; another one's taking over
     seed_fit.py      … by where the prompts' paths lead, one of them that of descent_path.py

@@ -56,8 +56,9 @@ def stage_table(runs: Sequence[Run]) -> list[StageRow]:
     """A row for the last probe of each run, after one for the first probe of those of its base.
 
     That row is named `base`, or `start` if the probe differs from the base: the model of a later
-    stage had been trained before. Of several bases each has its row, which names the run. A scan
-    has a row for each of its stages.
+    stage had been trained before. Where tasks are compared with the base's answers to the plain
+    prompts, it is the base `in its view`. Of several bases each has its row, which names the run.
+    A scan has a row for each of its stages.
 
     Args:
         runs: in the order of training; their names tell them apart, or their folders.
@@ -76,8 +77,11 @@ def stage_table(runs: Sequence[Run]) -> list[StageRow]:
     for run, name, first in zip(runs, names_of(runs), begins, strict=True):
         of = f" of {name}" if sum(begins) > 1 else ""
         if first and not run.stages:
-            drift = run.records[0].metrics.get("free_energy", 0.0)
-            rows.append(StageRow(f"{'start' if drift > SAME else 'base'}{of}", run.records[0]))
+            beginning = run.records[0]
+            what = "start" if beginning.metrics.get("free_energy", 0.0) > SAME else "base"
+            if any(task.view_order is not None for task in beginning.tasks.values()):
+                what += " in its view"
+            rows.append(StageRow(f"{what}{of}", beginning))
         rows += _rows(run, f"{name}: " if len(runs) > 1 else "", name)
     return rows
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from crystalmon.runs.files import EVENTS_FILE, LOG_FILE, RECORDS_FILE, RUN_FILE
 from crystalmon.runs.line_file import LineFile, parse_json
+from crystalmon.runs.lock import LOCK_FILE
 from crystalmon.runs.names import DEFAULT_NAME
 from crystalmon.runs.records import (
     SCHEMA_VERSION,
@@ -226,6 +227,10 @@ def _find_folder(path: Path) -> Path:
     if not path.exists():
         raise NoRunError(f"no crystalmon run in {path}: there is no such folder.")
     found = path / DEFAULT_NAME if (path / DEFAULT_NAME).is_dir() else path
+    if (found / LOCK_FILE).is_file():
+        raise NoRunError(
+            f"the run in {found} has no probe yet: its training scores the base first. Wait for it."
+        )
     missing = f"{found / RUN_FILE} is missing" if found.is_dir() else "it is not a folder"
     raise NoRunError(
         f"no crystalmon run in {path}: {missing}. "

@@ -269,6 +269,23 @@ def adapter_layers(model: nn.Module) -> list[nn.Module]:
     return [module for module in model.modules() if hasattr(module, "_disable_adapters")]
 
 
+def adapters_change_nothing(model: nn.Module) -> bool:
+    """Whether all adapters are LoRA as it begins, with second matrices of zeros.
+
+    False where that cannot be seen: for other adapters, and for weights that are sharded.
+    """
+    from torch.distributed.tensor import DTensor
+
+    for layer in adapter_layers(model):
+        parts = [getattr(layer, name, None) for name in ("lora_B", "lora_embedding_B")]
+        weights = [weight for part in parts if part is not None for weight in part.parameters()]
+        if not weights or getattr(layer, "lora_magnitude_vector", None):  # the latter is DoRA's
+            return False
+        if any(isinstance(each, DTensor) or not each.numel() or each.any() for each in weights):
+            return False
+    return True
+
+
 @contextlib.contextmanager
 def without_adapters(model: nn.Module) -> Iterator[None]:
     """Within, PEFT's layers compute what the layers under them do.
