@@ -7,6 +7,7 @@ Records, trackers, the terminal, the page and the docs read this list.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -268,6 +269,17 @@ METRICS: tuple[Metric, ...] = (
 
 BY_KEY = {metric.key: metric for metric in METRICS}
 BRIEF = tuple(metric for metric in METRICS if metric.brief)
+
+
+def brief_value(metric: Metric, metrics: Mapping[str, float]) -> float:
+    """The value of a brief metric among those of a probe; NaN where it says nothing.
+
+    Crystallinity is the nearness to a seed: it is told where one is held, as the seed mass is.
+    """
+    known = metric.key != "crystallinity" or "seed_mass" in metrics
+    return metrics.get(metric.key, math.nan) if known else math.nan
+
+
 DISSIMILARITY_WINDOWS = tuple(
     int(key.rpartition("_")[2]) for key in BY_KEY if key.startswith("dissimilarity_")
 )

@@ -25,7 +25,7 @@ from crystalmon.runs.names import DEFAULT_NAME, REFERENCE_FOLDER
 from crystalmon.runs.plurals import counted
 from crystalmon.runs.records import EVENT_KINDS, PHASE_EVENT_KINDS, Event, ProbeRecord
 from crystalmon.runs.shares import LEAST, over_limit
-from crystalmon.runs.wordings import end_words
+from crystalmon.runs.wordings import end_words, shared_leader
 from crystalmon.suites.checks import harmless
 from crystalmon.trackers.make import ALERTING
 
@@ -146,8 +146,10 @@ class Console:
         if _tells_more(last):
             self.say(f"tasks: {_by_phase(last)}")
         if choices:
-            leading = (f"{name} {task.leading(choices[name])}" for name, task in last.tasks.items())
-            self.say(f"likeliest answers: {', '.join(leading)}")
+            leading = {name: task.leading(choices[name]) for name, task in last.tasks.items()}
+            told = ", ".join(f"{name} {answer}" for name, answer in leading.items())
+            same = shared_leader(list(leading.values()))
+            self.say(f"likeliest answers: {told}{same and f'; {same}'}")
         if ends := _open_ends(last):
             self.say(f"may end on, at 95%: {ends}")
         for kind, words in advice.items():

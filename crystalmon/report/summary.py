@@ -11,7 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from crystalmon.metrics.catalogue import BRIEF
+from crystalmon.metrics.catalogue import BRIEF, brief_value
 from crystalmon.phases.unconfirmed import phase_words
 from crystalmon.report.frames import base_answers
 from crystalmon.report.lanes import probed_chain
@@ -104,7 +104,7 @@ def format_stage_table(rows: Sequence[StageRow]) -> str:
             row.name,
             str(row.record.step),
             phase_words(row.record),
-            *(number(row.record.metrics.get(metric.key)) for metric in BRIEF),
+            *(number(brief_value(metric, row.record.metrics)) for metric in BRIEF),
             f"{row.locked}/{len(row.record.tasks)}",
             "–" if row.share is None else f"{row.share:.1%}",
         )

@@ -135,6 +135,19 @@ def quoted_suite(run_info: Mapping[str, Any]) -> TaskSuite | None:
         return None
 
 
+def shared_leader(leading: Sequence[str]) -> str:
+    """That one answer is the likeliest in all tasks, in words; empty if there is none.
+
+    >>> shared_leader(["search 87%", "search 91%"])
+    'search leads in all 2 tasks'
+    >>> shared_leader(["search 87%", "mail 91%"])
+    ''
+    """
+    answers = {each.rpartition(" ")[0] for each in leading}
+    found = next(iter(answers)) if len(leading) > 1 and len(answers) == 1 else ""
+    return f"{found} leads in all {len(leading)} tasks" if found else ""
+
+
 def end_words(seed_set: Sequence[int | None], prompts: Sequence[str] = ()) -> str:
     """Where a task's answers may end, in words; nothing before the onset.
 

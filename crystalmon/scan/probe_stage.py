@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from crystalmon.metrics.catalogue import BRIEF
+from crystalmon.metrics.catalogue import BRIEF, brief_value
 from crystalmon.monitor.probe import Monitor
 from crystalmon.phases.unconfirmed import phase_words
 from crystalmon.scan.chat_templates import check_chat_template
@@ -46,9 +46,9 @@ def probe_stage(folder: ScanFolder, step: int, model: Any, tokenizer: Any) -> tu
     made += [(monitor.course.remeasure(each), monitor.events) for each in known if each.step > step]
     folder.write(made, monitor)
     figures = [
-        f"{metric.label} {probed.metrics[metric.key]:.3f} {metric.unit}".rstrip()
+        f"{metric.label} {value:.3f} {metric.unit}".rstrip()
         for metric in BRIEF
-        if math.isfinite(probed.metrics.get(metric.key, math.nan))
+        if math.isfinite(value := brief_value(metric, probed.metrics))
     ]
     seconds = monitor.seconds_a_probe or probed.seconds
     line = ", ".join([f"{seconds:.1f} s", *figures, phase_words(probed)])

@@ -259,7 +259,7 @@ function drawPhases() {
 
 // Those without unit share an axis; liquidity, in nats, is there only where it has no `order`.
 function signalsOf(lane) {
-  const there = briefMetrics(CRYSTALLIZATION).filter((metric) => lane.series[metric.key]), plain = there.filter((metric) => !metric.unit);
+  const there = briefMetrics(CRYSTALLIZATION).filter((metric) => isTold(lane, metric)), plain = there.filter((metric) => !metric.unit);
   return (lane.series.order ? plain : there).map((metric, index) => ({ ...metric, dash: DASHES[index % DASHES.length], width: index ? 2 : 3, label: withUnit(metric) }));
 }
 

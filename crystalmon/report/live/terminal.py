@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from crystalmon.metrics.catalogue import BRIEF
+from crystalmon.metrics.catalogue import BRIEF, brief_value
 from crystalmon.phases.unconfirmed import phase_words
 from crystalmon.report.live.feed import News, RunFeed
 from crystalmon.report.palette import PHASE_COLOURS, PHASE_WORDS
@@ -91,7 +91,7 @@ def _curves(run: Run) -> Table:
     table = Table.grid(padding=(0, 2))
     for metric in BRIEF:
         _, values = run.series(metric.key)
-        if np.isfinite(values).any():
+        if np.isfinite(values).any() and np.isfinite(brief_value(metric, run.records[-1].metrics)):
             top = float(np.nanmax(values)) if metric.unit else 1.0
             line = Text(sparkline(values, top), style=PHASE_COLOURS["liquid"])
             table.add_row(metric.label, line, f"{values[-1]:.3f} {metric.unit}")
