@@ -67,9 +67,9 @@ def test_the_end_says_where_the_run_is_and_how_to_see_it(tmp_path, capsys):
     assert by_task.endswith(
         "tasks: liquid: name; crystallized: coin, die (1 on a wording of the base)"
     )
-    share = make_task().q.mean(axis=0).max()
+    pooled = make_task().q.mean(axis=0)
     assert "likeliest answers: coin " in leading
-    assert leading.endswith(f" {share:.0%}")
+    assert leading.endswith(f" {pooled.max():.0%}; {'abc'[pooled.argmax()]} leads in all 3 tasks")
     assert to_do.endswith("melting: Check that the new data ask for it.")
     place = f"'{tmp_path}/a run/crystalmon'"
     assert detect.endswith(f"crystalmon detect {place}")
