@@ -330,7 +330,8 @@ def test_two_callbacks_have_a_folder_and_names_of_their_own(
     assert (tmp_path / "again" / "crystalmon" / "run.json").is_file()
 
 
-@pytest.mark.filterwarnings("ignore")  # the compiler's own
+@pytest.mark.slow  # the compiler takes minutes
+@pytest.mark.filterwarnings("ignore")  # and warns
 def test_compiled_training_is_watched_and_the_same(tmp_path, model, tokenizer, suite, monkeypatch):
     # the trainer sets them for the whole process
     monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "no")
