@@ -129,8 +129,9 @@ class Bench:
         detector = self._detector
         self._course.events += detector.update(step, q, coverage, asked)
         base = self._base if asked is None else {n: b[asked[n]] for n, b in self._base.items()}
-        orders = {n: order(q[n], base[n], uniform_weights(len(q[n]))) for n in detector.taking_part}
-        mean = detector.mean_order({name: float(value) for name, value in orders.items()})
+        part = detector.taking_part
+        orders = [float(order(q[n], base[n], uniform_weights(len(q[n])))) for n in part]
+        mean = float(np.average(orders, weights=[detector.tasks[n].liquidity for n in part]))
         self._course.orders[step] = mean
         return ProbeRecord(step, None, 0, 0, 0, detector.phase, {"order": mean}, {}, {})
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from test_phases import PROMPTS, geometric, make_base, ramp
 
-from crystalmon.metrics.answers import order
+from crystalmon.metrics.answers import mean_over_tasks, measure_task, order
 from crystalmon.metrics.bootstrap import uniform_weights
 from crystalmon.metrics.catalogue import NOT_MEASURABLE
 from crystalmon.phases import PhaseDetector, SuiteDetector
@@ -130,46 +130,66 @@ def test_half_of_the_wordings_is_enough_whatever_the_rounding(base):
     assert detector.phase == "liquid"
 
 
-def test_what_the_view_alone_makes_is_no_onset(base):
-    """The base in this view answers more alike than to the plain prompts, and stays so."""
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.4])
+def test_between_the_base_to_plain_prompts_and_in_the_view_nothing_is_lost(base, share):
+    """The base answers more alike in this view than to the plain prompts; so does the model."""
     in_view = geometric(base, np.tile(base[3], (PROMPTS, 1)), 0.4)
-    own = float(order(in_view, base, uniform_weights(PROMPTS)))
-    assert own > 0.4
-    naive, fair, events = PhaseDetector(base), PhaseDetector(base), []
+    assert order(in_view, base, uniform_weights(PROMPTS)) > 0.4
+    q = geometric(base, np.tile(base[3], (PROMPTS, 1)), share)
+    naive, fair, events = PhaseDetector(base), PhaseDetector(base, in_view=in_view), []
     for step in range(5):
-        shown = {"measurable": float(step > 0)}
-        naive.update(step, in_view, **shown)
-        events += fair.update(step, in_view, view_order=own, **shown)
-    assert (naive.phase, fair.phase, events) == ("nucleating", "liquid", [])
-
-
-def test_a_collapse_beyond_what_the_view_makes_is_told(base):
-    """Its threshold, and the order, are as the record shows them."""
-    detector, events = PhaseDetector(base), []
-    in_view = geometric(base, np.tile(base[3], (PROMPTS, 1)), 0.4)
-    own = float(order(in_view, base, uniform_weights(PROMPTS)))
-    path = [0.4, *np.linspace(0.4, 0.99, 20), 0.99, 0.99]
-    for step, q in enumerate(collapse(base, path)):
-        found = detector.update(step, q, measurable=1.0, view_order=own)
-        for event in found:
-            if "order" in event.evidence:
-                shown = float(order(q, base, uniform_weights(PROMPTS)))
-                assert event.evidence["order"] == pytest.approx(shown)
-                assert event.evidence["view_order"] == pytest.approx(own)
+        for detector in (naive, fair):
+            found = detector.update(step, q, measurable=float(step > 0))
         events += found
-    onset = next(event for event in events if event.kind == "nucleation_onset")
-    bar = own + 0.2 * (1 - own)
-    assert f"order passed {bar:.2g} " in onset.message
-    assert f"{own:.2f} of it the view alone makes" in onset.message
-    assert onset.evidence["order"] > bar
+    assert (fair.phase, fair.state.orders[-1], events) == ("liquid", 0.0, [])
+    assert naive.phase == ("liquid" if share == 0.0 else "nucleating")
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_outside_it_the_order_counts_from_the_nearer_end(base, swapped):
+    """A collapse is one against both; so is a gain."""
+    near = geometric(base, np.tile(base[3], (PROMPTS, 1)), 0.4)
+    plain, in_view = (near, base) if swapped else (base, near)
+    weights = uniform_weights(PROMPTS)
+    collapsed = geometric(base, np.tile(base[3], (PROMPTS, 1)), 0.9)
+    found = order(collapsed, plain, weights, in_view)
+    assert float(found) == pytest.approx(float(order(collapsed, near, weights)))
+    wild = np.eye(base.shape[1])[np.arange(PROMPTS) % base.shape[1]] * 0.9 + 0.1 / base.shape[1]
+    gained = order(wild, plain, weights, in_view)
+    assert float(gained) == pytest.approx(float(order(wild, base, weights)))
+    assert gained < 0 < found
+
+
+def test_a_collapse_against_both_is_told_with_the_order_of_its_record(base):
+    in_view = geometric(base, np.tile(base[3], (PROMPTS, 1)), 0.4)
+    detector, events = PhaseDetector(base, in_view=in_view), []
+    weights = uniform_weights(PROMPTS)
+    for step, q in enumerate(collapse(base, [0.4, *np.linspace(0.4, 0.99, 20), 0.99, 0.99])):
+        found = detector.update(step, q, measurable=1.0)
+        measured = measure_task(q, base, {}, weights[None], in_view=in_view).metrics["order"]
+        for event in (each for each in found if "order" in each.evidence):
+            assert event.evidence["order"] == pytest.approx(measured)
+        events += found
+    assert "nucleation_onset" in [event.kind for event in events]
     assert detector.phase in ("crystallized", "settling")
 
 
-@pytest.mark.parametrize("own", [None, -0.4, 0.0])
-def test_a_view_that_takes_order_away_changes_nothing(base, own):
-    plain, other = PhaseDetector(base), PhaseDetector(base)
-    for step, q in enumerate(collapse(base, ramp(20))):
-        assert plain.update(step, q) == other.update(step, q, view_order=own)
+def test_a_task_that_answers_alike_in_the_view_has_nothing_to_lose(base):
+    alike = np.tile(base[3], (PROMPTS, 1))
+    weights = uniform_weights(PROMPTS)
+    assert order(alike, base, weights, alike) == 0.0
+    assert order(base, base, weights, alike) == 0.0
+
+
+def test_the_order_of_a_suite_is_its_tasks_by_what_each_has_to_lose(base):
+    in_view = geometric(base, np.tile(base[3], (PROMPTS, 1)), 0.4)
+    q, weights = collapse(base, [0.8])[0], uniform_weights(PROMPTS)
+    one = measure_task(q, base, {}, weights[None])
+    other = measure_task(q, base, {}, weights[None], in_view=in_view)
+    had = sum(task.ratios["order"][1][0] for task in (one, other))
+    expected = 1 - 2 * one.metrics["liquidity"] / had
+    assert mean_over_tasks([one, other], "order")[0] == pytest.approx(expected)
+    assert other.metrics["order"] < mean_over_tasks([one, other], "order")[0] < one.metrics["order"]
 
 
 def test_a_base_that_learns_to_answer_in_a_format(tmp_path, request):
@@ -201,8 +221,6 @@ def test_a_base_that_learns_to_answer_in_a_format(tmp_path, request):
         assert task.phase == NOT_MEASURABLE
         assert task.metrics["measurable"] < 0.5
         assert math.isnan(task.metrics["order"])
-        rows = uniform_weights(len(task.q))
-        assert task.view_order == pytest.approx(float(order(task.q, plain[name], rows)), abs=1e-6)
         np.testing.assert_array_equal(callback.monitor.base_q[name], plain[name])
     assert "order" not in first.metrics
     assert first.phase == NOT_MEASURABLE

@@ -19,6 +19,7 @@ from crystalmon.metrics.divergences import js_divergence
 from crystalmon.metrics.subsets import nested_subsets
 from crystalmon.phases import PhaseDetector, SuiteDetector
 from crystalmon.phases.order import ONSET
+from crystalmon.phases.partial import order_bounds
 from crystalmon.runs.reader import read_run
 from crystalmon.runs.records import ProbeRecord
 
@@ -215,6 +216,21 @@ def test_an_onset_waits_where_two_prompts_cannot_tell_it(spread, mean, told):
     onsets = [event for event in events if event.kind == "nucleation_onset"]
     assert len([event for event in onsets if event.task]) in range(told - 2, told + 1)
     assert (None in {event.task for event in onsets}) == (told > 0)
+
+
+def test_tasks_of_which_all_prompts_are_asked_bound_no_others():
+    of_two = 11 / 24
+    found = order_bounds([0.0] * 5 + [0.3] * 4, 0.13, [0.0] * 5 + [of_two] * 4)
+    assert found[:5] == [(0.0, 0.0)] * 5
+    assert all(low < 0.2 and high > 0.19 for low, high in found[5:])
+
+
+@pytest.mark.parametrize("tasks", [1, 3])
+def test_few_tasks_tell_nothing_together(tasks):
+    """As where the others are not measurable yet."""
+    for low, high in order_bounds([0.5] * tasks, 0.5, [11 / 24] * tasks):
+        assert low < 0.0
+        assert high > 1.0
 
 
 def test_an_event_tells_the_order_that_the_record_has():

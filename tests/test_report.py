@@ -62,13 +62,6 @@ def test_a_later_stage_on_its_own_does_not_begin_at_the_base(drift: float, name:
     assert stage_table([run])[0].name == name
 
 
-def test_a_base_that_is_compared_by_its_plain_answers_is_named_so() -> None:
-    first = make_record(0)
-    tasks = {name: replace(task, view_order=0.3) for name, task in first.tasks.items()}
-    run = replace(make_run("dpo", 0, 50), records=(replace(first, tasks=tasks), make_record(50)))
-    assert stage_table([run])[0].name == "base in its view"
-
-
 def based(root: Path, name: str, rows: list[list[float]]) -> Run:
     """A run of one probe with these answers for its base."""
     info = ReferenceInfo("s", "h", "raw", "p", "m", "t", 2, "i")

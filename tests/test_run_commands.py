@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import warnings
 from pathlib import Path
@@ -38,7 +39,7 @@ def test_what_is_there_is_shown_and_the_rest_is_named(folder, tmp_path, capsys, 
     RunStore.open(begun / "crystalmon", {}, resume_step=None).close()
     empty.mkdir()
     why = {
-        starting: f"the run in {starting} has no probe yet: its training scores the base first.",
+        starting: f"the run in {starting} has no probe yet: its training (process {os.getpid()} on",
         begun: f"the run in {begun / 'crystalmon'} has no probe yet. Wait for its first.",
         empty: f"no crystalmon run in {empty}: {empty / 'run.json'} is missing.",
         gone: f"no crystalmon run in {gone}: there is no such folder.",

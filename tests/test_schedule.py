@@ -252,6 +252,19 @@ def test_a_rise_is_probed_at_its_own_pace():
     assert max(gaps) <= STRIDE * 2000 + 1
 
 
+def test_a_crossing_that_was_none_is_forgotten():
+    """After it, as many probes as without it, and a second crossing is confirmed at once."""
+    passing, _ = simulate(0.02, 1.0, 10.0, 5000, order=lambda step: 0.3 * (1000 < step < 1100))
+    calm, _ = simulate(0.02, 1.0, 10.0, 5000)
+    late = [sum(step > 1500 for step in probed) for probed in (passing, calm)]
+    assert late[0] > 0.8 * late[1]
+    twice, _ = simulate(
+        0.02, 1.0, 10.0, 5000, order=lambda step: 0.3 * (1000 < step < 1010 or step > 3000)
+    )
+    first = min(step for step in twice if step > 3000)
+    assert first + 1 in twice
+
+
 def test_a_threshold_that_is_crossed_is_confirmed_at_the_next_step():
     probed, _ = simulate(0.02, 1.0, 10.0, 5000, order=lambda step: 0.3 * (step >= 1500))
     first = min(step for step in probed if step >= 1500)

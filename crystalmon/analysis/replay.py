@@ -34,7 +34,7 @@ from crystalmon.phases.unconfirmed import phase_words
 from crystalmon.phases.what_to_do import advise_run
 from crystalmon.runs.places import Stages
 from crystalmon.runs.records import Event, ProbeRecord, Stored
-from crystalmon.runs.reference import read_base_answers, read_unanswered
+from crystalmon.runs.reference import read_base_answers, read_in_view, read_unanswered
 from crystalmon.runs.run import Run
 from crystalmon.runs.wordings import task_texts
 
@@ -177,7 +177,7 @@ def _replay(run: Run, base: Mapping[str, np.ndarray]) -> _Replayed:
         ValueError: if the run is damaged.
     """
     inherited, limits = states_of(run.info), Limits(limits_of(run.info))
-    detector = SuiteDetector(base, inherited)
+    detector = SuiteDetector(base, inherited, read_in_view(run.folder))
     detector.training = not run.stages
     found = _Replayed(detector, inherited, [], [], [], [], {name: [] for name in (None, *base)})
     for record in run.records:  # once: a long run's records may lie on disk

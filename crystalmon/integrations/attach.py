@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-ATTACHED = "attached"
-"""What is noted once a trainer is monitored."""
+ATTACHED, REFUSED = "attached", "refused"
+"""What is noted once a trainer is monitored, and once one cannot be."""
 
 
 def attach(module: ModuleType, note: Callable[[str], None]) -> None:
@@ -31,7 +31,7 @@ def attach(module: ModuleType, note: Callable[[str], None]) -> None:
 
     Args:
         module: `transformers.trainer_callback`.
-        note: told `ATTACHED` when a trainer that is monitored begins.
+        note: told `ATTACHED` or `REFUSED` when a trainer begins.
     """
     begin = module.CallbackHandler.on_train_begin
 
@@ -39,8 +39,7 @@ def attach(module: ModuleType, note: Callable[[str], None]) -> None:
     def on_train_begin(handler: Any, args: Any, *given: Any, **options: Any) -> Any:
         watched = _watch(handler, args, module.DefaultFlowCallback)
         control = begin(handler, args, *given, **options)
-        if watched is not None and watched in handler.callbacks:
-            note(ATTACHED)
+        note(ATTACHED if watched in handler.callbacks else REFUSED)
         return control
 
     module.CallbackHandler.on_train_begin = on_train_begin
@@ -96,6 +95,8 @@ def _watch(handler: Any, args: Any, flow: type) -> CrystalCallback | None:
 
 
 def _leave(error: Exception) -> None:
+    if int(os.environ.get("RANK", 0)):
+        return
     logger.warning("crystalmon: this training is not monitored: %s", error)
 
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from crystalmon.integrations.attach import ATTACHED
+from crystalmon.integrations.attach import ATTACHED, REFUSED
 from crystalmon.integrations.settings import NOTES
 
 STARTUP = Path(__file__).resolve().parent / "startup"
@@ -89,6 +89,8 @@ def _say_unmonitored(notes: set[str]) -> None:
         return
     if "missing" in notes:
         why = "its Python cannot import crystalmon"
+    elif REFUSED in notes:
+        why = "what was trained cannot be, as a warning above says"
     elif notes:
         why = "no trainer of transformers began to train a language model"
     else:

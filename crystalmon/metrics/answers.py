@@ -16,7 +16,7 @@ import numpy as np
 
 from crystalmon.metrics.bootstrap import uniform_weights
 from crystalmon.metrics.catalogue import DISSIMILARITY_WINDOWS
-from crystalmon.metrics.divergences import entropy, linear_dissimilarity, ratio
+from crystalmon.metrics.divergences import RESOLUTION, entropy, linear_dissimilarity, ratio
 from crystalmon.metrics.diversity import diversity_metrics
 from crystalmon.metrics.seeds import nearest_seed, seed_distances, seed_metrics, seed_ratios
 
@@ -64,18 +64,53 @@ def is_ordered(b: np.ndarray) -> bool:
     return bool(liquidity(b, uniform_weights(len(b))) < ORDERED_LIQUIDITY * np.log(b.shape[1]))
 
 
-def order(q: np.ndarray, b: np.ndarray, w: np.ndarray) -> np.ndarray:
+def order(
+    q: np.ndarray, b: np.ndarray, w: np.ndarray, in_view: np.ndarray | None = None
+) -> np.ndarray:
     """1 − liquidity(q) / liquidity(b): 0 as liquid as the base, 1 all prompts alike.
 
     Negative when the prompts differ more than in the base; NaN when liquidity(b) is 0
-    to rounding.
+    to rounding. With `in_view` it is relative to `held_against`, and 0 if that is 0.
 
     >>> alike, unlike, w = np.full((2, 2), 0.5), np.eye(2), uniform_weights(2)
     >>> float(order(unlike, unlike, w)), float(order(alike, unlike, w))
     (0.0, 1.0)
     """
-    before = liquidity(b, w)
-    return ratio(before - liquidity(q, w), before)
+    return ratio(*order_parts(liquidity(q, w), held_against(q, b, w, in_view), in_view))
+
+
+def order_parts(
+    now: np.ndarray, before: np.ndarray, in_view: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """What `order` divides, and by what. If nothing is held against nothing in a view, it is 0."""
+    return before - now, before if in_view is None else np.maximum(before, 2 * RESOLUTION)
+
+
+def held_against(
+    q: np.ndarray, b: np.ndarray, w: np.ndarray, in_view: np.ndarray | None = None
+) -> np.ndarray:
+    """The base's liquidity that q's is held against, in nats: L(b), unless there is `in_view`.
+
+    A base that does not answer in the view of a run is asked the plain prompts too: b. Between its
+    liquidity there and in the view, what the format does cannot be told from what training does. So
+    q is held against the nearest value of that range: within it `order` is 0, outside it counts
+    from the nearer end.
+
+    Args:
+        q, b, w: see `order`.
+        in_view: [P, C] the base's answers in the view, if b are those to the plain prompts.
+
+    >>> b, w = np.array([[0.9, 0.1], [0.1, 0.9]]), uniform_weights(2)
+    >>> half = np.array([[0.7, 0.3], [0.3, 0.7]])
+    >>> found = held_against(half, b, w, in_view=np.full((2, 2), 0.5))
+    >>> bool(found == liquidity(half, w)), round(float(held_against(half, b, w)), 3)
+    (True, 0.368)
+    """
+    plain = liquidity(b, w)
+    if in_view is None:
+        return plain
+    other = liquidity(in_view, w)
+    return np.clip(liquidity(q, w), np.minimum(plain, other), np.maximum(plain, other))
 
 
 def is_measurable(coverage: np.ndarray) -> bool:
@@ -149,6 +184,7 @@ def measure_task(
     seed: int | None = None,
     *,
     asked: np.ndarray | None = None,
+    in_view: np.ndarray | None = None,
     changes: Mapping[str, np.ndarray] | None = None,
 ) -> TaskMeasurement:
     """Every metric of one task, with its bootstrap over prompts.
@@ -166,6 +202,8 @@ def measure_task(
             then an estimate of what all prompts would show: few differ less among each other
             than many, so it is that of the prompts asked, times L(b) / L(b[asked]), and
             `entropy_mixture`, β and γ diversity follow from it.
+        in_view: [P, C] the base's answers in the view, if b are those to the plain prompts; see
+            `held_against`.
         changes: [p] values by key, of which the mean is over the prompts that have one; see
             `dissimilarities`.
 
@@ -186,13 +224,15 @@ def measure_task(
     values |= {key: _mean_of_known(stacked, value) for key, value in (changes or {}).items()}
     values["entropy"] = stacked @ entropy(q)
     scale = _to_whole(b, asked)
-    before, now = (scale * liquidity(each, stacked) for each in (b[asked], q))
+    now = scale * liquidity(q, stacked)
+    view = None if in_view is None else in_view[asked]
+    before = scale * held_against(q, b[asked], stacked, view)
     values["liquidity"] = np.minimum(now, np.log(min(b.shape)))  # scaled, it may be more
     pooled = values["entropy"] + values["liquidity"]
     values["entropy_mixture"] = np.minimum(pooled, np.log(b.shape[1]))
     values |= diversity_metrics(values, q, b[asked], stacked)
     values |= seed_metrics(q, b, seed, stacked, asked)
-    ratios = {"order": (before - now, before)}
+    ratios = {"order": order_parts(now, before, view)}
     ratios |= seed_ratios(q, b, seed, stacked, asked)
     values |= {key: ratio(*parts) for key, parts in ratios.items()}
     metrics = {key: float(value[0]) for key, value in values.items()}

@@ -46,6 +46,7 @@ class Metric:
         summary: how to read it, in one line.
         formula: its definition, in the notation of `README.md`.
         brief: shown also where there is room for a few metrics only.
+        brief_if_held: there only if the detector holds a seed, which it is the nearness to.
         nucleation: relative to what the base has to lose: NaN of a task whose base is ordered or
             that is not measurable, and the suite's value leaves it out.
         held: of the seed that the detector holds: NaN of a task without one, and the suite's value
@@ -62,6 +63,7 @@ class Metric:
     summary: str
     formula: str
     brief: bool = False
+    brief_if_held: bool = False
     nucleation: bool = False
     held: bool = False
     low: float = 0.0
@@ -84,7 +86,7 @@ METRICS: tuple[Metric, ...] = (
         "crystallinity", "crystallinity", "", "both", "lower", _ALIKE,
         "nearness of wordings to the seed's answers; 0: as in the base, below: farther, 1: equal",
         "1 − seed_jsd / (the same of the base)",
-        brief=True, nucleation=True, low=-math.inf, high=1.0,
+        brief=True, brief_if_held=True, nucleation=True, low=-math.inf, high=1.0,
     ),
     Metric(
         "seed_mass", "seed mass", "", "both", "higher", _ALIKE,
@@ -272,11 +274,8 @@ BRIEF = tuple(metric for metric in METRICS if metric.brief)
 
 
 def brief_value(metric: Metric, metrics: Mapping[str, float]) -> float:
-    """The value of a brief metric among those of a probe; NaN where it says nothing.
-
-    Crystallinity is the nearness to a seed: it is told where one is held, as the seed mass is.
-    """
-    known = metric.key != "crystallinity" or "seed_mass" in metrics
+    """The value of a brief metric among those of a probe; NaN where it is not to be shown."""
+    known = not metric.brief_if_held or math.isfinite(metrics.get("seed_mass", math.nan))
     return metrics.get(metric.key, math.nan) if known else math.nan
 
 

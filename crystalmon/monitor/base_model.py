@@ -38,6 +38,7 @@ from crystalmon.runs.reference import (
 )
 from crystalmon.scoring.forward import Route
 from crystalmon.scoring.models import (
+    UnsupportedModel,
     adapters_change_nothing,
     free_memory,
     load_whole,
@@ -85,7 +86,7 @@ def take_base(
     *,
     ranks: Ranks = ONE,
     progress: Progress | None = None,
-    begin_again: Callable[[], Any] | None = None,
+    begin_again: Callable[[int], Any] | None = None,
     answers_only: bool = False,
     precision: AskedPrecision = "auto",
 ) -> TakenBase:
@@ -97,7 +98,8 @@ def take_base(
     Args:
         precision: of the layers; see `route.choose_route`. `auto` takes that of a base which is
             already there.
-        begin_again: called before the plain prompts are scored, when `progress` begins anew.
+        begin_again: called before the plain prompts are scored, with their number of rows, which
+            `progress` then counts.
         reference, model, tokenizer, suite, plan, ranks, progress, answers_only: see `find_base`.
 
     Raises:
@@ -119,9 +121,14 @@ def take_base(
     lacking = _unanswered(taken.reference.log_choice)
     if plan.view == "raw" or not lacking or taken.reference.plain:
         return taken
-    if begin_again is not None:
-        begin_again()
-    other, failure = attempt(lambda: take(build_plan(suite, tokenizer)).reference)
+
+    def take_plain() -> Reference:
+        raw = build_plan(suite, tokenizer)
+        if begin_again is not None:
+            begin_again(len(raw.rows))
+        return take(raw).reference
+
+    other, failure = attempt(take_plain)
     one = taken.reference.info
     if other is None or (other.info.fingerprint, other.info.model) != (one.fingerprint, one.model):
         logger.info("the base is not known in the view raw: %s", describe(failure))
@@ -267,6 +274,8 @@ def _score_other(
         return own_base(
             base, tokenizer, suite, plan, precision=precision, progress=progress
         ).reference
+    except UnsupportedModel as error:  # the model in training is not to blame
+        raise ValueError(f"reference {name!r} cannot be scored: {error}") from error
     finally:
         del base
         free_memory()

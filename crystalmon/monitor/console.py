@@ -73,8 +73,8 @@ class Console:
         if plain := ", ".join(monitor.reference.plain):
             self.say(
                 f"the base hardly answers {plain} in this view, so the model's answers to them "
-                "will be compared with the base's answers to the plain prompts; phases count out "
-                "what the view alone changes"
+                "will be compared with the base's answers to the plain prompts too: order is 0 "
+                "while liquidity lies between the two"
             )
         if warning := unmeasurable(monitor.unanswered, monitor.unanswered):
             self.say(warning)

@@ -41,7 +41,8 @@ class Course:
     Args:
         base_q: by task, in the suite's order, the base's answers [P, C].
         view: how prompts are rendered.
-        view_orders: by task that is compared with the base's plain answers; see `TaskRecord`.
+        in_view: by task that is compared with the base's answers to the plain prompts, those in its
+            view [P, C].
 
     Attributes:
         detector: of the phases.
@@ -55,10 +56,10 @@ class Course:
         self,
         base_q: Mapping[str, np.ndarray],
         view: str,
-        view_orders: Mapping[str, float] | None = None,
+        in_view: Mapping[str, np.ndarray] | None = None,
     ) -> None:
-        self.base_q, self._view, self._view_orders = base_q, view, view_orders or {}
-        self.detector = SuiteDetector(base_q)
+        self.base_q, self._view, self._in_view = base_q, view, in_view or {}
+        self.detector = SuiteDetector(base_q, in_view=in_view)
         self.events: list[Event] = []
         self.raised: list[Event] = []
         self.last_step = -1
@@ -69,7 +70,7 @@ class Course:
     def inherit(self, states: Mapping[str, PhaseState]) -> None:
         """Before the first probe, take over the phases of the run that the model came from."""
         self.inherited = dict(states)
-        self.detector = SuiteDetector(self.base_q, states)
+        self.detector = SuiteDetector(self.base_q, states, self._in_view)
 
     def measure(
         self,
@@ -94,9 +95,7 @@ class Course:
             for key in ("coverage", "measurable", "free_energy")
         )
         partial = {name: self._partial(name, rows) for name, rows in asked.items()}
-        self.events = self.detector.update(
-            step, q, coverage, partial, shares, free_energy, self._view_orders
-        )
+        self.events = self.detector.update(step, q, coverage, partial, shares, free_energy)
         return measured
 
     def replay(self, record: ProbeRecord) -> list[Event]:
@@ -163,7 +162,6 @@ class Course:
                 view=self._view,
                 asked=self._partial(name, asked[name]),
                 seed_set=sets[name],
-                view_order=self._view_orders.get(name),
             )
             for name, task in measured.items()
         }
@@ -212,6 +210,7 @@ class Course:
                 bootstrap_weights(len(rows), REPLICATES, rng),
                 self.detector.tasks[name].seed,
                 asked=rows,
+                in_view=self._in_view.get(name),
                 changes=dissimilarities(np.stack([*past, q[name]])),
             )
             start = stop

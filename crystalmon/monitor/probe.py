@@ -21,6 +21,7 @@ from crystalmon.monitor.base_answers import compare_vocabulary
 from crystalmon.monitor.base_model import take_base
 from crystalmon.monitor.course import Asked, Course
 from crystalmon.phases import SuiteDetector
+from crystalmon.phases.partial import LEAST_TASKS
 from crystalmon.runs.records import Event, ProbeRecord
 from crystalmon.runs.reference import Reference
 from crystalmon.scoring.compatibility import check_fit
@@ -40,9 +41,6 @@ is proven again."""
 
 PARTIAL = (2, 4, 8)
 """Prompts of each task that a partial probe may ask."""
-LEAST_TASKS = 4
-"""Tasks that may collapse, with fewer of which a suite has no partial probes: they could not tell
-the collapse of one task from the doing of the few prompts asked."""
 
 
 class Monitor:
@@ -81,7 +79,7 @@ class Monitor:
     prompts are split among them, and each has the whole record.
 
     Raises:
-        UnsupportedModel: if the model has no language-modelling head.
+        UnsupportedModel: if the model cannot be measured; the message says why.
         ValueError: for a faulty suite, an unknown precision, or a reference that does not fit; the
             message says which.
     """
@@ -111,7 +109,14 @@ class Monitor:
         self._all: Asked = {task.name: np.arange(len(task.prompts)) for task in self.suite}
         self._batch_tokens: int | None = None
         self.progress = progress
-        with self._bar("reference", len(self.plan.rows)) as bar:
+        bar = self._bar("reference", len(self.plan.rows))
+
+        def begin_again(rows: int) -> None:
+            nonlocal bar
+            bar.close()
+            bar = self._bar("reference, plain prompts", rows)
+
+        try:
             base = take_base(
                 reference,
                 model,
@@ -119,11 +124,13 @@ class Monitor:
                 self.suite,
                 self.plan,
                 ranks=self.ranks,
-                progress=bar.update,
-                begin_again=bar.reset,
+                progress=lambda rows: bar.update(rows),
+                begin_again=begin_again,
                 answers_only=answers_only,
                 precision=precision,
             )
+        finally:
+            bar.close()
         self.reference, self.route = base.reference, base.route
         self.is_own_base, self.remembered = base.is_own, base.remembered
         self.without_adapters = str(reference) == "auto"
@@ -133,7 +140,7 @@ class Monitor:
         self.base_q = {name: q for name, (q, _) in answers.items()}
         self.base_coverage = {name: float(share.mean()) for name, (_, share) in answers.items()}
         self._answered = {name: share >= MEASURABLE for name, (_, share) in answers.items()}
-        self.course = Course(self.base_q, view, self.reference.view_orders)
+        self.course = Course(self.base_q, view, self.reference.in_view)
         self.subsets = self._choose_subsets()
         self._spent = time.perf_counter() - self._started
         self.doubtful_after: int | None = None

@@ -159,9 +159,9 @@ class Schedule:
     probe at the end is kept back; it asks all prompts if that fits. Other probes ask as many as
     leave room for `ENOUGH` of them. While the model moves, the next probe is due when `order`
     should have changed by `STRIDE`, or at the next step if it has crossed the onset, completion or
-    melting, which a second probe confirms. If it is beyond, and the phase still does not change,
-    few prompts cannot tell: the next probes ask more. Half of what was meant for later may be spent
-    on these.
+    melting, which a second probe confirms. As long as it is beyond and the phase does not change,
+    few prompts cannot tell: the next steps are probed too, and every second probe asks more. Half
+    of what was meant for later may be spent on these.
 
     However small the budget, a run gets `LEAST` probes after the first, of the smallest size, the
     last of them at the end.
@@ -185,7 +185,7 @@ class Schedule:
         self._seen: deque[tuple[int, float]] = deque(maxlen=PACED_BY)
         self._change_due = math.inf
         self._resting_until = 0.0
-        self._phase, self._beyond = "", 0
+        self._phase, self._waiting = "", 0
 
     def begin(self, step: int) -> None:
         """Training begins at step 0, or where it resumes; what that took has been spent."""
@@ -267,7 +267,7 @@ class Schedule:
     def _larger_than(self, size: int) -> int:
         """One size more for every two probes after which the phase should have changed."""
         sizes = sorted(self.tokens)
-        return sizes[min(sizes.index(size) + self._beyond // 2, len(sizes) - 1)]
+        return sizes[min(sizes.index(size) + self._waiting // 2, len(sizes) - 1)]
 
     def taken(self) -> None:
         """Take note that a probe begins; one that fails is not tried again."""
@@ -282,8 +282,8 @@ class Schedule:
         step, order = record.step, record.metrics.get("order", math.nan)
         beyond = _beyond(record.phase, order)
         stays, self._phase = record.phase == self._phase, record.phase
-        self._beyond = (self._beyond if stays else 0) + (beyond >= 0)
-        self._confirms = beyond >= 0 and self._beyond < 2 * len(self.tokens)
+        self._waiting = max((self._waiting if stays else 0) + (1 if beyond >= 0 else -1), 0)
+        self._confirms = beyond >= 0 and self._waiting < 2 * len(self.tokens)
         self._change_due = step + (1 if self._confirms else self._pace(step, order, beyond))
         self._seen.append((step, order))
 

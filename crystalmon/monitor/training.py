@@ -327,13 +327,13 @@ class Training:
         base = monitor.reference.info.id
         monitor.course.limits = Limits(self._settings.limits)
         monitor.course.inherit(ranks.on_main(lambda: origin.inherited(base, monitor.base_q)))
+        self._schedule.tokens = tokens = monitor.tokens()
         for record in history:
             monitor.replay(record)
             self._schedule.probed(record)
         before, limits = ranks.on_main(origin.limits), self._settings.limits
         monitor.course.limits.forget(key for key in limits if before.get(key) != limits[key])
         self.last_step = history[-1].step if history else -1
-        self._schedule.tokens = tokens = monitor.tokens()
         if monitor.seconds_a_probe is not None:
             self._meter.expect(max(tokens.values()), monitor.seconds_a_probe)
 

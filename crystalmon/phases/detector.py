@@ -31,16 +31,23 @@ class PhaseDetector:
         reference_q: [P, C] choice distributions of the frozen base model.
         task: the task's name, for its events.
         state: what it remembers from before, such as a seed that an earlier stage has locked.
+        in_view: [P, C] the base's answers in the view, if `reference_q` are those to the plain
+            prompts; see `answers.held_against`.
 
     Raises:
-        ValueError: if `reference_q` is not [P, C] on the simplex, or the state's seed is none of
+        ValueError: if either is not [P, C] on the simplex, or the state's seed is none of
             its prompts.
     """
 
     def __init__(
-        self, reference_q: Any, task: str | None = None, state: PhaseState | None = None
+        self,
+        reference_q: Any,
+        task: str | None = None,
+        state: PhaseState | None = None,
+        in_view: Any = None,
     ) -> None:
-        self._base = Base.of(check_simplex("reference_q", reference_q))
+        view = None if in_view is None else check_simplex("in_view", in_view)
+        self._base = Base.of(check_simplex("reference_q", reference_q), view)
         self._task = task
         prompts, seed = len(self._base.q), None if state is None else state.seed
         if seed is not None and not 0 <= seed < prompts:
@@ -91,7 +98,6 @@ class PhaseDetector:
         coverage: float | None = None,
         asked: Sequence[int] | None = None,
         measurable: float | None = None,
-        view_order: float | None = None,
     ) -> list[Event]:
         """Take one probe; return the events it raises.
 
@@ -103,21 +109,11 @@ class PhaseDetector:
                 None.
             measurable: the share of them that can be measured; all if None. If it is too small,
                 the phase is `not measurable`, and no event but `format_drift` is raised.
-            view_order: where the base's answers are those to the plain prompts: the `order` against
-                them that the base has in the view in which the model is asked. If it is above 0,
-                this much is the view's doing, and phases are told by (order − v) / (1 − v).
 
         Raises:
             ValueError: see `observe`.
         """
-        seen = self.observe(
-            step,
-            q,
-            coverage=coverage,
-            asked=asked,
-            measurable=measurable,
-            view_order=view_order,
-        )
+        seen = self.observe(step, q, coverage=coverage, asked=asked, measurable=measurable)
         return self.take(seen)
 
     def observe(
@@ -128,7 +124,6 @@ class PhaseDetector:
         coverage: float | None = None,
         asked: Sequence[int] | None = None,
         measurable: float | None = None,
-        view_order: float | None = None,
     ) -> Observation:
         """A probe measured against the base, for `take`; the arguments are those of `update`.
 
@@ -153,7 +148,7 @@ class PhaseDetector:
                 "Replay a run in the order of its steps."
             )
         share = 1.0 if measurable is None else measurable
-        return self._base.read(step, q, coverage, asked, share, view_order or 0.0)
+        return self._base.read(step, q, coverage, asked, share)
 
     def take(self, now: Observation) -> list[Event]:
         """Take a probe that `observe` has measured; return the events it raises."""

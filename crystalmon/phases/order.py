@@ -32,7 +32,8 @@ WARNING = 0.11
 WARNING_SIGMAS = 3.0
 """Doubt there, in standard deviations of `order` between probes."""
 WARNING_PROMPTS = 8
-"""Prompts that a partial probe must ask for one: what fewer do has no lower end that holds."""
+"""A partial probe warns early only if it asks this many prompts: the bootstrap over fewer has no
+lower end that holds."""
 INTERVAL_SIGMAS = 2.0
 """Doubt about each order, on either side, for the onset's 95% interval."""
 
@@ -70,7 +71,7 @@ def warning_rule(base: Base, state: PhaseState, now: Observation) -> Outcome:
         return state, []
     evidence = {"orders": list(recent), "steps": list(state.steps[-4:]), "noise": state.sigma}
     evidence["least_order"] = least
-    message = f"order has risen at each of the last 3 probes, to {now.with_view(now.order):.2f}"
+    message = f"order has risen at each of the last 3 probes, to {now.words(now.least)}"
     return state.once("early_warning"), [now.event("early_warning", evidence, message)]
 
 
@@ -85,23 +86,17 @@ def nucleation_rule(base: Base, state: PhaseState, now: Observation) -> Outcome:
     if state.phase == "liquid" and state.streaks["onset"] >= CONFIRM:
         low, high, crossing = back_date(state)
         evidence = base.order_evidence(now) | {"noise": state.sigma, "onset_interval": [low, high]}
-        bar, shown = f"{now.with_view(ONSET):.2g}", f"now {now.with_view(now.order):.2f}"
-        if now.least != now.order:
-            shown += (
-                f" by {len(now.q)} prompts, {now.with_view(now.least):.2f} with all tasks weighed"
-            )
-        if now.view_order:
-            shown += f"; {now.view_order:.2f} of it the view alone makes"
-        message = f"order passed {bar} between steps {low} and {high} ({shown})"
+        shown = f"now {now.words(now.least)}"
+        message = f"order passed {ONSET} between steps {low} and {high} ({shown})"
         if low < state.steps[0]:
             first = f"when it was first measured, at step {state.steps[0]}"
-            message = f"order was past {bar} already {first} ({shown})"
+            message = f"order was past {ONSET} already {first} ({shown})"
         else:
             evidence["onset_step"] = crossing
         events.append(now.event("nucleation_onset", evidence, message))
         state = replace(state, phase="nucleating")
     if state.phase in ("nucleating", "melting") and state.streaks["complete"] >= CONFIRM:
-        message = f"order has reached {now.with_view(now.order):.2f}: the prompts answer alike"
+        message = f"order has reached {now.words(now.least)}: the prompts answer alike"
         events.append(now.event("nucleation_complete", base.order_evidence(now), message))
         state = replace(state, phase="crystallized")
     if state.phase in ("nucleating", "melting") and state.streaks["liquid"] >= CONFIRM:
@@ -139,7 +134,7 @@ def melting_rule(base: Base, state: PhaseState, now: Observation) -> Outcome:
     state = state.streak(melting=now.most < MELT)
     if state.phase not in ("crystallized", "settling") or state.streaks["melting"] < CONFIRM:
         return state, []
-    message = f"order has fallen to {now.with_view(now.order):.2f}: the prompts differ again"
+    message = f"order has fallen to {now.words(now.most)}: the prompts differ again"
     event = now.event("melting", base.order_evidence(now), message)
     state = replace(state, phase="melting", lock=None, candidate=None)
     return state.rearm("seedless_collapse"), [event]

@@ -1,6 +1,6 @@
-"""What a probe of few prompts says of each task's `order`: a least and a most, told by all tasks.
+"""What a probe of few prompts says of each task's `order`: bounds, told by all tasks together.
 
-Two prompts of a task have no interval of their own. The tasks of the suite have one together.
+Two prompts of a task have no interval of their own. The tasks of a suite have one together.
 """
 
 from __future__ import annotations
@@ -9,41 +9,47 @@ from collections.abc import Sequence
 
 import numpy as np
 
-ERROR = 0.15
-"""Standard error of a task's `order` by p of its P prompts, over √(1/p − 1/P), at the least: that
-of trained runs of `liquid-tiny`, 0.20, 0.15 and 0.13 for 2, 4 and 8 of 24. SFT of SmolLM2-135M has
-0.3 on plain texts, and 0.75 in chat."""
+ERROR, LARGE_ERROR = 0.15, 0.75
+"""Standard error of a task's `order` by p of its P prompts, over √(1/p − 1/P): the least, which is
+that of trained runs of `liquid-tiny` (0.20, 0.15 and 0.13 for 2, 4 and 8 of 24), and that of an SFT
+of SmolLM2-135M in chat, the largest that was seen."""
 SPREAD = 0.05
-"""Standard deviation of the tasks' own orders about the mean of all, there: 0.02 to 0.08 by run."""
+"""Standard deviation of the tasks' own orders about the mean of all, in runs of `liquid-tiny`: 0.02
+to 0.08 by run."""
 DOUBT = 0.5
 """Standard errors by which the mean of all tasks is doubted. With 1, the onset of one run of
 `liquid-tiny` is told 24% of the run late; with 0, two tasks of SmolLM2 have an onset that all their
 prompts do not show."""
+LEAST_TASKS = 4
+"""Tasks with fewer of which the collapse of one cannot be told from the doing of few prompts."""
 ROBUST = 1.4826
 """Standard deviation of a normal distribution over its median absolute deviation."""
 
 
 def order_bounds(
-    orders: Sequence[float], mean: float, shares: Sequence[float]
+    orders: Sequence[float] | np.ndarray, mean: float, shares: Sequence[float]
 ) -> list[tuple[float, float]]:
-    """By task, the order by which a high one is told, and the one by which a low one is.
+    """By task, bounds of its order: rising phases are told by the lower, falling ones by the upper.
 
-    Tasks differ by an error e, as few prompts were asked, and of their own, by s. With
-    w = e² / (e² + s²), and h a doubt about the mean, each is drawn to the mean of all:
+    Tasks differ by the error e of asking few prompts, and by s of their own. With
+    w = e² / (e² + s²) and the doubt h about the mean, each is drawn to the mean of all:
 
-        least = order + min(w · (mean − h − order), e₀)
-        most = order + max(w · (mean + h − order), −e₀)
+        lower = order + min(w · (mean − h − order), e₀)
+        upper = order + max(w · (mean + h − order), −e₀)
 
     That is the limited translation estimator (Efron and Morris 1972,
-    doi:10.1080/01621459.1972.10481215), limited on one side: other tasks may put off what a task
-    seems to do, but not make up what it does not. s is `SPREAD` and e₀ = `ERROR` · √share. e is e₀
-    too, unless the orders spread by more, by their median absolute deviation: then e² is what s²
-    leaves of that, and h is `DOUBT` · √((e² − e₀²) / T).
+    doi:10.1080/01621459.1972.10481215), limited on one side: the other tasks can put off an onset
+    without limit, and bring one forward by at most e₀ = `ERROR` · √share. s is `SPREAD`. e² is the
+    larger of e₀² and (spread² − s²) · share / (median share), with the orders' spread as their
+    median absolute deviation tells it, and h = `DOUBT` · √((e² − e₀²) / T) at the median share.
+
+    Of fewer than `LEAST_TASKS` tasks there is no such spread: the order of each is off by at most
+    `LARGE_ERROR` · √share then.
 
     Args:
         orders: of T tasks.
         mean: over the tasks, as the suite's.
-        shares: by task, 1/p − 1/P. It is 0 where all are asked, and nothing is changed.
+        shares: by task, 1/p − 1/P. It is 0 where all prompts are asked: both bounds are the order.
 
     >>> order_bounds([0.3, 0.2], 0.25, [0, 0])
     [(0.3, 0.3), (0.2, 0.2)]
@@ -51,15 +57,17 @@ def order_bounds(
     >>> [round(x, 2) for x in order_bounds([0.9] * 9 + [0.0], 0.81, of_two)[-1]]
     [0.1, 0.65]
     """
-    share = float(np.median(shares)) if len(orders) else 0.0
-    if not share:
-        return [(order, order) for order in orders]
-    spread = ROBUST * float(np.median(np.abs(np.array(orders) - np.median(orders))))
-    unit = max(ERROR**2, (spread**2 - SPREAD**2) / share)
-    half = DOUBT * ((unit - ERROR**2) * share / len(orders)) ** 0.5
+    partly = [share for share in shares if share > 0]
+    if len(orders) < LEAST_TASKS or not partly:
+        errors = [LARGE_ERROR * share**0.5 for share in shares]
+        return [(order - e, order + e) for order, e in zip(orders, errors, strict=True)]
+    median = float(np.median(partly))
+    spread = ROBUST * float(np.median(np.abs(np.asarray(orders) - np.median(orders))))
+    variance = max(ERROR**2, (spread**2 - SPREAD**2) / median)  # of the error, by share
+    doubt = DOUBT * ((variance - ERROR**2) * median / len(orders)) ** 0.5
     found = []
-    for order, own in zip(orders, shares, strict=True):
-        weight, error = unit * own / (unit * own + SPREAD**2), ERROR * own**0.5
-        low, high = (weight * (mean + side * half - order) for side in (-1, 1))
-        found.append((order + min(low, error), order + max(high, -error)))
+    for order, share in zip(orders, shares, strict=True):
+        weight, least = variance * share / (variance * share + SPREAD**2), ERROR * share**0.5
+        low, high = (weight * (mean + side * doubt - order) for side in (-1, 1))
+        found.append((order + min(low, least), order + max(high, -least)))
     return found

@@ -11,7 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from crystalmon.metrics.answers import MAJORITY, is_ordered, liquidity, order
+from crystalmon.metrics.answers import (
+    MAJORITY,
+    held_against,
+    is_ordered,
+    liquidity,
+    order,
+    order_parts,
+)
 from crystalmon.metrics.bootstrap import (
     REPLICATES,
     bootstrap_intervals,
@@ -153,21 +160,6 @@ class PhaseState:
         return replace(self, measurable=now.measurable, coverage=coverage)
 
 
-def without_view(order: float, view_order: float | None) -> float:
-    """(order − v) / (1 − v): an order with that which the view alone makes counted out.
-
-    Args:
-        order: against the base's answers to the plain prompts.
-        view_order: v, that of the base in the view in which the model is asked. If it is not above
-            0, or is None, the order stays as it is.
-
-    >>> without_view(0.6, 0.2), without_view(0.6, -0.4)
-    (0.5, 0.6)
-    """
-    shift = max(view_order or 0.0, 0.0)
-    return (order - shift) / (1.0 - shift) if shift < 1.0 else 0.0
-
-
 @dataclass(frozen=True)
 class Observation:
     """One probe of one task, measured against the base by `Base.read`.
@@ -178,11 +170,10 @@ class Observation:
         q: [p, C] their choice distributions.
         coverage: mean total probability of the choices, or None if not known.
         measurable: whether enough of the prompts have enough of it.
-        order: of `q` against the base's answers to the same prompts; what the view alone makes of
-            it is counted out, see `PhaseDetector.update`.
-        least, most: what it may be: of a partial probe, `order_bounds` moves the two apart.
+        order: of `q` against the base's answers to the same prompts.
+        least, most: its bounds: of a partial probe, `order_bounds` moves the two apart.
+        before: the base's liquidity that the order is relative to.
         mean: [C] the answers pooled over prompts.
-        view_order: what was counted out.
     """
 
     step: int
@@ -193,12 +184,15 @@ class Observation:
     order: float
     least: float
     most: float
+    before: float
     mean: np.ndarray = field(repr=False)
-    view_order: float = 0.0
 
-    def with_view(self, order: float) -> float:
-        """An order with that of the view counted in again, as records show it."""
-        return self.view_order + (1.0 - self.view_order) * order
+    def words(self, bound: float) -> str:
+        """The order, and the bound that an event was told by where few prompts were asked."""
+        words = f"{self.order:.2f}"
+        if bound == self.order:
+            return words
+        return f"{words} by {len(self.q)} prompts, {bound:.2f} with all tasks weighed"
 
     def event(self, kind: str, evidence: Mapping[str, Any], message: str) -> Event:
         """An event of this probe; the detector adds the task."""
@@ -215,6 +209,7 @@ class Base:
         liquidity: of the answers.
         supports: [P, C] by prompt, the choices that hold nearly all of it.
         candidates: its prompts as possible seeds.
+        in_view: [P, C] its answers in the view, if `q` are those to the plain prompts.
     """
 
     q: np.ndarray = field(repr=False)
@@ -222,12 +217,14 @@ class Base:
     liquidity: np.ndarray
     supports: np.ndarray = field(repr=False)
     candidates: Candidates = field(repr=False)
+    in_view: np.ndarray | None = field(default=None, repr=False)
 
     @classmethod
-    def of(cls, q: np.ndarray) -> Base:
+    def of(cls, q: np.ndarray, in_view: np.ndarray | None = None) -> Base:
         """From its answers [P, C], on the simplex."""
         ordered, own = min(q.shape) < 2 or is_ordered(q), liquidity(q, uniform_weights(len(q)))
-        return cls(q, ordered, own, np.stack([support(row) for row in q]), Candidates.of(q))
+        supports = np.stack([support(row) for row in q])
+        return cls(q, ordered, own, supports, Candidates.of(q), in_view)
 
     def read(
         self,
@@ -236,7 +233,6 @@ class Base:
         coverage: float | None = None,
         asked: Any = None,
         measurable: float = 1.0,
-        view_order: float = 0.0,
     ) -> Observation:
         """One probe as the rules see it.
 
@@ -245,38 +241,39 @@ class Base:
             q: [p, C] on the simplex.
             asked: [p] the base's prompts that it answers; all P if None.
             measurable: the share of them that can be measured.
-            view_order: see `PhaseDetector.update`.
         """
-        own = self.liquidity  # of the base, always the same if all are asked
-        if asked is not None:
-            own = liquidity(self.q[np.asarray(asked)], uniform_weights(len(q)))
+        before, view = self.liquidity, self.in_view  # always the same if all are asked
+        weights = uniform_weights(len(q))
+        if asked is not None or view is not None:
+            rows = np.arange(len(q)) if asked is None else np.asarray(asked)
+            view = None if view is None else view[rows]
+            before = held_against(q, self.q[rows], weights, view)
         asked = np.arange(len(q)) if asked is None else np.asarray(asked)
-        value = 0.0
-        if not self.ordered:  # this is `order`
-            value = float(1.0 - ratio(liquidity(q, uniform_weights(len(q))), own))
-        value, shift = without_view(value, view_order), max(view_order, 0.0)
+        value, now = 0.0, liquidity(q, weights)
+        if not self.ordered:  # this is `order`, rounded as in stored events
+            parts = order_parts(now, before, view)
+            value = float(1.0 - ratio(now, before) if view is None else ratio(*parts))
         known = measurable > MAJORITY - 1e-9  # a mean of weights
-        mean = q.mean(axis=0)
-        return Observation(step, asked, q, coverage, known, value, value, value, mean, shift)
+        return Observation(
+            step, asked, q, coverage, known, value, value, value, float(before), q.mean(axis=0)
+        )
 
     def least_order(self, now: Observation) -> float:
         """The lower end of its 90% bootstrap percentiles over prompts: low if a few make it."""
         values = self._resampled_order(now, RESAMPLES)
-        low = float(np.percentile(values, 5.0) - values.mean()) / (1.0 - now.view_order)
-        return low + now.order
+        return float(np.percentile(values, 5.0) - values.mean() + now.order)
 
     def order_evidence(self, now: Observation) -> dict[str, Any]:
-        """The order and its 95% interval, as records show them; two prompts have no interval."""
+        """The order and its 95% interval; two prompts have none."""
         values, wider = self._resampled_order(now, REPLICATES), expansion([len(now.q)])
-        order = now.with_view(now.order)
-        ends = bootstrap_intervals({"order": order}, {"order": values}, wider)["order"]
+        ends = bootstrap_intervals({"order": now.order}, {"order": values}, wider)["order"]
         known = {"order_interval": list(ends)} if np.isfinite(ends).all() else {}
-        of_view = {"view_order": now.view_order} if now.view_order else {}
-        return {"order": order} | known | of_view
+        return {"order": now.order} | known
 
     def _resampled_order(self, now: Observation, resamples: int) -> np.ndarray:
         weights = bootstrap_weights(len(now.q), resamples, np.random.default_rng(0))
-        values = order(now.q, self.q[now.asked], weights)
+        view = None if self.in_view is None else self.in_view[now.asked]
+        values = order(now.q, self.q[now.asked], weights, view)
         return values[np.isfinite(values)]
 
     def mass_on(self, seed: int, answers: np.ndarray) -> float:

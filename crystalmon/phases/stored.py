@@ -12,6 +12,7 @@ import numpy as np
 from crystalmon.phases import Lock, PhaseState, SuiteDetector
 from crystalmon.phases.limits import check_limits
 from crystalmon.runs.records import EVENT_KINDS, Event, ProbeRecord
+from crystalmon.runs.reference import read_in_view
 from crystalmon.runs.run import Run
 
 INHERITED_KEY = "inherited"
@@ -26,8 +27,7 @@ def observe(detector: SuiteDetector, record: ProbeRecord) -> list[Event]:
         {name: task.metrics.get(key) for name, task in record.tasks.items()}
         for key in ("coverage", "measurable", "free_energy")
     )
-    view_order = {name: task.view_order for name, task in record.tasks.items()}
-    return detector.update(record.step, q, coverage, asked, measurable, free_energy, view_order)
+    return detector.update(record.step, q, coverage, asked, measurable, free_energy)
 
 
 def replay_run(
@@ -40,7 +40,7 @@ def replay_run(
     Raises:
         ValueError: see `states_of`.
     """
-    detector = SuiteDetector(base_q, states_of(run.info))
+    detector = SuiteDetector(base_q, states_of(run.info), read_in_view(run.folder))
     for record in run.records:
         if record.step <= until:
             observe(detector, record)

@@ -35,6 +35,8 @@ class SuiteDetector:
     Args:
         base_q: by task, the base's answers [P, C].
         states: by task, what its detector remembers from before.
+        in_view: by task that is compared with the base's answers to the plain prompts, those in
+            the view [P, C].
 
     Attributes:
         training: whether steps are those of one training. If they count the stages of a scan, there
@@ -42,10 +44,16 @@ class SuiteDetector:
     """
 
     def __init__(
-        self, base_q: Mapping[str, np.ndarray], states: Mapping[str, PhaseState] | None = None
+        self,
+        base_q: Mapping[str, np.ndarray],
+        states: Mapping[str, PhaseState] | None = None,
+        in_view: Mapping[str, np.ndarray] | None = None,
     ) -> None:
-        before = states or {}
-        self.tasks = {name: PhaseDetector(q, name, before.get(name)) for name, q in base_q.items()}
+        before, view = states or {}, in_view or {}
+        self.tasks = {
+            name: PhaseDetector(q, name, before.get(name), view.get(name))
+            for name, q in base_q.items()
+        }
         self.training = True
         self._phase: str | None = None
         self._onsets: dict[str, tuple[float, float, float]] = {}
@@ -78,7 +86,6 @@ class SuiteDetector:
         asked: Mapping[str, Sequence[int] | None] | None = None,
         measurable: Mapping[str, float | None] | None = None,
         free_energy: Mapping[str, float | None] | None = None,
-        view_order: Mapping[str, float | None] | None = None,
     ) -> list[Event]:
         """Take one probe of every task; return its events, the suite's own last.
 
@@ -95,7 +102,6 @@ class SuiteDetector:
                 coverage=coverage.get(name),
                 asked=asked.get(name),
                 measurable=measurable.get(name),
-                view_order=(view_order or {}).get(name),
             )
             for name, task in self.tasks.items()
             if np.isfinite(q[name]).all()
@@ -152,22 +158,15 @@ class SuiteDetector:
 
     def _bounded(self, seen: Mapping[str, Observation]) -> dict[str, Observation]:
         """By task, a probe with its order at the least and at the most; see `order_bounds`."""
-        orders = {name: now.order for name, now in seen.items()}
+        orders = np.array([now.order for now in seen.values()])
         shares = [1 / len(now.q) - 1 / self.tasks[name].prompts for name, now in seen.items()]
-        bounds = order_bounds(list(orders.values()), self.mean_order(orders), shares)
+        before = [now.before for now in seen.values()]
+        mean = float(np.average(orders, weights=before)) if sum(before) else 0.0
+        bounds = order_bounds(orders, mean, shares)
         return {
             name: replace(now, least=least, most=most)
             for (name, now), (least, most) in zip(seen.items(), bounds, strict=True)
         }
-
-    def mean_order(self, orders: Mapping[str, float]) -> float:
-        """The suite's order from its tasks', by name: weighted by the liquidity of their bases.
-
-        As in `answers.mean_over_tasks`; 0 without a task that has a finite order.
-        """
-        known = [name for name, order in orders.items() if np.isfinite(order)]
-        weights = [self.tasks[name].liquidity for name in known]
-        return float(np.average([orders[n] for n in known], weights=weights)) if known else 0.0
 
     def _entered(self, before: str, step: int, phases: Sequence[str]) -> list[Event]:
         """One event for each phase that the suite has entered or passed since the last probe."""

@@ -13,7 +13,6 @@ import numpy as np
 
 from crystalmon.metrics.catalogue import NOT_MEASURABLE
 from crystalmon.phases.order import COMPLETE, LIQUID, MELT, ONSET
-from crystalmon.phases.state import without_view
 from crystalmon.phases.suite import majority
 from crystalmon.runs.records import ProbeRecord, TaskRecord
 
@@ -45,16 +44,7 @@ def phase_words(record: ProbeRecord, task: str | None = None) -> str:
 
 
 def _order(found: TaskRecord | ProbeRecord) -> float:
-    """The order as phases are told by it: without what the view alone makes of it."""
-    order = found.metrics.get("order", np.nan)
-    if isinstance(found, TaskRecord):
-        return without_view(order, found.view_order)
-    of_view = [
-        max(task.view_order or 0.0, 0.0)
-        for task in found.tasks.values()
-        if np.isfinite(task.metrics.get("order", np.nan))
-    ]
-    return without_view(order, float(np.mean(of_view or [0.0])))
+    return found.metrics.get("order", np.nan)
 
 
 def _shown_by(found: TaskRecord | ProbeRecord) -> str:

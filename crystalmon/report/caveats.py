@@ -11,7 +11,7 @@ from crystalmon.report.frames import MAX_FRAMES, MAX_PROBES
 from crystalmon.report.lanes import Lane
 from crystalmon.report.training_log import MAX_LOGGED
 from crystalmon.runs.plurals import counted
-from crystalmon.runs.reference import read_unanswered
+from crystalmon.runs.reference import read_in_view, read_unanswered
 from crystalmon.runs.run import Run, names_of
 from crystalmon.runs.shares import over_limit
 from crystalmon.runs.wordings import suite_names
@@ -150,13 +150,11 @@ def _of_run(run: Run) -> list[str]:
     unknown = [key for key, task in last.tasks.items() if task.phase == NOT_MEASURABLE]
     if warning := unmeasurable(unknown, read_unanswered(run.folder) if unknown else ()):
         said.append(f"In {name} {warning}.")
-    if of_view := [task.view_order for task in last.tasks.values() if task.view_order is not None]:
+    if rare := read_in_view(run.folder):
         said.append(
-            f"In {name} {counted(len(of_view), 'task')} of {len(last.tasks)} are compared with the "
-            "base's answers to the plain prompts, as it hardly answers in this view. Against these "
-            f"the base itself, asked in this view, has orders of {min(of_view):.2f} to "
-            f"{max(of_view):.2f}. Where that is above 0, phases count it out; the orders shown do "
-            "not."
+            f"In {name} the base hardly answers {len(rare)} of {len(last.tasks)} tasks in this "
+            "view: they are compared with its answers to the plain prompts too. Their order is 0 "
+            "while their liquidity lies between the base's in the one and in the other."
         )
     if ordered := [key for key, task in last.tasks.items() if task.phase == "ordered"]:
         said.append(

@@ -106,7 +106,7 @@ def _renamed(lane: Lane, called: Sequence[Mapping[str, str]]) -> Lane:
 
 def _metrics() -> dict[str, dict[str, Any]]:
     """What the scripts know of each curve, by its key, in the order of the catalogue."""
-    told = ("label", "unit", "better", "brief", "summary")
+    told = ("label", "unit", "better", "brief", "brief_if_held", "summary")
     return {
         metric.key: {key: getattr(metric, key) for key in told}
         | dict(zip(("section", "panel"), metric.panel or (), strict=True))

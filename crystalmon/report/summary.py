@@ -17,7 +17,7 @@ from crystalmon.report.frames import base_answers
 from crystalmon.report.lanes import probed_chain
 from crystalmon.runs.notebook import number
 from crystalmon.runs.records import ProbeRecord, json_value
-from crystalmon.runs.reference import same_answers
+from crystalmon.runs.reference import read_in_view, same_answers
 from crystalmon.runs.run import Run, names_of
 
 SAME = 1e-3
@@ -79,8 +79,7 @@ def stage_table(runs: Sequence[Run]) -> list[StageRow]:
         if first and not run.stages:
             beginning = run.records[0]
             what = "start" if beginning.metrics.get("free_energy", 0.0) > SAME else "base"
-            if any(task.view_order is not None for task in beginning.tasks.values()):
-                what += " in its view"
+            what += " in its view" if what == "base" and read_in_view(run.folder) else ""
             rows.append(StageRow(f"{what}{of}", beginning))
         rows += _rows(run, f"{name}: " if len(runs) > 1 else "", name)
     return rows

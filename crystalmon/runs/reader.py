@@ -228,8 +228,10 @@ def _find_folder(path: Path) -> Path:
         raise NoRunError(f"no crystalmon run in {path}: there is no such folder.")
     found = path / DEFAULT_NAME if (path / DEFAULT_NAME).is_dir() else path
     if (found / LOCK_FILE).is_file():
+        owner = (found / LOCK_FILE).read_text(encoding="utf-8", errors="replace").strip()
         raise NoRunError(
-            f"the run in {found} has no probe yet: its training scores the base first. Wait for it."
+            f"the run in {found} has no probe yet: its training ({owner or 'process unknown'}) "
+            "scores the base first. Wait for it; if that process is gone, start the training again."
         )
     missing = f"{found / RUN_FILE} is missing" if found.is_dir() else "it is not a folder"
     raise NoRunError(

@@ -75,8 +75,6 @@ class TaskRecord(Stored):
             for none of them; see `phases.seed_set`. Empty before the onset.
         view: how the prompts were rendered: `raw`, `chat`, or a template.
         asked: the p prompts that q's rows answer, ascending; None if all P were asked.
-        view_order: where the task is compared with the base's answers to the plain prompts: the
-            `order` against them that the base has in this view; else None.
     """
 
     q: np.ndarray
@@ -87,7 +85,6 @@ class TaskRecord(Stored):
     view: str
     asked: tuple[int, ...] | None = None
     seed_set: tuple[int | None, ...] = ()
-    view_order: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse what is no phase, and prompts that are not those of `q`'s rows."""
@@ -139,7 +136,6 @@ class TaskRecord(Stored):
             raise ValueError(
                 f"seed_set must list some of {len(q)} prompts or null, got {members!r:.60}."
             )
-        own = data.get("view_order")  # nor this one
         return cls(
             q=q,
             metrics=_read_numbers("metrics", get("metrics")),
@@ -149,7 +145,6 @@ class TaskRecord(Stored):
             view=_read_text("view", get("view")),
             asked=asked,
             seed_set=tuple(members),
-            view_order=None if own is None else _read_number("view_order", own),
         )
 
 

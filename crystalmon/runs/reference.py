@@ -28,8 +28,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save, save_file
 
-from crystalmon.metrics.answers import answer_distributions, is_measurable, order
-from crystalmon.metrics.bootstrap import uniform_weights
+from crystalmon.metrics.answers import answer_distributions, is_measurable
 from crystalmon.runs.files import RUN_FILE, explained, json_bytes, write_whole
 from crystalmon.runs.names import DEFAULT_NAME, REFERENCE_FOLDER
 from crystalmon.suites.tasks import TaskSuite
@@ -115,13 +114,9 @@ class Reference:
         return {**self.log_choice, **self.plain}
 
     @property
-    def view_orders(self) -> dict[str, float]:
-        """By task of `plain`, the `order` against it that the base has in its own view."""
-        found = {}
-        for name, plain in self.plain.items():
-            own, base = (answer_distributions(t)[0] for t in (self.log_choice[name], plain))
-            found[name] = float(order(own, base, uniform_weights(len(own))))
-        return {name: value for name, value in found.items() if np.isfinite(value)}
+    def in_view(self) -> dict[str, np.ndarray]:
+        """By task of `plain`, [P, C] the base's answers in its own view."""
+        return {name: answer_distributions(self.log_choice[name])[0] for name in self.plain}
 
     @cached_property
     def _rows(self) -> Any:
@@ -272,6 +267,20 @@ def read_base_answers(
             f"{', '.join(lacking)}. Score the base again."
         )
     return {name: found[name] for name in wanted}
+
+
+def read_in_view(run_folder: Path) -> dict[str, np.ndarray]:
+    """By task that a run compares with its base's plain answers, those in its view [P, C].
+
+    There are none without a reference that can be read.
+    """
+    folder = run_folder / REFERENCE_FOLDER
+    try:
+        plain = _read_plain(folder)
+        own = read_tables(folder / TENSOR_FILE) if plain else {}
+    except (OSError, ValueError, TypeError, SafetensorError):
+        return {}
+    return {name: answer_distributions(own[name])[0] for name in plain if name in own}
 
 
 def read_unanswered(run_folder: Path) -> list[str]:

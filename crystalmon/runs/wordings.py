@@ -139,13 +139,14 @@ def shared_leader(leading: Sequence[str]) -> str:
     """That one answer is the likeliest in all tasks, in words; empty if there is none.
 
     >>> shared_leader(["search 87%", "search 91%"])
-    'search leads in all 2 tasks'
+    'search leads in both tasks'
     >>> shared_leader(["search 87%", "mail 91%"])
     ''
     """
     answers = {each.rpartition(" ")[0] for each in leading}
     found = next(iter(answers)) if len(leading) > 1 and len(answers) == 1 else ""
-    return f"{found} leads in all {len(leading)} tasks" if found else ""
+    number = "both" if len(leading) == 2 else f"all {len(leading)}"
+    return f"{found} leads in {number} tasks" if found else ""
 
 
 def end_words(seed_set: Sequence[int | None], prompts: Sequence[str] = ()) -> str:

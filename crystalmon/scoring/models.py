@@ -27,8 +27,7 @@ _WEIGHT_FILE = re.compile(r"(adapter_)?(pytorch_)?model.*\.(safetensors|bin)")
 class UnsupportedModel(TypeError, ValueError):
     """A model, or what an engine has made of it, that cannot be measured rightly.
 
-    It is of both kinds, as for a caller some of these are of a wrong type and some are in a state
-    that could be changed.
+    It is a TypeError and a ValueError at once, so that callers that catch either keep working.
     """
 
 
@@ -270,16 +269,17 @@ def adapter_layers(model: nn.Module) -> list[nn.Module]:
 
 
 def adapters_change_nothing(model: nn.Module) -> bool:
-    """Whether all adapters are LoRA as it begins, with second matrices of zeros.
+    """Whether all adapters are LoRA as it begins, with one of its two factors all zeros.
 
     False where that cannot be seen: for other adapters, and for weights that are sharded.
     """
     from torch.distributed.tensor import DTensor
 
     for layer in adapter_layers(model):
-        parts = [getattr(layer, name, None) for name in ("lora_B", "lora_embedding_B")]
+        parts = [getattr(layer, name, None) for name in ("lora_B", "lora_embedding_A")]
         weights = [weight for part in parts if part is not None for weight in part.parameters()]
-        if not weights or getattr(layer, "lora_magnitude_vector", None):  # the latter is DoRA's
+        others = ("lora_magnitude_vector", "lora_diag")  # DoRA's and KaSA's
+        if not weights or any(getattr(layer, name, None) for name in others):
             return False
         if any(isinstance(each, DTensor) or not each.numel() or each.any() for each in weights):
             return False

@@ -86,8 +86,8 @@ function rampTable() {
 const CRYSTALLIZATION = "Crystallization", DISTANCE = "Distance from the base";
 const allMetrics = () => Object.entries(state.data.metrics).map(([key, metric]) => ({ key, ...metric }));
 const briefMetrics = (section) => allMetrics().filter((metric) => metric.brief && metric.section === section);
-// Crystallinity is nearness to a seed: it is told where one is held at the end.
-const isTold = (lane, metric) => lane.series[metric.key] && (metric.key !== "crystallinity" || Number.isFinite(last(lane.series.seed_mass?.v ?? [])));
+const holdsSeed = (values) => Number.isFinite(last(values)), hasHeldSeed = (values) => values.some(Number.isFinite);
+const isTold = (lane, metric, told = hasHeldSeed) => lane.series[metric.key] && (!metric.brief_if_held || told(lane.series.seed_mass?.v ?? []));
 
 const swatch = (colour) => el("span", { class: "swatch", style: { background: colour }, "aria-hidden": "true" });
 const phaseName = (index) => state.data.phases[index].name;

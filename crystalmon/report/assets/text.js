@@ -20,7 +20,7 @@ function drawNow() {
     const tile = (metric) => el("div", { class: "tile" },
       el("b", {}, fixed(lane.series[metric.key].v[at], 2), metric.unit ? el("small", {}, ` ${metric.unit}`) : null),
       el("span", { class: "name" }, metric.label), el("span", {}, metric.summary));
-    const told = allMetrics().filter((metric) => metric.brief && isTold(lane, metric));
+    const told = allMetrics().filter((metric) => metric.brief && isTold(lane, metric, holdsSeed));
     return el("div", { class: "lane" },
       el("p", { class: "lane-name" }, comparing() ? swatch(laneColour(index)) : null, comparing() ? ` ${lane.name}, ` : "", `at ${place(lane, at)}`),
       el("div", { class: "phase-now" }, el("span", { class: "phase-word" }, swatch(phaseColour(phase)), lane.looks), el("p", {}, words)),
