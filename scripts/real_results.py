@@ -50,7 +50,9 @@ from crystalmon.metrics.bootstrap import (
     expansion,
 )
 from crystalmon.metrics.subsets import nested_subsets
+from crystalmon.monitor.course import Course
 from crystalmon.phases.order import COMPLETE
+from crystalmon.phases.stored import states_of
 from crystalmon.report import style
 from crystalmon.report.palette import STAGE_COLOURS
 from crystalmon.report.scan_figures import write_scan_figures
@@ -64,6 +66,7 @@ from crystalmon.runs.reference import (
     PLAIN_FILE,
     TENSOR_FILE,
     read_base_answers,
+    read_in_view,
     read_tables,
 )
 from crystalmon.scoring.plan import VIEWS
@@ -104,6 +107,11 @@ class Chain:
         """By task, the base's answers [P, C]."""
         return read_base_answers(self.joined.folder, self.joined.records[0].tasks)
 
+    @cached_property
+    def in_view(self) -> dict[str, np.ndarray]:
+        """By task that is compared with the base's plain answers too, those in the view [P, C]."""
+        return read_in_view(next(iter(self.stages.values())).folder)
+
     def course(self, key: str) -> tuple[np.ndarray, np.ndarray, list[int]]:
         """A metric of the suite over all stages, laid end to end: steps, values, stages' starts."""
         steps, values, starts, start = [], [], [], 0
@@ -124,12 +132,25 @@ def read_chains(folder: Path) -> list[Chain]:
         for stage in sorted(place.glob("[0-9]-*")):
             for run in map(read_run, run_folders(stage)) if stage.is_dir() else ():
                 if run.records:
-                    by_view.setdefault(run.folder.name, {})[stage.name[2:]] = run
+                    by_view.setdefault(run.folder.name, {})[stage.name[2:]] = as_now(run)
         for stages in by_view.values():
             chains.append(Chain(place.name, view_name(next(iter(stages.values()))), stages))
     if not chains:
         raise SystemExit(f"{folder} must hold the chains of a study, got none. See --help.")
     return chains
+
+
+def as_now(run: Run) -> Run:
+    """A run with what the package measures today of its stored answers.
+
+    Of what a base answers only to the plain prompts, earlier versions compared with these alone.
+    """
+    if not (in_view := read_in_view(run.folder)):
+        return run
+    base = read_base_answers(run.folder, run.records[0].tasks)
+    course = Course(base, run.info["config"]["view"], in_view)
+    course.inherit(states_of(run.info))
+    return replace(run, records=tuple(course.remeasure(record) for record in run.records))
 
 
 def view_name(run: Run) -> str:
@@ -289,7 +310,14 @@ def by_few(chain: Chain, size: int) -> list[tuple[float, bool]]:
             n: task for n, task in record.tasks.items() if math.isfinite(task.metrics["order"])
         }
         part = [
-            measure_task(task.q[asked[n]], chain.base[n], {}, weights[n], asked=asked[n])
+            measure_task(
+                task.q[asked[n]],
+                chain.base[n],
+                {},
+                weights[n],
+                asked=asked[n],
+                in_view=chain.in_view.get(n),
+            )
             for n, task in tasks.items()
         ]
         value, replicates = mean_over_tasks(part, "order")

@@ -36,7 +36,7 @@ from crystalmon.runs.places import Stages
 from crystalmon.runs.records import Event, ProbeRecord, Stored
 from crystalmon.runs.reference import read_base_answers, read_in_view, read_unanswered
 from crystalmon.runs.run import Run
-from crystalmon.runs.wordings import task_texts
+from crystalmon.runs.wordings import main_numbers, task_texts
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,7 @@ class Detection(Stored):
         unanswered: the tasks that the base hardly answers.
         stages: of a scan, the names of its stages by step.
         phases: (step, phase) of the suite, at the first probe and wherever it changed.
+        numbers: the last probe's order and free energy, in words.
         looks: the last phase as people are told it; see `unconfirmed.phase_words`.
         events: as the replay raised them.
         advice: by kind of these, what to do; nothing of a scan.
@@ -105,6 +106,7 @@ class Detection(Stored):
     stages: Stages
     phases: tuple[tuple[int, str], ...]
     looks: str
+    numbers: str
     events: tuple[Event, ...]
     advice: Mapping[str, str]
     repeats_live: bool
@@ -158,6 +160,7 @@ def detect_run(run: Run) -> Detection:
         stages=run.stages,
         phases=tuple(found.phases),
         looks=phase_words(last),
+        numbers=main_numbers(last),
         events=tuple(found.events),
         advice=advise_run(run, found.events, last),
         repeats_live=differing == 0,

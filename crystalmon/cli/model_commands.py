@@ -6,6 +6,8 @@ import argparse
 import time
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from crystalmon.cli.options import (
     VIEW_WORDS,
     command,
@@ -15,11 +17,14 @@ from crystalmon.cli.options import (
     print_json,
     view_text,
 )
+from crystalmon.metrics.answers import answer_distributions, measure_task
+from crystalmon.metrics.bootstrap import uniform_weights
 from crystalmon.metrics.catalogue import BRIEF, BY_KEY, NOT_MEASURABLE
+from crystalmon.phases.unconfirmed import tasks_by_phase
 from crystalmon.runs.files import RUN_FILE
 from crystalmon.runs.reader import read_run
 from crystalmon.runs.records import ProbeRecord
-from crystalmon.runs.reference import load_reference, named_reference
+from crystalmon.runs.reference import Reference, load_reference, named_reference
 from crystalmon.runs.wordings import quoted_suite
 from crystalmon.suites.tasks import TaskSuite, list_suites, load_suite
 
@@ -56,10 +61,12 @@ def _probe(args: argparse.Namespace) -> None:
     seconds = (monitor.is_own_base and monitor.seconds_a_probe) or record.seconds
     told = "known from the cache" if monitor.remembered else f"probe took {seconds:.1f} s"
     compared = not monitor.is_own_base or bool(adapter_layers(model))
-    table = _table(record, suite, compared, told)
+    table = _table(record, suite, monitor.reference if compared else None, told)
     table.title = escape(f"{args.model} · {suite.name} · {view}")
     shown = console()
     shown.print(table)
+    if compared:
+        shown.print(escape(f"{record.phase}: {tasks_by_phase(record)}"))
     unknown = [name for name, task in record.tasks.items() if task.phase == NOT_MEASURABLE]
     if warning := unmeasurable(unknown, [] if monitor.is_own_base else monitor.unanswered):
         shown.print(escape(warning))
@@ -81,12 +88,12 @@ def _suite_and_view(args: argparse.Namespace) -> tuple[TaskSuite, str]:
     return load_suite(asked), args.view or (known.view if known else "raw")
 
 
-def _table(record: ProbeRecord, suite: TaskSuite, with_base: bool, told: str) -> Table:
-    """A row per task, and last the suite's means, with what is told of the probe."""
+def _table(record: ProbeRecord, suite: TaskSuite, base: Reference | None, told: str) -> Table:
+    """A row per task, and last the suite's means, with what is told of the probe; of a base too."""
     from rich.markup import escape
     from rich.table import Table
 
-    metrics = (*OWN, *COMPARED) if with_base else OWN
+    metrics = (*OWN, *COMPARED) if base else OWN
     table = Table(title_justify="left")
     table.add_column("task")
     table.add_column("choices", justify="right")
@@ -104,7 +111,20 @@ def _table(record: ProbeRecord, suite: TaskSuite, with_base: bool, told: str) ->
     means = [record.metrics.get(metric.key) for metric in metrics]
     cells = ["" if mean is None else f"{mean:.3f}" for mean in means]
     table.add_row("mean", "", *cells, told)
+    if base is not None:
+        own = _own_means(base)
+        table.add_row("base", "", *(f"{own[m.key]:.3f}" if m in OWN else "" for m in metrics), "")
     return table
+
+
+def _own_means(base: Reference) -> dict[str, float]:
+    """The means over tasks of what a base's answers tell by themselves."""
+    found = []
+    for table in base.log_choice.values():
+        q, coverage = answer_distributions(table)
+        weights = uniform_weights(len(q))[None]
+        found.append(measure_task(q, q, {"coverage": coverage}, weights).metrics)
+    return {metric.key: float(np.mean([own[metric.key] for own in found])) for metric in OWN}
 
 
 @command(

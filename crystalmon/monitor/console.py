@@ -14,10 +14,10 @@ import numpy as np
 from rich.filesize import decimal
 from tqdm.auto import tqdm
 
-from crystalmon.metrics.catalogue import BY_KEY, NOT_MEASURABLE, PHASES
+from crystalmon.metrics.catalogue import NOT_MEASURABLE, PHASES
 from crystalmon.monitor.actions import Action
 from crystalmon.monitor.probe import Monitor
-from crystalmon.phases.unconfirmed import phase_words
+from crystalmon.phases.unconfirmed import phase_words, tasks_by_phase
 from crystalmon.report.caveats import unmeasurable
 from crystalmon.report.snapshot import Snapshot
 from crystalmon.runs.files import saved_checkpoints
@@ -25,7 +25,7 @@ from crystalmon.runs.names import DEFAULT_NAME, REFERENCE_FOLDER
 from crystalmon.runs.plurals import counted
 from crystalmon.runs.records import EVENT_KINDS, PHASE_EVENT_KINDS, Event, ProbeRecord
 from crystalmon.runs.shares import LEAST, over_limit
-from crystalmon.runs.wordings import end_words, shared_leader
+from crystalmon.runs.wordings import end_words, main_numbers, shared_leader
 from crystalmon.suites.checks import harmless
 from crystalmon.trackers.make import ALERTING
 
@@ -124,7 +124,8 @@ class Console:
             if order is not None and record.phase != NOT_MEASURABLE:
                 said.append(f"order {order:.2f}")
             shown = f" ({'; '.join(said)})" if said else ""
-            self.say(f"step {record.step}: the suite is {record.phase}{shown}")
+            asked = f", {counted(record.wordings, 'wording')} a task" if record.wordings else ""
+            self.say(f"step {record.step}{asked}: the suite is {record.phase}{shown}")
 
     def conclude(self, end: Snapshot, folder: Path, advice: Mapping[str, str]) -> None:
         """Say at the end where the run stands, what to do about it, and what to look at.
@@ -135,21 +136,17 @@ class Console:
             advice: by kind of event that was raised, what to do.
         """
         last, choices = end.record, end.choices
-        said = [phase_words(last)]
-        for key, digits in (("order", 2), ("free_energy", 3)):
-            value = last.metrics.get(key, np.nan)
-            if np.isfinite(value):
-                number = f"{round(value, digits) + 0.0:.{digits}f}"
-                said.append(f"{BY_KEY[key].label} {number} {BY_KEY[key].unit}".rstrip())
         asked = f" of {counted(last.wordings, 'wording')} a task" if last.wordings else ""
-        self.say(f"step {last.step}, the last probe{asked}: {', '.join(said)}")
+        told = ", ".join(filter(None, (phase_words(last), main_numbers(last))))
+        self.say(f"step {last.step}, the last probe{asked}: {told}")
         if _tells_more(last):
-            self.say(f"tasks: {_by_phase(last)}")
+            self.say(f"tasks: {tasks_by_phase(last)}")
         if choices:
             leading = {name: task.leading(choices[name]) for name, task in last.tasks.items()}
             told = ", ".join(f"{name} {answer}" for name, answer in leading.items())
             same = shared_leader(list(leading.values()))
-            self.say(f"likeliest answers: {told}{same and f'; {same}'}")
+            few = f" to these {last.wordings}" if last.wordings else ""
+            self.say(f"likeliest answers{few}: {told}{same and f'; {same}'}")
         if ends := _open_ends(last):
             self.say(f"may end on, at 95%: {ends}")
         for kind, words in advice.items():
@@ -206,20 +203,6 @@ def _open_ends(record: ProbeRecord) -> str:
         for name, task in record.tasks.items()
         if task.seed_set and task.seed is None
     )
-
-
-def _by_phase(record: ProbeRecord) -> str:
-    """Which tasks are in each phase: `liquid: letter, name; crystallized: coin, die (1 on …)`."""
-    groups: dict[str, list[str]] = {}
-    for name in sorted(record.tasks, key=lambda name: PHASES.index(record.tasks[name].phase)):
-        groups.setdefault(phase_words(record, name), []).append(name)
-    parts = []
-    for words, names in groups.items():
-        whole = 1 < len(names) == len(record.tasks)
-        part = f"{words}: {f'all {len(names)}' if whole else ', '.join(names)}"
-        seeds = sum(record.tasks[name].seed is not None for name in names)
-        parts.append(part + (f" ({seeds} on a wording of the base)" if seeds else ""))
-    return "; ".join(parts)
 
 
 def costly(share: float, probe_seconds: float, step_seconds: float) -> str:

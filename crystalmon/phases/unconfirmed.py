@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from crystalmon.metrics.catalogue import NOT_MEASURABLE
+from crystalmon.metrics.catalogue import NOT_MEASURABLE, PHASES
 from crystalmon.phases.order import COMPLETE, LIQUID, MELT, ONSET
 from crystalmon.phases.suite import majority
 from crystalmon.runs.records import ProbeRecord, TaskRecord
@@ -57,3 +57,17 @@ def _shown_by(found: TaskRecord | ProbeRecord) -> str:
     if told == "liquid" and order >= ONSET:
         return "nucleating"
     return "liquid" if told in ("nucleating", "melting") and order < LIQUID else told
+
+
+def tasks_by_phase(record: ProbeRecord) -> str:
+    """Which tasks are in each phase: `liquid: letter, name; crystallized: coin, die (1 on …)`."""
+    groups: dict[str, list[str]] = {}
+    for name in sorted(record.tasks, key=lambda name: PHASES.index(record.tasks[name].phase)):
+        groups.setdefault(phase_words(record, name), []).append(name)
+    parts = []
+    for words, names in groups.items():
+        whole = 1 < len(names) == len(record.tasks)
+        part = f"{words}: {f'all {len(names)}' if whole else ', '.join(names)}"
+        seeds = sum(record.tasks[name].seed is not None for name in names)
+        parts.append(part + (f" ({seeds} on a wording of the base)" if seeds else ""))
+    return "; ".join(parts)

@@ -187,6 +187,7 @@ def unmeasurable(tasks: Sequence[str], of_base: Collection[str] = ()) -> str:
     if others:
         said.append(
             f"{hold} probability after most wordings of {', '.join(others)}, now or in the base, "
-            "so no phase is told: try another view, or a suite that lists what both do answer"
+            "so no phase is told: try another view, or a suite that lists what both do answer, "
+            "such as randomness-wide, which takes more forms of an answer"
         )
     return "; ".join(said)

@@ -35,6 +35,7 @@ def format_detection(found: Detection) -> str:
         course += f", and at the last probe {found.looks}"
     asked = f", the last of {counted(found.wordings, 'wording')} a task" if found.wordings else ""
     lines = [f"{found.name}: {counted(found.probes, 'probe')}{asked}", f"suite: {course}"]
+    lines += [f"at the last probe: {found.numbers}"] if found.numbers else []
     unknown = [name for name, task in found.tasks.items() if task.phase == NOT_MEASURABLE]
     notes = [found.doubt, found.unobserved]
     if warning := unmeasurable(unknown, found.unanswered):

@@ -99,10 +99,11 @@ def format_stage_table(rows: Sequence[StageRow]) -> str:
     for column in ("stage", "step", "phase", *metrics, "seeds locked", "monitoring's share"):
         table.add_column(column, justify="left" if column in ("stage", "phase") else "right")
     for row in rows:
+        few = f" ({row.record.wordings} wordings)" if row.record.wordings else ""
         table.add_row(
             row.name,
             str(row.record.step),
-            phase_words(row.record),
+            phase_words(row.record) + few,
             *(number(brief_value(metric, row.record.metrics)) for metric in BRIEF),
             f"{row.locked}/{len(row.record.tasks)}",
             "–" if row.share is None else f"{row.share:.1%}",

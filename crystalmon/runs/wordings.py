@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from crystalmon.runs.plurals import counted
+from crystalmon.runs.records import ProbeRecord
 from crystalmon.runs.run import Run, names_of
 from crystalmon.suites.tasks import Choice, Task, TaskSuite, load_suite
 
@@ -133,6 +135,21 @@ def quoted_suite(run_info: Mapping[str, Any]) -> TaskSuite | None:
         return suite if suite.hash == run_info.get("suite_hash") else None
     except (AttributeError, KeyError, TypeError, ValueError):  # left out, or damaged
         return None
+
+
+def main_numbers(record: ProbeRecord) -> str:
+    """The suite's order with its 95% interval, and its free energy with the share of its format."""
+    order, energy = (record.metrics.get(key, math.nan) for key in ("order", "free_energy"))
+    said = []
+    if math.isfinite(order):
+        low, high = record.ci.get("order", (math.nan, math.nan))
+        within = f" [{low:.2f}, {high:.2f}]" if math.isfinite(low + high) else ""
+        said.append(f"order {order + 0.0:.2f}{within}")
+    if math.isfinite(energy):
+        share = record.metrics.get("free_energy_format", math.nan) / max(energy, 1e-9)
+        of_format = f" ({share:.0%} of it format)" if energy > 0.01 and share <= 1 else ""
+        said.append(f"free energy {round(energy, 3) + 0.0:.3f} nats{of_format}")
+    return ", ".join(said)
 
 
 def shared_leader(leading: Sequence[str]) -> str:
