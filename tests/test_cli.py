@@ -41,6 +41,12 @@ def test_probe_against_a_base_compares(capsys):
     status, out, _ = run(capsys, "probe", "liquid-tiny", "--suite", "liquid-tiny", *base)
     assert status == 0
     assert "free energy" in out
+    rows = {line.split()[1]: line.split()[2:] for line in out.splitlines() if "│" in line}
+    means = [cell for cell in rows["mean"] if cell != "│"]
+    of_base = [cell for cell in rows["base"] if cell != "│"]
+    assert of_base == means[: len(of_base)]
+    assert len(of_base) == 4
+    assert "liquid: all 15" in out
 
 
 def test_probe_asks_as_the_run_did_that_it_is_compared_with(capsys, tmp_path, model, tokenizer):

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
 from fake_runs import make_event, make_record, make_task
 
 from crystalmon.monitor.actions import check_actions
@@ -15,7 +16,7 @@ from crystalmon.monitor.console import Console, costly
 from crystalmon.report.caveats import unmeasurable
 from crystalmon.report.snapshot import Snapshot
 from crystalmon.runs.records import ProbeRecord
-from crystalmon.runs.wordings import TaskTexts
+from crystalmon.runs.wordings import TaskTexts, main_numbers
 
 
 def test_tasks_that_are_hardly_ever_answered_are_named():
@@ -62,7 +63,7 @@ def test_the_end_says_where_the_run_is_and_how_to_see_it(tmp_path, capsys):
     console.spent(6, 0.0123, 0.02)
     first, by_task, leading, to_do, detect, report, cost = capsys.readouterr().out.splitlines()
     assert first.endswith(
-        "step 9, the last probe: crystallized, order 0.94, free energy 1.186 nats"
+        "step 9, the last probe: crystallized, order 0.94 [-0.01, 0.19], free energy 1.186 nats"
     )
     assert by_task.endswith(
         "tasks: liquid: name; crystallized: coin, die (1 on a wording of the base)"
@@ -75,6 +76,24 @@ def test_the_end_says_where_the_run_is_and_how_to_see_it(tmp_path, capsys):
     assert detect.endswith(f"crystalmon detect {place}")
     assert report.endswith(f"crystalmon report {place} -o {place}/report.html")
     assert cost.endswith("6 probes; monitoring took 1.23% of the time")
+
+
+@pytest.mark.parametrize(
+    ("metrics", "ci", "words"),
+    [
+        ({"order": 0.225}, {"order": (-0.56, 1.0)}, "order 0.23 [-0.56, 1.00]"),
+        ({"order": math.nan}, {}, ""),
+        (
+            {"order": 0.0, "free_energy": 1.3, "free_energy_format": 1.235},
+            {"order": (math.nan, math.nan)},
+            "order 0.00, free energy 1.300 nats (95% of it format)",
+        ),
+        ({"free_energy": -1e-9, "free_energy_format": 1e-9}, {}, "free energy 0.000 nats"),
+        ({"free_energy": 1.3}, {}, "free energy 1.300 nats"),
+    ],
+)
+def test_the_main_numbers_are_told_with_what_is_known_of_them(metrics, ci, words):
+    assert main_numbers(replace(make_record(3), metrics=metrics, ci=ci)) == words
 
 
 def test_an_onset_is_told_before_the_completion(capsys):
@@ -126,7 +145,7 @@ def test_the_end_of_a_broken_run_in_an_odd_folder(capsys):
     console.unobserved(28, 40, 0.01)
     console.unobserved(39, 40, 0.01)
     first, _, report, many, one = capsys.readouterr().out.splitlines()
-    assert first.endswith("crystallized, order 0.00")
+    assert first.endswith("crystallized, order 0.00 [-0.01, 0.19]")
     assert report.endswith("crystalmon report ./-odd -o ./-odd/report.html")
     assert "steps 29 to 40 were not observed: one more probe" in many
     assert "would have taken over 1.00%" in many

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 OWN = tuple(BY_KEY[key] for key in ("coverage", "entropy", "entropy_mixture", "liquidity"))
 """What a model's answers tell without a base to compare them with."""
-COMPARED = tuple(metric for metric in BRIEF if metric not in OWN and not metric.held)
+OF_SEED = tuple(metric for metric in BRIEF if metric.held or metric.brief_if_held)
+COMPARED = tuple(metric for metric in BRIEF if metric not in (*OWN, *OF_SEED))
 
 
 @command(
@@ -66,7 +67,7 @@ def _probe(args: argparse.Namespace) -> None:
     shown = console()
     shown.print(table)
     if compared:
-        shown.print(escape(f"{record.phase}: {tasks_by_phase(record)}"))
+        shown.print(escape(f"the suite is {record.phase}; tasks: {tasks_by_phase(record)}"))
     unknown = [name for name, task in record.tasks.items() if task.phase == NOT_MEASURABLE]
     if warning := unmeasurable(unknown, [] if monitor.is_own_base else monitor.unanswered):
         shown.print(escape(warning))

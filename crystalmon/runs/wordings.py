@@ -143,13 +143,18 @@ def main_numbers(record: ProbeRecord) -> str:
     said = []
     if math.isfinite(order):
         low, high = record.ci.get("order", (math.nan, math.nan))
-        within = f" [{low:.2f}, {high:.2f}]" if math.isfinite(low + high) else ""
-        said.append(f"order {order + 0.0:.2f}{within}")
+        within = f" [{_fixed(low)}, {_fixed(high)}]" if math.isfinite(low + high) else ""
+        said.append(f"order {_fixed(order)}{within}")
     if math.isfinite(energy):
         share = record.metrics.get("free_energy_format", math.nan) / max(energy, 1e-9)
         of_format = f" ({share:.0%} of it format)" if energy > 0.01 and share <= 1 else ""
-        said.append(f"free energy {round(energy, 3) + 0.0:.3f} nats{of_format}")
+        said.append(f"free energy {_fixed(energy, 3)} nats{of_format}")
     return ", ".join(said)
+
+
+def _fixed(value: float, digits: int = 2) -> str:
+    """Without the sign of a zero."""
+    return f"{round(value, digits) + 0.0:.{digits}f}"
 
 
 def shared_leader(leading: Sequence[str]) -> str:
