@@ -144,6 +144,7 @@ def _lane(
         "share": rounded([record.share for record in records]),
         "phase": [PHASES.index(record.phase) for record in records],
         "looks": phase_words(records[-1]) if records else "",
+        "wordings": records[-1].wordings if records else None,
         "series": {metric.key: _series(records, metric.key) for metric in CURVES},
         "events": [
             _event(event, run, index, start)
