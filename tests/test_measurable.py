@@ -174,11 +174,18 @@ def test_a_collapse_against_both_is_told_with_the_order_of_its_record(base):
     assert detector.phase in ("crystallized", "settling")
 
 
-def test_a_task_that_answers_alike_in_the_view_has_nothing_to_lose(base):
-    alike = np.tile(base[3], (PROMPTS, 1))
-    weights = uniform_weights(PROMPTS)
-    assert order(alike, base, weights, alike) == 0.0
+def test_answers_that_are_alike_are_alike_whatever_the_view_has_done(base):
+    """A base that hardly answers in the view may answer alike there."""
+    alike, weights = np.tile(base[3], (PROMPTS, 1)), uniform_weights(PROMPTS)
+    assert order(alike, base, weights, alike) == 1.0
     assert order(base, base, weights, alike) == 0.0
+    nearly = geometric(base, alike, 0.5)
+    assert 0.5 < order(nearly, base, weights) < 0.8
+    assert order(nearly, base, weights, alike) == 0.0
+    detector = PhaseDetector(base, in_view=alike)
+    for step, q in enumerate(collapse(base, ramp(20))):
+        detector.update(step, q, measurable=float(step > 5))
+    assert detector.phase in ("crystallized", "settling")
 
 
 def test_the_order_of_a_suite_is_its_tasks_by_what_each_has_to_lose(base):

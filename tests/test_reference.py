@@ -12,11 +12,18 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors import SafetensorError
+from safetensors.numpy import save_file
 
+from crystalmon.metrics.answers import answer_distributions
 from crystalmon.monitor.base_answers import ReferenceMismatch, check_reference, make_base
 from crystalmon.monitor.base_model import find_base
 from crystalmon.runs.files import RunFolderError
-from crystalmon.runs.reference import find_reference, load_reference
+from crystalmon.runs.reference import (
+    find_reference,
+    load_reference,
+    read_base_answers,
+    read_in_view,
+)
 from crystalmon.scoring.models import ASSETS_DIR, without_adapters
 from crystalmon.scoring.plan import build_plan
 from crystalmon.suites.tasks import TaskSuite, load_suite
@@ -229,3 +236,45 @@ def test_a_full_disk_has_its_advice(made, tmp_path, monkeypatch, said):
     monkeypatch.setattr("crystalmon.runs.reference.save_file", full)
     with pytest.raises(RunFolderError, match=r"answers: No space left on device\. Free some disk"):
         made.in_memory().save(tmp_path / "reference")
+
+
+@pytest.fixture
+def with_plain(tmp_path, model, tokenizer, suite):
+    """A run's folder whose base has answered a task to the plain prompts alone."""
+    view = build_plan(suite, tokenizer, "Q: {prompt}\nA:")
+    reference, _ = make_base(model, tokenizer, suite, view)
+    name = next(iter(reference.log_choice))
+    made = replace(reference, plain={name: reference.log_choice[name][::-1]})
+    made.save(tmp_path / "reference")
+    return tmp_path, name, made
+
+
+def test_plain_answers_come_back(with_plain):
+    folder, name, made = with_plain
+    found = load_reference(folder / "reference")
+    np.testing.assert_array_equal(found.plain[name], made.plain[name])
+    own = answer_distributions(made.log_choice[name])[0]
+    np.testing.assert_array_equal(read_in_view(folder)[name], own)
+    np.testing.assert_array_equal(found.in_view[name], own)
+    plain = answer_distributions(made.plain[name])[0]
+    np.testing.assert_array_equal(read_base_answers(folder)[name], plain)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [("gone", "is missing"), ("cut", "cannot be read"), ("other", "does not hold the tasks")],
+)
+def test_plain_answers_that_are_lost_or_damaged_are_named(with_plain, damage, words):
+    """Else a run would be judged by other answers, without a word."""
+    folder, name, made = with_plain
+    file = folder / "reference" / "plain.safetensors"
+    if damage == "gone":
+        file.unlink()
+    elif damage == "cut":
+        file.write_bytes(file.read_bytes()[:40])
+    else:
+        save_file({f"log_choice/{name}": made.plain[name][:5].copy()}, file)
+    for read in (lambda: load_reference(folder / "reference"), lambda: read_base_answers(folder)):
+        with pytest.raises(ValueError, match=f"plain.safetensors {words}"):
+            read()
+    assert read_in_view(folder) == {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -113,15 +114,19 @@ def _table(record: ProbeRecord, suite: TaskSuite, base: Reference | None, told: 
     cells = ["" if mean is None else f"{mean:.3f}" for mean in means]
     table.add_row("mean", "", *cells, told)
     if base is not None:
-        own = _own_means(base)
-        table.add_row("base", "", *(f"{own[m.key]:.3f}" if m in OWN else "" for m in metrics), "")
+        rows = {"base": base.log_choice}
+        rows |= {"base, plain prompts": base.compared} if base.plain else {}
+        for name, tables in rows.items():
+            own = _own_means(tables)
+            cells = [f"{own[metric.key]:.3f}" if metric in OWN else "" for metric in metrics]
+            table.add_row(name, "", *cells, f"in {len(base.plain)} tasks" if "," in name else "")
     return table
 
 
-def _own_means(base: Reference) -> dict[str, float]:
+def _own_means(log_choice: Mapping[str, np.ndarray]) -> dict[str, float]:
     """The means over tasks of what a base's answers tell by themselves."""
     found = []
-    for table in base.log_choice.values():
+    for table in log_choice.values():
         q, coverage = answer_distributions(table)
         weights = uniform_weights(len(q))[None]
         found.append(measure_task(q, q, {"coverage": coverage}, weights).metrics)

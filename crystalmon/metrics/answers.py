@@ -16,10 +16,13 @@ import numpy as np
 
 from crystalmon.metrics.bootstrap import uniform_weights
 from crystalmon.metrics.catalogue import DISSIMILARITY_WINDOWS
-from crystalmon.metrics.divergences import RESOLUTION, entropy, linear_dissimilarity, ratio
+from crystalmon.metrics.divergences import entropy, linear_dissimilarity, ratio
 from crystalmon.metrics.diversity import diversity_metrics
 from crystalmon.metrics.seeds import nearest_seed, seed_distances, seed_metrics, seed_ratios
 
+LEFT = 0.2
+"""Share of its liquidity to the plain prompts that a view is taken to leave a base at the least:
+with less, its answers are as alike as those of a crystallized task."""
 ORDERED_LIQUIDITY = 0.01
 """A base is already ordered when its liquidity is under this share of log C: there is too
 little liquidity left to lose."""
@@ -70,20 +73,14 @@ def order(
     """1 − liquidity(q) / liquidity(b): 0 as liquid as the base, 1 all prompts alike.
 
     Negative when the prompts differ more than in the base; NaN when liquidity(b) is 0
-    to rounding. With `in_view` it is relative to `held_against`, and 0 if that is 0.
+    to rounding. With `in_view` it is relative to `held_against`.
 
     >>> alike, unlike, w = np.full((2, 2), 0.5), np.eye(2), uniform_weights(2)
     >>> float(order(unlike, unlike, w)), float(order(alike, unlike, w))
     (0.0, 1.0)
     """
-    return ratio(*order_parts(liquidity(q, w), held_against(q, b, w, in_view), in_view))
-
-
-def order_parts(
-    now: np.ndarray, before: np.ndarray, in_view: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """What `order` divides, and by what. If nothing is held against nothing in a view, it is 0."""
-    return before - now, before if in_view is None else np.maximum(before, 2 * RESOLUTION)
+    before = held_against(q, b, w, in_view)
+    return ratio(before - liquidity(q, w), before)
 
 
 def held_against(
@@ -94,7 +91,8 @@ def held_against(
     A base that does not answer in the view of a run is asked the plain prompts too: b. Between its
     liquidity there and in the view, what the format does cannot be told from what training does. So
     q is held against the nearest value of that range: within it `order` is 0, outside it counts
-    from the nearer end.
+    from the nearer end. The range ends at `LEFT` · L(b): the few answers that a base gives in the
+    view may be all alike, and answers that have become so are alike whatever has made them so.
 
     Args:
         q, b, w: see `order`.
@@ -109,7 +107,7 @@ def held_against(
     plain = liquidity(b, w)
     if in_view is None:
         return plain
-    other = liquidity(in_view, w)
+    other = np.maximum(liquidity(in_view, w), LEFT * plain)
     return np.clip(liquidity(q, w), np.minimum(plain, other), np.maximum(plain, other))
 
 
@@ -232,7 +230,7 @@ def measure_task(
     values["entropy_mixture"] = np.minimum(pooled, np.log(b.shape[1]))
     values |= diversity_metrics(values, q, b[asked], stacked)
     values |= seed_metrics(q, b, seed, stacked, asked)
-    ratios = {"order": order_parts(now, before, view)}
+    ratios = {"order": (before - now, before)}
     ratios |= seed_ratios(q, b, seed, stacked, asked)
     values |= {key: ratio(*parts) for key, parts in ratios.items()}
     metrics = {key: float(value[0]) for key, value in values.items()}

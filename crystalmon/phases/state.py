@@ -17,7 +17,6 @@ from crystalmon.metrics.answers import (
     is_ordered,
     liquidity,
     order,
-    order_parts,
 )
 from crystalmon.metrics.bootstrap import (
     REPLICATES,
@@ -249,10 +248,9 @@ class Base:
             view = None if view is None else view[rows]
             before = held_against(q, self.q[rows], weights, view)
         asked = np.arange(len(q)) if asked is None else np.asarray(asked)
-        value, now = 0.0, liquidity(q, weights)
-        if not self.ordered:  # this is `order`, rounded as in stored events
-            parts = order_parts(now, before, view)
-            value = float(1.0 - ratio(now, before) if view is None else ratio(*parts))
+        value = 0.0
+        if not self.ordered:  # this is `order`
+            value = float(1.0 - ratio(liquidity(q, weights), before))
         known = measurable > MAJORITY - 1e-9  # a mean of weights
         return Observation(
             step, asked, q, coverage, known, value, value, value, float(before), q.mean(axis=0)

@@ -41,7 +41,7 @@ PLAIN_FILE = "plain.safetensors"
 CHOICE_PREFIX = "log_choice/"
 OBSERVED_PREFIX = "observed/"
 """Of the tensors' names, before the task's, and before the metric's key."""
-_LOG_P = "log_p"
+_LOG_P, _PLAIN = "log_p", "plain"
 SAME_BASE = 1e-3
 """Largest difference in a base's answers when it is scored a second time."""
 
@@ -160,6 +160,7 @@ class Reference:
                 self._write_tensors(file, own)
             self._write_plain(folder / PLAIN_FILE)
             info = {**asdict(self.info), "schema_version": REFERENCE_SCHEMA}
+            info |= {_PLAIN: sorted(self.plain)} if self.plain else {}
             write_whole(folder / INFO_FILE, json_bytes(info, indent=2))
 
     def _is_on_disk(self, file: Path) -> bool:
@@ -218,7 +219,9 @@ def load_reference(folder: Path) -> Reference:
         version = int(data["schema_version"])
         if version <= REFERENCE_SCHEMA:
             tables, observed = read_tables(file), read_tables(file, OBSERVED_PREFIX)
-            found = Reference(ReferenceInfo(**data), tables, file, observed, _read_plain(folder))
+            data.pop(_PLAIN, None)
+            plain = _read_plain(folder, tables)
+            found = Reference(ReferenceInfo(**data), tables, file, observed, plain)
             if np.isnan(found.log_p(np.array([0]))).any():
                 raise ValueError("its answers are not numbers")
             return found
@@ -253,12 +256,13 @@ def read_base_answers(
             "run's first stage there."
         )
     try:
-        tables = {**read_tables(file), **_read_plain(file.parent)}
+        tables = read_tables(file)
+        tables |= _read_plain(file.parent, tables)
         found = {name: answer_distributions(table)[0] for name, table in tables.items()}
     except (OSError, ValueError, TypeError, SafetensorError) as error:
         raise ValueError(
-            f"the reference {file} must be readable, got {type(error).__name__}: {error}. Score "
-            "the base again."
+            f"the reference in {file.parent} must be readable, got {type(error).__name__}: {error}."
+            " Score the base again."
         ) from error
     wanted = list(found if tasks is None else tasks)
     if lacking := [name for name in wanted if name not in found]:
@@ -276,18 +280,19 @@ def read_in_view(run_folder: Path) -> dict[str, np.ndarray]:
     """
     folder = run_folder / REFERENCE_FOLDER
     try:
-        plain = _read_plain(folder)
-        own = read_tables(folder / TENSOR_FILE) if plain else {}
+        own = read_tables(folder / TENSOR_FILE) if (folder / PLAIN_FILE).is_file() else {}
+        plain = _read_plain(folder, own)
     except (OSError, ValueError, TypeError, SafetensorError):
         return {}
-    return {name: answer_distributions(own[name])[0] for name in plain if name in own}
+    return {name: answer_distributions(own[name])[0] for name in plain}
 
 
 def read_unanswered(run_folder: Path) -> list[str]:
     """The tasks that a run's base hardly answers; none if its reference is gone or damaged."""
     folder = run_folder / REFERENCE_FOLDER
     try:
-        tables = {**read_tables(folder / TENSOR_FILE), **_read_plain(folder)}
+        tables = read_tables(folder / TENSOR_FILE)
+        tables |= _read_plain(folder, tables)
         coverage = {name: answer_distributions(table)[1] for name, table in tables.items()}
     except (OSError, ValueError, TypeError, SafetensorError):
         return []
@@ -307,8 +312,29 @@ def same_answers(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray])
     )
 
 
-def _read_plain(folder: Path) -> dict[str, np.ndarray]:
-    return read_tables(folder / PLAIN_FILE) if (folder / PLAIN_FILE).is_file() else {}
+def _read_plain(folder: Path, own: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The plain answers of a reference, of which `own` are those in its view.
+
+    Raises:
+        ValueError: if they are missing, cannot be read, or are not those that it was made with.
+    """
+    file = folder / PLAIN_FILE
+    try:
+        names = json.loads((folder / INFO_FILE).read_text(encoding="utf-8")).get(_PLAIN)
+    except (OSError, ValueError, AttributeError):
+        names = None  # as earlier versions wrote it
+    if not file.is_file():
+        if names:
+            raise ValueError(f"{file} is missing")
+        return {}
+    try:
+        tables = read_tables(file)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{file} cannot be read: {error}") from error
+    fit = all(name in own and q.shape == own[name].shape for name, q in tables.items())
+    if not fit or (names is not None and {*names} != {*tables}):
+        raise ValueError(f"{file} does not hold the tasks that it was made with")
+    return tables
 
 
 def read_tables(file: Path, prefix: str = CHOICE_PREFIX) -> dict[str, np.ndarray]:

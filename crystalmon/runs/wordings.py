@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from crystalmon.metrics.catalogue import NOT_MEASURABLE
 from crystalmon.runs.plurals import counted
 from crystalmon.runs.records import ProbeRecord
 from crystalmon.runs.run import Run, names_of
@@ -141,7 +142,7 @@ def main_numbers(record: ProbeRecord) -> str:
     """The suite's order with its 95% interval, and its free energy with the share of its format."""
     order, energy = (record.metrics.get(key, math.nan) for key in ("order", "free_energy"))
     said = []
-    if math.isfinite(order):
+    if math.isfinite(order) and record.phase != NOT_MEASURABLE:
         low, high = record.ci.get("order", (math.nan, math.nan))
         within = f" [{_fixed(low)}, {_fixed(high)}]" if math.isfinite(low + high) else ""
         said.append(f"order {_fixed(order)}{within}")
