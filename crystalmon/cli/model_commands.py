@@ -23,6 +23,7 @@ from crystalmon.metrics.bootstrap import uniform_weights
 from crystalmon.metrics.catalogue import BRIEF, BY_KEY, NOT_MEASURABLE
 from crystalmon.phases.unconfirmed import tasks_by_phase
 from crystalmon.runs.files import RUN_FILE
+from crystalmon.runs.notebook import number
 from crystalmon.runs.reader import read_run
 from crystalmon.runs.records import ProbeRecord
 from crystalmon.runs.reference import Reference, load_reference, named_reference
@@ -107,7 +108,7 @@ def _table(record: ProbeRecord, suite: TaskSuite, base: Reference | None, told: 
         found = record.tasks[task.name]
         ranked = sorted(zip(found.q.mean(axis=0), task.choice_texts, strict=True), reverse=True)
         top = ", ".join(f"{text} {share:.0%}" for share, text in ranked[:3])
-        cells = [f"{found.metrics[metric.key]:.3f}" for metric in metrics]
+        cells = [number(found.metrics[metric.key]) for metric in metrics]
         table.add_row(escape(task.name), str(len(task.choices)), *cells, escape(top))
     table.add_section()
     means = [record.metrics.get(metric.key) for metric in metrics]
