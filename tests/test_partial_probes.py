@@ -233,6 +233,20 @@ def test_few_tasks_tell_nothing_together(tasks):
         assert high > 1.0
 
 
+def test_a_task_whose_two_prompts_have_nothing_to_lose_hides_no_other():
+    """Its order is 0 / 0, and no number of the suite's."""
+    twins = distributions(99)
+    twins[1] = twins[0]
+    bases, asked = {**BASES, "twins": twins}, {**ASKED, "twins": (0, 1)}
+    detector, events = SuiteDetector(bases), []
+    detector.update(0, bases, {}, {})
+    for step in range(1, 5):
+        q = {name: collapsed(b, 0.5)[list(asked[name])] for name, b in bases.items()}
+        events += detector.update(step, q, {}, asked)
+    assert np.isnan(detector.tasks["twins"].state.orders[-1])
+    assert {e.task for e in events if e.kind == "nucleation_onset"} == {None, *BASES}
+
+
 def test_an_event_tells_the_order_that_the_record_has():
     bases, q, asked = uneven(0.1, 0.5)
     detector, events = SuiteDetector(bases), []

@@ -157,7 +157,8 @@ class SuiteDetector:
         return [Event("free_energy_jump", step, None, evidence, message)]
 
     def _bounded(self, seen: Mapping[str, Observation]) -> dict[str, Observation]:
-        """By task, a probe with its order at the least and at the most; see `order_bounds`."""
+        """By task with a finite order, its probe with the bounds of that; see `order_bounds`."""
+        seen = {name: now for name, now in seen.items() if np.isfinite(now.order)}
         orders = np.array([now.order for now in seen.values()])
         shares = [1 / len(now.q) - 1 / self.tasks[name].prompts for name, now in seen.items()]
         before = [now.before for now in seen.values()]
