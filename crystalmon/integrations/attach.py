@@ -38,9 +38,10 @@ def attach(module: ModuleType, note: Callable[[str], None]) -> None:
     @functools.wraps(begin)
     def on_train_begin(handler: Any, args: Any, *given: Any, **options: Any) -> Any:
         watched = _watch(handler, args, module.DefaultFlowCallback)
-        control = begin(handler, args, *given, **options)
-        note(ATTACHED if watched in handler.callbacks else REFUSED)
-        return control
+        try:
+            return begin(handler, args, *given, **options)
+        finally:  # a mistake of configuration, which is raised, is no refusal
+            note(ATTACHED if watched in handler.callbacks else REFUSED)
 
     module.CallbackHandler.on_train_begin = on_train_begin
 
