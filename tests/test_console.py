@@ -13,10 +13,11 @@ from fake_runs import make_event, make_record, make_task
 
 from crystalmon.monitor.actions import check_actions
 from crystalmon.monitor.console import Console, costly
+from crystalmon.phases.in_words import main_numbers
 from crystalmon.report.caveats import unmeasurable
 from crystalmon.report.snapshot import Snapshot
 from crystalmon.runs.records import ProbeRecord
-from crystalmon.runs.wordings import TaskTexts, main_numbers
+from crystalmon.runs.wordings import TaskTexts
 
 
 def test_tasks_that_are_hardly_ever_answered_are_named():

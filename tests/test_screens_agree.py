@@ -19,7 +19,7 @@ from crystalmon.cli.main import main
 from crystalmon.metrics.catalogue import NOT_MEASURABLE
 from crystalmon.monitor.console import Console
 from crystalmon.monitor.probe import Monitor
-from crystalmon.phases.unconfirmed import phase_words
+from crystalmon.phases.in_words import phase_words
 from crystalmon.report.lanes import make_lanes
 from crystalmon.report.live.feed import RunFeed
 from crystalmon.report.live.terminal import screen

@@ -28,15 +28,15 @@ from crystalmon.metrics.catalogue import NOT_MEASURABLE
 from crystalmon.metrics.divergences import js_divergence
 from crystalmon.metrics.seeds import prompt_crystallinity
 from crystalmon.phases import PhaseState, SuiteDetector
+from crystalmon.phases.in_words import main_numbers, phase_words, shared_leader
 from crystalmon.phases.limits import Limits
 from crystalmon.phases.stored import limits_of, observe, states_of
-from crystalmon.phases.unconfirmed import phase_words
 from crystalmon.phases.what_to_do import advise_run
 from crystalmon.runs.places import Stages
 from crystalmon.runs.records import Event, ProbeRecord, Stored
 from crystalmon.runs.reference import read_base_answers, read_in_view, read_unanswered
 from crystalmon.runs.run import Run
-from crystalmon.runs.wordings import main_numbers, task_texts
+from crystalmon.runs.wordings import task_texts
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,8 @@ class Detection(Stored):
         stages: of a scan, the names of its stages by step.
         phases: (step, phase) of the suite, at the first probe and wherever it changed.
         numbers: the last probe's order and free energy, in words.
-        looks: the last phase as people are told it; see `unconfirmed.phase_words`.
+        shared_leader: that one answer leads in all tasks, in words, or nothing.
+        looks: the last phase as people are told it; see `in_words.phase_words`.
         events: as the replay raised them.
         advice: by kind of these, what to do; nothing of a scan.
         repeats_live: whether they are the stored ones, as they are if this version of the
@@ -107,6 +108,7 @@ class Detection(Stored):
     phases: tuple[tuple[int, str], ...]
     looks: str
     numbers: str
+    shared_leader: str
     events: tuple[Event, ...]
     advice: Mapping[str, str]
     repeats_live: bool
@@ -150,6 +152,9 @@ def detect_run(run: Run) -> Detection:
     }
     began = next((phase for _, phase in found.phases if phase != NOT_MEASURABLE), None)
     differing = _differing(run.events, found.events)
+    texts, known = task_texts(run)
+    choices = {name: text.choices for name, text in texts.items()}
+    prompts = {name: text.prompts for name, text in texts.items() if known}
     return Detection(
         name=run.name,
         probes=len(run.records),
@@ -161,11 +166,12 @@ def detect_run(run: Run) -> Detection:
         phases=tuple(found.phases),
         looks=phase_words(last),
         numbers=main_numbers(last),
+        shared_leader=shared_leader(last, choices),
         events=tuple(found.events),
         advice=advise_run(run, found.events, last),
         repeats_live=differing == 0,
         differing=differing,
-        tasks=_tasks(run, last, found.detector, base, transitions),
+        tasks=_tasks(last, choices, prompts, found.detector, base, transitions),
         inherited=_raised_before(found.inherited),
         transition=transitions[None],
         avrami=fit_avrami(steps, np.array(found.fraction)) if began == "liquid" else None,
@@ -224,14 +230,14 @@ def _as_replayed(record: ProbeRecord, detector: SuiteDetector) -> ProbeRecord:
 
 
 def _tasks(
-    run: Run,
     last: ProbeRecord,
+    choices: Mapping[str, Sequence[str]],
+    prompts: Mapping[str, Sequence[str]],
     detector: SuiteDetector,
     base: Mapping[str, np.ndarray],
     transitions: Mapping[str | None, Transition],
 ) -> dict[str, TaskDetection]:
     """What was found in each task, at the last probe."""
-    texts, known = task_texts(run)
     found = {}
     for name, task in last.tasks.items():
         own = detector.tasks[name]
@@ -240,13 +246,13 @@ def _tasks(
         found[name] = TaskDetection(
             phase=own.phase,
             looks=phase_words(last, name),
-            leading=task.leading(texts[name].choices),
+            leading=task.leading(choices[name]),
             seed=seed,
             seed_set=own.seed_set,
             p_value=None if lock is None else lock.p_value,
             margin=None if lock is None else lock.margin,
             distance=None if seed is None else float(js_divergence(now, base[name][seed])),
-            likeliest=texts[name].prompts[first] if known and first is not None else None,
+            likeliest=prompts[name][first] if prompts and first is not None else None,
             transition=transitions[name],
         )
     return found

@@ -21,7 +21,7 @@ from crystalmon.cli.options import (
 from crystalmon.metrics.answers import answer_distributions, measure_task
 from crystalmon.metrics.bootstrap import uniform_weights
 from crystalmon.metrics.catalogue import BRIEF, BY_KEY, NOT_MEASURABLE
-from crystalmon.phases.unconfirmed import tasks_by_phase
+from crystalmon.phases.in_words import tasks_by_phase
 from crystalmon.runs.files import RUN_FILE
 from crystalmon.runs.notebook import number
 from crystalmon.runs.reader import read_run

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from crystalmon.metrics.catalogue import NOT_MEASURABLE, PHASES
 from crystalmon.monitor.actions import Action
 from crystalmon.monitor.probe import Monitor
-from crystalmon.phases.unconfirmed import phase_words, tasks_by_phase
+from crystalmon.phases.in_words import main_numbers, phase_words, shared_leader, tasks_by_phase
 from crystalmon.report.caveats import unmeasurable
 from crystalmon.report.snapshot import Snapshot
 from crystalmon.runs.files import saved_checkpoints
@@ -25,7 +25,7 @@ from crystalmon.runs.names import DEFAULT_NAME, REFERENCE_FOLDER
 from crystalmon.runs.plurals import counted
 from crystalmon.runs.records import EVENT_KINDS, PHASE_EVENT_KINDS, Event, ProbeRecord
 from crystalmon.runs.shares import LEAST, over_limit
-from crystalmon.runs.wordings import end_words, main_numbers, shared_leader
+from crystalmon.runs.wordings import end_words
 from crystalmon.suites.checks import harmless
 from crystalmon.trackers.make import ALERTING
 
@@ -142,9 +142,8 @@ class Console:
         if _tells_more(last):
             self.say(f"tasks: {tasks_by_phase(last)}")
         if choices:
-            leading = {name: task.leading(choices[name]) for name, task in last.tasks.items()}
-            told = ", ".join(f"{name} {answer}" for name, answer in leading.items())
-            same = shared_leader(list(leading.values()))
+            leading = [f"{name} {task.leading(choices[name])}" for name, task in last.tasks.items()]
+            told, same = ", ".join(leading), shared_leader(last, choices)
             few = f" to these {last.wordings}" if last.wordings else ""
             self.say(f"likeliest answers{few}: {told}{same and f'; {same}'}")
         if ends := _open_ends(last):

@@ -13,7 +13,7 @@ from crystalmon.report.summary import as_text
 from crystalmon.runs.places import Stages, told
 from crystalmon.runs.plurals import counted
 from crystalmon.runs.records import Event
-from crystalmon.runs.wordings import end_words, quoted, shared_leader
+from crystalmon.runs.wordings import end_words, quoted
 
 _SETS = """
 may end on: the base's wordings, near twins as one, that cannot be excluded at 95%, the likeliest
@@ -49,8 +49,7 @@ def format_detection(found: Detection) -> str:
     if found.advice:
         lines += ["", "what to do", *(f"  {kind}: {text}" for kind, text in found.advice.items())]
     lines += ["", "kinetics", *_kinetics_lines(found), "", _task_table(found)]
-    if same := shared_leader([task.leading for task in found.tasks.values()]):
-        lines.append(f"{same}.")
+    lines += [f"{found.shared_leader}."] if found.shared_leader else []
     if any(task.seed_set for task in found.tasks.values()):
         lines.append(_SETS)
     if any(task.seed is not None for task in found.tasks.values()):

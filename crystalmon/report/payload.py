@@ -12,7 +12,7 @@ import numpy as np
 import crystalmon
 from crystalmon.analysis.transition import LEAST_RISE, Transition, classify_transition, fit_avrami
 from crystalmon.metrics.catalogue import NOT_MEASURABLE
-from crystalmon.phases.unconfirmed import phase_words
+from crystalmon.phases.in_words import phase_words
 from crystalmon.phases.what_to_do import advise_run
 from crystalmon.report import palette
 from crystalmon.report.caveats import caveats, compared_with, unlike

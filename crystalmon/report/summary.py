@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from crystalmon.metrics.catalogue import BRIEF, brief_value
-from crystalmon.phases.unconfirmed import phase_words
+from crystalmon.phases.in_words import phase_words
 from crystalmon.report.frames import base_answers
 from crystalmon.report.lanes import probed_chain
 from crystalmon.runs.notebook import number

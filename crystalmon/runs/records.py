@@ -102,9 +102,13 @@ class TaskRecord(Stored):
 
     def leading(self, choices: Sequence[str]) -> str:
         """The likeliest answer over the wordings asked, with its probability: `heads 87%`."""
+        means, leader = self.q.mean(axis=0), self.leader(choices)
+        return f"{leader} {means.max():.0%}" if leader else "–"
+
+    def leader(self, choices: Sequence[str]) -> str:
+        """The likeliest answer over the wordings asked; none if their answers are unknown."""
         means = self.q.mean(axis=0)
-        top = int(np.argmax(means))
-        return f"{choices[top]} {means[top]:.0%}" if np.isfinite(means).all() else "–"
+        return choices[int(np.argmax(means))] if np.isfinite(means).all() else ""
 
     def fits(self, prompts: float, choices: int) -> bool:
         """Whether this may be a probe of a task with P prompts and C choices."""

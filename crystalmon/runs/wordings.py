@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from crystalmon.metrics.catalogue import NOT_MEASURABLE
 from crystalmon.runs.plurals import counted
-from crystalmon.runs.records import ProbeRecord
 from crystalmon.runs.run import Run, names_of
 from crystalmon.suites.tasks import Choice, Task, TaskSuite, load_suite
 
@@ -136,40 +133,6 @@ def quoted_suite(run_info: Mapping[str, Any]) -> TaskSuite | None:
         return suite if suite.hash == run_info.get("suite_hash") else None
     except (AttributeError, KeyError, TypeError, ValueError):  # left out, or damaged
         return None
-
-
-def main_numbers(record: ProbeRecord) -> str:
-    """The suite's order with its 95% interval, and its free energy with the share of its format."""
-    order, energy = (record.metrics.get(key, math.nan) for key in ("order", "free_energy"))
-    said = []
-    if math.isfinite(order) and record.phase != NOT_MEASURABLE:
-        low, high = record.ci.get("order", (math.nan, math.nan))
-        within = f" [{_fixed(low)}, {_fixed(high)}]" if math.isfinite(low + high) else ""
-        said.append(f"order {_fixed(order)}{within}")
-    if math.isfinite(energy):
-        share = record.metrics.get("free_energy_format", math.nan) / max(energy, 1e-9)
-        of_format = f" ({share:.0%} of it format)" if energy > 0.01 and share <= 1 else ""
-        said.append(f"free energy {_fixed(energy, 3)} nats{of_format}")
-    return ", ".join(said)
-
-
-def _fixed(value: float, digits: int = 2) -> str:
-    """Without the sign of a zero."""
-    return f"{round(value, digits) + 0.0:.{digits}f}"
-
-
-def shared_leader(leading: Sequence[str]) -> str:
-    """That one answer is the likeliest in all tasks, in words; empty if there is none.
-
-    >>> shared_leader(["search 87%", "search 91%"])
-    'search leads in both tasks'
-    >>> shared_leader(["search 87%", "mail 91%"])
-    ''
-    """
-    answers = {each.rpartition(" ")[0] for each in leading}
-    found = next(iter(answers)) if len(leading) > 1 and len(answers) == 1 else ""
-    number = "both" if len(leading) == 2 else f"all {len(leading)}"
-    return f"{found} leads in {number} tasks" if found else ""
 
 
 def end_words(seed_set: Sequence[int | None], prompts: Sequence[str] = ()) -> str:

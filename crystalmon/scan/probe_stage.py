@@ -7,7 +7,7 @@ from typing import Any
 
 from crystalmon.metrics.catalogue import BRIEF, brief_value
 from crystalmon.monitor.probe import Monitor
-from crystalmon.phases.unconfirmed import phase_words
+from crystalmon.phases.in_words import phase_words
 from crystalmon.scan.chat_templates import check_chat_template
 from crystalmon.scan.scan_folder import ScanFolder
 

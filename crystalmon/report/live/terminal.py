@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from crystalmon.metrics.catalogue import BRIEF, brief_value
-from crystalmon.phases.unconfirmed import phase_words
+from crystalmon.phases.in_words import phase_words
 from crystalmon.report.live.feed import News, RunFeed
 from crystalmon.report.palette import PHASE_COLOURS, PHASE_WORDS
 from crystalmon.runs.places import told

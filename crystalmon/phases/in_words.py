@@ -1,4 +1,4 @@
-"""What one probe shows before a second one has confirmed it.
+"""What one probe says, in words.
 
 A phase changes when two probes agree. Where probes are few, as in a scan of two stages, the last
 one may show another phase than has been told so far, and whoever reads a table should hear of it.
@@ -8,6 +8,9 @@ probe may move the suite's phase only as far as the suite's own `order` does.
 """
 
 from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -71,3 +74,37 @@ def tasks_by_phase(record: ProbeRecord) -> str:
         seeds = sum(record.tasks[name].seed is not None for name in names)
         parts.append(part + (f" ({seeds} on a wording of the base)" if seeds else ""))
     return "; ".join(parts)
+
+
+def main_numbers(record: ProbeRecord) -> str:
+    """The suite's order with its 95% interval, and its free energy with the share of its format."""
+    order, energy = (record.metrics.get(key, math.nan) for key in ("order", "free_energy"))
+    said = []
+    if math.isfinite(order) and record.phase != NOT_MEASURABLE:
+        low, high = record.ci.get("order", (math.nan, math.nan))
+        within = f" [{_fixed(low)}, {_fixed(high)}]" if math.isfinite(low + high) else ""
+        said.append(f"order {_fixed(order)}{within}")
+    if math.isfinite(energy):
+        share = record.metrics.get("free_energy_format", math.nan) / max(energy, 1e-9)
+        of_format = f" ({share:.0%} of it format)" if energy > 0.01 and share <= 1 else ""
+        said.append(f"free energy {_fixed(energy, 3)} nats{of_format}")
+    return ", ".join(said)
+
+
+def _fixed(value: float, digits: int = 2) -> str:
+    """Without the sign of a zero."""
+    return f"{round(value, digits) + 0.0:.{digits}f}"
+
+
+def shared_leader(record: ProbeRecord, choices: Mapping[str, Sequence[str]]) -> str:
+    """That one answer is the likeliest in all tasks: `search leads in both tasks`, or nothing.
+
+    Args:
+        record: of the probe.
+        choices: by task, its answers [C].
+    """
+    leaders = {task.leader(choices[name]) for name, task in record.tasks.items()}
+    if len(record.tasks) < 2 or len(leaders) > 1 or "" in leaders:
+        return ""
+    number = "both" if len(record.tasks) == 2 else f"all {len(record.tasks)}"
+    return f"{leaders.pop()} leads in {number} tasks"
