@@ -30,6 +30,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from measure_few import format_few
 from safetensors.numpy import save
 from tqdm.auto import tqdm
 
@@ -37,19 +38,7 @@ from crystalmon import Run, read_run
 from crystalmon.analysis.stage_measures import measure_stages
 from crystalmon.analysis.transfer import find_transfer
 from crystalmon.analysis.verdicts import find_seeds, format_verdicts, judge_run, judge_stages
-from crystalmon.metrics.answers import (
-    answer_distributions,
-    is_ordered,
-    mean_over_tasks,
-    measure_task,
-)
-from crystalmon.metrics.bootstrap import (
-    REPLICATES,
-    bootstrap_interval,
-    bootstrap_weights,
-    expansion,
-)
-from crystalmon.metrics.subsets import nested_subsets
+from crystalmon.metrics.answers import answer_distributions, is_ordered
 from crystalmon.monitor.course import Course
 from crystalmon.phases.order import COMPLETE
 from crystalmon.phases.stored import states_of
@@ -77,8 +66,6 @@ DRAWS = 100
 """Shuffles behind the null."""
 COVERAGES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 1.01)
 """Edges of the bins in which wordings are compared."""
-SIZES = (2, 4, 8)
-"""Wordings of a task that a partial probe may ask."""
 
 Stages = dict[int, tuple[np.ndarray, np.ndarray]]
 """By step, the prompts asked [p] and their answers [p, C]."""
@@ -282,51 +269,6 @@ def moved_by_sft(chain: Chain) -> np.ndarray:
     return np.concatenate(found, axis=1)
 
 
-def format_few(chains: Sequence[Chain]) -> str:
-    """How far the suite's `order` by a few wordings of each task is from that by all of them.
-
-    Over all probes but the base's: the mean of the differences, the root of their mean square, and
-    the share of the 95% intervals that hold the `order` by all.
-    """
-    heads = ("wordings", "probes", "mean", "RMS", "in interval")
-    lines = [f"{'view':<10}" + "".join(f"{head:>13}" for head in heads)]
-    for view, size in itertools.product(dict.fromkeys(c.view for c in chains), SIZES):
-        found = [few for chain in chains if chain.view == view for few in by_few(chain, size)]
-        differences, held = np.array(found).T
-        shown = [size, len(found), f"{differences.mean():.3f}"]
-        shown += [f"{np.sqrt(np.mean(differences**2)):.3f}", f"{held.mean():.0%}"]
-        lines.append(f"{view:<10}" + "".join(f"{cell:>13}" for cell in shown))
-    return "\n".join(lines)
-
-
-def by_few(chain: Chain, size: int) -> list[tuple[float, bool]]:
-    """By probe, how much larger `order` is by so few wordings; whether its interval holds it."""
-    rng = np.random.default_rng(0)
-    weights = {name: bootstrap_weights(size, REPLICATES, rng) for name in chain.base}
-    asked = {name: nested_subsets(b, SIZES)[size] for name, b in chain.base.items()}
-    found = []
-    for record in (record for run in chain.stages.values() for record in run.records[1:]):
-        tasks = {
-            n: task for n, task in record.tasks.items() if math.isfinite(task.metrics["order"])
-        }
-        part = [
-            measure_task(
-                task.q[asked[n]],
-                chain.base[n],
-                {},
-                weights[n],
-                asked=asked[n],
-                in_view=chain.in_view.get(n),
-            )
-            for n, task in tasks.items()
-        ]
-        value, replicates = mean_over_tasks(part, "order")
-        low, high = bootstrap_interval(value, replicates, expansion([size] * len(part)))
-        whole = record.metrics["order"]
-        found.append((value - whole, low <= whole <= high))
-    return found
-
-
 def course_figure(chains: Sequence[Chain]) -> Figure:
     """Coverage, liquidity, order and KL along training: a row a view, a line a chain."""
     views = list(dict.fromkeys(chain.view for chain in chains))
@@ -387,8 +329,12 @@ def show_results(chains: Sequence[Chain], figures: Path) -> None:
         print(f"{chain.name}, {chain.view}:\n{format_verdicts(verdicts)}\n")
         found = json_value({**measure_stages(chain.joined), "verdicts": verdicts})
         write_scan_figures(chain.joined, found, figures / chain.name / chain.view)
-    tables = (format_seeds, format_shared, format_moved, format_few)
+    tables = (format_seeds, format_shared, format_moved)
     print("\n\n".join(table(chains) for table in tables))
+    by_view: dict[str, list[Run]] = {}
+    for chain in chains:
+        by_view.setdefault(chain.view, []).extend(chain.stages.values())
+    print(f"\n{format_few(by_view)}")
     style.write_figure(course_figure(chains), figures / "course")
     print(f"\nfigures: {figures}")
 

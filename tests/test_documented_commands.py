@@ -142,6 +142,7 @@ RUN_BY = {
     "scripts/benchmark_budget.py": "test_documented_commands.py::test_schedules_are_compared",
     "scripts/calibrate_seeds.py": "test_documented_commands.py::test_the_detector_is_measured",
     "scripts/demo.py": "test_documented_commands.py::test_the_demo_and_what_it_says_to_run_next",
+    "scripts/measure_few.py": "test_real_results.py::test_few_wordings_are_held_against_all",
     "scripts/measure_scan_memory.py": "test_documented_commands.py::test_the_memory_of_a_scan",
     "scripts/no_trace/check.py": "test_no_trace.py::test_two_processes_give_the_record_of_one",
     "scripts/no_trace/train.py": "test_no_trace.py::test_two_processes_give_the_record_of_one",

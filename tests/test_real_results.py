@@ -102,3 +102,17 @@ def test_the_documents_tables_are_those_of_the_runs_that_are_kept(
     shown = page.partition("## A real base")[2].split("```")[1].splitlines()[1:]
     assert len(shown) > 10
     assert [line for line in shown if line not in printed] == []
+
+
+def test_few_wordings_are_held_against_all(results, study, monkeypatch, capsys):
+    script = importlib.import_module("measure_few")
+    whole = str(study / "a/2-dpo/crystalmon")
+    monkeypatch.setattr(sys, "argv", ["measure_few.py", whole])
+    assert script.main() == 0
+    found = rows(capsys.readouterr().out)
+    assert [row[1:3] for row in found] == [["2", "1"], ["4", "1"], ["8", "1"]]
+    # settled: whichever wordings are asked, they answer alike
+    assert all(abs(float(row[3])) < 0.05 for row in found)
+    monkeypatch.setattr(sys, "argv", ["measure_few.py", str(study / "nowhere")])
+    with pytest.raises(SystemExit, match="no crystalmon run in"):
+        script.main()

@@ -706,7 +706,7 @@ def test_stages_are_read_and_checkpoints_come_in_the_order_of_their_steps(tmp_pa
     assert expand_stages([own])[0].name == "base/checkpoint-3"
     weights[0].unlink()
     assert expand_stages([own, Stage("next", "x")])[0].name == "base/checkpoint-3"
-    for texts in (["base"], ["=x"], ["base="]):
+    for texts in (["="], ["=x"], ["base="], ["."]):
         with pytest.raises(ValueError, match="a stage must be NAME=WHERE, got"):
             parse_stages(texts)
     with pytest.raises(ValueError, match="names of their own, got 'a' twice"):

@@ -35,7 +35,7 @@ FAILED = 1
 
 _WHERE = (
     "in order, the base first; WHERE: a hub id (id@revision), a folder, a folder of checkpoints, "
-    "a .gguf file, or a bundled model"
+    "a .gguf file, or a bundled model; NAME: its last part unless given"
 )
 _LEND = "lend the stages without a chat template that of this one, or of a model"
 
@@ -44,7 +44,7 @@ _LEND = "lend the stages without a chat template that of this one, or of a model
     "scan",
     "measure released checkpoints, stage by stage",
     "suite device json",
-    option("stages", nargs="*", metavar="NAME=WHERE", help=_WHERE),
+    option("stages", nargs="*", metavar="[NAME=]WHERE", help=_WHERE),
     option("--family", choices=tuple(FAMILIES), help="the public stages of a family"),
     option("--view", default="raw", type=view_text, help=f"default: raw; both; {VIEW_WORDS}"),
     option("--chat-template-from", metavar="STAGE", help=_LEND),

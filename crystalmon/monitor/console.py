@@ -65,7 +65,8 @@ class Console:
         suite, base = monitor.suite, monitor.reference.info.model or "this model"
         planned = counted(probes, "probe")
         if max_overhead is not None and max_overhead < 1:
-            planned = f"probes within {100 * max_overhead:.3g}% of the time, at least {LEAST + 1}"
+            least = min(LEAST + 1, probes)
+            planned = f"probes within {100 * max_overhead:.3g}% of the time, at least {least}"
         self.say(
             f"{suite.name}: {counted(len(suite), 'task')}, "
             f"{counted(suite.num_prompts, 'prompt')}, {planned}; base {base}; records in {folder}"

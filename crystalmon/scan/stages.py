@@ -1,4 +1,4 @@
-"""The list of checkpoints that a scan measures: `NAME=WHERE`, the base first."""
+"""The list of checkpoints that a scan measures: `[NAME=]WHERE`, the base first."""
 
 from __future__ import annotations
 
@@ -35,13 +35,19 @@ class Stage:
 
 
 def parse_stages(texts: Iterable[str]) -> tuple[Stage, ...]:
-    """Stages from texts `NAME=WHERE`.
+    """Stages from texts `NAME=WHERE`, or `WHERE`: its last part is the name then.
+
+    >>> [stage.name for stage in parse_stages(["base=org/model", "runs/sft", "org/chat@v1"])]
+    ['base', 'sft', 'chat@v1']
 
     Raises:
         ValueError: if a text is none.
     """
-    parted = [text.partition("=") for text in texts]
-    return tuple(Stage(name, where) for name, _, where in parted)
+    stages = []
+    for text in texts:
+        name, named, where = text.partition("=")
+        stages.append(Stage(name, where) if named else Stage(Path(text).name, text))
+    return tuple(stages)
 
 
 def expand_stages(stages: Sequence[Stage]) -> tuple[Stage, ...]:

@@ -17,8 +17,9 @@ function drawNow() {
   fill($("now"), ...state.data.lanes.map((lane, index) => {
     const at = lane.x.length - 1, phase = lane.phase[at], confirmed = lane.looks === phaseName(phase);
     const words = confirmed ? state.data.phases[phase].words : "The last probe shows this. A phase changes once a second probe agrees.";
+    const within = ({ lo, hi }) => (lo && known(lo[at]) ? el("small", { title: "95% interval" }, ` [${fixed(lo[at], 2)}, ${fixed(hi[at], 2)}]`) : null);
     const tile = (metric) => el("div", { class: "tile" },
-      el("b", {}, fixed(lane.series[metric.key].v[at], 2), metric.unit ? el("small", {}, ` ${metric.unit}`) : null),
+      el("b", {}, fixed(lane.series[metric.key].v[at], 2), metric.unit ? el("small", {}, ` ${metric.unit}`) : null, within(lane.series[metric.key])),
       el("span", { class: "name" }, metric.label), el("span", {}, metric.summary));
     const told = allMetrics().filter((metric) => metric.brief && isTold(lane, metric, holdsSeed));
     return el("div", { class: "lane" },

@@ -1,0 +1,124 @@
+"""How well a few wordings of each task tell the `order` of all, from runs that asked all of them.
+
+    python scripts/measure_few.py RUN ...
+
+By run and number of wordings: how far the suite's `order` is off, on average and in the root mean
+square, and how often its 95% interval holds that by all. Then 1.48 times the median error of a
+single task, which is the standard error but for outliers: a task with hardly any liquidity in the
+base may be off by a lot. The last column is the same over √(1/p − 1/P), of p out of P wordings:
+`phases/partial.py` takes it from there. The base's own probe, whose order is 0, is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from crystalmon import Run, read_run
+from crystalmon.metrics.answers import mean_over_tasks, measure_task
+from crystalmon.metrics.bootstrap import (
+    REPLICATES,
+    bootstrap_interval,
+    bootstrap_weights,
+    expansion,
+)
+from crystalmon.metrics.subsets import nested_subsets
+from crystalmon.phases.partial import ROBUST
+from crystalmon.runs.reference import read_base_answers, read_in_view
+
+SIZES = (2, 4, 8)
+"""Wordings of a task that a partial probe may ask."""
+
+
+@dataclass(frozen=True)
+class Few:
+    """What a few wordings tell at one probe.
+
+    Args:
+        error: of the suite's `order`.
+        held: whether its interval holds the `order` by all.
+        tasks: the tasks' errors, each with its √(1/p − 1/P).
+    """
+
+    error: float
+    held: bool
+    tasks: Sequence[tuple[float, float]]
+
+
+def by_few(run: Run, size: int) -> list[Few]:
+    """What so few wordings tell at each probe but the first."""
+    base = read_base_answers(run.folder, run.records[0].tasks)
+    in_view = read_in_view(run.folder)
+    rng = np.random.default_rng(0)
+    weights = {name: bootstrap_weights(size, REPLICATES, rng) for name in base}
+    asked = {name: nested_subsets(b, SIZES)[size] for name, b in base.items()}
+    found = []
+    for record in run.records[1:]:
+        tasks = {n: t for n, t in record.tasks.items() if math.isfinite(t.metrics["order"])}
+        part = {
+            n: measure_task(
+                task.q[asked[n]], base[n], {}, weights[n], asked=asked[n], in_view=in_view.get(n)
+            )
+            for n, task in tasks.items()
+        }
+        value, replicates = mean_over_tasks(list(part.values()), "order")
+        low, high = bootstrap_interval(value, replicates, expansion([size] * len(part)))
+        whole = record.metrics["order"]
+        errors = [
+            (part[n].metrics["order"] - task.metrics["order"], (1 / size - 1 / len(base[n])) ** 0.5)
+            for n, task in tasks.items()
+        ]
+        found.append(Few(value - whole, low <= whole <= high, errors))
+    return found
+
+
+def format_few(runs: Mapping[str, Sequence[Run]]) -> str:
+    """A row for each group of runs and number of wordings."""
+    heads = ("wordings", "probes", "mean", "RMS", "in interval", "a task's", "over √")
+    width = max(10, *(len(name) + 2 for name in runs))
+    lines = [" " * width + "".join(f"{head:>13}" for head in heads)]
+    for name, group in runs.items():
+        for size in SIZES:
+            found = [few for run in group for few in by_few(run, size)]
+            errors = np.array([few.error for few in found])
+            tasks, scale = np.array([pair for few in found for pair in few.tasks]).T
+            shown = [size, len(found), f"{errors.mean():.3f}"]
+            shown += [f"{np.sqrt(np.mean(errors**2)):.3f}"]
+            shown += [f"{np.mean([few.held for few in found]):.0%}"]
+            shown += [f"{_typical(tasks):.3f}", f"{_typical(tasks / scale):.2f}"]
+            lines.append(f"{name:<{width}}" + "".join(f"{cell:>13}" for cell in shown))
+    return "\n".join(lines)
+
+
+def _typical(errors: np.ndarray) -> float:
+    return ROBUST * float(np.median(np.abs(errors)))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", nargs="+", type=Path, help="run folders, or those above them")
+    args = parser.parse_args()
+    try:
+        found = [read_run(folder) for folder in args.runs]
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
+    for run in found:
+        if len(run.records) < 2 or any(record.wordings for record in run.records):
+            raise SystemExit(
+                f"{run.folder} must hold two probes of all wordings or more: train it with "
+                "max_overhead=None."
+            )
+    print(format_few({run.name: [run] for run in found}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
