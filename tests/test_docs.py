@@ -11,7 +11,8 @@ from test_rooms import ROOMS
 import crystalmon
 
 ROOT = Path(__file__).parent.parent
-FOLDERS = (".", "crystalmon", "crystalmon/metrics", "crystalmon/monitor", "recipes", "scripts")
+ROOMS_WITH_PAGES = ("crystalmon/metrics", "crystalmon/monitor", "crystalmon/phases")
+FOLDERS = (".", "crystalmon", *ROOMS_WITH_PAGES, "recipes", "scripts")
 PAGES = [Path(folder, "README.md") for folder in FOLDERS]
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)")
 COMMAND = re.compile(r"(?:python|--config)\s+((?:scripts|recipes)/[\w/]+\.(?:py|yaml))")

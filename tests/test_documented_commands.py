@@ -28,7 +28,8 @@ from crystalmon.cli.options import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
 TESTS = Path(__file__).parent
-FOLDERS = (".", "crystalmon", "crystalmon/metrics", "crystalmon/monitor", "recipes", "scripts")
+ROOMS_WITH_PAGES = ("crystalmon/metrics", "crystalmon/monitor", "crystalmon/phases")
+FOLDERS = (".", "crystalmon", *ROOMS_WITH_PAGES, "recipes", "scripts")
 PAGES = [Path(folder, "README.md") for folder in FOLDERS]
 SETTINGS = [path.relative_to(ROOT) for path in sorted((ROOT / "recipes").rglob("*.yaml"))]
 SCRIPTS = [

@@ -23,7 +23,7 @@ def advise(events, saved, training=(), phase="nucleating"):
     return advise_at(events, last, saved, dict.fromkeys(training, 0.1))
 
 
-README = Path(__file__).parent.parent / "README.md"
+README = Path(__file__).parent.parent / "crystalmon/phases/README.md"
 
 
 @pytest.fixture
