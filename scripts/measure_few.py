@@ -1,6 +1,7 @@
 """How well a few wordings of each task tell the `order` of all, from runs that asked all of them.
 
-    python scripts/measure_few.py RUN ...
+    python scripts/measure_few.py          # the demo's SFT
+    python scripts/measure_few.py RUN ...  # run folders
 
 By run and number of wordings: how far the suite's `order` is off, on average and in the root mean
 square, and how often its 95% interval holds that by all. Then 1.48 times the median error of a
@@ -104,7 +105,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("runs", nargs="+", type=Path, help="run folders, or those above them")
+    parser.add_argument("runs", nargs="*", type=Path, default=[Path("runs/demo/1-sft")])
     args = parser.parse_args()
     try:
         found = [read_run(folder) for folder in args.runs]

@@ -20,7 +20,7 @@ from test_plan import BOS, make_tokenizer
 from crystalmon.scoring.models import load_tokenizer
 from crystalmon.scoring.plan import render_suite
 from crystalmon.suites.draft import draft_suite
-from crystalmon.suites.imported import import_suite, suite_text
+from crystalmon.suites.imported import LONGEST_ANSWER, import_suite, suite_text
 from crystalmon.suites.tasks import Choice, Task, TaskSuite, load_suite
 
 QUESTION = "Is the answer correct?"
@@ -121,7 +121,7 @@ def test_a_judge_of_one_question_is_told_to_ask_another(capsys, tmp_path, choice
     assert out.count("t is the only task") == out.count("Add a task whose right") == said
 
 
-TEXTS = st.text(min_size=1).filter(
+TEXTS = st.text(min_size=1, max_size=LONGEST_ANSWER).filter(
     lambda text: text.strip() and not any("\ud800" <= each <= "\udfff" for each in text)
 )
 
