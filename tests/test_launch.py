@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from crystalmon.cli.main import main
-from crystalmon.integrations.settings import ARGUMENTS, read_settings
+from crystalmon.integrations.arguments import ARGUMENTS, read_settings
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = ROOT / "crystalmon/assets/liquid-tiny"

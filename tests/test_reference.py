@@ -18,12 +18,8 @@ from crystalmon.metrics.answers import answer_distributions
 from crystalmon.monitor.base_answers import ReferenceMismatch, check_reference, make_base
 from crystalmon.monitor.base_model import find_base
 from crystalmon.runs.files import RunFolderError
-from crystalmon.runs.reference import (
-    find_reference,
-    load_reference,
-    read_base_answers,
-    read_in_view,
-)
+from crystalmon.runs.find_reference import find_reference
+from crystalmon.runs.reference import load_reference, read_base_answers, read_in_view
 from crystalmon.scoring.models import ASSETS_DIR, without_adapters
 from crystalmon.scoring.plan import build_plan
 from crystalmon.suites.tasks import TaskSuite, load_suite

@@ -8,8 +8,8 @@ import os
 from pathlib import Path
 
 from crystalmon.cli.options import command, option
+from crystalmon.integrations.arguments import CONFIG, read_settings
 from crystalmon.integrations.launch import launch
-from crystalmon.integrations.settings import CONFIG, read_settings
 
 
 @command(

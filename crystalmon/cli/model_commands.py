@@ -23,10 +23,11 @@ from crystalmon.metrics.bootstrap import uniform_weights
 from crystalmon.metrics.catalogue import BRIEF, BY_KEY, NOT_MEASURABLE
 from crystalmon.phases.in_words import tasks_by_phase
 from crystalmon.runs.files import RUN_FILE
+from crystalmon.runs.find_reference import named_reference
 from crystalmon.runs.notebook import number
 from crystalmon.runs.reader import read_run
 from crystalmon.runs.records import ProbeRecord
-from crystalmon.runs.reference import Reference, load_reference, named_reference
+from crystalmon.runs.reference import Reference, load_reference
 from crystalmon.runs.wordings import quoted_suite
 from crystalmon.suites.tasks import TaskSuite, list_suites, load_suite
 

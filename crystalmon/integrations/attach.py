@@ -15,7 +15,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from crystalmon.integrations.settings import read_settings
+from crystalmon.integrations.arguments import read_settings
 
 if TYPE_CHECKING:
     from crystalmon.monitor.callback import CrystalCallback

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from crystalmon.integrations.arguments import NOTES
 from crystalmon.integrations.attach import ATTACHED, REFUSED
-from crystalmon.integrations.settings import NOTES
 
 STARTUP = Path(__file__).resolve().parent / "startup"
 """The folder whose `sitecustomize.py` each Python process runs as it starts."""

@@ -30,12 +30,8 @@ from crystalmon.monitor.base_answers import (
     tokenizer_name,
 )
 from crystalmon.monitor.known_base import KnownBase
-from crystalmon.runs.reference import (
-    Reference,
-    find_reference,
-    load_reference,
-    named_reference,
-)
+from crystalmon.runs.find_reference import find_reference, named_reference
+from crystalmon.runs.reference import Reference, load_reference
 from crystalmon.scoring.forward import Route
 from crystalmon.scoring.models import (
     UnsupportedModel,

@@ -20,7 +20,8 @@ from crystalmon.monitor.budget import DEFAULT_SHARE, check_share
 from crystalmon.monitor.console import Console
 from crystalmon.monitor.probe import Monitor
 from crystalmon.monitor.schedule import check_every
-from crystalmon.monitor.training import Settings, Training
+from crystalmon.monitor.settings import Settings
+from crystalmon.monitor.training import Training
 from crystalmon.monitor.training_experiments import Experiments, check_experiments
 from crystalmon.monitor.views import AUTO, Views, find_view, name_views
 from crystalmon.phases.limits import check_limits

@@ -19,12 +19,14 @@ import numpy as np
 from crystalmon.phases import PhaseState
 from crystalmon.phases.stored import limits_of, replay_run, states_of
 from crystalmon.runs.files import RUN_FILE
+from crystalmon.runs.find_reference import find_reference
 from crystalmon.runs.names import REFERENCE_FOLDER
 from crystalmon.runs.reader import read_run
 from crystalmon.runs.records import ProbeRecord
-from crystalmon.runs.reference import INFO_FILE, find_reference
+from crystalmon.runs.reference import INFO_FILE, Reference
 from crystalmon.runs.store import RunStore
 from crystalmon.scoring.precision_trial import AskedPrecision
+from crystalmon.scoring.ranks import Ranks
 from crystalmon.suites.tasks import TaskSuite
 
 logger = logging.getLogger(__name__)
@@ -70,6 +72,34 @@ class Origin:
                 f"{self.view!r}. Use those, or another output_dir."
             )
         return [record for record in run.records if record.step <= self.step]
+
+    def base(
+        self,
+        asked: str | Path | Reference,
+        first: Reference | None,
+        known: Reference | None,
+        ranks: Ranks,
+    ) -> str | Path | Reference:
+        """What to compare with: as asked, unless this process has trained the model before.
+
+        Then the model is not its own base any more. Called on every rank; rank 0 looks.
+
+        Args:
+            asked: the user's `reference`.
+            first: the base that an earlier training of the same trainer began with, if it was the
+                model itself.
+            known: what the model was at first, if another trainer has trained it since.
+            ranks: that train.
+        """
+        if isinstance(asked, Reference):
+            return asked
+        if self.step == 0 and asked in ("auto", "initial"):
+            if first is not None:
+                return first
+            if asked == "auto" and known is not None:
+                stored = ranks.on_main(lambda: find_reference(self.model, self.suite, self.view))
+                return known if stored is None else asked
+        return ranks.on_main(lambda: self.reference(str(asked)))
 
     def reference(self, asked: str) -> str | Path:
         """Where to look for the base: as asked, unless step 0 is past.

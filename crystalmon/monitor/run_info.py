@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import crystalmon
-from crystalmon.monitor.actions import action_name
 from crystalmon.monitor.probe import Monitor
 from crystalmon.phases.stored import INHERITED_KEY, to_info
 from crystalmon.scoring.forward import Route
@@ -47,7 +45,7 @@ def run_info(
 
     Args:
         monitor: of the run, with its reference.
-        settings: what the user asked for, ready for JSON; see `settings_info`.
+        settings: what the user asked for, ready for JSON; see `settings.Settings.to_info`.
         trainer: what trains the model, by name; see `trainer_name`.
         max_steps: the step at which training ends.
         args: the trainer's arguments, if there is a trainer.
@@ -88,26 +86,6 @@ def route_info(route: Route) -> dict[str, Any]:
     if route.trial is not None:  # the error and the times that the precision was chosen by
         found["precision_trial"] = dict(route.trial)
     return found
-
-
-def settings_info(settings: Any) -> dict[str, Any]:
-    """A callback's `training.Settings`, ready for JSON."""
-    named = isinstance(settings.reference, str | Path)
-    return {
-        "every": settings.every,
-        "max_overhead": settings.max_overhead,
-        "reference": str(settings.reference) if named else "given",
-        "view": settings.view,
-        "precision": settings.precision,
-        "strict": settings.strict,
-        "log": settings.logged,
-        "experiments": {each.name: every for each, every in settings.experiments.items()},
-        "actions": {
-            signal: [action_name(action) for action in actions]
-            for signal, actions in settings.actions.items()
-        },
-        "limits": dict(settings.limits),
-    }
 
 
 def trainer_name(args: Any) -> str:

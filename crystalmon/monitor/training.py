@@ -9,7 +9,7 @@ import logging
 import math
 import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -17,8 +17,7 @@ from typing import Any, cast
 from torch import nn
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from crystalmon.experiments.common.experiment import Experiment
-from crystalmon.monitor.actions import Action, action_name, actions_for, check_possible, take
+from crystalmon.monitor.actions import action_name, actions_for, check_possible, take
 from crystalmon.monitor.beginnings import (
     Beginning,
     bare,
@@ -39,47 +38,24 @@ from crystalmon.monitor.lineage import Origin
 from crystalmon.monitor.probe import Monitor
 from crystalmon.monitor.recorder import Recorder
 from crystalmon.monitor.run_folder import claim_folder
-from crystalmon.monitor.run_info import run_info, settings_info, trainer_name
+from crystalmon.monitor.run_info import run_info, trainer_name
 from crystalmon.monitor.schedule import Forecast, Schedule, probe_steps
+from crystalmon.monitor.settings import Settings
 from crystalmon.monitor.training_experiments import ExperimentsInTraining
 from crystalmon.phases.limits import Limits
 from crystalmon.report.snapshot import Snapshot
 from crystalmon.runs.lock import RunLock
 from crystalmon.runs.names import OVERHEAD_KEY
 from crystalmon.runs.records import Event, ProbeRecord
-from crystalmon.runs.reference import Reference, find_reference
+from crystalmon.runs.reference import Reference
 from crystalmon.runs.trainer_log import LogRow
 from crystalmon.scoring.engines import runnable
 from crystalmon.scoring.models import model_name
 from crystalmon.scoring.plan import View
-from crystalmon.scoring.precision_trial import AskedPrecision, check_precision
+from crystalmon.scoring.precision_trial import check_precision
 from crystalmon.scoring.ranks import CONFIGURATION_ERRORS, Ranks, current_ranks
-from crystalmon.suites.tasks import TaskSuite
-from crystalmon.trackers.base import Logged
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a user has asked for in one view, checked; see `callback.CrystalCallback`.
-
-    `view_name` is empty for a callback's first view.
-    """
-
-    suite: TaskSuite
-    every: float | None
-    reference: str | Path | Reference
-    view: View
-    view_name: str
-    precision: AskedPrecision
-    strict: bool
-    actions: Mapping[str, tuple[Action, ...]]
-    limits: Mapping[str, float]
-    max_overhead: float | None
-    experiments: Mapping[Experiment, int]
-    logged: Logged
-    verbose: bool
 
 
 class Training:
@@ -280,25 +256,6 @@ class Training:
         """Rank 0: keep other processes from the run folder."""
         self._held = RunLock(folder)
 
-    def _asked_base(
-        self, origin: Origin, known: Reference | None, ranks: Ranks
-    ) -> str | Path | Reference:
-        """What to compare with, as asked, unless this process has trained the model before.
-
-        Then the model is not its own base any more: that is `known`, what it was at first.
-        """
-        asked = self._settings.reference
-        if isinstance(asked, Reference):
-            return asked
-        if origin.step == 0 and asked in ("auto", "initial"):
-            if self._first_base is not None:
-                return self._first_base
-            suite, view = self._settings.suite, self._settings.view
-            if asked == "auto" and known is not None:
-                stored = ranks.on_main(lambda: find_reference(origin.model, suite, view))
-                return known if stored is None else asked
-        return ranks.on_main(lambda: origin.reference(str(asked)))
-
     def _make_monitor(
         self, model: Any, tokens: Any, origin: Origin, beginning: Beginning, progress: bool
     ) -> Monitor | None:
@@ -306,7 +263,7 @@ class Training:
         ranks, settings = current_ranks(), self._settings
         trained = beginning.training() is not self.state
         known = beginning.bases.get(self._kind) if trained else None
-        reference = self._asked_base(origin, known, ranks)
+        reference = origin.base(settings.reference, self._first_base, known, ranks)
         asked, trial = ranks.on_main(lambda: origin.precision(settings.precision))
         suite, view, precision = settings.suite, settings.view, check_precision(asked)
         make = partial(Monitor, model, tokens, suite, reference, view=view, precision=precision)
@@ -346,7 +303,7 @@ class Training:
         state: TrainerState,
     ) -> None:
         """Rank 0: open the run folder and the trackers, and say what will be monitored."""
-        settings, trainer = settings_info(self._settings), trainer_name(args)
+        settings, trainer = self._settings.to_info(), trainer_name(args)
         info = run_info(monitor, settings, trainer, state.max_steps, args)
         lock = cast(RunLock, self._held)  # rank 0 has taken it
         self._recorder = Recorder(

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from crystalmon.runs.find_reference import references_at
 from crystalmon.runs.names import path_part
-from crystalmon.runs.reference import Reference, load_reference, references_at
+from crystalmon.runs.reference import Reference, load_reference
 from crystalmon.scoring.isolation import same_random_states
 from crystalmon.scoring.plan import VIEWS, View, check_view, with_chat_template
 from crystalmon.scoring.ranks import attempt, describe
