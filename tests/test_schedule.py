@@ -271,6 +271,21 @@ def test_a_threshold_that_is_crossed_is_confirmed_at_the_next_step():
     assert first + 1 in probed
 
 
+@pytest.mark.parametrize(("order", "next_probe"), [(0.3, 501), (0.0, 550)])
+def test_a_run_that_is_resumed_confirms_what_its_last_probe_has_crossed(order, next_probe):
+    schedule = Schedule(probe_steps(1000, every=50), Budget(0.5, clock := Clock()))
+    schedule.tokens = TOKENS
+    for step in (400, 450):
+        schedule.probed(record(step, 0.0, 0.1))
+    schedule.probed(record(500, order, 0.1))
+    schedule.begin(500)
+    for step in range(501, 1000):
+        clock.now += 1.0
+        if schedule.wants(step):
+            break
+    assert step == next_probe
+
+
 def test_a_probe_that_fails_while_the_model_moves_is_not_tried_again_at_once():
     schedule = Schedule(probe_steps(1000, every=500), Budget(0.5, clock := Clock()))
     schedule.tokens = TOKENS
