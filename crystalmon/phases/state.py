@@ -187,11 +187,11 @@ class Observation:
     mean: np.ndarray = field(repr=False)
 
     def words(self, bound: float) -> str:
-        """The order, and the bound that an event was told by where few prompts were asked."""
+        """The order, and the bound that an event was told by where few wordings were asked."""
         words = f"{self.order:.2f}"
         if bound == self.order:
             return words
-        return f"{words} by {len(self.q)} prompts, {bound:.2f} with all tasks weighed"
+        return f"{words} by {len(self.q)} wordings, {bound:.2f} with all tasks weighed"
 
     def event(self, kind: str, evidence: Mapping[str, Any], message: str) -> Event:
         """An event of this probe; the detector adds the task."""
