@@ -4,10 +4,11 @@
     python scripts/measure_few.py RUN ...  # run folders
 
 By run and number of wordings: how far the suite's `order` is off, on average and in the root mean
-square, and how often its 95% interval holds that by all. Then 1.48 times the median error of a
-single task, which is the standard error but for outliers: a task with hardly any liquidity in the
-base may be off by a lot. The last column is the same over √(1/p − 1/P), of p out of P wordings:
-`phases/partial.py` takes it from there. The base's own probe, whose order is 0, is left out.
+square, and how often its 95% interval holds that by all. `a task's` is 1.48 times the median error
+of a single task, which is the standard error but for outliers: a task with hardly any liquidity in
+the base may be off by a lot. `over √` is the same over √(1/p − 1/P), of p out of P wordings.
+`phases/partial.py` knows the least and the largest of it. A run's first probe is left out, and of
+many others twenty are looked at.
 """
 
 from __future__ import annotations
@@ -28,13 +29,18 @@ from crystalmon.metrics.bootstrap import (
     bootstrap_interval,
     bootstrap_weights,
     expansion,
+    uniform_weights,
 )
 from crystalmon.metrics.subsets import nested_subsets
 from crystalmon.phases.partial import ROBUST
 from crystalmon.runs.reference import read_base_answers, read_in_view
+from crystalmon.runs.run import names_of
 
+DEMO = Path("runs/demo/1-sft")
 SIZES = (2, 4, 8)
 """Wordings of a task that a partial probe may ask."""
+PROBES = 20
+"""Of a run, evenly spaced: neighbours tell much the same."""
 
 
 @dataclass(frozen=True)
@@ -53,29 +59,33 @@ class Few:
 
 
 def by_few(run: Run, size: int) -> list[Few]:
-    """What so few wordings tell at each probe but the first."""
+    """What so few wordings tell at each probe but the first, of tasks that have more of them."""
     base = read_base_answers(run.folder, run.records[0].tasks)
+    base = {name: b for name, b in base.items() if len(b) > size}
     in_view = read_in_view(run.folder)
     rng = np.random.default_rng(0)
     weights = {name: bootstrap_weights(size, REPLICATES, rng) for name in base}
     asked = {name: nested_subsets(b, SIZES)[size] for name, b in base.items()}
     found = []
-    for record in run.records[1:]:
-        tasks = {n: t for n, t in record.tasks.items() if math.isfinite(t.metrics["order"])}
-        part = {
-            n: measure_task(
-                task.q[asked[n]], base[n], {}, weights[n], asked=asked[n], in_view=in_view.get(n)
-            )
-            for n, task in tasks.items()
-        }
-        value, replicates = mean_over_tasks(list(part.values()), "order")
+    chosen = np.linspace(1, len(run.records) - 1, PROBES).round().astype(int)
+    for record in (run.records[index] for index in sorted(set(chosen))):
+        whole, part, scales = [], [], []
+        for name, b in base.items():
+            task, rows, plain = record.tasks[name], asked[name], in_view.get(name)
+            if math.isfinite(task.metrics["order"]):  # else it was not measurable
+                weight = uniform_weights(len(b))[None]
+                whole.append(measure_task(task.q, b, {}, weight, in_view=plain))
+                q = task.q[rows]
+                part.append(measure_task(q, b, {}, weights[name], asked=rows, in_view=plain))
+                scales.append((1 / size - 1 / len(b)) ** 0.5)
+        if not whole:
+            continue
+        true, _ = mean_over_tasks(whole, "order")
+        value, replicates = mean_over_tasks(part, "order")
         low, high = bootstrap_interval(value, replicates, expansion([size] * len(part)))
-        whole = record.metrics["order"]
-        errors = [
-            (part[n].metrics["order"] - task.metrics["order"], (1 / size - 1 / len(base[n])) ** 0.5)
-            for n, task in tasks.items()
-        ]
-        found.append(Few(value - whole, low <= whole <= high, errors))
+        errors = [p.metrics["order"] - w.metrics["order"] for p, w in zip(part, whole, strict=True)]
+        held = bool(low <= true <= high)
+        found.append(Few(value - true, held, list(zip(errors, scales, strict=True))))
     return found
 
 
@@ -87,6 +97,8 @@ def format_few(runs: Mapping[str, Sequence[Run]]) -> str:
     for name, group in runs.items():
         for size in SIZES:
             found = [few for run in group for few in by_few(run, size)]
+            if not found:
+                continue
             errors = np.array([few.error for few in found])
             tasks, scale = np.array([pair for few in found for pair in few.tasks]).T
             shown = [size, len(found), f"{errors.mean():.3f}"]
@@ -105,19 +117,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("runs", nargs="*", type=Path, default=[Path("runs/demo/1-sft")])
+    parser.add_argument("runs", nargs="*", type=Path, default=[DEMO])
     args = parser.parse_args()
+    if args.runs == [DEMO] and not DEMO.exists():
+        raise SystemExit(f"{DEMO} is not there: run make demo, or name run folders.")
     try:
-        found = [read_run(folder) for folder in args.runs]
-    except ValueError as error:
+        runs = [read_run(folder) for folder in args.runs]
+        for run in runs:
+            if len(run.records) < 2 or any(record.wordings for record in run.records):
+                raise ValueError(
+                    f"{run.folder} must hold two probes of all wordings or more: train it with "
+                    "max_overhead=None."
+                )
+        print(format_few({name: [run] for name, run in zip(names_of(runs), runs, strict=True)}))
+    except (OSError, ValueError) as error:
         raise SystemExit(str(error)) from error
-    for run in found:
-        if len(run.records) < 2 or any(record.wordings for record in run.records):
-            raise SystemExit(
-                f"{run.folder} must hold two probes of all wordings or more: train it with "
-                "max_overhead=None."
-            )
-    print(format_few({run.name: [run] for run in found}))
     return 0
 
 

@@ -574,6 +574,16 @@ class SlowSteps(TrainerCallback):
         self.now += self.step_seconds
 
 
+def test_a_short_run_is_told_no_more_probes_than_it_has_steps(
+    tmp_path, model, tokenizer, suite, capsys
+):
+    train(
+        tmp_path, model, tokenizer, suite, [CrystalCallback(suite, max_overhead=0.02)], max_steps=2
+    )
+    assert "of the time, at least 3;" in capsys.readouterr().out
+    assert len(read_run(tmp_path / "crystalmon").records) == 3
+
+
 @pytest.mark.parametrize(
     ("seconds", "share", "steps"),
     [

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from in_process import execute, in_process
 from scenarios import KINDS, NULL_KINDS
+from test_docs import PAGES
 from test_verdicts import at_seed, liquid_base, write_stages
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -28,9 +29,6 @@ from crystalmon.cli.options import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
 TESTS = Path(__file__).parent
-ROOMS_WITH_PAGES = ("crystalmon/metrics", "crystalmon/monitor", "crystalmon/phases")
-FOLDERS = (".", "crystalmon", *ROOMS_WITH_PAGES, "recipes", "scripts")
-PAGES = [Path(folder, "README.md") for folder in FOLDERS]
 SETTINGS = [path.relative_to(ROOT) for path in sorted((ROOT / "recipes").rglob("*.yaml"))]
 SCRIPTS = [
     path.relative_to(ROOT).as_posix()

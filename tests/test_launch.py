@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from crystalmon.cli.main import main
-from crystalmon.integrations.arguments import ARGUMENTS, read_settings
+from crystalmon.integrations.arguments import ARGUMENTS, read_arguments
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = ROOT / "crystalmon/assets/liquid-tiny"
@@ -46,10 +46,10 @@ def test_every_argument_of_the_callback_can_be_set():
 def test_a_variable_goes_before_the_file(tmp_path):
     file = tmp_path / "monitor.yaml"
     file.write_text("suite: liquid-tiny\nevery: 0.1\nview: [raw, chat]\n")
-    found = read_settings({"CRYSTALMON_CONFIG": str(file), "CRYSTALMON_EVERY": "5", "PATH": "/"})
+    found = read_arguments({"CRYSTALMON_CONFIG": str(file), "CRYSTALMON_EVERY": "5", "PATH": "/"})
     assert found == {"suite": "liquid-tiny", "every": 5.0, "view": ["raw", "chat"]}
     file.write_text("")
-    assert read_settings({"CRYSTALMON_CONFIG": str(file)}) == {}
+    assert read_arguments({"CRYSTALMON_CONFIG": str(file)}) == {}
 
 
 @pytest.mark.parametrize(
@@ -66,8 +66,8 @@ def test_a_variable_goes_before_the_file(tmp_path):
     ],
 )
 def test_a_text_becomes_the_value_that_it_stands_for(name, text, value):
-    assert read_settings({f"CRYSTALMON_{name.upper()}": text}) == {name: value}
-    assert read_settings({f"CRYSTALMON_{name.upper()}": ""}) == {}
+    assert read_arguments({f"CRYSTALMON_{name.upper()}": text}) == {name: value}
+    assert read_arguments({f"CRYSTALMON_{name.upper()}": ""}) == {}
 
 
 @pytest.mark.parametrize(

@@ -164,10 +164,11 @@ def test_a_wording_is_found_by_the_number_of_its_row(
     page.keyboard.press("Enter")
     listed = page.locator("#wordings li").all_inner_texts()
     numbers = page.locator("#chart-map-0 .ytick").all_text_contents()
-    assert numbers == [str(number + 1) for number in range(len(listed))]
+    assert [f"prompt {number}" for number in numbers] == listed
+    values = page.evaluate("[...document.querySelectorAll('#wordings li')].map((one) => one.value)")
+    assert [str(value) for value in values] == numbers != sorted(numbers, key=int)
     seed = chain[-1].records[-1].tasks["task-0"].seed
-    words = page.locator("#detail-words").inner_text()
-    assert f"row {listed.index(f'prompt {seed}') + 1}, " in words
+    assert f"wording {seed}, “prompt {seed}”" in page.locator("#detail-words").inner_text()
     page.locator(".task-card").nth(1).click()
     assert page.locator("#wordings").get_attribute("open") is not None
     visit.close()

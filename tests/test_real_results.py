@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import importlib
 import json
+import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from test_verdicts import CHOICES, TASKS, at_seed, liquid_base, seedless, settled, write_stages
 
+from crystalmon.metrics.answers import liquidity
+from crystalmon.metrics.bootstrap import uniform_weights
+from crystalmon.metrics.subsets import nested_subsets
 from crystalmon.runs.files import RUN_FILE
 
 
@@ -104,15 +109,42 @@ def test_the_documents_tables_are_those_of_the_runs_that_are_kept(
     assert [line for line in shown if line not in printed] == []
 
 
-def test_few_wordings_are_held_against_all(results, study, monkeypatch, capsys):
-    script = importlib.import_module("measure_few")
-    whole = str(study / "a/2-dpo/crystalmon")
-    monkeypatch.setattr(sys, "argv", ["measure_few.py", whole])
+def test_few_wordings_are_held_against_all(results, tmp_path, monkeypatch, capsys):
+    """Planted: only the wordings that two of them stand for have come to answer alike."""
+    script, base, alike = importlib.import_module("measure_few"), liquid_base(), {}
+    for name, b in base.items():
+        alike[name] = b.copy()
+        two = nested_subsets(b, script.SIZES)[2]
+        alike[name][two] = b[two].mean(axis=0)
+    w = uniform_weights(24)
+    before, now = (np.array([liquidity(q[n], w) for n in base]) for q in (base, alike))
+    write_stage(tmp_path / "run/crystalmon", base, base, alike)
+    monkeypatch.setattr(sys, "argv", ["measure_few.py", str(tmp_path / "run")])
     assert script.main() == 0
     found = rows(capsys.readouterr().out)
     assert [row[1:3] for row in found] == [["2", "1"], ["4", "1"], ["8", "1"]]
-    # settled: whichever wordings are asked, they answer alike
-    assert all(abs(float(row[3])) < 0.05 for row in found)
-    monkeypatch.setattr(sys, "argv", ["measure_few.py", str(study / "nowhere")])
-    with pytest.raises(SystemExit, match="no crystalmon run in"):
-        script.main()
+    _, _, _, mean, rms, _, task, scaled = found[0]
+    assert float(mean) == float(rms) == pytest.approx(now.mean() / before.mean(), abs=1e-3)
+    typical = 1.4826 * np.median(now / before)
+    assert float(task) == pytest.approx(typical, abs=0.01)
+    assert float(scaled) == pytest.approx(typical / (1 / 2 - 1 / 24) ** 0.5, abs=0.01)
+    assert float(found[0][3]) > float(found[1][3]) > float(found[2][3])
+
+
+def test_what_cannot_tell_about_few_wordings_is_one_sentence(results, study, monkeypatch):
+    script, records = importlib.import_module("measure_few"), study / "a/1-sft/crystalmon"
+    lines = (records / "records.jsonl").read_text().splitlines(keepends=True)
+    for argument, change, words in [
+        (study / "nowhere", None, "no crystalmon run in"),
+        (records, lambda: (records / "records.jsonl").write_text(lines[0]), "two probes of all"),
+        (
+            study / "b/1-sft",
+            lambda: shutil.rmtree(study / "b/1-sft/crystalmon/reference"),
+            "no ref",
+        ),
+    ]:
+        if change:
+            change()
+        monkeypatch.setattr(sys, "argv", ["measure_few.py", str(argument)])
+        with pytest.raises(SystemExit, match=words):
+            script.main()

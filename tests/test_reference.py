@@ -18,7 +18,7 @@ from crystalmon.metrics.answers import answer_distributions
 from crystalmon.monitor.base_answers import ReferenceMismatch, check_reference, make_base
 from crystalmon.monitor.base_model import find_base
 from crystalmon.runs.files import RunFolderError
-from crystalmon.runs.find_reference import find_reference
+from crystalmon.runs.find_reference import find_reference, named_reference
 from crystalmon.runs.reference import load_reference, read_base_answers, read_in_view
 from crystalmon.scoring.models import ASSETS_DIR, without_adapters
 from crystalmon.scoring.plan import build_plan
@@ -75,6 +75,17 @@ def test_found_one_level_above_a_checkpoint(made, tmp_path):
     (tmp_path / "checkpoint-7").mkdir()
     assert find_reference(tmp_path / "checkpoint-7") == tmp_path / "crystalmon" / "reference"
     assert find_reference(tmp_path / "step-7") is None
+
+
+@pytest.mark.parametrize("place", ["crystalmon", "crystalmon-chat"])
+@pytest.mark.parametrize("named", [".", "checkpoint-7"])
+def test_a_run_that_has_lost_its_reference_is_no_base(tmp_path, place, named):
+    (tmp_path / "checkpoint-7").mkdir()
+    (tmp_path / place).mkdir()
+    assert named_reference(tmp_path / named) is None
+    (tmp_path / place / "run.json").write_text("{}")
+    with pytest.raises(FileNotFoundError, match="has lost its reference folder"):
+        named_reference(tmp_path / named)
 
 
 def test_auto_takes_what_came_with_the_model(model, tokenizer, suite, plan, made, tmp_path):

@@ -233,8 +233,9 @@ def test_killed_in_a_line_of_the_second_stage_it_ends_like_an_uninterrupted_one(
         check=False,
     )
     assert killed.returncode == -9, killed.stderr
-    assert killed.stdout.startswith("base: ")
-    assert "sft" not in killed.stdout
+    first, measured = killed.stdout.splitlines()
+    assert first == "the base is base; the other stages are compared with it"
+    assert measured.startswith("base: ")
     told: list[str] = []
     with pytest.warns(UserWarning, match=r"records.jsonl, line 2 cannot be read"):
         scan(stages, folder, suite, tell=told.append)
@@ -706,13 +707,22 @@ def test_stages_are_read_and_checkpoints_come_in_the_order_of_their_steps(tmp_pa
     assert expand_stages([own])[0].name == "base/checkpoint-3"
     weights[0].unlink()
     assert expand_stages([own, Stage("next", "x")])[0].name == "base/checkpoint-3"
-    for texts in (["="], ["=x"], ["base="], ["."]):
-        with pytest.raises(ValueError, match="a stage must be NAME=WHERE, got"):
+    for texts in (["="], ["=x"], ["base="], [""]):
+        with pytest.raises(ValueError, match="a stage must have a name and a model, got"):
             parse_stages(texts)
     with pytest.raises(ValueError, match="names of their own, got 'a' twice"):
         expand_stages(parse_stages(["a=x", "a=y"]))
     with pytest.raises(ValueError, match="at least a base, got none"):
         expand_stages([])
+
+
+def test_a_stage_without_a_name_has_that_of_its_place(tmp_path, monkeypatch):
+    (tmp_path / "lr=1/sft").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "lr=1")
+    for text, name in [("sft", "sft"), (".", "lr=1"), ("../lr=1", "lr=1"), ("a/b=c", "b=c"),
+                       ("org/m@refs/pr/1", "m@refs/pr/1"), ("a.gguf", "a.gguf")]:  # fmt: skip
+        assert parse_stages([text]) == (Stage(name, text),)
+    assert parse_stages(["sft=a=b"]) == (Stage("sft", "a=b"),)
 
 
 def test_a_hub_id_may_name_a_revision(tmp_path):

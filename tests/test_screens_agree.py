@@ -271,7 +271,7 @@ def test_the_last_lines_of_the_terminal_do_not_contradict_each_other(tmp_path, c
     assert begun.endswith("step 5: the suite is nucleating (1 liquid, 1 nucleating; order 0.19)")
     assert over.endswith("step 60: the suite is liquid (order -0.05)")
     assert "step 60, the last probe: liquid, order -0.05" in end
-    assert tasks.endswith("tasks: looks nucleating, unconfirmed: right; liquid: wrong")
+    assert tasks.endswith("tasks: looks nucleating (unconfirmed): right; liquid: wrong")
 
 
 def test_a_base_that_hardly_answers_is_told_as_what_is_lacking(make_run, monkeypatch):

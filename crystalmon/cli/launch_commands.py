@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from crystalmon.cli.options import command, option
-from crystalmon.integrations.arguments import CONFIG, read_settings
+from crystalmon.integrations.arguments import CONFIG, read_arguments
 from crystalmon.integrations.launch import launch
 
 
@@ -28,9 +28,9 @@ def _run(args: argparse.Namespace) -> int:
         environment[CONFIG] = str(args.config.absolute())
     elif environment.get(CONFIG):  # the program may change its folder
         environment[CONFIG] = str(Path(environment[CONFIG]).absolute())
-    if settings := read_settings(environment):
+    if arguments := read_arguments(environment):
         with contextlib.suppress(ModuleNotFoundError):  # the program may have another Python
             from crystalmon.monitor.callback import CrystalCallback
 
-            CrystalCallback(**settings)  # refuses now what else would wait for the model
+            CrystalCallback(**arguments)  # refuses now what else would wait for the model
     return launch(program, environment)

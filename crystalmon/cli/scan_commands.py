@@ -7,6 +7,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,16 +58,20 @@ def _scan(args: argparse.Namespace) -> int:
 
     family = FAMILIES[args.family] if args.family else ()
     dtype = "auto" if args.dtype == "auto" else torch_dtype(args.dtype)
+    stages = (*family, *parse_stages(args.stages))
+    tell = partial(print, file=sys.stderr if args.json else sys.stdout, flush=True)
+    if len(stages) > 1 and int(os.environ.get("RANK", "0")) == 0:
+        tell(f"the base is {stages[0].name}; the other stages are compared with it")
     with _joined_processes():
         results = scan(
-            (*family, *parse_stages(args.stages)),
+            stages,
             args.output,
             args.suite,
             args.view,
             dtype=dtype,
             device=args.device,
             chat_template_from=args.chat_template_from,
-            tell=lambda line: print(line, file=sys.stderr if args.json else sys.stdout, flush=True),
+            tell=tell,
         )
     if int(os.environ.get("RANK", "0")) > 0:
         return 0  # a launcher ends rank 0, which has yet to print, when another one fails

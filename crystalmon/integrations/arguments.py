@@ -22,7 +22,7 @@ NOTES = f"{PREFIX}RUN_NOTES"
 _NO_ARGUMENTS = (CONFIG, NOTES, f"{PREFIX}CACHE")
 
 
-class SettingsError(ValueError):
+class ArgumentsError(ValueError):
     """A variable or a file that does not give arguments of the callback."""
 
 
@@ -74,14 +74,14 @@ ARGUMENTS: dict[str, Form] = {
 """All arguments of `CrystalCallback`."""
 
 
-def read_settings(environment: Mapping[str, str]) -> dict[str, Any]:
+def read_arguments(environment: Mapping[str, str]) -> dict[str, Any]:
     """The arguments that an environment sets; a variable goes before the file's key.
 
     Args:
         environment: such as `os.environ`. A variable that is empty is not set.
 
     Raises:
-        SettingsError: for an unknown argument, or a text that cannot be read.
+        ArgumentsError: for an unknown argument, or a text that cannot be read.
         FileNotFoundError: if the file that it names is not there.
     """
     given = {
@@ -90,28 +90,28 @@ def read_settings(environment: Mapping[str, str]) -> dict[str, Any]:
         if name.startswith(PREFIX) and name not in _NO_ARGUMENTS and text
     }
     _check_known((name.removeprefix(PREFIX).lower() for name in given), given)
-    settings = _read_file(Path(file)) if (file := environment.get(CONFIG)) else {}
+    arguments = _read_file(Path(file)) if (file := environment.get(CONFIG)) else {}
     for variable, text in given.items():
         name = variable.removeprefix(PREFIX).lower()
         form = ARGUMENTS[name]
         try:
-            settings[name] = form.read(text)
+            arguments[name] = form.read(text)
         except (ValueError, yaml.YAMLError) as error:
-            raise SettingsError(f"{variable} must be {form.words}, got {text!r}.") from error
-    return settings
+            raise ArgumentsError(f"{variable} must be {form.words}, got {text!r}.") from error
+    return arguments
 
 
 def _read_file(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise FileNotFoundError(f"no file {file} holds the callback's arguments. Check its path.")
-    return read_yaml(file, _parse, SettingsError)
+    return read_yaml(file, _parse, ArgumentsError)
 
 
 def _parse(data: Any) -> dict[str, Any]:
     if data is None:
         return {}
     if not isinstance(data, dict):
-        raise SettingsError(f"must be a mapping of arguments, got {type(data).__name__}.")
+        raise ArgumentsError(f"must be a mapping of arguments, got {type(data).__name__}.")
     _check_known(data, data)
     return data
 
@@ -124,4 +124,4 @@ def _check_known(names: Iterable[str], told: Iterable[str]) -> None:
             advice = (
                 f"Did you mean {' or '.join(near)}?" if near else f"Use {', '.join(ARGUMENTS)}."
             )
-            raise SettingsError(f"{written} names no argument of CrystalCallback. {advice}")
+            raise ArgumentsError(f"{written} names no argument of CrystalCallback. {advice}")

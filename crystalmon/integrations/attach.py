@@ -15,7 +15,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from crystalmon.integrations.arguments import read_settings
+from crystalmon.integrations.arguments import read_arguments
 
 if TYPE_CHECKING:
     from crystalmon.monitor.callback import CrystalCallback
@@ -54,7 +54,7 @@ def make_callback() -> CrystalCallback:
     """
     from crystalmon.monitor.callback import CrystalCallback
 
-    return CrystalCallback(**read_settings(os.environ))
+    return CrystalCallback(**read_arguments(os.environ))
 
 
 def _watch(handler: Any, args: Any, flow: type) -> CrystalCallback | None:

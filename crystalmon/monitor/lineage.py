@@ -80,16 +80,20 @@ class Origin:
         known: Reference | None,
         ranks: Ranks,
     ) -> str | Path | Reference:
-        """What to compare with: as asked, unless this process has trained the model before.
+        """What to compare with. Called on every rank, unlike the other methods.
 
-        Then the model is not its own base any more. Called on every rank; rank 0 looks.
+        As asked; but for `auto` and `initial` a resumed run keeps its base, and a second training
+        by the same trainer that of the first. For `auto`, a model that another trainer of this
+        process has trained is compared with what it was before, unless its folder holds a base.
 
         Args:
             asked: the user's `reference`.
-            first: the base that an earlier training of the same trainer began with, if it was the
-                model itself.
+            first: the base of the same trainer's first training, if that was the model itself.
             known: what the model was at first, if another trainer has trained it since.
-            ranks: that train.
+            ranks: of this training; rank 0 looks.
+
+        Raises:
+            FileNotFoundError: if the base of a resumed run is gone.
         """
         if isinstance(asked, Reference):
             return asked
@@ -99,9 +103,9 @@ class Origin:
             if asked == "auto" and known is not None:
                 stored = ranks.on_main(lambda: find_reference(self.model, self.suite, self.view))
                 return known if stored is None else asked
-        return ranks.on_main(lambda: self.reference(str(asked)))
+        return ranks.on_main(lambda: self._named(str(asked)))
 
-    def reference(self, asked: str) -> str | Path:
+    def _named(self, asked: str) -> str | Path:
         """Where to look for the base: as asked, unless step 0 is past.
 
         A run that is resumed keeps the base that it started with.

@@ -1,4 +1,4 @@
-"""What a user has asked for in one view, checked."""
+"""What a user has asked for in one view."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from crystalmon.trackers.base import Logged
 
 @dataclass(frozen=True)
 class Settings:
-    """The arguments of `callback.CrystalCallback`.
+    """The arguments of `callback.CrystalCallback`, which has checked them, for one of its views.
 
-    `view_name` is empty for a callback's first view.
+    `view_name` is empty for a callback's first view; `logged` is its argument `log`.
     """
 
     suite: TaskSuite

@@ -20,6 +20,7 @@ the same events. `scripts/validate_detection.py` measures its error rates.
     limits.py        bounds that a user sets on metrics
     detector.py      the rules in their order, for one task
     suite.py         all tasks, and the suite as their majority
+    in_words.py      what one probe says, in words
     what_to_do.py    what to look at or do after an event
     stored.py        a stored run's probes and states, read and replayed
 """

@@ -1,11 +1,4 @@
-"""What one probe says, in words.
-
-A phase changes when two probes agree. Where probes are few, as in a scan of two stages, the last
-one may show another phase than has been told so far, and whoever reads a table should hear of it.
-
-A suite's phase is that of half of its tasks, and with two tasks one is already half. So a single
-probe may move the suite's phase only as far as the suite's own `order` does.
-"""
+"""What one probe says, in words: its phase, its tasks, its main numbers, the answer that leads."""
 
 from __future__ import annotations
 
@@ -25,6 +18,11 @@ _RISING = ("melting", "liquid", "nucleating", "crystallized", "settling")
 
 def phase_words(record: ProbeRecord, task: str | None = None) -> str:
     """The phase after a probe, in words: the one told, or `looks <phase>, unconfirmed`.
+
+    A phase changes when two probes agree. Where probes are few, as in a scan of two stages, the
+    last one may show another phase than has been told so far, and whoever reads a table should
+    hear of it. A suite's phase is that of half of its tasks, and with two tasks one is already
+    half. So a single probe may move the suite's phase only as far as the suite's own `order` does.
 
     Args:
         record: of the probe.
@@ -63,13 +61,14 @@ def _shown_by(found: TaskRecord | ProbeRecord) -> str:
 
 
 def tasks_by_phase(record: ProbeRecord) -> str:
-    """Which tasks are in each phase: `liquid: letter, name; crystallized: coin, die (1 on …)`."""
+    """Which tasks are in each phase: `liquid: letter, name; looks melting (unconfirmed): die`."""
     groups: dict[str, list[str]] = {}
     for name in sorted(record.tasks, key=lambda name: PHASES.index(record.tasks[name].phase)):
         groups.setdefault(phase_words(record, name), []).append(name)
     parts = []
     for words, names in groups.items():
         whole = 1 < len(names) == len(record.tasks)
+        words = words.replace(", unconfirmed", " (unconfirmed)")
         part = f"{words}: {f'all {len(names)}' if whole else ', '.join(names)}"
         seeds = sum(record.tasks[name].seed is not None for name in names)
         parts.append(part + (f" ({seeds} on a wording of the base)" if seeds else ""))

@@ -96,7 +96,7 @@ def nucleation_rule(base: Base, state: PhaseState, now: Observation) -> Outcome:
         events.append(now.event("nucleation_onset", evidence, message))
         state = replace(state, phase="nucleating")
     if state.phase in ("nucleating", "melting") and state.streaks["complete"] >= CONFIRM:
-        message = f"order has reached {now.words(now.least)}: the prompts answer alike"
+        message = f"order has reached {now.words(now.least)}: the wordings answer alike"
         events.append(now.event("nucleation_complete", base.order_evidence(now), message))
         state = replace(state, phase="crystallized")
     if state.phase in ("nucleating", "melting") and state.streaks["liquid"] >= CONFIRM:
@@ -134,7 +134,7 @@ def melting_rule(base: Base, state: PhaseState, now: Observation) -> Outcome:
     state = state.streak(melting=now.most < MELT)
     if state.phase not in ("crystallized", "settling") or state.streaks["melting"] < CONFIRM:
         return state, []
-    message = f"order has fallen to {now.words(now.most)}: the prompts differ again"
+    message = f"order has fallen to {now.words(now.most)}: the wordings differ again"
     event = now.event("melting", base.order_evidence(now), message)
     state = replace(state, phase="melting", lock=None, candidate=None)
     return state.rearm("seedless_collapse"), [event]

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 
 ERROR, LARGE_ERROR = 0.15, 0.75
-"""Standard error of a task's `order` by p of its P prompts, over √(1/p − 1/P): the least, which is
-that of trained runs of `liquid-tiny` (0.20, 0.15 and 0.13 for 2, 4 and 8 of 24), and that of a real
-base: 0.6 to 0.9 for Gemma 3 270M, 0.3 to 0.8 for LoRAs of SmolLM2-135M (`scripts/measure_few.py`)."""
+"""Standard error of a task's `order` by p of its P prompts, over √(1/p − 1/P): the least that is
+reckoned with, which is about that of `liquid-tiny` in training, and what is taken for it where it
+cannot be told, about that of Gemma 3 270M. `scripts/measure_few.py` prints both."""
 SPREAD = 0.05
 """Standard deviation of the tasks' own orders about the mean of all, in runs of `liquid-tiny`: 0.02
 to 0.08 by run."""
@@ -43,8 +43,8 @@ def order_bounds(
     larger of e₀² and (spread² − s²) · share / (median share), with the orders' spread as their
     median absolute deviation tells it, and h = `DOUBT` · √((e² − e₀²) / T) at the median share.
 
-    Of fewer than `LEAST_TASKS` tasks there is no such spread: the order of each is off by at most
-    `LARGE_ERROR` · √share then.
+    Of fewer than `LEAST_TASKS` tasks there is no such spread: the order of each is taken to be off
+    by `LARGE_ERROR` · √share then.
 
     Args:
         orders: of T tasks.

@@ -56,7 +56,7 @@ def seed_rule(base: Base, state: PhaseState, now: Observation) -> Outcome:
         return _seedless(base, state, now, estimate)
     alike = int(base.candidates.twins(verdict).sum()) - 1
     message = (
-        f"the answers of base prompt {verdict} {f'or of {alike} like it ' if alike else ''}have "
+        f"the answers of base wording {verdict} {f'or of {alike} like it ' if alike else ''}have "
         f"won ({estimate.distance:.3f} nats away, p = {estimate.p_value:.2f})"
     )
     event = now.event("seed_locked", estimate.numbers(), message)
@@ -147,7 +147,7 @@ def _seedless(base: Base, state: PhaseState, now: Observation, estimate: SeedEst
     if "seedless_collapse" in state.raised or not is_whole or not _stands_still(base, state, now):
         return state, []
     message = (
-        "the prompts come to answer alike, but like none of the base: the probability that one of "
+        "the wordings come to answer alike, but like none of the base: the probability that one of "
         f"these has won is {estimate.probability:.2f}"
     )
     event = now.event("seedless_collapse", estimate.numbers(), message)
@@ -176,7 +176,7 @@ def _takeover(
         return state, []
     evidence = {"candidate": rival, "distance": distance, "from": lock.seed}
     evidence["p_value"] = base.candidates.chance(distance)
-    message = f"base prompt {rival} has taken over from {lock.seed}"
+    message = f"base wording {rival} has taken over from {lock.seed}"
     event = now.event("recrystallization", evidence, message)
     return _locked(base, state, now, event), [event]
 

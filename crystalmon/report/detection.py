@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rich import box
 from rich.table import Table
 
@@ -16,8 +18,8 @@ from crystalmon.runs.records import Event
 from crystalmon.runs.wordings import end_words, quoted
 
 _SETS = """
-may end on: the base's wordings, near twins as one, that cannot be excluded at 95%, the likeliest
-first; none: answers that no wording of the base gives"""
+may end on: the base's wordings that may still win, at 95%; wordings that answer nearly alike count
+as one; none: none of the base's wordings may win"""
 _LEGEND = """
 p and margin are those of the probe at which the seed was locked; away is the distance of the
 answers from the seed at the last probe, in nats
@@ -68,13 +70,19 @@ def _compared(found: Detection) -> str:
 
 
 def _event_line(event: Event, stages: Stages) -> str:
-    numbers = {k: v for k, v in event.evidence.items() if isinstance(v, int | float)}
-    shown = ", ".join(f"{key} {value:.3g}" for key, value in numbers.items())
+    shown = ", ".join(filter(None, (_number(*pair) for pair in event.evidence.items())))
     where = event.task or "suite"
     width = max(map(len, stages.values()), default=0)
     when = f"{stages[event.step]:<{width}}" if event.step in stages else f"step {event.step:>6}"
     message = told(event.message, stages)
     return f"  {when}  {where:<12} {event.kind:<19} {message} [{shown}]"
+
+
+def _number(key: str, value: Any) -> str:
+    """A number, or an interval, of an event's evidence; nothing for what is neither."""
+    if isinstance(value, list | tuple) and len(value) == 2:
+        return f"{key} {value[0]:.3g} to {value[1]:.3g}"
+    return f"{key} {value:.3g}" if isinstance(value, int | float) else ""
 
 
 def _kinetics_lines(found: Detection) -> list[str]:
@@ -91,14 +99,16 @@ def _task_table(found: Detection) -> str:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("task", "phase", "likeliest answer", "may end on"):
         table.add_column(column)
-    for column in ("seed", "p", "margin", "away"):
+    seeds = any(task.seed is not None for task in found.tasks.values())
+    for column in ("seed", "p", "margin", "away") if seeds else ():
         table.add_column(column, justify="right")
     table.add_column("transition")
     if wordings := any(task.likeliest for task in found.tasks.values()):
         table.add_column("likeliest wording")
     for name, task in found.tasks.items():
         ends = end_words(task.seed_set) or "–"
-        cells = _seed_cells(task) if wordings else _seed_cells(task)[:-1]
+        cells = [*(_seed_cells(task) if seeds else ()), _transition(task.transition)]
+        cells += [quoted(task.likeliest) if task.likeliest else ""] if wordings else []
         table.add_row(name, task.looks, task.leading, ends, *cells)
     return as_text(table)
 
@@ -108,8 +118,7 @@ def _seed_cells(task: TaskDetection) -> tuple[str, ...]:
     chance = "" if task.p_value is None else f"{task.p_value:.3f}"
     margin = "" if task.margin is None else f"{min(task.margin, 400):.1f}"
     away = "" if task.distance is None else f"{task.distance:.3f}"
-    prompt = quoted(task.likeliest) if task.likeliest else ""
-    return seed, chance, margin, away, _transition(task.transition), prompt
+    return seed, chance, margin, away
 
 
 def _transition(found: Transition) -> str:

@@ -38,9 +38,8 @@ def named_reference(
     Raises:
         FileNotFoundError: if it is a run whose reference is gone: its model is not the base.
     """
-    found, place = find_reference(path, suite, view), Path(path)
-    runs = (place / RUN_FILE, place / DEFAULT_NAME / RUN_FILE)
-    if found is None and any(file.is_file() for file in runs):
+    found = find_reference(path, suite, view)
+    if found is None and any((place.parent / RUN_FILE).is_file() for place in _places(path)):
         raise FileNotFoundError(
             f"the run in {path} has lost its {REFERENCE_FOLDER} folder, and its model is not the "
             "base. Copy the folder from the run's first stage, or name the base model."
@@ -50,14 +49,19 @@ def named_reference(
 
 def references_at(path: str | Path) -> list[Path]:
     """All reference folders that belong to a path, in the order of `find_reference`."""
+    return [place for place in _places(path) if (place / INFO_FILE).is_file()]
+
+
+def _places(path: str | Path) -> list[Path]:
+    """Where a reference that belongs to a path may lie."""
     if not str(path):  # the name of a model that was made, not loaded
         return []
     path = Path(path)
     places = [path, path / REFERENCE_FOLDER]
     if path.is_dir():
         for folder in (path, path.resolve().parent):
-            places += sorted(folder.glob(f"{DEFAULT_NAME}*/{REFERENCE_FOLDER}"))
-    return [place for place in places if (place / INFO_FILE).is_file()]
+            places += [run / REFERENCE_FOLDER for run in sorted(folder.glob(f"{DEFAULT_NAME}*"))]
+    return places
 
 
 def _is_of(folder: Path, suite: TaskSuite, view: str | None) -> bool:

@@ -102,11 +102,11 @@ class TaskRecord(Stored):
 
     def leading(self, choices: Sequence[str]) -> str:
         """The likeliest answer over the wordings asked, with its probability: `heads 87%`."""
-        means, leader = self.q.mean(axis=0), self.leader(choices)
-        return f"{leader} {means.max():.0%}" if leader else "–"
+        leader = self.leader(choices)
+        return f"{leader} {self.q.mean(axis=0).max():.0%}" if leader else "–"
 
     def leader(self, choices: Sequence[str]) -> str:
-        """The likeliest answer over the wordings asked; none if their answers are unknown."""
+        """The likeliest answer over the wordings asked; empty if their answers are unknown."""
         means = self.q.mean(axis=0)
         return choices[int(np.argmax(means))] if np.isfinite(means).all() else ""
 

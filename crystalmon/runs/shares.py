@@ -15,11 +15,11 @@ def over_limit(share: float, limit: float | None, probes: int) -> str:
         probes: how many the run has.
 
     >>> over_limit(0.14, 0.005, 5)
-    'over the limit of 0.5%: the base and 4 probes are always made'
+    'over the limit of 0.5%: the base and 4 probes are always made; a larger limit allows more'
     >>> over_limit(0.021, 0.02, 40), over_limit(0.1, None, 5)
     ('over the limit of 2%', '')
     """
     if limit is None or share <= limit:
         return ""
-    why = f": the base and {LEAST} probes are always made" if probes <= LEAST + 1 else ""
-    return f"over the limit of {100 * limit:.3g}%{why}"
+    always = f": the base and {LEAST} probes are always made; a larger limit allows more"
+    return f"over the limit of {100 * limit:.3g}%{always if probes <= LEAST + 1 else ''}"

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from crystalmon.scoring.models import weight_files
+from crystalmon.scoring.models import split_revision, weight_files
 
 _MODEL_FILES = ("config.json", "adapter_config.json")
 
@@ -28,7 +28,7 @@ class Stage:
     def __post_init__(self) -> None:
         """Refuse a stage without a name or a model."""
         if not self.name or not self.where:
-            raise ValueError(f"a stage must be NAME=WHERE, got {str(self)!r}. Name a model.")
+            raise ValueError(f"a stage must have a name and a model, got {str(self)!r}.")
 
     def __str__(self) -> str:
         return f"{self.name}={self.where}"
@@ -37,17 +37,26 @@ class Stage:
 def parse_stages(texts: Iterable[str]) -> tuple[Stage, ...]:
     """Stages from texts `NAME=WHERE`, or `WHERE`: its last part is the name then.
 
-    >>> [stage.name for stage in parse_stages(["base=org/model", "runs/sft", "org/chat@v1"])]
-    ['base', 'sft', 'chat@v1']
+    A path that is there is no `NAME=WHERE`, and neither is one with a `/` before the `=`.
+
+    >>> [stage.name for stage in parse_stages(["base=org/model", "runs/lr=0.1", "org/chat@v1"])]
+    ['base', 'lr=0.1', 'chat@v1']
 
     Raises:
-        ValueError: if a text is none.
+        ValueError: if a text has no name or no model.
     """
     stages = []
     for text in texts:
         name, named, where = text.partition("=")
-        stages.append(Stage(name, where) if named else Stage(Path(text).name, text))
+        whole = Path(text).exists() or "/" in name
+        stages.append(Stage(name, where) if named and not whole else Stage(_own_name(text), text))
     return tuple(stages)
+
+
+def _own_name(where: str) -> str:
+    model, revision = split_revision(where)
+    name = Path(model).resolve().name if where else ""
+    return name if revision is None else f"{name}@{revision}"
 
 
 def expand_stages(stages: Sequence[Stage]) -> tuple[Stage, ...]:
@@ -63,11 +72,13 @@ def expand_stages(stages: Sequence[Stage]) -> tuple[Stage, ...]:
     base = [stage for stage in stages[:1] if len(stages) > 1 and _has_weights(stage)]
     found = (*base, *(each for stage in stages[len(base) :] for each in _expand(stage)))
     if not found:
-        raise ValueError("stages must name at least a base, got none. Give base=WHERE first.")
+        raise ValueError("stages must name at least a base, got none.")
     names = [stage.name for stage in found]
     again = next((name for name in names if names.count(name) > 1), None)
     if again is not None:
-        raise ValueError(f"stages must have names of their own, got {again!r} twice. Rename one.")
+        raise ValueError(
+            f"stages must have names of their own, got {again!r} twice. Write NAME={again} for one."
+        )
     return found
 
 

@@ -184,7 +184,9 @@ def describe_merges(merges: Sequence[tuple[str, str, str]], limit: int = 3) -> s
     told = f"{len(merges)} forms merge with the last token of their prompt and are tokenized alone"
     if len(merges) == 1:
         told = "a form merges with the last token of its prompt and is tokenized alone"
-    return f"{told}: {shown}{rest}. End the prompt at a token boundary (no trailing space)."
+    spaced = any(prompt[-1:].isspace() for _, prompt, _ in merges)
+    advice = " Do not end a prompt in a space." if spaced else ""
+    return f"{told}: {shown}{rest}.{advice}"
 
 
 class _Layout:

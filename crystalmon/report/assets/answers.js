@@ -143,12 +143,12 @@ function drawDetail() {
     el("div", { class: comparing() ? "maps-big two" : "maps-big" }, ...maps), wordingList(task));
 }
 
-// Which wording a row is, by its number.
+// Which wording a row is: by its index in the suite, as in events and records.
 function wordingList(task) {
   const seeds = new Set(state.data.lanes.map((lane) => last(lane.tasks[task.name].seed.filter(known))));
   return el("details", { id: "wordings", ...(state.listed ? { open: "" } : {}), ontoggle: (event) => { state.listed = event.target.open; } },
-    el("summary", {}, `The ${counted(task.prompts.length, "wording")}, row by row`),
-    el("ol", {}, ...orders[state.task].map((p) => el("li", { class: seeds.has(p) ? "seed" : null }, el("span", { class: "quote" }, task.prompts[p])))));
+    el("summary", {}, `The ${counted(task.prompts.length, "wording")}, row by row: sorted by what the base answers, numbered as in records`),
+    el("ol", {}, ...orders[state.task].map((p) => el("li", { value: p, class: seeds.has(p) ? "seed" : null }, el("span", { class: "quote" }, task.prompts[p])))));
 }
 
 function seedNow(lane, task, frame) {
@@ -173,7 +173,7 @@ function moveDetail(now) {
     const values = slice(lane, task, now[index]), order = orders[state.task];
     const asked = (p) => values.subarray(p * width, (p + 1) * width).some((v) => v > 0); // a probe may ask a few wordings only
     const z = order.map((p) => Array.from(values.subarray(p * width, (p + 1) * width), (v) => (asked(p) ? v / 255 : null)));
-    const hover = order.map((p, at) => task.choices.map((choice, c) => `${at + 1}. ${plain(clip(task.prompts[p], narrow() ? 44 : 90)).replace(/\n/g, " ↵ ")}<br><b>${plain(choice)}</b> ${asked(p) ? `${(100 * probability(values[p * width + c])).toFixed(1)}%` : "not asked by this probe"}`));
+    const hover = order.map((p) => task.choices.map((choice, c) => `${p}. ${plain(clip(task.prompts[p], narrow() ? 44 : 90)).replace(/\n/g, " ↵ ")}<br><b>${plain(choice)}</b> ${asked(p) ? `${(100 * probability(values[p * width + c])).toFixed(1)}%` : "not asked by this probe"}`));
     const seed = seedNow(lane, task, now[index]);
     const rows = order.map((_, at) => at).filter((at) => order.length <= 32 || (at + 1) % 5 === 0 || !at);
     const row = seed ? order.indexOf(seed.seed) : -1;
@@ -185,7 +185,7 @@ function moveDetail(now) {
     node.setAttribute("aria-label", `${task.name}: probability of each choice for each of ${counted(order.length, "prompt")}; on average the likeliest is ${task.choices[top]}, ${percent(means[top])}`);
     plot(node, [{ type: "heatmap", z, zmin: 0, zmax: 1, xgap: width < 60 ? 1 : 0, ygap: 1, colorscale: RAMP[state.theme], showscale: false, text: hover, hovertemplate: "%{text}<extra></extra>" }], {
       height, hovermode: "closest", margin: { t: 6, b: bottom, l: 44 }, xaxis,
-      yaxis: axis({ autorange: "reversed", fixedrange: true, showgrid: false, tickvals: rows, ticktext: rows.map((at) => `${at + 1}`), tickfont: { color: css("--soft"), size: 10 }, ticklabelstandoff: 12 }),
+      yaxis: axis({ autorange: "reversed", fixedrange: true, showgrid: false, tickvals: rows, ticktext: rows.map((at) => `${order[at]}`), tickfont: { color: css("--soft"), size: 10 }, ticklabelstandoff: 12 }),
       annotations: row < 0 ? [] : [{ x: 0, xref: "paper", xanchor: "right", y: row, text: "▶", showarrow: false, font: { color: shown("#D55E00"), size: 13 } }],
     });
     const bars = [];
@@ -200,7 +200,7 @@ function moveDetail(now) {
     plot(below, bars, { height: 220, barmode: "group", bargap: 0.25, showlegend: true, legend: { orientation: "h", x: 0, y: 1.16, font: { color: css("--ink") } }, margin: { t: 28, b: bottom, l: 44 }, xaxis: { ...xaxis, hoverformat: "" }, yaxis: axis({ tickformat: ".0%", fixedrange: true, rangemode: "tozero", nticks: 5 }) });
     const of = comparing() ? `${lane.name}: ` : "";
     if (!seed) words.push(`${of}${openEnd(lane, task)}`);
-    else words.push(`${of}${seed.later ? "The wording that wins later" : "The seed"} is row ${row + 1}, “${clip(task.prompts[seed.seed], 110)}”`);
+    else words.push(`${of}${seed.later ? "The wording that wins later" : "The seed"} is wording ${seed.seed}, “${clip(task.prompts[seed.seed], 110)}”`);
   });
   $("detail-words").textContent = `${words.join("; ")}.`;
 }

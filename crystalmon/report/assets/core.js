@@ -27,7 +27,7 @@ const spoken = (kind) => kind.replace(/_/g, " ");
 
 const MISSING = "–";
 const known = (value) => typeof value === "number" && Number.isFinite(value);
-const fixed = (value, digits) => (known(value) ? value.toFixed(digits).replace("-", "−") : MISSING);
+const fixed = (value, digits) => (known(value) ? value.toFixed(digits).replace(/^-(?=[0.]*$)/, "").replace("-", "−") : MISSING);
 const percent = (value) => (known(value) ? `${Math.round(100 * value)}%` : MISSING);
 const last = (list) => list[list.length - 1];
 

@@ -17,10 +17,13 @@ function drawNow() {
   fill($("now"), ...state.data.lanes.map((lane, index) => {
     const at = lane.x.length - 1, phase = lane.phase[at], confirmed = lane.looks === phaseName(phase);
     const words = confirmed ? state.data.phases[phase].words : "The last probe shows this. A phase changes once a second probe agrees.";
-    const within = ({ lo, hi }) => (lo && known(lo[at]) ? el("small", { title: "95% interval" }, ` [${fixed(lo[at], 2)}, ${fixed(hi[at], 2)}]`) : null);
-    const tile = (metric) => el("div", { class: "tile" },
-      el("b", {}, fixed(lane.series[metric.key].v[at], 2), metric.unit ? el("small", {}, ` ${metric.unit}`) : null, within(lane.series[metric.key])),
-      el("span", { class: "name" }, metric.label), el("span", {}, metric.summary));
+    const within = ({ lo, hi }, digits) => (lo && known(lo[at]) ? el("small", { title: "95% interval" }, ` [${fixed(lo[at], digits)}, ${fixed(hi[at], digits)}]`) : null);
+    const tile = (metric) => {
+      const series = lane.series[metric.key], digits = metric.unit ? 3 : 2;
+      return el("div", { class: "tile" },
+        el("b", {}, fixed(series.v[at], digits), metric.unit ? el("small", {}, ` ${metric.unit}`) : null, within(series, digits)),
+        el("span", { class: "name" }, metric.label), el("span", {}, metric.summary));
+    };
     const told = allMetrics().filter((metric) => metric.brief && isTold(lane, metric, holdsSeed));
     return el("div", { class: "lane" },
       el("p", { class: "lane-name" }, comparing() ? swatch(laneColour(index)) : null, comparing() ? ` ${lane.name}, ` : "", `at ${place(lane, at)}${lane.wordings ? `, ${lane.wordings} wordings a task` : ""}`),
