@@ -113,6 +113,17 @@ BROKEN_WORDS = """() => {
 }"""
 
 
+def test_the_main_figures_have_their_intervals(browser: Any, report: str, chain: list[Run]) -> None:
+    visit = Visit(browser)
+    tiles = visit.open(report).locator(".tile").all_inner_texts()
+    last = chain[-1].records[-1]
+    for key, label, digits in (("order", "order", 2), ("liquidity", "liquidity", 3)):
+        low, high = (f"{round(end, digits) + 0.0:.{digits}f}" for end in last.ci[key])
+        words = f"95%: {low} to {high}\n{label}".replace("-", "−")
+        assert any(words in tile for tile in tiles), (words, tiles)
+    visit.close()
+
+
 def test_on_a_phone_no_word_breaks_and_nothing_sticks_out(browser: Any, report: str) -> None:
     visit = Visit(browser, PHONE)
     page = visit.open(report)

