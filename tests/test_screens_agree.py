@@ -79,7 +79,10 @@ def said_of(run: Run, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
     Console().spent(len(run.records), 0.25, run.limit)
     found["end"] = capsys.readouterr().out
     payload = build_payload(make_lanes([run]))
-    found["page"] = payload["lanes"][0]["looks"]
+    lane = payload["lanes"][0]
+    found["page"] = "\n".join(
+        [lane["looks"], lane["unconfirmed"] and f"unconfirmed, {lane['unconfirmed']}"]
+    )
     return found
 
 
@@ -93,6 +96,7 @@ def test_a_collapse_that_one_probe_shows_is_unconfirmed_on_every_screen(make_run
     assert main(["summary", str(run.folder), "--json"]) == 0
     row = json.loads(capsys.readouterr().out)[-1]
     assert (row["phase"], row["looks"]) == ("liquid", "looks crystallized, unconfirmed")
+    assert said["page"].endswith(f"looks crystallized: {', '.join(run.records[0].tasks)}")
 
 
 def test_once_a_second_probe_agrees_it_is_confirmed_on_every_screen(make_run, capsys):

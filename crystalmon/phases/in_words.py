@@ -75,6 +75,16 @@ def tasks_by_phase(record: ProbeRecord) -> str:
     return "; ".join(parts)
 
 
+def unconfirmed_tasks(record: ProbeRecord) -> str:
+    """The tasks that only this probe shows in another phase: `looks melting: die`, or nothing."""
+    groups: dict[str, list[str]] = {}
+    for name in record.tasks:
+        words, _, unconfirmed = phase_words(record, name).partition(", ")
+        if unconfirmed:
+            groups.setdefault(words, []).append(name)
+    return "; ".join(f"{words}: {', '.join(names)}" for words, names in groups.items())
+
+
 def main_numbers(record: ProbeRecord) -> str:
     """The suite's order with its 95% interval, and its free energy with the share of its format."""
     order, energy = (record.metrics.get(key, math.nan) for key in ("order", "free_energy"))

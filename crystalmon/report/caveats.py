@@ -10,6 +10,7 @@ from crystalmon.metrics.catalogue import NOT_MEASURABLE
 from crystalmon.report.frames import MAX_FRAMES, MAX_PROBES
 from crystalmon.report.lanes import Lane
 from crystalmon.report.training_log import MAX_LOGGED
+from crystalmon.runs.names import model_title
 from crystalmon.runs.plurals import counted
 from crystalmon.runs.reference import read_in_view, read_unanswered
 from crystalmon.runs.run import Run, names_of
@@ -90,7 +91,7 @@ def compared_with(runs: Sequence[Run]) -> list[str]:
     found: dict[str, list[str]] = {}
     for run, name in zip(runs, names_of(runs), strict=True):
         if base := run.info.get("reference_model"):
-            found.setdefault(str(base), []).append(name)
+            found.setdefault(model_title(str(base)), []).append(name)
     return [
         next(filter(None, reversed(re.split(r"[\\/]", base))), base)
         + (f" ({', '.join(names)})" if len(found) > 1 else "")

