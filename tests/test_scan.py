@@ -24,7 +24,7 @@ from crystalmon.analysis.replay import detect_run
 from crystalmon.cli.main import main
 from crystalmon.report.page import write_report
 from crystalmon.runs.files import RUN_FILE, RunFolderError
-from crystalmon.runs.names import SCAN_FILE
+from crystalmon.runs.names import REFERENCE_FOLDER, SCAN_FILE
 from crystalmon.runs.reader import read_run
 from crystalmon.runs.store import RunStore
 from crystalmon.scan.chat_templates import find_chat_template
@@ -777,3 +777,15 @@ def test_the_command_takes_a_family_and_stages_of_ones_own(monkeypatch, tmp_path
     assert (asked["view"], asked["dtype"]) == ("both", torch.bfloat16)
     assert main([*arguments, "--dtype", "floaty"]) == 2
     assert "dtype must be a torch dtype, got 'floaty'" in capsys.readouterr().err
+
+
+def test_a_base_that_was_trained_says_from_what(monkeypatch, tmp_path, capsys, whole):
+    monkeypatch.setattr(crystalmon.scan.scan, "scan", lambda *given, **options: [])
+    trained = tmp_path / "sft" / "crystalmon"
+    shutil.copytree(whole[0] / REFERENCE_FOLDER, trained / REFERENCE_FOLDER)
+    for stages, from_what in ((["sft", "rl=x"], True), (["sft", "rl=liquid-tiny"], False)):
+        places = [str(tmp_path / stage) if stage == "sft" else stage for stage in stages]
+        assert main(["scan", *places, "-o", str(tmp_path / "scan")]) == 0
+        line, *_ = capsys.readouterr().out.splitlines()
+        assert line.startswith("the base is sft; the other stages are compared with it")
+        assert line.endswith("trained from liquid-tiny, which is not among them") == from_what

@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,9 +24,12 @@ from crystalmon.cli.options import (
     view_text,
     write_figure,
 )
+from crystalmon.runs.find_reference import find_reference
+from crystalmon.runs.names import model_title
 from crystalmon.runs.reader import read_run
+from crystalmon.runs.reference import load_reference
 from crystalmon.scan.families import FAMILIES
-from crystalmon.scan.stages import parse_stages
+from crystalmon.scan.stages import Stage, parse_stages
 
 if TYPE_CHECKING:
     from crystalmon.scan.scan import ScanResult
@@ -61,7 +64,7 @@ def _scan(args: argparse.Namespace) -> int:
     stages = (*family, *parse_stages(args.stages))
     tell = partial(print, file=sys.stderr if args.json else sys.stdout, flush=True)
     if len(stages) > 1 and int(os.environ.get("RANK", "0")) == 0:
-        tell(f"the base is {stages[0].name}; the other stages are compared with it")
+        tell(_base_line(stages))
     with _joined_processes():
         results = scan(
             stages,
@@ -79,6 +82,17 @@ def _scan(args: argparse.Namespace) -> int:
     if not args.no_figures:
         _draw_results(results)
     return FAILED if any(result.failed for result in results) else 0
+
+
+def _base_line(stages: Sequence[Stage]) -> str:
+    """Which stage is the base; of one that a monitored training has made, what that began with."""
+    line = f"the base is {stages[0].name}; the other stages are compared with it"
+    with contextlib.suppress(OSError, ValueError):  # a damaged reference is not needed here
+        if (folder := find_reference(stages[0].where)) is not None:
+            model = load_reference(folder).info.model
+            if model and not {model, model_title(model)} & {stage.where for stage in stages}:
+                line += f". It was trained from {model_title(model)}, which is not among them"
+    return line
 
 
 @contextlib.contextmanager
