@@ -101,7 +101,7 @@ def format_few(runs: Mapping[str, Sequence[Run]]) -> str:
                 continue
             errors = np.array([few.error for few in found])
             tasks, scale = np.array([pair for few in found for pair in few.tasks]).T
-            shown = [size, len(found), f"{errors.mean():.3f}"]
+            shown = [size, len(found), f"{round(errors.mean(), 3) + 0.0:.3f}"]
             shown += [f"{np.sqrt(np.mean(errors**2)):.3f}"]
             shown += [f"{np.mean([few.held for few in found]):.0%}"]
             shown += [f"{_typical(tasks):.3f}", f"{_typical(tasks / scale):.2f}"]
@@ -123,6 +123,8 @@ def main() -> int:
         raise SystemExit(f"{DEMO} is not there: run make demo, or name run folders.")
     try:
         runs = [read_run(folder) for folder in args.runs]
+        if len({run.folder.resolve() for run in runs}) < len(runs):
+            raise ValueError("a run is named twice. Name each run once.")
         for run in runs:
             if len(run.records) < 2 or any(record.wordings for record in run.records):
                 raise ValueError(
