@@ -30,8 +30,15 @@ def phase_words(record: ProbeRecord, task: str | None = None) -> str:
 
     A probe of some of the wordings shows too little, and changes nothing.
     """
+    told, shown = _told_and_shown(record, task)
+    return told if shown == told else f"looks {shown}, unconfirmed"
+
+
+def _told_and_shown(record: ProbeRecord, task: str | None = None) -> tuple[str, str]:
+    """The phase told, and the one that this probe shows."""
     if record.wordings:
-        return record.phase if task is None else record.tasks[task].phase
+        told = record.phase if task is None else record.tasks[task].phase
+        return told, told
     if task is not None:
         told, shown = record.tasks[task].phase, _shown_by(record.tasks[task])
     else:
@@ -41,7 +48,7 @@ def phase_words(record: ProbeRecord, task: str | None = None) -> str:
         if part and told not in _WITHOUT_ORDER:
             # the middle one: no further from what was told than tasks and suite both are
             _, shown, _ = sorted((told, majority(part), _shown_by(record)), key=_RISING.index)
-    return told if shown == told else f"looks {shown}, unconfirmed"
+    return told, shown
 
 
 def _order(found: TaskRecord | ProbeRecord) -> float:
@@ -64,11 +71,12 @@ def tasks_by_phase(record: ProbeRecord) -> str:
     """Which tasks are in each phase: `liquid: letter, name; looks melting (unconfirmed): die`."""
     groups: dict[str, list[str]] = {}
     for name in sorted(record.tasks, key=lambda name: PHASES.index(record.tasks[name].phase)):
-        groups.setdefault(phase_words(record, name), []).append(name)
+        told, shown = _told_and_shown(record, name)
+        words = told if shown == told else f"looks {shown} (unconfirmed)"
+        groups.setdefault(words, []).append(name)
     parts = []
     for words, names in groups.items():
         whole = 1 < len(names) == len(record.tasks)
-        words = words.replace(", unconfirmed", " (unconfirmed)")
         part = f"{words}: {f'all {len(names)}' if whole else ', '.join(names)}"
         seeds = sum(record.tasks[name].seed is not None for name in names)
         parts.append(part + (f" ({seeds} on a wording of the base)" if seeds else ""))
@@ -79,9 +87,9 @@ def unconfirmed_tasks(record: ProbeRecord) -> str:
     """The tasks that only this probe shows in another phase: `looks melting: die`, or nothing."""
     groups: dict[str, list[str]] = {}
     for name in record.tasks:
-        words, _, unconfirmed = phase_words(record, name).partition(", ")
-        if unconfirmed:
-            groups.setdefault(words, []).append(name)
+        told, shown = _told_and_shown(record, name)
+        if shown != told:
+            groups.setdefault(f"looks {shown}", []).append(name)
     return "; ".join(f"{words}: {', '.join(names)}" for words, names in groups.items())
 
 

@@ -80,7 +80,10 @@ def _event_line(event: Event, stages: Stages) -> str:
 
 def _number(key: str, value: Any) -> str:
     """A number, or an interval, of an event's evidence; nothing for what is neither."""
-    if isinstance(value, list | tuple) and len(value) == 2:
+    if (
+        isinstance(value, list | tuple)
+        and [isinstance(x, int | float) for x in value] == [True] * 2
+    ):
         return f"{key} {value[0]:.3g} to {value[1]:.3g}"
     return f"{key} {value:.3g}" if isinstance(value, int | float) else ""
 
