@@ -240,7 +240,7 @@ def judge_support(
     low, high = bootstrap_interval(fall, np.mean(replicates, axis=0), wider)
     reason = (
         f"mass on the support changed by {-fall:+.3f} [{-high:+.3f}, {-low:+.3f}] on average over "
-        f"{counted(len(found), 'task')}, from what the seed holds at most; {len(moved)} left it, "
+        f"{counted(len(found), 'task')} (from the seed's own at most); {len(moved)} left the seed, "
         f"{', '.join(leaking) + ' left' if leaking else 'none left'} its support beyond doubt"
     )
     evidence |= {"fall": fall, "interval": (low, high)}
