@@ -535,7 +535,10 @@ def test_series_and_intervals_follow_a_metric(folder: Path) -> None:
     np.testing.assert_array_equal(steps, [0, 1, 5])
     np.testing.assert_array_equal(values, [0.0, 0.01, np.nan])
     np.testing.assert_array_equal(run.series("order", "coin")[1], [0.1, 0.1, np.nan])
-    assert np.isnan(run.series("order", "dice")[1]).all()
+    with pytest.raises(ValueError, match="has no task 'dice'"):
+        run.series("order", "dice")
+    with pytest.raises(ValueError, match="no metric 'ordr'"):
+        run.series("ordr", "coin")
     low, high = run.intervals("order", "coin")
     np.testing.assert_array_equal(low, [0.0, 0.0, np.nan])
     np.testing.assert_array_equal(high, [0.1, 0.1, np.nan])

@@ -21,6 +21,9 @@ from crystalmon.runs.records import Stored
 from crystalmon.suites.advice import few_wordings
 from crystalmon.suites.tasks import Task
 
+_MUCH = 0.5
+"""A verdict says so when this much of the probability goes to answers that are not listed."""
+
 
 @dataclass(frozen=True)
 class CheckedWording(Stored):
@@ -98,7 +101,7 @@ def check_suite(monitor: Monitor, tokenizer: Any) -> list[CheckedTask]:
 
 
 def _verdict(task: Task, q: np.ndarray, coverage: np.ndarray, plain: np.ndarray | None) -> str:
-    """In words, what keeps a task from being measured in full; `fine` if nothing does."""
+    """In words, what keeps a task from being measured in full, or makes it say less than it may."""
     if not is_measurable(coverage):
         low = f"{(coverage < MEASURABLE).sum()} of {counted(len(coverage), 'wording')}"
         found = f"not measurable: listed answers under {MEASURABLE:.0%} after {low}"
@@ -107,7 +110,10 @@ def _verdict(task: Task, q: np.ndarray, coverage: np.ndarray, plain: np.ndarray 
         return f"{found} (in view raw: {answer_distributions(plain)[1].mean():.0%})"
     if len(q) > 1 and is_ordered(q):
         return "ordered: the base already answers alike, so no order"
-    return few_wordings(task) or "fine"
+    if few := few_wordings(task):
+        return few
+    others = 1 - coverage.mean()
+    return "fine" if others < _MUCH else f"measurable, but {others:.0%} goes to other answers"
 
 
 def _likeliest(monitor: Monitor, tokenizer: Any, prompt: int) -> tuple[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from crystalmon.metrics.catalogue import BRIEF
+from crystalmon.metrics.catalogue import BRIEF, BY_KEY
 from crystalmon.runs.data_frames import suite_frame, task_frame
 from crystalmon.runs.names import DEFAULT_NAME, OVERHEAD_KEY
 from crystalmon.runs.notebook import curve_svg, number, table_html
@@ -160,7 +161,11 @@ class Run:
 
         Returns:
             steps [S], int; values [S], float, NaN where a probe does not have the metric.
+
+        Raises:
+            ValueError: if there is no such metric, or the run has no such task.
         """
+        self._check(key, task)
         steps = np.array([record.step for record in self.records], dtype=np.int64)
         return steps, self._values("metrics", task, key, np.nan)
 
@@ -203,6 +208,17 @@ class Run:
             ModuleNotFoundError: if pandas is not installed.
         """
         return task_frame(self.records, self.stages)
+
+    def _check(self, key: str, task: str | None) -> None:
+        """Refuse a task of no probe, and a metric that neither the catalogue nor a probe has."""
+        tasks = {name for record in self.records for name in record.tasks}
+        if task is not None and task not in tasks:
+            raise ValueError(f"{self.name} has no task {task!r}. Use {', '.join(sorted(tasks))}.")
+        holders = [each if task is None else each.tasks.get(task) for each in self.records]
+        known = {*BY_KEY, *(name for each in holders if each for name in each.metrics)}
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=3) or [each.key for each in BRIEF]
+            raise ValueError(f"there is no metric {key!r}. Did you mean {' or '.join(near)}?")
 
     def _values(self, attribute: str, task: str | None, key: str, missing: Any) -> np.ndarray:
         """One entry of each probe's `metrics` or `ci`, the suite's or a task's."""
