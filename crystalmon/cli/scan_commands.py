@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,12 +24,9 @@ from crystalmon.cli.options import (
     view_text,
     write_figure,
 )
-from crystalmon.runs.find_reference import find_reference
-from crystalmon.runs.names import model_title
 from crystalmon.runs.reader import read_run
-from crystalmon.runs.reference import load_reference
 from crystalmon.scan.families import FAMILIES
-from crystalmon.scan.stages import Stage, expand_stages, parse_stages
+from crystalmon.scan.stages import parse_stages
 
 if TYPE_CHECKING:
     from crystalmon.scan.scan import ScanResult
@@ -63,9 +60,6 @@ def _scan(args: argparse.Namespace) -> int:
     dtype = "auto" if args.dtype == "auto" else torch_dtype(args.dtype)
     stages = (*family, *parse_stages(args.stages))
     tell = partial(print, file=sys.stderr if args.json else sys.stdout, flush=True)
-    listed = expand_stages(stages)
-    if len(listed) > 1 and int(os.environ.get("RANK", "0")) == 0:
-        tell(_base_line(listed))
     with _joined_processes():
         results = scan(
             stages,
@@ -83,23 +77,6 @@ def _scan(args: argparse.Namespace) -> int:
     if not args.no_figures:
         _draw_results(results)
     return FAILED if any(result.failed for result in results) else 0
-
-
-def _base_line(stages: Sequence[Stage]) -> str:
-    """Which stage is the base; of one that a monitored training has made, what that began with."""
-    line = f"the base is {stages[0].name}; the other stages are compared with it"
-    with contextlib.suppress(OSError, ValueError):  # a damaged reference is not needed here
-        folder = find_reference(stages[0].where)
-        model = None if folder is None else load_reference(folder).info.model
-        known = {_title(stage.where) for stage in stages}
-        if isinstance(model, str) and model and _title(model) not in known:
-            line += f". It was trained from {model_title(model)}, which is not among them"
-    return line
-
-
-def _title(model: str) -> str:
-    """What a model is called, however its folder is written."""
-    return model_title(str(Path(model).resolve()) if Path(model).exists() else model)
 
 
 @contextlib.contextmanager

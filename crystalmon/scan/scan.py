@@ -23,7 +23,7 @@ from crystalmon.runs.lock import no_other
 from crystalmon.scan.chat_templates import find_chat_template
 from crystalmon.scan.probe_stage import probe_stage
 from crystalmon.scan.scan_folder import ScanFolder, scan_config
-from crystalmon.scan.stages import Stage, expand_stages
+from crystalmon.scan.stages import Stage, describe_base, expand_stages
 from crystalmon.scoring.models import free_memory, load_model
 from crystalmon.scoring.plan import VIEWS, View, check_view
 from crystalmon.scoring.ranks import Ranks, current_ranks
@@ -83,7 +83,7 @@ def scan(
         device: where the models go; the accelerator if there is one.
         chat_template_from: the name of a stage, or a model, whose chat template is lent to the
             stages that have none; for view `chat` or `both`.
-        tell: is given a line for each stage.
+        tell: is given a line on the base, and one for each stage.
 
     Returns:
         One result per view. It names the stages that could not be measured and has the others.
@@ -114,6 +114,8 @@ def scan(
         ranks.on_main(lambda: _places(output, view))  # a scan may have ended meanwhile
         configs = {v: scan_config(v, dtype, listed, chat_template_from, template) for v in places}
         folders = [ScanFolder(places[v], suite, listed, configs[v], ranks) for v in places]
+        if len(listed) > 1:
+            say(describe_base(listed))
         _measure_all(listed, folders, load, say)
         return [ScanResult(f.path, f.view, dict(f.failed), *f.conclude()) for f in folders]
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import filecmp
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from crystalmon.runs.find_reference import find_reference
+from crystalmon.runs.names import model_title
+from crystalmon.runs.reference import load_reference
 from crystalmon.scoring.models import split_revision, weight_files
 
 _MODEL_FILES = ("config.json", "adapter_config.json")
@@ -80,6 +84,23 @@ def expand_stages(stages: Sequence[Stage]) -> tuple[Stage, ...]:
             f"stages must have names of their own, got {again!r} twice. Write NAME={again} for one."
         )
     return found
+
+
+def describe_base(stages: Sequence[Stage]) -> str:
+    """Which stage is the base; of one that a monitored training has made, what that began with."""
+    line = f"the base is {stages[0].name}; the other stages are compared with it"
+    with contextlib.suppress(OSError, ValueError):  # a damaged reference is not needed here
+        folder = find_reference(stages[0].where)
+        model = None if folder is None else load_reference(folder).info.model
+        known = {_title(stage.where) for stage in stages}
+        if isinstance(model, str) and model and _title(model) not in known:
+            line += f". It was trained from {model_title(model)}, which is not among them"
+    return line
+
+
+def _title(model: str) -> str:
+    """What a model is called, however its folder is written."""
+    return model_title(str(Path(model).resolve()) if Path(model).exists() else model)
 
 
 def _expand(stage: Stage) -> list[Stage]:
