@@ -72,12 +72,12 @@ class Report:
             sign, number = bound[0], float(bound[1:]) / 100
             kept = found["share"] >= number if sign == "≥" else found["share"] <= number
             verdict = f"{bound}%: {'kept' if kept else 'NOT KEPT'}"
-        print(f"  {label:<44}{shown(found):<34}{verdict}")
+        print(f"  {label:<52} {shown(found):<30}{verdict}")
 
     def number(self, key: str, label: str, value: float, bound: float | None = None) -> None:
         self.data[key] = value
         verdict = "" if bound is None else f"≤{bound:g}: {'kept' if value <= bound else 'NOT KEPT'}"
-        print(f"  {label:<44}{value:<34.3g}{verdict}")
+        print(f"  {label:<52} {value:<30.3g}{verdict}")
 
 
 def run_bank(

@@ -27,6 +27,8 @@ class Look:
         members: of the set.
         right: [P] by base prompt, whether it is the planted seed or its twin; None without one.
         choices: C.
+        lead: probes from where the set came down to one member to the verdict on it; None
+            without a verdict.
     """
 
     group: str
@@ -34,6 +36,7 @@ class Look:
     members: Members
     right: np.ndarray | None
     choices: int
+    lead: int | None
 
     @property
     def holds_truth(self) -> bool:
@@ -55,9 +58,23 @@ def find_looks(
     for place, kind in (("onset", "nucleation_onset"), ("completion", "nucleation_complete")):
         found = [at for name, at in events if name == kind]
         probes |= {place: min(found)} if found else {}
+    lead = _lead(sets, events)
     return [
-        Look(group, place, sets[at], right, q.shape[2]) for place, at in probes.items() if sets[at]
+        Look(group, place, sets[at], right, q.shape[2], lead)
+        for place, at in probes.items()
+        if sets[at]
     ]
+
+
+def _lead(sets: Sequence[Members], events: Sequence[tuple[str, int]]) -> int | None:
+    """How many probes the set had one member before the first verdict on it."""
+    verdicts = [at for name, at in events if name in ("seed_locked", "seedless_collapse")]
+    if not verdicts:
+        return None
+    at = first = min(verdicts)
+    while first > 0 and len(sets[first - 1]) == 1:
+        first -= 1
+    return at - first
 
 
 def set_lines(looks: Sequence[Look]) -> Iterator[Line]:
@@ -71,7 +88,7 @@ def set_lines(looks: Sequence[Look]) -> Iterator[Line]:
 
 
 def set_sizes(looks: Sequence[Look]) -> Iterator[tuple[str, str, float, float | None]]:
-    """(label, key, median size, bound) by group and place, of tasks with `SEVERAL` choices."""
+    """(label, key, median, bound): sizes by group and place, with `SEVERAL` choices; leads."""
     for group in GROUPS:
         for place in PLACES:
             sizes = [
@@ -83,3 +100,9 @@ def set_sizes(looks: Sequence[Look]) -> Iterator[tuple[str, str, float, float | 
                 bound = 1.0 if (group, place) == ("complete", "end") else None
                 label = f"{group}: median size of the set at the {place}"
                 yield label, f"size/{group}/{place}", float(np.median(sizes)), bound
+    for group in GROUPS:
+        ends = [look for look in looks if (look.group, look.place) == (group, "end")]
+        leads = [look.lead for look in ends if look.lead is not None]
+        if leads:
+            label = f"{group}: median of probes from one member to the verdict"
+            yield label, f"lead/{group}", float(np.median(leads)), None

@@ -66,10 +66,10 @@ class Transition:
 
 @dataclass(frozen=True)
 class Avrami:
-    """The JMAK fit X(s) = 1 − exp(−(k · (s − s₀))ⁿ) with its 95% profile intervals.
+    """The JMAK fit X(s) = 1 − exp(−(r · (s − s₀))ⁿ) with its 95% profile intervals.
 
     Args:
-        rate, rate_interval: k, per training step.
+        rate, rate_interval: r, per training step.
         exponent, exponent_interval: n; 1 is saturation at a constant rate, more is a start by
             nuclei that grow.
         start, start_interval: s₀, in steps.
@@ -89,8 +89,8 @@ class Avrami:
         """The formula, and what was fitted."""
         low, high = self.exponent_interval
         return (
-            f"1 − exp(−(k·(s − s₀))ⁿ) with n = {self.exponent:.2f} [{low:.2f}, {high:.2f}], "
-            f"s₀ = {self.start:.0f} and k = {self.rate:.3g} per step"
+            f"1 − exp(−(r·(s − s₀))ⁿ) with n = {self.exponent:.2f} [{low:.2f}, {high:.2f}], "
+            f"s₀ = {self.start:.0f} and r = {self.rate:.3g} per step"
         )
 
 
@@ -162,10 +162,12 @@ def shape_bic(steps: np.ndarray, values: np.ndarray) -> tuple[dict[str, float], 
 def fit_avrami(steps: np.ndarray, fraction: np.ndarray) -> Avrami | None:
     """Fit JMAK kinetics (Avrami 1939, doi:10.1063/1.1750380) to a growing fraction in [0, 1].
 
-    None with fewer than `LEAST_POINTS` probes, or if the fraction stays under `LEAST_RISE`.
+    None with fewer than `LEAST_POINTS` probes, or if the fraction never rises by `LEAST_RISE`.
     """
     steps, fraction = _about_rise(*_until_melting(steps, fraction))
-    if len(steps) < LEAST_POINTS or fraction.max() < LEAST_RISE:
+    if len(steps) < LEAST_POINTS:
+        return None
+    if (fraction - np.minimum.accumulate(fraction)).max() < LEAST_RISE:  # a fall is no growth
         return None
     span = steps[-1] - steps[0]
     axes = [

@@ -26,6 +26,7 @@ from crystalmon.runs.records import json_value
 from crystalmon.suites.advice import (
     BUNDLED_WORDINGS,
     few_wordings,
+    lists_answers,
     one_sided,
     shortened,
     trailing_space,
@@ -78,6 +79,7 @@ def _new(args: argparse.Namespace) -> None:
         )
     _write(file, draft_suite(file, args.question, args.answers))
     print(harmless(f"{_describe(load_suite(file))}"))
+    _print_warnings([*lists_answers(args.question, args.answers)])
     _print_next(f"Edit the prompts in {file}, then see what can be measured:", file)
 
 

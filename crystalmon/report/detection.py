@@ -80,6 +80,7 @@ def _event_line(event: Event, stages: Stages) -> str:
 
 def _number(key: str, value: Any) -> str:
     """A number, or an interval, of an event's evidence; nothing for what is neither."""
+    key = "well until" if key == "since" else key
     if (
         isinstance(value, list | tuple)
         and [isinstance(x, int | float) for x in value] == [True] * 2

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 
 from crystalmon.suites.tasks import Task, TaskSuite
 
@@ -39,6 +40,21 @@ def one_sided(suite: TaskSuite) -> Iterator[str]:
             f"{task.name} is the only task: a judge that always says {one} looks perfect where "
             f"{one} is right. Add a task whose right answer is {other}, which tells them apart."
         )
+
+
+def lists_answers(questions: Sequence[str], answers: Sequence[str]) -> Iterator[str]:
+    """A sentence for each question that names all its answers, which half of a draft's formats do.
+
+    >>> list(lists_answers(["Heads or tails?"], ["heads", "tails"]))[0][:46]
+    '"Heads or tails?" names all the answers itself'
+    """
+    for question in questions:
+        named = (rf"(?<!\w){re.escape(answer)}(?!\w)" for answer in answers)
+        if all(re.search(each, question, re.IGNORECASE) for each in named):
+            yield (
+                f"{shortened(question)} names all the answers itself. Take them out of it, or out "
+                "of the formats that list them again."
+            )
 
 
 def trailing_space(suite: TaskSuite) -> Iterator[str]:

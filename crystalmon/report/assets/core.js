@@ -28,6 +28,8 @@ const spoken = (kind) => kind.replace(/_/g, " ");
 const MISSING = "–";
 const known = (value) => typeof value === "number" && Number.isFinite(value);
 const fixed = (value, digits) => (known(value) ? value.toFixed(digits).replace(/^-(?=[0.]*$)/, "").replace("-", "−") : MISSING);
+// no more digits than the page was given: four figures
+const figures = (value, digits) => fixed(value, Math.min(digits, Math.max(0, 3 - Math.floor(Math.log10(Math.abs(value) || 1)))));
 const percent = (value) => (known(value) ? `${Math.round(100 * value)}%` : MISSING);
 const last = (list) => list[list.length - 1];
 

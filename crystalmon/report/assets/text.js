@@ -17,11 +17,11 @@ function drawNow() {
   fill($("now"), ...state.data.lanes.map((lane, index) => {
     const at = lane.x.length - 1, phase = lane.phase[at], confirmed = lane.looks === phaseName(phase);
     const words = confirmed ? state.data.phases[phase].words : "The last probe shows this. A phase changes once a second probe agrees.";
-    const within = ({ lo, hi }, digits) => (lo && known(lo[at]) ? el("span", {}, `95%: ${fixed(lo[at], digits)} to ${fixed(hi[at], digits)}`) : null);
+    const within = ({ lo, hi }, digits) => (lo && known(lo[at]) ? el("span", {}, `95%: ${figures(lo[at], digits)} to ${figures(hi[at], digits)}`) : null);
     const tile = (metric) => {
       const series = lane.series[metric.key], digits = metric.unit ? 3 : 2;
       return el("div", { class: "tile" },
-        el("b", {}, fixed(series.v[at], digits), metric.unit ? el("small", {}, ` ${metric.unit}`) : null), within(series, digits),
+        el("b", {}, figures(series.v[at], digits), metric.unit ? el("small", {}, ` ${metric.unit}`) : null), within(series, digits),
         el("span", { class: "name" }, metric.label), el("span", {}, metric.summary));
     };
     const told = allMetrics().filter((metric) => metric.brief && isTold(lane, metric, holdsSeed));
@@ -90,6 +90,7 @@ function whatToDo(lanes) {
 function drawWon() {
   const { lanes, tasks } = state.data;
   $("leader").textContent = lanes.filter((lane) => lane.leader).map((lane) => `${comparing() ? `${lane.name}: ` : ""}${lane.leader}.`).join(" ");
+  $("few").textContent = lanes.some((lane) => lane.wordings) ? ": these are few, and can be far from all" : "";
   const now = (lane, task) => lane.tasks[task.name].phase[last(lane.frames)];
   fill($("won"), ...tasks.filter((task) => lanes.some((lane) => known(now(lane, task)))).map((task) => {
     const lines = lanes.map((lane, index) => {
@@ -142,7 +143,7 @@ function drawSeeds() {
     rows.push([...(comparing() ? [{ text: lane.name, cls: "task" }] : []), { text: task.name, cls: "task" }, { text: known(seed) ? task.prompts[seed] : seedless ? SEEDLESS : openWords(ends, task), cls: "quote" }, { text: answers, cls: "answers" }, { num: event ? placeOf(lane, lane.runs[event.run], event.step) : known(seed) ? "from the start" : "open" }, { num: known(p) ? (p < 0.001 ? "< 0.001" : p.toFixed(3)) : MISSING, cls: "p" }]);
   }
   $("seeds-section").hidden = !rows.length;
-  const head = [...(comparing() ? ["run"] : []), "task", "wording", "its answers in the base", { num: "locked" }, { num: "p" }];
+  const head = [...(comparing() ? ["run"] : []), "task", "wording", "its answers in the base", { num: "decided" }, { num: "p" }];
   const keep = (row) => (tested ? row : row.slice(0, -1));
   const drawn = table(keep(head), rows.map(keep));
   drawn.className = "told";
