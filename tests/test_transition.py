@@ -91,7 +91,7 @@ def test_avrami_finds_its_parameters(exponent):
     assert found.rate == pytest.approx(1 / 120, rel=0.15)
     assert fit_avrami(STEPS, np.zeros(len(STEPS))) is None
     assert fit_avrami(STEPS[:5], truth[-5:]) is None
-    assert fit_avrami(STEPS, np.where(STEPS < STEPS[2], 0.25, 0.0)) is None, "a fall is no growth"
+    assert fit_avrami(STEPS, 0.25 * np.eye(1, len(STEPS))[0]) is None, "a fall is no growth"
 
 
 def test_coexistence_is_two_groups_and_not_a_spread():
