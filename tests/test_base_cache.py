@@ -99,6 +99,25 @@ def test_precision_configuration_and_code_count(model):
     assert None not in found
 
 
+def test_a_forward_that_a_trainer_has_put_back_is_no_change(model):
+    before = fingerprint(model)
+    model.forward = model.forward  # as accelerate does where it unwraps a model
+    assert "forward" in vars(model)
+    assert fingerprint(model) == before
+
+
+def test_what_trl_puts_over_forward_is_no_change_unless_something_else_is_below(model):
+    utils = pytest.importorskip("trl.trainer.utils")
+    if not hasattr(utils, "add_fused_lm_head"):
+        pytest.skip("this TRL has no fused head")
+    before = fingerprint(model)
+    utils.add_fused_lm_head(model)
+    assert fingerprint(model) == before
+    model.forward = lambda **inputs: None
+    utils.add_fused_lm_head(model)
+    assert fingerprint(model) is None
+
+
 def test_a_function_of_ones_own_on_the_model_may_do_anything(model):
     handle = model.lm_head.register_forward_hook(lambda module, inputs, output: 2 * output)
     assert fingerprint(model) is None

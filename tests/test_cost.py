@@ -258,7 +258,8 @@ def test_the_command_prints_it(capsys):
     [
         (["no/where"], "model 'no/where' cannot be loaded"),
         (["liquid-tiny", "--every", "0"], "every must be a number of steps or a share"),
-        (["liquid-tiny", "--step-seconds", "nan"], "step_seconds must be positive"),
+        (["liquid-tiny", "--step-seconds", "2"], "--step-seconds needs --rate"),
+        (["liquid-tiny", "--rate=1e9", "--step-seconds=nan"], "step_seconds must be positive"),
         (["liquid-tiny", "--every", "7"], "every must come with steps, got 7 alone."),
         (
             ["liquid-tiny", "--steps", "1" + 400 * "0"],

@@ -573,8 +573,13 @@ def test_format_drift_is_raised_once_until_the_coverage_is_back():
 
 
 def test_format_drift_of_a_small_coverage_keeps_its_figures():
-    _, events = watch(BASE, [BASE] * 4, coverage=[0.0041, 0.0041, 0.00123, 0.00123])
-    assert events[0].message == "the choices' total probability fell from 0.0041 to 0.0012"
+    _, events = watch(BASE, [BASE] * 4, coverage=[0.11, 0.11, 0.00123, 0.00123])
+    assert events[0].message == "the choices' total probability fell from 0.11 to 0.0012"
+
+
+def test_what_was_hardly_answered_has_no_format_to_lose():
+    _, events = watch(BASE, [BASE] * 4, coverage=[0.09, 0.09, 0.00123, 0.00123])
+    assert events == []
 
 
 def test_format_drift_needs_a_coverage():

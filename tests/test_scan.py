@@ -234,7 +234,7 @@ def test_killed_in_a_line_of_the_second_stage_it_ends_like_an_uninterrupted_one(
     )
     assert killed.returncode == -9, killed.stderr
     first, measured = killed.stdout.splitlines()
-    assert first == "the base is base; the other stages are compared with it"
+    assert first == "the first stage is the base; the others are compared with it"
     assert measured.startswith("base: ")
     told: list[str] = []
     with pytest.warns(UserWarning, match=r"records.jsonl, line 2 cannot be read"):
@@ -784,5 +784,5 @@ def test_a_base_that_was_trained_says_from_what(tmp_path, whole):
     shutil.copytree(whole[0] / REFERENCE_FOLDER, trained / REFERENCE_FOLDER)
     for rl, from_what in (("x", True), ("liquid-tiny", False)):
         line = describe_base([Stage("sft", str(tmp_path / "sft")), Stage("rl", rl)])
-        assert line.startswith("the base is sft; the other stages are compared with it")
+        assert line.startswith("the first stage, sft, is the base; the others are compared with it")
         assert line.endswith("trained from liquid-tiny, which is not among them") == from_what

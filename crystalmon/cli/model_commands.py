@@ -143,7 +143,7 @@ def _own_means(log_choice: Mapping[str, np.ndarray]) -> dict[str, float]:
     option("--every", type=float, help="steps, or a share of the run; default: the callback's"),
     option("--tokens-per-step", type=int, help="trained on, over all devices"),
     option("--rate", help="what the machine achieves: 1e13 (FLOP/s) or 2e4tokens/s"),
-    option("--step-seconds", type=float, help="what a training step takes"),
+    option("--step-seconds", type=float, help="what a training step takes; with --rate"),
     option("--max-overhead", type=float, help="the callback's; default: 0.02"),
 )
 def _cost(args: argparse.Namespace) -> None:
@@ -151,6 +151,8 @@ def _cost(args: argparse.Namespace) -> None:
     from crystalmon.scoring.models import load_config, load_tokenizer
     from crystalmon.scoring.plan import build_plan
 
+    if args.step_seconds is not None and args.rate is None:
+        raise ValueError("--step-seconds needs --rate, which tells how long a probe takes.")
     rate = None if args.rate is None else parse_rate(args.rate)
     suite, config = load_suite(args.suite), load_config(args.model)
     cost = estimate_cost(

@@ -107,7 +107,8 @@ def _verdict(task: Task, q: np.ndarray, coverage: np.ndarray, plain: np.ndarray 
         found = f"not measurable: listed answers under {MEASURABLE:.0%} after {low}"
         if plain is None:
             return found
-        return f"{found} (in view raw: {answer_distributions(plain)[1].mean():.0%})"
+        share = f"{answer_distributions(plain)[1].mean():.0%}"
+        return f"{found} (in view raw: {share}, which stands in for the base)"
     if len(q) > 1 and is_ordered(q):
         return "ordered: the base already answers alike, so no order"
     if few := few_wordings(task):

@@ -34,6 +34,11 @@ def phase_words(record: ProbeRecord, task: str | None = None) -> str:
     return told if shown == told else f"looks {shown}, unconfirmed"
 
 
+def phase_shown(record: ProbeRecord, task: str | None = None) -> str:
+    """The phase that this probe shows, whether or not another one has confirmed it."""
+    return _told_and_shown(record, task)[1]
+
+
 def _told_and_shown(record: ProbeRecord, task: str | None = None) -> tuple[str, str]:
     """The phase told, and the one that this probe shows."""
     if record.wordings:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from crystalmon.metrics.answers import MEASURABLE
 from crystalmon.metrics.divergences import js_divergence
 from crystalmon.phases.order import CONFIRM
 from crystalmon.phases.state import Base, Observation, Outcome, PhaseState
@@ -44,9 +45,12 @@ def support_rule(base: Base, state: PhaseState, now: Observation) -> Outcome:
 
 
 def format_rule(base: Base, state: PhaseState, now: Observation) -> Outcome:
-    """`format_drift`: the choices have lost half of their total probability."""
+    """`format_drift`: the choices have lost half of their total probability.
+
+    Those that had less than `MEASURABLE` were no format of the model's to lose.
+    """
     coverage, before = now.coverage, state.coverage
-    if coverage is None or before is None:
+    if coverage is None or before is None or before < MEASURABLE:
         return state, []
     state = state.streak(format=coverage < FORMAT_DROP * before)
     if coverage > before * (1 + FORMAT_DROP) / 2:
@@ -55,5 +59,8 @@ def format_rule(base: Base, state: PhaseState, now: Observation) -> Outcome:
         return state, []
     evidence = {"coverage": coverage, "first_coverage": before}
     digits = ".2f" if coverage >= 0.01 else ".2g"  # a small one would be rounded to 0.00
-    message = f"the choices' total probability fell from {before:{digits}} to {coverage:{digits}}"
+    few = f" after the {len(now.asked)} wordings asked" if len(now.asked) < len(base.q) else ""
+    message = (
+        f"the choices' total probability fell from {before:{digits}} to {coverage:{digits}}{few}"
+    )
     return state.once("format_drift"), [now.event("format_drift", evidence, message)]

@@ -19,7 +19,10 @@ ADVICE = {
     "seedless_collapse": "Look at the answers in your training data.",
     "support_leak": "Look at what the data, the reward or the preferences favour.",
     "melting": "Check that the new data ask for it.",
-    "format_drift": "Read samples: what is written instead of the listed answers?",
+    "format_drift": (
+        "Read samples: what is written instead of the listed answers? The suite randomness-wide "
+        'also counts forms such as **Heads** and "heads".'
+    ),
     "entropy_collapse": (
         f"{_ONE_ANSWER}, read several samples of one prompt. If they are alike: {{back}}, then "
         "{vary}."

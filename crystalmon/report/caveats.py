@@ -163,8 +163,8 @@ def _of_run(run: Run) -> list[str]:
             "tasks had nothing to lose and take no part in the phases."
         )
     if run.superseded:
-        again = f"{counted(run.superseded, 'probe')} on file came again"
-        said.append(f"{name} was resumed: {again}, and only what is later is shown.")
+        old = f"{counted(run.superseded, 'older probe')} on file"
+        said.append(f"In {name} a resume or a new run has replaced {old}: these are not shown.")
     return said
 
 

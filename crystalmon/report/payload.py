@@ -12,7 +12,7 @@ import numpy as np
 import crystalmon
 from crystalmon.analysis.transition import LEAST_RISE, Transition, classify_transition, fit_avrami
 from crystalmon.metrics.catalogue import NOT_MEASURABLE
-from crystalmon.phases.in_words import phase_words, shared_leader, unconfirmed_tasks
+from crystalmon.phases.in_words import phase_shown, phase_words, shared_leader, unconfirmed_tasks
 from crystalmon.phases.what_to_do import advise_run
 from crystalmon.report import palette
 from crystalmon.report.caveats import caveats, compared_with, unlike
@@ -146,6 +146,7 @@ def _lane(
         "share": rounded([record.share for record in records]),
         "phase": [PHASES.index(record.phase) for record in records],
         "looks": phase_words(records[-1]) if records else "",
+        "shown": PHASES.index(phase_shown(records[-1])) if records else None,
         "unconfirmed": unconfirmed_tasks(records[-1]) if records else "",
         "leader": shared_leader(records[-1], choices) if records else "",
         "wordings": records[-1].wordings if records else None,
@@ -185,12 +186,16 @@ def _event(event: Event, run: Run, index: int, start: int) -> dict[str, Any]:
     }
 
 
-def _task_history(records: Sequence[ProbeRecord], name: str) -> dict[str, list[int | None]]:
-    """One task's phases and seeds, and where it may end; null where a probe left the task out."""
+def _task_history(records: Sequence[ProbeRecord], name: str) -> dict[str, Any]:
+    """One task's phases and seeds, what the last probe shows, and where it may end.
+
+    Null where a probe left the task out.
+    """
     found = [record.tasks.get(name) for record in records]
     return {
         "phase": [None if task is None else PHASES.index(task.phase) for task in found],
         "seed": [None if task is None else task.seed for task in found],
+        "shown": PHASES.index(phase_shown(records[-1], name)) if found and found[-1] else None,
         "ends": list(found[-1].seed_set) if found and found[-1] is not None else [],
     }
 

@@ -88,7 +88,8 @@ def expand_stages(stages: Sequence[Stage]) -> tuple[Stage, ...]:
 
 def describe_base(stages: Sequence[Stage]) -> str:
     """Which stage is the base; of one that a monitored training has made, what that began with."""
-    line = f"the base is {stages[0].name}; the other stages are compared with it"
+    name = "" if stages[0].name == "base" else f", {stages[0].name},"
+    line = f"the first stage{name} is the base; the others are compared with it"
     with contextlib.suppress(OSError, ValueError):  # a damaged reference is not needed here
         folder = find_reference(stages[0].where)
         model = None if folder is None else load_reference(folder).info.model

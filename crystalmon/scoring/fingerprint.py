@@ -157,11 +157,37 @@ def _code(kind: type) -> str | None:
 
 def _changes(module: nn.Module) -> Iterator[str | None]:
     """What is hooked on a module, or stands for its `forward`; None if that may be anything."""
-    own = [vars(module)["forward"]] if "forward" in vars(module) else []
-    for each in (*own, *module._forward_pre_hooks.values(), *module._forward_hooks.values()):
+    own = _own_forward(module)
+    hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
+    for each in hooks if own is None else (own, *hooks):
         named = each if hasattr(each, "__qualname__") else type(each)
         known = named.__module__.partition(".")[0] in _LIBRARIES
         yield f"changed by {named.__module__}.{named.__qualname__}" if known else None
+
+
+def _own_forward(module: nn.Module) -> Any:
+    """What stands for the class's `forward` in a module; None if that answers the same.
+
+    A trainer may put back the class's own; TRL's stand-in calls the one before it, but for a loss.
+    """
+    forward = vars(module).get("forward")
+    function = getattr(forward, "__func__", None)
+    while (before := _before_fused(function)) is not None:
+        forward, function = before, getattr(before, "__func__", None)
+    return None if function is type(module).forward else forward
+
+
+def _before_fused(function: Any) -> Any:
+    """What TRL's `_fused_forward` stands for; None for another function.
+
+    `functools.wraps` gives it the name of the model's, so it is told by its code.
+    """
+    code, home = (getattr(function, name, None) for name in ("__code__", "__globals__"))
+    if code is None or (home or {}).get("__name__") != "trl.trainer.utils":
+        return None
+    if code.co_name != "_fused_forward":
+        return None
+    return inspect.getclosurevars(function).nonlocals.get("original_forward")
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:

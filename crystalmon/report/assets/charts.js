@@ -175,18 +175,20 @@ function begins(lane, index) {
   return Math.min(x, Math.max(run.stop - 0.008 * last(lane.runs).stop, lane.x[index - 1]));
 }
 
-function blocks(lane, phases) {
+// What the last probe alone shows is a block of its own, unconfirmed.
+function blocks(lane, { phase: phases, shown }) {
   const found = [];
   lane.x.forEach((x, index) => {
     const run = lane.runs[lane.stage[index]];
     const final = index === lane.x.length - 1 || lane.stage[index] !== lane.stage[index + 1];
     const from = begins(lane, index), to = final ? run.stop + (staged() ? 0.5 : 0) : begins(lane, index + 1);
     const until = final ? run.stop : lane.x[index + 1];
-    const phase = phases[index];
+    const unconfirmed = index === lane.x.length - 1 && known(shown) && shown !== phases[index];
+    const phase = unconfirmed ? shown : phases[index];
     if (phase === null || phase === undefined) return;
     const open = last(found);
-    if (open && open.phase === phase && open.stage === lane.stage[index] && open.to === from) Object.assign(open, { to, until });
-    else found.push({ from, to, since: x, until, phase, stage: lane.stage[index] });
+    if (open && !unconfirmed && open.phase === phase && open.stage === lane.stage[index] && open.to === from) Object.assign(open, { to, until });
+    else found.push({ from, to, since: x, until, phase, unconfirmed, stage: lane.stage[index] });
   });
   return found;
 }
@@ -196,10 +198,10 @@ function drawPhases() {
   const detailed = lanes.length <= 3;
   const rows = [];
   lanes.forEach((lane, index) => {
-    rows.push({ lane, index, suite: true, label: comparing() ? lane.name : "suite", phases: lane.phase, height: 1.7 });
+    rows.push({ lane, index, suite: true, label: comparing() ? lane.name : "suite", history: lane, height: 1.7 });
     if (detailed)
       for (const task of tasks)
-        if (probes(lane, task)) rows.push({ lane, index, task: task.name, label: task.name, phases: lane.tasks[task.name].phase, height: 1 });
+        if (probes(lane, task)) rows.push({ lane, index, task: task.name, label: task.name, history: lane.tasks[task.name], height: 1 });
   });
   let y = 0;
   for (const row of rows) {
@@ -210,18 +212,20 @@ function drawPhases() {
   const present = new Set();
   const stop = Math.max(...lanes.map((lane) => last(lane.runs).stop));
   const pixels = (block) => ((block.to - block.from) / stop) * ($("chart-phases").clientWidth - edge() - 16);
-  const label = (block) => (pixels(block) > 14 + 7.4 * phaseName(block.phase).length ? `<b>${phaseName(block.phase)}</b>` : "");
-  const byPhase = state.data.phases.map(() => ({ x: [], base: [], y: [], width: [], text: [], hover: [] }));
+  const words = (block) => (block.unconfirmed ? `looks ${phaseName(block.phase)}` : phaseName(block.phase));
+  const label = (block) => (pixels(block) > 14 + 7.4 * words(block).length ? `<b>${words(block)}</b>` : "");
+  const byPhase = state.data.phases.map(() => ({ x: [], base: [], y: [], width: [], text: [], hover: [], pattern: [] }));
   const marks = {};
   for (const row of rows) {
-    for (const block of blocks(row.lane, row.phases)) {
+    for (const block of blocks(row.lane, row.history)) {
       const into = byPhase[block.phase], run = row.lane.runs[block.stage];
       present.add(block.phase);
       into.base.push(block.from); into.x.push(block.to - block.from); into.y.push(row.y);
       into.width.push(row.height * (row.suite ? 0.92 : 0.8));
       into.text.push(row.suite ? label(block) : "");
+      into.pattern.push(block.unconfirmed ? "/" : "");
       const [from, to] = staged() ? [Math.ceil(block.from), Math.floor(block.to)] : [block.since - run.start, block.until - run.start];
-      into.hover.push(`${plain(row.label)}: ${phaseName(block.phase)}<br>${plain(ofRun(row.lane, run, stepSpan(run, from, to)))}`);
+      into.hover.push(`${plain(row.label)}: ${words(block)}${block.unconfirmed ? ", unconfirmed" : ""}<br>${plain(ofRun(row.lane, run, stepSpan(run, from, to)))}`);
     }
     if (row.task === undefined) continue;
     for (const event of row.lane.events)
@@ -235,7 +239,7 @@ function drawPhases() {
     type: "bar", orientation: "h", x: one.x, base: one.base, y: one.y, width: one.width,
     text: one.text, textposition: "inside", insidetextanchor: "middle", textangle: 0, constraintext: "none",
     insidetextfont: { color: textOn(phaseColour(index)), size: 12 },
-    marker: { color: phaseColour(index), line: { width: 0 } }, customdata: one.hover, hovertemplate: "%{customdata}<extra></extra>",
+    marker: { color: phaseColour(index), line: { width: 0 }, pattern: { shape: one.pattern, size: 6 } }, customdata: one.hover, hovertemplate: "%{customdata}<extra></extra>",
   })).filter((trace) => trace.x.length);
   for (const [kind, one] of Object.entries(marks))
     traces.push({ type: "scatter", mode: "markers", x: one.x, y: one.y, marker: { symbol: SYMBOLS[kind][0], size: 8, color: "#14181d", line: { color: "#fff", width: 1.2 } }, customdata: one.text, hovertemplate: "%{customdata}<extra></extra>" });
@@ -243,7 +247,7 @@ function drawPhases() {
   const height = 64 + -y * (detailed ? 15 : 22);
   const node = $("chart-phases");
   node.style.height = `${height}px`;
-  node.setAttribute("aria-label", lanes.map((lane) => `${lane.name}: ${blocks(lane, lane.phase).map((b) => phaseName(b.phase)).join(", then ")}`).join(". "));
+  node.setAttribute("aria-label", lanes.map((lane) => `${lane.name}: ${blocks(lane, lane).map(words).join(", then ")}`).join(". "));
   plot("chart-phases", traces, {
     height, barmode: "overlay", hovermode: "closest", margin: { l: edge(), t: marked.annotations.length ? 24 : 8, b: 42 },
     xaxis: stepAxis({}), yaxis: axis({ range: [y, 0.1], showgrid: false, fixedrange: true, tickvals: rows.map((r) => r.y), ticktext: rows.map((r) => (r.suite ? `<b>${plain(clip(r.label, room))}</b>` : plain(clip(r.label, room)))) }),
