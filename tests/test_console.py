@@ -84,6 +84,7 @@ def test_the_end_says_where_the_run_is_and_how_to_see_it(tmp_path, capsys):
     [
         ({"order": 0.225}, {"order": (-0.56, 1.0)}, "order 0.23 [-0.56, 1.00]"),
         ({"order": math.nan}, {}, ""),
+        ({"order": 0.5, "entropy": 0.897}, {}, "order 0.50, entropy 0.90 nats"),
         (
             {"order": 0.0, "free_energy": 1.3, "free_energy_format": 1.235},
             {"order": (math.nan, math.nan)},

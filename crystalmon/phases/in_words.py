@@ -99,13 +99,17 @@ def unconfirmed_tasks(record: ProbeRecord) -> str:
 
 
 def main_numbers(record: ProbeRecord) -> str:
-    """The suite's order with its 95% interval, and its free energy with the share of its format."""
-    order, energy = (record.metrics.get(key, math.nan) for key in ("order", "free_energy"))
+    """The suite's order with its 95% interval, its entropy, and its free energy with its format."""
+    order, entropy, energy = (
+        record.metrics.get(key, math.nan) for key in ("order", "entropy", "free_energy")
+    )
     said = []
     if math.isfinite(order) and record.phase != NOT_MEASURABLE:
         low, high = record.ci.get("order", (math.nan, math.nan))
         within = f" [{_fixed(low)}, {_fixed(high)}]" if math.isfinite(low + high) else ""
         said.append(f"order {_fixed(order)}{within}")
+    if math.isfinite(entropy):
+        said.append(f"entropy {_fixed(entropy)} nats")
     if math.isfinite(energy):
         share = record.metrics.get("free_energy_format", math.nan) / max(energy, 1e-9)
         of_format = f" ({share:.0%} of it format)" if energy > 0.01 and share <= 1 else ""

@@ -19,9 +19,10 @@ function drawNow() {
     const words = confirmed ? state.data.phases[phase].words : "The last probe shows this. A phase changes once a second probe agrees.";
     const within = ({ lo, hi }, digits) => (lo && known(lo[at]) ? el("span", {}, `95%: ${figures(lo[at], digits)} to ${figures(hi[at], digits)}`) : null);
     const tile = (metric) => {
-      const series = lane.series[metric.key], digits = metric.unit ? 3 : 2;
+      const series = lane.series[metric.key], digits = metric.unit ? 3 : 2, start = series.v[0];
+      const began = at && metric.unit && known(start) && start ? el("span", {}, `began at ${figures(start, digits)}`) : null;
       return el("div", { class: "tile" },
-        el("b", {}, figures(series.v[at], digits), metric.unit ? el("small", {}, ` ${metric.unit}`) : null), within(series, digits),
+        el("b", {}, figures(series.v[at], digits), metric.unit ? el("small", {}, ` ${metric.unit}`) : null), within(series, digits), began,
         el("span", { class: "name" }, metric.label), el("span", {}, metric.summary));
     };
     const told = allMetrics().filter((metric) => metric.brief && isTold(lane, metric, holdsSeed));
