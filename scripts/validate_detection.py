@@ -24,7 +24,7 @@ from scenarios import HELD_OUT_KINDS, KINDS, NULL_KINDS, bank, make_scenario, or
 from scipy.stats import beta
 from tqdm.auto import tqdm
 from trained_bank import CALIBRATED, REPORTED, Bank, prepare_environment
-from validation_sets import Look, set_lines, set_sizes
+from validation_sets import Look, set_lines, set_numbers
 from validation_simulated import BASELINES, NEVER, Outcome, judge, page_hinkley_peak
 from validation_stress import stress
 from validation_trained import judge_bank, read_bank, seed_lines
@@ -141,7 +141,7 @@ def report_sets(report: Report, name: str, looks: Sequence[Look]) -> None:
     """Coverage and size of the seed sets."""
     for label, key, bound, hits in set_lines(looks):
         report.line(f"{name}/{key}", label, hits, bound)
-    for label, key, median, most in set_sizes(looks):
+    for label, key, median, most in set_numbers(looks):
         report.number(f"{name}/{key}", label, median, most)
 
 
@@ -277,7 +277,7 @@ def _report_bank_of_runs(report: Report, name: str, trained: Bank, count: int | 
     for label, key, bound, hits in lines:
         report.line(f"{name}/{key}", label, hits, bound)
     looks = [look for history in histories if history.group for look in history.looks()]
-    for label, key, median, most in set_sizes(looks):
+    for label, key, median, most in set_numbers(looks):
         report.number(f"{name}/{key}", label, median, most)
 
 

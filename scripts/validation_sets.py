@@ -27,7 +27,7 @@ class Look:
         members: of the set.
         right: [P] by base prompt, whether it is the planted seed or its twin; None without one.
         choices: C.
-        lead: probes from where the set came down to one member to the verdict on it; None
+        waited: probes from where the set came down to one member to the verdict on it; None
             without a verdict.
     """
 
@@ -36,7 +36,7 @@ class Look:
     members: Members
     right: np.ndarray | None
     choices: int
-    lead: int | None
+    waited: int | None
 
     @property
     def holds_truth(self) -> bool:
@@ -58,21 +58,21 @@ def find_looks(
     for place, kind in (("onset", "nucleation_onset"), ("completion", "nucleation_complete")):
         found = [at for name, at in events if name == kind]
         probes |= {place: min(found)} if found else {}
-    lead = _lead(sets, events)
+    waited = _waited(sets, events)
     return [
-        Look(group, place, sets[at], right, q.shape[2], lead)
+        Look(group, place, sets[at], right, q.shape[2], waited)
         for place, at in probes.items()
         if sets[at]
     ]
 
 
-def _lead(sets: Sequence[Members], events: Sequence[tuple[str, int]]) -> int | None:
-    """How many probes the set had one member before the first verdict on it."""
+def _waited(sets: Sequence[Members], events: Sequence[tuple[str, int]]) -> int | None:
+    """How many probes the set had its last member alone before the first verdict on it."""
     verdicts = [at for name, at in events if name in ("seed_locked", "seedless_collapse")]
     if not verdicts:
         return None
     at = first = min(verdicts)
-    while first > 0 and len(sets[first - 1]) == 1:
+    while first > 0 and sets[first - 1] == sets[at - 1]:
         first -= 1
     return at - first
 
@@ -87,8 +87,8 @@ def set_lines(looks: Sequence[Look]) -> Iterator[Line]:
             yield "… one member left", f"{key}/one", "", [len(look.members) == 1 for look in some]
 
 
-def set_sizes(looks: Sequence[Look]) -> Iterator[tuple[str, str, float, float | None]]:
-    """(label, key, median, bound): sizes by group and place, with `SEVERAL` choices; leads."""
+def set_numbers(looks: Sequence[Look]) -> Iterator[tuple[str, str, float, float | None]]:
+    """(label, key, median, bound): sizes by group and place, with `SEVERAL` choices; waits."""
     for group in GROUPS:
         for place in PLACES:
             sizes = [
@@ -102,7 +102,7 @@ def set_sizes(looks: Sequence[Look]) -> Iterator[tuple[str, str, float, float | 
                 yield label, f"size/{group}/{place}", float(np.median(sizes)), bound
     for group in GROUPS:
         ends = [look for look in looks if (look.group, look.place) == (group, "end")]
-        leads = [look.lead for look in ends if look.lead is not None]
-        if leads:
+        waits = [look.waited for look in ends if look.waited is not None]
+        if waits:
             label = f"{group}: median of probes from one member to the verdict"
-            yield label, f"lead/{group}", float(np.median(leads)), None
+            yield label, f"waited/{group}", float(np.median(waits)), None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import os
 import subprocess
@@ -113,8 +114,31 @@ def test_what_trl_puts_over_forward_is_no_change_unless_something_else_is_below(
     before = fingerprint(model)
     utils.add_fused_lm_head(model)
     assert fingerprint(model) == before
+    assert fingerprint(copy.deepcopy(model)) is None, "its forward still calls the first model"
     model.forward = lambda **inputs: None
     utils.add_fused_lm_head(model)
+    assert fingerprint(model) is None
+
+
+def test_another_models_forward_may_do_anything(model):
+    model.forward = copy.deepcopy(model).forward
+    assert fingerprint(model) is None
+
+
+def test_a_wrapper_of_ones_own_is_known_by_its_code(model):
+    forward = model.forward
+
+    @functools.wraps(forward)
+    def halved(**inputs):
+        return forward(**inputs)
+
+    assert halved.__module__.startswith("transformers.")
+    model.forward = halved
+    assert fingerprint(model) is None
+
+
+def test_a_function_put_into_the_class_may_do_anything(model, monkeypatch):
+    monkeypatch.setattr(type(model), "forward", lambda self, **inputs: None)
     assert fingerprint(model) is None
 
 

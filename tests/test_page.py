@@ -296,7 +296,7 @@ def test_what_the_run_cannot_tell_is_said(chain: list[Run]) -> None:
         "one probe",
         "from step 1 to 9",
         "hold 40%",
-        "3 older probes on file",
+        "3 older probes",
         "50%",
         "may be wrong",
     ):

@@ -38,7 +38,6 @@ PATIENCE = 60.0
 """Seconds until a page that does not show what it should has failed."""
 LAST = 60
 """The last step of the recipe for liquid-tiny."""
-"""How soon a watcher shows a new probe."""
 
 
 @pytest.fixture(scope="module")

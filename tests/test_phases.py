@@ -582,6 +582,21 @@ def test_what_was_hardly_answered_has_no_format_to_lose():
     assert events == []
 
 
+def test_format_drift_is_judged_by_the_same_prompts():
+    detector = PhaseDetector(BASE)
+    detector.update(0, BASE, coverage=0.51)
+
+    def probe(step, coverage):
+        return detector.update(step, BASE[[0, 1]], coverage=coverage, asked=[0, 1])
+
+    for step in (1, 2, 3):  # these two were low from the start
+        assert probe(step, 0.12) == []
+    assert probe(4, 0.05) == []
+    (event,) = probe(5, 0.05)
+    assert event.kind == "format_drift"
+    assert "from 0.12 to 0.05 after the 2 wordings asked" in event.message
+
+
 def test_format_drift_needs_a_coverage():
     detector = PhaseDetector(BASE)
     for step in range(5):

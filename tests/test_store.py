@@ -537,7 +537,7 @@ def test_series_and_intervals_follow_a_metric(folder: Path) -> None:
     np.testing.assert_array_equal(run.series("order", "coin")[1], [0.1, 0.1, np.nan])
     with pytest.raises(ValueError, match="has no task 'dice'"):
         run.series("order", "dice")
-    with pytest.raises(ValueError, match="no metric 'ordr'"):
+    with pytest.raises(ValueError, match="a task has no metric 'ordr'"):
         run.series("ordr", "coin")
     low, high = run.intervals("order", "coin")
     np.testing.assert_array_equal(low, [0.0, 0.0, np.nan])

@@ -79,7 +79,7 @@ def _new(args: argparse.Namespace) -> None:
         )
     _write(file, draft_suite(file, args.question, args.answers))
     print(harmless(f"{_describe(load_suite(file))}"))
-    _print_warnings([*lists_answers(args.question, args.answers)])
+    _print_warnings([*lists_answers(args.question, [answer.strip() for answer in args.answers])])
     _print_next(f"Edit the prompts in {file}, then see what can be measured:", file)
 
 

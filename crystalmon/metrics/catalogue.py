@@ -133,7 +133,7 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric(
         "free_energy_choice", "free energy, choice", "nats", "both", None, _KL,
-        "the part of the KL within the tokens that begin a listed answer: also `Yes` for `yes`",
+        "the part of the KL that lies within the tokens that begin a listed answer",
         "mean_p P(A) · KL(π_p given A ‖ π⁰_p given A), A the tokens that begin a choice",
     ),
     Metric(

@@ -101,7 +101,7 @@ def check_suite(monitor: Monitor, tokenizer: Any) -> list[CheckedTask]:
 
 
 def _verdict(task: Task, q: np.ndarray, coverage: np.ndarray, plain: np.ndarray | None) -> str:
-    """In words, what keeps a task from being measured in full, or makes it say less than it may."""
+    """In words, what keeps a task from being measured in full; `fine` if nothing does."""
     if not is_measurable(coverage):
         low = f"{(coverage < MEASURABLE).sum()} of {counted(len(coverage), 'wording')}"
         found = f"not measurable: listed answers under {MEASURABLE:.0%} after {low}"
@@ -111,10 +111,9 @@ def _verdict(task: Task, q: np.ndarray, coverage: np.ndarray, plain: np.ndarray 
         return f"{found} (in view raw: {share}, which stands in for the base)"
     if len(q) > 1 and is_ordered(q):
         return "ordered: the base already answers alike, so no order"
-    if few := few_wordings(task):
-        return few
     others = 1 - coverage.mean()
-    return "fine" if others < _MUCH else f"measurable, but {others:.0%} goes to other answers"
+    much = f"{others:.0%} goes to other answers" if others >= _MUCH else ""
+    return "; ".join(filter(None, (few_wordings(task), much))) or "fine"
 
 
 def _likeliest(monitor: Monitor, tokenizer: Any, prompt: int) -> tuple[str, float]:

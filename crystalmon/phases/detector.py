@@ -163,7 +163,7 @@ def advance(base: Base, state: PhaseState, now: Observation) -> tuple[PhaseState
     before it left. The observation is read by the same base.
     """
     first, at_start = not state.steps, state.measurable
-    state = state.covered(now)
+    state = state.covered(now, whole=len(now.asked) == len(base.q))
     rules = (warning_rule, nucleation_rule, melting_rule, seed_rule, support_rule, entropy_rule)
     if not now.measurable:
         rules = ()

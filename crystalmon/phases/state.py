@@ -80,7 +80,8 @@ class PhaseState:
             the prompts asked [p] and their answers [p, C]. A verdict on the seed averages over
             them.
         members: of the seed set, while no seed is locked; empty before the onset.
-        coverage: of the first probe that could be measured and has one.
+        coverage: of the first probe of all prompts that could be measured and has one.
+        few_coverage: the same of those of some prompts, by their number.
         measurable: whether the latest probe could be measured; if not, all else but the coverage
             is as it was before.
         raised: kinds of event that have been raised and not been re-armed since.
@@ -98,6 +99,7 @@ class PhaseState:
     answers: tuple[tuple[tuple[int, ...], tuple[tuple[float, ...], ...]], ...] = ()
     members: Members = ()
     coverage: float | None = None
+    few_coverage: Mapping[int, float] = field(default_factory=dict)
     measurable: bool = True
     raised: frozenset[str] = frozenset()
     liquid_since: int = 0
@@ -152,11 +154,18 @@ class PhaseState:
             noise += (jump - noise) / jumps
         return replace(self, steps=steps, orders=orders, jumps=jumps, noise=noise)
 
-    def covered(self, now: Observation) -> PhaseState:
+    def covered(self, now: Observation, whole: bool) -> PhaseState:
         """With whether this probe can be measured, and the coverage of the first that can."""
-        first = self.coverage is None and now.measurable
-        coverage = now.coverage if first else self.coverage
-        return replace(self, measurable=now.measurable, coverage=coverage)
+        state, known = replace(self, measurable=now.measurable), self.first_coverage(now, whole)
+        if not now.measurable or now.coverage is None or known is not None:
+            return state
+        if whole:
+            return replace(state, coverage=now.coverage)
+        return replace(state, few_coverage={**self.few_coverage, len(now.asked): now.coverage})
+
+    def first_coverage(self, now: Observation, whole: bool) -> float | None:
+        """Of the first probe that asked as many prompts, which are the same ones; None if none."""
+        return self.coverage if whole else self.few_coverage.get(len(now.asked))
 
 
 @dataclass(frozen=True)

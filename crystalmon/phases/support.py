@@ -47,9 +47,10 @@ def support_rule(base: Base, state: PhaseState, now: Observation) -> Outcome:
 def format_rule(base: Base, state: PhaseState, now: Observation) -> Outcome:
     """`format_drift`: the choices have lost half of their total probability.
 
-    Those that had less than `MEASURABLE` were no format of the model's to lose.
+    After the same prompts, where they had at least `MEASURABLE`: less is no format to lose.
     """
-    coverage, before = now.coverage, state.coverage
+    whole = len(now.asked) == len(base.q)
+    coverage, before = now.coverage, state.first_coverage(now, whole)
     if coverage is None or before is None or before < MEASURABLE:
         return state, []
     state = state.streak(format=coverage < FORMAT_DROP * before)
@@ -59,7 +60,7 @@ def format_rule(base: Base, state: PhaseState, now: Observation) -> Outcome:
         return state, []
     evidence = {"coverage": coverage, "first_coverage": before}
     digits = ".2f" if coverage >= 0.01 else ".2g"  # a small one would be rounded to 0.00
-    few = f" after the {len(now.asked)} wordings asked" if len(now.asked) < len(base.q) else ""
+    few = "" if whole else f" after the {len(now.asked)} wordings asked"
     message = (
         f"the choices' total probability fell from {before:{digits}} to {coverage:{digits}}{few}"
     )

@@ -163,8 +163,8 @@ def _of_run(run: Run) -> list[str]:
             "tasks had nothing to lose and take no part in the phases."
         )
     if run.superseded:
-        old = f"{counted(run.superseded, 'older probe')} on file"
-        said.append(f"In {name} a resume or a new run has replaced {old}: these are not shown.")
+        old = counted(run.superseded, "older probe")
+        said.append(f"In {name} a resume or a new run has replaced {old}.")
     return said
 
 

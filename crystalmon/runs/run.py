@@ -180,7 +180,12 @@ class Run:
         return np.array(steps, dtype=np.int64), np.array(values, dtype=np.float64)
 
     def intervals(self, key: str, task: str | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """The 95% interval of one metric over the run: low [S] and high [S], NaN where missing."""
+        """The 95% interval of one metric over the run: low [S] and high [S], NaN where missing.
+
+        Raises:
+            ValueError: see `series`.
+        """
+        self._check(key, task)
         ends = self._values("ci", task, key, (np.nan, np.nan)).reshape(-1, 2)
         return ends[:, 0], ends[:, 1]
 
@@ -211,14 +216,19 @@ class Run:
 
     def _check(self, key: str, task: str | None) -> None:
         """Refuse a task of no probe, and a metric that neither the catalogue nor a probe has."""
+        if not self.records:
+            return
         tasks = {name for record in self.records for name in record.tasks}
         if task is not None and task not in tasks:
             raise ValueError(f"{self.name} has no task {task!r}. Use {', '.join(sorted(tasks))}.")
         holders = [each if task is None else each.tasks.get(task) for each in self.records]
-        known = {*BY_KEY, *(name for each in holders if each for name in each.metrics)}
+        other = "task" if task is None else "suite"
+        known = {key for key, metric in BY_KEY.items() if metric.level != other}
+        known.update(name for each in holders if each for name in each.metrics)
         if key not in known:
             near = difflib.get_close_matches(key, known, n=3) or [each.key for each in BRIEF]
-            raise ValueError(f"there is no metric {key!r}. Did you mean {' or '.join(near)}?")
+            of = "the suite" if task is None else "a task"
+            raise ValueError(f"{of} has no metric {key!r}. Did you mean {' or '.join(near)}?")
 
     def _values(self, attribute: str, task: str | None, key: str, missing: Any) -> np.ndarray:
         """One entry of each probe's `metrics` or `ci`, the suite's or a task's."""

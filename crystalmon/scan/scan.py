@@ -115,7 +115,7 @@ def scan(
         configs = {v: scan_config(v, dtype, listed, chat_template_from, template) for v in places}
         folders = [ScanFolder(places[v], suite, listed, configs[v], ranks) for v in places]
         if len(listed) > 1:
-            say(describe_base(listed))
+            say(ranks.on_main(lambda: describe_base(listed)))
         _measure_all(listed, folders, load, say)
         return [ScanResult(f.path, f.view, dict(f.failed), *f.conclude()) for f in folders]
 

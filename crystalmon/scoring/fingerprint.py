@@ -12,7 +12,7 @@ import functools
 import hashlib
 import inspect
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -156,38 +156,59 @@ def _code(kind: type) -> str | None:
 
 
 def _changes(module: nn.Module) -> Iterator[str | None]:
-    """What is hooked on a module, or stands for its `forward`; None if that may be anything."""
-    own = _own_forward(module)
+    """What runs as a module's `forward`, and is hooked on it; None if that may be anything.
+
+    TRL's `_fused_forward`, and a class's own `forward` put back on its module, change nothing.
+    """
+    kind, own = type(module), vars(module).get("forward")
+    homes = {each.__module__ for each in kind.__mro__}
+    of_class = [*_wrapped(kind.forward)]
+    for each in of_class:  # somebody may have put another function into the class
+        yield f"forward of {_name(each)}" if _is_known(each, homes) else None
+    links = [] if own is None else [each for each in _wrapped(own, module) if not _is_fused(each)]
     hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
-    for each in hooks if own is None else (own, *hooks):
-        named = each if hasattr(each, "__qualname__") else type(each)
-        known = named.__module__.partition(".")[0] in _LIBRARIES
-        yield f"changed by {named.__module__}.{named.__qualname__}" if known else None
+    added = [] if links == of_class else links
+    for each in (*added, *(link for hook in hooks for link in _wrapped(hook))):
+        yield f"changed by {_name(each)}" if _is_known(each) else None
 
 
-def _own_forward(module: nn.Module) -> Any:
-    """What stands for the class's `forward` in a module; None if that answers the same.
+def _wrapped(function: Any, module: nn.Module | None = None) -> Iterator[Any]:
+    """A function without what it is bound to, then each that it wraps.
 
-    A trainer may put back the class's own; TRL's stand-in calls the one before it, but for a loss.
+    Args:
+        function: or whatever can be called.
+        module: what a method must be bound to; where it is not, None comes in its place.
     """
-    forward = vars(module).get("forward")
-    function = getattr(forward, "__func__", None)
-    while (before := _before_fused(function)) is not None:
-        forward, function = before, getattr(before, "__func__", None)
-    return None if function is type(module).forward else forward
+    while function is not None:
+        bare, holder = getattr(function, "__func__", function), getattr(function, "__self__", None)
+        if isinstance(bare, functools.partial):
+            bare, holder = bare.func, next(iter(bare.args), None)
+        yield bare if module is None or holder in (None, module) else None
+        below = inspect.getclosurevars(bare).nonlocals if _is_fused(bare) else {}
+        function = below.get("original_forward", getattr(function, "__wrapped__", None))
 
 
-def _before_fused(function: Any) -> Any:
-    """What TRL's `_fused_forward` stands for; None for another function.
+def _is_fused(function: Any) -> bool:
+    """Whether it is TRL's `_fused_forward`, which calls what it wraps unless asked for a loss."""
+    return _name(function).startswith("trl.") and _name(function).endswith("._fused_forward")
 
-    `functools.wraps` gives it the name of the model's, so it is told by its code.
-    """
-    code, home = (getattr(function, name, None) for name in ("__code__", "__globals__"))
-    if code is None or (home or {}).get("__name__") != "trl.trainer.utils":
-        return None
-    if code.co_name != "_fused_forward":
-        return None
-    return inspect.getclosurevars(function).nonlocals.get("original_forward")
+
+def _is_known(function: Any, homes: Collection[str] = ()) -> bool:
+    """Whether a function is one of the libraries', or of these modules."""
+    home = _home(function)
+    return home.partition(".")[0] in _LIBRARIES or home in homes
+
+
+def _name(function: Any) -> str:
+    """By its code: `functools.wraps` gives a function the name of the one that it wraps."""
+    code = getattr(function, "__code__", None)
+    name = type(function).__qualname__ if code is None else code.co_qualname
+    return f"{_home(function)}.{name}"
+
+
+def _home(function: Any) -> str:
+    """The module of a function's code, or of the class of what else can be called."""
+    return getattr(function, "__globals__", {}).get("__name__") or type(function).__module__
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def one_sided(suite: TaskSuite) -> Iterator[str]:
 
 
 def lists_answers(questions: Sequence[str], answers: Sequence[str]) -> Iterator[str]:
-    """A sentence for each question that names all its answers, which half of a draft's formats do.
+    """A sentence for each question that names all its answers, as most formats of a draft do.
 
     >>> list(lists_answers(["Heads or tails?"], ["heads", "tails"]))[0][:46]
     '"Heads or tails?" names all the answers itself'

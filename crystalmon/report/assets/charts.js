@@ -239,7 +239,7 @@ function drawPhases() {
     type: "bar", orientation: "h", x: one.x, base: one.base, y: one.y, width: one.width,
     text: one.text, textposition: "inside", insidetextanchor: "middle", textangle: 0, constraintext: "none",
     insidetextfont: { color: textOn(phaseColour(index)), size: 12 },
-    marker: { color: phaseColour(index), line: { width: 0 }, pattern: { shape: one.pattern, size: 6 } }, customdata: one.hover, hovertemplate: "%{customdata}<extra></extra>",
+    marker: { color: phaseColour(index), line: { width: 0 }, pattern: { shape: one.pattern, size: 6, fillmode: "overlay", solidity: 0.15 } }, customdata: one.hover, hovertemplate: "%{customdata}<extra></extra>",
   })).filter((trace) => trace.x.length);
   for (const [kind, one] of Object.entries(marks))
     traces.push({ type: "scatter", mode: "markers", x: one.x, y: one.y, marker: { symbol: SYMBOLS[kind][0], size: 8, color: "#14181d", line: { color: "#fff", width: 1.2 } }, customdata: one.text, hovertemplate: "%{customdata}<extra></extra>" });
