@@ -256,7 +256,8 @@ function drawPhases() {
   const names = [...present].sort().map((index) => el("span", {}, swatch(phaseColour(index)), phaseName(index)));
   const glyphs = { diamond: "◆", x: "✕", "triangle-up": "▲", star: "★", square: "■", hexagon: "⬢" };
   const symbols = Object.keys(marks).map((kind) => el("span", {}, `${glyphs[SYMBOLS[kind][0]]} ${SYMBOLS[kind][1]}`));
-  fill($("phase-legend"), ...names, ...symbols);
+  const hatched = traces.some((trace) => trace.marker.pattern?.shape.includes("/")) ? [el("span", {}, "hatched: the last probe alone, unconfirmed")] : [];
+  fill($("phase-legend"), ...names, ...symbols, ...hatched);
 }
 
 // --- signals ---------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ function drawNow() {
     const told = allMetrics().filter((metric) => metric.brief && isTold(lane, metric, holdsSeed));
     return el("div", { class: "lane" },
       el("p", { class: "lane-name" }, comparing() ? swatch(laneColour(index)) : null, comparing() ? ` ${lane.name}, ` : "", `at ${place(lane, at)}${lane.wordings ? `, ${lane.wordings} wordings a task` : ""}`),
-      el("div", { class: "phase-now" }, el("span", { class: "phase-word" }, swatch(phaseColour(phase)), lane.looks), el("p", {}, words)),
+      el("div", { class: "phase-now" }, el("span", { class: "phase-word" }, swatch(phaseColour(confirmed ? phase : lane.shown)), lane.looks), el("p", {}, words)),
       el("div", { class: "tiles" }, ...told.map(tile)));
   }));
 }
