@@ -121,8 +121,11 @@ def test_the_main_figures_have_their_intervals(browser: Any, report: str, chain:
     last = chain[-1].records[-1]
     for key, label, digits in (("order", "order", 2), ("liquidity", "liquidity", 3)):
         low, high = (f"{round(end, digits) + 0.0:.{digits}f}" for end in last.ci[key])
-        words = f"95%: {low} to {high}\n{label}".replace("-", "−")
-        assert any(words in tile for tile in tiles), (words, tiles)
+        words = f"95%: {low} to {high}\n".replace("-", "−")
+        (tile,) = [each for each in tiles if label in each.splitlines()]
+        assert words in tile
+    began = chain[0].records[0].metrics["liquidity"]
+    assert f"began at {began:.3f}" in tile, "the last one looked at is liquidity's"
     visit.close()
 
 

@@ -89,7 +89,7 @@ def test_each_base_has_its_row_also_if_all_are_called_alike(tmp_path: Path) -> N
 def test_the_table_prints_one_line_a_stage() -> None:
     base = make_record(0, metrics={"order": 0.0, "seed_mass": 0.5, "liquidity": math.nan})
     metrics = {"order": 0.98765, "crystallinity": 0.9, "seed_mass": 0.8, "liquidity": 0.1}
-    metrics |= {"free_energy": 12.3456, "coverage": 1.0}
+    metrics |= {"entropy": 1.5, "free_energy": 12.3456, "coverage": 1.0}
     tasks = {"a": make_task(locked=3), "b": make_task(locked=1), "c": make_task()}
     tasks = {name: replace(task, phase="crystallized") for name, task in tasks.items()}
     tasks = {name: replace(task, metrics={"order": 0.9}) for name, task in tasks.items()}
@@ -102,10 +102,10 @@ def test_the_table_prints_one_line_a_stage() -> None:
     places = [header.index(column) for column in columns]
     assert places == sorted(places)
     assert set(rule.strip()) == {"─"}
-    assert first.split() == ["base", "0", "liquid", "0.000", "–", "0.500", *"–––", "0/1", "–"]
+    assert first.split() == ["base", "0", "liquid", "0.000", "–", "0.500", *"––––", "0/1", "–"]
     assert long.split() == [
         *("[red]" + "x" * 80, "1200", "crystallized", "0.988", "0.900"),
-        *("0.800", "0.100", "12.346", "1.000", "2/3", "1.2%"),
+        *("0.800", "0.100", "1.500", "12.346", "1.000", "2/3", "1.2%"),
     ]
 
 
