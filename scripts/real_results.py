@@ -20,6 +20,7 @@ import argparse
 import io
 import itertools
 import math
+import re
 import shutil
 import sys
 import tarfile
@@ -60,6 +61,7 @@ from crystalmon.runs.reference import (
 )
 from crystalmon.scoring.plan import VIEWS
 
+MODEL_PLACE = re.compile(rb'(model": ?"|Tokenizer\()/(?:[^"/]+/)*([^"/]+/[^"/,]+[",])')
 KEPT = Path(__file__).with_name("real.tar.xz")
 """The run folders of the study, without the base's whole vocabulary."""
 DRAWS = 100
@@ -298,7 +300,10 @@ def course_figure(chains: Sequence[Chain]) -> Figure:
 
 
 def pack(chains: Sequence[Chain], root: Path, file: Path) -> None:
-    """Keep the chains' run folders in one file, of the base only its listed answers."""
+    """Keep the chains' run folders in one file, of the base only its listed answers.
+
+    Of the place of a model only the last two parts are kept: the others are this machine's.
+    """
     with tarfile.open(file, "w:xz") as archive:
         for run in (run for chain in chains for run in chain.stages.values()):
             answers = read_tables(run.folder / REFERENCE_FOLDER / TENSOR_FILE)
@@ -308,6 +313,8 @@ def pack(chains: Sequence[Chain], root: Path, file: Path) -> None:
             kept = {f"{REFERENCE_FOLDER}/{TENSOR_FILE}": save(tables)}
             kept |= {n: (run.folder / n).read_bytes() for n in whole if (run.folder / n).is_file()}
             for name, content in kept.items():
+                if name.endswith(".json"):
+                    content = MODEL_PLACE.sub(rb"\1\2", content)
                 entry = tarfile.TarInfo((run.folder.relative_to(root) / name).as_posix())
                 entry.size = len(content)
                 archive.addfile(entry, io.BytesIO(content))
