@@ -41,6 +41,9 @@ _BESIDE_ENDS = ("name_or_path", "_token_id")
 _LIBRARIES = ("torch", "transformers", "accelerate", "peft", "trl", "deepspeed")
 """What these hook on a module is known by its name."""
 
+_FOR_GRADIENTS = (".make_inputs_require_grads", ".make_inputs_require_grad")
+"""Hooks of the libraries that ask for gradients, as for checkpointing: no answer changes."""
+
 
 def fingerprint(model: Any, *, without_adapters: bool = False) -> str | None:
     """SHA-256 over a model's weights, class, configuration and code, 64 hex digits.
@@ -169,7 +172,10 @@ def _changes(module: nn.Module) -> Iterator[str | None]:
     hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
     added = [] if links == of_class else links
     for each in (*added, *(link for hook in hooks for link in _wrapped(hook))):
-        yield f"changed by {_name(each)}" if _is_known(each) else None
+        if not _is_known(each):
+            yield None
+        elif not _name(each).endswith(_FOR_GRADIENTS):
+            yield f"changed by {_name(each)}"
 
 
 def _wrapped(function: Any, module: nn.Module | None = None) -> Iterator[Any]:
