@@ -36,7 +36,7 @@ from transformers.utils import logging as transformers_logging
 
 from crystalmon import Task, TaskSuite, load_suite
 from crystalmon.metrics.answers import answer_distributions
-from crystalmon.scoring import route as route_module
+from crystalmon.scoring import trial as trial_module
 from crystalmon.scoring.forward import Route, score_rows
 from crystalmon.scoring.models import load_model
 from crystalmon.scoring.plan import ScoringPlan, build_plan
@@ -273,7 +273,7 @@ def watched_choice(model: nn.Module, plan: ScoringPlan) -> tuple[Route, dict[str
 
         return score_rows(model, plan, route, keep, **options)
 
-    with patch.object(route_module, "score_rows", watched):
+    with patch.object(trial_module, "score_rows", watched):
         route = choose_route(model, plan)
     if not seen["rows"] or not seen["rows"].keys() <= seen["tree"].keys():
         return route, {}

@@ -27,8 +27,8 @@ from crystalmon import Run, read_run
 from crystalmon.metrics.answers import order
 from crystalmon.metrics.bootstrap import uniform_weights
 from crystalmon.metrics.subsets import nested_subsets
+from crystalmon.monitor.asked import PARTIAL
 from crystalmon.monitor.budget import Budget
-from crystalmon.monitor.probe import PARTIAL
 from crystalmon.monitor.schedule import Schedule, probe_steps
 from crystalmon.phases import SuiteDetector
 from crystalmon.runs.records import Event, ProbeRecord

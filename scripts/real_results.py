@@ -47,9 +47,9 @@ from crystalmon.report import style
 from crystalmon.report.palette import STAGE_COLOURS
 from crystalmon.report.scan_figures import write_scan_figures
 from crystalmon.runs.files import EVENTS_FILE, RECORDS_FILE, RUN_FILE
+from crystalmon.runs.json_values import json_value
 from crystalmon.runs.names import DEFAULT_NAME, REFERENCE_FOLDER
 from crystalmon.runs.reader import run_folders
-from crystalmon.runs.records import json_value
 from crystalmon.runs.reference import (
     CHOICE_PREFIX,
     INFO_FILE,
@@ -59,7 +59,7 @@ from crystalmon.runs.reference import (
     read_in_view,
     read_tables,
 )
-from crystalmon.scoring.plan import VIEWS
+from crystalmon.scoring.rendering import VIEWS
 
 MODEL_PLACE = re.compile(rb'(model": ?"|Tokenizer\()/(?:[^"/]+/)*([^"/]+/[^"/,]+[",])')
 KEPT = Path(__file__).with_name("real.tar.xz")

@@ -37,7 +37,7 @@ from crystalmon.report.page import write_report
 from crystalmon.report.scan_figures import write_scan_figures
 from crystalmon.report.style import write_figure
 from crystalmon.report.transfer_figure import transfer_figure
-from crystalmon.runs.records import json_value
+from crystalmon.runs.json_values import json_value
 from crystalmon.scan.scan import scan
 from crystalmon.scan.stages import Stage
 from crystalmon.scoring.models import find_mark

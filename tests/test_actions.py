@@ -6,10 +6,11 @@ import logging
 
 import pytest
 from test_callback import make_trainer, train
-from transformers import TrainerControl, set_seed
+from transformers import TrainerControl, TrainerState, set_seed
 
 from crystalmon import CrystalCallback, read_run
-from crystalmon.monitor.actions import actions_for, check_actions, take
+from crystalmon.monitor.actions import ActionQueue, actions_for, check_actions
+from crystalmon.monitor.failures import Failures
 from crystalmon.runs.records import Event
 
 
@@ -38,7 +39,9 @@ def test_a_task_may_have_its_own():
 )
 def test_names_set_the_control(action, flag):
     control = TrainerControl()
-    take(action, event("melting"), None, control)
+    queue = ActionQueue(check_actions({"melting": action}, ()), Failures(strict=True))
+    queue.add([event("melting")])
+    queue.run(TrainerState(), control, lambda *_: None)
     assert [name for name, value in vars(control).items() if value is True] == [flag]
 
 

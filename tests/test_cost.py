@@ -12,6 +12,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, MixtralConfig, T5Config
 
+from crystalmon.cli.cost_words import format_cost, parse_rate
 from crystalmon.cli.main import main
 from crystalmon.monitor.base_answers import make_base
 from crystalmon.monitor.cost import (
@@ -19,10 +20,8 @@ from crystalmon.monitor.cost import (
     ModelSize,
     Rate,
     estimate_cost,
-    format_cost,
     forward_flops,
     model_size,
-    parse_rate,
 )
 from crystalmon.monitor.schedule import probe_steps
 from crystalmon.runs.reference import TENSOR_FILE

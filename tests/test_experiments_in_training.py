@@ -18,6 +18,7 @@ from crystalmon.experiments.common.subject import Subject
 from crystalmon.experiments.drift.instruction_drift import Drift
 from crystalmon.experiments.landscape.free_energies import Landscape
 from crystalmon.experiments.temperature.temperature_sweep import Temperature
+from crystalmon.monitor.budget import Budget
 from crystalmon.runs.results import Estimate, Result, read_result, read_results
 from crystalmon.scoring.models import ASSETS_DIR
 
@@ -111,6 +112,25 @@ def test_by_name_it_measures_what_is_probed(tmp_path, model, tokenizer, suite):
         probed = record.metrics["heat_capacity"]
         assert result.estimates["heat_capacity"].value == pytest.approx(probed, abs=1e-4)
         assert result.seconds > 0
+
+
+def test_what_begins_on_the_base_counts_apart(tmp_path, model, tokenizer, suite, monkeypatch):
+    """On a clock that only experiments move, monitoring takes no time at all."""
+    now = [0.0]
+
+    class Slow(Distance):
+        def begin(self, base, folder):
+            now[0] += 100.0
+            super().begin(base, folder)
+
+    def budget(share):
+        return Budget(share, lambda: now[0])
+
+    monkeypatch.setattr("crystalmon.monitor.training.Budget", budget)
+    callback = CrystalCallback(suite, experiments={Slow(): 100})
+    train(tmp_path, model, tokenizer, suite, [callback], max_steps=2)
+    assert now == [100.0]
+    assert [record.share for record in read_run(tmp_path).records] == [0.0, 0.0]
 
 
 def test_tensorboard_shows_the_estimates_on_the_trainer_s_steps(tmp_path, model, tokenizer, suite):

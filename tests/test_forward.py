@@ -413,7 +413,7 @@ def test_few_prompts_are_one_batch_of_one_process_and_a_share_for_each_of_two(to
     few = np.flatnonzero(plan.row_prompt % 12 == 0).tolist()  # two prompts of each task
     tokens = {}
     for size in (1, 2):
-        found = _batches(plan, Route("tree", pack=128), few, 16_384, 10**6, size, None)
+        found = _batches(plan, Route("tree", pack=128), few, 16_384, 10**6, size=size, switch=None)
         tokens[size] = [len(batch) * len(batch[0].tokens) for batch in found]
         assert sorted(row for batch in found for one in batch for row in one.rows) == few
     assert len(tokens[1]) == 1

@@ -18,7 +18,6 @@ from crystalmon.metrics.answers import (
     DISSIMILARITY_WINDOWS,
     ORDERED_LIQUIDITY,
     dissimilarities,
-    entropy_mixture,
     is_ordered,
     liquidity,
     mean_over_tasks,
@@ -273,9 +272,6 @@ def test_weights_stand_for_repeated_prompts(q, seed):
     repeated = np.repeat(q, counts, axis=0)
     weights = counts / len(q)
     assert liquidity(q, weights) == pytest.approx(naive_mutual_information(repeated), abs=1e-13)
-    assert entropy_mixture(q, weights) == pytest.approx(
-        naive_entropy(naive_mixture(repeated)), abs=1e-13
-    )
 
 
 @QUICK

@@ -147,9 +147,11 @@ def test_a_step_cannot_be_probed_twice(monitor):
         monitor.probe(5)
 
 
-def test_missing_tokenizer_is_one_sentence(model, suite):
+def test_a_missing_or_swapped_tokenizer_is_one_sentence(model, tokenizer, suite):
     with pytest.raises(TypeError, match="tokenizer must be a tokenizer or a processor, got None"):
         Monitor(model, None, suite, "initial")
+    with pytest.raises(TypeError, match=r"model must be a torch module, got \w*Tokenizer\w*\."):
+        Monitor(tokenizer, model, suite, "initial")
 
 
 def test_already_ordered_task_takes_no_part(model, tokenizer, suite):

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from crystalmon.phases import PhaseDetector
+from crystalmon.runs.json_values import json_value, number_value
 from crystalmon.runs.records import (
     EVENT_KINDS,
     PHASES,
@@ -20,8 +21,6 @@ from crystalmon.runs.records import (
     Event,
     ProbeRecord,
     TaskRecord,
-    json_value,
-    number_value,
 )
 
 NUMBERS = st.floats(allow_nan=True, allow_infinity=True, allow_subnormal=True)

@@ -31,9 +31,9 @@ from crystalmon.report.scan_data import mean_band, read_stages
 from crystalmon.report.scan_figures import scan_figures, write_scan_figures
 from crystalmon.report.style import figure_svg
 from crystalmon.report.transfer_figure import null_band, transfer_figure
+from crystalmon.runs.json_values import json_value
 from crystalmon.runs.names import SCAN_FILE
 from crystalmon.runs.reader import read_run
-from crystalmon.runs.records import json_value
 from crystalmon.runs.store import write_info
 
 pytestmark = pytest.mark.long

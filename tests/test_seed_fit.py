@@ -12,13 +12,8 @@ from scenarios.paths import descent, geometric, hellinger, mixture
 from crystalmon.metrics.divergences import js_divergence
 from crystalmon.metrics.seeds import noise_floor
 from crystalmon.phases.descent_path import descend, fit_descent
-from crystalmon.phases.seed_fit import (
-    Candidates,
-    candidate_misfits,
-    estimate_seed,
-    extrapolate,
-    path_misfits,
-)
+from crystalmon.phases.seed_fit import Candidates, estimate_seed, path_misfits
+from crystalmon.phases.straight_path import candidate_misfits, extrapolate
 
 RNG = np.random.default_rng(0)
 BASE = RNG.dirichlet(np.full(6, 0.8), size=14) * 0.99 + 0.01 / 6

@@ -34,7 +34,6 @@ from crystalmon.experiments.common.statistics import (
     flat_weights,
     mean_estimate,
     nested_weights,
-    t_quantile,
     weighted_estimate,
 )
 from crystalmon.experiments.common.subject import Subject
@@ -253,11 +252,6 @@ def test_other_faults_of_instructions(tmp_path: Path):
 
 
 # --- intervals -------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("freedom", [1, 2, 5, 11, 300])
-def test_students_quantile(freedom: int):
-    assert t_quantile(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), rel=1e-6)
 
 
 def test_weights_of_groups_are_means_of_means():

@@ -22,9 +22,8 @@ from crystalmon.analysis.transition import (
     Transition,
     classify_transition,
     coexistence,
-    fit_avrami,
+    growth,
 )
-from crystalmon.metrics.catalogue import NOT_MEASURABLE
 from crystalmon.metrics.divergences import js_divergence
 from crystalmon.metrics.seeds import prompt_crystallinity
 from crystalmon.phases import PhaseState, SuiteDetector
@@ -32,8 +31,9 @@ from crystalmon.phases.in_words import main_numbers, phase_words, shared_leader
 from crystalmon.phases.limits import Limits
 from crystalmon.phases.stored import limits_of, observe, states_of
 from crystalmon.phases.what_to_do import advise_run
+from crystalmon.runs.json_values import Stored
 from crystalmon.runs.places import Stages
-from crystalmon.runs.records import Event, ProbeRecord, Stored
+from crystalmon.runs.records import Event, ProbeRecord
 from crystalmon.runs.reference import read_base_answers, read_in_view, read_unanswered
 from crystalmon.runs.run import Run
 from crystalmon.runs.wordings import task_texts
@@ -150,7 +150,6 @@ def detect_run(run: Run) -> Detection:
     transitions = {
         name: classify_transition(steps, np.array(curve)) for name, curve in found.order.items()
     }
-    began = next((phase for _, phase in found.phases if phase != NOT_MEASURABLE), None)
     differing = _differing(run.events, found.events)
     texts, known = task_texts(run)
     choices = {name: text.choices for name, text in texts.items()}
@@ -174,7 +173,7 @@ def detect_run(run: Run) -> Detection:
         tasks=_tasks(last, choices, prompts, found.detector, base, transitions),
         inherited=_raised_before(found.inherited),
         transition=transitions[None],
-        avrami=fit_avrami(steps, np.array(found.fraction)) if began == "liquid" else None,
+        avrami=growth(steps, np.array(found.fraction), (phase for _, phase in found.phases)),
         coexistence=_coexistence(run, steps, base, found.detector, transitions[None].midpoint),
     )
 

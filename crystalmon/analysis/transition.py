@@ -7,12 +7,14 @@ their intervals are those of `fits`.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 from crystalmon.analysis import fits
-from crystalmon.runs.records import Interval
+from crystalmon.metrics.catalogue import NOT_MEASURABLE
+from crystalmon.runs.json_values import Interval
 
 LEAST_POINTS = 8
 """Probes below which nothing is said."""
@@ -157,6 +159,15 @@ def shape_bic(steps: np.ndarray, values: np.ndarray) -> tuple[dict[str, float], 
         for name, (k, loss) in losses.items()
     }
     return bic, sigmoid
+
+
+def growth(steps: np.ndarray, fraction: np.ndarray, phases: Iterable[str]) -> Avrami | None:
+    """`fit_avrami`, if the first of the suite's phases that could be measured is liquid.
+
+    What did not begin liquid has grown before: the fit would not know its start.
+    """
+    began = next((phase for phase in phases if phase != NOT_MEASURABLE), None)
+    return fit_avrami(steps, fraction) if began == "liquid" else None
 
 
 def fit_avrami(steps: np.ndarray, fraction: np.ndarray) -> Avrami | None:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from crystalmon import experiments
 from crystalmon.cli.options import command, load_placed, option, print_json
 from crystalmon.experiments.common.command import run_alone, write_display
-from crystalmon.runs.results import Result, read_result
+from crystalmon.runs.results import Result, read_result, write_result
 
 if TYPE_CHECKING:
-    from crystalmon.experiments.common.experiment import Experiment
+    from crystalmon.experiments.common.experiment import Experiment, Shown
     from crystalmon.experiments.common.parts import Parts
     from crystalmon.experiments.common.subject import Subject
 
@@ -89,8 +89,9 @@ command(
     option("--beta", type=float, nargs="+", help="each run's KL penalty, where run.json has none"),
 )
 def _sharpness(args: argparse.Namespace) -> None:
-    shown = experiments.Sharpness
-    _finish(args, shown, {}, lambda _: shown.measure(args.run_folder, args.beta))
+    result = experiments.Sharpness.measure(args.run_folder, args.beta)
+    write_result(args.output, result)
+    _show(args, experiments.Sharpness, result)
 
 
 @command(
@@ -100,8 +101,9 @@ def _sharpness(args: argparse.Namespace) -> None:
     option("output", metavar="folder", type=Path, help="the folder of the experiments' results"),
 )
 def _predictions(args: argparse.Namespace) -> None:
-    shown = experiments.Predictions
-    _finish(args, shown, {}, lambda _: shown.measure(args.output))
+    result = experiments.Predictions.measure(args.output)
+    write_result(args.output, result)
+    _show(args, experiments.Predictions, result)
 
 
 def _experiment(args: argparse.Namespace) -> Experiment:
@@ -129,11 +131,18 @@ def _load(args: argparse.Namespace, name: str) -> Subject:
 
 
 def _finish(
-    args: argparse.Namespace, shown: Any, of: Mapping[str, Any], measure: Callable[[Parts], Result]
+    args: argparse.Namespace,
+    shown: Experiment,
+    of: Mapping[str, Any],
+    measure: Callable[[Parts], Result],
 ) -> None:
-    """Measure, write, and print what was found: the table, or the result as JSON."""
+    """Measure on a model, going on from finished parts, and show the result."""
     _check_place(args.output / f"{shown.name}.json", of)
-    result = run_alone(shown.name, args.output, of, measure, progress=True)
+    _show(args, shown, run_alone(shown.name, args.output, of, measure))
+
+
+def _show(args: argparse.Namespace, shown: type[Shown] | Shown, result: Result) -> None:
+    """Write the display of a result, and print what was found: the table, or the result as JSON."""
     table = shown.table(result)
     files = write_display(args.output, shown.name, table, shown.figure(result))
     if args.json:

@@ -21,6 +21,7 @@ from crystalmon.cli.options import (
 from crystalmon.metrics.answers import answer_distributions, measure_task
 from crystalmon.metrics.bootstrap import uniform_weights
 from crystalmon.metrics.catalogue import BRIEF, BY_KEY, NOT_MEASURABLE
+from crystalmon.monitor.budget import DEFAULT_SHARE
 from crystalmon.phases.in_words import tasks_by_phase
 from crystalmon.runs.files import RUN_FILE
 from crystalmon.runs.find_reference import named_reference
@@ -144,10 +145,16 @@ def _own_means(log_choice: Mapping[str, np.ndarray]) -> dict[str, float]:
     option("--tokens-per-step", type=int, help="trained on, over all devices"),
     option("--rate", help="what the machine achieves: 1e13 (FLOP/s) or 2e4tokens/s"),
     option("--step-seconds", type=float, help="what a training step takes; with --rate"),
-    option("--max-overhead", type=float, help="the callback's; default: 0.02"),
+    option(
+        "--max-overhead",
+        type=float,
+        default=DEFAULT_SHARE,
+        help="the callback's; default: %(default)s",
+    ),
 )
 def _cost(args: argparse.Namespace) -> None:
-    from crystalmon.monitor.cost import estimate_cost, format_cost, parse_rate
+    from crystalmon.cli.cost_words import format_cost, parse_rate
+    from crystalmon.monitor.cost import estimate_cost
     from crystalmon.scoring.models import load_config, load_tokenizer
     from crystalmon.scoring.plan import build_plan
 

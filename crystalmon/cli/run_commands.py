@@ -171,7 +171,9 @@ def _export(args: argparse.Namespace) -> int:
     file = args.output
     check_output(file, TABLES, args.force)
     table = _table(_read(args.run_folder), args.tasks)
-    content = _parquet(table) if file.suffix == ".parquet" else table.to_csv(index=False).encode()
+    content = (
+        _parquet(table) if file.suffix.lower() == ".parquet" else table.to_csv(index=False).encode()
+    )
     with explained(file.parent, "take the table"):
         write_whole(file, content)
     rows, columns = counted(len(table), "row"), counted(len(table.columns), "column")

@@ -21,8 +21,8 @@ from crystalmon.cli.options import (
 )
 from crystalmon.metrics.answers import MAJORITY, MEASURABLE
 from crystalmon.runs.files import explained, write_whole
+from crystalmon.runs.json_values import json_value
 from crystalmon.runs.plurals import counted
-from crystalmon.runs.records import json_value
 from crystalmon.suites.advice import (
     BUNDLED_WORDINGS,
     few_wordings,

@@ -18,7 +18,7 @@ from crystalmon.metrics.bootstrap import uniform_weights
 from crystalmon.metrics.catalogue import DISSIMILARITY_WINDOWS
 from crystalmon.metrics.divergences import entropy, linear_dissimilarity, ratio
 from crystalmon.metrics.diversity import diversity_metrics
-from crystalmon.metrics.seeds import nearest_seed, seed_distances, seed_metrics, seed_ratios
+from crystalmon.metrics.seeds import nearest_seed, seed_distances, seed_metrics
 
 LEFT = 0.2
 """Share of its liquidity to the plain prompts that a view is taken to leave a base at the least:
@@ -33,15 +33,6 @@ MAJORITY = 0.5
 """Share of a task's wordings that must be measurable for the task to be, and of a suite's tasks."""
 
 
-def entropy_mixture(q: np.ndarray, w: np.ndarray) -> np.ndarray:
-    """H(Σ_p w_p q_p): the entropy of the answers pooled over prompts. `w` [..., P] → [...].
-
-    >>> float(entropy_mixture(np.eye(2), uniform_weights(2)))  # each sure, of another answer
-    0.6931471805599453
-    """
-    return entropy(w @ q)
-
-
 def liquidity(q: np.ndarray, w: np.ndarray) -> np.ndarray:
     """Generalised Jensen–Shannon divergence among the prompts, in nats; at least 0.
 
@@ -53,7 +44,7 @@ def liquidity(q: np.ndarray, w: np.ndarray) -> np.ndarray:
     >>> float(liquidity(np.full((2, 2), 0.5), uniform_weights(2)))  # the prompt does not matter
     0.0
     """
-    return np.maximum(entropy_mixture(q, w) - w @ entropy(q), 0.0)
+    return np.maximum(entropy(w @ q) - w @ entropy(q), 0.0)
 
 
 def is_ordered(b: np.ndarray) -> bool:
@@ -214,28 +205,35 @@ def measure_task(
     >>> round(found["entropy"], 3), found["liquidity"], found["order"]
     (0.693, 0.0, 1.0)
     """
-    uniform = uniform_weights(len(q))
-    stacked = np.concatenate([uniform[None, :], weights])
+    stacked = np.concatenate([uniform_weights(len(q))[None, :], weights])
     asked = np.arange(len(q)) if asked is None else asked
     seed = nearest_seed(q, b, asked) if seed is None else seed
     values = {key: _mean(stacked, value) for key, value in per_prompt.items()}
     values |= {key: _mean_of_known(stacked, value) for key, value in (changes or {}).items()}
+    now, before = _liquidities(q, b, stacked, asked, in_view)
     values["entropy"] = stacked @ entropy(q)
-    scale = _to_whole(b, asked)
-    now = scale * liquidity(q, stacked)
-    view = None if in_view is None else in_view[asked]
-    before = scale * held_against(q, b[asked], stacked, view)
     values["liquidity"] = np.minimum(now, np.log(min(b.shape)))  # scaled, it may be more
     pooled = values["entropy"] + values["liquidity"]
     values["entropy_mixture"] = np.minimum(pooled, np.log(b.shape[1]))
     values |= diversity_metrics(values, q, b[asked], stacked)
-    values |= seed_metrics(q, b, seed, stacked, asked)
-    ratios = {"order": (before - now, before)}
-    ratios |= seed_ratios(q, b, seed, stacked, asked)
-    values |= {key: ratio(*parts) for key, parts in ratios.items()}
+    of_seed, to_seed = seed_metrics(q, b, seed, stacked, asked)
+    ratios = {"order": (before - now, before), **to_seed}
+    values |= of_seed | {key: ratio(*parts) for key, parts in ratios.items()}
     metrics = {key: float(value[0]) for key, value in values.items()}
     metrics["seed"] = float(seed) if np.isfinite(q).all() else float("nan")
     return TaskMeasurement(metrics, {key: value[1:] for key, value in values.items()}, ratios)
+
+
+def _liquidities(
+    q: np.ndarray,
+    b: np.ndarray,
+    stacked: np.ndarray,
+    asked: np.ndarray,
+    in_view: np.ndarray | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """[1 + R] now and in the base, both as all prompts would show it; see `measure_task`."""
+    scale, view = _to_whole(b, asked), None if in_view is None else in_view[asked]
+    return scale * liquidity(q, stacked), scale * held_against(q, b[asked], stacked, view)
 
 
 def _to_whole(b: np.ndarray, asked: np.ndarray) -> float:

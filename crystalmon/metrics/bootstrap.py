@@ -12,7 +12,7 @@ from crystalmon.metrics.catalogue import BY_KEY, Metric
 REPLICATES = 200
 """Resamples of the prompts behind a 95% interval."""
 _TAILS = (2.5, 97.5)
-_NORMAL = 1.959964
+NORMAL = 1.959964
 """The 97.5% quantile of the normal distribution."""
 _STUDENT = {2: 4.302653, 3: 3.182446, 4: 2.776445}
 """Those of Student's t with so few degrees of freedom."""
@@ -54,12 +54,12 @@ def expansion(prompts: Sequence[int]) -> float:
     free = total - len(prompts)
     if free < 2:
         return math.nan
-    return math.sqrt(total / free) * _student(free) / _NORMAL
+    return math.sqrt(total / free) * _student(free) / NORMAL
 
 
 def _student(free: int) -> float:
     """By Cornish and Fisher's expansion in 1/ν; within 0.003."""
-    z = _NORMAL
+    z = NORMAL
     terms = (
         (z**3 + z) / 4,
         (5 * z**5 + 16 * z**3 + 3 * z) / 96,

@@ -46,7 +46,8 @@ class Metric:
         summary: how to read it, in one line.
         formula: its definition, in the notation of `README.md`.
         brief: shown also where there is room for a few metrics only.
-        brief_if_held: there only if the detector holds a seed, which it is the nearness to.
+        brief_if_held: shown there only while the detector holds a seed: it measures the nearness
+            to it.
         nucleation: relative to what the base has to lose: NaN of a task whose base is ordered or
             that is not measurable, and the suite's value leaves it out.
         held: of the seed that the detector holds: NaN of a task without one, and the suite's value
@@ -74,6 +75,9 @@ def tasks_in(phase: str) -> str:
     """The key of the number of tasks in a phase."""
     return f"tasks_{phase.replace(' ', '_')}"
 
+
+DISSIMILARITY_WINDOWS = (1, 2, 4)
+"""Window lengths, in probes, of the metrics `dissimilarity_<length>`."""
 
 METRICS: tuple[Metric, ...] = (
     Metric(
@@ -250,7 +254,7 @@ METRICS: tuple[Metric, ...] = (
             "mean_p ½ Σ_c (l_pc − r_pc)² / (l_pc + r_pc), l and r the windows' means",
             high=1.0,
         )
-        for length in (1, 2, 4)
+        for length in DISSIMILARITY_WINDOWS
     ),
     Metric(
         "vocabulary_outside", "mass on new tokens", "", "both", None, None,
@@ -278,12 +282,6 @@ def brief_value(metric: Metric, metrics: Mapping[str, float]) -> float:
     """The value of a brief metric among those of a probe; NaN where it is not to be shown."""
     known = not metric.brief_if_held or math.isfinite(metrics.get("seed_mass", math.nan))
     return metrics.get(metric.key, math.nan) if known else math.nan
-
-
-DISSIMILARITY_WINDOWS = tuple(
-    int(key.rpartition("_")[2]) for key in BY_KEY if key.startswith("dissimilarity_")
-)
-"""Window lengths, in probes, of the metrics `dissimilarity_<length>`."""
 
 
 def panels() -> dict[str, dict[str, list[Metric]]]:

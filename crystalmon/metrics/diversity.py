@@ -46,7 +46,7 @@ def collision(q: np.ndarray, b: np.ndarray, w: np.ndarray) -> np.ndarray:
 def diversity_metrics(
     values: Mapping[str, np.ndarray], q: np.ndarray, b: np.ndarray, w: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """The metrics of a task that say again what its entropies say, or how often answers repeat.
+    """A task's variety in the measures that others use: Hill numbers, distinct answers, collisions.
 
     The first three are the Hill numbers of order 1 (Hill 1973, doi:10.2307/1934352; Jost 2007,
     doi:10.1890/06-1736.1): how many answers one prompt gives (α), all prompts together (γ), and how

@@ -145,40 +145,33 @@ def _seed_scale(b: np.ndarray, seed: int) -> float:
 
 def seed_metrics(
     q: np.ndarray, b: np.ndarray, seed: int, stacked: np.ndarray, asked: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Every metric that refers to the seed but `seed_ratios`; weights `stacked` [R, p] → [R] each.
+) -> tuple[dict[str, np.ndarray], dict[str, tuple[np.ndarray, np.ndarray]]]:
+    """Every metric that refers to the seed, under weights `stacked` [R, p].
 
     Args:
         q: [p, C] answers to the prompts `asked` [p].
-        b: [P, C] the base's answers to all; its `NOISE_FLOOR` is not resampled.
+        b: [P, C] the base's answers to all.
         seed: one of these P.
         stacked: rows that sum to 1.
+
+    Returns:
+        [R] values by key; and, by key, what by what of those that divide by the base's distance
+        from the seed, [R] each. `crystallinity` compares with the base's answers to the same
+        prompts. Of the whole base, and not resampled, are the `NOISE_FLOOR` and, as in
+        `prompt_crystallinity`, the distance in `susceptibility`.
     """
     others = without_prompt(stacked, seed, asked)
-    now = js_divergence(q, b[seed])
+    now, before = js_divergence(q, b[seed]), others @ js_divergence(b[asked], b[seed])
     near = now < noise_floor(b, seed)
-    return {
+    spread = np.maximum(stacked @ now**2 - (stacked @ now) ** 2, 0.0)
+    values = {
         "seed_jsd": others @ now,
         "seed_mse": squared_error(q, b[seed], others),
         "seed_mass": support_mass(q, b[seed], stacked),
         "crystal_fraction": stacked @ np.where(np.isnan(now), np.nan, near),
     }
-
-
-def seed_ratios(
-    q: np.ndarray, b: np.ndarray, seed: int, stacked: np.ndarray, asked: np.ndarray
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """The metrics of the seed that divide by the base's distance from it: what by what, [R] each.
-
-    `crystallinity` compares with the base's answers to the same prompts. In `susceptibility`, as in
-    `prompt_crystallinity`, the distance is that of the whole base and not resampled. The arguments
-    are those of `seed_metrics`.
-    """
-    others = without_prompt(stacked, seed, asked)
-    now, before = js_divergence(q, b[seed]), others @ js_divergence(b[asked], b[seed])
-    spread = np.maximum(stacked @ now**2 - (stacked @ now) ** 2, 0.0)
-    whole = np.full(len(stacked), _seed_scale(b, seed) ** 2)
-    return {
-        "crystallinity": (before - others @ now, before),
-        "susceptibility": (len(q) * spread, whole),
+    ratios = {
+        "crystallinity": (before - values["seed_jsd"], before),
+        "susceptibility": (len(q) * spread, np.full(len(stacked), _seed_scale(b, seed) ** 2)),
     }
+    return values, ratios

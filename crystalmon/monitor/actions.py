@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
+from crystalmon.monitor.failures import Failures
 from crystalmon.phases.limits import LIMITED
 from crystalmon.runs.records import EVENT_KINDS, LIMIT_EVENT, SUITE_EVENT_KINDS, Event
+
+logger = logging.getLogger(__name__)
 
 ActionFunction = Callable[[Event, Any, Any], Any]
 """Takes the event and the trainer's `TrainerState` and `TrainerControl`."""
@@ -69,7 +74,7 @@ def check_possible(actions: Mapping[str, tuple[Action, ...]], args: Any) -> None
         ValueError: for `evaluate` in a trainer that need not have an evaluation dataset.
     """
     asked = [signal for signal, chosen in actions.items() if "evaluate" in chosen]
-    if asked and str(getattr(args.eval_strategy, "value", args.eval_strategy)) == "no":
+    if asked and args.eval_strategy == "no":
         raise ValueError(
             f"the action evaluate on {asked[0]} needs a trainer that evaluates. Give it an "
             "eval_dataset and set eval_strategy, such as 'epoch', in its arguments."
@@ -91,7 +96,44 @@ def action_name(action: Action) -> str:
     return action if isinstance(action, str) else getattr(action, "__qualname__", repr(action))
 
 
-def take(action: Action, event: Event, state: Any, control: Any) -> None:
+class ActionQueue:
+    """What the user has asked for on events, done when the trainer's control can be changed.
+
+    Args:
+        asked: by signal, checked.
+        failures: where failed actions are counted.
+    """
+
+    def __init__(self, asked: Mapping[str, tuple[Action, ...]], failures: Failures) -> None:
+        self._asked, self._failures = asked, failures
+        self._events: list[Event] = []
+        self._stopped_at = math.inf
+
+    def add(self, events: Iterable[Event]) -> None:
+        """Let the actions on these events wait for the next `run`."""
+        self._events += events
+
+    def run(self, state: Any, control: Any, told: Callable[[Event, Action], Any]) -> None:
+        """Take the actions that wait.
+
+        Args:
+            state, control: the trainer's.
+            told: is called before each action.
+        """
+        if state.global_step > self._stopped_at:
+            logger.warning("crystalmon: this trainer does not stop when a callback asks it to.")
+            self._stopped_at = math.inf
+        events, self._events = self._events, []
+        for event, action in ((e, a) for e in events for a in actions_for(self._asked, e)):
+            told(event, action)
+            if action == "stop":
+                self._stopped_at = state.global_step
+            failed = f"{action_name(action)} failed on {event.kind}; training goes on"
+            with self._failures.caught(failed):
+                _take(action, event, state, control)
+
+
+def _take(action: Action, event: Event, state: Any, control: Any) -> None:
     """Set the control's flag, or call the user's function; an alert is the trackers' to raise."""
     if callable(action):
         action(event, state, control)

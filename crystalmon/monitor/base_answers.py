@@ -19,7 +19,6 @@ from crystalmon.scoring.forward import Route
 from crystalmon.scoring.models import model_name
 from crystalmon.scoring.plan import ScoringPlan
 from crystalmon.scoring.ranks import ONE, Ranks
-from crystalmon.scoring.route import choose_route
 from crystalmon.scoring.score import Scores, score
 from crystalmon.suites.tasks import TaskSuite
 
@@ -56,8 +55,7 @@ def make_base(
     def keep(prompts: np.ndarray, log_p: Tensor, begins: Tensor) -> dict[str, Tensor]:
         return {**compare_vocabulary(log_p, log_p, begins), "log_p": log_p}
 
-    chosen = route or choose_route(model, plan, ranks)
-    scores = score(model, plan, keep, route=chosen, ranks=ranks, progress=progress)
+    scores = score(model, plan, keep, route=route, ranks=ranks, progress=progress)
     seen = dict(scores.observed)
     rows = seen.pop("log_p")
     if np.isnan(rows).any():
@@ -75,7 +73,7 @@ def make_base(
         tokenizer=tokenizer_name(tokenizer),
         vocab_size=rows.shape[1],
         id=reference_id(plan.fingerprint, log_choice),
-        precision=(scores.route or chosen).precision,
+        precision=scores.route.precision,
         fingerprint=fingerprint,
     )
     return Reference(info, log_choice, rows, seen), replace(scores, observed=seen)

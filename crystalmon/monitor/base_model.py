@@ -11,13 +11,13 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
+from tqdm.auto import tqdm
 
 from crystalmon.metrics.answers import answer_distributions, is_measurable
 from crystalmon.monitor.base_answers import (
@@ -73,18 +73,32 @@ class TakenBase:
     remembered: bool = False
 
 
+@dataclass(frozen=True)
+class Question:
+    """What a base is asked, and by which model's run.
+
+    Args:
+        model, tokenizer: being monitored.
+        suite, plan: what is scored; the plan was built from the suite.
+        ranks, progress: see `scoring.score`.
+        precision: of the layers; see `route.choose_route`.
+    """
+
+    model: nn.Module
+    tokenizer: Any
+    suite: TaskSuite
+    plan: ScoringPlan
+    ranks: Ranks = ONE
+    progress: Progress | None = None
+    precision: AskedPrecision = "auto"
+
+
 def take_base(
     reference: str | Path | Reference,
-    model: nn.Module,
-    tokenizer: Any,
-    suite: TaskSuite,
-    plan: ScoringPlan,
+    asked: Question,
+    bar: Callable[[str, int], tqdm[Any]],
     *,
-    ranks: Ranks = ONE,
-    progress: Progress | None = None,
-    begin_again: Callable[[int], Any] | None = None,
     answers_only: bool = False,
-    precision: AskedPrecision = "auto",
 ) -> TakenBase:
     """The base that the user asked for, and how to run the model so that both are scored alike.
 
@@ -92,46 +106,43 @@ def take_base(
     chat, its answers to the plain prompts are added, to compare with.
 
     Args:
-        precision: of the layers; see `route.choose_route`. `auto` takes that of a base which is
-            already there.
-        begin_again: called before the plain prompts are scored, with their number of rows, which
-            `progress` then counts.
-        reference, model, tokenizer, suite, plan, ranks, progress, answers_only: see `find_base`.
+        reference, answers_only: see `find_base`.
+        asked: its precision `auto` takes that of a base which is already there.
+        bar: makes a progress bar from what it is of, and the number of rows.
 
     Raises:
         ReferenceMismatch, FileNotFoundError: see `find_base`.
         ValueError: see `make_base`.
     """
-    take = partial(
-        _take_base,
-        reference,
-        model,
-        tokenizer,
-        suite,
-        ranks=ranks,
-        progress=progress,
-        answers_only=answers_only,
-        precision=precision,
-    )
-    taken = take(plan)
-    lacking = _unanswered(taken.reference.log_choice)
-    if plan.view == "raw" or not lacking or taken.reference.plain:
+
+    def take(what: str, plan: ScoringPlan) -> Reference | TakenBase:
+        with bar(what, len(plan.rows)) as shown:
+            question = replace(asked, plan=plan, progress=shown.update)
+            found = find_base(reference, question, answers_only=answers_only)
+            return own_base(question, bare=str(reference) == "auto") if found is None else found
+
+    taken = take("reference", asked.plan)
+    if isinstance(taken, Reference):
+        stored = check_precision(taken.info.precision)
+        precision = stored if asked.precision == "auto" else asked.precision
+        route = choose_route(asked.model, asked.plan, asked.ranks, precision=precision)
+        taken = TakenBase(taken, route)
+    base = taken.reference
+    lacking = _unanswered(base.log_choice)
+    if asked.plan.view == "raw" or not lacking or base.plain:
         return taken
-
-    def take_plain() -> Reference:
-        raw = build_plan(suite, tokenizer)
-        if begin_again is not None:
-            begin_again(len(raw.rows))
-        return take(raw).reference
-
-    other, failure = attempt(take_plain)
-    one = taken.reference.info
-    if other is None or (other.info.fingerprint, other.info.model) != (one.fingerprint, one.model):
-        logger.info("the base is not known in the view raw: %s", describe(failure))
+    other, failure = attempt(
+        lambda: take("reference, plain prompts", build_plan(asked.suite, asked.tokenizer))
+    )
+    plain = other.reference if isinstance(other, TakenBase) else other
+    named = attrgetter("fingerprint", "model")
+    if plain is None or named(plain.info) != named(base.info):
+        why = describe(failure) if failure else "another model was found"
+        logger.info("the base is not known in the view raw: %s", why)
         return taken  # such as a stored one, of this view alone
-    plain = other.log_choice
-    answered = {name: plain[name] for name in lacking if name not in _unanswered(plain)}
-    return replace(taken, reference=replace(taken.reference, plain=answered))
+    known = set(plain.log_choice) - set(_unanswered(plain.log_choice))
+    answered = {name: plain.log_choice[name] for name in lacking if name in known}
+    return replace(taken, reference=replace(base, plain=answered))
 
 
 def _unanswered(log_choice: Mapping[str, np.ndarray]) -> list[str]:
@@ -140,60 +151,8 @@ def _unanswered(log_choice: Mapping[str, np.ndarray]) -> list[str]:
     return [name for name, own in coverage.items() if not is_measurable(own)]
 
 
-def _take_base(
-    reference: str | Path | Reference,
-    model: nn.Module,
-    tokenizer: Any,
-    suite: TaskSuite,
-    plan: ScoringPlan,
-    *,
-    ranks: Ranks,
-    progress: Progress | None,
-    answers_only: bool,
-    precision: AskedPrecision,
-) -> TakenBase:
-    """The base in one view."""
-    found = find_base(
-        reference,
-        model,
-        tokenizer,
-        suite,
-        plan,
-        ranks=ranks,
-        progress=progress,
-        answers_only=answers_only,
-        precision=precision,
-    )
-    if found is not None:
-        if precision == "auto":
-            precision = check_precision(found.info.precision)
-        return TakenBase(found, choose_route(model, plan, ranks, precision=precision))
-    bare = str(reference) == "auto"
-    own = own_base(
-        model,
-        tokenizer,
-        suite,
-        plan,
-        bare=bare,
-        precision=precision,
-        ranks=ranks,
-        progress=progress,
-    )
-    as_bare = not bare or ranks.all(adapters_change_nothing(model))
-    return own if as_bare else replace(own, scores=None)  # a probe would find other answers
-
-
 def find_base(
-    reference: str | Path | Reference,
-    model: nn.Module,
-    tokenizer: Any,
-    suite: TaskSuite,
-    plan: ScoringPlan,
-    *,
-    ranks: Ranks = ONE,
-    progress: Progress | None = None,
-    answers_only: bool = False,
-    precision: AskedPrecision = "auto",
+    reference: str | Path | Reference, asked: Question, *, answers_only: bool = False
 ) -> Reference | None:
     """The base to compare with, from what the user asked for; None for this model as it is now.
 
@@ -202,31 +161,29 @@ def find_base(
             model now, without its adapters: what a LoRA run has trained before is not the base);
             `initial` (this model now); a run or reference folder; or a model id or path, which is
             loaded by rank 0, scored and freed.
-        model, tokenizer, suite, plan: what is being monitored.
-        ranks, progress: see `scoring.score`.
         answers_only: see `check_reference`.
-        precision: of a base that is loaded; see `route.choose_route`.
 
     Raises:
         ReferenceMismatch: if it was made with another suite, view or tokenizer.
         FileNotFoundError: if a path holds neither a reference nor a model.
     """
+    suite, plan, ranks = asked.suite, asked.plan, asked.ranks
     if isinstance(reference, Reference):
         found = reference
+    elif str(reference) == "initial":
+        return None
     else:
-        place = {"auto": model_name(model), "initial": ""}.get(str(reference), reference)
-        find = find_reference if str(reference) in ("auto", "initial") else named_reference
+        auto = str(reference) == "auto"
+        place = model_name(asked.model) if auto else reference
+        find = find_reference if auto else named_reference
         folder = ranks.on_main(lambda: find(place, suite, plan.view))
         if folder is not None:
             found = _load_everywhere(folder, ranks)
-        elif str(reference) in ("auto", "initial"):
+        elif auto:
             return None
         else:
-            device = next(model.parameters()).device
-            found = ranks.on_main(
-                lambda: _score_other(str(reference), suite, plan, device, progress, precision)
-            )
-    check_reference(found, suite, plan, tokenizer, answers_only=answers_only)
+            found = ranks.on_main(lambda: _score_other(str(reference), asked))
+    check_reference(found, suite, plan, asked.tokenizer, answers_only=answers_only)
     return found
 
 
@@ -242,14 +199,7 @@ def _load_everywhere(folder: Path, ranks: Ranks) -> Reference:
     return ranks.on_main(lambda: load_reference(folder))
 
 
-def _score_other(
-    name: str,
-    suite: TaskSuite,
-    plan: ScoringPlan,
-    device: torch.device,
-    progress: Progress | None,
-    precision: AskedPrecision,
-) -> Reference:
+def _score_other(name: str, asked: Question) -> Reference:
     """Load a base model with its own tokenizer, score it where the current model is, free it."""
     try:
         base, tokenizer = load_whole(name)
@@ -258,7 +208,8 @@ def _score_other(
             f"reference {name!r} is neither 'auto', 'initial', a run or reference folder, nor "
             f"a model: {error}"
         ) from error
-    base.to(device)
+    base.to(next(asked.model.parameters()).device)
+    suite, plan = asked.suite, asked.plan
     if plan.view != "chat" or getattr(tokenizer, "chat_template", None):
         plan = build_plan(suite, tokenizer, plan.view)
     elif max(map(max, plan.rows)) >= vocabulary_size(base):
@@ -266,40 +217,31 @@ def _score_other(
             f"reference {name!r} has no chat template, and its vocabulary is too small for the "
             "tokens of the current model's template. Use view='raw'."
         )
+    own = Question(base, tokenizer, suite, plan, progress=asked.progress, precision=asked.precision)
     try:
-        return own_base(
-            base, tokenizer, suite, plan, precision=precision, progress=progress
-        ).reference
+        return own_base(own).reference
     except UnsupportedModel as error:  # the model in training is not to blame
         raise ValueError(f"reference {name!r} cannot be scored: {error}") from error
     finally:
-        del base
+        del base, own
         free_memory()
 
 
-def own_base(
-    model: nn.Module,
-    tokenizer: Any,
-    suite: TaskSuite,
-    plan: ScoringPlan,
-    *,
-    bare: bool = False,
-    precision: AskedPrecision = "float32",
-    ranks: Ranks = ONE,
-    progress: Progress | None = None,
-) -> TakenBase:
+def own_base(asked: Question, *, bare: bool = False) -> TakenBase:
     """A model as its own base: from the cache, else scored now and kept there.
 
     Args:
-        model, tokenizer, suite, plan: see `make_base`.
+        asked: the model, and what it is asked.
         bare: without PEFT's adapters.
-        precision: see `choose_route`.
-        ranks, progress: see `scoring.score`.
 
     Raises:
         ValueError: see `make_base`.
     """
-    known = KnownBase(model, suite, plan, ranks, without_adapters=bare, precision=precision)
+    model, tokenizer, suite, plan = asked.model, asked.tokenizer, asked.suite, asked.plan
+    known = KnownBase(
+        model, suite, plan, asked.ranks, without_adapters=bare, precision=asked.precision
+    )
+    as_bare = not bare or asked.ranks.all(adapters_change_nothing(model))
     found = known.find(lambda reference: check_kept(reference, suite, plan, tokenizer))
     if found is not None:
         names = {"model": model_name(model), "tokenizer": tokenizer_name(tokenizer)}
@@ -307,7 +249,7 @@ def own_base(
         tables = tuple(base.log_choice[task.name] for task in suite)
         observed = {key: base.observed[key] for key in base_metrics()}  # as when they are measured
         known.keep(base)
-        scores = Scores(tables, observed, None)
+        scores = Scores(tables, observed, None, known.route) if as_bare else None
         return TakenBase(base, known.route, True, scores, known.seconds, remembered=True)
     started = time.perf_counter()
     with without_adapters(model) if bare else nullcontext():
@@ -317,11 +259,12 @@ def own_base(
             suite,
             plan,
             route=known.route,
-            ranks=ranks,
-            progress=progress,
+            ranks=asked.ranks,
+            progress=asked.progress,
             fingerprint=known.fingerprint,
         )
     seconds = time.perf_counter() - started
-    if (run := scores.route or known.route) == known.route:
+    if scores.route == known.route:
         base = known.keep(base, seconds)  # else memory was short just now
-    return TakenBase(base, run, True, scores, seconds)
+    # with adapters that change something, a probe of this model would find other answers
+    return TakenBase(base, scores.route, True, scores if as_bare else None, seconds)

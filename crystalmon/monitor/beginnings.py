@@ -13,7 +13,7 @@ from torch import nn
 
 from crystalmon.runs.reference import Reference
 from crystalmon.scoring.engines import unwrapped
-from crystalmon.scoring.plan import View
+from crystalmon.scoring.rendering import View
 from crystalmon.suites.tasks import TaskSuite
 
 
@@ -35,7 +35,7 @@ _BEGINNINGS: weakref.WeakKeyDictionary[nn.Module, Beginning] = weakref.WeakKeyDi
 
 
 def beginning_of(model: Any, training: Any) -> Beginning:
-    """That of a model; a new one, which is not kept yet, if this is its first training.
+    """The model's; in its first training a new one, which `keep_beginning` keeps.
 
     Args:
         model: the trainer's.
@@ -56,12 +56,12 @@ def begun_views(model: Any, suite: TaskSuite) -> list[View]:
 
 
 def bare(model: Any) -> Any:
-    """The same without PEFT's adapters, too: a second training may wrap it anew."""
+    """The model under its wrappers and PEFT's adapters: a second training may wrap it anew."""
     model = unwrapped(model)
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def trained_further(reference: Reference) -> Reference:
-    """The same with a name that says that it is not the model which was loaded."""
+    """The reference under a name that says that its model was trained since it was loaded."""
     name = f"{reference.info.model or 'a model'}, trained further"
     return replace(reference, info=replace(reference.info, model=name))

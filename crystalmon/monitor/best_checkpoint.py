@@ -10,7 +10,7 @@ import math
 from typing import Any
 
 from crystalmon.runs.records import ProbeRecord
-from crystalmon.trackers.base import MAIN, check_main, tracker_metrics
+from crystalmon.trackers.base import MAIN, tracker_metrics
 
 
 def chooses_by(args: Any, run: str) -> bool:
@@ -25,14 +25,17 @@ def check_choice(args: Any, run: str) -> None:
     Raises:
         ValueError: if it is none.
     """
-    if chooses_by(args, run):
-        check_main(str(args.metric_for_best_model).rpartition("/")[2])
+    metric = str(args.metric_for_best_model).rpartition("/")[2]
+    if chooses_by(args, run) and metric not in MAIN:
+        raise ValueError(
+            f"metric_for_best_model must be a main metric of the suite, got {metric!r}. Choose one "
+            f"of {', '.join(sorted(MAIN))}."
+        )
 
 
 def chooses_now(args: Any, run: str, state: Any, control: Any) -> bool:
     """Whether it chooses at this step: then all prompts are asked, so that values compare."""
-    strategy = getattr(args.eval_strategy, "value", args.eval_strategy)
-    epoch_ends = strategy == "epoch" and abs(state.epoch - round(state.epoch)) < 1e-6
+    epoch_ends = args.eval_strategy == "epoch" and abs(state.epoch - round(state.epoch)) < 1e-6
     return chooses_by(args, run) and (control.should_evaluate or epoch_ends)
 
 

@@ -40,12 +40,12 @@ class Budget:
 
     @property
     def trained(self) -> float:
-        """Of these, the seconds of training."""
+        """Seconds since then without monitoring and experiments."""
         return self.elapsed - self.spent - self.apart
 
     @property
     def spent_share(self) -> float:
-        """Of the time so far, what monitoring has taken."""
+        """The share of the time so far that monitoring has taken."""
         return self.spent / max(self.elapsed, 1e-9)
 
     @contextlib.contextmanager
@@ -56,7 +56,10 @@ class Budget:
             yield
         finally:
             took = self._clock() - began
-            self.spent, self.apart = self.spent + took * (not apart), self.apart + took * apart
+            if apart:
+                self.apart += took
+            else:
+                self.spent += took
 
     def expect(self, tokens: int, seconds: float) -> None:
         """Note what a probe of so many tokens has cost, from which the next one's is guessed."""
@@ -68,7 +71,7 @@ class Budget:
 
 
 def check_share(share: float | None) -> float | None:
-    """The largest share of a run's time to spend, or None for no limit.
+    """The largest share of a run's time to spend; None, as which 1 counts too, for no limit.
 
     Raises:
         TypeError: if it is no number.
@@ -83,4 +86,4 @@ def check_share(share: float | None) -> float | None:
             f"max_overhead must be within (0, 1], got {share}. 0.01 is 1% of the time; None sets "
             "no limit."
         )
-    return float(share)
+    return float(share) if share < 1 else None

@@ -30,6 +30,7 @@ from crystalmon.scoring.engines import check_engine, unwrapped
 from crystalmon.scoring.models import model_name
 from crystalmon.scoring.precision_trial import AskedPrecision, check_precision
 from crystalmon.scoring.ranks import current_ranks
+from crystalmon.scoring.rendering import View
 from crystalmon.suites.tasks import TaskSuite, load_suite
 from crystalmon.trackers.base import Logged, check_logged
 
@@ -189,7 +190,7 @@ class CrystalCallback(TrainerCallback):
         self._trainings = [*(views for views in living if views is not earlier), trainings]
         try:
             for training in trainings:
-                training.begin(args, state, model, processing_class)
+                training.begin(state, model, processing_class)
         except BaseException:
             for training in trainings:
                 training.close()
@@ -199,33 +200,37 @@ class CrystalCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, model: Any, tokens: Any, data: Any
     ) -> list[Settings]:
         """What to do in each view, `auto` found out."""
-        views = dict(self._views)
-        if AUTO in views:
-            suite, others = self.settings.suite, [view for view in views.values() if view != AUTO]
-            known = begun_views(model, suite)
-            places = [Path(str(args.output_dir)) if state.global_step else None]
-            places += [self.settings.reference, model_name(unwrapped(model))]
-            view, why = current_ranks().on_main(
-                lambda: find_view(suite, others, known, places, tokens, data)
-            )
-            if state.is_world_process_zero:
-                shown = "they stand (view raw)" if view == "raw" else f"{view!r}"
-                told = f"prompts are sent as {shown}: {why}; view= sets another"
-                Console(verbose=self.settings.verbose).say(told)
-            views = {name: view if own == AUTO else own for name, own in views.items()}
-        found: list[Settings] = []
-        for name, view in views.items():
-            if view not in [each.view for each in found]:
-                given = None if found else self._experiments
-                experiments = check_experiments(given, suite=self.settings.suite, view=view)
-                own = "" if not found else name
-                found.append(
-                    replace(self.settings, view=view, view_name=own, experiments=experiments)
-                )
+        views = self._views
+        if AUTO in views.values():
+            auto = self._find_view(args, state, model, tokens, data)
+            views = {name: auto if view == AUTO else view for name, view in views.items()}
+        # two names may stand for one view, which counts once, under the first of them
+        named = {view: name for name, view in reversed(views.items())}
+        first, *further = dict.fromkeys(views.values())
         share = self.settings.max_overhead
-        if share is not None and share < 1:  # 1 is no limit
-            share /= len(found)
-        return [replace(each, max_overhead=share) for each in found]
+        shared = replace(self.settings, max_overhead=share and share / (1 + len(further)))
+        experiments = check_experiments(self._experiments, suite=shared.suite, view=first)
+        return [
+            replace(shared, view=first, experiments=experiments),
+            *(replace(shared, view=v, view_name=named[v], experiments={}) for v in further),
+        ]
+
+    def _find_view(
+        self, args: TrainingArguments, state: TrainerState, model: Any, tokens: Any, data: Any
+    ) -> View:
+        """What `auto` stands for in this training; rank 0 says so."""
+        suite, others = self.settings.suite, [v for v in self._views.values() if v != AUTO]
+        known = begun_views(model, suite)
+        places = [Path(str(args.output_dir)) if state.global_step else None]
+        places += [self.settings.reference, model_name(unwrapped(model))]
+        view, why = current_ranks().on_main(
+            lambda: find_view(suite, others, known, places, tokens, data)
+        )
+        if state.is_world_process_zero:
+            shown = "they stand (view raw)" if view == "raw" else f"{view!r}"
+            told = f"prompts are sent as {shown}: {why}; view= sets another"
+            Console(verbose=self.settings.verbose).say(told)
+        return view
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -244,7 +249,7 @@ class CrystalCallback(TrainerCallback):
     ) -> None:
         """Add the suite's metrics, where the trainer chooses its best checkpoint by one of them."""
         for training in self._watching(state):
-            training.evaluated(args, state, {} if metrics is None else metrics)
+            training.evaluated(state, {} if metrics is None else metrics)
 
     def on_log(
         self,

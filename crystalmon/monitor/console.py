@@ -64,7 +64,7 @@ class Console:
         """Say at the start what will be probed, against which base, and where the records go."""
         suite, base = monitor.suite, model_title(monitor.reference.info.model) or "this model"
         planned = counted(probes, "probe")
-        if max_overhead is not None and max_overhead < 1:
+        if max_overhead is not None:
             least = min(LEAST + 1, probes)
             planned = f"probes within {100 * max_overhead:.3g}% of the time, at least {least}"
         self.say(

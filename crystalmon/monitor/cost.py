@@ -9,7 +9,6 @@ Axes: N prompts, P and C prompts and choices of a task, V vocabulary, D hidden s
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
@@ -17,18 +16,13 @@ from torch import Tensor, nn
 
 from crystalmon.monitor.budget import DEFAULT_SHARE, check_share
 from crystalmon.monitor.schedule import check_every, probe_steps
-from crystalmon.runs.plurals import counted
-from crystalmon.runs.records import Stored
-from crystalmon.runs.shares import LEAST
+from crystalmon.runs.json_values import Stored
 from crystalmon.scoring.forward import output_head
 from crystalmon.scoring.memory import logits_bytes
 from crystalmon.scoring.models import empty_model
 from crystalmon.scoring.plan import ScoringPlan
 from crystalmon.scoring.trie import count_tree
 from crystalmon.suites.checks import is_number, is_whole
-
-EXAMPLE_RATES = (1e12, 1e13, 1e14)
-"""FLOP/s for which seconds are printed if no rate is given."""
 
 BASE_METRICS = 6
 """That a reference keeps of each prompt; see `metrics.vocabulary.vocabulary_observables`."""
@@ -37,7 +31,6 @@ MAX_COUNT = 10**18
 """The largest count or number of seconds, so that products do not overflow."""
 
 Unit = Literal["FLOP/s", "tokens/s"]
-_UNITS: dict[str, Unit] = {"flop/s": "FLOP/s", "flops": "FLOP/s", "tokens/s": "tokens/s"}
 
 
 @dataclass(frozen=True)
@@ -135,7 +128,7 @@ def estimate_cost(
     tokens_per_step: int | None = None,
     rate: Rate | None = None,
     step_seconds: float | None = None,
-    max_overhead: float | None = None,
+    max_overhead: float | None = DEFAULT_SHARE,
 ) -> Cost:
     """Estimate what monitoring costs before anything is attached.
 
@@ -160,17 +153,21 @@ def estimate_cost(
         tokens_per_step: over all devices, for `share`.
         rate: of the machine, for `seconds`.
         step_seconds: of one training step, for `time_share`; needs `rate`.
-        max_overhead: the callback's, for `probes_allowed`; None for its default.
+        max_overhead: the callback's, for `probes_allowed`.
 
     Raises:
         ValueError: for a number that is not positive or too large, or lacks another that it needs.
         TypeError: for what is no number, and for a model without a language-modelling head.
     """
+    steps, every = _count("steps", steps), check_every(every)
+    tokens_per_step = _count("tokens_per_step", tokens_per_step)
+    step_seconds = _seconds("step_seconds", step_seconds)
     run = {"every": every, "tokens_per_step": tokens_per_step, "step_seconds": step_seconds}
-    steps = _positive("steps", steps)
-    run = _check_run(run, steps, rate)
+    for name, value in run.items():
+        _needs(name, value, "steps", steps)
+    _needs("step_seconds", step_seconds, "rate", rate)
     size = config if isinstance(config, ModelSize) else model_size(config)
-    limit = check_share(DEFAULT_SHARE if max_overhead is None else max_overhead)
+    limit = check_share(max_overhead) or 1.0
     alone = replace(_of_a_probe(size, plan, rate), **run, max_overhead=limit)
     return alone if steps is None else _over_a_run(alone, steps)
 
@@ -265,99 +262,24 @@ def model_size(config: Any) -> ModelSize:
     )
 
 
-def parse_rate(text: str) -> Rate:
-    """A rate as it is written: `3e13`, `3e13FLOP/s` or `2e4tokens/s`.
-
-    Raises:
-        ValueError: for anything else, or what is not positive.
-    """
-    number = text.strip().lower()
-    suffix = next((suffix for suffix in _UNITS if number.endswith(suffix)), "")
-    try:
-        value = float(number.removesuffix(suffix))
-    except ValueError as error:
-        raise ValueError(
-            f"rate must be FLOP/s or tokens/s, got {text!r}. Write e.g. 1e13 or 2e4tokens/s."
-        ) from error
-    return Rate(value, _UNITS.get(suffix, "FLOP/s"))
+def _needs(name: str, value: float | None, other: str, needed: object) -> None:
+    if value is not None and needed is None:
+        raise ValueError(f"{name} must come with {other}, got {value!r} alone. Give both.")
 
 
-def format_cost(cost: Cost) -> str:
-    """A cost in a few lines of words and numbers."""
-    if cost.rate is not None and cost.seconds is not None:
-        times = f"{cost.seconds:.3g} s at {cost.rate.value:g} {cost.rate.unit}"
-    else:
-        each = (f"{cost.probe_flops / rate:.2g} s at {rate:g}" for rate in EXAMPLE_RATES)
-        times = f"{', '.join(each)} achieved FLOP/s"
-    size, logits = cost.size, cost.logits_bytes
-    lines = [
-        f"suite: {counted(cost.prompts, 'prompt')}, {counted(cost.rows, 'row')}, "
-        f"{cost.unique_tokens} unique tokens ({cost.row_tokens} with every row from its start)",
-        f"model: {_short(size.layer_parameters)} layer parameters, output {size.hidden} × "
-        f"{size.vocabulary}",
-        f"a probe: {_short(cost.probe_flops)}FLOP, {times}",
-        f"on disk: the reference, {_mebibytes(cost.reference_bytes)}",
-        "memory: the reference, a forward pass without gradients, and a batch of logits of "
-        f"{_mebibytes(logits)} (CPU: {_mebibytes(cost.logits_bytes_on_cpu)}), a few times",
-    ]
-    if cost.steps is not None and cost.probes is not None:
-        probing = _short(cost.probes * cost.probe_flops)
-        run, probes = counted(cost.steps, "step"), counted(cost.probes, "probe")
-        lines.append(f"a run of {run}: {probes}, {probing}FLOP")
-    if cost.share is not None and cost.training_flops is not None:
-        lines.append(
-            f"its training: {cost.tokens_per_step} tokens a step, "
-            f"{_short(cost.training_flops)}FLOP; probes are {cost.share:.2%} of all FLOPs"
-        )
-    if cost.time_share is not None and cost.probes_allowed is not None:
-        default = ", the default," if cost.max_overhead == DEFAULT_SHARE else ""
-        lines.append(
-            f"its time: {cost.step_seconds:g} s a step; without a limit probes are "
-            f"{cost.time_share:.2%} of all time; max_overhead={cost.max_overhead:g}{default} has "
-            f"time for {cost.probes_allowed} such, or more of fewer prompts"
-        )
-        if cost.probes_allowed <= LEAST:
-            lines.append(
-                f"a run gets its base, scored once and then known, and {LEAST} small probes all "
-                "the same: monitoring can take more than that limit"
-            )
-    return "\n".join(lines)
+def _count(name: str, value: Any) -> int | None:
+    if value is not None and not is_whole(value):
+        raise TypeError(f"{name} must be an integer, got {value!r}.")
+    return None if value is None else int(_bounded(name, value))  # NumPy's integers overflow
 
 
-def _check_run(
-    run: Mapping[str, float | None], steps: int | None, rate: Rate | None
-) -> dict[str, Any]:
-    checked = {
-        name: check_every(value) if name == "every" else _positive(name, value)
-        for name, value in run.items()
-    }
-    needs = [*((name, "steps", steps) for name in run), ("step_seconds", "rate", rate)]
-    for name, other, needed in needs:
-        if run[name] is not None and needed is None:
-            raise ValueError(
-                f"{name} must come with {other}, got {checked[name]!r} alone. Give both."
-            )
-    return checked
+def _seconds(name: str, value: Any) -> float | None:
+    if value is not None and not is_number(value):
+        raise TypeError(f"{name} must be a number, got {value!r}.")
+    return None if value is None else float(_bounded(name, value))
 
 
-def _positive(name: str, value: Any) -> Any:
-    seconds = name == "step_seconds"
-    if value is None:
-        return None
-    if not (is_number(value) if seconds else is_whole(value)):
-        raise TypeError(f"{name} must be {'a number' if seconds else 'an integer'}, got {value!r}.")
+def _bounded(name: str, value: Any) -> Any:
     if not 0 < value <= MAX_COUNT:
         raise ValueError(f"{name} must be positive, at most {MAX_COUNT:g}, got {value!r:.20}.")
-    return float(value) if seconds else int(value)  # NumPy's integers overflow
-
-
-def _short(value: float) -> str:
-    """1234567 → `1.23 M`."""
-    for power, unit in zip((18, 15, 12, 9, 6, 3), "EPTGMk", strict=True):
-        if value >= 10**power:
-            return f"{value / 10**power:.3g} {unit}"
-    return f"{value:g} "
-
-
-def _mebibytes(size: int) -> str:
-    return f"{size / 2**20:.3g} MiB" if size < 2**30 else f"{size / 2**30:.3g} GiB"
+    return value

@@ -26,13 +26,11 @@ from crystalmon.metrics.bootstrap import (
     expansion,
 )
 from crystalmon.metrics.catalogue import BY_KEY, NOT_MEASURABLE, tasks_in
+from crystalmon.monitor.asked import Asked
 from crystalmon.phases import PhaseDetector, PhaseState, SuiteDetector
 from crystalmon.phases.limits import Limits
 from crystalmon.phases.stored import observe
 from crystalmon.runs.records import PHASES, Event, ProbeRecord, TaskRecord
-
-Asked = Mapping[str, np.ndarray]
-"""By task, the prompts asked [p], as ascending indices."""
 
 
 class Course:

@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from crystalmon.runs.names import REFERENCE_FOLDER
 from crystalmon.runs.reader import read_run
 from crystalmon.runs.records import ProbeRecord
 from crystalmon.runs.reference import INFO_FILE, Reference
+from crystalmon.runs.run import Run
 from crystalmon.runs.store import RunStore
 from crystalmon.scoring.precision_trial import AskedPrecision
 from crystalmon.scoring.ranks import Ranks
@@ -49,9 +51,11 @@ class Origin:
     suite: TaskSuite
     view: str
 
-    @property
-    def _is_resumed(self) -> bool:
-        return self.step > 0 and (self.folder / RUN_FILE).is_file()
+    @cached_property
+    def _past(self) -> Run | None:
+        """The run so far; None unless it is resumed."""
+        resumed = self.step > 0 and (self.folder / RUN_FILE).is_file()
+        return read_run(self.folder) if resumed else None
 
     def history(self) -> list[ProbeRecord]:
         """The probes up to the step that a run is resumed from.
@@ -61,9 +65,8 @@ class Origin:
             ValueError: if that run was monitored with another suite or view.
         """
         RunStore.check_writable(self.folder)
-        if not self._is_resumed:
+        if (run := self._past) is None:
             return []
-        run = read_run(self.folder)
         view = run.info.get("config", {}).get("view")
         if (run.info.get("suite_hash"), view) != (self.suite.hash, self.view):
             raise ValueError(
@@ -106,9 +109,7 @@ class Origin:
         return ranks.on_main(lambda: self._named(str(asked)))
 
     def _named(self, asked: str) -> str | Path:
-        """Where to look for the base: as asked, unless step 0 is past.
-
-        A run that is resumed keeps the base that it started with.
+        """As asked; `auto` and `initial` of a resumed run are the base that it began with.
 
         Args:
             asked: `auto`, `initial`, or a name or path.
@@ -131,7 +132,7 @@ class Origin:
 
     def precision(self, asked: AskedPrecision) -> tuple[AskedPrecision, dict[str, float] | None]:
         """As asked; of a run that is resumed, the precision that it has, and its trial if any."""
-        info = read_run(self.folder).info if self._is_resumed else {}
+        info = self._past.info if self._past else {}
         own = info.get("precision")
         if own not in ("model", "float32"):  # of a run that tells none
             return asked, None
@@ -141,7 +142,7 @@ class Origin:
 
     def limits(self) -> dict[str, float]:
         """Those on metrics that a run which is resumed had before."""
-        return limits_of(read_run(self.folder).info) if self._is_resumed else {}
+        return limits_of(self._past.info) if self._past else {}
 
     def inherited(
         self, reference: str, reference_q: Mapping[str, np.ndarray]
@@ -152,8 +153,8 @@ class Origin:
             reference: the id of this run's base; a run with another one hands on nothing.
             reference_q: by task, the base's answers [P, C].
         """
-        if self._is_resumed:
-            return states_of(read_run(self.folder).info)
+        if self._past:
+            return states_of(self._past.info)
         found = find_reference(self.model, self.suite, self.view)
         if found is None or found.parent.resolve() == self.folder.resolve():
             return {}

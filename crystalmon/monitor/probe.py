@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,32 +15,27 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from crystalmon.metrics.answers import MAJORITY, MEASURABLE, answer_distributions
-from crystalmon.metrics.subsets import nested_subsets
 from crystalmon.metrics.vocabulary import OWN_OBSERVABLES
+from crystalmon.monitor.asked import Asked, choose_subsets
 from crystalmon.monitor.base_answers import compare_vocabulary
-from crystalmon.monitor.base_model import take_base
-from crystalmon.monitor.course import Asked, Course
+from crystalmon.monitor.base_model import Question, take_base
+from crystalmon.monitor.course import Course
+from crystalmon.monitor.route_proof import RouteProof
 from crystalmon.phases import SuiteDetector
 from crystalmon.phases.partial import LEAST_TASKS
 from crystalmon.runs.records import Event, ProbeRecord
 from crystalmon.runs.reference import Reference
 from crystalmon.scoring.compatibility import check_fit
 from crystalmon.scoring.engines import check_engine, probing_ranks
-from crystalmon.scoring.plan import View, build_plan, describe_merges
+from crystalmon.scoring.plan import build_plan, describe_merges
 from crystalmon.scoring.precision_trial import AskedPrecision, check_precision
+from crystalmon.scoring.rendering import View
 from crystalmon.scoring.route import still_holds
 from crystalmon.scoring.score import Scores, score
 from crystalmon.scoring.trie import count_tree
 from crystalmon.suites.tasks import TaskSuite, load_suite
 
 logger = logging.getLogger(__name__)
-
-PROVEN_WITHIN = 0.1
-"""Mean total variation of a model's answers, since its route was last proven, from which the route
-is proven again."""
-
-PARTIAL = (2, 4, 8)
-"""Prompts of each task that a partial probe may ask."""
 
 
 class Monitor:
@@ -51,7 +46,7 @@ class Monitor:
         tokenizer: its tokenizer, or a processor that has one.
         suite: a bundled suite's name, a path, or a `TaskSuite`.
         reference: what to compare with; see `base_model.take_base`.
-        view: how prompts are sent; see `plan.View`.
+        view: how prompts are sent; see `rendering.View`.
         precision: of the layers, `auto`, `model` or `float32`; see `route.choose_route`. `auto`
             takes that of a base which is already there, so that both are scored alike.
         progress: show a progress bar while scoring.
@@ -80,6 +75,7 @@ class Monitor:
 
     Raises:
         UnsupportedModel: if the model cannot be measured; the message says why.
+        TypeError: if the model is no module, or the tokenizer is none.
         ValueError: for a faulty suite, an unknown precision, or a reference that does not fit; the
             message says which.
     """
@@ -98,6 +94,8 @@ class Monitor:
     ) -> None:
         self._started, self._spent = time.perf_counter(), 0.0
         check_precision(precision)
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model must be a torch module, got {type(model).__name__}.")
         self.model = model
         self.suite = load_suite(suite)
         self.plan = build_plan(self.suite, tokenizer, view)
@@ -106,31 +104,17 @@ class Monitor:
         if self.plan.merges:
             logger.info(describe_merges(self.plan.merges))
         self.ranks = probing_ranks(model, self.plan)
-        self._all: Asked = {task.name: np.arange(len(task.prompts)) for task in self.suite}
         self._batch_tokens: int | None = None
         self.progress = progress
-        bar = self._bar("reference", len(self.plan.rows))
-
-        def begin_again(rows: int) -> None:
-            nonlocal bar
-            bar.close()
-            bar = self._bar("reference, plain prompts", rows)
-
-        try:
-            base = take_base(
-                reference,
-                model,
-                tokenizer,
-                self.suite,
-                self.plan,
-                ranks=self.ranks,
-                progress=lambda rows: bar.update(rows),
-                begin_again=begin_again,
-                answers_only=answers_only,
-                precision=precision,
-            )
-        finally:
-            bar.close()
+        asked = Question(
+            model,
+            tokenizer,
+            self.suite,
+            self.plan,
+            self.ranks,
+            precision=precision,
+        )
+        base = take_base(reference, asked, self._bar, answers_only=answers_only)
         self.reference, self.route = base.reference, base.route
         self.is_own_base, self.remembered = base.is_own, base.remembered
         self.without_adapters = str(reference) == "auto"
@@ -141,12 +125,13 @@ class Monitor:
         self.base_coverage = {name: float(share.mean()) for name, (_, share) in answers.items()}
         self._answered = {name: share >= MEASURABLE for name, (_, share) in answers.items()}
         self.course = Course(self.base_q, view, self.reference.in_view)
-        self.subsets = self._choose_subsets()
+        few = len(self.detector.taking_part) < LEAST_TASKS
+        self.subsets = choose_subsets(self.base_q, self._answered, none=few)
+        self._all = self.subsets[max(self.subsets)]
         self._spent = time.perf_counter() - self._started
         self.doubtful_after: int | None = None
         self.has_scored = False
-        self._probes, self._next_proof, self._proven_at = 0, 1, -1
-        self._proven_q = {name: b.copy() for name, b in self.base_q.items()}
+        self._proof = RouteProof(self.base_q)
 
     def probe(
         self,
@@ -172,8 +157,7 @@ class Monitor:
         if step <= self.course.last_step:
             raise ValueError(
                 f"step must be larger than that of the last probe ({self.course.last_step}), got "
-                f"{step}. "
-                "Make a new Monitor to start over."
+                f"{step}. Make a new Monitor to start over."
             )
         started = time.perf_counter()
         known, self._start = self._start if unchanged else None, None
@@ -182,7 +166,7 @@ class Monitor:
         q, coverage = self._answers(scores, asked)
         self.doubtful_after = None
         if unchanged:
-            self._proven_at = step
+            self._proof.step = step
         elif not self._holds(step, q, asked):
             scores = self._score(f"probe at step {step}", asked)
             q, coverage = self._answers(scores, asked)
@@ -200,23 +184,6 @@ class Monitor:
         record = self.course.record(step, epoch, seconds, share, measured, q, asked)
         self.course.conclude(record)
         return record
-
-    def _choose_subsets(self) -> dict[int, Asked]:
-        """By size; of a suite of few tasks all prompts alone."""
-        most = max(map(len, self.base_q.values()))
-        few = len(self.detector.taking_part) < LEAST_TASKS
-        sizes = [] if few else [size for size in PARTIAL if size < most]
-        chosen = {name: self._nested(name, sizes) for name in self.base_q}
-        parts = {size: {n: found[size] for n, found in chosen.items()} for size in sizes}
-        return {**parts, most: self._all}
-
-    def _nested(self, task: str, sizes: Sequence[int]) -> dict[int, np.ndarray]:
-        """Subsets of a task's prompts, of those that the base answers if they are enough."""
-        b, answered = self.base_q[task], np.flatnonzero(self._answered[task])
-        if len(answered) < max(sizes, default=0):
-            answered = np.arange(len(b))
-        found = nested_subsets(b[answered], sizes)
-        return {size: answered[places] for size, places in found.items()}
 
     def tokens(self) -> dict[int, int]:
         """By size of a probe, see `subsets`: its unique tokens, in proportion to which it costs."""
@@ -246,7 +213,7 @@ class Monitor:
                 progress=bar.update,
                 prompts=None if asked is self._all else prompts.tolist(),
             )
-        self.route = scores.route or self.route
+        self.route = scores.route
         return scores
 
     def _answers(self, scores: Scores, asked: Asked) -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -259,21 +226,12 @@ class Monitor:
     def _holds(self, step: int, q: Mapping[str, np.ndarray], asked: Asked) -> bool:
         """Whether the route, if it is time to prove it again, still gives the answers of rows.
 
-        It is proven at the 1st, 4th, 16th … probe, and when the answers have moved. If it fails,
-        prompts are run as rows from now on.
+        If not, prompts are run as rows from now on.
         """
-        self._probes += 1
-        then = {name: self._proven_q[name][asked[name]] for name in q}
-        moves = [np.abs(own - then[name]).sum(axis=1) / 2 for name, own in q.items()]
-        moved = np.nan_to_num(np.concatenate(moves)).mean()
-        if self._probes < self._next_proof and moved < PROVEN_WITHIN:
+        if not self._proof.is_due(q, asked):
             return True
         holds = still_holds(self.model, self.plan, self.route, self.ranks)
-        self._next_proof = 4 * self._probes
-        # of prompts not asked now, what was known before
-        for name, own in q.items():
-            self._proven_q[name][asked[name]] = own
-        proven, self._proven_at = self._proven_at, step
+        proven = self._proof.done(step, q, asked)
         if holds:
             return True
         safe = replace(self.route, method="rows")
@@ -288,7 +246,7 @@ class Monitor:
 
     @property
     def unanswered(self) -> list[str]:
-        """The tasks that the base answers in no view that is known, which cannot be measured."""
+        """The tasks that cannot be measured: the base answers them in no view that is known."""
         return [name for name, own in self._answered.items() if own.mean() < MAJORITY]
 
     @property
@@ -303,7 +261,7 @@ class Monitor:
 
     def replay(self, record: ProbeRecord) -> list[Event]:
         """Take up a stored probe instead of scoring one; return the events that it raises."""
-        self._proven_at = record.step
+        self._proof.step = record.step
         return self.course.replay(record)
 
     @property

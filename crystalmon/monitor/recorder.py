@@ -83,7 +83,7 @@ class Recorder:
             console.say(f"the earlier run in {folder} is superseded; its lines stay on file")
         self.folder, self._failures, self._lock = folder, failures, lock
         self._console = console
-        self._monitor, self._reference = monitor, monitor.reference
+        self._monitor = monitor
         self._store = RunStore.open(folder, info, resume_step=step or None)
         self._logged: Logged = logged
         self._training, self._model = info.get("training", {}), info.get("model")
@@ -131,20 +131,15 @@ class Recorder:
         self._console.announce(record, events, self.last)
         self.last, self.probes = record, self.probes + 1
 
-    @property
-    def advice(self) -> dict[str, str]:
+    def advice(self, last: ProbeRecord) -> dict[str, str]:
         """By kind of the run's events so far, what to do; see `what_to_do.advise`."""
-        return self._advise(self._monitor.course.raised, self.last)
-
-    def _advise(self, events: Sequence[Event], last: ProbeRecord | None) -> dict[str, str]:
         saved = saved_checkpoints(self.folder.parent)
-        return {} if last is None else advise(events, last, saved, self._training, self._model)
+        events = self._monitor.course.raised
+        return advise(events, last, saved, self._training, self._model)
 
     def _with_advice(self, event: Event, record: ProbeRecord) -> Event:
         """An event of the suite that says what to do: trackers send it as an alert."""
-        if event.task is not None:
-            return event
-        words = self._advise(self._monitor.course.raised, record).get(event.kind)
+        words = None if event.task is not None else self.advice(record).get(event.kind)
         return replace(event, message=f"{event.message}. {words}") if words else event
 
     def write_log(self, row: LogRow) -> None:
@@ -160,7 +155,7 @@ class Recorder:
         """Write the base's answers again if somebody has deleted them, alone or with the folder."""
         stored = self.folder / REFERENCE_FOLDER
         if not all((stored / name).is_file() for name in (INFO_FILE, TENSOR_FILE)):
-            self._reference.save(stored)
+            self._monitor.reference.save(stored)
             logger.warning("crystalmon: %s was deleted, and is made again.", stored)
 
     def log_result(self, result: Result) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 from crystalmon.experiments.common.experiment import Experiment
 from crystalmon.monitor.actions import Action, action_name
 from crystalmon.runs.reference import Reference
-from crystalmon.scoring.plan import View
 from crystalmon.scoring.precision_trial import AskedPrecision
+from crystalmon.scoring.rendering import View
 from crystalmon.suites.tasks import TaskSuite
 from crystalmon.trackers.base import Logged
 

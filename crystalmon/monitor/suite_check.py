@@ -16,8 +16,8 @@ from crystalmon.metrics.answers import (
 )
 from crystalmon.metrics.bootstrap import uniform_weights
 from crystalmon.monitor.probe import Monitor
+from crystalmon.runs.json_values import Stored
 from crystalmon.runs.plurals import counted
-from crystalmon.runs.records import Stored
 from crystalmon.suites.advice import few_wordings
 from crystalmon.suites.tasks import Task
 

@@ -17,7 +17,7 @@ from typing import Any, cast
 from torch import nn
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from crystalmon.monitor.actions import action_name, actions_for, check_possible, take
+from crystalmon.monitor.actions import ActionQueue, check_possible
 from crystalmon.monitor.beginnings import (
     Beginning,
     bare,
@@ -46,14 +46,14 @@ from crystalmon.phases.limits import Limits
 from crystalmon.report.snapshot import Snapshot
 from crystalmon.runs.lock import RunLock
 from crystalmon.runs.names import OVERHEAD_KEY
-from crystalmon.runs.records import Event, ProbeRecord
+from crystalmon.runs.records import ProbeRecord
 from crystalmon.runs.reference import Reference
 from crystalmon.runs.trainer_log import LogRow
 from crystalmon.scoring.engines import runnable
 from crystalmon.scoring.models import model_name
-from crystalmon.scoring.plan import View
 from crystalmon.scoring.precision_trial import check_precision
 from crystalmon.scoring.ranks import CONFIGURATION_ERRORS, Ranks, current_ranks
+from crystalmon.scoring.rendering import View
 
 logger = logging.getLogger(__name__)
 
@@ -84,22 +84,22 @@ class Training:
         earlier: Training | None = None,
     ) -> None:
         self._settings = settings
-        self.args, self._state = args, weakref.ref(state)
+        self._args, self._state = args, weakref.ref(state)
         self.monitor: Monitor | None = None
         self.failures = Failures(settings.strict)
         self.last_step = -1
         share = settings.max_overhead
         self._meter = Budget(math.inf if share is None else share)
-        budget = None if share is None or share >= 1 else self._meter
+        budget = None if share is None else self._meter
         self._schedule = Schedule(probe_steps(state.max_steps, settings.every), budget)
         self._forecast = Forecast(self._schedule.steps, self._meter)
-        self._stopped_at: int | None = None
         self._last: ProbeRecord | None = None
-        self._untaken: list[Event] = []
+        self._actions = ActionQueue(settings.actions, self.failures)
         self._console = Console(verbose=settings.verbose)
         self._recorder: Recorder | None = None  # on rank 0 alone
         self._experiments: ExperimentsInTraining | None = None
         self._held: RunLock | None = None  # on rank 0 alone
+        self._folder = Path()  # known when it begins
         self._closed = False
         self._model: weakref.ref[nn.Module] | None = None
         self._beginning: Beginning | None = None
@@ -122,33 +122,29 @@ class Training:
             return self.monitor.reference
         return self._first_base
 
-    def begin(self, args: TrainingArguments, state: TrainerState, model: Any, tokens: Any) -> None:
+    def begin(self, state: TrainerState, model: Any, tokens: Any) -> None:
         """Score the base, open the run folder and the trackers, probe step 0.
 
         Raises:
-            Exception: for mistakes of configuration, before any training is spent.
+            Exception: for mistakes of configuration, before any training is spent; the caller
+                closes this then.
         """
-        check_possible(self._settings.actions, args)
-        try:
-            with self._meter.spending():
-                self._prepare(args, state, model, tokens)
-            if self.last_step < 0 or self._wanted(state.global_step):
-                # the trainer clears its control before the first step: actions wait until after it
-                self._probe(state, unchanged=True)
-            self._schedule.begin(state.global_step)
-            self._measure_experiments(state, False, *CONFIGURATION_ERRORS)
-        except BaseException:
-            self.close()
-            raise
+        check_possible(self._settings.actions, self._args)
+        with self._meter.spending():
+            self._prepare(state, model, tokens)
+        with self._meter.spending(apart=True):
+            self._begin_experiments(tokens, state.global_step)
+        if self.last_step < 0 or self._wanted(state.global_step):
+            # the trainer clears its control before the first step: actions wait until after it
+            self._probe(state, unchanged=True)
+        self._schedule.begin(state.global_step)
+        self._measure_experiments(state, False, *CONFIGURATION_ERRORS)
         self._model = weakref.ref(bare(model))
         if self._beginning is not None:
             keep_beginning(model, self._beginning)
 
     def step(self, state: TrainerState, control: TrainerControl) -> None:
         """Probe if this step is on the schedule, or the last."""
-        if self._stopped_at is not None and state.global_step > self._stopped_at:
-            logger.warning("crystalmon: this trainer does not stop when a callback asks it to.")
-            self._stopped_at = None
         self._act(state, control)
         whole = max(self._schedule.tokens.values(), default=0)
         forecast = self._forecast.at(state.global_step, whole)
@@ -160,7 +156,7 @@ class Training:
     def probe_if_wanted(self, state: TrainerState, control: TrainerControl, last: bool) -> None:
         """Probe if it is time; `last` says that training ends here."""
         prompts = self._wanted(state.global_step, last)
-        chosen = chooses_now(self.args, self._console.name, state, control)
+        chosen = chooses_now(self._args, self._folder.name, state, control)
         if chosen and self.last_step < state.global_step:
             prompts = max(self._schedule.tokens, default=0)
         if prompts:
@@ -171,16 +167,14 @@ class Training:
             with self._meter.spending():
                 self._recorder.catch_up()
 
-    def evaluated(
-        self, args: TrainingArguments, state: TrainerState, metrics: dict[str, float]
-    ) -> None:
+    def evaluated(self, state: TrainerState, metrics: dict[str, float]) -> None:
         """Add the suite's metrics to an evaluation's, where these choose the best checkpoint."""
-        if not chooses_by(args, self._console.name) or self._closed:
+        if not chooses_by(self._args, self._folder.name) or self._closed:
             return
         if self.last_step < state.global_step:
             self._probe(state)
         now = self._last is not None and self._last.step == state.global_step
-        metrics |= evaluation_metrics(self._last if now else None, self._console.name)
+        metrics |= evaluation_metrics(self._last if now else None, self._folder.name)
 
     def log(self, state: TrainerState, logs: Mapping[str, Any]) -> None:
         """Keep what the trainer logs, until the run folder is closed."""
@@ -191,7 +185,7 @@ class Training:
     def is_of(self, args: TrainingArguments, model: Any) -> bool:
         """Whether this is a training of that trainer: the same arguments and the same model."""
         known = self._model and self._model()
-        return self.args is args and known is not None and known is bare(model)
+        return self._args is args and known is not None and known is bare(model)
 
     def close(self) -> None:
         """Close the run folder and the trackers, and let others write to the folder."""
@@ -215,7 +209,7 @@ class Training:
         if recorder is None or recorder.last is None:
             return
         end = Snapshot(recorder.last, recorder.texts)
-        self._console.conclude(end, recorder.folder, recorder.advice)
+        self._console.conclude(end, recorder.folder, recorder.advice(recorder.last))
         self._console.spent(recorder.probes, self._meter.spent_share, limit)
         if state is not None and state.global_step > self.last_step and limit is not None:
             self._console.unobserved(self.last_step, state.global_step, limit)
@@ -227,34 +221,31 @@ class Training:
 
     # --- how ---------------------------------------------------------------------------------
 
-    def _prepare(
-        self, args: TrainingArguments, state: TrainerState, model: Any, tokens: Any
-    ) -> None:
-        """All that comes before the first probe."""
+    def _prepare(self, state: TrainerState, model: Any, tokens: Any) -> None:
+        """All that comes before the first probe, but for experiments."""
         ranks, settings = current_ranks(), self._settings
-        output, inner, step = Path(str(args.output_dir)), runnable(model), state.global_step
-        folder = claim_folder(output, state, settings.suite.name, settings.view_name)
-        self._console = Console(folder.name, settings.verbose)
-        check_choice(args, folder.name)
-        ranks.on_main(lambda: self._lock(folder))
-        origin = Origin(folder, step, model_name(inner), settings.suite, settings.view)
+        output, inner, step = Path(str(self._args.output_dir)), runnable(model), state.global_step
+        self._folder = claim_folder(output, state, settings.suite.name, settings.view_name)
+        self._console = Console(self._folder.name, settings.verbose)
+        check_choice(self._args, self._folder.name)
+        ranks.on_main(self._lock)
+        origin = Origin(self._folder, step, model_name(inner), settings.suite, settings.view)
         history = ranks.on_main(origin.history)
         beginning = beginning_of(model, state)
-        progress = state.is_world_process_zero and settings.verbose and not args.disable_tqdm
+        progress = state.is_world_process_zero and settings.verbose and not self._args.disable_tqdm
         monitor = self._make_monitor(inner, tokens, origin, beginning, progress)
         self.monitor = monitor
         if monitor is None:
             return
         self._take_over(monitor, origin, history, ranks)
-        ranks.on_main(lambda: self._open(monitor, folder, history, args, state))
+        ranks.on_main(lambda: self._open(monitor, history, state))
         if monitor.is_own_base:
             beginning.bases.setdefault(self._kind, monitor.reference)
         self._beginning = beginning
-        self._begin_experiments(monitor, tokens, folder, step)
 
-    def _lock(self, folder: Path) -> None:
+    def _lock(self) -> None:
         """Rank 0: keep other processes from the run folder."""
-        self._held = RunLock(folder)
+        self._held = RunLock(self._folder)
 
     def _make_monitor(
         self, model: Any, tokens: Any, origin: Origin, beginning: Beginning, progress: bool
@@ -294,17 +285,10 @@ class Training:
         if monitor.seconds_a_probe is not None:
             self._meter.expect(max(tokens.values()), monitor.seconds_a_probe)
 
-    def _open(
-        self,
-        monitor: Monitor,
-        folder: Path,
-        history: list[ProbeRecord],
-        args: TrainingArguments,
-        state: TrainerState,
-    ) -> None:
+    def _open(self, monitor: Monitor, history: list[ProbeRecord], state: TrainerState) -> None:
         """Rank 0: open the run folder and the trackers, and say what will be monitored."""
-        settings, trainer = self._settings.to_info(), trainer_name(args)
-        info = run_info(monitor, settings, trainer, state.max_steps, args)
+        folder, args, asked = self._folder, self._args, self._settings
+        info = run_info(monitor, asked.to_info(), trainer_name(args), state.max_steps, args)
         lock = cast(RunLock, self._held)  # rank 0 has taken it
         self._recorder = Recorder(
             folder,
@@ -316,18 +300,19 @@ class Training:
             self.failures,
             lock,
             self._console,
-            self._settings.logged,
+            asked.logged,
         )
-        probes = len(self._schedule.steps)
-        self._console.introduce(monitor, folder, probes, self._settings.max_overhead)
-        self._console.warn_of(self._settings.actions, args, folder)
+        self._console.introduce(monitor, folder, len(self._schedule.steps), asked.max_overhead)
+        self._console.warn_of(asked.actions, args, folder)
 
-    def _begin_experiments(self, monitor: Monitor, tokens: Any, folder: Path, step: int) -> None:
+    def _begin_experiments(self, tokens: Any, step: int) -> None:
+        if self.monitor is None:
+            return
         found = ExperimentsInTraining(
             self._settings.experiments,
-            monitor,
+            self.monitor,
             tokens,
-            folder,
+            self._folder,
             self._meter,
             self.failures,
             self._recorder,
@@ -335,7 +320,7 @@ class Training:
         with self.failures.caught(
             "the experiments could not begin, and are left out of this run", *CONFIGURATION_ERRORS
         ):
-            found.begin(monitor, step)
+            found.begin(self.monitor, step)
             self._experiments = found
 
     def _wanted(self, step: int, last: bool = False) -> int:
@@ -367,7 +352,7 @@ class Training:
                 self._last = record = replace(record, share=self._meter.spent_share)
                 if self._recorder is not None:
                     self._recorder.write(record, monitor.events, monitor.doubtful_after)
-                self._untaken += monitor.events
+                self._actions.add(monitor.events)
         if monitor.has_scored:  # storing, trackers and a failure count
             tokens = self._schedule.tokens
             self._meter.expect(tokens[prompts or max(tokens)], self._meter.spent - before)
@@ -380,13 +365,5 @@ class Training:
 
     def _act(self, state: TrainerState, control: TrainerControl) -> None:
         """Do what the user has asked for on the latest events."""
-        events, self._untaken = self._untaken, []
-        asked = self._settings.actions
-        for event, action in ((e, a) for e in events for a in actions_for(asked, e)):
-            if self._recorder is not None:
-                self._recorder.act(event, action)
-            if action == "stop":
-                self._stopped_at = state.global_step
-            failed = f"{action_name(action)} failed on {event.kind}; training goes on"
-            with self.failures.caught(failed):
-                take(action, event, state, control)
+        told = (lambda *_: None) if self._recorder is None else self._recorder.act
+        self._actions.run(state, control, told)

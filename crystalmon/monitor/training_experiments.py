@@ -14,7 +14,6 @@ import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -94,14 +93,6 @@ def _made(name: str, defaults: Mapping[str, Any]) -> Experiment:
     return kind(**{key: value for key, value in defaults.items() if key in fields})
 
 
-@dataclass
-class _State:
-    """When an experiment was last measured."""
-
-    every: int
-    step: int = -1
-
-
 class ExperimentsInTraining:
     """The experiments of one training.
 
@@ -125,7 +116,8 @@ class ExperimentsInTraining:
         failures: Failures,
         recorder: Recorder | None,
     ) -> None:
-        self._states = {each: _State(every) for each, every in experiments.items()}
+        self._every = experiments
+        self._measured: dict[str, int] = {}  # by name, the step of the latest result
         self._subject = Subject(monitor.model, tokenizer, None, monitor.ranks)
         self._ranks = monitor.ranks
         self._folder = folder / EXPERIMENTS_FOLDER
@@ -140,12 +132,10 @@ class ExperimentsInTraining:
             RunFolderError: if the folder cannot be written to.
         """
         base_id = monitor.reference.info.id
-        measured, begun = self._ranks.on_main(lambda: self._take_up(step, base_id))
-        for each, state in self._states.items():
-            state.step = measured.get(each.name, -1)
+        self._measured, begun = self._ranks.on_main(lambda: self._take_up(step, base_id))
         waiting = [
             each
-            for each in self._states
+            for each in self._every
             if type(each).begin is not Experiment.begin
             and begun.get(each.name) != _plain(each.settings)
         ]
@@ -172,17 +162,17 @@ class ExperimentsInTraining:
     def _take_up(self, step: int, base_id: str) -> tuple[dict[str, int], dict[str, Any]]:
         """Rank 0: what this run has measured and begun, with superseded results moved aside.
 
-        What has begun on another base counts for a run that is resumed alone.
+        Only a resumed run keeps what began on another base.
 
         A run without experiments does this too, since its folder may be an older run's.
         """
         measured: dict[str, int] = {}
-        if not self._states and not self._folder.is_dir():
+        if not self._every and not self._folder.is_dir():
             return measured, {}
         with explained(self._folder, "take results of experiments"):
             self._folder.mkdir(parents=True, exist_ok=True)
             if step == 0 and _begun(self._folder / BEGUN_FILE).get(BASE_KEY) != base_id:
-                for each in self._states:
+                for each in self._every:
                     shutil.rmtree(self._folder / each.name, ignore_errors=True)
                 (self._folder / BEGUN_FILE).unlink(missing_ok=True)
             for file in self._folder.glob("*.json"):
@@ -232,9 +222,9 @@ class ExperimentsInTraining:
 
         Errors of the kinds `passed` are raised; others are counted.
         """
-        for each, state in self._states.items():
-            if step > state.step and (last or step % state.every == 0):
-                state.step = step
+        for each, every in self._every.items():
+            if step > self._measured.get(each.name, -1) and (last or step % every == 0):
+                self._measured[each.name] = step
                 self._measure(each, step, *passed)
 
     def _measure(self, each: Experiment, step: int, *passed: type[Exception]) -> None:

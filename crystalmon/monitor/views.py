@@ -16,8 +16,8 @@ from crystalmon.runs.find_reference import references_at
 from crystalmon.runs.names import path_part
 from crystalmon.runs.reference import Reference, load_reference
 from crystalmon.scoring.isolation import same_random_states
-from crystalmon.scoring.plan import VIEWS, View, check_view, with_chat_template
 from crystalmon.scoring.ranks import attempt, describe
+from crystalmon.scoring.rendering import VIEWS, View, check_view, with_chat_template
 from crystalmon.suites.tasks import TaskSuite
 
 logger = logging.getLogger(__name__)
@@ -132,12 +132,17 @@ def _view_of_rows(data: Any, processor: Any) -> View:
     texts = sorted({text for text, ends in told if text and ends})
     if len(texts) < LEAST_ROWS:
         return "raw"
+    return _common_template(texts)
+
+
+def _common_template(texts: Sequence[str]) -> View:
+    """The marks that all texts have in common, as a template; `raw` without any."""
     before = _common_start(texts)
     after = _common_start([text[len(before) :][::-1] for text in texts])[::-1]
-    starts = (mark[0] for pattern in _AFTER if (mark := re.search(pattern, after)))
-    marks = re.match(_BEFORE, before), next(starts, "")
-    before = marks[0][0] if marks[0] else ""
-    after = marks[1] if re.search(r"[\n:>\]]", marks[1]) else ""
+    begins = re.match(_BEFORE, before)
+    ends = [found[0] for pattern in _AFTER if (found := re.search(pattern, after))]
+    before = begins[0] if begins else ""
+    after = ends[0] if ends and re.search(r"[\n:>\]]", ends[0]) else ""
     before, after = (each if len(each.strip()) > 1 else "" for each in (before, after))
     fits = (before or after) and "{prompt}" not in before + after
     return f"{before}{{prompt}}{after}" if fits else "raw"

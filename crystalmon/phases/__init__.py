@@ -11,7 +11,7 @@ the same events. `scripts/validate_detection.py` measures its error rates.
     partial.py       what a probe of few prompts says of order
     order.py         early warning, onset with its back-dating, completion, melting
     seed.py          which base prompt has won, or none; another one's taking over
-    seed_fit.py      … by where the prompts' paths lead, one of them that of descent_path.py
+    seed_fit.py      … by where the prompts' paths lead: straight_path.py, descent_path.py
     seed_odds.py     … and how likely it is that they lead to any base prompt
     seed_set.py      the base prompts that cannot be excluded
     support.py       settling inside the seed's support, leaking out of it, drift of the format

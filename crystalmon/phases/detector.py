@@ -21,7 +21,8 @@ from crystalmon.phases.seed import seed_rule
 from crystalmon.phases.seed_set import Members
 from crystalmon.phases.state import Base, Observation, PhaseState
 from crystalmon.phases.support import format_rule, support_rule
-from crystalmon.runs.records import ON_SIMPLEX, Event
+from crystalmon.runs.json_values import ON_SIMPLEX
+from crystalmon.runs.records import Event
 
 
 class PhaseDetector:
@@ -162,8 +163,9 @@ def advance(base: Base, state: PhaseState, now: Observation) -> tuple[PhaseState
     The state before the first probe is `PhaseState()`. Each rule takes the state that the one
     before it left. The observation is read by the same base.
     """
+    # not at the start if an earlier probe of this run could not be measured
     first, at_start = not state.steps, state.measurable
-    state = state.covered(now, whole=len(now.asked) == len(base.q))
+    state = state.covered(now)
     rules = (warning_rule, nucleation_rule, melting_rule, seed_rule, support_rule, entropy_rule)
     if not now.measurable:
         rules = ()

@@ -23,12 +23,11 @@ def phase_words(record: ProbeRecord, task: str | None = None) -> str:
     last one may show another phase than has been told so far, and whoever reads a table should
     hear of it. A suite's phase is that of half of its tasks, and with two tasks one is already
     half. So a single probe may move the suite's phase only as far as the suite's own `order` does.
+    A probe of some of the wordings never changes the phase told.
 
     Args:
         record: of the probe.
         task: its name; None for the suite.
-
-    A probe of some of the wordings shows too little, and changes nothing.
     """
     told, shown = _told_and_shown(record, task)
     return told if shown == told else f"looks {shown}, unconfirmed"

@@ -9,7 +9,8 @@ from numbers import Real
 from typing import Any
 
 from crystalmon.metrics.catalogue import METRICS
-from crystalmon.runs.records import LARGE, LIMIT_EVENT, Event, ProbeRecord
+from crystalmon.runs.json_values import LARGE
+from crystalmon.runs.records import LIMIT_EVENT, Event, ProbeRecord
 
 _OUTSIDE = ("phase", "probe_seconds", "probe_share")
 LIMITED = {m.key: m for m in METRICS if m.level != "task" and m.key not in _OUTSIDE}

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 import numpy as np
 
 ERROR, LARGE_ERROR = 0.15, 0.75
-"""Standard error of a task's `order` by p of its P prompts, over √(1/p − 1/P): the least that is
-reckoned with, which is about that of `liquid-tiny` in training, and what is taken for it where it
-cannot be told, about that of Gemma 3 270M. `scripts/measure_few.py` prints both."""
+"""Standard error of a task's `order` when p of its P prompts are asked, in units of √(1/p − 1/P).
+`ERROR` is the least that is assumed, about that of `liquid-tiny` in training; `LARGE_ERROR` is
+assumed where it cannot be estimated, about that of Gemma 3 270M. `scripts/measure_few.py` prints
+both."""
 SPREAD = 0.05
 """Standard deviation of the tasks' own orders about the mean of all, in runs of `liquid-tiny`: 0.02
 to 0.08 by run."""
@@ -21,7 +22,7 @@ DOUBT = 0.5
 `liquid-tiny` is told 24% of the run late; with 0, two tasks of SmolLM2 have an onset that all their
 prompts do not show."""
 LEAST_TASKS = 4
-"""Tasks with fewer of which the collapse of one cannot be told from the doing of few prompts."""
+"""With fewer tasks, the collapse of one cannot be told from chance among few prompts."""
 ROBUST = 1.4826
 """Standard deviation of a normal distribution over its median absolute deviation."""
 

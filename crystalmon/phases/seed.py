@@ -143,8 +143,7 @@ def _seedless(base: Base, state: PhaseState, now: Observation, estimate: SeedEst
 
     It also takes pooled answers that stand still: prompts that are alike may yet move together.
     """
-    is_whole = len(now.q) == len(base.q)
-    if "seedless_collapse" in state.raised or not is_whole or not _stands_still(base, state, now):
+    if "seedless_collapse" in state.raised or not now.whole or not _stands_still(base, state, now):
         return state, []
     message = (
         "the wordings come to answer alike, but like none of the base: the probability that one of "

@@ -1,17 +1,9 @@
 """Which base prompt a collapse leads to: what speaks for each, by its end and by its paths.
 
 The nearest base prompt is a poor guess while a collapse is under way: what is half-way looks
-central. So the answers are extrapolated along their own paths. In coordinates φ (the logarithm,
-the square root, or the probability itself) a collapse with shares g_p and limit t is
-
-    φ(q_p) = (1 − g_p) · φ(b_p) + g_p · t,
-
-a bilinear fit over all prompts: the common share starts as 1 − slope of φ(q) on φ(b) within each
-choice, then limit and shares are solved for in turn. The coordinates that leave the smallest
-residual are taken. With t held at a candidate instead, the residual says how well that candidate
-explains the answers, by these paths or by that of `descent_path`, whichever fits better. This is a
-construction of this project. It reduces to linear regression when all shares are equal, and to the
-pooled answers when the collapse is complete.
+central. So the answers are extrapolated along their own paths, which `straight_path` fits. How well
+a candidate explains the answers is told by paths that end on it, straight ones or those of
+`descent_path`, whichever fit better. This is a construction of this project.
 
 Axes: P prompts, C choices. Divergences are in nats.
 """
@@ -19,7 +11,6 @@ Axes: P prompts, C choices. Divergences are in nats.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,19 +20,14 @@ from crystalmon.metrics.answers import order
 from crystalmon.metrics.bootstrap import uniform_weights
 from crystalmon.metrics.divergences import js_divergence
 from crystalmon.metrics.seeds import NOISE_FLOOR, mean_over_others, seed_distances
-from crystalmon.phases.descent_path import SMALLEST, fit_descent, softmax
+from crystalmon.phases.descent_path import SMALLEST, fit_descent
 from crystalmon.phases.seed_odds import Evidence
 from crystalmon.phases.seed_set import Members, find_members
+from crystalmon.phases.straight_path import Limit, candidate_misfits, extrapolate
 
-SHARE_RANGE = (0.03, 1.03)
-"""Of a prompt's share of the way: below, nothing can be extrapolated; above, it is noise."""
-SWEEPS = 3
-"""Rounds of solving for limit and shares in turn."""
 SHORTLIST = 12
 """Candidates nearest to the limit whose paths are fitted, and half as many nearest to the pooled
 answers."""
-POWERS = (0.0, 0.5, 1.0)
-"""φ(x) = x^power, the logarithm for 0."""
 
 
 @dataclass(frozen=True)
@@ -88,23 +74,6 @@ class Candidates:
 
 
 @dataclass(frozen=True)
-class Limit:
-    """Where a collapse leads.
-
-    Args:
-        end: [C] the extrapolated end.
-        residual: mean over prompts of JS(answers, fitted answers).
-        power: of the coordinates that fitted best.
-        share: of the way that the prompts have gone, on average.
-    """
-
-    end: np.ndarray = field(repr=False)
-    residual: float
-    power: float
-    share: float
-
-
-@dataclass(frozen=True)
 class SeedEstimate:
     """The candidate that a collapse leads to, and how sure that is.
 
@@ -113,8 +82,8 @@ class SeedEstimate:
         log_odds: that it is the seed, rather than that there is none; see `seed_odds`.
         distance: JS of it from the limit or from the pooled answers, whichever is nearer.
         p_value: of that; see `Candidates.chance`.
-        margin: how many times worse than it the best other candidate that is no twin explains
-            the answers, at most e⁶. Below 1 that one explains them better, but the pooled answers
+        margin: how many times worse the best other candidate, twins aside, explains the
+            answers; at most e⁶. Below 1 that one explains them better, but the pooled answers
             lie elsewhere.
         excess, unexplained: of the candidate; see `Evidence`.
         members: of the seed set.
@@ -218,88 +187,3 @@ def path_misfits(b: np.ndarray, q: np.ndarray, ends: np.ndarray, power: float) -
     descent = js_divergence(q, fit_descent(b, q, ends))
     better = descent.mean(axis=1) < straight.mean(axis=1)
     return np.where(better[:, None], descent, straight)
-
-
-def candidate_misfits(b: np.ndarray, q: np.ndarray, ends: np.ndarray, power: float) -> np.ndarray:
-    """[K, P] JS(answers, answers fitted by a path of prompt p to candidate k), in nats.
-
-    The paths lead from b [P, C] to the candidates' answers `ends` [K, C], in the coordinates of
-    that power.
-    """
-    start, now, weight = _coordinates(b, q, power)
-    ends = _coordinate(ends, power, weight)
-    return js_divergence(q, _fitted(start, ends, _solve_shares(start, now, ends, weight), power))
-
-
-def extrapolate(b: np.ndarray, q: np.ndarray, powers: Sequence[float] = POWERS) -> Limit:
-    """The common end of the paths from b [P, C] through q [P, C]; see the module's formula."""
-    return min((_fit(b, q, power) for power in powers), key=lambda fit: fit.residual)
-
-
-def _fit(b: np.ndarray, q: np.ndarray, power: float) -> Limit:
-    start, now, weight = _coordinates(b, q, power)
-    x, y = start - start.mean(axis=0), now - now.mean(axis=0)
-    spread = float(np.sum(weight * x * x))
-    slope = float(np.sum(weight * x * y)) / spread if spread > 0 else 0.0
-    share = np.full(len(b), float(np.clip(1.0 - slope, *SHARE_RANGE)))
-    end = _solve_limit(start, now, share)
-    for _ in range(SWEEPS):
-        share = _solve_shares(start, now, end, weight)
-        end = _solve_limit(start, now, share)
-    residual = float(js_divergence(q, _fitted(start, end, share, power)).mean())
-    return Limit(_probabilities(end, power), residual, power, float(share.mean()))
-
-
-def _coordinates(b: np.ndarray, q: np.ndarray, power: float) -> tuple[np.ndarray, ...]:
-    """φ(b) and φ(q) [P, C], and weights [C] of the choices, which sum to 1.
-
-    The logarithm of a rare choice counts for little.
-    """
-    weight = np.full(b.shape[1], 1.0 / b.shape[1])
-    if not power:
-        weight = q.mean(axis=0) + b.mean(axis=0)
-        weight = weight / weight.sum()
-    return _coordinate(b, power, weight), _coordinate(q, power, weight), weight
-
-
-def _coordinate(rows: np.ndarray, power: float, weight: np.ndarray) -> np.ndarray:
-    """φ of rows [..., C]; the logarithm is centred by the weights of the choices."""
-    if power:
-        return rows**power
-    logs = np.log(np.maximum(rows, SMALLEST))
-    return logs - (logs @ weight)[..., None]
-
-
-def _fitted(start: np.ndarray, end: np.ndarray, share: np.ndarray, power: float) -> np.ndarray:
-    """[…, P, C] answers that have gone a share […, P] of the way to an end […, C]."""
-    part = share[..., None]
-    return _probabilities((1 - part) * start + part * end[..., None, :], power)
-
-
-def _probabilities(rows: np.ndarray, power: float) -> np.ndarray:
-    """Back to the simplex; a limit may lie outside of it by noise."""
-    if not power:
-        return softmax(rows)
-    raw = np.maximum(rows, 0.0) ** (1.0 / power) + SMALLEST
-    return raw / raw.sum(axis=-1, keepdims=True)
-
-
-def _solve_limit(start: np.ndarray, now: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """[C] least squares for t given the shares."""
-    return share @ (now - (1 - share)[:, None] * start) / (share @ share)
-
-
-def _solve_shares(
-    start: np.ndarray, now: np.ndarray, end: np.ndarray, weight: np.ndarray
-) -> np.ndarray:
-    """[…, P] least squares for g given the limit […, C], drawn towards the common share.
-
-    A prompt that starts near the limit says nothing about its own share.
-    """
-    way = end[..., None, :] - start
-    length = (way * way) @ weight
-    gone = (way * (now - start)) @ weight
-    total = np.maximum(length.sum(axis=-1, keepdims=True), 1e-300)
-    common = gone.sum(axis=-1, keepdims=True) / total
-    pull = 0.1 * length.mean(axis=-1, keepdims=True) + 1e-300
-    return np.clip((gone + pull * common) / (length + pull), *SHARE_RANGE)

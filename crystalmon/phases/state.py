@@ -154,18 +154,18 @@ class PhaseState:
             noise += (jump - noise) / jumps
         return replace(self, steps=steps, orders=orders, jumps=jumps, noise=noise)
 
-    def covered(self, now: Observation, whole: bool) -> PhaseState:
+    def covered(self, now: Observation) -> PhaseState:
         """With whether this probe can be measured, and the coverage of the first that can."""
-        state, known = replace(self, measurable=now.measurable), self.first_coverage(now, whole)
+        state, known = replace(self, measurable=now.measurable), self.first_coverage(now)
         if not now.measurable or now.coverage is None or known is not None:
             return state
-        if whole:
+        if now.whole:
             return replace(state, coverage=now.coverage)
         return replace(state, few_coverage={**self.few_coverage, len(now.asked): now.coverage})
 
-    def first_coverage(self, now: Observation, whole: bool) -> float | None:
+    def first_coverage(self, now: Observation) -> float | None:
         """Of the first probe that asked as many prompts, which are the same ones; None if none."""
-        return self.coverage if whole else self.few_coverage.get(len(now.asked))
+        return self.coverage if now.whole else self.few_coverage.get(len(now.asked))
 
 
 @dataclass(frozen=True)
@@ -175,6 +175,7 @@ class Observation:
     Args:
         step: the training step.
         asked: [p] the prompts that were asked.
+        whole: whether these are all.
         q: [p, C] their choice distributions.
         coverage: mean total probability of the choices, or None if not known.
         measurable: whether enough of the prompts have enough of it.
@@ -186,6 +187,7 @@ class Observation:
 
     step: int
     asked: np.ndarray = field(repr=False)
+    whole: bool
     q: np.ndarray = field(repr=False)
     coverage: float | None
     measurable: bool
@@ -230,7 +232,7 @@ class Base:
     @classmethod
     def of(cls, q: np.ndarray, in_view: np.ndarray | None = None) -> Base:
         """From its answers [P, C], on the simplex."""
-        ordered, own = min(q.shape) < 2 or is_ordered(q), liquidity(q, uniform_weights(len(q)))
+        ordered, own = is_ordered(q), liquidity(q, uniform_weights(len(q)))
         supports = np.stack([support(row) for row in q])
         return cls(q, ordered, own, supports, Candidates.of(q), in_view)
 
@@ -250,19 +252,26 @@ class Base:
             asked: [p] the base's prompts that it answers; all P if None.
             measurable: the share of them that can be measured.
         """
-        before, view = self.liquidity, self.in_view  # always the same if all are asked
-        weights = uniform_weights(len(q))
-        if asked is not None or view is not None:
-            rows = np.arange(len(q)) if asked is None else np.asarray(asked)
-            view = None if view is None else view[rows]
-            before = held_against(q, self.q[rows], weights, view)
-        asked = np.arange(len(q)) if asked is None else np.asarray(asked)
+        rows = np.arange(len(q)) if asked is None else np.asarray(asked)
+        before, weights = self.liquidity, uniform_weights(len(q))
+        if asked is not None or self.in_view is not None:  # else it is always the same
+            before = held_against(q, self.q[rows], weights, self._view(rows))
         value = 0.0
         if not self.ordered:  # this is `order`
             value = float(1.0 - ratio(liquidity(q, weights), before))
         known = measurable > MAJORITY - 1e-9  # a mean of weights
         return Observation(
-            step, asked, q, coverage, known, value, value, value, float(before), q.mean(axis=0)
+            step=step,
+            asked=rows,
+            whole=len(rows) == len(self.q),
+            q=q,
+            coverage=coverage,
+            measurable=known,
+            order=value,
+            least=value,
+            most=value,
+            before=float(before),
+            mean=q.mean(axis=0),
         )
 
     def least_order(self, now: Observation) -> float:
@@ -279,9 +288,12 @@ class Base:
 
     def _resampled_order(self, now: Observation, resamples: int) -> np.ndarray:
         weights = bootstrap_weights(len(now.q), resamples, np.random.default_rng(0))
-        view = None if self.in_view is None else self.in_view[now.asked]
-        values = order(now.q, self.q[now.asked], weights, view)
+        values = order(now.q, self.q[now.asked], weights, self._view(now.asked))
         return values[np.isfinite(values)]
+
+    def _view(self, asked: np.ndarray) -> np.ndarray | None:
+        """[p, C] of `in_view`, those to the prompts asked."""
+        return None if self.in_view is None else self.in_view[asked]
 
     def mass_on(self, seed: int, answers: np.ndarray) -> float:
         """Mass of answers [C] on the support of a seed."""

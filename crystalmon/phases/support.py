@@ -49,8 +49,7 @@ def format_rule(base: Base, state: PhaseState, now: Observation) -> Outcome:
 
     After the same prompts, where they had at least `MEASURABLE`: less is no format to lose.
     """
-    whole = len(now.asked) == len(base.q)
-    coverage, before = now.coverage, state.first_coverage(now, whole)
+    coverage, before = now.coverage, state.first_coverage(now)
     if coverage is None or before is None or before < MEASURABLE:
         return state, []
     state = state.streak(format=coverage < FORMAT_DROP * before)
@@ -60,7 +59,7 @@ def format_rule(base: Base, state: PhaseState, now: Observation) -> Outcome:
         return state, []
     evidence = {"coverage": coverage, "first_coverage": before}
     digits = ".2f" if coverage >= 0.01 else ".2g"  # a small one would be rounded to 0.00
-    few = "" if whole else f" after the {len(now.asked)} wordings asked"
+    few = "" if now.whole else f" after the {len(now.asked)} wordings asked"
     message = (
         f"the choices' total probability fell from {before:{digits}} to {coverage:{digits}}{few}"
     )

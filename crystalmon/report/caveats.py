@@ -67,7 +67,7 @@ def caveats(lanes: Sequence[Lane], *, texts_known: bool) -> list[str]:
 
 
 def _of_time(runs: Sequence[Run]) -> list[str]:
-    """Of runs that had no limit, the shares that are large; of others those over it."""
+    """Runs without a limit whose share is large; runs with one that went over it."""
     said = []
     free = [run for run in runs if run.limit is None and (run.share or 0) > MUCH_TIME]
     if shares := [f"{run.share:.0%} of {run.name}" for run in free]:
@@ -121,27 +121,41 @@ def unlike(runs: Sequence[Run]) -> list[str]:
 
 
 def _of_run(run: Run) -> list[str]:
-    name, count = run.name, len(run.records)
-    if count == 0:
-        return [f"{name} has no probe yet, so nothing of it is shown."]
-    last = run.records[-1]
+    if not run.records:
+        return [f"{run.name} has no probe yet, so nothing of it is shown."]
+    said = [*_of_probes(run), *_of_answers(run)]
+    if run.superseded:
+        old = counted(run.superseded, "older probe")
+        said.append(f"In {run.name} a resume or a new run has replaced {old}.")
+    return said
+
+
+def _of_probes(run: Run) -> list[str]:
+    """When a run was probed, and with how many wordings."""
+    count, wordings = len(run.records), run.records[-1].wordings
     said = [run.doubt] if run.doubt else []
     if count == 1:
-        said.append(f"{name} has one probe: it shows a state, and no change.")
+        said.append(f"{run.name} has one probe: it shows a state, and no change.")
     elif count < FEW_PROBES:
-        said.append(f"{name} has {count} probes, too few to tell a step from a slope.")
-    if run.stages and len(run.records) < len(run.stages):
+        said.append(f"{run.name} has {count} probes, too few to tell a step from a slope.")
+    if run.stages and count < len(run.stages):
         found = {record.step for record in run.records}
         missing = [stage for step, stage in run.stages.items() if step not in found]
-        said.append(f"{name} lacks {', '.join(missing)}: not measured yet, or could not be.")
+        said.append(f"{run.name} lacks {', '.join(missing)}: not measured yet, or could not be.")
     elif run.unobserved:
         said.append(run.unobserved)
-    if last.wordings:
+    if wordings:
         said.append(
-            f"The last probe of {name} asked {counted(last.wordings, 'wording')} a task, to save "
-            "time. So few can be far from the mean of all, which `crystalmon probe MODEL --base "
-            "RUN` asks."
+            f"The last probe of {run.name} asked {counted(wordings, 'wording')} a task, to save "
+            "time. So few may be far from the mean over all wordings; `crystalmon probe MODEL "
+            "--base RUN` asks them all."
         )
+    return said
+
+
+def _of_answers(run: Run) -> list[str]:
+    """What the last probe's answers cannot tell."""
+    name, last, said = run.name, run.records[-1], []
     coverage = last.metrics.get("coverage", 1.0)
     if coverage < LOW_COVERAGE:
         said.append(
@@ -162,9 +176,6 @@ def _of_run(run: Run) -> list[str]:
             f"In {name} the base answered alike from the start in {', '.join(ordered)}: these "
             "tasks had nothing to lose and take no part in the phases."
         )
-    if run.superseded:
-        old = counted(run.superseded, "older probe")
-        said.append(f"In {name} a resume or a new run has replaced {old}.")
     return said
 
 

@@ -19,7 +19,7 @@ from crystalmon.runs.wordings import end_words, quoted
 
 _SETS = """
 may end on: the base's wordings that may still win, at 95%; wordings that answer nearly alike count
-as one; none: none of the base's wordings may win"""
+as one; none: it may be that no base wording wins"""
 _LEGEND = """
 p and margin are those of the probe at which the seed was locked; away is the distance of the
 answers from the seed at the last probe, in nats
@@ -64,8 +64,8 @@ def _compared(found: Detection) -> str:
     if found.repeats_live:
         return same
     return (
-        f"not {same}: {found.differing} in only one of the two; another version of the detector "
-        "judges the same answers by rules of its own, and limits may have been changed on a resume"
+        f"not {same}: {found.differing} differ. Another version of crystalmon judged them, or "
+        "limits were changed on a resume"
     )
 
 

@@ -27,9 +27,10 @@ MAX_PROBES = 2000
 def thinned(lane: Lane, limit: int = MAX_PROBES) -> Lane:
     """The lane with at most `limit` of its probes, such that no curve loses a peak.
 
-    If not all fit: the first and last of each run; the changes of phase, of the suite and then of
-    the tasks, as far as they fill half of the room; then, of as many equal stretches as fit, the
-    probes at which a metric, or the probe's own time, is lowest and highest.
+    If not all fit, kept are, in this order: the first and last probe of each run; both sides of
+    each change of phase, the suite's first, up to half of `limit`; and, in each of as many equal
+    stretches as still fit, the probes where a metric, or the probe's own time, is lowest and
+    highest.
     """
     records = lane.records
     count = len(records)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -10,8 +11,7 @@ from typing import Any
 import numpy as np
 
 import crystalmon
-from crystalmon.analysis.transition import LEAST_RISE, Transition, classify_transition, fit_avrami
-from crystalmon.metrics.catalogue import NOT_MEASURABLE
+from crystalmon.analysis.transition import Transition, classify_transition, growth
 from crystalmon.phases.in_words import phase_shown, phase_words, shared_leader, unconfirmed_tasks
 from crystalmon.phases.what_to_do import advise_run
 from crystalmon.report import palette
@@ -21,9 +21,10 @@ from crystalmon.report.frames import base_answers, encode, encode_history, pick_
 from crystalmon.report.lanes import Lane, lane_names
 from crystalmon.report.palette import CURVES, PHASE_COLOURS, PHASE_WORDS
 from crystalmon.report.training_log import log_curves, log_panels
+from crystalmon.runs.json_values import json_value
 from crystalmon.runs.names import EXPERIMENTS_FOLDER, model_title
 from crystalmon.runs.places import told
-from crystalmon.runs.records import PHASES, Event, ProbeRecord, json_value
+from crystalmon.runs.records import PHASES, Event, ProbeRecord
 from crystalmon.runs.run import Run
 from crystalmon.runs.wordings import TaskTexts, suite_names, told_apart
 from crystalmon.suites.tasks import TaskSuite
@@ -51,8 +52,8 @@ def build_payload(
     """
     names, texts, known = told_apart([run for lane in lanes for run in lane.runs], suite)
     each = iter(names)
-    called = [[next(each) for _ in lane.runs] for lane in lanes]
-    told = caveats(lanes, texts_known=known)  # a base knows its tasks by their own names
+    called = [list(itertools.islice(each, len(lane.runs))) for lane in lanes]
+    said = caveats(lanes, texts_known=known)  # a base knows its tasks by their own names
     lanes = [_renamed(lane, own) for lane, own in zip(lanes, called, strict=True)]
     runs = [run for lane in lanes for run in lane.runs]
     found = [folder_cards(run.folder / EXPERIMENTS_FOLDER, run.name) for run in runs]
@@ -82,7 +83,7 @@ def build_payload(
         "caveats": [
             *notes,
             *(note for _, broken in found for note in broken),
-            *told,
+            *said,
         ],
     }
 
@@ -106,9 +107,9 @@ def _renamed(lane: Lane, called: Sequence[Mapping[str, str]]) -> Lane:
 
 def _metrics() -> dict[str, dict[str, Any]]:
     """What the scripts know of each curve, by its key, in the order of the catalogue."""
-    told = ("label", "unit", "better", "brief", "brief_if_held", "summary")
+    shown = ("label", "unit", "brief", "brief_if_held", "summary")
     return {
-        metric.key: {key: getattr(metric, key) for key in told}
+        metric.key: {key: getattr(metric, key) for key in shown}
         | dict(zip(("section", "panel"), metric.panel or (), strict=True))
         | {"part": palette.is_part(metric), "colour": palette.CURVE_COLOURS[metric.key]}
         for metric in CURVES
@@ -120,36 +121,15 @@ def _lane(
 ) -> dict[str, Any]:
     shown = thinned(lane)
     records, frames = shown.records, pick_frames(shown)
-    choices = {name: text.choices for name, text in texts.items()}
     return {
         "name": name,
-        "runs": [
-            {
-                "name": run.name,
-                "start": start,
-                "stop": stop,
-                "probes": len(run.records),
-                "share": run.share,
-                "seconds": sum(r.seconds for r in run.records if math.isfinite(r.seconds)),
-                "stages": run.stages,
-                "log": log_curves(run),
-                "advice": list(advise_run(run).items()),
-                "info": json_value({key: run.info[key] for key in INFO_KEYS if key in run.info})
-                | ({"model": model_title(run.info["model"])} if run.info.get("model") else {}),
-            }
-            for run, start, stop in lane.spans
-        ],
+        "runs": [_run(*span) for span in lane.spans],
         "x": shown.positions.tolist(),
         "step": [record.step for record in records],
         "stage": shown.stages.tolist(),
         "seconds": rounded([record.seconds for record in records]),
-        "share": rounded([record.share for record in records]),
         "phase": [PHASES.index(record.phase) for record in records],
-        "looks": phase_words(records[-1]) if records else "",
-        "shown": PHASES.index(phase_shown(records[-1])) if records else None,
-        "unconfirmed": unconfirmed_tasks(records[-1]) if records else "",
-        "leader": shared_leader(records[-1], choices) if records else "",
-        "wordings": records[-1].wordings if records else None,
+        **_last(records, texts),
         "series": {metric.key: _series(records, metric.key) for metric in CURVES},
         "events": [
             _event(event, run, index, start)
@@ -162,6 +142,39 @@ def _lane(
             task: encode_history(shown, frames, task, _shape(text)) for task, text in texts.items()
         },
         "base": _base(lane, texts, called),
+    }
+
+
+def _run(run: Run, start: int, stop: int) -> dict[str, Any]:
+    info = {key: run.info[key] for key in INFO_KEYS if key in run.info}
+    if info.get("model"):
+        info["model"] = model_title(info["model"])
+    return {
+        "name": run.name,
+        "start": start,
+        "stop": stop,
+        "probes": len(run.records),
+        "share": run.share,
+        "seconds": sum(r.seconds for r in run.records if math.isfinite(r.seconds)),
+        "stages": run.stages,
+        "log": log_curves(run),
+        "advice": list(advise_run(run).items()),
+        "info": json_value(info),
+    }
+
+
+def _last(records: Sequence[ProbeRecord], texts: Mapping[str, TaskTexts]) -> dict[str, Any]:
+    """What the last probe alone shows."""
+    if not records:
+        empty = dict.fromkeys(("looks", "unconfirmed", "leader"), "")
+        return {**empty, "shown": None, "wordings": None}
+    last, choices = records[-1], {name: text.choices for name, text in texts.items()}
+    return {
+        "looks": phase_words(last),
+        "shown": PHASES.index(phase_shown(last)),
+        "unconfirmed": unconfirmed_tasks(last),
+        "leader": shared_leader(last, choices),
+        "wordings": last.wordings,
     }
 
 
@@ -232,15 +245,11 @@ def kinetics_rows(run: Run) -> list[dict[str, Any]]:
     Returns:
         `{"task", "verdict", "text"}` each; nothing for what hardly rises.
     """
-    steps, order = run.series("order")
-    known = order[np.isfinite(order)]
-    if not len(known) or known.max() - known.min() < LEAST_RISE:
+    if not run.records:
         return []
-    rows = _transition(None, classify_transition(steps, order))
-    measured = (record.phase for record in run.records if record.phase != NOT_MEASURABLE)
-    grew = next(measured, None) == "liquid"
-    avrami = fit_avrami(*run.series("crystal_fraction")) if grew else None
-    if avrami is not None:
+    rows = _transition(None, classify_transition(*run.series("order")))
+    phases = (record.phase for record in run.records)
+    if (avrami := growth(*run.series("crystal_fraction"), phases)) is not None:
         text = f"share of collapsed wordings: {avrami.words}"
         rows.append({"task": None, "verdict": "Avrami fit", "text": text})
     for task in run.records[-1].tasks:

@@ -62,7 +62,7 @@ def read_stages(run: Run, found: Mapping[str, Any]) -> ScanStages:
             choices=tuple(task["choices"]),
             q=np.stack([record.tasks[name].q for record in run.records]),
             seed=task["final_seed"],
-            proxy=np.array(task["proxy_seed"], dtype=np.float64),  # null is NaN
+            proxy=np.array(task["proxy_seed"], dtype=np.float64),  # "NaN" is read as NaN
         )
         for name, task in found["tasks"].items()
     }

@@ -16,6 +16,7 @@ records before it with a step past s may be wrong.
 
     names.py        names of folders and files
     records.py      what a probe found, and the events it raised
+    json_values.py  values as strict JSON, and each part checked as it is read
     reference.py    the base's answers
     find_reference.py  where those of a path lie
     base_cache.py   bases of earlier runs, in the user's cache folder

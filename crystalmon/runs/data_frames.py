@@ -8,21 +8,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from crystalmon.runs.json_values import Interval
 from crystalmon.runs.places import Stages
-from crystalmon.runs.records import Interval, ProbeRecord
+from crystalmon.runs.records import ProbeRecord
 
 if TYPE_CHECKING:
     import pandas
 
-_FIELDS = {"probe_seconds": "seconds", "probe_share": "share"}
-"""The columns that a record has under another name; here they are called as the metrics are."""
-_PROBE = ("step", "stage", "epoch", "time", *_FIELDS, "phase")
+_PROBE = ("step", "stage", "epoch", "time", "probe_seconds", "probe_share", "phase")
 _TASK = ("step", "stage", "task", "phase", "seed", "view", "asked")
 """The columns before the metrics; `stage` is a scan's alone."""
 
 _TYPES = {
     **dict.fromkeys(("step", "asked"), "int64"),
-    **dict.fromkeys(("epoch", "time", *_FIELDS), "float64"),
+    **dict.fromkeys(("epoch", "time", "probe_seconds", "probe_share"), "float64"),
     "seed": "Int64",
 }
 """Of those, the types that the values alone do not tell: of no rows, or of None among numbers."""
@@ -37,11 +36,11 @@ def suite_frame(records: Sequence[ProbeRecord], stages: Stages) -> pandas.DataFr
     rows = [
         {
             **_place(record.step, stages),
-            **{
-                key: getattr(record, _FIELDS.get(key, key))
-                for key in _PROBE
-                if key not in ("step", "stage")
-            },
+            "epoch": record.epoch,
+            "time": record.time,
+            "probe_seconds": record.seconds,  # called as the metrics are
+            "probe_share": record.share,
+            "phase": record.phase,
             **_numbers(record.metrics, record.ci, _PROBE),
         }
         for record in records

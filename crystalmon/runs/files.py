@@ -14,7 +14,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from crystalmon.runs.records import json_value
+from crystalmon.runs.json_values import json_value
 
 RUN_FILE = "run.json"
 RECORDS_FILE = "records.jsonl"

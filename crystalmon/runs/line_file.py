@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from crystalmon.runs.files import DOUBT_KEY, RESUME_KEY
-from crystalmon.runs.records import LARGE
+from crystalmon.runs.json_values import parse_json
 from crystalmon.suites.checks import harmless
 
 
@@ -125,15 +124,3 @@ def _marked(data: Mapping[str, Any], key: str) -> int:
     if type(step := data[key]) is not int:
         raise ValueError(f"{key} must be a step, got {step!r:.60}.")
     return step
-
-
-def parse_json(text: bytes) -> Any:
-    """As `json.loads`, with bounded whole numbers."""
-    return json.loads(text, parse_int=_whole)
-
-
-def _whole(digits: str) -> int:
-    """Python's own have no bound, and most of what takes numbers has."""
-    if abs(number := int(digits)) >= LARGE:
-        raise ValueError(f"a whole number must be below {LARGE}, got {digits:.60}.")
-    return number

@@ -16,16 +16,11 @@ from typing import Any, overload
 import numpy as np
 
 from crystalmon.runs.files import EVENTS_FILE, LOG_FILE, RECORDS_FILE, RUN_FILE
-from crystalmon.runs.line_file import LineFile, parse_json
+from crystalmon.runs.json_values import number_value, parse_json
+from crystalmon.runs.line_file import LineFile
 from crystalmon.runs.lock import LOCK_FILE
 from crystalmon.runs.names import DEFAULT_NAME
-from crystalmon.runs.records import (
-    SCHEMA_VERSION,
-    Event,
-    ProbeRecord,
-    TaskRecord,
-    number_value,
-)
+from crystalmon.runs.records import SCHEMA_VERSION, Event, ProbeRecord, TaskRecord
 from crystalmon.runs.run import NoRunError, Run
 from crystalmon.runs.trainer_log import LogRow
 from crystalmon.suites.checks import harmless

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-import math
 import operator
-from collections.abc import Callable, ItemsView, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from crystalmon.metrics.catalogue import BRIEF, PHASES
+from crystalmon.runs.json_values import (
+    LARGE,
+    Interval,
+    Stored,
+    items_of,
+    number_value,
+    parts_of,
+    read_intervals,
+    read_number,
+    read_numbers,
+    read_step,
+    read_table,
+    read_text,
+)
 from crystalmon.runs.notebook import number, table_html
 
 SCHEMA_VERSION = 1
@@ -38,26 +51,10 @@ SUITE_EVENT_KINDS = (*PHASE_EVENT_KINDS, "free_energy_jump")
 """The kinds that the suite raises too; tasks alone raise the others but those of limits, which
 are the suite's."""
 
-Interval = tuple[float, float]
-
-LARGE = 2**63
-"""No whole number on file reaches this."""
-
-ON_SIMPLEX = 2e-5
-"""How far the sum of a distribution may lie from 1."""
-
 
 def _check_phase(phase: object) -> None:
     if phase not in PHASES:
         raise ValueError(f"phase must be one of {', '.join(PHASES)}, got {phase!r:.60}.")
-
-
-class Stored:
-    """A dataclass that can be written as JSON."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Its fields, ready for JSON; see `json_value` for non-finite numbers."""
-        return json_value(self)
 
 
 @dataclass(frozen=True)
@@ -128,8 +125,8 @@ class TaskRecord(Stored):
         Raises:
             ValueError: if a part is missing or is not what it must be.
         """
-        get = _parts("a task", data)
-        q, seed, asked = _read_table("q", get("q")), get("seed"), _read_asked(data.get("asked"))
+        get = parts_of("a task", data)
+        q, seed, asked = read_table("q", get("q")), get("seed"), _read_asked(data.get("asked"))
         prompts = len(q) if asked is None else LARGE
         if seed is not None and not (type(seed) is int and 0 <= seed < prompts):
             raise ValueError(f"seed must be one of {len(q)} prompts or null, got {seed!r:.60}.")
@@ -142,11 +139,11 @@ class TaskRecord(Stored):
             )
         return cls(
             q=q,
-            metrics=_read_numbers("metrics", get("metrics")),
-            ci=_read_intervals("ci", get("ci")),
+            metrics=read_numbers("metrics", get("metrics")),
+            ci=read_intervals("ci", get("ci")),
             phase=get("phase"),
             seed=seed,
-            view=_read_text("view", get("view")),
+            view=read_text("view", get("view")),
             asked=asked,
             seed_set=tuple(members),
         )
@@ -209,18 +206,18 @@ class ProbeRecord(Stored):
         Raises:
             ValueError: if a part is missing or is not what it must be.
         """
-        get = _parts("a record", data)
+        get = parts_of("a record", data)
         epoch = get("epoch")
         return cls(
-            step=_read_step("step", get("step")),
-            epoch=None if epoch is None else _read_number("epoch", epoch),
-            time=_read_number("time", get("time")),
-            seconds=_read_number("seconds", get("seconds")),
-            share=_read_number("share", get("share")),
+            step=read_step("step", get("step")),
+            epoch=None if epoch is None else read_number("epoch", epoch),
+            time=read_number("time", get("time")),
+            seconds=read_number("seconds", get("seconds")),
+            share=read_number("share", get("share")),
             phase=get("phase"),
-            metrics=_read_numbers("metrics", get("metrics")),
-            ci=_read_intervals("ci", get("ci")),
-            tasks={name: _read_task(name, each) for name, each in _items("tasks", get("tasks"))},
+            metrics=read_numbers("metrics", get("metrics")),
+            ci=read_intervals("ci", get("ci")),
+            tasks={name: _read_task(name, each) for name, each in items_of("tasks", get("tasks"))},
         )
 
 
@@ -256,91 +253,15 @@ class Event(Stored):
         Raises:
             ValueError: if a part is missing or is not what it must be.
         """
-        get = _parts("an event", data)
+        get = parts_of("an event", data)
         task = get("task")
         return cls(
-            kind=_read_text("kind", get("kind")),
-            step=_read_step("step", get("step")),
-            task=None if task is None else _read_text("task", task),
-            evidence=number_value(dict(_items("evidence", get("evidence")))),
-            message=_read_text("message", get("message")),
+            kind=read_text("kind", get("kind")),
+            step=read_step("step", get("step")),
+            task=None if task is None else read_text("task", task),
+            evidence=number_value(dict(items_of("evidence", get("evidence")))),
+            message=read_text("message", get("message")),
         )
-
-
-_NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
-
-
-def json_value(value: Any) -> Any:
-    """Make a nested value strict JSON: non-finite floats become their protobuf-JSON strings.
-
-    JSON has no NaN, and null would hide which of the three it was.
-    """
-    # a record has thousands of them, nearly all of them finite floats
-    if type(value) is float and math.isfinite(value):
-        return value
-    if is_dataclass(value):
-        value = {each.name: getattr(value, each.name) for each in fields(value)}
-    if isinstance(value, np.ndarray):
-        return value.tolist() if _is_plain(value) else json_value(value.tolist())
-    if isinstance(value, np.generic):
-        value = value.tolist()
-    if isinstance(value, Mapping):
-        return {str(key): json_value(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [json_value(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
-    return value
-
-
-def _is_plain(table: np.ndarray) -> bool:
-    """Whether JSON can hold all of it as numbers."""
-    return table.dtype.kind in "fiu" and bool(np.isfinite(table).all())
-
-
-def number_value(value: Any) -> Any:
-    """Inverse of `json_value` on nested values, as JSON is read."""
-    # a long run has millions of them, nearly all of them floats
-    if isinstance(value, dict):
-        return {k: v if type(v) is float else number_value(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [item if type(item) is float else number_value(item) for item in value]
-    if isinstance(value, str):
-        return _NON_FINITE.get(value, value)
-    return value
-
-
-# --- what a line of JSON must hold; a message says what is wrong, and where ----------------------
-
-
-def _items(what: str, data: Any) -> ItemsView[str, Any]:
-    if not isinstance(data, Mapping):
-        raise ValueError(f"{what} must be a mapping, got {data!r:.60}.")
-    return data.items()
-
-
-def _parts(what: str, data: Any) -> Callable[[str], Any]:
-    """Gives each part of a mapping by its key."""
-    _items(what, data)
-
-    def get(key: str) -> Any:
-        if key not in data:
-            raise ValueError(f"{what} must have a {key}, got none.")
-        return data[key]
-
-    return get
-
-
-def _read_text(what: str, value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"{what} must be a text, got {value!r:.60}.")
-    return value
-
-
-def _read_step(what: str, value: Any) -> int:
-    if type(value) is not int or value < 0:
-        raise ValueError(f"{what} must be a whole number from 0, got {value!r:.60}.")
-    return value
 
 
 def _read_asked(value: Any) -> tuple[int, ...] | None:
@@ -351,48 +272,3 @@ def _read_asked(value: Any) -> tuple[int, ...] | None:
     if not whole or value != sorted({each for each in value if 0 <= each < LARGE}) or not value:
         raise ValueError(f"asked must be ascending indices of prompts, got {value!r:.60}.")
     return tuple(value)
-
-
-def _read_number(what: str, value: Any) -> float:
-    if type(value) is str:
-        value = _NON_FINITE.get(value, value)
-    if type(value) in (float, int):
-        return value
-    raise ValueError(f"{what} must be a number, got {value!r:.60}.")
-
-
-def _read_numbers(what: str, data: Any) -> dict[str, float]:
-    return {
-        key: value if type(value) is float else _read_number(f"{what} {key!r}", value)
-        for key, value in _items(what, data)
-    }
-
-
-def _read_intervals(what: str, data: Any) -> dict[str, Interval]:
-    found: dict[str, Interval] = {}
-    for key, ends in _items(what, data):
-        if type(ends) is not list or len(ends) != 2:
-            raise ValueError(f"{what} {key!r} must be two numbers, got {ends!r:.60}.")
-        low, high = ends
-        if not type(low) is type(high) is float:
-            low, high = (_read_number(f"{what} {key!r}", end) for end in ends)
-        found[key] = low, high
-    return found
-
-
-def _read_table(what: str, rows: Any) -> np.ndarray:
-    """[P, C] distributions, or rows that are not finite."""
-    try:
-        table = np.array(rows)
-        if table.dtype != np.float64:  # whole numbers, names of what is not finite, or no numbers
-            numbers = [[_read_number(what, value) for value in row] for row in rows]
-            table = np.array(numbers, dtype=np.float64)
-    except (ValueError, TypeError, OverflowError) as error:
-        raise ValueError(f"{what} must be a table of numbers, got {rows!r:.60}.") from error
-    if table.ndim != 2 or 0 in table.shape:
-        raise ValueError(f"{what} must be of shape [P, C], got shape {table.shape}.")
-    with np.errstate(all="ignore"):  # a row of NaN fits: a broken model's answers
-        outside = table.min() < 0 or (np.abs(table.sum(axis=1) - 1.0) > ON_SIMPLEX).any()
-    if outside:
-        raise ValueError(f"{what} must have rows on the simplex, got {rows!r:.60}.")
-    return table

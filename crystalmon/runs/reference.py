@@ -255,10 +255,9 @@ def read_base_answers(
             "run's first stage there."
         )
     try:
-        tables = read_tables(file)
-        tables |= _read_plain(file.parent, tables)
-        found = {name: answer_distributions(table)[0] for name, table in tables.items()}
-    except (OSError, ValueError, TypeError, SafetensorError) as error:
+        own, plain = _read_answers(run_folder)
+        found = {name: answer_distributions(table)[0] for name, table in (own | plain).items()}
+    except _UNREADABLE as error:
         raise ValueError(
             f"the reference in {file.parent} must be readable, got {type(error).__name__}: {error}."
             " Score the base again."
@@ -273,27 +272,23 @@ def read_base_answers(
 
 
 def read_in_view(run_folder: Path) -> dict[str, np.ndarray]:
-    """By task that a run compares with its base's plain answers, those in its view [P, C].
+    """The base's answers in the run's view [P, C], by task that is compared with its plain answers.
 
-    There are none without a reference that can be read.
+    Empty if the reference cannot be read.
     """
-    folder = run_folder / REFERENCE_FOLDER
     try:
-        own = read_tables(folder / TENSOR_FILE) if (folder / PLAIN_FILE).is_file() else {}
-        plain = _read_plain(folder, own)
-    except (OSError, ValueError, TypeError, SafetensorError):
+        own, plain = _read_answers(run_folder)
+        return {name: answer_distributions(own[name])[0] for name in plain}
+    except _UNREADABLE:
         return {}
-    return {name: answer_distributions(own[name])[0] for name in plain}
 
 
 def read_unanswered(run_folder: Path) -> list[str]:
     """The tasks that a run's base hardly answers; none if its reference is gone or damaged."""
-    folder = run_folder / REFERENCE_FOLDER
     try:
-        tables = read_tables(folder / TENSOR_FILE)
-        tables |= _read_plain(folder, tables)
-        coverage = {name: answer_distributions(table)[1] for name, table in tables.items()}
-    except (OSError, ValueError, TypeError, SafetensorError):
+        own, plain = _read_answers(run_folder)
+        coverage = {name: answer_distributions(table)[1] for name, table in (own | plain).items()}
+    except _UNREADABLE:
         return []
     return [name for name, own in coverage.items() if not is_measurable(own)]
 
@@ -309,6 +304,20 @@ def same_answers(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray])
         and np.allclose(q, other[name], rtol=0.0, atol=SAME_BASE, equal_nan=True)
         for name, q in one.items()
     )
+
+
+_UNREADABLE = (OSError, ValueError, TypeError, SafetensorError)
+
+
+def _read_answers(run_folder: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """By task, the log-probabilities [P, C] in the run's view, and those to plain prompts, if any.
+
+    Raises:
+        OSError, ValueError, TypeError, SafetensorError: if they cannot be read.
+    """
+    folder = run_folder / REFERENCE_FOLDER
+    own = read_tables(folder / TENSOR_FILE)
+    return own, _read_plain(folder, own)
 
 
 def _read_plain(folder: Path, own: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

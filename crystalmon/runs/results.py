@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from crystalmon.runs.files import explained, json_bytes, write_whole
-from crystalmon.runs.records import Stored, number_value
+from crystalmon.runs.json_values import Stored, number_value
 from crystalmon.suites.checks import harmless
 
 RESULT_SCHEMA = 1

@@ -8,8 +8,14 @@ from numbers import Real
 from typing import Any
 
 from crystalmon.runs.files import DOUBT_KEY, RESUME_KEY
+from crystalmon.runs.json_values import (
+    Stored,
+    json_value,
+    read_number,
+    read_numbers,
+    read_step,
+)
 from crystalmon.runs.names import DEFAULT_NAME
-from crystalmon.runs.records import LARGE, Stored, json_value, number_value
 from crystalmon.suites.checks import harmless
 
 _RESERVED = ("step", "epoch", RESUME_KEY, DOUBT_KEY)
@@ -53,13 +59,10 @@ class LogRow(Stored):
         Raises:
             ValueError: if there is no step, or a value is no number.
         """
-        values = number_value(dict(data))
-        step, epoch = values.pop("step", None), values.pop("epoch", None)
-        if type(step) is not int or not 0 <= step < LARGE:
-            raise ValueError(f"step must be a whole number from 0, got {step!r:.60}.")
-        for key, value in {**values, "epoch": 0.0 if epoch is None else epoch}.items():
-            if type(value) not in (float, int):
-                raise ValueError(f"{key!r:.60} must be a number, got {value!r:.60}.")
+        values = dict(data)
+        step, epoch = read_step("step", values.pop("step", None)), values.pop("epoch", None)
+        epoch = None if epoch is None else read_number("epoch", epoch)
+        values = read_numbers("value", values)
         if not all(map(str.isprintable, values)):
             values = harmless(values)
         return cls(step, epoch, values)

@@ -25,8 +25,8 @@ from crystalmon.scan.probe_stage import probe_stage
 from crystalmon.scan.scan_folder import ScanFolder, scan_config
 from crystalmon.scan.stages import Stage, describe_base, expand_stages
 from crystalmon.scoring.models import free_memory, load_model
-from crystalmon.scoring.plan import VIEWS, View, check_view
 from crystalmon.scoring.ranks import Ranks, current_ranks
+from crystalmon.scoring.rendering import VIEWS, View, check_view
 from crystalmon.suites.tasks import TaskSuite, load_suite
 
 BOTH = "both"
@@ -45,7 +45,7 @@ class ScanResult:
 
     Args:
         folder: the run folder.
-        view: see `plan.View`.
+        view: see `rendering.View`.
         failed: by missing stage, why it is missing.
         found: the content of `scan.json`; empty if the base is missing.
         verdicts: those in it.
@@ -78,7 +78,7 @@ def scan(
             of them, see `stages.expand_stages`.
         output: the run folder; with `both`, the folder of two of them, `raw` and `chat`.
         suite: a bundled suite's name, a path, or a `TaskSuite`.
-        view: see `plan.View`; or `both`: `raw` and `chat`, in a folder each.
+        view: see `rendering.View`; or `both`: `raw` and `chat`, in a folder each.
         dtype: of the weights; as they are stored by default.
         device: where the models go; the accelerator if there is one.
         chat_template_from: the name of a stage, or a model, whose chat template is lent to the

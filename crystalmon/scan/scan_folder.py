@@ -16,15 +16,16 @@ from crystalmon.analysis.verdicts import Verdict, judge_run
 from crystalmon.monitor.probe import Monitor
 from crystalmon.monitor.run_info import run_info
 from crystalmon.runs.files import RUN_FILE, RunFolderError, explained, json_bytes, write_whole
+from crystalmon.runs.json_values import json_value
 from crystalmon.runs.names import REFERENCE_FOLDER, SCAN_FILE
 from crystalmon.runs.reader import read_run
-from crystalmon.runs.records import Event, ProbeRecord, json_value
+from crystalmon.runs.records import Event, ProbeRecord
 from crystalmon.runs.reference import INFO_FILE, load_reference
 from crystalmon.runs.store import RunStore, write_info
 from crystalmon.scan.stages import Stage
 from crystalmon.scoring.models import find_commit, find_mark, split_revision
-from crystalmon.scoring.plan import View
 from crystalmon.scoring.ranks import CONFIGURATION_ERRORS, Ranks, describe
+from crystalmon.scoring.rendering import View
 from crystalmon.suites.tasks import TaskSuite
 
 STAGES_KEY = "stages"

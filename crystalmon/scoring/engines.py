@@ -23,7 +23,7 @@ from crystalmon.scoring.models import UnsupportedModel
 from crystalmon.scoring.plan import ScoringPlan
 from crystalmon.scoring.ranks import ONE, Ranks, current_ranks
 from crystalmon.scoring.route import deviation
-from crystalmon.scoring.sequences import TokenSequence, chain
+from crystalmon.scoring.sequences import TokenSequence, sequences_of
 
 SAME = 0.05
 """Largest `deviation` at which passes of one shape on two ranks agree: kernels may round a half
@@ -136,7 +136,7 @@ def probing_ranks(model: nn.Module, plan: ScoringPlan) -> Ranks:
         return ONE
     head = output_head(model)
     order = np.unique(np.linspace(0, len(plan.rows) - 1, TRIED, dtype=int)).tolist()
-    prompts = [chain(plan.rows[n], (len(plan.rows[n]) - 1,), n) for n in order]
+    prompts = sequences_of(plan, "rows", order, 0, 0)
 
     def answers(turn: int) -> Tensor:
         """[M, V] to the prompts, taken in another order."""
@@ -152,12 +152,10 @@ def probing_ranks(model: nn.Module, plan: ScoringPlan) -> Ranks:
                 "ranks must give the same answers to the same prompts, but they do not: their "
                 "weights differ, or a sequence is split among them. Train without the callback."
             )
-        known = getattr(model, "_tp_size", None) or 1
-        for alike in dict.fromkeys((known, ranks.size)):
-            found = replace(ranks, alike=alike)
-            share, shares = found.share
-            if shares == 1 or ranks.all(deviation(answers(share % len(prompts)), truth) < SAME):
-                return found
+        found = replace(ranks, alike=getattr(model, "_tp_size", None) or 1)
+        share, shares = found.share
+        if shares == 1 or ranks.all(deviation(answers(share % len(prompts)), truth) < SAME):
+            return found
     return replace(ranks, alike=ranks.size)
 
 

@@ -8,10 +8,10 @@ Axes: B sequences of a batch, M positions needed, V vocabulary.
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 from crystalmon.scoring.memory import batch_limits
-from crystalmon.scoring.models import UnsupportedModel, longrope_switch
+from crystalmon.scoring.models import UnsupportedModel, free_memory, longrope_switch
 from crystalmon.scoring.plan import ScoringPlan
-from crystalmon.scoring.precision import answer_positions, float32_layers
+from crystalmon.scoring.precision import HALF, answer_positions, float32_layers
 from crystalmon.scoring.ranks import ONE, RankError, Ranks, attempt
 from crystalmon.scoring.sequences import (
     Method,
@@ -41,7 +41,7 @@ Consumer = Callable[[np.ndarray, Tensor], Any]
 """Takes (row indices [M], log_p [M, V] float32 on the model's device)."""
 
 _ROUTERS = "output_router_logits"
-_NO_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+_MEMORY_ERRORS = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 Precision = Literal["float32", "model"]
@@ -69,10 +69,6 @@ class Route:
 
     def __str__(self) -> str:
         return f"{self.method}, {self.precision}"
-
-    def taken(self, model: nn.Module) -> contextlib.AbstractContextManager[None]:
-        """Within, the model's layers are computed in this route's precision."""
-        return contextlib.nullcontext() if self.precision == "model" else float32_layers(model)
 
 
 def score_rows(
@@ -111,10 +107,11 @@ def score_rows(
     head = output_head(model)
     widens = route.precision == "float32" and any(p.itemsize < 4 for p in model.parameters())
     tokens, outputs = batch_limits(model, head, ranks)
-    tokens, switch = min(tokens, max_batch_tokens or tokens), longrope_switch(model)
+    tokens = min(tokens, max_batch_tokens or tokens)
     left = list(range(len(plan.rows)) if rows is None else rows)
     own, shares = ranks.share if split else ONE.share
-    queue = _batches(plan, route, left, tokens, outputs, shares, switch)
+    cut = partial(_batches, plan, route, size=shares, switch=longrope_switch(model))
+    queue = cut(left, tokens, outputs)
 
     def run(batch: Sequence[TokenSequence], counts: bool) -> None:
         answered, log_p = next_token_log_probs(model, head, batch, route)
@@ -128,28 +125,28 @@ def score_rows(
         batch = batches[min(own, len(batches) - 1)]
         _, failure = attempt(partial(run, batch, own < len(batches)))
         if ranks.share_failure(failure, out_of_memory):
-            # the tree of one prompt stays whole
-            single = all(
-                len(b) == 1 and sum(plan.row_parent[[*b[0].rows]] < 0) < 2 for b in batches
-            )
-            if widens and single:
-                raise TooLargeInFloat32("no memory for layers in float32")
-            if single:
+            if all(_is_single(plan, each) for each in batches):
+                if widens:
+                    raise TooLargeInFloat32("no memory for layers in float32")
                 raise failure or RankError("another rank has no memory left for a single prompt")
             failure = None  # it holds on to the tensors of the pass that failed
-            tokens, outputs = _halved(model, batches, tokens, outputs)
+            tokens, outputs = _halved(batches, tokens, outputs)
             held = tokens
             left = [row for each in batches + queue for one in each for row in one.rows]
-            queue = _batches(plan, route, left, tokens, outputs, shares, switch)
+            queue = cut(left, tokens, outputs)
     return held
 
 
+def _is_single(plan: ScoringPlan, batch: Sequence[TokenSequence]) -> bool:
+    """Whether a batch cannot be cut: it is one row, or the tree of one prompt."""
+    return len(batch) == 1 and sum(plan.row_parent[[*batch[0].rows]] < 0) < 2
+
+
 def _halved(
-    model: nn.Module, batches: Sequence[Sequence[TokenSequence]], tokens: int, outputs: int
+    batches: Sequence[Sequence[TokenSequence]], tokens: int, outputs: int
 ) -> tuple[int, int]:
-    """The limits of a batch after some had no memory; what the device has cached is freed."""
-    if next(model.parameters()).is_cuda:
-        torch.cuda.empty_cache()  # a smaller batch may not fit into the cached blocks
+    """The limits of a batch after some had no memory."""
+    free_memory()  # a smaller batch may not fit into the blocks that the device has cached
     failed = max(len(batch) * len(batch[0].tokens) for batch in batches)
     tokens = min(tokens, failed) // 2
     logger.warning("crystalmon: out of memory; going on with %d tokens a batch.", tokens)
@@ -162,6 +159,7 @@ def _batches(
     rows: Sequence[int],
     tokens: int,
     outputs: int,
+    *,
     size: int,
     switch: int | None,
 ) -> list[list[TokenSequence]]:
@@ -181,7 +179,7 @@ def out_of_memory(error: Exception) -> bool:
     """Whether an error says that a device or the machine has no memory left."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _NO_MEMORY)
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _MEMORY_ERRORS)
 
 
 def next_token_log_probs(
@@ -196,7 +194,7 @@ def next_token_log_probs(
     """
     rows = np.array([row for sequence in batch for row in sequence.rows])
     where = [(b, position) for b, sequence in enumerate(batch) for position in sequence.outputs]
-    with route.taken(model):
+    with float32_layers(model) if route.precision == "float32" else nullcontext():
         with answer_positions(head, torch.tensor(where)):
             output = model(**_inputs(model, batch, route))
         logits = output.logits if hasattr(output, "logits") else output[0]
@@ -207,7 +205,7 @@ def next_token_log_probs(
 
 def _check_logits(model: nn.Module, head: nn.Module, logits: Any, positions: int) -> None:
     """Refuse what a replaced forward may return instead: nothing, hidden states, or other rows."""
-    found = tuple(getattr(logits, "shape", ()))
+    found: tuple[int, ...] = tuple(getattr(logits, "shape", ()))
     wanted = (1, positions, getattr(head, "out_features", None) or 1)
     # a head may add tokens to those of its weights
     if found[:-1] != wanted[:-1] or found < wanted:
@@ -253,8 +251,8 @@ def _inputs(model: Any, batch: Sequence[TokenSequence], route: Route) -> dict[st
     if route.method == "tree":
         inputs["position_ids"] = torch.from_numpy(depths).to(parameter.device)
         allowed = torch.from_numpy(ancestors(batch)).to(parameter.device)
-        half = parameter.dtype in (torch.float16, torch.bfloat16)
-        dtype = torch.float32 if route.precision == "float32" and half else parameter.dtype
+        wide = route.precision == "float32" and parameter.dtype in HALF
+        dtype = torch.float32 if wide else parameter.dtype
         mask = torch.zeros(allowed.shape, dtype=dtype, device=parameter.device)
         inputs["attention_mask"] = mask.masked_fill(~allowed, torch.finfo(dtype).min).unsqueeze(1)
     return inputs

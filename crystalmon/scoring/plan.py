@@ -17,27 +17,20 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from crystalmon.scoring.rendering import View, check_view, render
 from crystalmon.scoring.trie import Trie, count_tree
 from crystalmon.suites.tasks import Task, TaskSuite
 
-View = str
-"""How prompts are rendered: `raw`, as they stand; `chat`, as the user's turn in the chat template;
-or a template of one's own, which has `{prompt}` once, such as `"Q: {prompt}\\nA:"`. What a
-prompt ends in and the template too, such as `Answer:`, is written once."""
-VIEWS = ("raw", "chat")
-_PLACE = "{prompt}"
-_DRESS = r"\s*#_"
-"""Around a cue such as `Answer:`: white space, and what Markdown emphasizes with."""
-
 TokenPath = tuple[int, ...]
 
+_SHOWN = 3
+"""Merges that a message names."""
 _AT_ONCE = 1000
 """Texts for one call of a tokenizer: it is slow at many small calls, and at one of very many."""
 
@@ -94,7 +87,7 @@ def build_plan(suite: TaskSuite, tokenizer: Any, view: View = "raw") -> ScoringP
 
     Args:
         tokenizer: a transformers tokenizer, or a processor that has one. Left unchanged.
-        view: see `View`. In all but `chat` the tokenizer's own special tokens come first.
+        view: see `rendering.View`. In all but `chat` the tokenizer's own special tokens come first.
 
     Raises:
         ValueError: for an unknown view, a tokenizer without a chat template in view `chat`, or one
@@ -111,7 +104,7 @@ def build_plan(suite: TaskSuite, tokenizer: Any, view: View = "raw") -> ScoringP
         )
     prompts = [(task, text) for task in suite for text in task.prompts]
     with _unchanged(tokenizer):
-        texts = [_render(processor, text, view) for _, text in prompts]
+        texts = [render(processor, text, view) for _, text in prompts]
         longer = [
             text + form
             for (task, _), text in zip(prompts, texts, strict=True)
@@ -147,7 +140,7 @@ def render_suite(suite: TaskSuite, tokenizer: Any, view: View) -> dict[str, list
     sent: dict[str, list[str]] = {}
     with _unchanged(tokenizer):
         for task in suite:
-            texts = [_render(processor, prompt, view) for prompt in task.prompts]
+            texts = [render(processor, prompt, view) for prompt in task.prompts]
             begins = (
                 _beginnings(tokenizer, texts, view) if tokenizer is not None else [""] * len(texts)
             )
@@ -155,32 +148,10 @@ def render_suite(suite: TaskSuite, tokenizer: Any, view: View) -> dict[str, list
     return sent
 
 
-def check_view(view: View, others: Sequence[str] = ()) -> View:
-    """The view, if it is one.
-
-    Args:
-        others: further names that mean something where it was given.
-
-    Raises:
-        TypeError: if it is no text.
-        ValueError: if it is no name, and does not have `{prompt}` once.
-    """
-    if not isinstance(view, str):
-        raise TypeError(f"view must be a text, got {type(view).__name__}.")
-    names = (*others, *VIEWS)
-    if view in names or (times := view.count(_PLACE)) == 1:
-        return view
-    if times:
-        raise ValueError(f"a view must have {_PLACE} once, got it {times} times in {view!r:.80}.")
-    raise ValueError(
-        f"view must be {', '.join(names)} or a template with {_PLACE} in it, got {view!r:.80}."
-    )
-
-
-def describe_merges(merges: Sequence[tuple[str, str, str]], limit: int = 3) -> str:
+def describe_merges(merges: Sequence[tuple[str, str, str]]) -> str:
     """One sentence that names prompts and forms which merge across the boundary."""
-    shown = "; ".join(f"task {t!r}: {p[-30:]!r} + {f!r}" for t, p, f in merges[:limit])
-    rest = f" and {len(merges) - limit} more" if len(merges) > limit else ""
+    shown = "; ".join(f"task {t!r}: {p[-30:]!r} + {f!r}" for t, p, f in merges[:_SHOWN])
+    rest = f" and {len(merges) - _SHOWN} more" if len(merges) > _SHOWN else ""
     told = f"{len(merges)} forms merge with the last token of their prompt and are tokenized alone"
     if len(merges) == 1:
         told = "a form merges with the last token of its prompt and is tokenized alone"
@@ -311,68 +282,6 @@ def _encode(tokenizer: Any, texts: list[str], special: bool) -> list[TokenPath]:
         some = texts[start : start + _AT_ONCE]
         found += map(tuple, tokenizer(some, add_special_tokens=special)["input_ids"])
     return found
-
-
-def _render(processor: Any, prompt: str, view: View) -> str:
-    if view != "chat":
-        return prompt if view == "raw" else _in_template(prompt, view)
-    if with_chat_template(processor) is None:
-        raise ValueError(
-            "view must be 'raw' for a tokenizer without a chat template, got 'chat'. "
-            "Set tokenizer.chat_template or use view='raw'."
-        )
-    return render_chat(processor, [{"role": "user", "content": prompt}])
-
-
-def render_chat(processor: Any, messages: Sequence[Mapping[str, str]]) -> str:
-    """A chat as its template shows it, up to where the answer begins.
-
-    Args:
-        processor: a tokenizer or a processor with a chat template.
-        messages: with texts as their contents.
-
-    Raises:
-        ValueError: if the template raises, or does not show the last message's text.
-    """
-    templated, why = with_chat_template(processor), ""
-    parts = [{**each, "content": [{"type": "text", "text": each["content"]}]} for each in messages]
-    # some templates of image-text models take a list of parts, and of a text show nothing
-    for asked in (messages, parts):
-        try:
-            text = templated.apply_chat_template(asked, add_generation_prompt=True, tokenize=False)
-        except Exception as error:  # a template is a program, and may raise anything
-            why = why or f"raised {type(error).__name__}: {error}"
-            continue
-        if "".join(messages[-1]["content"].split()) in "".join(text.split()):
-            return text
-        why = why or "leaves the text of a message out"
-    name = getattr(templated, "name_or_path", "") or type(templated).__name__
-    raise ValueError(
-        f"the chat template of {name} must take a prompt without a system message, and {why}. "
-        "Use view='raw', or set another template."
-    )
-
-
-def with_chat_template(processor: Any) -> Any:
-    """What renders a chat, of a tokenizer or a processor that has one; None without a template.
-
-    A processor's template goes first, as in TRL.
-    """
-    owners = (processor, getattr(processor, "tokenizer", None))
-    return next((each for each in owners if getattr(each, "chat_template", None)), None)
-
-
-def _in_template(prompt: str, template: str) -> str:
-    r"""A prompt in a template; a cue such as `Answer:` that both end in is written once.
-
-    >>> _in_template("**Question:** Heads or tails?\n**Answer:**", "{prompt}\nAnswer:")
-    '**Question:** Heads or tails?\nAnswer:'
-    """
-    before, after = template.split(_PLACE)
-    cue = re.sub(rf"^[{_DRESS}]+|[{_DRESS}]+$", "", after.strip().rpartition("\n")[2])
-    if cue.endswith(":"):
-        prompt = re.sub(rf"(?<=\S)[{_DRESS}]+{re.escape(cue)}[{_DRESS}]*$", "", prompt)
-    return before + prompt + after
 
 
 @contextlib.contextmanager

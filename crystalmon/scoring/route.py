@@ -4,8 +4,8 @@ A model's own answers, in rows, are the truth. A faster or more exact way is tak
 same answers, up to rounding, on every rank.
 
 Answers are compared by `deviation`, which is relative to how much they differ between prompts. A
-bound on probabilities would not do: over a large vocabulary an untrained model's are all tiny, so
-that one which ignores the mask would pass.
+bound on probabilities would not do: those of an untrained model over a large vocabulary are all so
+small that even a model which ignores the mask would pass.
 
 Axes: M rows, V vocabulary.
 """
@@ -16,10 +16,8 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -29,7 +27,6 @@ from crystalmon.scoring.forward import (
     accepts,
     next_token_log_probs,
     output_head,
-    score_rows,
 )
 from crystalmon.scoring.isolation import undisturbed
 from crystalmon.scoring.models import UnsupportedModel, context_length, longrope_switch
@@ -43,7 +40,7 @@ from crystalmon.scoring.precision_trial import (
 )
 from crystalmon.scoring.ranks import ONE, Ranks, describe
 from crystalmon.scoring.sequences import TokenSequence, chain, pack_size
-from crystalmon.scoring.trie import Trie
+from crystalmon.scoring.trial import Trial, cheap_trial, varied_trial
 
 logger = logging.getLogger(__name__)
 
@@ -85,50 +82,33 @@ def choose_route(
     head = output_head(model)
     width = getattr(head, "in_features", None) or cast(Tensor, head.weight).shape[-1]
     pack = pack_size(plan, max(1, int(width)), context_length(model))
-    told, filled = _trial(plan, pack)
-
-    def answers(route: Route, wanted: Sequence[int] = told) -> Tensor:
-        rows = filled if route.method == "tree" else wanted
-        return _answers(model, plan, route, rows, wanted, ranks)
-
+    trial = varied_trial(model, plan, ranks, pack)
     with undisturbed(model):
-        route, truth = _in_rows(model, plan, told, precision, answers, ranks)
-        ranks.together(partial(_check_causal, model, head, plan, route, truth, told))
+        route, truth = _in_rows(trial, precision)
+        ranks.together(lambda: _check_causal(trial, route, truth))
         if route.trial is not None and suffices(route.trial):
             route = replace(route, precision="model")
         # a kernel that does not know the mask may fail on the device, where it cannot be caught
         masked = route.precision == "float32" or _takes_mask(model)
         if masked and accepts(model, "position_ids") and not _straddles(model, plan):
             tree = replace(route, method="tree", pack=pack)
-            route, _ = _better(route, truth, tree, answers, ranks)
+            route, _ = _better(route, truth, tree, trial.answers, ranks)
     return route
 
 
-def _in_rows(
-    model: nn.Module,
-    plan: ScoringPlan,
-    told: Sequence[int],
-    precision: AskedPrecision,
-    answers: Callable[..., Tensor],
-    ranks: Ranks,
-) -> tuple[Route, Tensor]:
-    """The best route in rows, with the trial that `auto` goes by, and its answers [M, V].
-
-    Args:
-        model, plan, precision, ranks: see `choose_route`.
-        told: the rows of the trial.
-        answers: what the model answers to them by a route, or to those of them that are given.
-    """
-    floats, prompts = computes_wide(model), _prompts(plan, told)
+def _in_rows(trial: Trial, precision: AskedPrecision) -> tuple[Route, Tensor]:
+    """The best route in rows, with what `auto` goes by, and its answers to the trial [M, V]."""
+    model, ranks = trial.model, trial.ranks
+    floats = computes_wide(model)
     # in two precisions: little is asked
-    first = told if floats or precision == "model" else prompts
+    first = trial.told if floats or precision == "model" else trial.prompts
     seconds: dict[str, float] = {}
 
     def timed(route: Route) -> Tensor:
         if next(model.parameters()).device.type != "cpu":
-            answers(route, first)  # kernels are loaded the first time
+            trial.answers(route, first)  # kernels are loaded the first time
         started = time.perf_counter()
-        found = answers(route, first)
+        found = trial.answers(route, first)
         seconds[route.precision] = time.perf_counter() - started
         return found
 
@@ -140,16 +120,11 @@ def _in_rows(
     elif precision != "model":
         route, truth = _better(route, truth, wide, timed, ranks)
         if route == wide and precision == "auto":
-            trial = ranks.broadcast(compare_precisions(plan, prompts, own, truth, seconds))
-            route = replace(route, trial=trial)
-    if rest := told[len(first) :]:
-        truth = torch.cat([truth, answers(route, rest)])
+            compared = compare_precisions(trial.plan, trial.prompts, own, truth, seconds)
+            route = replace(route, trial=ranks.broadcast(compared))
+    if rest := trial.told[len(first) :]:
+        truth = torch.cat([truth, trial.answers(route, rest)])
     return route, truth
-
-
-def _prompts(plan: ScoringPlan, told: Sequence[int]) -> list[int]:
-    """Of ascending rows those that are prompts, which come first."""
-    return [row for row in told if row < plan.num_prompts]
 
 
 def still_holds(model: nn.Module, plan: ScoringPlan, route: Route, ranks: Ranks = ONE) -> bool:
@@ -167,35 +142,11 @@ def still_holds(model: nn.Module, plan: ScoringPlan, route: Route, ranks: Ranks 
     """
     if route.method == "rows":
         return True
-    cheap = np.argsort(_branch_costs(plan), kind="stable").tolist()
-    order = sorted(_fitting(plan, cheap, route.pack), key=lambda prompt: plan.rows[prompt])
-    trees = [np.flatnonzero(plan.row_prompt == prompt).tolist() for prompt in order]
-    told = sorted({row for at in (0, len(trees) // 2, -1) for row in (trees[at][0], trees[at][-1])})
-    filled = sorted(row for tree in trees for row in tree)
+    trial = cheap_trial(model, plan, ranks, route.pack)
     with undisturbed(model):
-        truth = _answers(model, plan, replace(route, method="rows"), told, told, ranks)
-        found = _answers(model, plan, route, filled, told, ranks)
-    tolerance = ROUTE_TOLERANCE if route.precision == "float32" else HALF_TOLERANCE
-    return ranks.all(deviation(found, truth) < tolerance)
-
-
-def _answers(
-    model: nn.Module,
-    plan: ScoringPlan,
-    route: Route,
-    rows: Sequence[int],
-    wanted: Sequence[int],
-    ranks: Ranks,
-) -> Tensor:
-    """Log-probabilities [M, V] after the rows that are wanted, from running others with them."""
-    found: dict[int, Tensor] = {}  # a batch comes twice where another rank was out of memory
-
-    def keep(answered: np.ndarray, log_p: Tensor) -> None:
-        pairs = zip(answered.tolist(), log_p, strict=True)
-        found.update((row, each.cpu()) for row, each in pairs if row in wanted)
-
-    score_rows(model, plan, route, keep, ranks=ranks, split=False, rows=rows)
-    return torch.stack([found[row] for row in sorted(found)])
+        truth = trial.answers(replace(route, method="rows"))
+        found = trial.answers(route)
+    return ranks.all(deviation(found, truth) < tolerance(exact=route.precision == "float32"))
 
 
 def choose_precision(
@@ -219,23 +170,16 @@ def choose_precision(
         return _better(own, truth, Route("rows", "float32"), answers, ranks)[0]
 
 
-def _check_causal(
-    model: nn.Module,
-    head: nn.Module,
-    plan: ScoringPlan,
-    route: Route,
-    truth: Tensor,
-    told: Sequence[int],
-) -> None:
+def _check_causal(trial: Trial, route: Route, truth: Tensor) -> None:
     """Refuse a model whose answer to a prompt depends on what follows it: padding would change it.
 
     Args:
-        truth: the model's answers to the rows of the trial, `told`.
+        truth: the model's answers to the trial.
 
     Raises:
         UnsupportedModel: if it does, as a bidirectional model's answer.
     """
-    prompts = _prompts(plan, told)
+    model, plan, prompts = trial.model, trial.plan, trial.prompts
     place = max(range(len(prompts)), key=lambda place: len(plan.rows[prompts[place]]))
     prompt = plan.rows[prompts[place]]
     others = sum((row for row in plan.rows[: plan.num_prompts] if row != prompt), ())
@@ -245,9 +189,9 @@ def _check_causal(
         most = min(most, switch)
     more = others[: most - len(prompt)][: len(prompt)]
     followed = chain(prompt + more, (len(prompt) - 1,), 0)
-    found = next_token_log_probs(model, head, [followed], route)[1].cpu()
+    found = next_token_log_probs(model, output_head(model), [followed], route)[1].cpu()
     difference = deviation(found, truth[[place]], truth)
-    if difference > (ROUTE_TOLERANCE if route.precision == "float32" else HALF_TOLERANCE):
+    if difference > tolerance(exact=route.precision == "float32"):
         raise UnsupportedModel(
             "model must be causal, but what follows a prompt changes the answer of "
             f"{type(model).__name__} to it. Use a decoder-only language model."
@@ -258,8 +202,7 @@ def _better(
     route: Route, truth: Tensor, candidate: Route, answers: Answers, ranks: Ranks
 ) -> tuple[Route, Tensor]:
     """The candidate and its answers if they are those of `route` on every rank, else the latter."""
-    exact = route.precision == candidate.precision == "float32"
-    tolerance = ROUTE_TOLERANCE if exact else HALF_TOLERANCE
+    bound = tolerance(exact=route.precision == candidate.precision == "float32")
     found, why = truth, ""
     try:
         found = answers(candidate)
@@ -270,12 +213,17 @@ def _better(
         why = describe(error)
     else:
         difference = deviation(found, truth)
-        if not difference < tolerance:
+        if not difference < bound:
             why = f"its answers deviate by {difference:.1e} of what prompts change"
     if ranks.all(not why):  # asked also after an error, which other ranks may not have met
         return candidate, found
     logger.info("not run as %s: %s", candidate, why or "another rank cannot")
     return route, truth
+
+
+def tolerance(exact: bool) -> float:
+    """Below which `deviation` counts as rounding, of two routes in float32 or of others."""
+    return ROUTE_TOLERANCE if exact else HALF_TOLERANCE
 
 
 def deviation(found: Tensor, truth: Tensor, among: Tensor | None = None) -> float:
@@ -319,51 +267,3 @@ def _straddles(model: nn.Module, plan: ScoringPlan) -> bool:
 
 def _takes_mask(model: Any) -> bool:
     return getattr(model.config, "_attn_implementation", None) in MASKED_ATTENTION
-
-
-def _tree_sizes(plan: ScoringPlan) -> tuple[np.ndarray, np.ndarray]:
-    """[N] by prompt: its rows, and the length of the longest."""
-    lengths = np.zeros(plan.num_prompts, dtype=np.int64)
-    np.maximum.at(lengths, plan.row_prompt, [len(row) for row in plan.rows])
-    return np.bincount(plan.row_prompt, minlength=plan.num_prompts), lengths
-
-
-def _branch_costs(plan: ScoringPlan) -> np.ndarray:
-    """[N] tokens that the rows of a prompt take; much more for those whose tree has no branch."""
-    unfinished, lengths = _tree_sizes(plan)
-    costs = unfinished * lengths
-    return np.where(unfinished > 2, costs, costs + costs.max() * len(costs))
-
-
-def _trial(plan: ScoringPlan, pack: int) -> tuple[list[int], list[int]]:
-    """Rows whose answers tell whether trees are honoured, and those that fill a pack with them.
-
-    The first are of the prompt with the longest row (a sliding window may be shorter), the one
-    whose tree has branches and costs least in rows, and some from the first to the last place of a
-    pack, since what a model does may depend on how far into a sequence a token stands. Of each
-    they are the prompt, its longest row, and its last, which comes after all its others in a pack.
-    """
-    _, lengths = _tree_sizes(plan)
-    order = sorted(range(plan.num_prompts), key=lambda prompt: plan.rows[prompt])
-    some = np.linspace(0, plan.num_prompts - 1, num=6, dtype=int)
-    told = {int(np.argmin(_branch_costs(plan))), int(np.argmax(lengths)), *(order[i] for i in some)}
-    rows, filled = set[int](), list[int]()
-    for prompt in _fitting(plan, [*sorted(told), *order], pack, len(told)):
-        own = np.flatnonzero(plan.row_prompt == prompt).tolist()  # the prompt itself is first
-        filled += own
-        if prompt in told:
-            rows |= {own[0], max(own, key=lambda row: (len(plan.rows[row]), row)), own[-1]}
-    return sorted(rows), sorted(set(filled))
-
-
-def _fitting(plan: ScoringPlan, prompts: Sequence[int], pack: int, least: int = 1) -> list[int]:
-    """Of the prompts, in their order, those whose trees fit into a pack; the first in any case."""
-    trie, found = Trie(), list[int]()
-    unfinished, _ = _tree_sizes(plan)
-    for place, prompt in enumerate(prompts):
-        tokens = trie.missing(plan.rows[prompt]) + int(unfinished[prompt]) - 1
-        if prompt not in found and (place < least or len(trie) + tokens <= pack):
-            for row in np.flatnonzero(plan.row_prompt == prompt):
-                trie.add(plan.rows[row])
-            found.append(prompt)
-    return found

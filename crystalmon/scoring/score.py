@@ -35,7 +35,7 @@ held at once; a CPU is faster if they are near its caches, other devices with mo
 MAX_GATHERED = 2**22
 """Values that ranks send each other at once."""
 
-NO_MEMORY = (
+FELL_BACK = (
     "crystalmon: memory does not hold layers in float32; from here on they are computed in the "
     "model's own precision, whose rounding a base scored in float32 counts as a difference."
 )
@@ -51,13 +51,13 @@ class Scores:
         observed: [n, …] values by key, one per prompt asked in suite order, from the observer.
         batch_tokens: the lowered limit of padded tokens per forward pass if memory ran out; else
             what was given.
-        route: how the model was run at last; None if nothing was run.
+        route: how the model was run.
     """
 
     log_choice: tuple[np.ndarray, ...]
     observed: Mapping[str, np.ndarray]
     batch_tokens: int | None
-    route: Route | None = None
+    route: Route
 
 
 def score(
@@ -89,6 +89,33 @@ def score(
         RankError: if another rank has failed.
     """
     route = route or choose_route(model, plan, ranks)
+    rows = None if prompts is None else np.flatnonzero(np.isin(plan.row_prompt, prompts)).tolist()
+    run = partial(
+        _scored, model, plan, observe, progress, ranks=ranks, max_batch_tokens=max_batch_tokens,
+        rows=rows,
+    )  # fmt: skip
+    with undisturbed(model):
+        try:
+            return run(route)
+        except TooLargeInFloat32:
+            pass  # outside of the handler nothing holds on to the failed pass
+        if ranks.is_main:
+            logger.warning(FELL_BACK)
+        free_memory()
+        return run(replace(route, method="rows", precision="model"))
+
+
+def _scored(
+    model: nn.Module,
+    plan: ScoringPlan,
+    observe: Observer | None,
+    progress: Callable[[int], Any] | None,
+    route: Route,
+    *,
+    ranks: Ranks,
+    **limits: Any,
+) -> Scores:
+    """Score by one route; see `score` and `score_rows`."""
     edge_log_p: dict[int, float] = {}
     observed: dict[str, dict[int, np.ndarray]] = {}
 
@@ -102,25 +129,7 @@ def score(
         if progress is not None:
             progress(len(rows))
 
-    rows = None if prompts is None else np.flatnonzero(np.isin(plan.row_prompt, prompts)).tolist()
-    run = partial(
-        score_rows, model, plan, consume=consume, ranks=ranks,
-        max_batch_tokens=max_batch_tokens, rows=rows,
-    )  # fmt: skip
-    with undisturbed(model):
-        batch_tokens, too_large = max_batch_tokens, False
-        try:
-            batch_tokens = run(route=route)
-        except TooLargeInFloat32:
-            too_large = True  # outside of the handler nothing holds on to the failed pass
-        if too_large:
-            route = replace(route, method="rows", precision="model")
-            if ranks.is_main:
-                logger.warning(NO_MEMORY)
-            free_memory()
-            edge_log_p.clear()
-            observed.clear()
-            batch_tokens = run(route=route)
+    batch_tokens = score_rows(model, plan, route, consume, ranks=ranks, **limits)
     edges = np.full(len(plan.edge_row), np.nan)
     merged = ranks.merge(edge_log_p, len(edges))
     edges[[*merged]] = [*merged.values()]

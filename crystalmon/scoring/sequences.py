@@ -85,7 +85,7 @@ def pack_size(plan: ScoringPlan, width: int, context: int | None = None) -> int:
         lengths = np.array([len(pack.tokens) for pack in packs])
         return float(np.sum(lengths * (1 + lengths / (6 * width))))
 
-    return min(sizes, key=cost, default=PACK_SIZES[0] if context is None else context)
+    return min(sizes, key=cost, default=context or PACK_SIZES[0])
 
 
 def batches_of(

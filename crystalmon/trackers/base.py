@@ -166,19 +166,6 @@ def _refers_to_nothing(found: ProbeRecord | TaskRecord, key: str, value: float) 
     return relative and math.isnan(value)
 
 
-def check_main(metric: str) -> None:
-    """Refuse what is none of the suite's main metrics.
-
-    Raises:
-        ValueError: with their names.
-    """
-    if metric not in MAIN:
-        raise ValueError(
-            f"metric_for_best_model must be a main metric of the suite, got {metric!r}. Choose one "
-            f"of {', '.join(sorted(MAIN))}."
-        )
-
-
 def check_logged(logged: Any) -> Logged:
     """What trackers are to get, checked.
 

@@ -26,17 +26,14 @@ def run_alone(
     folder: Path,
     of: Mapping[str, Any],
     measure: Callable[[Parts], Result],
-    *,
-    progress: bool = False,
 ) -> Result:
-    """Measure and write the result, going on from the parts that an interrupted call has finished.
+    """Measure, with a bar, and write the result, going on from parts finished before.
 
     Args:
         name: the experiment's.
         folder: made if it is not there; it also holds the finished parts meanwhile.
         of: what determines the result: the settings, the models and their marks.
         measure: takes the finished parts.
-        progress: show a bar.
 
     Raises:
         RunFolderError: if the folder cannot be written to.
@@ -46,7 +43,7 @@ def run_alone(
         folder.mkdir(parents=True, exist_ok=True)
     file = parts_file(folder, name, of)
     with no_other(file.with_name(f".{file.name}.lock"), f"the same {name}"):
-        parts = Parts(file, of, progress)
+        parts = Parts(file, of, progress=True)
         began = time.perf_counter()
         result = measure(parts)
         result = replace(result, seconds=time.perf_counter() - began)

@@ -26,9 +26,6 @@ class Shown:
     """An experiment's name, and how its results are shown."""
 
     name: ClassVar[str]
-    display: ClassVar[str]
-    """The module below `crystalmon.experiments` that has `table` and `figure`, which need
-    matplotlib: it is imported on first use."""
 
     @classmethod
     def table(cls, result: Result) -> str:
@@ -42,7 +39,8 @@ class Shown:
 
     @classmethod
     def _display(cls) -> Any:
-        return importlib.import_module(f"crystalmon.experiments.{cls.display}")
+        """`table` and `figure` need matplotlib: their module is imported on first use."""
+        return importlib.import_module(f"crystalmon.experiments.{cls.name}.{cls.name}_display")
 
 
 class Experiment(Shown, ABC):

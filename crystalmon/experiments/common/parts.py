@@ -16,7 +16,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from crystalmon.runs.files import explained, write_whole
-from crystalmon.runs.records import json_value, number_value
+from crystalmon.runs.json_values import json_value, number_value
 
 MARK = 8
 """Hexadecimal digits of a mark."""

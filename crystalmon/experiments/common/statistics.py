@@ -15,8 +15,14 @@ from typing import Literal
 
 import numpy as np
 
-from crystalmon.metrics.bootstrap import bootstrap_interval, bootstrap_weights, uniform_weights
-from crystalmon.runs.records import Interval
+from crystalmon.metrics.bootstrap import (
+    NORMAL,
+    bootstrap_interval,
+    bootstrap_weights,
+    expansion,
+    uniform_weights,
+)
+from crystalmon.runs.json_values import Interval
 from crystalmon.runs.results import Estimate
 
 MEAN_REPLICATES, STATISTIC_REPLICATES = 1000, 2000
@@ -26,7 +32,6 @@ EXCHANGES = 9999
 SIGNIFICANT = 0.05
 LEAST_RUNS = 6
 """Runs below which a trend has no verdict: the smallest p-value of 5 is over 1%."""
-_Z = 1.959963984540054
 
 SUPPORTED, CONTRADICTED, UNDETERMINED = "supported", "contradicted", "undetermined"
 Verdict = Literal["supported", "contradicted", "undetermined"]
@@ -63,18 +68,15 @@ def nested_weights(groups: Sequence[str], random_seed: int = 0) -> np.ndarray:
 
 
 def weighted_estimate(replicates: np.ndarray, units: int) -> Estimate:
-    """An estimate from its own value and its replicates: percentiles, widened by reach / z₀.₉₇₅.
+    """An estimate from its own value and its replicates: `bootstrap_interval`, `expansion` wider.
 
     Args:
         replicates: [1 + R], the estimate's own value first.
-        units: how many were resampled, on the highest level. A single one has no interval.
+        units: how many were resampled, on the highest level. Fewer than three have no interval.
     """
     value = float(replicates[0])
-    if units < 2:
-        return Estimate(value)
-    low, high = bootstrap_interval(value, replicates[1:])
-    wider = reach(units) / _Z
-    return Estimate(value, value + wider * (low - value), value + wider * (high - value))
+    interval = bootstrap_interval(value, replicates[1:], expansion([units]))
+    return Estimate(value, *interval)
 
 
 def mean_estimate(values: Sequence[float] | np.ndarray, random_seed: int = 0) -> Estimate:
@@ -86,7 +88,7 @@ def mean_estimate(values: Sequence[float] | np.ndarray, random_seed: int = 0) ->
 def bounded_estimate(count: int, statistic: Statistic) -> Estimate:
     """A statistic of N units with an interval that stays within the statistic's range.
 
-    Expanded percentiles: the tails are Φ(−reach).
+    Expanded percentiles: the tails are Φ(−z₀.₉₇₅ · `expansion`).
 
     Args:
         count: N.
@@ -104,7 +106,7 @@ def bounded_estimate(count: int, statistic: Statistic) -> Estimate:
     found = found[np.isfinite(found)]
     if len(found) < STATISTIC_REPLICATES / 2:
         return Estimate(value)
-    tail = NormalDist().cdf(-reach(count))
+    tail = NormalDist().cdf(-NORMAL * expansion([count]))
     low, high = np.quantile(found, [tail, 1 - tail])
     return Estimate(value, float(low), float(high))
 
@@ -119,42 +121,6 @@ def mean_of_known(values: Sequence[float] | np.ndarray) -> Estimate:
 def central_interval(replicates: np.ndarray) -> np.ndarray:
     """[2, ...] the ends of the central 95% of [R, ...] replicates; NaN where one of them is NaN."""
     return np.percentile(replicates, (2.5, 97.5), axis=0)
-
-
-def reach(units: int) -> float:
-    """Standard errors that a 95% interval should reach either way: t₀.₉₇₅(u − 1) · √(u / (u − 1)).
-
-    Percentiles reach z₀.₉₇₅ of them, too few where few units u ≥ 2 are resampled (Hesterberg 2015,
-    doi:10.1080/00031305.2015.1089789).
-
-    >>> round(reach(12), 2)
-    2.3
-    """
-    return t_quantile(units - 1) * math.sqrt(units / (units - 1))
-
-
-def t_quantile(freedom: int) -> float:
-    """t₀.₉₇₅ of Student's distribution, by bisection on its density's integral (Simpson).
-
-    >>> round(t_quantile(11), 3)
-    2.201
-    """
-
-    def beyond(t: float) -> float:
-        # with x = √ν tan φ the density becomes cos^(ν−1) φ, on a bounded range
-        angle = np.linspace(0.0, math.atan(t / math.sqrt(freedom)), 2001)
-        shape = np.cos(angle) ** (freedom - 1)
-        simpson = np.ones(2001)
-        simpson[1:-1:2], simpson[2:-1:2] = 4.0, 2.0
-        area = float(simpson @ shape) * float(angle[1]) / 3.0
-        log_norm = math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)
-        return area * math.exp(log_norm) / math.sqrt(math.pi)
-
-    low, high = 0.0, 13.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if beyond(middle) < 0.475 else (low, middle)
-    return high
 
 
 def sign_flip_p(values: np.ndarray) -> float:

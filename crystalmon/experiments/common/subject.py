@@ -29,14 +29,9 @@ from crystalmon.scoring.forward import (
 from crystalmon.scoring.isolation import undisturbed
 from crystalmon.scoring.memory import batch_limits
 from crystalmon.scoring.models import context_length, longrope_switch, vocabulary_size
-from crystalmon.scoring.plan import render_chat, with_chat_template
 from crystalmon.scoring.ranks import ONE, RankError, Ranks, attempt
-from crystalmon.scoring.route import (
-    HALF_TOLERANCE,
-    ROUTE_TOLERANCE,
-    choose_precision,
-    deviation,
-)
+from crystalmon.scoring.rendering import render_chat, with_chat_template
+from crystalmon.scoring.route import choose_precision, deviation, tolerance
 from crystalmon.scoring.sequences import TokenSequence, batches_of, chain
 
 AT_ONCE = 16
@@ -278,9 +273,8 @@ class Subject:
         # one prompt for both, so that they differ by the padding alone
         alone, padded = answers(ordered[0]), answers(ordered[0], ordered[-1])
         exact = next(self.model.parameters()).dtype in (torch.float32, torch.float64)
-        tolerance = ROUTE_TOLERANCE if exact else HALF_TOLERANCE
         steps = min(len(alone), len(padded))
-        return self.ranks.all(deviation(padded[:steps], alone[:steps]) < tolerance)
+        return self.ranks.all(deviation(padded[:steps], alone[:steps]) < tolerance(exact))
 
 
 _ONE_PLAIN_TEXT = ("num_beams", "num_return_sequences", "typical_p", "repetition_penalty")

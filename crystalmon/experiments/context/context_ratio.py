@@ -60,7 +60,6 @@ class Context(Experiment):
     """
 
     name: ClassVar[str] = "context"
-    display: ClassVar[str] = "context.context_display"
     levels: int = 12
     tokens: int = 60
     count: int | None = 10
@@ -97,7 +96,7 @@ class Context(Experiment):
     def measure(self, subject: Subject, folder: Path, parts: Parts) -> Result:
         """Run every pair that is not finished, and analyse all of them."""
         routes: list[Route] = []
-        conflicts, own = self._chosen(), (subject.text_tokenizer, self.levels, self.tokens)
+        conflicts, own = self._chosen(), (subject.tokenizer, self.levels, self.tokens)
         dialogues = {
             f"{instruction.id} × {adversary.id}": Dialogue(instruction, adversary, *own, self.seed)
             for instruction, adversary in product(conflicts.instructions, conflicts.adversaries)

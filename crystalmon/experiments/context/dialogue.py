@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from crystalmon.experiments.common.conflicts import Adversary, ClosedInstruction
-from crystalmon.scoring.plan import render_chat
+from crystalmon.scoring.rendering import render_chat, with_chat_template
 
 OPENING = "Answer:"
 """What every answer opens with, in a chat too: without it a model tends to begin a sentence rather
@@ -110,8 +110,9 @@ class Dialogue:
 
     Args:
         instruction, adversary: the two.
-        tokenizer: with a chat template, the block opens the user's first turn, and answers are
-            the assistant's, whose turn is begun with `OPENING`; else there is a plain transcript.
+        tokenizer: or a processor that has one. With a chat template, the block opens the user's
+            first turn, and answers are the assistant's, whose turn is begun with `OPENING`; else
+            there is a plain transcript.
         levels: of α; see `compose_levels`.
         tokens: of a block.
         random_seed: of the orders other than the first.
@@ -131,8 +132,9 @@ class Dialogue:
     ) -> None:
         self.instruction, self.adversary = instruction, adversary
         self._tokenizer, self._random_seed = tokenizer, random_seed
-        own = _count(tokenizer, instruction.text)
-        against = [_count(tokenizer, text) for text in adversary.against(instruction)]
+        self._text_tokenizer = plain = getattr(tokenizer, "tokenizer", tokenizer)
+        own = _count(plain, instruction.text)
+        against = [_count(plain, text) for text in adversary.against(instruction)]
         try:
             self.levels = compose_levels(own, against, levels, tokens)
         except ValueError as error:
@@ -149,7 +151,7 @@ class Dialogue:
         question = self.instruction.question
         turns = [(question, self.instruction.answers[answer]) for answer in history]
         block = " ".join(self._sentences(level, order))
-        if getattr(self._tokenizer, "chat_template", None):
+        if with_chat_template(self._tokenizer) is not None:
             return self._chat(block, question, turns)
         told = "".join(f"Question: {asked}\n{OPENING} {answer}\n" for asked, answer in turns)
         return f"{block}\n\n{told}Question: {question}\n{OPENING}"
@@ -174,8 +176,8 @@ class Dialogue:
         messages.append({"role": "user", "content": asked})
         text = render_chat(self._tokenizer, messages)
         # a template writes the beginning itself, which the tokenizer would put there again
-        begin = getattr(self._tokenizer, "bos_token", None)
-        if begin and self._tokenizer("")["input_ids"][:1] == [self._tokenizer.bos_token_id]:
+        plain, begin = self._text_tokenizer, getattr(self._text_tokenizer, "bos_token", None)
+        if begin and plain("")["input_ids"][:1] == [plain.bos_token_id]:
             text = text.removeprefix(begin)
         return text + OPENING
 

@@ -67,7 +67,6 @@ class Drift(Experiment):
     """
 
     name: ClassVar[str] = "drift"
-    display: ClassVar[str] = "drift.drift_display"
     tokens: int = 256
     every: int = 4
     burn_in: int = 32

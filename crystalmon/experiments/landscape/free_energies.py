@@ -51,7 +51,6 @@ class Landscape(Experiment):
     """
 
     name: ClassVar[str] = "landscape"
-    display: ClassVar[str] = "landscape.landscape_display"
     tokens: int = 24
     instructions: Instructions = None
     seed: int = 0

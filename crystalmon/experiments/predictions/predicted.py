@@ -18,7 +18,6 @@ class Predictions(Shown):
     """All predictions on what there is; it needs neither a model nor torch."""
 
     name: ClassVar[str] = "predictions"
-    display: ClassVar[str] = "predictions.predictions_display"
 
     @staticmethod
     def measure(folder: Path) -> Result:

@@ -64,7 +64,6 @@ class Sharpness(Shown):
     """The experiment on a set of runs; it needs neither a model nor torch."""
 
     name: ClassVar[str] = "sharpness"
-    display: ClassVar[str] = "sharpness.sharpness_display"
 
     @staticmethod
     def measure(

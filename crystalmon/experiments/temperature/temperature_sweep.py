@@ -24,7 +24,8 @@ from crystalmon.experiments.common.subject import Subject
 from crystalmon.experiments.temperature.curves import summarize_sweep
 from crystalmon.runs.results import Result
 from crystalmon.scoring.compatibility import check_fit
-from crystalmon.scoring.plan import View, build_plan, check_view
+from crystalmon.scoring.plan import build_plan
+from crystalmon.scoring.rendering import View, check_view
 from crystalmon.scoring.route import choose_route
 from crystalmon.scoring.score import score
 from crystalmon.suites.checks import is_number
@@ -55,7 +56,7 @@ class Temperature(Experiment):
 
     Args:
         suite: a bundled suite's name, a path, or a `TaskSuite`.
-        view: see `plan.View`.
+        view: see `rendering.View`.
         temperatures: K of them, positive, increasing, at least 3.
         weight: λ ≥ 0, per nat².
         replicates: resamples of the prompts behind the intervals.
@@ -66,7 +67,6 @@ class Temperature(Experiment):
     """
 
     name: ClassVar[str] = "temperature"
-    display: ClassVar[str] = "temperature.temperature_display"
     suite: str | Path | TaskSuite = "randomness"
     view: View = "raw"
     temperatures: tuple[float, ...] = DEFAULT_TEMPERATURES

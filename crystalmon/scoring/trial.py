@@ -1,0 +1,113 @@
+"""What a way to run a model is tried on: some rows of a plan, and the model's answers to them.
+
+Axes: M rows, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from crystalmon.scoring.forward import Route, score_rows
+from crystalmon.scoring.plan import ScoringPlan
+from crystalmon.scoring.ranks import Ranks
+from crystalmon.scoring.trie import Trie
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Some rows of a plan, which a model answers by one route and by another.
+
+    Args:
+        model, plan, ranks: see `score`.
+        told: the rows whose answers are compared, ascending.
+        filled: the rows that are run for them as trees, so that a pack is full.
+    """
+
+    model: nn.Module
+    plan: ScoringPlan
+    ranks: Ranks
+    told: list[int]
+    filled: list[int]
+
+    @property
+    def prompts(self) -> list[int]:
+        """Of `told` those that are prompts, which come first."""
+        return [row for row in self.told if row < self.plan.num_prompts]
+
+    def answers(self, route: Route, wanted: Sequence[int] | None = None) -> Tensor:
+        """[M, V] log-probabilities after the rows that are wanted, `told` if None."""
+        wanted = self.told if wanted is None else wanted
+        found: dict[int, Tensor] = {}  # a batch comes twice where another rank was out of memory
+
+        def keep(answered: np.ndarray, log_p: Tensor) -> None:
+            pairs = zip(answered.tolist(), log_p, strict=True)
+            found.update((row, each.cpu()) for row, each in pairs if row in wanted)
+
+        rows = self.filled if route.method == "tree" else wanted
+        score_rows(self.model, self.plan, route, keep, ranks=self.ranks, split=False, rows=rows)
+        return torch.stack([found[row] for row in sorted(found)])
+
+
+def varied_trial(model: nn.Module, plan: ScoringPlan, ranks: Ranks, pack: int) -> Trial:
+    """Of prompts that differ as much as they can: it tells whether trees of a pack are honoured.
+
+    They are the prompt with the longest row (a sliding window may be shorter), the one whose tree
+    has branches and costs least in rows, and some from the first to the last place of a pack,
+    since what a model does may depend on how far into a sequence a token stands. Compared are of
+    each the prompt, its longest row, and its last, which comes after all its others in a pack.
+    """
+    _, lengths = _tree_sizes(plan)
+    order = sorted(range(plan.num_prompts), key=lambda prompt: plan.rows[prompt])
+    some = np.linspace(0, plan.num_prompts - 1, num=6, dtype=int)
+    told = {int(np.argmin(_branch_costs(plan))), int(np.argmax(lengths)), *(order[i] for i in some)}
+    rows, filled = set[int](), set[int]()
+    for prompt in _fitting(plan, [*sorted(told), *order], pack, len(told)):
+        own = np.flatnonzero(plan.row_prompt == prompt).tolist()  # the prompt itself is first
+        filled.update(own)
+        if prompt in told:
+            rows |= {own[0], max(own, key=lambda row: (len(plan.rows[row]), row)), own[-1]}
+    return Trial(model, plan, ranks, sorted(rows), sorted(filled))
+
+
+def cheap_trial(model: nn.Module, plan: ScoringPlan, ranks: Ranks, pack: int) -> Trial:
+    """Of one full pack: the prompts that cost least.
+
+    Compared are a prompt and its last row at the first, the middle and the last place.
+    """
+    cheap = np.argsort(_branch_costs(plan), kind="stable").tolist()
+    order = sorted(_fitting(plan, cheap, pack), key=lambda prompt: plan.rows[prompt])
+    trees = [np.flatnonzero(plan.row_prompt == prompt).tolist() for prompt in order]
+    told = {row for at in (0, len(trees) // 2, -1) for row in (trees[at][0], trees[at][-1])}
+    return Trial(model, plan, ranks, sorted(told), sorted(row for tree in trees for row in tree))
+
+
+def _tree_sizes(plan: ScoringPlan) -> tuple[np.ndarray, np.ndarray]:
+    """[N] by prompt: its rows, and the length of the longest."""
+    lengths = np.zeros(plan.num_prompts, dtype=np.int64)
+    np.maximum.at(lengths, plan.row_prompt, [len(row) for row in plan.rows])
+    return np.bincount(plan.row_prompt, minlength=plan.num_prompts), lengths
+
+
+def _branch_costs(plan: ScoringPlan) -> np.ndarray:
+    """[N] tokens that the rows of a prompt take; much more for those whose tree has no branch."""
+    unfinished, lengths = _tree_sizes(plan)
+    costs = unfinished * lengths
+    return np.where(unfinished > 2, costs, costs + costs.max() * len(costs))
+
+
+def _fitting(plan: ScoringPlan, prompts: Sequence[int], pack: int, least: int = 1) -> list[int]:
+    """Of the prompts, in their order, those whose trees fit into a pack; the first in any case."""
+    trie, found = Trie(), list[int]()
+    unfinished, _ = _tree_sizes(plan)
+    for place, prompt in enumerate(prompts):
+        tokens = trie.missing(plan.rows[prompt]) + int(unfinished[prompt]) - 1
+        if prompt not in found and (place < least or len(trie) + tokens <= pack):
+            for row in np.flatnonzero(plan.row_prompt == prompt):
+                trie.add(plan.rows[row])
+            found.append(prompt)
+    return found
