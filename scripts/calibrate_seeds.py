@@ -117,7 +117,8 @@ class Case:
 
     def truth(self, weights: Weights) -> float:
         """The probability of what is true."""
-        _, shared, none = self.evidence.probabilities(self.between, weights)
+        evidence = replace(self.evidence, weights=weights)
+        _, shared, none = evidence.probabilities(self.between)
         if self.right is None:
             return none
         return float(shared[self.right].max(initial=0.0))
@@ -237,7 +238,7 @@ def fit_choosing(cases: Sequence[Case]) -> tuple[float, ...]:
 def fit_believing(cases: Sequence[Case], choosing: tuple[float, ...]) -> tuple[float, ...]:
     """Weights of `FEATURES` in the log-odds, by logistic regression."""
     chooser = Weights(choosing, ())
-    best = [case.evidence.best(chooser) for case in cases]
+    best = [replace(case.evidence, weights=chooser).best() for case in cases]
     x = np.array(
         [
             case.evidence.features(at, ~case.between[at])

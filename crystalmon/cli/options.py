@@ -117,7 +117,7 @@ def check_output(file: Path | None, endings: Sequence[str], force: bool) -> None
         raise FileExistsError(f"{file} is there already. Choose another name, or add --force.")
 
 
-def write_figure(figure: Figure, file: Path) -> None:
+def draw_to(figure: Figure, file: Path) -> None:
     """Draw a figure to a file, in the format of its ending.
 
     Raises:

@@ -17,9 +17,9 @@ from crystalmon.cli.options import (
     check_output,
     command,
     console,
+    draw_to,
     option,
     print_json,
-    write_figure,
 )
 from crystalmon.report.detection import format_detection
 from crystalmon.runs.files import explained, write_whole
@@ -84,7 +84,7 @@ def _summary(args: argparse.Namespace) -> int:
     if args.figure is not None:
         from crystalmon.report.stage_figure import stage_figure
 
-        write_figure(stage_figure(runs), args.figure)
+        draw_to(stage_figure(runs), args.figure)
         print(f"figure: {args.figure}", file=sys.stderr if args.json else sys.stdout)
     return _status(args.run_folder)
 

@@ -18,11 +18,11 @@ from crystalmon.cli.options import (
     VIEW_WORDS,
     check_output,
     command,
+    draw_to,
     option,
     print_json,
     torch_dtype,
     view_text,
-    write_figure,
 )
 from crystalmon.runs.reader import read_run
 from crystalmon.scan.families import FAMILIES
@@ -149,7 +149,7 @@ def _transfer(args: argparse.Namespace) -> None:
     if args.figure is not None:
         from crystalmon.report.transfer_figure import transfer_figure
 
-        write_figure(transfer_figure(a.name, b.name, stages), args.figure)
+        draw_to(transfer_figure(a.name, b.name, stages), args.figure)
         print(f"figure: {args.figure}", file=sys.stderr)
     if args.json:
         print_json([stage.to_json() for stage in stages])

@@ -50,7 +50,7 @@ LISTED = 10
 def _list(args: argparse.Namespace) -> None:
     suites = [load_suite(name) for name in list_suites()]
     if args.json:
-        print_json([_found(suite, ()) | {"tasks": [*map(_size, suite)]} for suite in suites])
+        print_json([_found(suite, ()) for suite in suites])
     else:
         print("\n".join(map(_describe, suites)))
 
@@ -78,7 +78,7 @@ def _new(args: argparse.Namespace) -> None:
             "own, and --force to replace the file; or choose another name."
         )
     _write(file, draft_suite(file, args.question, args.answers))
-    print(harmless(f"{_describe(load_suite(file))}"))
+    print(harmless(_describe(load_suite(file))))
     _print_warnings([*lists_answers(args.question, [answer.strip() for answer in args.answers])])
     _print_next(f"Edit the prompts in {file}, then see what can be measured:", file)
 
@@ -109,7 +109,7 @@ def _import(args: argparse.Namespace) -> None:
     suite = load_suite(file)
     warnings = [*trailing_space(suite), *one_sided(suite)]
     if args.json:
-        found = _found(suite, [*warnings, *_few(suite)]) | {"tasks": [*map(_size, suite)]}
+        found = _found(suite, [*warnings, *_few(suite)])
         print_json(json_value(found | {"remarks": remarks}))
         return
     print(harmless(_describe(suite)))
@@ -194,7 +194,7 @@ def _validate(args: argparse.Namespace) -> None:
         raise ValueError(f"view {args.view!r} needs a model to try it. Name one with --model.")
     warnings = [*trailing_space(suite), *_few(suite), *one_sided(suite)]
     if args.json:
-        print_json(_found(suite, warnings) | {"tasks": [_size(task) for task in suite]})
+        print_json(_found(suite, warnings))
         return
     print(f"{_describe(suite)}: valid")
     _print_warnings(warnings)
@@ -207,7 +207,8 @@ def _few(suite: TaskSuite) -> Iterator[str]:
 
 
 def _found(suite: TaskSuite, warnings: Sequence[str]) -> dict[str, Any]:
-    return {"suite": suite.name, "hash": suite.hash, "warnings": warnings}
+    tasks = [*map(_size, suite)]
+    return {"suite": suite.name, "hash": suite.hash, "warnings": warnings, "tasks": tasks}
 
 
 def _size(task: Task) -> dict[str, Any]:

@@ -67,11 +67,10 @@ class Origin:
         RunStore.check_writable(self.folder)
         if (run := self._past) is None:
             return []
-        view = run.info.get("config", {}).get("view")
-        if (run.info.get("suite_hash"), view) != (self.suite.hash, self.view):
+        if (run.info.get("suite_hash"), run.view) != (self.suite.hash, self.view):
             raise ValueError(
                 f"the run in {self.folder} must be resumed with its own suite and view, "
-                f"{run.info.get('suite')!r} and {view!r}, got {self.suite.name!r} and "
+                f"{run.info.get('suite')!r} and {run.view!r}, got {self.suite.name!r} and "
                 f"{self.view!r}. Use those, or another output_dir."
             )
         return [record for record in run.records if record.step <= self.step]

@@ -83,6 +83,7 @@ class Evidence:
         order: of the answers.
         choices: number of choices.
         whole: whether all prompts were asked.
+        weights: `WEIGHTS` unless others are tried.
     """
 
     misfits: np.ndarray = field(repr=False)
@@ -94,11 +95,16 @@ class Evidence:
     order: float
     choices: int
     whole: bool = True
+    weights: Weights | None = None
 
     @property
     def tells(self) -> bool:
         """Whether there are enough choices for the paths to tell candidates apart."""
         return self.choices >= TELLING
+
+    @property
+    def _weights(self) -> Weights:
+        return self.weights or WEIGHTS[self.tells]
 
     def terms(self) -> np.ndarray:
         """[K, 4] what the cost is linear in."""
@@ -107,63 +113,58 @@ class Evidence:
         late = float(np.clip((self.order - LATE) / (1 - LATE), 0.0, 1.0))
         return np.stack([m, d, e, late * d], axis=1)
 
-    def costs(self, weights: Weights) -> np.ndarray:
+    def costs(self) -> np.ndarray:
         """[K] of the candidates; the smaller, the likelier."""
-        return self.terms() @ np.array(weights.choosing)
+        return self.terms() @ np.array(self._weights.choosing)
 
-    def best(self, weights: Weights | None = None) -> int:
-        """Index of the candidate, the one of the smallest cost; of several, that of smallest d."""
-        return int(np.lexsort((self.pooled, self.costs(weights or WEIGHTS[self.tells])))[0])
+    def best(self) -> int:
+        """Index of the candidate of the smallest cost; of several, that of smallest d."""
+        return int(np.lexsort((self.pooled, self.costs()))[0])
 
-    def probabilities(
-        self, twins: np.ndarray, weights: Weights | None = None
-    ) -> tuple[np.ndarray, np.ndarray, float]:
+    def probabilities(self, twins: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
         """[K] that each candidate is the seed, [K] that it or a twin is, and that none is.
 
         softmax(−cost) · σ(log-odds of the candidate that is best), and 1 − σ.
 
         Args:
             twins: [K, K] whether one is the other's twin.
-            weights: others than `WEIGHTS`.
         """
-        weights = weights or WEIGHTS[self.tells]
-        costs, best = self.costs(weights), self.best(weights)
-        seeded = 1 / (1 + np.exp(-self.log_odds(best, ~twins[best], weights)))
+        costs, best = self.costs(), self.best()
+        seeded = 1 / (1 + np.exp(-self.log_odds(best, ~twins[best])))
         shares = np.exp(costs.min() - costs)
         own = seeded * shares / shares.sum()
         return own, twins @ own, float(1 - seeded)
 
-    def excess(self, best: int) -> float:
+    def excess(self, k: int) -> float:
         """m of a candidate, over the residual of paths with a free end."""
-        least = RESOLVED * max(float(self.floors[best]), 1e-12)
-        return float(self.misfits[best]) / max(self.residual, least)
+        least = RESOLVED * max(float(self.floors[k]), 1e-12)
+        return float(self.misfits[k]) / max(self.residual, least)
 
-    def unexplained(self, best: int) -> float:
+    def unexplained(self, k: int) -> float:
         """The share of the movement that a candidate's paths do not explain."""
-        return float(self.misfits[best]) / max(self.moved, 1e-12)
+        return float(self.misfits[k]) / max(self.moved, 1e-12)
 
-    def contrasts(self, best: int, rivals: np.ndarray) -> tuple[float, float]:
+    def contrasts(self, k: int, rivals: np.ndarray) -> tuple[float, float]:
         """Log of the smallest m, and d, among rivals (mask [K]) over the candidate's; 0 without."""
         if not rivals.any():
             return 0.0, 0.0
         terms = self.terms()[:, :2]
-        nearest = (terms[rivals] - terms[best]).min(axis=0)
+        nearest = (terms[rivals] - terms[k]).min(axis=0)
         m, d = np.minimum(nearest, MOST_CONTRAST).tolist()
         return m, d
 
-    def features(self, best: int, rivals: np.ndarray) -> np.ndarray:
+    def features(self, k: int, rivals: np.ndarray) -> np.ndarray:
         """[9] `FEATURES` of a candidate with these rivals (mask [K])."""
-        floor = max(float(self.floors[best]), 1e-12)
+        floor = max(float(self.floors[k]), 1e-12)
         ratios = [
-            np.clip(self.excess(best), *EXCESS_RANGE),
-            np.clip(self.unexplained(best), *UNEXPLAINED_RANGE),
-            *np.clip([self.pooled[best] / floor, self.ends[best] / floor], *FLOORS_RANGE),
+            np.clip(self.excess(k), *EXCESS_RANGE),
+            np.clip(self.unexplained(k), *UNEXPLAINED_RANGE),
+            *np.clip([self.pooled[k] / floor, self.ends[k] / floor], *FLOORS_RANGE),
             np.clip(1 - self.order, *WAY_RANGE),
             self.choices,
         ]
-        return np.array([*self.contrasts(best, rivals), *np.log(ratios), 1.0])
+        return np.array([*self.contrasts(k, rivals), *np.log(ratios), 1.0])
 
-    def log_odds(self, best: int, rivals: np.ndarray, weights: Weights | None = None) -> float:
+    def log_odds(self, k: int, rivals: np.ndarray) -> float:
         """Of the candidate being the seed."""
-        weights = weights or WEIGHTS[self.tells]
-        return float(self.features(best, rivals) @ np.array(weights.believing))
+        return float(self.features(k, rivals) @ np.array(self._weights.believing))

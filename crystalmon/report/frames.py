@@ -46,17 +46,24 @@ def thinned(lane: Lane, limit: int = MAX_PROBES) -> Lane:
     values = [[record.metrics.get(metric.key, np.nan) for record in records] for metric in CURVES]
     curves = np.array([*values, [record.seconds for record in records]], dtype=np.float64)
     curves = curves[np.isfinite(curves).any(axis=1)]
-    edges = np.linspace(0, count, (limit - len(kept)) // (2 * len(curves)) + 1).astype(int)
-    for start, stop in itertools.pairwise(edges.tolist()):
-        for sign in (1.0, -1.0):
-            lowest = np.where(np.isfinite(part := sign * curves[:, start:stop]), part, np.inf)
-            kept |= {start + int(place) for place in lowest.argmin(axis=1)}
+    kept |= extremes(curves, (limit - len(kept)) // (2 * len(curves)))
     runs, first = [], 0
     for run in lane.runs:
         own = [r for i, r in enumerate(run.records, first) if i in kept]
         runs.append(replace(run, records=tuple(own)))
         first += len(run.records)
     return Lane(tuple(runs), lane.starts)
+
+
+def extremes(curves: np.ndarray, stretches: int) -> set[int]:
+    """The places at which a curve [K, S] is lowest or highest in one of so many equal stretches."""
+    found: set[int] = set()
+    edges = np.linspace(0, curves.shape[1], stretches + 1).astype(int)
+    for start, stop in itertools.pairwise(edges.tolist()):
+        for sign in (1.0, -1.0):
+            lowest = np.where(np.isfinite(part := sign * curves[:, start:stop]), part, np.inf)
+            found |= {start + int(place) for place in lowest.argmin(axis=1)}
+    return found
 
 
 def _turns(values: Sequence[object]) -> list[int]:

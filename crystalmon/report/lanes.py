@@ -144,7 +144,7 @@ def _chain_before(run: Run, chains: Sequence[list[Run]]) -> list[Run] | None:
     path = Path(model)
     candidates = (path, path.parent) if path.name.startswith("checkpoint-") else (path,)
     for chain in chains:
-        if None not in (views := {_view(chain[-1]), _view(run)}) and len(views) > 1:
+        if None not in (views := {chain[-1].view, run.view}) and len(views) > 1:
             continue
         output = chain[-1].folder.resolve().parent
         for candidate in candidates:
@@ -155,8 +155,3 @@ def _chain_before(run: Run, chains: Sequence[list[Run]]) -> list[Run] | None:
             if candidate.resolve() == output or (relative and output.parts[-2:] == tail):
                 return chain
     return None
-
-
-def _view(run: Run) -> object:
-    """How a run was asked, if it tells."""
-    return run.info.get("config", {}).get("view")

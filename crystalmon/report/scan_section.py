@@ -82,5 +82,4 @@ def _picture(title: str, words: str, figure: Figure) -> dict[str, str]:
 
 def _measures(run: Run) -> tuple[Any, Any]:
     """The suite and the view that a scan was made with."""
-    config = run.info.get("config")
-    return run.info.get("suite_hash"), config.get("view") if isinstance(config, dict) else None
+    return run.info.get("suite_hash"), run.view

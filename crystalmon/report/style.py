@@ -16,6 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.textpath import TextPath
 
+from crystalmon.runs.files import explained, write_whole
+
 WIDTH = 14.0
 """Of every figure, in inches."""
 SMALL, TEXT, LARGE = 9.5, 10.5, 12.5
@@ -115,9 +117,17 @@ def figure_svg(figure: Figure) -> str:
 
 
 def write_figure(figure: Figure, stem: Path) -> list[Path]:
-    """Write a figure as `stem.png` and `stem.svg`; the files."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    png, svg = (stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg"))
-    figure.savefig(png)
-    svg.write_text(figure_svg(figure), encoding="utf-8")
-    return [png, svg]
+    """Write a figure as `stem.svg`, with transparent ground, and `stem.png`; the files.
+
+    Raises:
+        RunFolderError: if the folder cannot take them.
+    """
+    png = io.BytesIO()
+    figure.savefig(png, format="png")
+    blocks = {"svg": figure_svg(figure).encode(), "png": png.getvalue()}
+    files = [stem.with_name(f"{stem.name}.{kind}") for kind in blocks]
+    with explained(stem.parent, "take the figures"):
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        for file, block in zip(files, blocks.values(), strict=True):
+            write_whole(file, block)
+    return files

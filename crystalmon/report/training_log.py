@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from crystalmon.report.experiment_cards import rounded
+from crystalmon.report.frames import extremes
 from crystalmon.report.lanes import Lane
 from crystalmon.runs.run import Run
 
@@ -72,11 +73,7 @@ def few(values: np.ndarray, limit: int = MAX_LOGGED) -> np.ndarray:
     """
     if len(values) <= limit:
         return np.arange(len(values))
-    kept = {0, len(values) - 1}
-    for stretch in np.array_split(np.arange(len(values)), (limit - 2) // 2):
-        for worst, pick in ((np.inf, np.argmin), (-np.inf, np.argmax)):
-            part = np.where(np.isfinite(values[stretch]), values[stretch], worst)
-            kept.add(int(stretch[pick(part)]))
+    kept = {0, len(values) - 1} | extremes(values[None], (limit - 2) // 2)
     return np.array(sorted(kept))
 
 

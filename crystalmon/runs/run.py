@@ -118,6 +118,11 @@ class Run:
         return limit if isinstance(limit, float) else None
 
     @property
+    def view(self) -> str | None:
+        """How its prompts were sent, if it tells."""
+        return self.info.get("config", {}).get("view")
+
+    @property
     def ended(self) -> bool:
         """Whether the training has come to its end, or was stopped in order."""
         return OVERHEAD_KEY in self.info

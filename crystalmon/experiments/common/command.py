@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -61,13 +60,9 @@ def write_display(folder: Path, name: str, table: str, figure: Figure) -> list[P
     Raises:
         RunFolderError: if the folder cannot be written to.
     """
-    from crystalmon.report.style import figure_svg
+    from crystalmon.report.style import write_figure
 
-    png = io.BytesIO()
-    figure.savefig(png, format="png")
-    blocks = (table.encode() + b"\n", figure_svg(figure).encode(), png.getvalue())
-    files = [folder / f"{name}.{suffix}" for suffix in DISPLAY_SUFFIXES]
-    for file, block in zip(files, blocks, strict=True):
-        with explained(folder, f"take {file.name}"):
-            write_whole(file, block)
-    return files
+    text = folder / f"{name}.txt"
+    with explained(folder, f"take {text.name}"):
+        write_whole(text, table.encode() + b"\n")
+    return [text, *write_figure(figure, folder / name)]
