@@ -135,7 +135,7 @@ def test_every_figure_is_written_as_png_and_svg(scanned, tmp_path):
     run, found = scanned
     files = write_scan_figures(run, found, tmp_path / "figures")
     names = ("variety", "seed", "seed_mse_tasks", "seed_mass_tasks", "proxy", "answers")
-    assert [f.name for f in files] == [f"{n}.{kind}" for n in names for kind in ("png", "svg")]
+    assert [f.name for f in files] == [f"{n}.{kind}" for n in names for kind in ("svg", "png")]
     for file in files:
         content = file.read_bytes()
         assert content.startswith(PNG if file.suffix == ".png" else b"<?xml")

@@ -195,7 +195,7 @@ def test_views_are_probed_side_by_side(tmp_path, model, tokenizer, suite, capsys
     ]
 
 
-@pytest.mark.parametrize(("share", "each"), [(0.3, 0.15), (1, 1), (None, None)])
+@pytest.mark.parametrize(("share", "each"), [(0.3, 0.15), (1, None), (None, None)])
 def test_views_share_the_budget(tmp_path, model, tokenizer, suite, share, each):
     callback = CrystalCallback(suite, view=["raw", ALPACA], max_overhead=share, every=3)
     train(tmp_path, model, tokenizer, suite, [callback])
