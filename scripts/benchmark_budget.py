@@ -31,8 +31,8 @@ from crystalmon.monitor.asked import PARTIAL
 from crystalmon.monitor.budget import Budget
 from crystalmon.monitor.schedule import Schedule, probe_steps
 from crystalmon.phases import SuiteDetector
+from crystalmon.runs.compared_answers import read_base_answers
 from crystalmon.runs.records import Event, ProbeRecord
-from crystalmon.runs.reference import read_base_answers
 
 SHARES = (None, 0.005, 0.01, 0.02, 0.05)
 """Limits that are tried. Without one, about 100 planned steps are probed with all prompts."""

@@ -33,7 +33,7 @@ from crystalmon.metrics.bootstrap import (
 )
 from crystalmon.metrics.subsets import nested_subsets
 from crystalmon.phases.partial import ROBUST
-from crystalmon.runs.reference import read_base_answers, read_in_view
+from crystalmon.runs.compared_answers import read_base_answers, read_in_view
 from crystalmon.runs.run import names_of
 
 DEMO = Path("runs/demo/1-sft")

@@ -46,19 +46,12 @@ from crystalmon.phases.stored import states_of
 from crystalmon.report import style
 from crystalmon.report.palette import STAGE_COLOURS
 from crystalmon.report.scan_figures import write_scan_figures
+from crystalmon.runs.compared_answers import read_base_answers, read_in_view
 from crystalmon.runs.files import EVENTS_FILE, RECORDS_FILE, RUN_FILE
 from crystalmon.runs.json_values import json_value
 from crystalmon.runs.names import DEFAULT_NAME, REFERENCE_FOLDER
 from crystalmon.runs.reader import run_folders
-from crystalmon.runs.reference import (
-    CHOICE_PREFIX,
-    INFO_FILE,
-    PLAIN_FILE,
-    TENSOR_FILE,
-    read_base_answers,
-    read_in_view,
-    read_tables,
-)
+from crystalmon.runs.reference import CHOICE_PREFIX, INFO_FILE, PLAIN_FILE, TENSOR_FILE, read_tables
 from crystalmon.scoring.rendering import VIEWS
 
 MODEL_PLACE = re.compile(rb'(model": ?"|Tokenizer\()/(?:[^"/]+/)*([^"/]+/[^"/,]+[",])')

@@ -22,8 +22,9 @@ from crystalmon.report.live.feed import RunFeed
 from crystalmon.report.live.terminal import screen
 from crystalmon.report.page import write_report
 from crystalmon.report.summary import format_stage_table, stage_table
+from crystalmon.runs.compared_answers import read_base_answers
 from crystalmon.runs.reader import read_run
-from crystalmon.runs.reference import TENSOR_FILE, read_base_answers
+from crystalmon.runs.reference import TENSOR_FILE
 
 OLD = Path(__file__).parent / "data" / "run_before_rooms"
 RECORDS, EVENTS, RUN = "records.jsonl", "events.jsonl", "run.json"

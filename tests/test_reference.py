@@ -17,9 +17,10 @@ from safetensors.numpy import save_file
 from crystalmon.metrics.answers import answer_distributions
 from crystalmon.monitor.base_answers import ReferenceMismatch, check_reference, make_base
 from crystalmon.monitor.base_model import Question, find_base
+from crystalmon.runs.compared_answers import read_base_answers, read_in_view
 from crystalmon.runs.files import RunFolderError
 from crystalmon.runs.find_reference import find_reference, named_reference
-from crystalmon.runs.reference import load_reference, read_base_answers, read_in_view
+from crystalmon.runs.reference import load_reference
 from crystalmon.scoring.models import ASSETS_DIR, without_adapters
 from crystalmon.scoring.plan import build_plan
 from crystalmon.suites.tasks import TaskSuite, load_suite

@@ -20,7 +20,8 @@ from crystalmon import CrystalCallback, Monitor, read_run
 from crystalmon.analysis.replay import detect_run
 from crystalmon.cli.main import main
 from crystalmon.phases.stored import replay_run, to_info
-from crystalmon.runs.reference import TENSOR_FILE, load_reference, read_base_answers
+from crystalmon.runs.compared_answers import read_base_answers
+from crystalmon.runs.reference import TENSOR_FILE, load_reference
 from crystalmon.suites.tasks import TaskSuite, load_suite
 
 OLD = Path(__file__).parent / "data" / "run_before_rooms"

@@ -278,7 +278,8 @@ def test_intervals_of_few_and_of_skewed_values_cover():
     assert np.mean(covered) >= 0.93
 
 
-def test_a_single_value_has_no_interval():
-    found = mean_estimate([2.0])
+@pytest.mark.parametrize("values", [[2.0], [1.0, 3.0]])
+def test_one_or_two_values_have_no_interval(values: list[float]):
+    found = mean_estimate(values)
     assert found.value == 2.0
     assert np.isnan([found.low, found.high]).all()

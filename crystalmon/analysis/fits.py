@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from crystalmon.runs.json_values import Interval
+from crystalmon.metrics.bootstrap import Interval
 
 LEAST_DEVIATION = 0.005
 """Standard deviation that residuals are taken to have at the least: no fit is infinitely good."""

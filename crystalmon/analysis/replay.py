@@ -31,10 +31,10 @@ from crystalmon.phases.in_words import main_numbers, phase_words, shared_leader
 from crystalmon.phases.limits import Limits
 from crystalmon.phases.stored import limits_of, observe, states_of
 from crystalmon.phases.what_to_do import advise_run
+from crystalmon.runs.compared_answers import read_base_answers, read_in_view, read_unanswered
 from crystalmon.runs.json_values import Stored
 from crystalmon.runs.places import Stages
 from crystalmon.runs.records import Event, ProbeRecord
-from crystalmon.runs.reference import read_base_answers, read_in_view, read_unanswered
 from crystalmon.runs.run import Run
 from crystalmon.runs.wordings import task_texts
 

@@ -16,8 +16,8 @@ import numpy as np
 from crystalmon.analysis.verdicts import find_seeds
 from crystalmon.metrics import answers, seeds
 from crystalmon.metrics.bootstrap import uniform_weights
+from crystalmon.runs.compared_answers import read_base_answers
 from crystalmon.runs.records import TaskRecord
-from crystalmon.runs.reference import read_base_answers
 from crystalmon.runs.run import Run
 
 PROXY_STAGE = "sft"

@@ -15,9 +15,9 @@ import numpy as np
 from crystalmon.analysis.stage_measures import stage_names
 from crystalmon.analysis.verdicts import find_seeds
 from crystalmon.metrics.divergences import js_divergence
+from crystalmon.runs.compared_answers import read_base_answers
 from crystalmon.runs.json_values import Stored
 from crystalmon.runs.plurals import counted
-from crystalmon.runs.reference import read_base_answers
 from crystalmon.runs.run import Run
 
 NOTABLE = 0.05

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from crystalmon.analysis import fits
+from crystalmon.metrics.bootstrap import Interval
 from crystalmon.metrics.catalogue import NOT_MEASURABLE
-from crystalmon.runs.json_values import Interval
 
 LEAST_POINTS = 8
 """Probes below which nothing is said."""

@@ -29,10 +29,10 @@ from crystalmon.metrics.seeds import noise_floor, support
 from crystalmon.phases.order import COMPLETE
 from crystalmon.phases.seed import SEEDLESS, judge_probe
 from crystalmon.phases.support import LEAK
+from crystalmon.runs.compared_answers import read_base_answers
 from crystalmon.runs.json_values import Stored
 from crystalmon.runs.plurals import counted
 from crystalmon.runs.records import Event, ProbeRecord, TaskRecord
-from crystalmon.runs.reference import read_base_answers
 from crystalmon.runs.run import Run
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "undetermined"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,9 +90,8 @@ command(
     option("--beta", type=float, nargs="+", help="each run's KL penalty, where run.json has none"),
 )
 def _sharpness(args: argparse.Namespace) -> None:
-    result = experiments.Sharpness.measure(args.run_folder, args.beta)
-    write_result(args.output, result)
-    _show(args, experiments.Sharpness, result)
+    shown = experiments.Sharpness
+    _judge(args, shown, lambda: shown.measure(args.run_folder, args.beta))
 
 
 @command(
@@ -101,9 +101,8 @@ def _sharpness(args: argparse.Namespace) -> None:
     option("output", metavar="folder", type=Path, help="the folder of the experiments' results"),
 )
 def _predictions(args: argparse.Namespace) -> None:
-    result = experiments.Predictions.measure(args.output)
-    write_result(args.output, result)
-    _show(args, experiments.Predictions, result)
+    shown = experiments.Predictions
+    _judge(args, shown, lambda: shown.measure(args.output))
 
 
 def _experiment(args: argparse.Namespace) -> Experiment:
@@ -139,6 +138,14 @@ def _finish(
     """Measure on a model, going on from finished parts, and show the result."""
     _check_place(args.output / f"{shown.name}.json", of)
     _show(args, shown, run_alone(shown.name, args.output, of, measure))
+
+
+def _judge(args: argparse.Namespace, shown: type[Shown], measure: Callable[[], Result]) -> None:
+    """Measure what lies on file, and show the result; nothing is written where that fails."""
+    began = time.perf_counter()
+    result = dataclasses.replace(measure(), seconds=time.perf_counter() - began)
+    write_result(args.output, result)
+    _show(args, shown, result)
 
 
 def _show(args: argparse.Namespace, shown: type[Shown] | Shown, result: Result) -> None:

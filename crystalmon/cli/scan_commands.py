@@ -114,7 +114,7 @@ def _print_result(result: ScanResult) -> None:
 
     run = read_run(result.folder)
     print(format_stage_table(stage_table([run])))
-    print("(phases take two stages that agree, seeds three after the base; verdicts take none)\n")
+    print("(a phase takes two stages that agree, a seed three to six; verdicts judge each stage)\n")
     print(format_verdicts(result.verdicts))
     print(f"\nrun folder: {result.folder}")
 

@@ -9,6 +9,9 @@ import numpy as np
 
 from crystalmon.metrics.catalogue import BY_KEY, Metric
 
+Interval = tuple[float, float]
+"""The lower and the upper end."""
+
 REPLICATES = 200
 """Resamples of the prompts behind a 95% interval."""
 _TAILS = (2.5, 97.5)
@@ -69,9 +72,7 @@ def _student(free: int) -> float:
     return _STUDENT.get(free, expanded)
 
 
-def bootstrap_interval(
-    value: float, replicates: np.ndarray, wider: float = 1.0
-) -> tuple[float, float]:
+def bootstrap_interval(value: float, replicates: np.ndarray, wider: float = 1.0) -> Interval:
     """The central 95% interval of a statistic under resampling of the prompts.
 
     Percentiles of the replicates, shifted so that their mean is `value`. A resample repeats
@@ -103,13 +104,13 @@ def bootstrap_interval(
 
 def bootstrap_intervals(
     values: Mapping[str, float], replicates: Mapping[str, np.ndarray], wider: float = 1.0
-) -> dict[str, tuple[float, float]]:
+) -> dict[str, Interval]:
     """`bootstrap_interval` of each key of `replicates`, within the range of that metric.
 
     All in one go: a probe has hundreds of them.
     """
     plain = [key for key, row in replicates.items() if len(row) and np.isfinite(row).all()]
-    found: dict[str, tuple[float, float]] = {}
+    found: dict[str, Interval] = {}
     if plain:
         table = np.array([replicates[key] for key in plain])
         ends = _central(np.array([values[key] for key in plain]), table, wider)
@@ -122,7 +123,7 @@ def bootstrap_intervals(
     return {key: _within(BY_KEY.get(key), *found[key]) for key in replicates}
 
 
-def _within(metric: Metric | None, low: float, high: float) -> tuple[float, float]:
+def _within(metric: Metric | None, low: float, high: float) -> Interval:
     if metric is None or math.isnan(low):
         return low, high
     return max(low, metric.low), min(high, metric.high)

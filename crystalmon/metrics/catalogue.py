@@ -46,8 +46,8 @@ class Metric:
         summary: how to read it, in one line.
         formula: its definition, in the notation of `README.md`.
         brief: shown also where there is room for a few metrics only.
-        brief_if_held: shown there only while the detector holds a seed: it measures the nearness
-            to it.
+        brief_if_held: as `brief`, but only while the detector holds a seed, to which it measures
+            the nearness.
         nucleation: relative to what the base has to lose: NaN of a task whose base is ordered or
             that is not measurable, and the suite's value leaves it out.
         held: of the seed that the detector holds: NaN of a task without one, and the suite's value

@@ -8,6 +8,10 @@ RESOLUTION = 1e-12
 """Below this a base's liquidity or distance, in nats, is rounding error."""
 
 
+ON_SIMPLEX = 2e-5
+"""How far the sum of a distribution may lie from 1."""
+
+
 def entropy(q: np.ndarray) -> np.ndarray:
     """Shannon entropy H(q) = −Σ_c q_c log q_c over the last axis, in nats; 0 log 0 = 0.
 

@@ -155,10 +155,10 @@ def seed_metrics(
         stacked: rows that sum to 1.
 
     Returns:
-        [R] values by key; and, by key, what by what of those that divide by the base's distance
-        from the seed, [R] each. `crystallinity` compares with the base's answers to the same
-        prompts. Of the whole base, and not resampled, are the `NOISE_FLOOR` and, as in
-        `prompt_crystallinity`, the distance in `susceptibility`.
+        [R] values by key; and, by key, numerator and denominator [R] of the metrics relative to
+        the base's distance from the seed. `crystallinity` compares with the base's answers to the
+        same prompts. `NOISE_FLOOR` and, as in `prompt_crystallinity`, the distance in
+        `susceptibility` are those of the whole base, and not resampled.
     """
     others = without_prompt(stacked, seed, asked)
     now, before = js_divergence(q, b[seed]), others @ js_divergence(b[asked], b[seed])

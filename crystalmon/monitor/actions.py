@@ -100,12 +100,12 @@ class ActionQueue:
     """What the user has asked for on events, done when the trainer's control can be changed.
 
     Args:
-        asked: by signal, checked.
+        actions: by signal, checked.
         failures: where failed actions are counted.
     """
 
-    def __init__(self, asked: Mapping[str, tuple[Action, ...]], failures: Failures) -> None:
-        self._asked, self._failures = asked, failures
+    def __init__(self, actions: Mapping[str, tuple[Action, ...]], failures: Failures) -> None:
+        self._actions, self._failures = actions, failures
         self._events: list[Event] = []
         self._stopped_at = math.inf
 
@@ -113,19 +113,19 @@ class ActionQueue:
         """Let the actions on these events wait for the next `run`."""
         self._events += events
 
-    def run(self, state: Any, control: Any, told: Callable[[Event, Action], Any]) -> None:
+    def run(self, state: Any, control: Any, before_each: Callable[[Event, Action], Any]) -> None:
         """Take the actions that wait.
 
         Args:
             state, control: the trainer's.
-            told: is called before each action.
+            before_each: called with each event and action.
         """
         if state.global_step > self._stopped_at:
             logger.warning("crystalmon: this trainer does not stop when a callback asks it to.")
             self._stopped_at = math.inf
         events, self._events = self._events, []
-        for event, action in ((e, a) for e in events for a in actions_for(self._asked, e)):
-            told(event, action)
+        for event, action in ((e, a) for e in events for a in actions_for(self._actions, e)):
+            before_each(event, action)
             if action == "stop":
                 self._stopped_at = state.global_step
             failed = f"{action_name(action)} failed on {event.kind}; training goes on"

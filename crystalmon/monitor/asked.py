@@ -19,7 +19,7 @@ PARTIAL = (2, 4, 8)
 
 
 def choose_subsets(
-    base_q: Mapping[str, np.ndarray], answered: Mapping[str, np.ndarray], *, none: bool
+    base_q: Mapping[str, np.ndarray], answered: Mapping[str, np.ndarray], *, only_all: bool
 ) -> dict[int, Asked]:
     """By number of prompts of each task, which ones; the largest number stands for all.
 
@@ -27,10 +27,10 @@ def choose_subsets(
         base_q: by task, the base's answers [P, C].
         answered: by task, [P] whether the base answers a prompt. Those that it does not answer are
             asked only where the others are not enough.
-        none: all prompts alone.
+        only_all: no subsets, all prompts at every probe.
     """
     most = max(map(len, base_q.values()))
-    sizes = [] if none else [size for size in PARTIAL if size < most]
+    sizes = [] if only_all else [size for size in PARTIAL if size < most]
     chosen = {name: _nested(b, answered[name], sizes) for name, b in base_q.items()}
     parts = {size: {name: own[size] for name, own in chosen.items()} for size in sizes}
     return {**parts, most: {name: np.arange(len(b)) for name, b in base_q.items()}}

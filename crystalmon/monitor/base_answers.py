@@ -19,6 +19,7 @@ from crystalmon.scoring.forward import Route
 from crystalmon.scoring.models import model_name
 from crystalmon.scoring.plan import ScoringPlan
 from crystalmon.scoring.ranks import ONE, Ranks
+from crystalmon.scoring.rendering import text_tokenizer
 from crystalmon.scoring.score import Scores, score
 from crystalmon.suites.tasks import TaskSuite
 
@@ -162,6 +163,6 @@ def check_reference(
 
 def tokenizer_name(tokenizer: Any) -> str:
     """What a reference calls the tokenizer that it was made with."""
-    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
+    tokenizer = text_tokenizer(tokenizer)
     name = getattr(tokenizer, "name_or_path", "")
     return f"{type(tokenizer).__name__}({name}, {len(tokenizer)} tokens)"

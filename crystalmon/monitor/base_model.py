@@ -75,10 +75,10 @@ class TakenBase:
 
 @dataclass(frozen=True)
 class Question:
-    """What a base is asked, and by which model's run.
+    """What a base is asked.
 
     Args:
-        model, tokenizer: being monitored.
+        model, tokenizer: that is asked; for `find_base`, the one that is monitored.
         suite, plan: what is scored; the plan was built from the suite.
         ranks, progress: see `scoring.score`.
         precision: of the layers; see `route.choose_route`.
@@ -95,7 +95,7 @@ class Question:
 
 def take_base(
     reference: str | Path | Reference,
-    asked: Question,
+    question: Question,
     bar: Callable[[str, int], tqdm[Any]],
     *,
     answers_only: bool = False,
@@ -107,7 +107,8 @@ def take_base(
 
     Args:
         reference, answers_only: see `find_base`.
-        asked: its precision `auto` takes that of a base which is already there.
+        question: with precision `auto`, the model is run in that of a base which is already
+            there.
         bar: makes a progress bar from what it is of, and the number of rows.
 
     Raises:
@@ -117,22 +118,23 @@ def take_base(
 
     def take(what: str, plan: ScoringPlan) -> Reference | TakenBase:
         with bar(what, len(plan.rows)) as shown:
-            question = replace(asked, plan=plan, progress=shown.update)
-            found = find_base(reference, question, answers_only=answers_only)
-            return own_base(question, bare=str(reference) == "auto") if found is None else found
+            own = replace(question, plan=plan, progress=shown.update)
+            found = find_base(reference, own, answers_only=answers_only)
+            return own_base(own, bare=str(reference) == "auto") if found is None else found
 
-    taken = take("reference", asked.plan)
+    taken = take("reference", question.plan)
     if isinstance(taken, Reference):
-        stored = check_precision(taken.info.precision)
-        precision = stored if asked.precision == "auto" else asked.precision
-        route = choose_route(asked.model, asked.plan, asked.ranks, precision=precision)
+        precision = question.precision
+        if precision == "auto":
+            precision = check_precision(taken.info.precision)
+        route = choose_route(question.model, question.plan, question.ranks, precision=precision)
         taken = TakenBase(taken, route)
     base = taken.reference
     lacking = _unanswered(base.log_choice)
-    if asked.plan.view == "raw" or not lacking or base.plain:
+    if question.plan.view == "raw" or not lacking or base.plain:
         return taken
     other, failure = attempt(
-        lambda: take("reference, plain prompts", build_plan(asked.suite, asked.tokenizer))
+        lambda: take("reference, plain prompts", build_plan(question.suite, question.tokenizer))
     )
     plain = other.reference if isinstance(other, TakenBase) else other
     named = attrgetter("fingerprint", "model")
@@ -152,7 +154,7 @@ def _unanswered(log_choice: Mapping[str, np.ndarray]) -> list[str]:
 
 
 def find_base(
-    reference: str | Path | Reference, asked: Question, *, answers_only: bool = False
+    reference: str | Path | Reference, question: Question, *, answers_only: bool = False
 ) -> Reference | None:
     """The base to compare with, from what the user asked for; None for this model as it is now.
 
@@ -167,14 +169,14 @@ def find_base(
         ReferenceMismatch: if it was made with another suite, view or tokenizer.
         FileNotFoundError: if a path holds neither a reference nor a model.
     """
-    suite, plan, ranks = asked.suite, asked.plan, asked.ranks
+    suite, plan, ranks = question.suite, question.plan, question.ranks
     if isinstance(reference, Reference):
         found = reference
     elif str(reference) == "initial":
         return None
     else:
         auto = str(reference) == "auto"
-        place = model_name(asked.model) if auto else reference
+        place = model_name(question.model) if auto else reference
         find = find_reference if auto else named_reference
         folder = ranks.on_main(lambda: find(place, suite, plan.view))
         if folder is not None:
@@ -182,8 +184,8 @@ def find_base(
         elif auto:
             return None
         else:
-            found = ranks.on_main(lambda: _score_other(str(reference), asked))
-    check_reference(found, suite, plan, asked.tokenizer, answers_only=answers_only)
+            found = ranks.on_main(lambda: _score_other(str(reference), question))
+    check_reference(found, suite, plan, question.tokenizer, answers_only=answers_only)
     return found
 
 
@@ -199,7 +201,7 @@ def _load_everywhere(folder: Path, ranks: Ranks) -> Reference:
     return ranks.on_main(lambda: load_reference(folder))
 
 
-def _score_other(name: str, asked: Question) -> Reference:
+def _score_other(name: str, question: Question) -> Reference:
     """Load a base model with its own tokenizer, score it where the current model is, free it."""
     try:
         base, tokenizer = load_whole(name)
@@ -208,8 +210,8 @@ def _score_other(name: str, asked: Question) -> Reference:
             f"reference {name!r} is neither 'auto', 'initial', a run or reference folder, nor "
             f"a model: {error}"
         ) from error
-    base.to(next(asked.model.parameters()).device)
-    suite, plan = asked.suite, asked.plan
+    base.to(next(question.model.parameters()).device)
+    suite, plan = question.suite, question.plan
     if plan.view != "chat" or getattr(tokenizer, "chat_template", None):
         plan = build_plan(suite, tokenizer, plan.view)
     elif max(map(max, plan.rows)) >= vocabulary_size(base):
@@ -217,7 +219,7 @@ def _score_other(name: str, asked: Question) -> Reference:
             f"reference {name!r} has no chat template, and its vocabulary is too small for the "
             "tokens of the current model's template. Use view='raw'."
         )
-    own = Question(base, tokenizer, suite, plan, progress=asked.progress, precision=asked.precision)
+    own = replace(question, model=base, tokenizer=tokenizer, plan=plan, ranks=ONE)
     try:
         return own_base(own).reference
     except UnsupportedModel as error:  # the model in training is not to blame
@@ -227,21 +229,26 @@ def _score_other(name: str, asked: Question) -> Reference:
         free_memory()
 
 
-def own_base(asked: Question, *, bare: bool = False) -> TakenBase:
+def own_base(question: Question, *, bare: bool = False) -> TakenBase:
     """A model as its own base: from the cache, else scored now and kept there.
 
     Args:
-        asked: the model, and what it is asked.
+        asked: the model, and what it is question.
         bare: without PEFT's adapters.
 
     Raises:
         ValueError: see `make_base`.
     """
-    model, tokenizer, suite, plan = asked.model, asked.tokenizer, asked.suite, asked.plan
-    known = KnownBase(
-        model, suite, plan, asked.ranks, without_adapters=bare, precision=asked.precision
+    model, tokenizer, suite, plan = (
+        question.model,
+        question.tokenizer,
+        question.suite,
+        question.plan,
     )
-    as_bare = not bare or asked.ranks.all(adapters_change_nothing(model))
+    known = KnownBase(
+        model, suite, plan, question.ranks, without_adapters=bare, precision=question.precision
+    )
+    as_bare = not bare or question.ranks.all(adapters_change_nothing(model))
     found = known.find(lambda reference: check_kept(reference, suite, plan, tokenizer))
     if found is not None:
         names = {"model": model_name(model), "tokenizer": tokenizer_name(tokenizer)}
@@ -259,8 +266,8 @@ def own_base(asked: Question, *, bare: bool = False) -> TakenBase:
             suite,
             plan,
             route=known.route,
-            ranks=asked.ranks,
-            progress=asked.progress,
+            ranks=question.ranks,
+            progress=question.progress,
             fingerprint=known.fingerprint,
         )
     seconds = time.perf_counter() - started

@@ -19,7 +19,7 @@ class Budget:
     """Counts the time spent on monitoring, and foretells what a probe costs.
 
     Args:
-        share: of the run's wall time that may be spent, in (0, 1]; infinite for no limit.
+        share: of the run's wall time that may be spent, in (0, 1); infinite for no limit.
         clock: seconds.
 
     Attributes:
@@ -40,7 +40,7 @@ class Budget:
 
     @property
     def trained(self) -> float:
-        """Seconds since then without monitoring and experiments."""
+        """Seconds since this object was made, less those of monitoring and experiments."""
         return self.elapsed - self.spent - self.apart
 
     @property
@@ -71,7 +71,7 @@ class Budget:
 
 
 def check_share(share: float | None) -> float | None:
-    """The largest share of a run's time to spend; None, as which 1 counts too, for no limit.
+    """The largest share of a run's time to spend, or None for no limit, as which 1 counts.
 
     Raises:
         TypeError: if it is no number.

@@ -89,8 +89,8 @@ class CrystalCallback(TrainerCallback):
             answers and the trackers included; 0.02 by default. Within it, probes are as many as
             fit, more where the model moves, and ask fewer prompts of each task where all would take
             too long; see `schedule.Schedule`. Each run gets its base and four small probes, however
-            short it is. Which steps are probed depends on the clock. None: all planned steps are
-            probed, with all prompts.
+            short it is. Which steps are probed depends on the clock. None, or 1: all planned steps
+            are probed, with all prompts.
         experiments: further measurements, by name or as an experiment, each with its interval in
             steps: `{"context": 100}`. They are measured whatever `max_overhead` says.
         log: what trackers get. `suite`: the suite's main metrics. `tasks`: all of them, and those

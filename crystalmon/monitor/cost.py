@@ -153,7 +153,7 @@ def estimate_cost(
         tokens_per_step: over all devices, for `share`.
         rate: of the machine, for `seconds`.
         step_seconds: of one training step, for `time_share`; needs `rate`.
-        max_overhead: the callback's, for `probes_allowed`.
+        max_overhead: the callback's, for `probes_allowed`; None or 1 for no limit.
 
     Raises:
         ValueError: for a number that is not positive or too large, or lacks another that it needs.

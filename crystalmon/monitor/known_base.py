@@ -47,7 +47,7 @@ class KnownBase:
         ranks: Ranks = ONE,
         *,
         without_adapters: bool = False,
-        precision: AskedPrecision = "float32",
+        precision: AskedPrecision,
     ) -> None:
         def read() -> str | None:
             # a model that cannot be read is as one without a fingerprint, and so is a part of one

@@ -75,7 +75,7 @@ class Monitor:
 
     Raises:
         UnsupportedModel: if the model cannot be measured; the message says why.
-        TypeError: if the model is no module, or the tokenizer is none.
+        TypeError: if the model is no module, or the tokenizer is None.
         ValueError: for a faulty suite, an unknown precision, or a reference that does not fit; the
             message says which.
     """
@@ -106,7 +106,7 @@ class Monitor:
         self.ranks = probing_ranks(model, self.plan)
         self._batch_tokens: int | None = None
         self.progress = progress
-        asked = Question(
+        question = Question(
             model,
             tokenizer,
             self.suite,
@@ -114,7 +114,7 @@ class Monitor:
             self.ranks,
             precision=precision,
         )
-        base = take_base(reference, asked, self._bar, answers_only=answers_only)
+        base = take_base(reference, question, self._bar, answers_only=answers_only)
         self.reference, self.route = base.reference, base.route
         self.is_own_base, self.remembered = base.is_own, base.remembered
         self.without_adapters = str(reference) == "auto"
@@ -126,7 +126,7 @@ class Monitor:
         self._answered = {name: share >= MEASURABLE for name, (_, share) in answers.items()}
         self.course = Course(self.base_q, view, self.reference.in_view)
         few = len(self.detector.taking_part) < LEAST_TASKS
-        self.subsets = choose_subsets(self.base_q, self._answered, none=few)
+        self.subsets = choose_subsets(self.base_q, self._answered, only_all=few)
         self._all = self.subsets[max(self.subsets)]
         self._spent = time.perf_counter() - self._started
         self.doubtful_after: int | None = None
@@ -231,7 +231,7 @@ class Monitor:
         if not self._proof.is_due(q, asked):
             return True
         holds = still_holds(self.model, self.plan, self.route, self.ranks)
-        proven = self._proof.done(step, q, asked)
+        proven = self._proof.note(step, q, asked)
         if holds:
             return True
         safe = replace(self.route, method="rows")

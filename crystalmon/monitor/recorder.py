@@ -19,17 +19,12 @@ from crystalmon.monitor.run_info import route_info
 from crystalmon.phases.what_to_do import advise
 from crystalmon.report.page import write_report
 from crystalmon.report.snapshot import Snapshot
+from crystalmon.runs.compared_answers import same_answers
 from crystalmon.runs.files import RUN_FILE, explained, saved_checkpoints
 from crystalmon.runs.lock import RunLock
 from crystalmon.runs.names import REFERENCE_FOLDER
 from crystalmon.runs.records import Event, ProbeRecord
-from crystalmon.runs.reference import (
-    INFO_FILE,
-    TENSOR_FILE,
-    Reference,
-    load_reference,
-    same_answers,
-)
+from crystalmon.runs.reference import INFO_FILE, TENSOR_FILE, Reference, load_reference
 from crystalmon.runs.results import Result
 from crystalmon.runs.store import RunStore
 from crystalmon.runs.trainer_log import LogRow

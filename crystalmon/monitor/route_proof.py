@@ -14,7 +14,7 @@ is proven again."""
 
 
 class RouteProof:
-    """At the 1st, 4th, 16th … probe, and when the answers have moved.
+    """Says when a proof is due: at the 1st, 4th, 16th … probe, and when the answers have moved.
 
     Args:
         base_q: by task, the base's answers [P, C].
@@ -29,7 +29,7 @@ class RouteProof:
         self._proven = {name: b.copy() for name, b in base_q.items()}
 
     def is_due(self, q: Mapping[str, np.ndarray], asked: Asked) -> bool:
-        """Whether this probe, whose answers are q [p, C] by task, needs a proof."""
+        """Count this probe, with answers q [p, C] by task, and say whether it needs a proof."""
         self._probes += 1
         moves = [
             np.abs(own - self._proven[name][asked[name]]).sum(axis=1) / 2 for name, own in q.items()
@@ -37,7 +37,7 @@ class RouteProof:
         moved = np.nan_to_num(np.concatenate(moves)).mean()
         return self._probes >= self._next or moved >= PROVEN_WITHIN
 
-    def done(self, step: int, q: Mapping[str, np.ndarray], asked: Asked) -> int:
+    def note(self, step: int, q: Mapping[str, np.ndarray], asked: Asked) -> int:
         """Note a proof at this step; return the step of the one before."""
         self._next = 4 * self._probes
         for name, own in q.items():  # of prompts not asked now, what was known before

@@ -287,8 +287,8 @@ class Training:
 
     def _open(self, monitor: Monitor, history: list[ProbeRecord], state: TrainerState) -> None:
         """Rank 0: open the run folder and the trackers, and say what will be monitored."""
-        folder, args, asked = self._folder, self._args, self._settings
-        info = run_info(monitor, asked.to_info(), trainer_name(args), state.max_steps, args)
+        folder, args, settings = self._folder, self._args, self._settings
+        info = run_info(monitor, settings.to_info(), trainer_name(args), state.max_steps, args)
         lock = cast(RunLock, self._held)  # rank 0 has taken it
         self._recorder = Recorder(
             folder,
@@ -300,10 +300,10 @@ class Training:
             self.failures,
             lock,
             self._console,
-            asked.logged,
+            settings.logged,
         )
-        self._console.introduce(monitor, folder, len(self._schedule.steps), asked.max_overhead)
-        self._console.warn_of(asked.actions, args, folder)
+        self._console.introduce(monitor, folder, len(self._schedule.steps), settings.max_overhead)
+        self._console.warn_of(settings.actions, args, folder)
 
     def _begin_experiments(self, tokens: Any, step: int) -> None:
         if self.monitor is None:
@@ -365,5 +365,5 @@ class Training:
 
     def _act(self, state: TrainerState, control: TrainerControl) -> None:
         """Do what the user has asked for on the latest events."""
-        told = (lambda *_: None) if self._recorder is None else self._recorder.act
-        self._actions.run(state, control, told)
+        say = (lambda *_: None) if self._recorder is None else self._recorder.act
+        self._actions.run(state, control, say)

@@ -17,7 +17,7 @@ from crystalmon.runs.names import path_part
 from crystalmon.runs.reference import Reference, load_reference
 from crystalmon.scoring.isolation import same_random_states
 from crystalmon.scoring.ranks import attempt, describe
-from crystalmon.scoring.rendering import VIEWS, View, check_view, with_chat_template
+from crystalmon.scoring.rendering import VIEWS, View, check_view, text_tokenizer, with_chat_template
 from crystalmon.suites.tasks import TaskSuite
 
 logger = logging.getLogger(__name__)
@@ -123,7 +123,7 @@ def data_view(data: Any, tokenizer: Any) -> View:
 
 
 def _view_of_rows(data: Any, processor: Any) -> View:
-    count, tokenizer = len(data), getattr(processor, "tokenizer", processor)
+    count, tokenizer = len(data), text_tokenizer(processor)
     places = np.linspace(0, count - 1, min(count, ROWS)).astype(int).tolist()
     told = [_prompt(data[place], tokenizer) for place in places]
     mark = _answer_mark(with_chat_template(processor))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from crystalmon.metrics.catalogue import NOT_MEASURABLE
+from crystalmon.metrics.divergences import ON_SIMPLEX
 from crystalmon.phases.certainty import entropy_rule
 from crystalmon.phases.order import (
     begin,
@@ -21,7 +22,6 @@ from crystalmon.phases.seed import seed_rule
 from crystalmon.phases.seed_set import Members
 from crystalmon.phases.state import Base, Observation, PhaseState
 from crystalmon.phases.support import format_rule, support_rule
-from crystalmon.runs.json_values import ON_SIMPLEX
 from crystalmon.runs.records import Event
 
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from crystalmon.phases import Lock, PhaseState, SuiteDetector
 from crystalmon.phases.limits import check_limits
+from crystalmon.runs.compared_answers import read_in_view
 from crystalmon.runs.records import EVENT_KINDS, Event, ProbeRecord
-from crystalmon.runs.reference import read_in_view
 from crystalmon.runs.run import Run
 
 INHERITED_KEY = "inherited"

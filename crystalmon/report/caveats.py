@@ -10,9 +10,9 @@ from crystalmon.metrics.catalogue import NOT_MEASURABLE
 from crystalmon.report.frames import MAX_FRAMES, MAX_PROBES
 from crystalmon.report.lanes import Lane
 from crystalmon.report.training_log import MAX_LOGGED
+from crystalmon.runs.compared_answers import read_in_view, read_unanswered
 from crystalmon.runs.names import model_title
 from crystalmon.runs.plurals import counted
-from crystalmon.runs.reference import read_in_view, read_unanswered
 from crystalmon.runs.run import Run, names_of
 from crystalmon.runs.shares import over_limit
 from crystalmon.runs.wordings import suite_names

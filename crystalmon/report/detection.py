@@ -64,8 +64,8 @@ def _compared(found: Detection) -> str:
     if found.repeats_live:
         return same
     return (
-        f"not {same}: {found.differing} differ. Another version of crystalmon judged them, or "
-        "limits were changed on a resume"
+        f"not {same}: {found.differing} are in only one of the two. Perhaps another version of "
+        "crystalmon judged them, or limits were changed on a resume"
     )
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from crystalmon.report.lanes import Lane
 from crystalmon.report.palette import CURVES
-from crystalmon.runs.reference import read_base_answers
+from crystalmon.runs.compared_answers import read_base_answers
 from crystalmon.runs.run import Run
 
 MAX_FRAMES = 160
@@ -27,9 +27,9 @@ MAX_PROBES = 2000
 def thinned(lane: Lane, limit: int = MAX_PROBES) -> Lane:
     """The lane with at most `limit` of its probes, such that no curve loses a peak.
 
-    If not all fit, kept are, in this order: the first and last probe of each run; both sides of
-    each change of phase, the suite's first, up to half of `limit`; and, in each of as many equal
-    stretches as still fit, the probes where a metric, or the probe's own time, is lowest and
+    If not all fit, these are kept, in this order: the first and last probe of each run; both sides
+    of each change of phase, the suite's first, up to half of `limit`; and, in each of as many
+    equal stretches as still fit, the probes where a metric, or the probe's own time, is lowest and
     highest.
     """
     records = lane.records

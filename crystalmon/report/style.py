@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.textpath import TextPath
 
 from crystalmon.runs.files import explained, write_whole
+from crystalmon.runs.names import FIGURE_KINDS
 
 WIDTH = 14.0
 """Of every figure, in inches."""
@@ -124,10 +125,10 @@ def write_figure(figure: Figure, stem: Path) -> list[Path]:
     """
     png = io.BytesIO()
     figure.savefig(png, format="png")
-    blocks = {"svg": figure_svg(figure).encode(), "png": png.getvalue()}
-    files = [stem.with_name(f"{stem.name}.{kind}") for kind in blocks]
+    blocks = figure_svg(figure).encode(), png.getvalue()
+    files = [stem.with_name(f"{stem.name}.{kind}") for kind in FIGURE_KINDS]
     with explained(stem.parent, "take the figures"):
         stem.parent.mkdir(parents=True, exist_ok=True)
-        for file, block in zip(files, blocks.values(), strict=True):
+        for file, block in zip(files, blocks, strict=True):
             write_whole(file, block)
     return files

@@ -15,10 +15,10 @@ from crystalmon.metrics.catalogue import BRIEF, brief_value
 from crystalmon.phases.in_words import phase_words
 from crystalmon.report.frames import base_answers
 from crystalmon.report.lanes import probed_chain
+from crystalmon.runs.compared_answers import read_in_view, same_answers
 from crystalmon.runs.json_values import json_value
 from crystalmon.runs.notebook import number
 from crystalmon.runs.records import ProbeRecord
-from crystalmon.runs.reference import read_in_view, same_answers
 from crystalmon.runs.run import Run, names_of
 
 SAME = 1e-3

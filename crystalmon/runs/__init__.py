@@ -18,6 +18,7 @@ records before it with a step past s may be wrong.
     records.py      what a probe found, and the events it raised
     json_values.py  values as strict JSON, and each part checked as it is read
     reference.py    the base's answers
+    compared_answers.py  … as a stored run was compared with them
     find_reference.py  where those of a path lie
     base_cache.py   bases of earlier runs, in the user's cache folder
     results.py      what an experiment found

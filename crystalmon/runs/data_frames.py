@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from crystalmon.runs.json_values import Interval
+from crystalmon.metrics.bootstrap import Interval
 from crystalmon.runs.places import Stages
 from crystalmon.runs.records import ProbeRecord
 

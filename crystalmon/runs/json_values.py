@@ -10,13 +10,11 @@ from typing import Any
 
 import numpy as np
 
-Interval = tuple[float, float]
+from crystalmon.metrics.bootstrap import Interval
+from crystalmon.metrics.divergences import ON_SIMPLEX
 
 LARGE = 2**63
 """No whole number on file reaches this."""
-
-ON_SIMPLEX = 2e-5
-"""How far the sum of a distribution may lie from 1."""
 
 
 class Stored:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+FIGURE_KINDS = ("svg", "png")
+"""Endings of the files that hold a figure."""
+
 DEFAULT_NAME = "crystalmon"
 """The run folder's name within an output folder, and what the names of its metrics begin with. A
 second callback of the same trainer has a longer name that begins with it."""

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from crystalmon.metrics.bootstrap import Interval
 from crystalmon.metrics.catalogue import BRIEF, PHASES
 from crystalmon.runs.json_values import (
     LARGE,
-    Interval,
     Stored,
     items_of,
     number_value,

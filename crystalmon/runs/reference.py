@@ -18,7 +18,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -28,9 +28,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save, save_file
 
-from crystalmon.metrics.answers import answer_distributions, is_measurable
+from crystalmon.metrics.answers import answer_distributions
 from crystalmon.runs.files import explained, json_bytes, write_whole
-from crystalmon.runs.names import REFERENCE_FOLDER
 
 REFERENCE_SCHEMA = 2
 """1: without fingerprint."""
@@ -41,8 +40,6 @@ CHOICE_PREFIX = "log_choice/"
 OBSERVED_PREFIX = "observed/"
 """Of the tensors' names, before the task's, and before the metric's key."""
 _LOG_P, _PLAIN = "log_p", "plain"
-SAME_BASE = 1e-3
-"""Largest difference in a base's answers when it is scored a second time."""
 
 
 @dataclass(frozen=True)
@@ -219,7 +216,7 @@ def load_reference(folder: Path) -> Reference:
         if version <= REFERENCE_SCHEMA:
             tables, observed = read_tables(file), read_tables(file, OBSERVED_PREFIX)
             data.pop(_PLAIN, None)
-            plain = _read_plain(folder, tables)
+            plain = read_plain(folder, tables)
             found = Reference(ReferenceInfo(**data), tables, file, observed, plain)
             if np.isnan(found.log_p(np.array([0]))).any():
                 raise ValueError("its answers are not numbers")
@@ -235,92 +232,7 @@ def load_reference(folder: Path) -> Reference:
     )
 
 
-def read_base_answers(
-    run_folder: Path, tasks: Iterable[str] | None = None
-) -> dict[str, np.ndarray]:
-    """By task, [P, C] the base's answers that a run was compared with.
-
-    Args:
-        run_folder: whose reference is read.
-        tasks: those that are needed, in this order; by default all that are there.
-
-    Raises:
-        FileNotFoundError: if the run folder holds no reference.
-        ValueError: if its reference cannot be read, or lacks a task.
-    """
-    file = run_folder / REFERENCE_FOLDER / TENSOR_FILE
-    if not file.is_file():
-        raise FileNotFoundError(
-            f"no reference in {run_folder}: {file} is missing. Copy the reference folder of the "
-            "run's first stage there."
-        )
-    try:
-        own, plain = _read_answers(run_folder)
-        found = {name: answer_distributions(table)[0] for name, table in (own | plain).items()}
-    except _UNREADABLE as error:
-        raise ValueError(
-            f"the reference in {file.parent} must be readable, got {type(error).__name__}: {error}."
-            " Score the base again."
-        ) from error
-    wanted = list(found if tasks is None else tasks)
-    if lacking := [name for name in wanted if name not in found]:
-        raise ValueError(
-            f"the reference in {run_folder} must hold the tasks of its run, got none of "
-            f"{', '.join(lacking)}. Score the base again."
-        )
-    return {name: found[name] for name in wanted}
-
-
-def read_in_view(run_folder: Path) -> dict[str, np.ndarray]:
-    """The base's answers in the run's view [P, C], by task that is compared with its plain answers.
-
-    Empty if the reference cannot be read.
-    """
-    try:
-        own, plain = _read_answers(run_folder)
-        return {name: answer_distributions(own[name])[0] for name in plain}
-    except _UNREADABLE:
-        return {}
-
-
-def read_unanswered(run_folder: Path) -> list[str]:
-    """The tasks that a run's base hardly answers; none if its reference is gone or damaged."""
-    try:
-        own, plain = _read_answers(run_folder)
-        coverage = {name: answer_distributions(table)[1] for name, table in (own | plain).items()}
-    except _UNREADABLE:
-        return []
-    return [name for name, own in coverage.items() if not is_measurable(own)]
-
-
-def same_answers(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> bool:
-    """Whether answers [P, C] by task are one base's, scored twice; another device rounds otherwise.
-
-    >>> same_answers({"coin": np.array([[0.5, 0.5]])}, {"coin": np.array([[0.5001, 0.4999]])})
-    True
-    """
-    return one.keys() == other.keys() and all(
-        q.shape == other[name].shape
-        and np.allclose(q, other[name], rtol=0.0, atol=SAME_BASE, equal_nan=True)
-        for name, q in one.items()
-    )
-
-
-_UNREADABLE = (OSError, ValueError, TypeError, SafetensorError)
-
-
-def _read_answers(run_folder: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """By task, the log-probabilities [P, C] in the run's view, and those to plain prompts, if any.
-
-    Raises:
-        OSError, ValueError, TypeError, SafetensorError: if they cannot be read.
-    """
-    folder = run_folder / REFERENCE_FOLDER
-    own = read_tables(folder / TENSOR_FILE)
-    return own, _read_plain(folder, own)
-
-
-def _read_plain(folder: Path, own: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def read_plain(folder: Path, own: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The plain answers of a reference, of which `own` are those in its view.
 
     Raises:

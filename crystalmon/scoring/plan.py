@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from crystalmon.scoring.rendering import View, check_view, render
+from crystalmon.scoring.rendering import View, check_view, render, text_tokenizer
 from crystalmon.scoring.trie import Trie, count_tree
 from crystalmon.suites.tasks import Task, TaskSuite
 
@@ -96,7 +96,7 @@ def build_plan(suite: TaskSuite, tokenizer: Any, view: View = "raw") -> ScoringP
         TypeError: if there is no tokenizer.
     """
     check_view(view)
-    processor, tokenizer = tokenizer, getattr(tokenizer, "tokenizer", tokenizer)
+    processor, tokenizer = tokenizer, text_tokenizer(tokenizer)
     if not callable(tokenizer):
         raise TypeError(
             f"tokenizer must be a tokenizer or a processor, got {tokenizer!r}. "
@@ -136,7 +136,7 @@ def render_suite(suite: TaskSuite, tokenizer: Any, view: View) -> dict[str, list
         ValueError: see `build_plan`.
     """
     check_view(view)
-    processor, tokenizer = tokenizer, getattr(tokenizer, "tokenizer", tokenizer)
+    processor, tokenizer = tokenizer, text_tokenizer(tokenizer)
     sent: dict[str, list[str]] = {}
     with _unchanged(tokenizer):
         for task in suite:

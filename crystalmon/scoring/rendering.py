@@ -86,6 +86,11 @@ def render_chat(processor: Any, messages: Sequence[Mapping[str, str]]) -> str:
     )
 
 
+def text_tokenizer(processor: Any) -> Any:
+    """The tokenizer itself, also from within a processor."""
+    return getattr(processor, "tokenizer", processor)
+
+
 def with_chat_template(processor: Any) -> Any:
     """What renders a chat, of a tokenizer or a processor that has one; None without a template.
 

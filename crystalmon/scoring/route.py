@@ -101,7 +101,7 @@ def _in_rows(trial: Trial, precision: AskedPrecision) -> tuple[Route, Tensor]:
     model, ranks = trial.model, trial.ranks
     floats = computes_wide(model)
     # in two precisions: little is asked
-    first = trial.told if floats or precision == "model" else trial.prompts
+    first = trial.compared if floats or precision == "model" else trial.prompts
     seconds: dict[str, float] = {}
 
     def timed(route: Route) -> Tensor:
@@ -122,7 +122,7 @@ def _in_rows(trial: Trial, precision: AskedPrecision) -> tuple[Route, Tensor]:
         if route == wide and precision == "auto":
             compared = compare_precisions(trial.plan, trial.prompts, own, truth, seconds)
             route = replace(route, trial=ranks.broadcast(compared))
-    if rest := trial.told[len(first) :]:
+    if rest := trial.compared[len(first) :]:
         truth = torch.cat([truth, trial.answers(route, rest)])
     return route, truth
 

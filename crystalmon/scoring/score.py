@@ -91,31 +91,40 @@ def score(
     route = route or choose_route(model, plan, ranks)
     rows = None if prompts is None else np.flatnonzero(np.isin(plan.row_prompt, prompts)).tolist()
     run = partial(
-        _scored, model, plan, observe, progress, ranks=ranks, max_batch_tokens=max_batch_tokens,
+        _run, model, plan, observe, progress, ranks=ranks, max_batch_tokens=max_batch_tokens,
         rows=rows,
     )  # fmt: skip
     with undisturbed(model):
         try:
-            return run(route)
+            seen = run(route)
         except TooLargeInFloat32:
-            pass  # outside of the handler nothing holds on to the failed pass
-        if ranks.is_main:
-            logger.warning(FELL_BACK)
-        free_memory()
-        return run(replace(route, method="rows", precision="model"))
+            seen = None  # outside of the handler nothing holds on to the failed pass
+        if seen is None:
+            route = replace(route, method="rows", precision="model")
+            if ranks.is_main:
+                logger.warning(FELL_BACK)
+            free_memory()
+            seen = run(route)
+    edge_log_p, observed, batch_tokens = seen
+    edges = np.full(len(plan.edge_row), np.nan)
+    merged = ranks.merge(edge_log_p, len(edges))
+    edges[[*merged]] = [*merged.values()]
+    return Scores(_add_up(plan, edges), _gathered(ranks, observed), batch_tokens, route)
 
 
-def _scored(
+_Seen = tuple[dict[int, float], dict[str, dict[int, np.ndarray]], int | None]
+"""The edges' log-probabilities; by key and prompt, what was observed; the limit of a batch."""
+
+
+def _run(
     model: nn.Module,
     plan: ScoringPlan,
     observe: Observer | None,
     progress: Callable[[int], Any] | None,
     route: Route,
-    *,
-    ranks: Ranks,
-    **limits: Any,
-) -> Scores:
-    """Score by one route; see `score` and `score_rows`."""
+    **options: Any,
+) -> _Seen:
+    """Run a plan by one route; see `score_rows`."""
     edge_log_p: dict[int, float] = {}
     observed: dict[str, dict[int, np.ndarray]] = {}
 
@@ -129,11 +138,8 @@ def _scored(
         if progress is not None:
             progress(len(rows))
 
-    batch_tokens = score_rows(model, plan, route, consume, ranks=ranks, **limits)
-    edges = np.full(len(plan.edge_row), np.nan)
-    merged = ranks.merge(edge_log_p, len(edges))
-    edges[[*merged]] = [*merged.values()]
-    return Scores(_add_up(plan, edges), _gathered(ranks, observed), batch_tokens, route)
+    batch_tokens = score_rows(model, plan, route, consume, **options)
+    return edge_log_p, observed, batch_tokens
 
 
 def _observations(

@@ -24,37 +24,37 @@ class Trial:
 
     Args:
         model, plan, ranks: see `score`.
-        told: the rows whose answers are compared, ascending.
-        filled: the rows that are run for them as trees, so that a pack is full.
+        compared: the rows whose answers are compared, ascending.
+        packed: the rows that are run for them as trees, so that a pack is full.
     """
 
     model: nn.Module
     plan: ScoringPlan
     ranks: Ranks
-    told: list[int]
-    filled: list[int]
+    compared: list[int]
+    packed: list[int]
 
     @property
     def prompts(self) -> list[int]:
-        """Of `told` those that are prompts, which come first."""
-        return [row for row in self.told if row < self.plan.num_prompts]
+        """Of `compared` those that are prompts, which come first."""
+        return [row for row in self.compared if row < self.plan.num_prompts]
 
     def answers(self, route: Route, wanted: Sequence[int] | None = None) -> Tensor:
-        """[M, V] log-probabilities after the rows that are wanted, `told` if None."""
-        wanted = self.told if wanted is None else wanted
+        """[M, V] log-probabilities after the rows that are wanted, `compared` if None."""
+        wanted = self.compared if wanted is None else wanted
         found: dict[int, Tensor] = {}  # a batch comes twice where another rank was out of memory
 
         def keep(answered: np.ndarray, log_p: Tensor) -> None:
             pairs = zip(answered.tolist(), log_p, strict=True)
             found.update((row, each.cpu()) for row, each in pairs if row in wanted)
 
-        rows = self.filled if route.method == "tree" else wanted
+        rows = self.packed if route.method == "tree" else wanted
         score_rows(self.model, self.plan, route, keep, ranks=self.ranks, split=False, rows=rows)
         return torch.stack([found[row] for row in sorted(found)])
 
 
 def varied_trial(model: nn.Module, plan: ScoringPlan, ranks: Ranks, pack: int) -> Trial:
-    """Of prompts that differ as much as they can: it tells whether trees of a pack are honoured.
+    """A trial on prompts that differ as much as they can: are the trees of a pack honoured?
 
     They are the prompt with the longest row (a sliding window may be shorter), the one whose tree
     has branches and costs least in rows, and some from the first to the last place of a pack,
@@ -64,26 +64,28 @@ def varied_trial(model: nn.Module, plan: ScoringPlan, ranks: Ranks, pack: int) -
     _, lengths = _tree_sizes(plan)
     order = sorted(range(plan.num_prompts), key=lambda prompt: plan.rows[prompt])
     some = np.linspace(0, plan.num_prompts - 1, num=6, dtype=int)
-    told = {int(np.argmin(_branch_costs(plan))), int(np.argmax(lengths)), *(order[i] for i in some)}
-    rows, filled = set[int](), set[int]()
-    for prompt in _fitting(plan, [*sorted(told), *order], pack, len(told)):
+    chosen = {int(np.argmin(_branch_costs(plan))), int(np.argmax(lengths))}
+    chosen |= {order[place] for place in some}
+    compared, packed = set[int](), set[int]()
+    for prompt in _fitting(plan, [*sorted(chosen), *order], pack, len(chosen)):
         own = np.flatnonzero(plan.row_prompt == prompt).tolist()  # the prompt itself is first
-        filled.update(own)
-        if prompt in told:
-            rows |= {own[0], max(own, key=lambda row: (len(plan.rows[row]), row)), own[-1]}
-    return Trial(model, plan, ranks, sorted(rows), sorted(filled))
+        packed.update(own)
+        if prompt in chosen:
+            compared |= {own[0], max(own, key=lambda row: (len(plan.rows[row]), row)), own[-1]}
+    return Trial(model, plan, ranks, sorted(compared), sorted(packed))
 
 
 def cheap_trial(model: nn.Module, plan: ScoringPlan, ranks: Ranks, pack: int) -> Trial:
-    """Of one full pack: the prompts that cost least.
+    """A trial on one full pack of the prompts that cost least.
 
     Compared are a prompt and its last row at the first, the middle and the last place.
     """
     cheap = np.argsort(_branch_costs(plan), kind="stable").tolist()
     order = sorted(_fitting(plan, cheap, pack), key=lambda prompt: plan.rows[prompt])
     trees = [np.flatnonzero(plan.row_prompt == prompt).tolist() for prompt in order]
-    told = {row for at in (0, len(trees) // 2, -1) for row in (trees[at][0], trees[at][-1])}
-    return Trial(model, plan, ranks, sorted(told), sorted(row for tree in trees for row in tree))
+    compared = {row for at in (0, len(trees) // 2, -1) for row in (trees[at][0], trees[at][-1])}
+    packed = sorted(row for tree in trees for row in tree)
+    return Trial(model, plan, ranks, sorted(compared), packed)
 
 
 def _tree_sizes(plan: ScoringPlan) -> tuple[np.ndarray, np.ndarray]:

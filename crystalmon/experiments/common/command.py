@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 from crystalmon.experiments.common.parts import Parts, parts_file
 from crystalmon.runs.files import explained, write_whole
 from crystalmon.runs.lock import no_other
+from crystalmon.runs.names import FIGURE_KINDS
 from crystalmon.runs.results import Result, write_result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-DISPLAY_SUFFIXES = ("txt", "svg", "png")
-"""Of the files that show a result: the table, and the figure twice."""
+DISPLAY_SUFFIXES = ("txt", *FIGURE_KINDS)
+"""Of the files that show a result: the table and the figure."""
 
 
 def run_alone(

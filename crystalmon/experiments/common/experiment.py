@@ -23,7 +23,11 @@ if TYPE_CHECKING:
 
 
 class Shown:
-    """An experiment's name, and how its results are shown."""
+    """An experiment's name, and how its results are shown.
+
+    `<name>/<name>_display.py` has the functions `table` and `figure`. It is imported on first use,
+    since it needs matplotlib.
+    """
 
     name: ClassVar[str]
 
@@ -39,7 +43,6 @@ class Shown:
 
     @classmethod
     def _display(cls) -> Any:
-        """`table` and `figure` need matplotlib: their module is imported on first use."""
         return importlib.import_module(f"crystalmon.experiments.{cls.name}.{cls.name}_display")
 
 

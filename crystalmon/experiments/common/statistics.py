@@ -17,12 +17,12 @@ import numpy as np
 
 from crystalmon.metrics.bootstrap import (
     NORMAL,
+    Interval,
     bootstrap_interval,
     bootstrap_weights,
     expansion,
     uniform_weights,
 )
-from crystalmon.runs.json_values import Interval
 from crystalmon.runs.results import Estimate
 
 MEAN_REPLICATES, STATISTIC_REPLICATES = 1000, 2000
@@ -68,7 +68,7 @@ def nested_weights(groups: Sequence[str], random_seed: int = 0) -> np.ndarray:
 
 
 def weighted_estimate(replicates: np.ndarray, units: int) -> Estimate:
-    """An estimate from its own value and its replicates: `bootstrap_interval`, `expansion` wider.
+    """An estimate with its `bootstrap_interval`, widened by `expansion`.
 
     Args:
         replicates: [1 + R], the estimate's own value first.

@@ -30,7 +30,7 @@ from crystalmon.scoring.isolation import undisturbed
 from crystalmon.scoring.memory import batch_limits
 from crystalmon.scoring.models import context_length, longrope_switch, vocabulary_size
 from crystalmon.scoring.ranks import ONE, RankError, Ranks, attempt
-from crystalmon.scoring.rendering import render_chat, with_chat_template
+from crystalmon.scoring.rendering import render_chat, text_tokenizer, with_chat_template
 from crystalmon.scoring.route import choose_precision, deviation, tolerance
 from crystalmon.scoring.sequences import TokenSequence, batches_of, chain
 
@@ -63,7 +63,7 @@ class Subject:
     @property
     def text_tokenizer(self) -> Any:
         """The tokenizer itself, also from within a processor."""
-        return getattr(self.tokenizer, "tokenizer", self.tokenizer)
+        return text_tokenizer(self.tokenizer)
 
     @property
     def has_chat(self) -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from crystalmon.experiments.common.conflicts import Adversary, ClosedInstruction
-from crystalmon.scoring.rendering import render_chat, with_chat_template
+from crystalmon.scoring.rendering import render_chat, text_tokenizer, with_chat_template
 
 OPENING = "Answer:"
 """What every answer opens with, in a chat too: without it a model tends to begin a sentence rather
@@ -132,7 +132,7 @@ class Dialogue:
     ) -> None:
         self.instruction, self.adversary = instruction, adversary
         self._tokenizer, self._random_seed = tokenizer, random_seed
-        self._text_tokenizer = plain = getattr(tokenizer, "tokenizer", tokenizer)
+        self._text_tokenizer = plain = text_tokenizer(tokenizer)
         own = _count(plain, instruction.text)
         against = [_count(plain, text) for text in adversary.against(instruction)]
         try:

@@ -162,7 +162,7 @@ class Landscape(Experiment):
     def _divergence(self, values: np.ndarray) -> dict[str, float]:
         """The mean of what is never negative, its interval cut at 0."""
         found = asdict(statistics.mean_estimate(values, self.seed))
-        return found | {"low": max(found["low"], 0.0)} if len(values) > 1 else found
+        return found | {"low": np.maximum(found["low"], 0.0).item()}  # NaN stays NaN
 
 
 def free_energies(
