@@ -297,3 +297,10 @@ def test_a_model_without_a_tokenizer_is_named_in_one_sentence(tmp_path, capsys):
     assert told.startswith("crystalmon: ")
     assert "'no-such-model' cannot be loaded" in told
     assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", [["predictions"], ["sharpness", "no-run", "-o"]])
+def test_a_wrong_path_leaves_nothing_behind(tmp_path, command):
+    folder = tmp_path / "typo"
+    assert main([*command, str(folder)]) != 0
+    assert not folder.exists()
