@@ -96,7 +96,8 @@ def seed_is_right(base: np.ndarray, found: int | None, planted: int) -> bool:
 def compare_seeds(runs: Sequence[Run]) -> list[str]:
     """A line per task: the planted seed, and the one locked at the end of each stage.
 
-    Where none is locked, how many ends are left; none of the base's wordings counts as one.
+    Where none is locked, how many ends are left, of which "no base wording" is one; `–` before an
+    onset.
     """
     truth = load_truth()
     base = {name: task.q for name, task in runs[0].records[0].tasks.items()}
@@ -109,7 +110,8 @@ def compare_seeds(runs: Sequence[Run]) -> list[str]:
             found = task.seed
             good = seed_is_right(base[name], found, world["seed"])
             right[stage] += good
-            shown = f"{len(task.seed_set)} left" if found is None else str(found)
+            left = f"{len(task.seed_set)} left" if task.seed_set else "–"
+            shown = left if found is None else str(found)
             line += f"{shown:>8}" + ("=" if good else " ")
         lines.append(line)
     counts = ", ".join(f"{count} after {run.name}" for count, run in zip(right, runs, strict=True))

@@ -45,6 +45,17 @@ def test_names_set_the_control(action, flag):
     assert [name for name, value in vars(control).items() if value is True] == [flag]
 
 
+def test_a_trainer_that_does_not_stop_is_told_of_once(caplog):
+    queue = ActionQueue({"melting": ("stop",)}, Failures(strict=True))
+    queue.add([event("melting")])
+    state = TrainerState()
+    for state.global_step in range(4):
+        queue.run(state, TrainerControl(), lambda *_: None)
+    assert [record.message for record in caplog.records] == [
+        "crystalmon: this trainer does not stop when a callback asks it to."
+    ]
+
+
 @pytest.mark.parametrize(
     ("actions", "error", "message"),
     [

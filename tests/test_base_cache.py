@@ -18,7 +18,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from crystalmon.cli.main import main
-from crystalmon.monitor.base_model import Question, find_base, own_base
+from crystalmon.monitor.base_model import ScoringJob, find_base, own_base
 from crystalmon.monitor.probe import Monitor
 from crystalmon.runs import base_cache as cache
 from crystalmon.runs.reference import load_reference
@@ -232,9 +232,9 @@ def test_the_base_under_adapters_is_known_too(model, tokenizer, suite):
 
 def test_a_base_given_by_name_is_scored_once(model, tokenizer, suite, monkeypatch):
     plan, name = build_plan(suite, tokenizer), str(ASSETS_DIR / "liquid-tiny")
-    first = find_base(name, Question(model, tokenizer, suite, plan))
+    first = find_base(name, ScoringJob(model, tokenizer, suite, plan))
     monkeypatch.setattr("crystalmon.monitor.base_answers.score", None)
-    second = find_base(name, Question(model, tokenizer, suite, plan))
+    second = find_base(name, ScoringJob(model, tokenizer, suite, plan))
     assert first.info == second.info
     assert second.info.model == name
 
@@ -437,8 +437,8 @@ def test_the_same_rows_under_another_name_say_their_own(model, tokenizer, suite,
 
 def test_observed_values_come_from_disk(model, tokenizer, suite):
     plan = build_plan(suite, tokenizer)
-    first = own_base(Question(model, tokenizer, suite, plan))
-    second = own_base(Question(model, tokenizer, suite, plan))
+    first = own_base(ScoringJob(model, tokenizer, suite, plan))
+    second = own_base(ScoringJob(model, tokenizer, suite, plan))
     assert second.remembered
     assert {key: x.tolist() for key, x in first.scores.observed.items()} == {
         key: x.tolist() for key, x in second.scores.observed.items()

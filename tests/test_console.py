@@ -23,19 +23,24 @@ from crystalmon.runs.wordings import TaskTexts
 def test_tasks_that_are_hardly_ever_answered_are_named():
     assert unmeasurable([]) == ""
     said = unmeasurable(["coin", "die"])
-    assert (
-        "under 10% of the probability after most wordings of coin, die, now or in the base" in said
-    )
+    assert "the model or its base hardly answers coin, die (the listed answers hold under" in said
     assert "reference=" not in said
 
 
 def test_where_the_base_hardly_answers_the_way_out_is_another_base():
     said = unmeasurable(["coin", "die"], of_base=["coin", "name"])
     base, now = said.split("; ")
-    assert "of the base's probability after most wordings of coin, so" in base
+    assert "the base hardly answers coin (the listed answers hold under 10% of" in base
     assert "reference=" in base
     assert "first SFT on the format" in base
-    assert "wordings of die, now or in the base" in now
+    assert "the model or its base hardly answers die (" in now
+    assert "--base" in unmeasurable(["coin"], ["coin"], option="--base")
+
+
+def test_all_tasks_are_not_named_one_by_one():
+    both = ["coin", "die"]
+    assert "hardly answers any of the 2 tasks (" in unmeasurable(both, both, 2)
+    assert "hardly answers all 2 tasks (" in unmeasurable(both, total=2)
 
 
 def test_probing_that_takes_much_of_the_time_is_said():
@@ -113,16 +118,14 @@ def test_where_the_answers_may_end_is_told_of_each_task(tmp_path, capsys):
     sets = {"right": (3,), "wrong": (2, 0, None), "other": (None,), "liquid": ()}
     tasks = {name: replace(make_task(), seed_set=own) for name, own in sets.items()}
     Console().conclude(Snapshot(replace(make_end(), tasks=tasks), {}), tmp_path, {})
-    told = (
-        "may end on, at 95%: right: 1 wording; wrong: 2 wordings or none; other: none of the base"
-    )
+    told = "may win, at 95%: right: 1 wording; wrong: 2 wordings or none; other: none of the base"
     assert told in capsys.readouterr().out.splitlines()[2]
 
 
 def test_the_probe_of_all_wordings_is_told_with_the_model_that_was_saved(tmp_path, capsys):
     partial = replace(make_task(), asked=(0, 1, 2, 3))
     end = Snapshot(replace(make_end(), tasks={"coin": partial}), {})
-    for model in ("MODEL", tmp_path / "checkpoint-9"):
+    for model in ("<its folder>", tmp_path / "checkpoint-9"):
         Console().conclude(end, tmp_path / "crystalmon", {})
         command = f"crystalmon probe {model} --base {tmp_path}/crystalmon"
         assert command in capsys.readouterr().out

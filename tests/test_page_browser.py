@@ -353,7 +353,7 @@ def test_the_same_advice_names_all_runs_that_it_is_for(browser: Any, tmp_path: P
     visit = Visit(browser)
     page = visit.open(file.as_uri())
     (line,) = page.locator(".to-do li").all_inner_texts()
-    assert line.startswith("x, y, nucleation onset: If you do not want that")
+    assert line.startswith("x, y, nucleation onset: Wordings begin to get the same answers. If")
     visit.close()
 
 

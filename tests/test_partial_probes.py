@@ -314,6 +314,23 @@ def test_a_partial_probe_scores_what_a_whole_one_does(model, tokenizer):
     assert ProbeRecord.from_json(json.loads(json.dumps(part.to_json()))).tasks["coin"].fits(24, 2)
 
 
+def test_a_task_that_the_base_hardly_answers_is_not_measured_by_the_few_prompts_it_does(
+    model, tokenizer
+):
+    from crystalmon import Monitor
+
+    monitor = Monitor(model, tokenizer, "randomness")  # liquid-tiny has learnt other wordings
+    unanswered = set(monitor.unanswered)
+    assert len(unanswered) > 7
+    for parameter in model.parameters():
+        parameter.data.mul_(1.05)
+    record = monitor.probe(1, prompts=2)
+    assert {record.tasks[name].phase for name in unanswered} == {"not measurable"}
+    assert record.phase == "not measurable"
+    assert "order" not in record.metrics
+    assert "entropy" in record.metrics
+
+
 def test_a_whole_probe_tells_of_a_task_that_collapses_alone(model, tokenizer):
     """Live as in a replay."""
     from crystalmon import Monitor

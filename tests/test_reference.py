@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 
 from crystalmon.metrics.answers import answer_distributions
 from crystalmon.monitor.base_answers import ReferenceMismatch, check_reference, make_base
-from crystalmon.monitor.base_model import Question, find_base
+from crystalmon.monitor.base_model import ScoringJob, find_base
 from crystalmon.runs.compared_answers import read_base_answers, read_in_view
 from crystalmon.runs.files import RunFolderError
 from crystalmon.runs.find_reference import find_reference, named_reference
@@ -94,10 +94,10 @@ def test_auto_takes_what_came_with_the_model(model, tokenizer, suite, plan, made
     with torch.no_grad():
         model.model.norm.weight.mul_(1.5)
     model.name_or_path = str(tmp_path)
-    found = find_base("auto", Question(model, tokenizer, suite, plan))
+    found = find_base("auto", ScoringJob(model, tokenizer, suite, plan))
     assert found is not None
     assert found.info.id == made.info.id
-    assert find_base("initial", Question(model, tokenizer, suite, plan)) is None, (
+    assert find_base("initial", ScoringJob(model, tokenizer, suite, plan)) is None, (
         "this model as it is now"
     )
 
@@ -105,7 +105,7 @@ def test_auto_takes_what_came_with_the_model(model, tokenizer, suite, plan, made
 def test_a_base_given_by_name_is_loaded_and_scored(model, tokenizer, suite, plan, made):
     with torch.no_grad():
         model.model.norm.weight.mul_(1.5)
-    found = find_base(str(ASSETS_DIR / "liquid-tiny"), Question(model, tokenizer, suite, plan))
+    found = find_base(str(ASSETS_DIR / "liquid-tiny"), ScoringJob(model, tokenizer, suite, plan))
     for name, table in made.log_choice.items():
         np.testing.assert_array_equal(found.log_choice[name], table)
 
@@ -116,7 +116,7 @@ def test_other_suite_is_refused_by_both_names(model, tokenizer, made):
     with pytest.raises(
         ReferenceMismatch, match=r"must be of suite 'liquid-tiny' .* got suite 'three'"
     ):
-        find_base(made, Question(model, tokenizer, other, plan))
+        find_base(made, ScoringJob(model, tokenizer, other, plan))
 
 
 def test_other_tokenizer_is_refused_by_both_names(model, tokenizer, suite, made):
@@ -126,18 +126,18 @@ def test_other_tokenizer_is_refused_by_both_names(model, tokenizer, suite, made)
     with pytest.raises(
         ReferenceMismatch, match=r"must be of tokenizer '.*', got one made with '.*'"
     ):
-        find_base(made, Question(model, tiny, other, plan))
+        find_base(made, ScoringJob(model, tiny, other, plan))
 
 
 def test_other_view_is_refused(model, tokenizer, suite, made):
     plan = build_plan(suite, tokenizer, "chat")
     with pytest.raises(ReferenceMismatch, match="must be of view 'chat', got view 'raw'"):
-        find_base(made, Question(model, tokenizer, suite, plan))
+        find_base(made, ScoringJob(model, tokenizer, suite, plan))
 
 
 def test_neither_folder_nor_model_is_one_sentence(model, tokenizer, suite, plan, tmp_path):
     with pytest.raises(FileNotFoundError, match="is neither 'auto', 'initial', a run or reference"):
-        find_base(tmp_path / "nothing", Question(model, tokenizer, suite, plan))
+        find_base(tmp_path / "nothing", ScoringJob(model, tokenizer, suite, plan))
 
 
 def test_newer_schema_is_refused(made, tmp_path):

@@ -12,8 +12,8 @@ from scenarios.paths import descent, geometric, hellinger, mixture
 from crystalmon.metrics.divergences import js_divergence
 from crystalmon.metrics.seeds import noise_floor
 from crystalmon.phases.descent_path import descend, fit_descent
-from crystalmon.phases.seed_fit import Candidates, estimate_seed, path_misfits
-from crystalmon.phases.straight_path import candidate_misfits, extrapolate
+from crystalmon.phases.seed_fit import Candidates, estimate_seed, least_misfits
+from crystalmon.phases.straight_path import extrapolate, straight_misfits
 
 RNG = np.random.default_rng(0)
 BASE = RNG.dirichlet(np.full(6, 0.8), size=14) * 0.99 + 0.01 / 6
@@ -36,7 +36,7 @@ def test_prompts_may_each_have_gone_their_own_way():
     q = geometric(BASE, BASE[3], shares)[0]
     found = estimate_seed(CANDIDATES, q)
     assert found.candidate == 3
-    assert js_divergence(found.limit.end, BASE[3]) < noise_floor(BASE, 3) / 5
+    assert js_divergence(found.extrapolated.end, BASE[3]) < noise_floor(BASE, 3) / 5
 
 
 @pytest.mark.parametrize("path", [geometric, mixture, hellinger])
@@ -62,7 +62,7 @@ def test_candidates_know_their_twins_floors_and_chances():
 
 def test_misfits_are_zero_at_the_true_candidate_alone():
     q = mixture(BASE, BASE[5], np.full((1, 14), 0.4))[0]
-    misfits = candidate_misfits(BASE, q, BASE, 1.0).mean(axis=1)
+    misfits = straight_misfits(BASE, q, BASE, 1.0).mean(axis=1)
     assert np.argmin(misfits) == 5
     assert misfits[5] < 1e-6 < 1e-4 < np.delete(misfits, 5).min()
 
@@ -106,8 +106,8 @@ def test_a_descent_is_explained_by_its_seed_alone(seed):
 def test_each_candidate_is_given_the_path_that_suits_it():
     q = descent(BASE, BASE[5], np.full((1, 14), 0.6))[0]
     listed = np.arange(14)
-    straight = candidate_misfits(BASE, q, BASE[listed], 0.0).mean(axis=1)
-    best = path_misfits(BASE, q, BASE[listed], 0.0).mean(axis=1)
+    straight = straight_misfits(BASE, q, BASE[listed], 0.0).mean(axis=1)
+    best = least_misfits(BASE, q, BASE[listed], 0.0).mean(axis=1)
     assert (best <= straight).all()
     assert best[5] < 0.05 * straight[5]
 
@@ -117,7 +117,7 @@ def test_what_no_candidate_explains_is_left_unexplained():
     q = geometric(BASE, target, np.full((1, 14), 0.6))[0]
     found = estimate_seed(CANDIDATES, q)
     moved = js_divergence(q, BASE).mean()
-    misfit = path_misfits(BASE, q, BASE[[found.candidate]], found.limit.power).mean()
+    misfit = least_misfits(BASE, q, BASE[[found.candidate]], found.extrapolated.power).mean()
     assert found.unexplained == pytest.approx(misfit / moved)
     assert found.unexplained > 0.1
     assert found.probability < 0.5
@@ -136,5 +136,5 @@ def test_any_answers_give_a_finite_estimate(left, right):
     assert 0 <= found.candidate < 5
     numbers = [found.excess, found.margin, found.unexplained, found.log_odds]
     assert np.isfinite(numbers).all()
-    np.testing.assert_allclose(found.limit.end.sum(), 1)
+    np.testing.assert_allclose(found.extrapolated.end.sum(), 1)
     assert 0 <= found.probability <= 1

@@ -22,7 +22,7 @@ from crystalmon.analysis.transition import (
     Transition,
     classify_transition,
     coexistence,
-    growth,
+    fit_growth,
 )
 from crystalmon.metrics.divergences import js_divergence
 from crystalmon.metrics.seeds import prompt_crystallinity
@@ -173,7 +173,7 @@ def detect_run(run: Run) -> Detection:
         tasks=_tasks(last, choices, prompts, found.detector, base, transitions),
         inherited=_raised_before(found.inherited),
         transition=transitions[None],
-        avrami=growth(steps, np.array(found.fraction), (phase for _, phase in found.phases)),
+        avrami=fit_growth(steps, np.array(found.fraction), (phase for _, phase in found.phases)),
         coexistence=_coexistence(run, steps, base, found.detector, transitions[None].midpoint),
     )
 

@@ -161,7 +161,7 @@ def shape_bic(steps: np.ndarray, values: np.ndarray) -> tuple[dict[str, float], 
     return bic, sigmoid
 
 
-def growth(steps: np.ndarray, fraction: np.ndarray, phases: Iterable[str]) -> Avrami | None:
+def fit_growth(steps: np.ndarray, fraction: np.ndarray, phases: Iterable[str]) -> Avrami | None:
     """`fit_avrami`, if the first of the suite's phases that could be measured is liquid.
 
     What did not begin liquid has grown before: the fit would not know its start.

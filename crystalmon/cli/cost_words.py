@@ -55,7 +55,8 @@ def format_cost(cost: Cost) -> str:
     if cost.share is not None and cost.training_flops is not None:
         lines.append(
             f"its training: {cost.tokens_per_step} tokens a step, "
-            f"{_short(cost.training_flops)}FLOP; probes are {cost.share:.2%} of all FLOPs"
+            f"{_short(cost.training_flops)}FLOP; without a limit probes are "
+            f"{cost.share:.2%} of all FLOPs"
         )
     if cost.time_share is not None and cost.probes_allowed is not None:
         default = ", the default," if cost.max_overhead == DEFAULT_SHARE else ""

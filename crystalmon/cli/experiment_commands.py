@@ -29,7 +29,7 @@ ON_MODEL = "model dtype device results json"
     ON_MODEL,
     option("--base", required=True, help="the model that it was trained from"),
     option("--together", action="store_true", help="hold both models at once"),
-    option("--tokens", type=int, help="of a response, at most"),
+    option("--tokens", type=int, help="longest response, in tokens"),
 )
 def _landscape(args: argparse.Namespace) -> None:
     from crystalmon.experiments.landscape.landscape_pair import measure_landscape
@@ -37,7 +37,7 @@ def _landscape(args: argparse.Namespace) -> None:
 
     experiment: Any = _experiment(args)
     load_config(args.base)  # a wrong name is told before the other model is measured
-    _finish(
+    _show_from_model(
         args,
         experiment,
         _given(args, experiment) | {"together": args.together, "base": _mark(args.base)},
@@ -54,7 +54,7 @@ def _landscape(args: argparse.Namespace) -> None:
 
 def _measure(args: argparse.Namespace) -> None:
     experiment = _experiment(args)
-    _finish(
+    _show_from_model(
         args,
         experiment,
         _given(args, experiment),
@@ -66,14 +66,14 @@ command(
     "context",
     "compliance as adversarial context grows",
     ON_MODEL,
-    option("--levels", type=int, help="of the adversarial share"),
-    option("--count", type=int, help="of the instructions; default: 10"),
+    option("--levels", type=int, help="number of adversarial shares to test, at least 8"),
+    option("--count", type=int, help="number of instructions; default: 10"),
 )(_measure)
 command(
     "drift",
     "how an instruction's hold fades along a response",
     ON_MODEL,
-    option("--tokens", type=int, help="to generate"),
+    option("--tokens", type=int, help="tokens to generate"),
 )(_measure)
 command(
     "temperature",
@@ -91,7 +91,7 @@ command(
 )
 def _sharpness(args: argparse.Namespace) -> None:
     shown = experiments.Sharpness
-    _judge(args, shown, lambda: shown.measure(args.run_folder, args.beta))
+    _show_from_files(args, shown, lambda: shown.measure(args.run_folder, args.beta))
 
 
 @command(
@@ -102,7 +102,7 @@ def _sharpness(args: argparse.Namespace) -> None:
 )
 def _predictions(args: argparse.Namespace) -> None:
     shown = experiments.Predictions
-    _judge(args, shown, lambda: shown.measure(args.output))
+    _show_from_files(args, shown, lambda: shown.measure(args.output))
 
 
 def _experiment(args: argparse.Namespace) -> Experiment:
@@ -129,7 +129,7 @@ def _load(args: argparse.Namespace, name: str) -> Subject:
     return Subject(*load_placed(name, args.dtype, args.device), name)
 
 
-def _finish(
+def _show_from_model(
     args: argparse.Namespace,
     shown: Experiment,
     of: Mapping[str, Any],
@@ -140,7 +140,9 @@ def _finish(
     _show(args, shown, run_alone(shown.name, args.output, of, measure))
 
 
-def _judge(args: argparse.Namespace, shown: type[Shown], measure: Callable[[], Result]) -> None:
+def _show_from_files(
+    args: argparse.Namespace, shown: type[Shown], measure: Callable[[], Result]
+) -> None:
     """Measure what lies on file, and show the result; nothing is written where that fails."""
     began = time.perf_counter()
     result = dataclasses.replace(measure(), seconds=time.perf_counter() - began)

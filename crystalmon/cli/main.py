@@ -17,8 +17,8 @@ from crystalmon.runs.run import NoRunError
 from crystalmon.suites.checks import harmless
 
 # each adds its commands to COMMANDS; the help lists them in this order
-from crystalmon.cli import model_commands, suite_commands, run_commands  # noqa: F401  # isort: skip
-from crystalmon.cli import scan_commands, experiment_commands, launch_commands  # noqa: F401  # isort: skip
+from crystalmon.cli import launch_commands, model_commands, suite_commands  # noqa: F401  # isort: skip
+from crystalmon.cli import run_commands, scan_commands, experiment_commands  # noqa: F401  # isort: skip
 
 GROUPS = {"suite": "make, show and validate suites"}
 
@@ -57,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="crystalmon", description="Watch a language model crystallize while it is trained."
+        prog="crystalmon",
+        description="See a language model collapse or drift from its base while you post-train it.",
     )
     parser.add_argument("--version", action="version", version=crystalmon.__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -67,7 +68,9 @@ def _parser() -> argparse.ArgumentParser:
         if group not in groups:
             inner = commands.add_parser(group, help=GROUPS[group])
             groups[group] = inner.add_subparsers(required=True, metavar="ACTION")
-        command = groups[group].add_parser(name, help=words)
+        command = groups[group].add_parser(
+            name, help=words, description=f"{words[:1].upper()}{words[1:]}."
+        )
         for add in options:
             add(command)
         command.set_defaults(run=run, command=name)

@@ -73,7 +73,8 @@ def _probe(args: argparse.Namespace) -> None:
     if compared:
         shown.print(escape(f"the suite is {record.phase}; tasks: {tasks_by_phase(record)}"))
     unknown = [name for name, task in record.tasks.items() if task.phase == NOT_MEASURABLE]
-    if warning := unmeasurable(unknown, [] if monitor.is_own_base else monitor.unanswered):
+    lacking = [] if monitor.is_own_base else monitor.unanswered
+    if warning := unmeasurable(unknown, lacking, len(record.tasks), "--base"):
         shown.print(escape(warning))
 
 
@@ -142,14 +143,14 @@ def _own_means(log_choice: Mapping[str, np.ndarray]) -> dict[str, float]:
     "model suite view json",
     option("--steps", type=int, help="optimizer steps of the run"),
     option("--every", type=float, help="steps, or a share of the run; default: the callback's"),
-    option("--tokens-per-step", type=int, help="trained on, over all devices"),
-    option("--rate", help="what the machine achieves: 1e13 (FLOP/s) or 2e4tokens/s"),
-    option("--step-seconds", type=float, help="what a training step takes; with --rate"),
+    option("--tokens-per-step", type=int, help="tokens of a training step, over all devices"),
+    option("--rate", help="speed of the machine: 1e13 (FLOP/s) or 2e4tokens/s"),
+    option("--step-seconds", type=float, help="seconds of a training step; needs --rate"),
     option(
         "--max-overhead",
         type=float,
         default=DEFAULT_SHARE,
-        help="the callback's; default: %(default)s",
+        help="share of the time that monitoring may take; default: %(default)s",
     ),
 )
 def _cost(args: argparse.Namespace) -> None:
@@ -179,7 +180,7 @@ def _cost(args: argparse.Namespace) -> None:
     "cache",
     "list the bases that need not be scored again",
     "json",
-    option("--clear", action="store_true", help="remove them; runs keep their own"),
+    option("--clear", action="store_true", help="remove them; run folders keep their own copies"),
 )
 def _cache(args: argparse.Namespace) -> None:
     from rich.filesize import decimal
@@ -190,7 +191,7 @@ def _cache(args: argparse.Namespace) -> None:
 
     if args.clear:
         freed = clear_cache()
-        told = f"{cache_folder()} is empty; {decimal(freed)} freed"
+        told = f"{cache_folder()} is empty; {decimal(freed)} freed (run folders keep their copies)"
         print_json({"freed_bytes": freed}) if args.json else print(told)
         return
     bases = cached_bases()

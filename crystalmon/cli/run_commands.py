@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 _TO = f"one or more; tensorboard: files in OUTPUT/runs, or where {FOLDER_VARIABLE} says"
 TABLES = (".csv", ".parquet")
-LOG = option("--log", choices=LOGGED, default="suite", help="metrics; default: suite")
+LOG = option("--log", choices=LOGGED, default="suite", help="which metrics to send; default: suite")
 
 
 def _folders(paths: Iterable[str]) -> list[Path]:
@@ -112,7 +112,7 @@ def _report(args: argparse.Namespace) -> int:
     "watch",
     "the same page, live while training writes",
     "runs layout texts",
-    option("--port", type=int, default=8421, help="on this machine only; 0: any"),
+    option("--port", type=int, default=8421, help="port on this machine; 0: any free one"),
     option("--terminal", action="store_true", help="in this terminal instead"),
 )
 def _watch(args: argparse.Namespace) -> None:
@@ -144,7 +144,14 @@ def _workspace(args: argparse.Namespace) -> None:
     if args.dry_run:
         print("checked, nothing saved")
     else:
-        workspace.save()
+        from wandb.errors import Error
+
+        try:
+            workspace.save()
+        except Error as error:  # such as a missing key
+            raise ValueError(
+                f"W&B did not take the workspace: {str(error).splitlines()[0]}"
+            ) from error
         print(f"workspace: {workspace.url}")
 
 
@@ -163,7 +170,7 @@ def _detect(args: argparse.Namespace) -> int:
     "export",
     "write all metrics of one or more runs as a table",
     "runs",
-    option("-o", "--output", type=Path, required=True, help="to write, .csv or .parquet"),
+    option("-o", "--output", type=Path, required=True, help="the file to write, .csv or .parquet"),
     option("--tasks", action="store_true", help="a row a probe and task; default: a row a probe"),
     option("--force", action="store_true", help="replace an existing file"),
 )
@@ -207,7 +214,7 @@ def _parquet(table: pandas.DataFrame) -> bytes:
     "send a stored run or scan to a tracker",
     "run",
     option("--to", nargs="+", required=True, choices=DESTINATIONS, help=_TO),
-    option("--project", default=DEFAULT_NAME, help="of W&B and trackio"),
+    option("--project", default=DEFAULT_NAME, help="the project in W&B and Trackio"),
     LOG,
 )
 def _send(args: argparse.Namespace) -> int:

@@ -64,9 +64,9 @@ def _describe(suite: TaskSuite) -> str:
     "suite new",
     "draft a suite of your own: each question in a dozen formats",
     "",
-    option("file", type=Path, help="to write, .yaml"),
-    option("--question", action="append", required=True, help="once for each task"),
-    option("--answers", nargs="+", required=True, help="two or more"),
+    option("file", type=Path, help="the file to write, .yaml"),
+    option("--question", action="append", required=True, help="the question; once for each task"),
+    option("--answers", nargs="+", required=True, help="two or more answers"),
     option("--force", action="store_true", help="replace the file if it is there"),
 )
 def _new(args: argparse.Namespace) -> None:
@@ -98,7 +98,7 @@ def _print_next(words: str, file: Path) -> None:
     "make a suite of a data set: its questions and their answers",
     "json",
     option("file", type=Path, help="JSON or JSON lines; a row has a prompt and its targets"),
-    option("-o", "--output", type=Path, required=True, help="to write, .yaml"),
+    option("-o", "--output", type=Path, required=True, help="the file to write, .yaml"),
     option("--force", action="store_true", help="replace the file if it is there"),
 )
 def _import(args: argparse.Namespace) -> None:

@@ -39,22 +39,22 @@ def bootstrap_weights(count: int, replicates: int, rng: np.random.Generator) -> 
     return rng.multinomial(count, uniform_weights(count), size=replicates) / count
 
 
-def expansion(prompts: Sequence[int]) -> float:
-    """How many times wider than the bootstrap's percentiles an interval must be, from few prompts.
+def expansion(units: Sequence[int]) -> float:
+    """How many times wider than the bootstrap's percentiles an interval must be, from few units.
 
-    √(N / ν) · t / z with ν = N − T: N prompts of T tasks, t and z the 97.5% quantiles of Student's
-    t with ν degrees of freedom and of the normal distribution. It is that of Hesterberg's expanded
-    percentile interval (2015, doi:10.1080/00031305.2015.1089789). NaN below ν = 2: one prompt, or
-    two, show no interval.
+    √(N / ν) · t / z with ν = N − T: N units, such as prompts, of T groups, such as tasks; t and z
+    the 97.5% quantiles of Student's t with ν degrees of freedom and of the normal distribution. It
+    is that of Hesterberg's expanded percentile interval (2015, doi:10.1080/00031305.2015.1089789).
+    NaN below ν = 2: one unit, or two of one group, show no interval.
 
     Args:
-        prompts: of each task that the statistic is over.
+        units: how many each group has.
 
     >>> round(expansion([24]), 2), round(expansion([4]), 2), round(expansion([2] * 15), 2)
     (1.08, 1.87, 1.54)
     """
-    total = sum(prompts)
-    free = total - len(prompts)
+    total = sum(units)
+    free = total - len(units)
     if free < 2:
         return math.nan
     return math.sqrt(total / free) * _student(free) / NORMAL

@@ -105,7 +105,7 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric(
         "seed_set_size", "size of the seed set", "", "both", None, _SET,
-        "how many base wordings the answers may end on, at 95%; none of them counts as one",
+        "how many ends are possible, at 95%: base wordings, and 'no base wording' as one",
         "see phases/seed_set.py; mean over the tasks past their onset or with a seed",
         low=1.0,
     ),
@@ -154,7 +154,7 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "measurable", "measurable share", "", "both", "higher", None,
         "share of the wordings whose listed answers are given often enough to be measured",
-        "mean_p [Σ_c P(c) ≥ 0.1, now and in the base]",
+        "mean_p [Σ_c P(c) ≥ 0.1, now and in the base]; 0 if the base's is below 0.5",
         high=1.0,
     ),
     Metric(

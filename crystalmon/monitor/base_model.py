@@ -8,20 +8,17 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from operator import attrgetter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import nn
 from tqdm.auto import tqdm
 
-from crystalmon.metrics.answers import answer_distributions, is_measurable
 from crystalmon.monitor.base_answers import (
-    Progress,
     ReferenceMismatch,
     base_metrics,
     check_kept,
@@ -30,8 +27,9 @@ from crystalmon.monitor.base_answers import (
     tokenizer_name,
 )
 from crystalmon.monitor.known_base import KnownBase
+from crystalmon.runs.compared_answers import unanswered
 from crystalmon.runs.find_reference import find_reference, named_reference
-from crystalmon.runs.reference import Reference, load_reference
+from crystalmon.runs.reference import Reference, ReferenceInfo, load_reference
 from crystalmon.scoring.forward import Route
 from crystalmon.scoring.models import (
     UnsupportedModel,
@@ -74,14 +72,15 @@ class TakenBase:
 
 
 @dataclass(frozen=True)
-class Question:
-    """What a base is asked.
+class ScoringJob:
+    """What a base is scored on.
 
     Args:
-        model, tokenizer: that is asked; for `find_base`, the one that is monitored.
+        model, tokenizer: for `own_base`, the base's; for `find_base`, the monitored model's.
         suite, plan: what is scored; the plan was built from the suite.
-        ranks, progress: see `scoring.score`.
+        ranks: see `scoring.score`.
         precision: of the layers; see `route.choose_route`.
+        bar: makes a progress bar over so many rows.
     """
 
     model: nn.Module
@@ -89,13 +88,13 @@ class Question:
     suite: TaskSuite
     plan: ScoringPlan
     ranks: Ranks = ONE
-    progress: Progress | None = None
     precision: AskedPrecision = "auto"
+    bar: Callable[[int], tqdm[Any]] | None = None
 
 
 def take_base(
     reference: str | Path | Reference,
-    question: Question,
+    job: ScoringJob,
     bar: Callable[[str, int], tqdm[Any]],
     *,
     answers_only: bool = False,
@@ -107,8 +106,8 @@ def take_base(
 
     Args:
         reference, answers_only: see `find_base`.
-        question: with precision `auto`, the model is run in that of a base which is already
-            there.
+        job: of the monitored model. With precision `auto` the model is run in that of a base which
+            is already there.
         bar: makes a progress bar from what it is of, and the number of rows.
 
     Raises:
@@ -117,44 +116,48 @@ def take_base(
     """
 
     def take(what: str, plan: ScoringPlan) -> Reference | TakenBase:
-        with bar(what, len(plan.rows)) as shown:
-            own = replace(question, plan=plan, progress=shown.update)
-            found = find_base(reference, own, answers_only=answers_only)
-            return own_base(own, bare=str(reference) == "auto") if found is None else found
+        own = replace(job, plan=plan, bar=partial(bar, what))
+        found = find_base(reference, own, answers_only=answers_only)
+        return own_base(own, adapters=str(reference) != "auto") if found is None else found
 
-    taken = take("reference", question.plan)
+    taken = take("reference", job.plan)
     if isinstance(taken, Reference):
-        precision = question.precision
-        if precision == "auto":
-            precision = check_precision(taken.info.precision)
-        route = choose_route(question.model, question.plan, question.ranks, precision=precision)
-        taken = TakenBase(taken, route)
+        taken = TakenBase(taken, _route_like(taken, job))
     base = taken.reference
-    lacking = _unanswered(base.log_choice)
-    if question.plan.view == "raw" or not lacking or base.plain:
+    if job.plan.view == "raw" or base.plain or not unanswered(base.log_choice):
         return taken
     other, failure = attempt(
-        lambda: take("reference, plain prompts", build_plan(question.suite, question.tokenizer))
+        lambda: take("reference, plain prompts", build_plan(job.suite, job.tokenizer))
     )
     plain = other.reference if isinstance(other, TakenBase) else other
-    named = attrgetter("fingerprint", "model")
-    if plain is None or named(plain.info) != named(base.info):
+    if plain is None or not _same_model(plain.info, base.info):
         why = describe(failure) if failure else "another model was found"
         logger.info("the base is not known in the view raw: %s", why)
         return taken  # such as a stored one, of this view alone
-    known = set(plain.log_choice) - set(_unanswered(plain.log_choice))
-    answered = {name: plain.log_choice[name] for name in lacking if name in known}
-    return replace(taken, reference=replace(base, plain=answered))
+    return replace(taken, reference=_with_plain(base, plain))
 
 
-def _unanswered(log_choice: Mapping[str, np.ndarray]) -> list[str]:
-    """The tasks that a base does not answer."""
-    coverage = {name: answer_distributions(table)[1] for name, table in log_choice.items()}
-    return [name for name, own in coverage.items() if not is_measurable(own)]
+def _route_like(base: Reference, job: ScoringJob) -> Route:
+    """How to run the model where its base is already there."""
+    precision = job.precision
+    if precision == "auto":
+        precision = check_precision(base.info.precision)
+    return choose_route(job.model, job.plan, job.ranks, precision=precision)
+
+
+def _same_model(one: ReferenceInfo, other: ReferenceInfo) -> bool:
+    return (one.fingerprint, one.model) == (other.fingerprint, other.model)
+
+
+def _with_plain(base: Reference, plain: Reference) -> Reference:
+    """The base, with its plain answers to the tasks that it answers only so."""
+    answered = plain.log_choice.keys() - set(unanswered(plain.log_choice))
+    lacking = [name for name in unanswered(base.log_choice) if name in answered]
+    return replace(base, plain={name: plain.log_choice[name] for name in lacking})
 
 
 def find_base(
-    reference: str | Path | Reference, question: Question, *, answers_only: bool = False
+    reference: str | Path | Reference, job: ScoringJob, *, answers_only: bool = False
 ) -> Reference | None:
     """The base to compare with, from what the user asked for; None for this model as it is now.
 
@@ -163,20 +166,21 @@ def find_base(
             model now, without its adapters: what a LoRA run has trained before is not the base);
             `initial` (this model now); a run or reference folder; or a model id or path, which is
             loaded by rank 0, scored and freed.
+        job: of the monitored model.
         answers_only: see `check_reference`.
 
     Raises:
         ReferenceMismatch: if it was made with another suite, view or tokenizer.
         FileNotFoundError: if a path holds neither a reference nor a model.
     """
-    suite, plan, ranks = question.suite, question.plan, question.ranks
+    suite, plan, ranks = job.suite, job.plan, job.ranks
     if isinstance(reference, Reference):
         found = reference
     elif str(reference) == "initial":
         return None
     else:
         auto = str(reference) == "auto"
-        place = model_name(question.model) if auto else reference
+        place = model_name(job.model) if auto else reference
         find = find_reference if auto else named_reference
         folder = ranks.on_main(lambda: find(place, suite, plan.view))
         if folder is not None:
@@ -184,8 +188,8 @@ def find_base(
         elif auto:
             return None
         else:
-            found = ranks.on_main(lambda: _score_other(str(reference), question))
-    check_reference(found, suite, plan, question.tokenizer, answers_only=answers_only)
+            found = ranks.on_main(lambda: _score_other(str(reference), job))
+    check_reference(found, suite, plan, job.tokenizer, answers_only=answers_only)
     return found
 
 
@@ -201,7 +205,7 @@ def _load_everywhere(folder: Path, ranks: Ranks) -> Reference:
     return ranks.on_main(lambda: load_reference(folder))
 
 
-def _score_other(name: str, question: Question) -> Reference:
+def _score_other(name: str, job: ScoringJob) -> Reference:
     """Load a base model with its own tokenizer, score it where the current model is, free it."""
     try:
         base, tokenizer = load_whole(name)
@@ -210,8 +214,8 @@ def _score_other(name: str, question: Question) -> Reference:
             f"reference {name!r} is neither 'auto', 'initial', a run or reference folder, nor "
             f"a model: {error}"
         ) from error
-    base.to(next(question.model.parameters()).device)
-    suite, plan = question.suite, question.plan
+    base.to(next(job.model.parameters()).device)
+    suite, plan = job.suite, job.plan
     if plan.view != "chat" or getattr(tokenizer, "chat_template", None):
         plan = build_plan(suite, tokenizer, plan.view)
     elif max(map(max, plan.rows)) >= vocabulary_size(base):
@@ -219,7 +223,7 @@ def _score_other(name: str, question: Question) -> Reference:
             f"reference {name!r} has no chat template, and its vocabulary is too small for the "
             "tokens of the current model's template. Use view='raw'."
         )
-    own = replace(question, model=base, tokenizer=tokenizer, plan=plan, ranks=ONE)
+    own = replace(job, model=base, tokenizer=tokenizer, plan=plan, ranks=ONE)
     try:
         return own_base(own).reference
     except UnsupportedModel as error:  # the model in training is not to blame
@@ -229,49 +233,45 @@ def _score_other(name: str, question: Question) -> Reference:
         free_memory()
 
 
-def own_base(question: Question, *, bare: bool = False) -> TakenBase:
+def own_base(job: ScoringJob, *, adapters: bool = True) -> TakenBase:
     """A model as its own base: from the cache, else scored now and kept there.
 
     Args:
-        asked: the model, and what it is question.
-        bare: without PEFT's adapters.
+        job: the model, and what it is scored on.
+        adapters: with PEFT's adapters, if it has any; False: without.
 
     Raises:
         ValueError: see `make_base`.
     """
-    model, tokenizer, suite, plan = (
-        question.model,
-        question.tokenizer,
-        question.suite,
-        question.plan,
-    )
+    model, suite, plan = job.model, job.suite, job.plan
     known = KnownBase(
-        model, suite, plan, question.ranks, without_adapters=bare, precision=question.precision
+        model, suite, plan, job.ranks, without_adapters=not adapters, precision=job.precision
     )
-    as_bare = not bare or question.ranks.all(adapters_change_nothing(model))
-    found = known.find(lambda reference: check_kept(reference, suite, plan, tokenizer))
+    # with adapters that change something, a probe of this model finds other answers than the base
+    as_now = adapters or job.ranks.all(adapters_change_nothing(model))
+    found = known.find(lambda reference: check_kept(reference, suite, plan, job.tokenizer))
     if found is not None:
-        names = {"model": model_name(model), "tokenizer": tokenizer_name(tokenizer)}
+        names = {"model": model_name(model), "tokenizer": tokenizer_name(job.tokenizer)}
         base = replace(found, info=replace(found.info, **names))
         tables = tuple(base.log_choice[task.name] for task in suite)
         observed = {key: base.observed[key] for key in base_metrics()}  # as when they are measured
         known.keep(base)
-        scores = Scores(tables, observed, None, known.route) if as_bare else None
+        scores = Scores(tables, observed, None, known.route) if as_now else None
         return TakenBase(base, known.route, True, scores, known.seconds, remembered=True)
     started = time.perf_counter()
-    with without_adapters(model) if bare else nullcontext():
+    bar = nullcontext() if job.bar is None else job.bar(len(plan.rows))
+    with bar as shown, nullcontext() if adapters else without_adapters(model):
         base, scores = make_base(
             model,
-            tokenizer,
+            job.tokenizer,
             suite,
             plan,
             route=known.route,
-            ranks=question.ranks,
-            progress=question.progress,
+            ranks=job.ranks,
+            progress=None if shown is None else shown.update,
             fingerprint=known.fingerprint,
         )
     seconds = time.perf_counter() - started
     if scores.route == known.route:
         base = known.keep(base, seconds)  # else memory was short just now
-    # with adapters that change something, a probe of this model would find other answers
-    return TakenBase(base, scores.route, True, scores if as_bare else None, seconds)
+    return TakenBase(base, scores.route, True, scores if as_now else None, seconds)

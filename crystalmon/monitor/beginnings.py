@@ -35,27 +35,27 @@ _BEGINNINGS: weakref.WeakKeyDictionary[nn.Module, Beginning] = weakref.WeakKeyDi
 
 
 def beginning_of(model: Any, training: Any) -> Beginning:
-    """The model's; in its first training a new one, which `keep_beginning` keeps.
+    """The model's beginning; in its first training a new one, which `keep_beginning` keeps.
 
     Args:
         model: the trainer's.
         training: the trainer's state.
     """
-    return _BEGINNINGS.get(bare(model), Beginning(weakref.ref(training)))
+    return _BEGINNINGS.get(innermost(model), Beginning(weakref.ref(training)))
 
 
 def keep_beginning(model: Any, beginning: Beginning) -> None:
     """Let later trainings of the model find it."""
-    _BEGINNINGS[bare(model)] = beginning
+    _BEGINNINGS[innermost(model)] = beginning
 
 
 def begun_views(model: Any, suite: TaskSuite) -> list[View]:
     """The views in which this process has scored a model before its first training."""
-    beginning = _BEGINNINGS.get(bare(model))
+    beginning = _BEGINNINGS.get(innermost(model))
     return [view for key, view in beginning.bases if key == suite.hash] if beginning else []
 
 
-def bare(model: Any) -> Any:
+def innermost(model: Any) -> Any:
     """The model under its wrappers and PEFT's adapters: a second training may wrap it anew."""
     model = unwrapped(model)
     return model.get_base_model() if hasattr(model, "get_base_model") else model

@@ -71,7 +71,7 @@ class Budget:
 
 
 def check_share(share: float | None) -> float | None:
-    """The largest share of a run's time to spend, or None for no limit, as which 1 counts.
+    """The largest share of a run's time to spend, None for no limit; 1 is none too.
 
     Raises:
         TypeError: if it is no number.

@@ -204,11 +204,12 @@ class CrystalCallback(TrainerCallback):
         if AUTO in views.values():
             auto = self._find_view(args, state, model, tokens, data)
             views = {name: auto if view == AUTO else view for name, view in views.items()}
-        # two names may stand for one view, which counts once, under the first of them
-        named = {view: name for name, view in reversed(views.items())}
-        first, *further = dict.fromkeys(views.values())
+        named: dict[View, str] = {}
+        for name, view in views.items():
+            named.setdefault(view, name)  # two names may stand for one view, which counts once
+        first, *further = named
         share = self.settings.max_overhead
-        shared = replace(self.settings, max_overhead=share and share / (1 + len(further)))
+        shared = replace(self.settings, max_overhead=share and share / len(named))
         experiments = check_experiments(self._experiments, suite=shared.suite, view=first)
         return [
             replace(shared, view=first, experiments=experiments),

@@ -71,13 +71,14 @@ class Console:
             f"{suite.name}: {counted(len(suite), 'task')}, "
             f"{counted(suite.num_prompts, 'prompt')}, {planned}; base {base}; records in {folder}"
         )
-        if plain := ", ".join(monitor.reference.plain):
+        if plain := list(monitor.reference.plain):
+            named = "any task" if len(plain) == len(suite) else ", ".join(plain)
             self.say(
-                f"the base hardly answers {plain} in this view, so the model's answers to them "
-                "will be compared with the base's answers to the plain prompts too: order is 0 "
-                "while liquidity lies between the two"
+                f"the base hardly answers {named} in this view. There the model is compared with "
+                "the base's answers to the plain prompts too: order is 0 while liquidity lies "
+                "between the base's two values"
             )
-        if warning := unmeasurable(monitor.unanswered, monitor.unanswered):
+        if warning := unmeasurable(monitor.unanswered, monitor.unanswered, len(suite)):
             self.say(warning)
 
     def warn_of(self, actions: Mapping[str, tuple[Action, ...]], args: Any, folder: Path) -> None:
@@ -148,7 +149,7 @@ class Console:
             few = f" to these {last.wordings}" if last.wordings else ""
             self.say(f"likeliest answers{few}: {told}{same and f'; {same}'}")
         if ends := _open_ends(last):
-            self.say(f"may end on, at 95%: {ends}")
+            self.say(f"wordings whose answers may win, at 95%: {ends}")
         for kind, words in advice.items():
             self.say(f"{kind}: {words}")
         place = _typed(folder)
@@ -156,8 +157,9 @@ class Console:
         self.say(f"the run as a page: crystalmon report {place} -o {place}/report.html")
         if last.wordings:
             saved = last.step in saved_checkpoints(folder.parent)
-            model = _typed(folder.parent / f"checkpoint-{last.step}") if saved else "MODEL"
-            self.say(f"all wordings, with the model: crystalmon probe {model} --base {place}")
+            model = _typed(folder.parent / f"checkpoint-{last.step}") if saved else "<its folder>"
+            once = "" if saved else ", once the model is saved"
+            self.say(f"all wordings{once}: crystalmon probe {model} --base {place}")
 
     def spent(self, probes: int, share: float, limit: float | None) -> None:
         """Say what share of the run's time the base, probes, trackers and pictures have taken.

@@ -217,14 +217,15 @@ class Course:
     def _suite_level(
         self, measured: Mapping[str, TaskMeasurement], prompts: Mapping[str, int]
     ) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
-        """See `mean_over_tasks`; a metric that no task has is left out."""
+        """See `mean_over_tasks`; a metric that no task has, or too few, is left out."""
         metrics: dict[str, float] = {}
         ci: dict[str, tuple[float, float]] = {}
         held = [name for name in measured if self.detector.tasks[name].seed is not None]
+        known = [] if self.detector.phase == NOT_MEASURABLE else self.detector.measurable
         for key in next(iter(measured.values())).replicates:
             names = list(measured)
             if BY_KEY[key].nucleation:
-                names = self.detector.measurable
+                names = known
             elif BY_KEY[key].held:
                 names = held
             if names:

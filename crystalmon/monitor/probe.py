@@ -18,7 +18,7 @@ from crystalmon.metrics.answers import MAJORITY, MEASURABLE, answer_distribution
 from crystalmon.metrics.vocabulary import OWN_OBSERVABLES
 from crystalmon.monitor.asked import Asked, choose_subsets
 from crystalmon.monitor.base_answers import compare_vocabulary
-from crystalmon.monitor.base_model import Question, take_base
+from crystalmon.monitor.base_model import ScoringJob, take_base
 from crystalmon.monitor.course import Course
 from crystalmon.monitor.route_proof import RouteProof
 from crystalmon.phases import SuiteDetector
@@ -75,7 +75,7 @@ class Monitor:
 
     Raises:
         UnsupportedModel: if the model cannot be measured; the message says why.
-        TypeError: if the model is no module, or the tokenizer is None.
+        TypeError: if the model is no module, or there is no tokenizer.
         ValueError: for a faulty suite, an unknown precision, or a reference that does not fit; the
             message says which.
     """
@@ -106,15 +106,8 @@ class Monitor:
         self.ranks = probing_ranks(model, self.plan)
         self._batch_tokens: int | None = None
         self.progress = progress
-        question = Question(
-            model,
-            tokenizer,
-            self.suite,
-            self.plan,
-            self.ranks,
-            precision=precision,
-        )
-        base = take_base(reference, question, self._bar, answers_only=answers_only)
+        job = ScoringJob(model, tokenizer, self.suite, self.plan, self.ranks, precision)
+        base = take_base(reference, job, self._bar, answers_only=answers_only)
         self.reference, self.route = base.reference, base.route
         self.is_own_base, self.remembered = base.is_own, base.remembered
         self.without_adapters = str(reference) == "auto"
@@ -123,7 +116,9 @@ class Monitor:
         answers = {task.name: answer_distributions(compared[task.name]) for task in self.suite}
         self.base_q = {name: q for name, (q, _) in answers.items()}
         self.base_coverage = {name: float(share.mean()) for name, (_, share) in answers.items()}
-        self._answered = {name: share >= MEASURABLE for name, (_, share) in answers.items()}
+        # of a task that the base hardly answers, the few prompts that it does answer do not count
+        answered = {name: share >= MEASURABLE for name, (_, share) in answers.items()}
+        self._answered = {name: own & (own.mean() >= MAJORITY) for name, own in answered.items()}
         self.course = Course(self.base_q, view, self.reference.in_view)
         few = len(self.detector.taking_part) < LEAST_TASKS
         self.subsets = choose_subsets(self.base_q, self._answered, only_all=few)
@@ -228,10 +223,11 @@ class Monitor:
 
         If not, prompts are run as rows from now on.
         """
-        if not self._proof.is_due(q, asked):
+        if not self._proof.count_probe(q, asked):
             return True
         holds = still_holds(self.model, self.plan, self.route, self.ranks)
-        proven = self._proof.note(step, q, asked)
+        proven = self._proof.step
+        self._proof.note(step, q, asked)
         if holds:
             return True
         safe = replace(self.route, method="rows")
@@ -247,7 +243,7 @@ class Monitor:
     @property
     def unanswered(self) -> list[str]:
         """The tasks that cannot be measured: the base answers them in no view that is known."""
-        return [name for name, own in self._answered.items() if own.mean() < MAJORITY]
+        return [name for name, own in self._answered.items() if not own.any()]
 
     @property
     def detector(self) -> SuiteDetector:

@@ -75,7 +75,9 @@ class Recorder:
     ) -> None:
         _store_base(folder, monitor, step, console)
         if step == 0 and (folder / RUN_FILE).is_file():
-            console.say(f"the earlier run in {folder} is superseded; its lines stay on file")
+            console.say(
+                f"{folder} holds an earlier run: its lines stay in the files, reports show this run"
+            )
         self.folder, self._failures, self._lock = folder, failures, lock
         self._console = console
         self._monitor = monitor
@@ -221,7 +223,9 @@ def _store_base(folder: Path, monitor: Monitor, step: int, console: Console) -> 
         with explained(folder, "move the answers of an earlier base aside"):
             shutil.rmtree(aside, ignore_errors=True)
             stored.rename(aside)
-        console.say(f"the earlier run in {folder} had another base: its answers are in {aside}")
+        console.say(
+            f"the earlier run in {folder} had another base: that base's answers are now in {aside}"
+        )
     # before the run's own files: an earlier run stays whole if this fails
     base.save(stored)
     monitor.reference = load_reference(stored)  # read from disk, it takes no memory

@@ -28,8 +28,8 @@ class RouteProof:
         self._probes, self._next = 0, 1
         self._proven = {name: b.copy() for name, b in base_q.items()}
 
-    def is_due(self, q: Mapping[str, np.ndarray], asked: Asked) -> bool:
-        """Count this probe, with answers q [p, C] by task, and say whether it needs a proof."""
+    def count_probe(self, q: Mapping[str, np.ndarray], asked: Asked) -> bool:
+        """Count a probe, with answers q [p, C] by task; return whether it needs a proof."""
         self._probes += 1
         moves = [
             np.abs(own - self._proven[name][asked[name]]).sum(axis=1) / 2 for name, own in q.items()
@@ -37,10 +37,9 @@ class RouteProof:
         moved = np.nan_to_num(np.concatenate(moves)).mean()
         return self._probes >= self._next or moved >= PROVEN_WITHIN
 
-    def note(self, step: int, q: Mapping[str, np.ndarray], asked: Asked) -> int:
-        """Note a proof at this step; return the step of the one before."""
+    def note(self, step: int, q: Mapping[str, np.ndarray], asked: Asked) -> None:
+        """Note a proof at this step."""
         self._next = 4 * self._probes
         for name, own in q.items():  # of prompts not asked now, what was known before
             self._proven[name][asked[name]] = own
-        before, self.step = self.step, step
-        return before
+        self.step = step

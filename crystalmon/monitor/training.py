@@ -20,8 +20,8 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from crystalmon.monitor.actions import ActionQueue, check_possible
 from crystalmon.monitor.beginnings import (
     Beginning,
-    bare,
     beginning_of,
+    innermost,
     keep_beginning,
     trained_further,
 )
@@ -139,7 +139,7 @@ class Training:
             self._probe(state, unchanged=True)
         self._schedule.begin(state.global_step)
         self._measure_experiments(state, False, *CONFIGURATION_ERRORS)
-        self._model = weakref.ref(bare(model))
+        self._model = weakref.ref(innermost(model))
         if self._beginning is not None:
             keep_beginning(model, self._beginning)
 
@@ -185,7 +185,7 @@ class Training:
     def is_of(self, args: TrainingArguments, model: Any) -> bool:
         """Whether this is a training of that trainer: the same arguments and the same model."""
         known = self._model and self._model()
-        return self._args is args and known is not None and known is bare(model)
+        return self._args is args and known is not None and known is innermost(model)
 
     def close(self) -> None:
         """Close the run folder and the trackers, and let others write to the folder."""

@@ -23,7 +23,7 @@ from crystalmon.metrics.seeds import NOISE_FLOOR, mean_over_others, seed_distanc
 from crystalmon.phases.descent_path import SMALLEST, fit_descent
 from crystalmon.phases.seed_odds import Evidence
 from crystalmon.phases.seed_set import Members, find_members
-from crystalmon.phases.straight_path import Limit, candidate_misfits, extrapolate
+from crystalmon.phases.straight_path import Extrapolation, extrapolate, straight_misfits
 
 SHORTLIST = 12
 """Candidates nearest to the limit whose paths are fitted, and half as many nearest to the pooled
@@ -87,7 +87,7 @@ class SeedEstimate:
             lie elsewhere.
         excess, unexplained: of the candidate; see `Evidence`.
         members: of the seed set.
-        limit: what was extrapolated.
+        extrapolated: where the answers lead.
     """
 
     candidate: int
@@ -98,7 +98,7 @@ class SeedEstimate:
     excess: float
     unexplained: float
     members: Members
-    limit: Limit
+    extrapolated: Extrapolation
 
     @property
     def probability(self) -> float:
@@ -109,7 +109,7 @@ class SeedEstimate:
         """What an event reports of it."""
         keys = ("candidate", "distance", "p_value", "probability", "margin")
         shown = {key: getattr(self, key) for key in (*keys, "excess", "unexplained")}
-        return shown | {"share": self.limit.share}
+        return shown | {"share": self.extrapolated.share}
 
 
 def estimate_seed(
@@ -126,7 +126,7 @@ def estimate_seed(
         asked: [p] the prompts that they answer; all if None.
         at_rest: whether the collapse is at rest, or at its end.
     """
-    listed, evidence, limit = gather(candidates, q, asked)
+    listed, evidence, extrapolated = gather(candidates, q, asked)
     best = evidence.best()
     winner = int(listed[best])
     twins = np.stack([candidates.twins(k)[listed] for k in listed])
@@ -142,37 +142,37 @@ def estimate_seed(
         excess=evidence.excess(best),
         unexplained=min(evidence.unexplained(best), 1.0),
         members=find_members(listed, evidence, twins, at_rest),
-        limit=limit,
+        extrapolated=extrapolated,
     )
 
 
 def gather(
     candidates: Candidates, q: np.ndarray, asked: np.ndarray | None = None
-) -> tuple[np.ndarray, Evidence, Limit]:
+) -> tuple[np.ndarray, Evidence, Extrapolation]:
     """What speaks for each candidate that may be the seed of answers; see `estimate_seed`.
 
     Returns:
-        [K] the candidates, those nearest to the limit or to the pooled answers; the evidence of
-        each; and the limit.
+        [K] the candidates, those nearest to the end or to the pooled answers; the evidence of
+        each; and where the answers lead.
     """
     b = candidates.b
     start = b if asked is None else b[asked]
-    limit, pooled = extrapolate(start, q), q.mean(axis=0)
-    ends, apart = js_divergence(limit.end, b), js_divergence(pooled, b)
+    extrapolated, pooled = extrapolate(start, q), q.mean(axis=0)
+    ends, apart = js_divergence(extrapolated.end, b), js_divergence(pooled, b)
     by_end, by_pooled = np.argsort(ends, kind="stable"), np.argsort(apart, kind="stable")
     listed = np.union1d(by_end[:SHORTLIST], by_pooled[: SHORTLIST // 2])
     evidence = Evidence(
-        misfits=path_misfits(start, q, b[listed], limit.power).mean(axis=1),
+        misfits=least_misfits(start, q, b[listed], extrapolated.power).mean(axis=1),
         pooled=apart[listed],
         ends=ends[listed],
         floors=candidates.floors[listed],
-        residual=limit.residual,
+        residual=extrapolated.residual,
         moved=float(js_divergence(q, start).mean()),
         order=float(np.nan_to_num(order(q, start, uniform_weights(len(q))))),
         choices=b.shape[1],
         whole=len(q) == len(b),
     )
-    return listed, evidence, limit
+    return listed, evidence, extrapolated
 
 
 def mean_answers(history: np.ndarray) -> np.ndarray:
@@ -181,9 +181,9 @@ def mean_answers(history: np.ndarray) -> np.ndarray:
     return rows / rows.sum(axis=1, keepdims=True)
 
 
-def path_misfits(b: np.ndarray, q: np.ndarray, ends: np.ndarray, power: float) -> np.ndarray:
-    """[K, P] `candidate_misfits`, or those of descent to the candidate where it fits better."""
-    straight = candidate_misfits(b, q, ends, power)
+def least_misfits(b: np.ndarray, q: np.ndarray, ends: np.ndarray, power: float) -> np.ndarray:
+    """[K, P] `straight_misfits`, or those of descent to the candidate where it fits better."""
+    straight = straight_misfits(b, q, ends, power)
     descent = js_divergence(q, fit_descent(b, q, ends))
     better = descent.mean(axis=1) < straight.mean(axis=1)
     return np.where(better[:, None], descent, straight)

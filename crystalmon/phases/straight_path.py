@@ -32,7 +32,7 @@ POWERS = (0.0, 0.5, 1.0)
 
 
 @dataclass(frozen=True)
-class Limit:
+class Extrapolation:
     """Where a collapse leads.
 
     Args:
@@ -48,7 +48,7 @@ class Limit:
     share: float
 
 
-def candidate_misfits(b: np.ndarray, q: np.ndarray, ends: np.ndarray, power: float) -> np.ndarray:
+def straight_misfits(b: np.ndarray, q: np.ndarray, ends: np.ndarray, power: float) -> np.ndarray:
     """[K, P] JS(answers, answers fitted by a path of prompt p to candidate k), in nats.
 
     The paths lead from b [P, C] to the candidates' answers `ends` [K, C], in the coordinates of
@@ -59,12 +59,12 @@ def candidate_misfits(b: np.ndarray, q: np.ndarray, ends: np.ndarray, power: flo
     return js_divergence(q, _fitted(start, ends, _solve_shares(start, now, ends, weight), power))
 
 
-def extrapolate(b: np.ndarray, q: np.ndarray, powers: Sequence[float] = POWERS) -> Limit:
+def extrapolate(b: np.ndarray, q: np.ndarray, powers: Sequence[float] = POWERS) -> Extrapolation:
     """The common end of the paths from b [P, C] through q [P, C]; see the module's formula."""
     return min((_fit(b, q, power) for power in powers), key=lambda fit: fit.residual)
 
 
-def _fit(b: np.ndarray, q: np.ndarray, power: float) -> Limit:
+def _fit(b: np.ndarray, q: np.ndarray, power: float) -> Extrapolation:
     start, now, weight = _coordinates(b, q, power)
     x, y = start - start.mean(axis=0), now - now.mean(axis=0)
     spread = float(np.sum(weight * x * x))
@@ -75,7 +75,7 @@ def _fit(b: np.ndarray, q: np.ndarray, power: float) -> Limit:
         share = _solve_shares(start, now, end, weight)
         end = _solve_limit(start, now, share)
     residual = float(js_divergence(q, _fitted(start, end, share, power)).mean())
-    return Limit(_probabilities(end, power), residual, power, float(share.mean()))
+    return Extrapolation(_probabilities(end, power), residual, power, float(share.mean()))
 
 
 def _coordinates(b: np.ndarray, q: np.ndarray, power: float) -> tuple[np.ndarray, ...]:

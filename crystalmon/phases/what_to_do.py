@@ -10,10 +10,15 @@ from crystalmon.runs.names import model_title
 from crystalmon.runs.records import LIMIT_EVENT, Event, ProbeRecord
 from crystalmon.runs.run import Run
 
-_ONE_ANSWER = "Wanted if the question has one right answer and it is the likeliest; if not"
+_ONE_ANSWER = "That is right if the question has one right answer and the model gives it; if not"
 ADVICE = {
-    "nucleation_onset": "If you do not want that: {back}, then {train}.",
-    "nucleation_complete": f"{_ONE_ANSWER}, read samples: rewording no longer helps.",
+    "nucleation_onset": (
+        "Wordings begin to get the same answers. If you do not want that: {back}, then {train}."
+    ),
+    "nucleation_complete": (
+        f"All wordings get the same answers. {_ONE_ANSWER}, read samples: asking in other words "
+        "will not change them."
+    ),
     "seed_locked": "Read the wording that won, and its answers in the base.",
     "recrystallization": "Read the wording that has taken over, and its answers in the base.",
     "seedless_collapse": "Look at the answers in your training data.",
@@ -24,8 +29,8 @@ ADVICE = {
         'also counts forms such as **Heads** and "heads".'
     ),
     "entropy_collapse": (
-        f"{_ONE_ANSWER}, read several samples of one prompt. If they are alike: {{back}}, then "
-        "{vary}."
+        f"The answers have become certain. {_ONE_ANSWER}, read several samples of one prompt. If "
+        "they are alike: {back}, then {vary}."
     ),
     "free_energy_jump": (
         "Look at reward, gradient norm and learning rate at this step. If samples are worse: "
@@ -137,7 +142,7 @@ def _back(well: int, saved: Sequence[int], model: str | None) -> str:
     if before:
         return f"go back to checkpoint-{before[-1]}, the last one before"
     start = f"start over from {model_title(model)}" if model else "start over"
-    return f"{start} (no checkpoint from before is there; save_steps sets how often one is saved)"
+    return f"{start} (no checkpoint was saved before this; save_steps sets how often one is)"
 
 
 def _capital(words: str) -> str:

@@ -147,8 +147,8 @@ def _of_probes(run: Run) -> list[str]:
     if wordings:
         said.append(
             f"The last probe of {run.name} asked {counted(wordings, 'wording')} a task, to save "
-            "time. So few may be far from the mean over all wordings; `crystalmon probe MODEL "
-            "--base RUN` asks them all."
+            "time. So few may be far from the mean over all wordings; crystalmon probe MODEL "
+            "--base RUN asks them all."
         )
     return said
 
@@ -163,7 +163,9 @@ def _of_answers(run: Run) -> list[str]:
             "The rest goes to other text, and the heatmaps do not show it."
         )
     unknown = [key for key, task in last.tasks.items() if task.phase == NOT_MEASURABLE]
-    if warning := unmeasurable(unknown, read_unanswered(run.folder) if unknown else ()):
+    if warning := unmeasurable(
+        unknown, read_unanswered(run.folder) if unknown else (), len(last.tasks)
+    ):
         said.append(f"In {name} {warning}.")
     if rare := read_in_view(run.folder):
         said.append(
@@ -179,27 +181,33 @@ def _of_answers(run: Run) -> list[str]:
     return said
 
 
-def unmeasurable(tasks: Sequence[str], of_base: Collection[str] = ()) -> str:
+def unmeasurable(
+    tasks: Sequence[str], of_base: Collection[str] = (), total: int = 0, option: str = "reference="
+) -> str:
     """What to do about tasks that cannot be measured; empty if there are none.
 
     Args:
         tasks: their names.
         of_base: the tasks that the base hardly answers. What the model learns to answer cannot be
             compared with that.
+        total: how many tasks there are; all of them are not named one by one.
+        option: by which another base is named.
     """
     lacking = [name for name in tasks if name in of_base]
     others = [name for name in tasks if name not in of_base]
-    said, hold = [], f"the listed answers hold under {MEASURABLE:.0%} of the"
+    said, hold = [], f"the listed answers hold under {MEASURABLE:.0%} of the probability"
     if lacking:
+        named = f"any of the {total} tasks" if len(lacking) == total else ", ".join(lacking)
         said.append(
-            f"{hold} base's probability after most wordings of {', '.join(lacking)}, so no phase "
-            "is told whatever the model learns: name a base that gives them with reference=, such "
-            "as this model after a first SFT on the format, or try another view or suite"
+            f"the base hardly answers {named} ({hold} after most wordings). Such a task gets no "
+            f"phase, whatever the model learns: name a base that answers it ({option}), for "
+            "example this model after a first SFT on the format, or try another view or suite"
         )
     if others:
+        named = f"all {total} tasks" if len(others) == total > 1 else ", ".join(others)
         said.append(
-            f"{hold} probability after most wordings of {', '.join(others)}, now or in the base, "
-            "so no phase is told: try another view, or a suite that lists what both do answer, "
+            f"the model or its base hardly answers {named} ({hold} after most wordings). Such a "
+            "task gets no phase: try another view, or a suite that lists what both do answer, "
             "such as randomness-wide, which takes more forms of an answer"
         )
     return "; ".join(said)

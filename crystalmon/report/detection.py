@@ -18,13 +18,14 @@ from crystalmon.runs.records import Event
 from crystalmon.runs.wordings import end_words, quoted
 
 _SETS = """
-may end on: the base's wordings that may still win, at 95%; wordings that answer nearly alike count
-as one; none: it may be that no base wording wins"""
+may end on: the base's wordings that may still win, at 95%; those that answer nearly alike count as
+one; none: it may be that no base wording wins"""
 _LEGEND = """
 p and margin are those of the probe at which the seed was locked; away is the distance of the
 answers from the seed at the last probe, in nats
-p: share of base prompts that lie as near to another one as the answers to the seed; if it is
-large, many answer alike or the answers stop short, and which has won is not settled
+p: share of base prompts that lie as near to another one as the answers to the seed; with 24 prompts
+it is at least 0.04. If it is large, many answer alike or the answers stop short, and which has won
+is not settled
 margin: how many times worse the next base prompt explains the answers; around 1 and below,
 the seed was told by where the pooled answers lie"""
 
@@ -40,7 +41,7 @@ def format_detection(found: Detection) -> str:
     lines += [f"at the last probe: {found.numbers}"] if found.numbers else []
     unknown = [name for name, task in found.tasks.items() if task.phase == NOT_MEASURABLE]
     notes = [found.doubt, found.unobserved]
-    if warning := unmeasurable(unknown, found.unanswered):
+    if warning := unmeasurable(unknown, found.unanswered, len(found.tasks)):
         notes.append(f"{warning[:1].upper()}{warning[1:]}.")
     lines += [note for note in notes if note]
     for kind, tasks in found.inherited.items():

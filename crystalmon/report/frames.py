@@ -24,17 +24,17 @@ MAX_PROBES = 2000
 """Probes up to which a page draws every one."""
 
 
-def thinned(lane: Lane, limit: int = MAX_PROBES) -> Lane:
-    """The lane with at most `limit` of its probes, such that no curve loses a peak.
+def thinned(lane: Lane) -> Lane:
+    """The lane with at most `MAX_PROBES` of its probes, such that no curve loses a peak.
 
     If not all fit, these are kept, in this order: the first and last probe of each run; both sides
-    of each change of phase, the suite's first, up to half of `limit`; and, in each of as many
+    of each change of phase, the suite's first, up to half of them; and, in each of as many
     equal stretches as still fit, the probes where a metric, or the probe's own time, is lowest and
     highest.
     """
     records = lane.records
     count = len(records)
-    if count <= limit:
+    if count <= MAX_PROBES:
         return lane
     turns = _turns(lane.stages.tolist()) + _turns([record.phase for record in records])
     for name in dict.fromkeys(
@@ -42,11 +42,11 @@ def thinned(lane: Lane, limit: int = MAX_PROBES) -> Lane:
     ):
         found = [record.tasks.get(name) for record in records]
         turns += _turns([None if task is None else task.phase for task in found])
-    kept = set(list(dict.fromkeys((0, count - 1, *turns)))[: limit // 2])
+    kept = set(list(dict.fromkeys((0, count - 1, *turns)))[: MAX_PROBES // 2])
     values = [[record.metrics.get(metric.key, np.nan) for record in records] for metric in CURVES]
     curves = np.array([*values, [record.seconds for record in records]], dtype=np.float64)
     curves = curves[np.isfinite(curves).any(axis=1)]
-    kept |= extremes(curves, (limit - len(kept)) // (2 * len(curves)))
+    kept |= extremes(curves, (MAX_PROBES - len(kept)) // (2 * len(curves)))
     runs, first = [], 0
     for run in lane.runs:
         own = [r for i, r in enumerate(run.records, first) if i in kept]

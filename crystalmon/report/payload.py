@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 import crystalmon
-from crystalmon.analysis.transition import Transition, classify_transition, growth
+from crystalmon.analysis.transition import Transition, classify_transition, fit_growth
 from crystalmon.phases.in_words import phase_shown, phase_words, shared_leader, unconfirmed_tasks
 from crystalmon.phases.what_to_do import advise_run
 from crystalmon.report import palette
@@ -249,7 +249,7 @@ def kinetics_rows(run: Run) -> list[dict[str, Any]]:
         return []
     rows = _transition(None, classify_transition(*run.series("order")))
     phases = (record.phase for record in run.records)
-    if (avrami := growth(*run.series("crystal_fraction"), phases)) is not None:
+    if (avrami := fit_growth(*run.series("crystal_fraction"), phases)) is not None:
         text = f"share of collapsed wordings: {avrami.words}"
         rows.append({"task": None, "verdict": "Avrami fit", "text": text})
     for task in run.records[-1].tasks:

@@ -24,11 +24,11 @@ _GAP = 0.62
 _SHARE = (0.0, 1.03)
 """The limits of an axis of probabilities."""
 
-Limits = tuple[float, float] | None
+Range = tuple[float, float] | None
 """Of y; None for 0 to a little above what is drawn."""
 Line = tuple[str, Measure, str]
 """Label, measure and colour."""
-MeansPanel = tuple[str, Sequence[Line], Limits]
+MeansPanel = tuple[str, Sequence[Line], Range]
 """The label of the axis, the lines, the limits."""
 
 _ON_THE_WAY: tuple[MeansPanel, ...] = (
@@ -161,13 +161,13 @@ def draw_band(
     return ax.plot(x, band.value, **looks)[0]
 
 
-def set_limits(ax: Axes, limits: Limits = None) -> None:
+def set_limits(ax: Axes, limits: Range = None) -> None:
     """Set the limits of y, and draw faint lines at its ticks."""
     ax.set_ylim(*(limits or (0.0, max(ax.get_ylim()[1], 1e-6))))
     ax.grid(axis="y", color=GREY, alpha=0.25, linewidth=0.6)
 
 
-def _tasks_figure(stages: ScanStages, measure: Measure, says: str, limits: Limits) -> Figure:
+def _tasks_figure(stages: ScanStages, measure: Measure, says: str, limits: Range) -> Figure:
     """A measure by stage with its 95% interval, one panel a task; `says` labels the axes."""
     figure = style.new_figure(0.5 + 2.0 * style.row_count(len(stages.tasks)))
     panels = style.task_axes(figure, list(stages.tasks))

@@ -110,7 +110,7 @@ def _shown(names: Sequence[str]) -> tuple[int, list[str]]:
 
 
 def figure_svg(figure: Figure) -> str:
-    """A figure as SVG with transparent ground, its letters as outlines; the same every time."""
+    """A figure as transparent SVG, its letters as outlines; the same every time."""
     file = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": "crystalmon", "svg.fonttype": "path"}):
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
@@ -118,7 +118,7 @@ def figure_svg(figure: Figure) -> str:
 
 
 def write_figure(figure: Figure, stem: Path) -> list[Path]:
-    """Write a figure as `stem.svg`, with transparent ground, and `stem.png`; the files.
+    """Write a figure as `stem.svg`, which is transparent, and `stem.png`; the files.
 
     Raises:
         RunFolderError: if the folder cannot take them.

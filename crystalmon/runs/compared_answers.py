@@ -70,9 +70,14 @@ def read_unanswered(run_folder: Path) -> list[str]:
     """The tasks that a run's base hardly answers; none if its reference is gone or damaged."""
     try:
         own, plain = _read_answers(run_folder)
-        coverage = {name: answer_distributions(table)[1] for name, table in (own | plain).items()}
+        return unanswered(own | plain)
     except _UNREADABLE:
         return []
+
+
+def unanswered(log_choice: Mapping[str, np.ndarray]) -> list[str]:
+    """The tasks that a base hardly answers, from its log-probabilities [P, C] by task."""
+    coverage = {name: answer_distributions(table)[1] for name, table in log_choice.items()}
     return [name for name, own in coverage.items() if not is_measurable(own)]
 
 

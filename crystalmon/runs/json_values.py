@@ -102,21 +102,21 @@ def parts_of(what: str, data: Any) -> Callable[[str], Any]:
     return get
 
 
-def read_text(what: str, value: Any) -> str:
+def as_text(what: str, value: Any) -> str:
     """The value, which must be a text."""
     if not isinstance(value, str):
         raise ValueError(f"{what} must be a text, got {value!r:.60}.")
     return value
 
 
-def read_step(what: str, value: Any) -> int:
+def as_step(what: str, value: Any) -> int:
     """The value, which must be a whole number from 0."""
     if type(value) is not int or not 0 <= value < LARGE:
         raise ValueError(f"{what} must be a whole number from 0, got {value!r:.60}.")
     return value
 
 
-def read_number(what: str, value: Any) -> float:
+def as_number(what: str, value: Any) -> float:
     """The value as a number: one, or the name of one that is not finite."""
     if type(value) is str:
         value = _NON_FINITE.get(value, value)
@@ -125,15 +125,15 @@ def read_number(what: str, value: Any) -> float:
     raise ValueError(f"{what} must be a number, got {value!r:.60}.")
 
 
-def read_numbers(what: str, data: Any) -> dict[str, float]:
+def as_numbers(what: str, data: Any) -> dict[str, float]:
     """The numbers of what must be a mapping to such."""
     return {
-        key: value if type(value) is float else read_number(f"{what} {key!r}", value)
+        key: value if type(value) is float else as_number(f"{what} {key!r}", value)
         for key, value in items_of(what, data)
     }
 
 
-def read_intervals(what: str, data: Any) -> dict[str, Interval]:
+def as_intervals(what: str, data: Any) -> dict[str, Interval]:
     """The intervals of what must be a mapping to pairs of numbers."""
     found: dict[str, Interval] = {}
     for key, ends in items_of(what, data):
@@ -141,17 +141,17 @@ def read_intervals(what: str, data: Any) -> dict[str, Interval]:
             raise ValueError(f"{what} {key!r} must be two numbers, got {ends!r:.60}.")
         low, high = ends
         if not type(low) is type(high) is float:
-            low, high = (read_number(f"{what} {key!r}", end) for end in ends)
+            low, high = (as_number(f"{what} {key!r}", end) for end in ends)
         found[key] = low, high
     return found
 
 
-def read_table(what: str, rows: Any) -> np.ndarray:
+def as_table(what: str, rows: Any) -> np.ndarray:
     """[P, C] distributions, or rows that are not finite."""
     try:
         table = np.array(rows)
         if table.dtype != np.float64:  # whole numbers, names of what is not finite, or no numbers
-            numbers = [[read_number(what, value) for value in row] for row in rows]
+            numbers = [[as_number(what, value) for value in row] for row in rows]
             table = np.array(numbers, dtype=np.float64)
     except (ValueError, TypeError, OverflowError) as error:
         raise ValueError(f"{what} must be a table of numbers, got {rows!r:.60}.") from error

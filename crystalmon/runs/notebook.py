@@ -42,11 +42,12 @@ def number(value: float | None) -> str:
     return "–" if value is None or not math.isfinite(value) else f"{value:.3f}"
 
 
-def curve_svg(values: Sequence[float], width: int = 120, height: int = 18) -> Markup:
+def curve_svg(values: Sequence[float]) -> Markup:
     """A curve without axes, scaled to its own range; nothing for fewer than two finite values."""
     points = [(index, value) for index, value in enumerate(values) if math.isfinite(value)]
     if len(points) < 2:
         return Markup("")
+    width, height = 120, 18
     low, high = min(v for _, v in points), max(v for _, v in points)
     across, up = (width - 4) / (len(values) - 1), (height - 4) / ((high - low) or 1.0)
     path = " ".join(f"{2 + i * across:.1f},{height - 2 - (v - low) * up:.1f}" for i, v in points)

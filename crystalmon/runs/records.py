@@ -14,15 +14,15 @@ from crystalmon.metrics.catalogue import BRIEF, PHASES
 from crystalmon.runs.json_values import (
     LARGE,
     Stored,
+    as_intervals,
+    as_number,
+    as_numbers,
+    as_step,
+    as_table,
+    as_text,
     items_of,
     number_value,
     parts_of,
-    read_intervals,
-    read_number,
-    read_numbers,
-    read_step,
-    read_table,
-    read_text,
 )
 from crystalmon.runs.notebook import number, table_html
 
@@ -126,7 +126,7 @@ class TaskRecord(Stored):
             ValueError: if a part is missing or is not what it must be.
         """
         get = parts_of("a task", data)
-        q, seed, asked = read_table("q", get("q")), get("seed"), _read_asked(data.get("asked"))
+        q, seed, asked = as_table("q", get("q")), get("seed"), _read_asked(data.get("asked"))
         prompts = len(q) if asked is None else LARGE
         if seed is not None and not (type(seed) is int and 0 <= seed < prompts):
             raise ValueError(f"seed must be one of {len(q)} prompts or null, got {seed!r:.60}.")
@@ -139,11 +139,11 @@ class TaskRecord(Stored):
             )
         return cls(
             q=q,
-            metrics=read_numbers("metrics", get("metrics")),
-            ci=read_intervals("ci", get("ci")),
+            metrics=as_numbers("metrics", get("metrics")),
+            ci=as_intervals("ci", get("ci")),
             phase=get("phase"),
             seed=seed,
-            view=read_text("view", get("view")),
+            view=as_text("view", get("view")),
             asked=asked,
             seed_set=tuple(members),
         )
@@ -209,14 +209,14 @@ class ProbeRecord(Stored):
         get = parts_of("a record", data)
         epoch = get("epoch")
         return cls(
-            step=read_step("step", get("step")),
-            epoch=None if epoch is None else read_number("epoch", epoch),
-            time=read_number("time", get("time")),
-            seconds=read_number("seconds", get("seconds")),
-            share=read_number("share", get("share")),
+            step=as_step("step", get("step")),
+            epoch=None if epoch is None else as_number("epoch", epoch),
+            time=as_number("time", get("time")),
+            seconds=as_number("seconds", get("seconds")),
+            share=as_number("share", get("share")),
             phase=get("phase"),
-            metrics=read_numbers("metrics", get("metrics")),
-            ci=read_intervals("ci", get("ci")),
+            metrics=as_numbers("metrics", get("metrics")),
+            ci=as_intervals("ci", get("ci")),
             tasks={name: _read_task(name, each) for name, each in items_of("tasks", get("tasks"))},
         )
 
@@ -256,11 +256,11 @@ class Event(Stored):
         get = parts_of("an event", data)
         task = get("task")
         return cls(
-            kind=read_text("kind", get("kind")),
-            step=read_step("step", get("step")),
-            task=None if task is None else read_text("task", task),
+            kind=as_text("kind", get("kind")),
+            step=as_step("step", get("step")),
+            task=None if task is None else as_text("task", task),
             evidence=number_value(dict(items_of("evidence", get("evidence")))),
-            message=read_text("message", get("message")),
+            message=as_text("message", get("message")),
         )
 
 

@@ -10,10 +10,10 @@ from typing import Any
 from crystalmon.runs.files import DOUBT_KEY, RESUME_KEY
 from crystalmon.runs.json_values import (
     Stored,
+    as_number,
+    as_numbers,
+    as_step,
     json_value,
-    read_number,
-    read_numbers,
-    read_step,
 )
 from crystalmon.runs.names import DEFAULT_NAME
 from crystalmon.suites.checks import harmless
@@ -60,9 +60,9 @@ class LogRow(Stored):
             ValueError: if there is no step, or a value is no number.
         """
         values = dict(data)
-        step, epoch = read_step("step", values.pop("step", None)), values.pop("epoch", None)
-        epoch = None if epoch is None else read_number("epoch", epoch)
-        values = read_numbers("value", values)
+        step, epoch = as_step("step", values.pop("step", None)), values.pop("epoch", None)
+        epoch = None if epoch is None else as_number("epoch", epoch)
+        values = as_numbers("value", values)
         if not all(map(str.isprintable, values)):
             values = harmless(values)
         return cls(step, epoch, values)

@@ -23,7 +23,7 @@ from crystalmon.scoring.models import UnsupportedModel
 from crystalmon.scoring.plan import ScoringPlan
 from crystalmon.scoring.ranks import ONE, Ranks, current_ranks
 from crystalmon.scoring.route import deviation
-from crystalmon.scoring.sequences import TokenSequence, sequences_of
+from crystalmon.scoring.sequences import TokenSequence, chain
 
 SAME = 0.05
 """Largest `deviation` at which passes of one shape on two ranks agree: kernels may round a half
@@ -136,7 +136,7 @@ def probing_ranks(model: nn.Module, plan: ScoringPlan) -> Ranks:
         return ONE
     head = output_head(model)
     order = np.unique(np.linspace(0, len(plan.rows) - 1, TRIED, dtype=int)).tolist()
-    prompts = sequences_of(plan, "rows", order, 0, 0)
+    prompts = [chain(plan.rows[row], (len(plan.rows[row]) - 1,), row) for row in order]
 
     def answers(turn: int) -> Tensor:
         """[M, V] to the prompts, taken in another order."""

@@ -148,7 +148,7 @@ def load_whole(name: str | Path) -> tuple[Any, Any]:
 
 
 def free_memory() -> None:
-    """Give back what models that are no longer referred to have held."""
+    """Give back to the device what nothing refers to any more."""
     import torch
 
     gc.collect()  # hooks may make a model refer to itself

@@ -128,10 +128,9 @@ def _in_rows(trial: Trial, precision: AskedPrecision) -> tuple[Route, Tensor]:
 
 
 def still_holds(model: nn.Module, plan: ScoringPlan, route: Route, ranks: Ranks = ONE) -> bool:
-    """Whether a route still gives the answers of rows in the same precision, on one full pack.
+    """Whether a route still gives the answers of rows in the same precision, on a `cheap_trial`.
 
-    What a model does with a mask may show only once it is trained. The pack holds the prompts that
-    cost least; at its first, middle and last place a prompt and its last row are compared.
+    What a model does with a mask may show only once it is trained.
 
     Args:
         model, plan, ranks: see `score`.

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -35,7 +34,7 @@ held at once; a CPU is faster if they are near its caches, other devices with mo
 MAX_GATHERED = 2**22
 """Values that ranks send each other at once."""
 
-FELL_BACK = (
+_FELL_BACK = (
     "crystalmon: memory does not hold layers in float32; from here on they are computed in the "
     "model's own precision, whose rounding a base scored in float32 counts as a difference."
 )
@@ -90,10 +89,19 @@ def score(
     """
     route = route or choose_route(model, plan, ranks)
     rows = None if prompts is None else np.flatnonzero(np.isin(plan.row_prompt, prompts)).tolist()
-    run = partial(
-        _run, model, plan, observe, progress, ranks=ranks, max_batch_tokens=max_batch_tokens,
-        rows=rows,
-    )  # fmt: skip
+
+    def run(route: Route) -> _Seen:
+        return _run(
+            model,
+            plan,
+            route,
+            observe,
+            progress,
+            ranks,
+            max_batch_tokens=max_batch_tokens,
+            rows=rows,
+        )
+
     with undisturbed(model):
         try:
             seen = run(route)
@@ -102,7 +110,7 @@ def score(
         if seen is None:
             route = replace(route, method="rows", precision="model")
             if ranks.is_main:
-                logger.warning(FELL_BACK)
+                logger.warning(_FELL_BACK)
             free_memory()
             seen = run(route)
     edge_log_p, observed, batch_tokens = seen
@@ -119,10 +127,13 @@ _Seen = tuple[dict[int, float], dict[str, dict[int, np.ndarray]], int | None]
 def _run(
     model: nn.Module,
     plan: ScoringPlan,
+    route: Route,
     observe: Observer | None,
     progress: Callable[[int], Any] | None,
-    route: Route,
-    **options: Any,
+    ranks: Ranks,
+    *,
+    max_batch_tokens: int | None,
+    rows: list[int] | None,
 ) -> _Seen:
     """Run a plan by one route; see `score_rows`."""
     edge_log_p: dict[int, float] = {}
@@ -138,7 +149,9 @@ def _run(
         if progress is not None:
             progress(len(rows))
 
-    batch_tokens = score_rows(model, plan, route, consume, **options)
+    batch_tokens = score_rows(
+        model, plan, route, consume, ranks=ranks, max_batch_tokens=max_batch_tokens, rows=rows
+    )
     return edge_log_p, observed, batch_tokens
 
 

@@ -53,7 +53,7 @@ def run_alone(
 
 
 def write_display(folder: Path, name: str, table: str, figure: Figure) -> list[Path]:
-    """Write `<name>.txt` and the figure as `<name>.svg`, without a ground, and `<name>.png`.
+    """Write `<name>.txt`, and the figure as `<name>.svg` (transparent) and `<name>.png`.
 
     Returns:
         The files.

@@ -26,7 +26,7 @@ class Shown:
     """An experiment's name, and how its results are shown.
 
     `<name>/<name>_display.py` has the functions `table` and `figure`. It is imported on first use,
-    since it needs matplotlib.
+    since it needs matplotlib. An experiment outside of this package overrides both methods instead.
     """
 
     name: ClassVar[str]

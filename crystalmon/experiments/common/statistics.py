@@ -99,14 +99,15 @@ def bounded_estimate(count: int, statistic: Statistic) -> Estimate:
         fewer than half of the resamples.
     """
     value = statistic(np.arange(count)) if count else math.nan
-    if count < 3 or math.isnan(value):
+    wider = expansion([count])
+    if math.isnan(wider) or math.isnan(value):
         return Estimate(value)
     draws = np.random.default_rng(0).integers(0, count, (STATISTIC_REPLICATES, count))
     found = np.array([statistic(draw) for draw in draws])
     found = found[np.isfinite(found)]
     if len(found) < STATISTIC_REPLICATES / 2:
         return Estimate(value)
-    tail = NormalDist().cdf(-NORMAL * expansion([count]))
+    tail = NormalDist().cdf(-NORMAL * wider)
     low, high = np.quantile(found, [tail, 1 - tail])
     return Estimate(value, float(low), float(high))
 

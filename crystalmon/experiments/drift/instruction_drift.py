@@ -83,7 +83,7 @@ class Drift(Experiment):
         if self.tokens // 2 < self.burn_in + 3 * self.every:
             raise ValueError(
                 f"tokens must leave three points in each half after {self.burn_in} tokens of "
-                f"burn-in, got {self.tokens}. Ask for more tokens, or a shorter burn-in."
+                f"burn-in, got {self.tokens}. Ask for more tokens."
             )
 
     @property

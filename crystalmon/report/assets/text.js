@@ -47,12 +47,12 @@ function drawHappened() {
     }
     const rows = suiteEvents(lane).map((event) => ({ x: event.x, event, n: ++number }));
     for (const [id, group] of groups) if (!(suite.has(id) && /^nucleation/.test(group.kind))) rows.push({ x: group.x, group });
-    rows.push(...retreats(lane));
+    rows.push(...untold(lane));
     rows.sort((a, b) => a.x - b.x || (a.n ?? Infinity) - (b.n ?? Infinity) || 0);
     const when = (event, to) => (comparing() && lane.runs.length === 1 ? `${lane.name}, ` : "") + ofRun(lane, lane.runs[event.run], stepSpan(lane.runs[event.run], event.step, to)) + " ";
-    for (const { event, group, retreat, n } of rows) {
+    for (const { event, group, change, n } of rows) {
       const quiet = (one, to, words) => items.push(el("li", {}, el("span", { class: "n none" }, "·"), el("span", {}, el("span", { class: "when" }, when(one, to)), words)));
-      if (retreat) quiet(retreat, retreat.step, "the suite is liquid again");
+      if (change) quiet(change, change.step, change.words);
       else if (event) items.push(el("li", {}, el("span", { class: "n" }, String(n)), el("span", {}, el("span", { class: "when" }, when(event, event.step)), event.message)));
       else {
         const names = [...group.tasks], asked = tasks.filter((task) => probes(lane, task)).length;
@@ -67,11 +67,12 @@ function drawHappened() {
     ...whatToDo(lanes));
 }
 
-// Where the suite has become liquid again: no event tells it.
-function retreats(lane) {
-  return lane.phase.map((phase, at) => ({ phase, at })).filter(({ phase, at }) => at && lane.stage[at] === lane.stage[at - 1] &&
-    phaseName(phase) === "liquid" && !["liquid", "not measurable"].includes(phaseName(lane.phase[at - 1])))
-    .map(({ at }) => ({ x: lane.x[at], retreat: { run: lane.stage[at], step: lane.step[at] } }));
+// Where the suite has become settling, or liquid again: no event tells it.
+function untold(lane) {
+  const words = { liquid: "the suite is liquid again", settling: "the suite is settling" };
+  return lane.phase.map((phase, at) => ({ phase: phaseName(phase), at })).filter(({ phase, at }) => at && lane.stage[at] === lane.stage[at - 1] &&
+    words[phase] && ![phase, "not measurable"].includes(phaseName(lane.phase[at - 1])))
+    .map(({ phase, at }) => ({ x: lane.x[at], change: { run: lane.stage[at], step: lane.step[at], words: words[phase] } }));
 }
 
 // One line a kind of event; of runs that give the same advice, once, with the names of all.
