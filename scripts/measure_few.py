@@ -4,7 +4,8 @@
     python scripts/measure_few.py RUN ...  # run folders
 
 By run and number of wordings: how far the suite's `order` is off, on average and in the root mean
-square, and how often its 95% interval holds that by all. `a task's` is 1.48 times the median error
+square, how often its 95% interval holds that by all, and how far its `entropy` is off (RMS, nats).
+`a task's` is 1.48 times the median error
 of a single task, which is the standard error but for outliers: a task with hardly any liquidity in
 the base may be off by a lot. `over √` is the same over √(1/p − 1/P), of p out of P wordings.
 `phases/partial.py` knows the least and the largest of it. A run's first probe is left out, and of
@@ -23,7 +24,6 @@ from pathlib import Path
 import numpy as np
 
 from crystalmon import Run, read_run
-from crystalmon.metrics.answers import mean_over_tasks, measure_task
 from crystalmon.metrics.bootstrap import (
     REPLICATES,
     bootstrap_interval,
@@ -31,6 +31,7 @@ from crystalmon.metrics.bootstrap import (
     expansion,
     uniform_weights,
 )
+from crystalmon.metrics.measurement import mean_over_tasks, measure_task
 from crystalmon.metrics.subsets import nested_subsets
 from crystalmon.phases.partial import ROBUST
 from crystalmon.runs.compared_answers import read_base_answers, read_in_view
@@ -50,11 +51,13 @@ class Few:
     Args:
         error: of the suite's `order`.
         held: whether its interval holds the `order` by all.
+        entropy: the error of the suite's `entropy`, nats.
         tasks: the tasks' errors, each with its √(1/p − 1/P).
     """
 
     error: float
     held: bool
+    entropy: float
     tasks: Sequence[tuple[float, float]]
 
 
@@ -85,13 +88,14 @@ def by_few(run: Run, size: int) -> list[Few]:
         low, high = bootstrap_interval(value, replicates, expansion([size] * len(part)))
         errors = [p.metrics["order"] - w.metrics["order"] for p, w in zip(part, whole, strict=True)]
         held = bool(low <= true <= high)
-        found.append(Few(value - true, held, list(zip(errors, scales, strict=True))))
+        entropy = mean_over_tasks(part, "entropy")[0] - mean_over_tasks(whole, "entropy")[0]
+        found.append(Few(value - true, held, entropy, list(zip(errors, scales, strict=True))))
     return found
 
 
 def format_few(runs: Mapping[str, Sequence[Run]]) -> str:
     """A row for each group of runs and number of wordings."""
-    heads = ("wordings", "probes", "mean", "RMS", "in interval", "a task's", "over √")
+    heads = ("wordings", "probes", "mean", "RMS", "in interval", "entropy", "a task's", "over √")
     width = max(10, *(len(name) + 2 for name in runs))
     lines = [" " * width + "".join(f"{head:>13}" for head in heads)]
     for name, group in runs.items():
@@ -104,6 +108,7 @@ def format_few(runs: Mapping[str, Sequence[Run]]) -> str:
             shown = [size, len(found), f"{round(errors.mean(), 3) + 0.0:.3f}"]
             shown += [f"{np.sqrt(np.mean(errors**2)):.3f}"]
             shown += [f"{np.mean([few.held for few in found]):.0%}"]
+            shown += [f"{np.sqrt(np.mean([few.entropy**2 for few in found])):.3f}"]
             shown += [f"{_typical(tasks):.3f}", f"{_typical(tasks / scale):.2f}"]
             lines.append(f"{name:<{width}}" + "".join(f"{cell:>13}" for cell in shown))
     return "\n".join(lines)

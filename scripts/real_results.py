@@ -163,14 +163,16 @@ def format_stages(chains: Sequence[Chain]) -> str:
     lines = [heads + f"{'liquidity':>11}{'order':>8}{'95% interval':>16}{'KL':>7}"]
     for chain in chains:
         for record, stage in zip(chain.joined.records, ["base", *chain.stages], strict=True):
-            found, (low, high) = record.metrics, record.ci.get("order", (math.nan, math.nan))
+            found, order, interval = record.metrics, "–", "–"
+            if "order" in found:  # else too few tasks were measurable
+                low, high = record.ci["order"]
+                order, interval = f"{found['order']:.2f}", f"[{low:.2f}, {high:.2f}]"
             measurable = len(record.tasks) - found["tasks_not_measurable"]
             tasks = f"{measurable:.0f} of {len(record.tasks)}"
             lines.append(
                 f"{chain.name:<12}{chain.view:<10}{stage + how_far(chain, stage):<20}"
                 f"{found['coverage']:>9.2f}{tasks:>12}{found['liquidity']:>11.3f}"
-                f"{found.get('order', math.nan):>8.2f}{f'[{low:.2f}, {high:.2f}]':>16}"
-                f"{found['free_energy']:>7.2f}"
+                f"{order:>8}{interval:>16}{found['free_energy']:>7.2f}"
             )
     return "\n".join(lines)
 

@@ -257,7 +257,7 @@ def test_a_route_is_chosen_anew_where_what_it_depends_on_differs(
     assert monitor.remembered == (changed != "dtype")
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "other", "info"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "zeros", "other", "info"])
 def test_a_damaged_cache_is_one_warning(model, tokenizer, suite, base_cache, caplog, damage):
     base = Monitor(model, tokenizer, suite).reference
     (rows,) = base_cache.glob("*/*/reference.safetensors")
@@ -267,6 +267,10 @@ def test_a_damaged_cache_is_one_warning(model, tokenizer, suite, base_cache, cap
     elif damage == "other":
         answers = {name: table[::-1].copy() for name, table in base.log_choice.items()}
         replace(base.in_memory(), log_choice=answers).save(rows.parent)
+    elif damage == "zeros":  # a page of the file that never came to the disk
+        whole = base.in_memory()
+        whole.rows[1, :1024] = 0.0
+        whole.save(rows.parent)
     else:
         rows.write_bytes(rows.read_bytes()[:100] if damage == "cut" else b"")
     for remembered in (False, True):

@@ -6,6 +6,7 @@ import copy
 import json
 import logging
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -30,7 +31,9 @@ from crystalmon.analysis.replay import detect_run
 from crystalmon.monitor.base_answers import ReferenceMismatch
 from crystalmon.monitor.budget import Budget
 from crystalmon.monitor.probe import Monitor
+from crystalmon.monitor.schedule import Schedule
 from crystalmon.runs.files import RunFolderError
+from crystalmon.runs.reference import load_reference, reference_id
 from crystalmon.runs.shares import LEAST
 from crystalmon.scoring.models import ASSETS_DIR
 from crystalmon.suites.tasks import TaskSuite
@@ -409,6 +412,39 @@ def test_resume_without_a_base_is_refused(tmp_path, model, tokenizer, suite):
     named.on_train_begin(args, state, TrainerControl(), model, tokenizer)
     assert named.monitor is not None
     assert named.monitor.reference.info.model == str(TINY)
+
+
+def test_a_base_scored_on_another_machine_is_the_same(tmp_path, model, tokenizer, suite):
+    train(tmp_path, model, tokenizer, suite, [CrystalCallback(suite, every=3, reference=TINY)])
+    folder = tmp_path / "crystalmon" / "reference"
+    stored = load_reference(folder)
+    rounded = {name: table - 1e-6 for name, table in stored.log_choice.items()}
+    info = replace(stored.info, id=reference_id(stored.info.plan, rounded))
+    replace(stored.in_memory(), log_choice=rounded, info=info).save(folder)
+    args = TrainingArguments(output_dir=str(tmp_path), report_to="none", use_cpu=True)
+    state = TrainerState(max_steps=9, global_step=3)
+    callback = CrystalCallback(suite, reference=TINY)
+    callback.on_train_begin(args, state, TrainerControl(), model, tokenizer)
+    assert callback.monitor is not None
+    assert callback.monitor.reference.info.id != info.id
+
+
+def test_a_resumed_run_asks_as_many_as_it_has_time_for(tmp_path, model, tokenizer, monkeypatch):
+    def run(max_steps, resume=None):
+        callback = CrystalCallback("liquid-tiny", every=1)
+        train(
+            tmp_path, model, tokenizer, load_suite("liquid-tiny"), [callback], resume=resume,
+            max_steps=max_steps, save_steps=2, save_strategy="steps",
+        )  # fmt: skip
+
+    run(2)
+    (tmp_path / "crystalmon" / "records.jsonl").write_text(
+        (tmp_path / "crystalmon" / "records.jsonl").read_text().splitlines(keepends=True)[0]
+    )
+    monkeypatch.setattr(Schedule, "wants", lambda *given: 2)
+    run(3, str(tmp_path / "checkpoint-2"))
+    found = {record.step: record.wordings for record in read_run(tmp_path).records}
+    assert found == {0: None, 2: 2, 3: 2}
 
 
 def test_resume_with_another_view_is_refused(tmp_path, model, tokenizer, suite):

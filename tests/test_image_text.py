@@ -121,7 +121,7 @@ def test_a_template_that_leaves_the_prompt_out_is_refused(own_tokenizer, suite):
 
 def test_conversations_are_told_by_the_processors_template(processor):
     rows = [{"messages": [{"role": "user", "content": f"Name {n}"}]} for n in range(9)]
-    assert data_view(Dataset.from_list(rows), processor) == "chat"
+    assert data_view(Dataset.from_list(rows), processor)[0] == "chat"
 
 
 def test_a_training_with_a_processor_is_monitored(tmp_path, processor, suite):

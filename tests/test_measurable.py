@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from test_phases import PROMPTS, geometric, make_base, ramp
 
-from crystalmon.metrics.answers import mean_over_tasks, measure_task, order
+from crystalmon.metrics.answers import order
 from crystalmon.metrics.bootstrap import uniform_weights
 from crystalmon.metrics.catalogue import NOT_MEASURABLE
+from crystalmon.metrics.measurement import mean_over_tasks, measure_task
 from crystalmon.phases import PhaseDetector, SuiteDetector
 
 

@@ -15,13 +15,9 @@ from scipy.stats import norm
 from scipy.stats import t as student
 
 from crystalmon.metrics.answers import (
-    DISSIMILARITY_WINDOWS,
     ORDERED_LIQUIDITY,
-    dissimilarities,
     is_ordered,
     liquidity,
-    mean_over_tasks,
-    measure_task,
     order,
     round_significant,
     variety,
@@ -33,8 +29,10 @@ from crystalmon.metrics.bootstrap import (
     expansion,
     uniform_weights,
 )
+from crystalmon.metrics.catalogue import DISSIMILARITY_WINDOWS
 from crystalmon.metrics.divergences import entropy, js_divergence, linear_dissimilarity
 from crystalmon.metrics.diversity import expected_distinct
+from crystalmon.metrics.measurement import dissimilarities, mean_over_tasks, measure_task
 from crystalmon.metrics.seeds import (
     NOISE_FLOOR,
     mean_over_others,
@@ -768,7 +766,16 @@ def test_a_ratio_of_the_suite_is_that_of_the_means(asked):
     lost = 1 - sum(js[others].mean() for js in now) / sum(js[others].mean() for js in own)
     assert mean_over_tasks(tasks, "crystallinity")[0] == pytest.approx(lost)
     scales = [js_divergence(b, b[1]).sum() / 23 for b in bases]
-    spread = sum(len(asked) * js.var() for js in now) / sum(scale**2 for scale in scales)
+    lefts = [
+        np.clip(liquidity(q, uniform) / liquidity(b[asked], uniform), 0, 1)
+        for q, b in zip(answers, bases, strict=True)
+    ]
+    of_base = [js_divergence(b, b[1]) for b in bases]
+    spreads = [
+        max(js.var() + left * (base.var() - base[asked].var()), 0)
+        for js, left, base in zip(now, lefts, of_base, strict=True)
+    ]
+    spread = 24 * sum(spreads) / sum(scale**2 for scale in scales)
     assert mean_over_tasks(tasks, "susceptibility")[0] == pytest.approx(spread)
 
 

@@ -11,10 +11,7 @@ from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from transformers import T5Config, T5ForConditionalGeneration
 
 import crystalmon
-from crystalmon.metrics.answers import (
-    answer_distributions,
-    liquidity,
-)
+from crystalmon.metrics.answers import answer_distributions, liquidity
 from crystalmon.metrics.bootstrap import uniform_weights
 from crystalmon.metrics.catalogue import tasks_in
 from crystalmon.monitor.probe import Monitor

@@ -359,7 +359,7 @@ def test_the_same_advice_names_all_runs_that_it_is_for(browser: Any, tmp_path: P
 
 def test_a_phase_begins_at_its_probe_and_a_retreat_is_listed(browser: Any, tmp_path: Path) -> None:
     store = RunStore.open(tmp_path / "one" / "crystalmon", {}, resume_step=None)
-    for step, phase in ((0, "liquid"), (4, "nucleating"), (20, "liquid")):
+    for step, phase in ((0, "liquid"), (4, "nucleating"), (20, "liquid"), (30, "settling")):
         tasks = {"coin": make_task(phase=phase)}
         event = Event("nucleation_onset", step, None, {}, "the suite is nucleating")
         store.append(make_record(step, phase=phase, tasks=tasks), [event] if step == 4 else [])
@@ -370,10 +370,17 @@ def test_a_phase_begins_at_its_probe_and_a_retreat_is_listed(browser: Any, tmp_p
     hover = sorted(
         (base, text.split("<br>")) for base, text in page.evaluate(bars) if "suite" in text
     )
-    assert [text[1] for _, text in hover] == ["steps 0 to 4", "steps 4 to 20", "step 20"]
+    assert [text[1] for _, text in hover] == [
+        "steps 0 to 4",
+        "steps 4 to 20",
+        "steps 20 to 30",
+        "step 30",
+    ]
     assert hover[1][0] == 4
-    assert 19 < hover[2][0] < 20
-    assert "step 20 the suite is liquid again" in page.locator("#happened").inner_text()
+    assert 19 < hover[2][0] <= 20
+    happened = page.locator("#happened").inner_text()
+    assert "step 20 the suite is liquid again" in happened
+    assert "step 30 the suite is settling" in happened
     assert "No seed: each wording" in page.locator("#detail-words").inner_text()
     assert visit.said == []
     visit.close()

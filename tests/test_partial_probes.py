@@ -13,9 +13,10 @@ from fake_runs import make_task, planted_chain
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crystalmon.metrics.answers import liquidity, measure_task, order
+from crystalmon.metrics.answers import liquidity, order
 from crystalmon.metrics.bootstrap import uniform_weights
-from crystalmon.metrics.divergences import js_divergence
+from crystalmon.metrics.divergences import entropy, js_divergence
+from crystalmon.metrics.measurement import measure_task
 from crystalmon.metrics.subsets import nested_subsets
 from crystalmon.phases import PhaseDetector, SuiteDetector
 from crystalmon.phases.order import ONSET
@@ -312,6 +313,33 @@ def test_a_partial_probe_scores_what_a_whole_one_does(model, tokenizer):
     assert after.metrics["dissimilarity_1"] == pytest.approx(0.0, abs=1e-9)
     assert {"order", "free_energy", "seed_mse"} <= part.metrics.keys()
     assert ProbeRecord.from_json(json.loads(json.dumps(part.to_json()))).tasks["coin"].fits(24, 2)
+
+
+@pytest.mark.parametrize("prompts", [2, 4, 8])
+def test_a_model_like_its_base_has_the_values_of_all_prompts(model, tokenizer, prompts):
+    from crystalmon import Monitor
+
+    monitor = Monitor(model, tokenizer, "liquid-tiny")
+    whole, part = monitor.probe(0), monitor.probe(1, prompts=prompts)
+    of_the_nearest = {key for key in whole.metrics if key.startswith(("seed_", "crystal_"))}
+    for key in whole.metrics.keys() - of_the_nearest - {"susceptibility", "probe_seconds"}:
+        assert part.metrics[key] == pytest.approx(whole.metrics[key], abs=1e-4), key
+
+
+def test_entropy_of_all_prompts_is_told_by_a_few():
+    """Along collapses, the base's difference tells it better than the few prompts alone."""
+    told, alone = [], []
+    for seeded in range(8):
+        b = distributions(seeded, prompts=24, choices=8)
+        rows, none = nested_subsets(b, (2,))[2], np.zeros((0, 2))
+        for share in np.linspace(0.0, 1.0, 11):
+            q = collapsed(b, share)
+            true = measure_task(q, b, {}, np.zeros((0, 24))).metrics["entropy"]
+            told.append(measure_task(q[rows], b, {}, none, asked=rows).metrics["entropy"] - true)
+            alone.append(entropy(q[rows]).mean() - true)
+    assert told[::11] == pytest.approx(np.zeros(8), abs=1e-9)
+    assert told[10::11] == pytest.approx(alone[10::11], abs=1e-3)
+    assert np.square(told).mean() < np.square(alone).mean() / 2
 
 
 def test_a_task_that_the_base_hardly_answers_is_not_measured_by_the_few_prompts_it_does(

@@ -123,7 +123,7 @@ def test_few_wordings_are_held_against_all(results, tmp_path, monkeypatch, capsy
     assert script.main() == 0
     found = rows(capsys.readouterr().out)
     assert [row[1:3] for row in found] == [["2", "1"], ["4", "1"], ["8", "1"]]
-    _, _, _, mean, rms, _, task, scaled = found[0]
+    _, _, _, mean, rms, _, _, task, scaled = found[0]
     assert float(mean) == float(rms) == pytest.approx(now.mean() / before.mean(), abs=1e-3)
     typical = 1.4826 * np.median(now / before)
     assert float(task) == pytest.approx(typical, abs=0.01)

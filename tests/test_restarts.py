@@ -14,7 +14,14 @@ import pytest
 import torch
 from test_callback import make_trainer, train
 from test_experiments_in_training import Distance
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
+from transformers import (
+    AutoModelForCausalLM,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
 
 from crystalmon import CrystalCallback, Monitor, read_run
 from crystalmon.runs.lock import RunLock
@@ -278,3 +285,13 @@ def test_a_forked_child_does_not_keep_the_lock(tmp_path):
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
+
+
+def test_the_run_that_a_base_was_found_in_is_named(tmp_path, model, tokenizer, suite, capsys):
+    train(tmp_path / "sft", model, tokenizer, suite, [CrystalCallback(suite, every=3)], **FAST)
+    model.save_pretrained(tmp_path / "sft")
+    assert "has it)" not in capsys.readouterr().out
+    later = AutoModelForCausalLM.from_pretrained(tmp_path / "sft")
+    train(tmp_path / "dpo", later, tokenizer, suite, [CrystalCallback(suite, every=3)], **FAST)
+    where = tmp_path / "sft" / "crystalmon" / "reference"
+    assert f"(as {where} has it)" in capsys.readouterr().out

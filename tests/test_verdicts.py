@@ -21,9 +21,9 @@ from crystalmon.analysis.verdicts import (
     judge_run,
     judge_support,
 )
-from crystalmon.metrics.answers import mean_over_tasks, measure_task
 from crystalmon.metrics.bootstrap import bootstrap_interval, bootstrap_weights
 from crystalmon.metrics.divergences import js_divergence
+from crystalmon.metrics.measurement import mean_over_tasks, measure_task
 from crystalmon.metrics.seeds import noise_floor, support
 from crystalmon.phases import SuiteDetector
 from crystalmon.runs.names import REFERENCE_FOLDER

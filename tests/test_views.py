@@ -99,17 +99,17 @@ def test_names_of_views():
     ],
 )
 def test_the_format_of_prompts(prompts, view, tokenizer):
-    assert data_view([{"prompt": prompt} for prompt in prompts], tokenizer) == view
+    assert data_view([{"prompt": prompt} for prompt in prompts], tokenizer)[0] == view
 
 
 def test_the_format_of_what_a_trainer_has_prepared(tmp_path, model, tokenizer, suite, monkeypatch):
-    assert data_view(prepared(tmp_path, model, tokenizer, suite, ROWS), tokenizer) == ALPACA
+    assert data_view(prepared(tmp_path, model, tokenizer, suite, ROWS), tokenizer)[0] == ALPACA
     texts = [{"text": row["prompt"] + row["completion"]} for row in ROWS]
-    assert data_view(prepared(tmp_path, model, tokenizer, suite, texts), tokenizer) == "raw"
+    assert data_view(prepared(tmp_path, model, tokenizer, suite, texts), tokenizer)[0] == "raw"
     monkeypatch.setattr(tokenizer, "chat_template", CHAT)
-    assert data_view(prepared(tmp_path, model, tokenizer, suite, TALKS), tokenizer) == "chat"
+    assert data_view(prepared(tmp_path, model, tokenizer, suite, TALKS), tokenizer)[0] == "chat"
     turns = [{"prompt": t["messages"][:1], "completion": t["messages"][1:]} for t in TALKS]
-    assert data_view(prepared(tmp_path, model, tokenizer, suite, turns), tokenizer) == "chat"
+    assert data_view(prepared(tmp_path, model, tokenizer, suite, turns), tokenizer)[0] == "chat"
 
 
 def test_the_format_of_preferences(tmp_path, model, tokenizer):
@@ -124,13 +124,13 @@ def test_the_format_of_preferences(tmp_path, model, tokenizer):
         model, args=DPOConfig(str(tmp_path), **settings), train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer, callbacks=[kept],
     ).train()  # fmt: skip
-    assert data_view(kept.found, tokenizer) == ALPACA
+    assert data_view(kept.found, tokenizer)[0] == ALPACA
 
 
 def test_the_whole_data_tells_the_format(tokenizer):
     some = [{"prompt": f"English: {q}\nFrench:"} for q in QUESTIONS * 10]
-    assert data_view(some, tokenizer) == "English: {prompt}\nFrench:"
-    assert data_view(some + [{"prompt": q} for q in QUESTIONS * 200], tokenizer) == "raw"
+    assert data_view(some, tokenizer)[0] == "English: {prompt}\nFrench:"
+    assert data_view(some + [{"prompt": q} for q in QUESTIONS * 200], tokenizer)[0] == "raw"
 
 
 def test_padding_is_no_format(tokenizer):
@@ -148,19 +148,78 @@ def test_padding_is_no_format(tokenizer):
                 "labels": torch.tensor([-100] * 60 + answer),
             }
         )
-    assert data_view(rows, tokenizer) == ALPACA
+    assert data_view(rows, tokenizer)[0] == ALPACA
 
 
-def test_a_chat_template_that_tells_the_date_is_not_taken_by_itself(tokenizer, monkeypatch):
-    monkeypatch.setattr(tokenizer, "chat_template", "{{ strftime_now('%d') }}" + CHAT)
-    assert data_view(TALKS, tokenizer) == "raw"
-    monkeypatch.setattr(tokenizer, "chat_template", None)
-    assert data_view(TALKS, tokenizer) == "raw"
+@pytest.mark.parametrize(
+    ("template", "why"),
+    [
+        ("{{ strftime_now('%d') }}" + CHAT, "the chat template tells the date"),
+        ("{{ raise_exception('system') }}", "does not take a user's turn alone"),
+        (None, "there is no chat template"),
+    ],
+)
+def test_why_conversations_are_not_asked_as_such_is_told(tokenizer, monkeypatch, template, why):
+    monkeypatch.setattr(tokenizer, "chat_template", template)
+    view, told = data_view(TALKS, tokenizer)
+    assert view == "raw"
+    assert why in told
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        # no prompt for an answer, as Mistral's; one that opens a thought, which no row has
+        "{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]"
+        "{% else %} {{ m.content }}</s>{% endif %}{% endfor %}",
+        "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}\n{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>\n<think>\n{% endif %}",
+    ],
+)
+def test_conversations_of_other_templates(tmp_path, model, tokenizer, suite, monkeypatch, template):
+    monkeypatch.setattr(tokenizer, "chat_template", template)
+    rows = prepared(tmp_path, model, tokenizer, suite, TALKS)
+    assert data_view(rows, tokenizer) == ("chat", "as it is trained")
+
+
+def test_a_few_rows_that_are_cut_off_decide_nothing(tmp_path, model, tokenizer, suite, monkeypatch):
+    monkeypatch.setattr(tokenizer, "chat_template", CHAT)
+    rows = list(prepared(tmp_path, model, tokenizer, suite, TALKS))
+    rows[0] = {key: value[:3] for key, value in rows[0].items()}
+    assert data_view(rows, tokenizer)[0] == "chat"
+
+
+def test_data_with_a_state_of_its_own_is_not_read(tokenizer):
+    class Counting(list):
+        reads = 0
+
+        def __getitem__(self, index):
+            type(self).reads += 1
+            return super().__getitem__(index)
+
+    class Own:
+        def __init__(self):
+            self.rows = Counting(ROWS)
+
+        def __len__(self):
+            return len(self.rows)
+
+        def __getitem__(self, index):
+            return self.rows[index]
+
+    assert data_view(Own(), tokenizer) == (
+        "raw",
+        "the training data is a Own, which only the trainer reads",
+    )
+    assert Counting.reads == 0
+    transformed = Dataset.from_list(ROWS)
+    transformed.set_transform(lambda rows: Counting([])[0])  # would raise
+    assert data_view(transformed, tokenizer)[0] == ALPACA
 
 
 @pytest.mark.parametrize("data", [None, [], [1, 2], iter([]), [{"prompt": {}}], [{"prompt": 3}]])
 def test_data_without_a_format(data, tokenizer):
-    assert data_view(data, tokenizer) == "raw"
+    assert data_view(data, tokenizer)[0] == "raw"
 
 
 def test_views_are_probed_side_by_side(tmp_path, model, tokenizer, suite, capsys):

@@ -18,9 +18,10 @@ from crystalmon.cli.options import (
     print_json,
     view_text,
 )
-from crystalmon.metrics.answers import answer_distributions, measure_task
+from crystalmon.metrics.answers import answer_distributions
 from crystalmon.metrics.bootstrap import uniform_weights
 from crystalmon.metrics.catalogue import BRIEF, BY_KEY, NOT_MEASURABLE
+from crystalmon.metrics.measurement import measure_task
 from crystalmon.monitor.budget import DEFAULT_SHARE
 from crystalmon.phases.in_words import tasks_by_phase
 from crystalmon.runs.files import RUN_FILE
@@ -189,9 +190,15 @@ def _cache(args: argparse.Namespace) -> None:
 
     from crystalmon.runs.base_cache import cache_folder, cached_bases, clear_cache
 
+    try:
+        place = cache_folder()
+    except RuntimeError as error:
+        raise ValueError(f"CRYSTALMON_CACHE must name a folder: {error}") from error
+    if place.exists() and not place.is_dir():
+        raise ValueError(f"the cache must be a folder, and {place} is a file. Name another place.")
     if args.clear:
         freed = clear_cache()
-        told = f"{cache_folder()} is empty; {decimal(freed)} freed (run folders keep their copies)"
+        told = f"{place} is empty; {decimal(freed)} freed (run folders keep their copies)"
         print_json({"freed_bytes": freed}) if args.json else print(told)
         return
     bases = cached_bases()

@@ -41,8 +41,13 @@ def _yaml_of(*kinds: type) -> Callable[[str], Any]:
 
 
 def _view(text: str) -> Any:
-    listed = text.startswith("[")
-    return _yaml_of(list)(text) if listed else text.replace(r"\n", "\n").replace(r"\t", "\t")
+    if text.startswith("["):
+        try:
+            return _yaml_of(list)(text)
+        except (ValueError, yaml.YAMLError):
+            if "{prompt}" not in text:  # else it is a template, such as [INST] {prompt} [/INST]
+                raise
+    return text.replace(r"\n", "\n").replace(r"\t", "\t")
 
 
 class Form(NamedTuple):

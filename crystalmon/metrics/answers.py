@@ -9,16 +9,11 @@ has every definition and its source.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-
 import numpy as np
 
 from crystalmon.metrics.bootstrap import uniform_weights
-from crystalmon.metrics.catalogue import DISSIMILARITY_WINDOWS
-from crystalmon.metrics.divergences import entropy, linear_dissimilarity, ratio
-from crystalmon.metrics.diversity import diversity_metrics
-from crystalmon.metrics.seeds import nearest_seed, seed_distances, seed_metrics
+from crystalmon.metrics.divergences import entropy, ratio
+from crystalmon.metrics.seeds import seed_distances
 
 LEFT = 0.2
 """Share of its liquidity to the plain prompts that a view is taken to leave a base at the least:
@@ -125,139 +120,6 @@ def variety(q: np.ndarray, w: np.ndarray) -> np.ndarray:
     return np.einsum("...p,pr,...r->...", w, seed_distances(q, q), w) * pairs
 
 
-def dissimilarities(history: np.ndarray) -> dict[str, np.ndarray]:
-    """Per-prompt change between the last windows of probes and the ones before them.
-
-    Args:
-        history: [S, P, C] the latest S probes, oldest first, the current one last; NaN where a
-            prompt was not asked.
-
-    Returns:
-        `dissimilarity_<l>` [P] for each length l in `DISSIMILARITY_WINDOWS` with 2·l <= S: the
-        linear dissimilarity between the mean of the last l probes and of the l before; NaN of a
-        prompt that was not asked at all of them.
-
-    >>> {k: v.tolist() for k, v in dissimilarities(np.array([[[1.0, 0]], [[0, 1.0]]])).items()}
-    {'dissimilarity_1': [1.0]}
-    """
-    return {
-        f"dissimilarity_{length}": linear_dissimilarity(
-            history[-2 * length : -length].mean(axis=0), history[-length:].mean(axis=0)
-        )
-        for length in DISSIMILARITY_WINDOWS
-        if 2 * length <= len(history)
-    }
-
-
-@dataclass(frozen=True)
-class TaskMeasurement:
-    """The point estimates of one task and their bootstrap replicates.
-
-    Args:
-        metrics: value by key.
-        replicates: [R] values by key.
-        ratios: by key of a metric that is a ratio, what is divided and by what, [1 + R] each, the
-            point estimate first.
-    """
-
-    metrics: Mapping[str, float]
-    replicates: Mapping[str, np.ndarray]
-    ratios: Mapping[str, tuple[np.ndarray, np.ndarray]]
-
-
-def measure_task(
-    q: np.ndarray,
-    b: np.ndarray,
-    per_prompt: Mapping[str, np.ndarray],
-    weights: np.ndarray,
-    seed: int | None = None,
-    *,
-    asked: np.ndarray | None = None,
-    in_view: np.ndarray | None = None,
-    changes: Mapping[str, np.ndarray] | None = None,
-) -> TaskMeasurement:
-    """Every metric of one task, with its bootstrap over prompts.
-
-    Args:
-        q: [p, C] choice distributions now.
-        b: [P, C] the base's.
-        per_prompt: [p] values by key that are averaged over prompts as they are (`coverage`,
-            `free_energy`, …). A prompt with NaN makes the mean NaN.
-        weights: [R, p] bootstrap weights, rows summing to 1.
-        seed: the base prompt that metrics of the seed refer to: the one that a detector
-            holds; the nearest one if None.
-        asked: [p] which of the base's prompts q answers; all, in their order, if None. What is
-            relative to the base is relative to its answers to the same prompts. `liquidity` is
-            then an estimate of what all prompts would show: few differ less among each other
-            than many, so it is that of the prompts asked, times L(b) / L(b[asked]), and
-            `entropy_mixture`, β and γ diversity follow from it.
-        in_view: [P, C] the base's answers in the view, if b are those to the plain prompts; see
-            `held_against`.
-        changes: [p] values by key, of which the mean is over the prompts that have one; see
-            `dissimilarities`.
-
-    Returns:
-        The keys of `catalogue` that belong to one task. The seed is held fixed over the replicates,
-        and both parts of a ratio share their resample.
-
-    >>> b, w = np.array([[0.9, 0.1], [0.1, 0.9]]), uniform_weights(2)[None]
-    >>> found = measure_task(np.full((2, 2), 0.5), b, {}, w).metrics
-    >>> round(found["entropy"], 3), found["liquidity"], found["order"]
-    (0.693, 0.0, 1.0)
-    """
-    stacked = np.concatenate([uniform_weights(len(q))[None, :], weights])
-    asked = np.arange(len(q)) if asked is None else asked
-    seed = nearest_seed(q, b, asked) if seed is None else seed
-    values = {key: _mean(stacked, value) for key, value in per_prompt.items()}
-    values |= {key: _mean_of_known(stacked, value) for key, value in (changes or {}).items()}
-    now, before = _liquidities(q, b, stacked, asked, in_view)
-    values["entropy"] = stacked @ entropy(q)
-    values["liquidity"] = np.minimum(now, np.log(min(b.shape)))  # scaled, it may be more
-    pooled = values["entropy"] + values["liquidity"]
-    values["entropy_mixture"] = np.minimum(pooled, np.log(b.shape[1]))
-    values |= diversity_metrics(values, q, b[asked], stacked)
-    of_seed, to_seed = seed_metrics(q, b, seed, stacked, asked)
-    ratios = {"order": (before - now, before), **to_seed}
-    values |= of_seed | {key: ratio(*parts) for key, parts in ratios.items()}
-    metrics = {key: float(value[0]) for key, value in values.items()}
-    metrics["seed"] = float(seed) if np.isfinite(q).all() else float("nan")
-    return TaskMeasurement(metrics, {key: value[1:] for key, value in values.items()}, ratios)
-
-
-def _liquidities(
-    q: np.ndarray,
-    b: np.ndarray,
-    stacked: np.ndarray,
-    asked: np.ndarray,
-    in_view: np.ndarray | None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """[1 + R] now and in the base, both as all prompts would show it; see `measure_task`."""
-    scale, view = _to_whole(b, asked), None if in_view is None else in_view[asked]
-    return scale * liquidity(q, stacked), scale * held_against(q, b[asked], stacked, view)
-
-
-def _to_whole(b: np.ndarray, asked: np.ndarray) -> float:
-    """L(b) / L(b[asked]); 1 of an ordered base, of which that would be noise."""
-    if len(asked) == len(b) or is_ordered(b):
-        return 1.0
-    whole, part = (liquidity(each, uniform_weights(len(each))) for each in (b, b[asked]))
-    return float(whole / part) if part > 0 else 1.0
-
-
-def mean_over_tasks(measured: Sequence[TaskMeasurement], key: str) -> tuple[float, np.ndarray]:
-    """A metric of a suite: the mean over its tasks, at least one; with it its replicates [R].
-
-    Of ratios it is the ratio of the means: 1 − mean liquidity / mean liquidity of the base is the
-    suite's `order`. In a mean of ratios, a task whose base has hardly any liquidity may decide.
-    """
-    if key in measured[0].ratios:
-        above, below = (sum(task.ratios[key][part] for task in measured) for part in (0, 1))
-        found = ratio(np.asarray(above), np.asarray(below))
-    else:
-        found = np.mean([[task.metrics[key], *task.replicates[key]] for task in measured], axis=0)
-    return float(found[0]), found[1:]
-
-
 def round_significant(values: np.ndarray, digits: int = 8) -> np.ndarray:
     """Values to `digits` significant decimal digits; NaN stays NaN.
 
@@ -266,18 +128,6 @@ def round_significant(values: np.ndarray, digits: int = 8) -> np.ndarray:
     """
     rounded = [float(f"{value:.{digits}g}") for value in values.ravel()]
     return np.array(rounded, dtype=np.float64).reshape(values.shape)
-
-
-def _mean(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Σ_p w_p x_p with 0 · inf = 0: a replicate without an infinite prompt is finite."""
-    with np.errstate(invalid="ignore"):
-        return np.where(weights == 0, 0.0, weights * values).sum(axis=-1)
-
-
-def _mean_of_known(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Σ_p w_p x_p / Σ_p w_p over the prompts with a value; NaN without one."""
-    known = np.isfinite(values)
-    return ratio(weights @ np.where(known, values, 0.0), weights @ known)
 
 
 def answer_distributions(log_choice: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

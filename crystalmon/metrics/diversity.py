@@ -43,12 +43,28 @@ def collision(q: np.ndarray, b: np.ndarray, w: np.ndarray) -> np.ndarray:
     return w @ (q * b).sum(axis=1)
 
 
-def diversity_metrics(
-    values: Mapping[str, np.ndarray], q: np.ndarray, b: np.ndarray, w: np.ndarray
-) -> dict[str, np.ndarray]:
-    """A task's variety in the measures that others use: Hill numbers, distinct answers, collisions.
+def mean_diversity(q: np.ndarray, b: np.ndarray, w: np.ndarray) -> dict[str, np.ndarray]:
+    """Distinct answers and collisions, which are means over prompts.
 
-    The first three are the Hill numbers of order 1 (Hill 1973, doi:10.2307/1934352; Jost 2007,
+    Args:
+        q: [p, C] answers.
+        b: [p, C] the base's to the same prompts.
+        w: [..., p].
+
+    Returns:
+        [...] by key.
+    """
+    return {
+        f"distinct_{DRAWN}": expected_distinct(q, w),
+        "collision": collision(q, q, w),
+        "collision_base": collision(q, b, w),
+    }
+
+
+def diversity_of(values: Mapping[str, np.ndarray], choices: int) -> dict[str, np.ndarray]:
+    """What follows from a task's entropies: Hill numbers, and the KL to equal probabilities.
+
+    The Hill numbers of order 1 (Hill 1973, doi:10.2307/1934352; Jost 2007,
     doi:10.1890/06-1736.1): how many answers one prompt gives (α), all prompts together (γ), and how
     many prompts' worth of different answers there are (β), with γ = α · β. That of one prompt is
     the branching factor of arXiv 2506.17871 for an answer in place of a token.
@@ -56,9 +72,7 @@ def diversity_metrics(
     Args:
         values: of `entropy`, `entropy_mixture` and `liquidity`, and of `compliance_entropy` if the
             vocabulary was seen, [...] each.
-        q: [p, C] answers.
-        b: [p, C] the base's to the same prompts.
-        w: [..., p].
+        choices: C.
 
     Returns:
         [...] by key.
@@ -67,10 +81,7 @@ def diversity_metrics(
         "branching_factor": np.exp(values["entropy"]),
         "gamma_diversity": np.exp(values["entropy_mixture"]),
         "beta_diversity": np.exp(values["liquidity"]),
-        f"distinct_{DRAWN}": expected_distinct(q, w),
-        "kl_uniform": np.log(q.shape[1]) - values["entropy"],
-        "collision": collision(q, q, w),
-        "collision_base": collision(q, b, w),
+        "kl_uniform": np.log(choices) - values["entropy"],
     }
     if "compliance_entropy" in values:
         found["vocabulary_branching"] = np.exp(values["compliance_entropy"])

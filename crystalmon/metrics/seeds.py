@@ -143,35 +143,56 @@ def _seed_scale(b: np.ndarray, seed: int) -> float:
     return float(js_divergence(b, b[seed]).sum()) / max(len(b) - 1, 1)
 
 
-def seed_metrics(
+def mean_seed_metrics(
     q: np.ndarray, b: np.ndarray, seed: int, stacked: np.ndarray, asked: np.ndarray
-) -> tuple[dict[str, np.ndarray], dict[str, tuple[np.ndarray, np.ndarray]]]:
-    """Every metric that refers to the seed, under weights `stacked` [R, p].
+) -> dict[str, np.ndarray]:
+    """The metrics that refer to the seed and are means over prompts; [R] by key.
 
     Args:
         q: [p, C] answers to the prompts `asked` [p].
         b: [P, C] the base's answers to all.
         seed: one of these P.
-        stacked: rows that sum to 1.
-
-    Returns:
-        [R] values by key; and, by key, numerator and denominator [R] of the metrics relative to
-        the base's distance from the seed. `crystallinity` compares with the base's answers to the
-        same prompts. `NOISE_FLOOR` and, as in `prompt_crystallinity`, the distance in
-        `susceptibility` are those of the whole base, and not resampled.
+        stacked: [R, p] weights, rows that sum to 1.
     """
-    others = without_prompt(stacked, seed, asked)
-    now, before = js_divergence(q, b[seed]), others @ js_divergence(b[asked], b[seed])
+    others, now = without_prompt(stacked, seed, asked), js_divergence(q, b[seed])
     near = now < noise_floor(b, seed)
-    spread = np.maximum(stacked @ now**2 - (stacked @ now) ** 2, 0.0)
-    values = {
+    return {
         "seed_jsd": others @ now,
         "seed_mse": squared_error(q, b[seed], others),
         "seed_mass": support_mass(q, b[seed], stacked),
         "crystal_fraction": stacked @ np.where(np.isnan(now), np.nan, near),
     }
-    ratios = {
-        "crystallinity": (before - values["seed_jsd"], before),
-        "susceptibility": (len(q) * spread, np.full(len(stacked), _seed_scale(b, seed) ** 2)),
+
+
+def seed_ratios(
+    q: np.ndarray,
+    b: np.ndarray,
+    seed: int,
+    stacked: np.ndarray,
+    asked: np.ndarray,
+    left: float = 1.0,
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The metrics relative to the base's distance from the seed: numerator, denominator [R].
+
+    `crystallinity` compares with the base's answers to the same prompts. `susceptibility` is P
+    times a variance over prompts, from a few of them brought to all as in
+    `measurement.brought_to_all`; the distance in it is that of the whole base, as in
+    `prompt_crystallinity`, and not resampled.
+
+    Args:
+        q, b, seed, stacked, asked: see `mean_seed_metrics`.
+        left: of the base's liquidity, from 0 to 1.
+    """
+    others, now = without_prompt(stacked, seed, asked), js_divergence(q, b[seed])
+    distances = js_divergence(b, b[seed])
+    before = others @ distances[asked]
+    spread = _variance(now, stacked) + left * (distances.var() - distances[asked].var())
+    scale = np.full(len(stacked), _seed_scale(b, seed) ** 2)
+    return {
+        "crystallinity": (before - others @ now, before),
+        "susceptibility": (len(b) * np.maximum(spread, 0.0), scale),
     }
-    return values, ratios
+
+
+def _variance(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    return np.maximum(weights @ values**2 - (weights @ values) ** 2, 0.0)

@@ -153,6 +153,7 @@ def check_reference(
         {name: table.shape for name, table in reference.log_choice.items()} == shapes
         and reference.shape == (plan.num_prompts, info.vocab_size)
         and reference_id(info.plan, {n: reference.log_choice[n] for n in shapes}) == info.id
+        and reference.is_intact()
     )
     if not whole:
         raise ValueError(

@@ -59,10 +59,25 @@ class Console:
             logger.info("%s", line)
 
     def introduce(
-        self, monitor: Monitor, folder: Path, probes: int, max_overhead: float | None
+        self,
+        monitor: Monitor,
+        folder: Path,
+        probes: int,
+        max_overhead: float | None,
+        found: Path | None = None,
     ) -> None:
-        """Say at the start what will be probed, against which base, and where the records go."""
+        """Say at the start what will be probed, against which base, and where the records go.
+
+        Args:
+            monitor: of this run.
+            folder: the run's.
+            probes: planned.
+            max_overhead: the callback's.
+            found: the reference folder that the base was read from, if it was.
+        """
         suite, base = monitor.suite, model_title(monitor.reference.info.model) or "this model"
+        if found is not None and found.parent.resolve() != folder.resolve():
+            base += f" (as {found} has it)"
         planned = counted(probes, "probe")
         if max_overhead is not None:
             least = min(LEAST + 1, probes)

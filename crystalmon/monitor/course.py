@@ -12,20 +12,19 @@ from dataclasses import replace
 
 import numpy as np
 
-from crystalmon.metrics.answers import (
-    DISSIMILARITY_WINDOWS,
-    TaskMeasurement,
-    dissimilarities,
-    mean_over_tasks,
-    measure_task,
-)
 from crystalmon.metrics.bootstrap import (
     REPLICATES,
     bootstrap_intervals,
     bootstrap_weights,
     expansion,
 )
-from crystalmon.metrics.catalogue import BY_KEY, NOT_MEASURABLE, tasks_in
+from crystalmon.metrics.catalogue import BY_KEY, DISSIMILARITY_WINDOWS, NOT_MEASURABLE, tasks_in
+from crystalmon.metrics.measurement import (
+    TaskMeasurement,
+    dissimilarities,
+    mean_over_tasks,
+    measure_task,
+)
 from crystalmon.monitor.asked import Asked
 from crystalmon.phases import PhaseDetector, PhaseState, SuiteDetector
 from crystalmon.phases.limits import Limits
@@ -41,6 +40,7 @@ class Course:
         view: how prompts are rendered.
         in_view: by task that is compared with the base's answers to the plain prompts, those in its
             view [P, C].
+        of_base: what is averaged over prompts, in the base: [N] by key, where that is known.
 
     Attributes:
         detector: of the phases.
@@ -55,8 +55,10 @@ class Course:
         base_q: Mapping[str, np.ndarray],
         view: str,
         in_view: Mapping[str, np.ndarray] | None = None,
+        of_base: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         self.base_q, self._view, self._in_view = base_q, view, in_view or {}
+        self._of_base = of_base or {}
         self.detector = SuiteDetector(base_q, in_view=in_view)
         self.events: list[Event] = []
         self.raised: list[Event] = []
@@ -132,8 +134,11 @@ class Course:
             )
             for name, task in made.tasks.items()
         }
-        kept = {key: value for key, value in record.metrics.items() if not _is_relative(key)}
-        metrics, ci = {**kept, **made.metrics}, {**record.ci, **made.ci}
+        kept, ends = (
+            {key: value for key, value in of.items() if not _is_relative(key)}
+            for of in (record.metrics, record.ci)
+        )
+        metrics, ci = {**kept, **made.metrics}, {**ends, **made.ci}
         return replace(record, phase=made.phase, metrics=metrics, ci=ci, tasks=tasks)
 
     def record(
@@ -196,10 +201,10 @@ class Course:
         # the same resamples at every probe, so that intervals move only when the model does
         rng = np.random.default_rng(0)
         measured: dict[str, TaskMeasurement] = {}
-        start = 0
+        start = first = 0
         for name, b in self.base_q.items():
             rows = asked[name]
-            stop = start + len(rows)
+            stop, last = start + len(rows), first + len(b)
             past = [probe[name][rows] for probe in self._history]
             measured[name] = measure_task(
                 q[name],
@@ -209,9 +214,10 @@ class Course:
                 self.detector.tasks[name].seed,
                 asked=rows,
                 in_view=self._in_view.get(name),
+                of_base={key: values[first:last] for key, values in self._of_base.items()},
                 changes=dissimilarities(np.stack([*past, q[name]])),
             )
-            start = stop
+            start, first = stop, last
         return measured
 
     def _suite_level(

@@ -19,6 +19,7 @@ import numpy as np
 
 from crystalmon.phases import PhaseState
 from crystalmon.phases.stored import limits_of, replay_run, states_of
+from crystalmon.runs.compared_answers import read_base_answers, same_answers
 from crystalmon.runs.files import RUN_FILE
 from crystalmon.runs.find_reference import find_reference
 from crystalmon.runs.names import REFERENCE_FOLDER
@@ -143,14 +144,11 @@ class Origin:
         """Those on metrics that a run which is resumed had before."""
         return limits_of(self._past.info) if self._past else {}
 
-    def inherited(
-        self, reference: str, reference_q: Mapping[str, np.ndarray]
-    ) -> dict[str, PhaseState]:
+    def inherited(self, reference_q: Mapping[str, np.ndarray]) -> dict[str, PhaseState]:
         """By task, what the run that the model came from hands on; on resume, what it handed on.
 
         Args:
-            reference: the id of this run's base; a run with another one hands on nothing.
-            reference_q: by task, the base's answers [P, C].
+            reference_q: by task, the base's answers [P, C]; a run of another base hands on nothing.
         """
         if self._past:
             return states_of(self._past.info)
@@ -161,9 +159,11 @@ class Origin:
         until = int(checkpoint[1]) if checkpoint else math.inf
         try:
             run = read_run(found.parent)
-            if run.info.get("reference") != reference:
+            base = read_base_answers(run.folder)
+            known = base.keys() & reference_q
+            names = [n for n in known if all(n in record.tasks for record in run.records)]
+            if not same_answers(*({n: q[n] for n in names} for q in (base, reference_q))):
                 return {}
-            names = [n for n in reference_q if all(n in record.tasks for record in run.records)]
             detector = replay_run(run, {name: reference_q[name] for name in names}, until)
         except (OSError, ValueError) as error:
             told = f"the run in {found.parent} is damaged, and nothing is taken over from it"

@@ -211,7 +211,7 @@ def _store_base(folder: Path, monitor: Monitor, step: int, console: Console) -> 
             if step > 0:
                 raise
     if step > 0 and own is not None:
-        if own.info.id != base.info.id:
+        if not _alike(own, base):
             raise ValueError(
                 f"the run in {folder} must be resumed with its own base, {own.info.model!r}, got "
                 f"{base.info.model!r}. What differs: {own.info.differences(base.info)}. Leave out "

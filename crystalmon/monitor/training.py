@@ -134,9 +134,11 @@ class Training:
             self._prepare(state, model, tokens)
         with self._meter.spending(apart=True):
             self._begin_experiments(tokens, state.global_step)
-        if self.last_step < 0 or self._wanted(state.global_step):
+        first = self.last_step < 0
+        wanted = None if first else self._wanted(state.global_step)
+        if first or wanted:
             # the trainer clears its control before the first step: actions wait until after it
-            self._probe(state, unchanged=True)
+            self._probe(state, wanted, unchanged=True)
         self._schedule.begin(state.global_step)
         self._measure_experiments(state, False, *CONFIGURATION_ERRORS)
         self._model = weakref.ref(innermost(model))
@@ -272,9 +274,8 @@ class Training:
         self, monitor: Monitor, origin: Origin, history: list[ProbeRecord], ranks: Ranks
     ) -> None:
         """Go on from what is known: the probes of a resumed run, or of what the model came from."""
-        base = monitor.reference.info.id
         monitor.course.limits = Limits(self._settings.limits)
-        monitor.course.inherit(ranks.on_main(lambda: origin.inherited(base, monitor.base_q)))
+        monitor.course.inherit(ranks.on_main(lambda: origin.inherited(monitor.base_q)))
         self._schedule.tokens = tokens = monitor.tokens()
         for record in history:
             monitor.replay(record)
@@ -290,6 +291,8 @@ class Training:
         folder, args, settings = self._folder, self._args, self._settings
         info = run_info(monitor, settings.to_info(), trainer_name(args), state.max_steps, args)
         lock = cast(RunLock, self._held)  # rank 0 has taken it
+        looked = settings.reference == "auto" and not monitor.is_own_base
+        found = monitor.reference.folder if looked else None  # before the recorder copies it
         self._recorder = Recorder(
             folder,
             monitor,
@@ -302,7 +305,8 @@ class Training:
             self._console,
             settings.logged,
         )
-        self._console.introduce(monitor, folder, len(self._schedule.steps), settings.max_overhead)
+        planned = len(self._schedule.steps)
+        self._console.introduce(monitor, folder, planned, settings.max_overhead, found)
         self._console.warn_of(settings.actions, args, folder)
 
     def _begin_experiments(self, tokens: Any, step: int) -> None:

@@ -89,10 +89,7 @@ def find_view(
             return view, "as the model was asked before"
     if data is None:
         return "raw", "the training data is not known"
-    view = data_view(data, tokenizer)
-    if view == "raw":
-        return view, "no common format was found in the training data"
-    return view, "as it is trained"
+    return data_view(data, tokenizer)
 
 
 def _stored_views(place: str | Path | Reference | None, suite: TaskSuite) -> list[View]:
@@ -103,36 +100,42 @@ def _stored_views(place: str | Path | Reference | None, suite: TaskSuite) -> lis
     return [info.view for info in found or () if info.suite_hash == suite.hash]
 
 
-def data_view(data: Any, tokenizer: Any) -> View:
-    """The view in which a prompt looks like those of some training data.
+def data_view(data: Any, tokenizer: Any) -> tuple[View, str]:
+    """The view in which a prompt looks like those of some training data, and why.
 
-    Conversations give `chat`. Otherwise it is a template of the marks that all prompts have in
-    common, before and after a text of their own: up to a line break, colon or bracket, and from a
-    line break, bracket or space. Without such marks it is `raw`; so it is for a chat template that
-    cannot be used or tells the date, with which a run could not be resumed the next day.
+    If most rows are conversations, that is `chat`. Otherwise it is a template of the marks that all
+    prompts have in common, before and after a text of their own: up to a line break, colon or
+    bracket, and from a line break, bracket or space. Without such marks it is `raw`; so it is for a
+    chat template that cannot be used or tells the date, with which a run could not be resumed the
+    next day.
 
     Args:
         data: what the trainer trains on, row by row as it prepared it.
         tokenizer: the trainer's, or its processor.
     """
     with same_random_states():
-        view, failure = attempt(lambda: _view_of_rows(data, tokenizer))
-    if failure is not None:
-        logger.info("the format of the training data is not known: %s", describe(failure))
-    return view or "raw"
+        found, failure = attempt(lambda: _view_of_rows(data, tokenizer))
+    return found or ("raw", f"the training data cannot be read ({describe(failure)})")
 
 
-def _view_of_rows(data: Any, processor: Any) -> View:
+def _view_of_rows(data: Any, processor: Any) -> tuple[View, str]:
+    if not hasattr(data, "__len__"):
+        return "raw", "the training data is streamed"
+    if hasattr(data, "with_format"):
+        data = data.with_format(None)  # a transform may have a state of its own
+    elif not isinstance(data, list | tuple):  # and so may a class of the user's
+        return "raw", f"the training data is a {type(data).__name__}, which only the trainer reads"
     count, tokenizer = len(data), text_tokenizer(processor)
     places = np.linspace(0, count - 1, min(count, ROWS)).astype(int).tolist()
     told = [_prompt(data[place], tokenizer) for place in places]
-    mark = _answer_mark(with_chat_template(processor))
-    if told and all(text is None or (mark and mark in text) for text, _ in told):
-        return "chat" if mark else "raw"
+    mark, unfit = _answer_mark(with_chat_template(processor))
+    chats = sum(text is None or bool(mark and mark in text) for text, _ in told)
+    if chats > len(told) / 2:  # some may be cut off before the answer
+        return ("raw", unfit) if unfit else ("chat", "as it is trained")
     texts = sorted({text for text, ends in told if text and ends})
-    if len(texts) < LEAST_ROWS:
-        return "raw"
-    return _common_template(texts)
+    view = "raw" if len(texts) < LEAST_ROWS else _common_template(texts)
+    found = "no common format was found in the training data"
+    return view, found if view == "raw" else "as it is trained"
 
 
 def _common_template(texts: Sequence[str]) -> View:
@@ -172,18 +175,21 @@ def _prompt(row: Mapping[str, Any], tokenizer: Any) -> tuple[str | None, bool]:
     return tokenizer.decode(ids[kept].tolist()).removeprefix(tokenizer.bos_token or ""), ends
 
 
-def _answer_mark(templated: Any) -> str:
-    """What the chat template writes before an answer; empty without one that can be used."""
-    if templated is None or "strftime" in str(templated.chat_template):
-        return ""
+def _answer_mark(templated: Any) -> tuple[str, str]:
+    """The first line that the chat template writes before an answer, and why it is unfit, or ''."""
+    if templated is None:
+        return "", "the training data are conversations, and there is no chat template"
+    dated = "strftime" in str(templated.chat_template)
+    unfit = "the chat template tells the date, which would change the prompts" if dated else ""
     for content in ("x", [{"type": "text", "text": "x"}]):  # some take a list of parts alone
         asked = [{"role": "user", "content": content}]
         render = partial(templated.apply_chat_template, asked, tokenize=False)
         ready, _ = attempt(partial(render, add_generation_prompt=True))
         asked_only, _ = attempt(partial(render, add_generation_prompt=False))
         if ready:
-            return ready.removeprefix(asked_only or "").strip()
-    return ""
+            written = ready.removeprefix(asked_only or "") or ready.rpartition("x")[2]
+            return written.strip().partition("\n")[0], unfit
+    return "", "the chat template does not take a user's turn alone"
 
 
 def _common_start(texts: Sequence[str]) -> str:

@@ -11,13 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from crystalmon.metrics.answers import (
-    MAJORITY,
-    held_against,
-    is_ordered,
-    liquidity,
-    order,
-)
+from crystalmon.metrics.answers import MAJORITY, held_against, is_ordered, liquidity, order
 from crystalmon.metrics.bootstrap import (
     REPLICATES,
     bootstrap_intervals,

@@ -247,7 +247,7 @@ def _read_info(file: Path) -> dict[str, Any]:
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise ValueError(
             f"{file} must be JSON with a schema_version, and cannot be read "
-            f"({type(error).__name__}: {error})."
+            f"({type(error).__name__}: {error}). Copy it anew, or delete it: the records stay."
         ) from error
     if version > SCHEMA_VERSION:
         raise ValueError(

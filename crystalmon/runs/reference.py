@@ -40,6 +40,8 @@ CHOICE_PREFIX = "log_choice/"
 OBSERVED_PREFIX = "observed/"
 """Of the tensors' names, before the task's, and before the metric's key."""
 _LOG_P, _PLAIN = "log_p", "plain"
+_SUM = 1e-3
+"""Off 1 by which a row's probabilities may add up, stored in float32."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,11 @@ class Reference:
         """By task of `plain`, [P, C] the base's answers in its own view."""
         return {name: answer_distributions(self.log_choice[name])[0] for name in self.plain}
 
+    @property
+    def folder(self) -> Path | None:
+        """The folder that it was loaded from; None if its rows are in memory."""
+        return self.rows.parent if isinstance(self.rows, Path) else None
+
     @cached_property
     def _rows(self) -> Any:
         if isinstance(self.rows, np.ndarray):
@@ -129,6 +136,14 @@ class Reference:
     def log_p(self, prompts: np.ndarray) -> np.ndarray:
         """[len(prompts), V] float32: the rows of those prompts, in the suite's order."""
         return np.stack([self._rows[int(index)] for index in prompts])
+
+    def is_intact(self) -> bool:
+        """Whether every row holds log-probabilities: Σ_v exp(log p_v) = 1, up to rounding.
+
+        Zeros where a disk has lost a part of the file do not.
+        """
+        sums = (float(np.exp(self._rows[row]).sum()) for row in range(self.shape[0]))
+        return all(abs(total - 1.0) < _SUM for total in sums)
 
     def __getstate__(self) -> dict[str, Any]:
         """What another process is sent: it may not see the file, so the rows go along."""
@@ -188,6 +203,8 @@ class Reference:
                 tensors |= {f"{OBSERVED_PREFIX}{key}": x for key, x in self.observed.items()}
                 whole = {name: np.ascontiguousarray(each) for name, each in tensors.items()}
                 save_file(whole, str(partial))
+                with partial.open("rb") as written:
+                    os.fsync(written.fileno())
             os.replace(partial, file)
         finally:
             partial.unlink(missing_ok=True)

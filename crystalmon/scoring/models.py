@@ -180,18 +180,27 @@ def _from_pretrained(kind: str, name: str | Path, **options: Any) -> Any:
     """What a class of transformers loads by name."""
     import transformers
     from huggingface_hub.errors import HFValidationError
+    from safetensors import SafetensorError
 
     source = find_model(name)
     there, failed = Path(source.path).exists(), f"model {str(name)!r} cannot be loaded"
     if not there and _is_path(str(name)):
         what = "file" if str(name).endswith(".gguf") else "folder"
         raise FileNotFoundError(f"{failed}: there is no such {what}.")
+    if there and kind != "AutoTokenizer" and not source.options and not _holds_model(source.path):
+        raise FileNotFoundError(f"{failed}: its folder has no config.json.")
     try:
         return getattr(transformers, kind).from_pretrained(source.path, **source.options, **options)
+    except SafetensorError as error:
+        raise ValueError(f"{failed}: its weights are damaged ({error}). Copy them anew.") from error
     except (OSError, HFValidationError) as error:  # the latter: no hub id
         where = "" if there else "there is no such folder, and on the hub: "
         said = " ".join(str(error).split())[:200]
         raise FileNotFoundError(f"{failed}: {where}{said}") from error
+
+
+def _holds_model(folder: str | Path) -> bool:
+    return any((Path(folder) / name).is_file() for name in ("config.json", "adapter_config.json"))
 
 
 def _is_path(name: str) -> bool:

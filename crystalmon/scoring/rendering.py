@@ -105,9 +105,13 @@ def _in_template(prompt: str, template: str) -> str:
 
     >>> _in_template("**Question:** Heads or tails?\n**Answer:**", "{prompt}\nAnswer:")
     '**Question:** Heads or tails?\nAnswer:'
+    >>> _in_template("Which one is it? Vitamin A:", "Q: {prompt}\nA:")
+    'Q: Which one is it? Vitamin A:\nA:'
     """
     before, after = template.split(_PLACE)
     cue = re.sub(rf"^[{_DRESS}]+|[{_DRESS}]+$", "", after.strip().rpartition("\n")[2])
     if cue.endswith(":"):
-        prompt = re.sub(rf"(?<=\S)[{_DRESS}]+{re.escape(cue)}[{_DRESS}]*$", "", prompt)
+        # on a line of its own or after a sentence: else it is a part of one, as in `Vitamin A:`
+        before_cue = rf"(?:(?<=\S)[{_DRESS}]*\n|(?<=[.?!:)\]\"'*_]))[{_DRESS}]*"
+        prompt = re.sub(rf"{before_cue}{re.escape(cue)}[{_DRESS}]*$", "", prompt)
     return before + prompt + after
