@@ -381,7 +381,7 @@ def test_a_phase_begins_at_its_probe_and_a_retreat_is_listed(browser: Any, tmp_p
     happened = page.locator("#happened").inner_text()
     assert "step 20 the suite is liquid again" in happened
     assert "step 30 the suite is settling" in happened
-    assert "No seed: each wording" in page.locator("#detail-words").inner_text()
+    assert "No seed: the answers still move" in page.locator("#detail-words").inner_text()
     assert visit.said == []
     visit.close()
 

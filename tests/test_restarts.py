@@ -290,8 +290,8 @@ def test_a_forked_child_does_not_keep_the_lock(tmp_path):
 def test_the_run_that_a_base_was_found_in_is_named(tmp_path, model, tokenizer, suite, capsys):
     train(tmp_path / "sft", model, tokenizer, suite, [CrystalCallback(suite, every=3)], **FAST)
     model.save_pretrained(tmp_path / "sft")
-    assert "has it)" not in capsys.readouterr().out
+    assert "read from" not in capsys.readouterr().out
     later = AutoModelForCausalLM.from_pretrained(tmp_path / "sft")
     train(tmp_path / "dpo", later, tokenizer, suite, [CrystalCallback(suite, every=3)], **FAST)
     where = tmp_path / "sft" / "crystalmon" / "reference"
-    assert f"(as {where} has it)" in capsys.readouterr().out
+    assert f", read from {where};" in capsys.readouterr().out

@@ -195,7 +195,9 @@ def _cache(args: argparse.Namespace) -> None:
     except RuntimeError as error:
         raise ValueError(f"CRYSTALMON_CACHE must name a folder: {error}") from error
     if place.exists() and not place.is_dir():
-        raise ValueError(f"the cache must be a folder, and {place} is a file. Name another place.")
+        raise ValueError(
+            f"the cache must be a folder, and {place} is a file. Set CRYSTALMON_CACHE."
+        )
     if args.clear:
         freed = clear_cache()
         told = f"{place} is empty; {decimal(freed)} freed (run folders keep their copies)"

@@ -149,9 +149,8 @@ def _workspace(args: argparse.Namespace) -> None:
         try:
             workspace.save()
         except Error as error:  # such as a missing key
-            raise ValueError(
-                f"W&B did not take the workspace: {str(error).splitlines()[0]}"
-            ) from error
+            why = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ValueError(f"W&B did not take the workspace: {why}") from error
         print(f"workspace: {workspace.url}")
 
 

@@ -45,7 +45,8 @@ def _view(text: str) -> Any:
         try:
             return _yaml_of(list)(text)
         except (ValueError, yaml.YAMLError):
-            if "{prompt}" not in text:  # else it is a template, such as [INST] {prompt} [/INST]
+            before, place, _ = text.partition("{prompt}")
+            if not place or "]" not in before:  # else a template, such as [INST] {prompt} [/INST]
                 raise
     return text.replace(r"\n", "\n").replace(r"\t", "\t")
 

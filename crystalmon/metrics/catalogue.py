@@ -105,7 +105,7 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric(
         "seed_set_size", "size of the seed set", "", "both", None, _SET,
-        "how many ends are possible, at 95%: base wordings, and 'no base wording' as one",
+        "outcomes still possible, at 95%: base wordings, plus one if no wording may win",
         "see phases/seed_set.py; mean over the tasks past their onset or with a seed",
         low=1.0,
     ),

@@ -80,14 +80,15 @@ def measure_task(
         weights: [R, p] bootstrap weights, rows summing to 1.
         seed: the base prompt that metrics of the seed refer to: the one that a detector
             holds; the nearest one if None.
-        asked: [p] which of the base's prompts q answers; all, in their order, if None. What is
-            relative to the base is relative to its answers to the same prompts. All else is
-            then an estimate of what all prompts would show. `liquidity` is that of the prompts
-            asked, times L(b) / L(b[asked]), as few differ less among each other than many. For
-            means over prompts see `brought_to_all`.
+        asked: [p] which of the base's prompts q answers; all, in their order, if None. Metrics
+            relative to the base compare with its answers to the same prompts. Others estimate
+            what all prompts would show: `liquidity` is that of the prompts asked, times
+            L(b) / L(b[asked]), as few differ less among each other than many; for means over
+            prompts see `brought_to_all`.
         in_view: [P, C] the base's answers in the view, if b are those to the plain prompts; see
             `held_against`.
-        of_base: what `per_prompt` is in the base, [P] by key, where that is known.
+        of_base: what some of `per_prompt` are in the base, [P] by key: those that `brought_to_all`
+            may bring to all prompts.
         changes: [p] values by key, of which the mean is over the prompts that have one; see
             `dissimilarities`.
 
@@ -104,21 +105,26 @@ def measure_task(
     asked = np.arange(len(q)) if asked is None else asked
     seed = nearest_seed(q, b, asked) if seed is None else seed
     now, before = _liquidities(q, b, stacked, asked, in_view)
-    left = float(np.clip(np.nan_to_num(ratio(now, before)[0], nan=1.0), 0.0, 1.0))
-    values = _means(q, b, per_prompt, seed, stacked, asked)
+    remaining = float(np.clip(np.nan_to_num(ratio(now, before)[0], nan=1.0), 0.0, 1.0))
+    values, base = _means(q, b, per_prompt, seed, stacked, asked), b if in_view is None else in_view
     if len(asked) < len(b):
-        base, known = b if in_view is None else in_view, of_base or {}
+        known = of_base or {}
         some = {key: value[asked] for key, value in known.items()}
         all_rows, few = (uniform_weights(count)[None] for count in (len(b), len(asked)))
         whole = _means(base, b, known, seed, all_rows, np.arange(len(b)))
         part = _means(base[asked], b, some, seed, few, asked)
-        values = brought_to_all(values, whole, part, left, b.shape[1])
+        values = brought_to_all(values, whole, part, remaining, b.shape[1])
+        # also where all answers are alike, it depends on which of the base's they are held against
+        other = q.mean(axis=0) @ (b.mean(axis=0) - b[asked].mean(axis=0))
+        values["collision_base"] = values["collision_base"] + (1.0 - remaining) * other
     values |= {key: _mean_of_known(stacked, value) for key, value in (changes or {}).items()}
-    values["liquidity"] = np.minimum(now, np.log(min(b.shape)))  # scaled, it may be more
+    shown = _liquidity_scale(base, asked) * liquidity(q, stacked)
+    values["liquidity"] = np.minimum(shown, np.log(min(b.shape)))  # scaled, it may be more
     pooled = values["entropy"] + values["liquidity"]
     values["entropy_mixture"] = np.minimum(pooled, np.log(b.shape[1]))
     values |= diversity_of(values, b.shape[1])
-    ratios = {"order": (before - now, before), **seed_ratios(q, b, seed, stacked, asked, left)}
+    ratios = {"order": (before - now, before)}
+    ratios |= seed_ratios(q, b, seed, stacked, asked, base, remaining)
     values |= {key: ratio(*parts) for key, parts in ratios.items()}
     metrics = {key: float(value[0]) for key, value in values.items()}
     metrics["seed"] = float(seed) if np.isfinite(q).all() else float("nan")
@@ -144,7 +150,7 @@ def brought_to_all(
     values: Mapping[str, np.ndarray],
     whole: Mapping[str, np.ndarray],
     part: Mapping[str, np.ndarray],
-    left: float,
+    remaining: float,
     choices: int,
 ) -> dict[str, np.ndarray]:
     """Means over the prompts asked as means over all: the base shows how far the two are apart.
@@ -155,14 +161,14 @@ def brought_to_all(
     Args:
         values: [1 + R] by key, over the prompts asked.
         whole, part: those of the base [1], over all prompts and over those asked.
-        left: ρ, the share of the base's liquidity that is left, from 0 to 1.
+        remaining: ρ, the share of the base's liquidity that remains, from 0 to 1.
         choices: C.
     """
     found = dict(values)
     for key in values.keys() & whole.keys():
         most = np.log(choices) if key == "entropy" else BY_KEY[key].high
-        moved = values[key] + left * (whole[key] - part[key])
-        found[key] = np.clip(moved, BY_KEY[key].low, most)
+        found[key] = values[key] + remaining * (whole[key] - part[key])
+        found[key][0] = np.clip(found[key][0], BY_KEY[key].low, most)  # an interval has its own
     return found
 
 

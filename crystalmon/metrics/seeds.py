@@ -170,7 +170,8 @@ def seed_ratios(
     seed: int,
     stacked: np.ndarray,
     asked: np.ndarray,
-    left: float = 1.0,
+    base: np.ndarray,
+    remaining: float,
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """The metrics relative to the base's distance from the seed: numerator, denominator [R].
 
@@ -181,12 +182,12 @@ def seed_ratios(
 
     Args:
         q, b, seed, stacked, asked: see `mean_seed_metrics`.
-        left: of the base's liquidity, from 0 to 1.
+        base: [P, C] the base's answers in the view that q was asked in.
+        remaining: share of the base's liquidity, from 0 to 1.
     """
     others, now = without_prompt(stacked, seed, asked), js_divergence(q, b[seed])
-    distances = js_divergence(b, b[seed])
-    before = others @ distances[asked]
-    spread = _variance(now, stacked) + left * (distances.var() - distances[asked].var())
+    before, distances = others @ js_divergence(b[asked], b[seed]), js_divergence(base, b[seed])
+    spread = _variance(now, stacked) + remaining * (distances.var() - distances[asked].var())
     scale = np.full(len(stacked), _seed_scale(b, seed) ** 2)
     return {
         "crystallinity": (before - others @ now, before),

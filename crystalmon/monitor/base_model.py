@@ -189,7 +189,8 @@ def find_base(
             return None
         else:
             found = ranks.on_main(lambda: _score_other(str(reference), job))
-    check_reference(found, suite, plan, job.tokenizer, answers_only=answers_only)
+    check = partial(check_reference, found, suite, plan, job.tokenizer, answers_only=answers_only)
+    ranks.on_main(check)  # it reads the whole file
     return found
 
 

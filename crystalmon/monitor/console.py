@@ -77,7 +77,7 @@ class Console:
         """
         suite, base = monitor.suite, model_title(monitor.reference.info.model) or "this model"
         if found is not None and found.parent.resolve() != folder.resolve():
-            base += f" (as {found} has it)"
+            base += f", read from {found}"
         planned = counted(probes, "probe")
         if max_overhead is not None:
             least = min(LEAST + 1, probes)

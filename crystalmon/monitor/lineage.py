@@ -160,9 +160,10 @@ class Origin:
         try:
             run = read_run(found.parent)
             base = read_base_answers(run.folder)
-            known = base.keys() & reference_q
+            known = [name for name in reference_q if name in base]
             names = [n for n in known if all(n in record.tasks for record in run.records)]
-            if not same_answers(*({n: q[n] for n in names} for q in (base, reference_q))):
+            both = ({name: q[name] for name in names} for q in (base, reference_q))
+            if not names or not same_answers(*both):
                 return {}
             detector = replay_run(run, {name: reference_q[name] for name in names}, until)
         except (OSError, ValueError) as error:

@@ -119,7 +119,7 @@ class Monitor:
         # of a task that the base hardly answers, the few prompts that it does answer do not count
         answered = {name: share >= MEASURABLE for name, (_, share) in answers.items()}
         self._answered = {name: own & (own.mean() >= MAJORITY) for name, own in answered.items()}
-        self.course = Course(self.base_q, view, self.reference.in_view, self._of_base())
+        self.course = Course(self.base_q, view, self.reference.in_view, self.reference.observed)
         few = len(self.detector.taking_part) < LEAST_TASKS
         self.subsets = choose_subsets(self.base_q, self._answered, only_all=few)
         self._all = self.subsets[max(self.subsets)]
@@ -179,12 +179,6 @@ class Monitor:
         record = self.course.record(step, epoch, seconds, share, measured, q, asked)
         self.course.conclude(record)
         return record
-
-    def _of_base(self) -> dict[str, np.ndarray]:
-        """What is averaged over prompts, in the base: [N] by key."""
-        tables = (self.reference.log_choice[task.name] for task in self.suite)
-        coverage = np.concatenate([answer_distributions(table)[1] for table in tables])
-        return {**self.reference.observed, "coverage": coverage}
 
     def tokens(self) -> dict[int, int]:
         """By size of a probe, see `subsets`: its unique tokens, in proportion to which it costs."""

@@ -234,7 +234,8 @@ def _store_base(folder: Path, monitor: Monitor, step: int, console: Console) -> 
 def _alike(one: Reference, other: Reference) -> bool:
     """Whether two references are one base's, scored twice."""
     answers = (
-        {name: answer_distributions(q)[0] for name, q in each.log_choice.items()}
+        {name: answer_distributions(q)[0] for name, q in each.compared.items()}
         for each in (one, other)
     )
-    return one.info.plan == other.info.plan and same_answers(*answers)
+    same = one.info.plan == other.info.plan and one.plain.keys() == other.plain.keys()
+    return same and same_answers(*answers)

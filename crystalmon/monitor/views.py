@@ -28,6 +28,8 @@ ROWS = 64
 """Of the training data, from whose prompts the format is told."""
 LEAST_ROWS = 8
 """Different prompts that it takes to tell a format from what few questions have in common."""
+_TURN = "\ue000"
+"""A user's turn, which no template has in it."""
 _BEFORE = r"(?s).*[\n:>\]]\s*"
 _AFTER = (r"(?s)\n.*", r"(?s)\s?[<\[].*", r"(?s)\s.*")
 """What of common text is a format; of the last, the first that is found."""
@@ -176,18 +178,20 @@ def _prompt(row: Mapping[str, Any], tokenizer: Any) -> tuple[str | None, bool]:
 
 
 def _answer_mark(templated: Any) -> tuple[str, str]:
-    """The first line that the chat template writes before an answer, and why it is unfit, or ''."""
+    """What the chat template writes before an answer, one line; why it cannot be used, or ''."""
     if templated is None:
         return "", "the training data are conversations, and there is no chat template"
     dated = "strftime" in str(templated.chat_template)
     unfit = "the chat template tells the date, which would change the prompts" if dated else ""
-    for content in ("x", [{"type": "text", "text": "x"}]):  # some take a list of parts alone
+    for content in (_TURN, [{"type": "text", "text": _TURN}]):  # some take a list of parts alone
         asked = [{"role": "user", "content": content}]
         render = partial(templated.apply_chat_template, asked, tokenize=False)
         ready, _ = attempt(partial(render, add_generation_prompt=True))
         asked_only, _ = attempt(partial(render, add_generation_prompt=False))
         if ready:
-            written = ready.removeprefix(asked_only or "") or ready.rpartition("x")[2]
+            written = ready.rpartition(_TURN)[2]
+            if asked_only and ready.startswith(asked_only):
+                written = ready.removeprefix(asked_only) or written
             return written.strip().partition("\n")[0], unfit
     return "", "the chat template does not take a user's turn alone"
 

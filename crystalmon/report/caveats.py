@@ -197,10 +197,10 @@ def unmeasurable(
     others = [name for name in tasks if name not in of_base]
     said, hold = [], f"the listed answers hold under {MEASURABLE:.0%} of the probability"
     if lacking:
-        named = f"any of the {total} tasks" if len(lacking) == total else ", ".join(lacking)
+        named = f"any of the {total} tasks" if len(lacking) == total > 1 else ", ".join(lacking)
         said.append(
             f"the base hardly answers {named} ({hold} after most wordings). Such a task gets no "
-            f"phase, whatever the model learns: name a base that answers it ({option}), for "
+            f"phase, whatever the model learns: pass a base that answers it with {option}, for "
             "example this model after a first SFT on the format, or try another view or suite"
         )
     if others:

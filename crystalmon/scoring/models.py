@@ -188,7 +188,7 @@ def _from_pretrained(kind: str, name: str | Path, **options: Any) -> Any:
         what = "file" if str(name).endswith(".gguf") else "folder"
         raise FileNotFoundError(f"{failed}: there is no such {what}.")
     if there and kind != "AutoTokenizer" and not source.options and not _holds_model(source.path):
-        raise FileNotFoundError(f"{failed}: its folder has no config.json.")
+        raise FileNotFoundError(f"{failed}: name a folder with a config.json, or a .gguf file.")
     try:
         return getattr(transformers, kind).from_pretrained(source.path, **source.options, **options)
     except SafetensorError as error:

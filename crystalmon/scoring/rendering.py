@@ -14,6 +14,7 @@ VIEWS = ("raw", "chat")
 _PLACE = "{prompt}"
 _DRESS = r"\s*#_"
 """Around a cue such as `Answer:`: white space, and what Markdown emphasizes with."""
+_SENTENCE_ENDS = ".?!:;…)]\"'”"
 
 
 def check_view(view: View, others: Sequence[str] = ()) -> View:
@@ -107,11 +108,24 @@ def _in_template(prompt: str, template: str) -> str:
     '**Question:** Heads or tails?\nAnswer:'
     >>> _in_template("Which one is it? Vitamin A:", "Q: {prompt}\nA:")
     'Q: Which one is it? Vitamin A:\nA:'
+    >>> _in_template("Flip a coin **Answer:**", "{prompt}\nAnswer:")
+    'Flip a coin\nAnswer:'
     """
     before, after = template.split(_PLACE)
     cue = re.sub(rf"^[{_DRESS}]+|[{_DRESS}]+$", "", after.strip().rpartition("\n")[2])
     if cue.endswith(":"):
-        # on a line of its own or after a sentence: else it is a part of one, as in `Vitamin A:`
-        before_cue = rf"(?:(?<=\S)[{_DRESS}]*\n|(?<=[.?!:)\]\"'*_]))[{_DRESS}]*"
-        prompt = re.sub(rf"{before_cue}{re.escape(cue)}[{_DRESS}]*$", "", prompt)
+        prompt = _without_cue(prompt, cue)
     return before + prompt + after
+
+
+def _without_cue(prompt: str, cue: str) -> str:
+    """A prompt without a cue at its end: on a line of its own, dressed, or after a sentence.
+
+    Other words that look like it stay, as in `Vitamin A:`.
+    """
+    found = re.search(rf"([{_DRESS}]+){re.escape(cue)}([{_DRESS}]*)$", prompt)
+    if found is None or found.start() == 0:
+        return prompt
+    dressed = all(re.search("[*_]", part) for part in found.groups())
+    ends = prompt[found.start() - 1] in _SENTENCE_ENDS
+    return prompt[: found.start()] if dressed or ends or "\n" in found[1] else prompt
