@@ -11,9 +11,12 @@ import torch
 from oracle import oracle_tables
 from transformers import AutoModel, Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from crystalmon.scoring.forward import Route
 from crystalmon.scoring.models import ASSETS_DIR, load_model
 from crystalmon.scoring.plan import build_plan
 from crystalmon.scoring.score import score
+from crystalmon.scoring.sequences import sequences_of
+from crystalmon.scoring.trial import proof_rows
 from crystalmon.suites.tasks import Choice, Task, TaskSuite, load_suite
 
 NUMBERS = TaskSuite(
@@ -180,3 +183,33 @@ def test_model_without_head_is_refused(tiny):
     headless = AutoModel.from_pretrained(ASSETS_DIR / "liquid-tiny")
     with pytest.raises(TypeError, match="must have a language-modelling head, got LlamaModel"):
         score(headless, build_plan(NUMBERS, tiny[1]))
+
+
+@pytest.mark.parametrize("method", ["tree", "rows"])
+def test_rows_are_kept_whole(tiny, method):
+    model, tokenizer = tiny
+    plan = build_plan(load_suite("liquid-tiny"), tokenizer)
+    route = Route(method, "float32", 128)
+    rows = np.flatnonzero(plan.row_prompt < 30).tolist()
+    keep = proof_rows(plan, route, rows)
+    kept = score(model, plan, route=route, prompts=range(30), keep=keep).kept
+    assert sorted(kept) == keep
+    for row, log_p in kept.items():
+        with torch.no_grad():
+            logits = model(torch.tensor([plan.rows[row]])).logits[0, -1]
+        torch.testing.assert_close(log_p, logits.log_softmax(-1), atol=1e-4, rtol=0)
+
+
+def test_a_route_is_proven_by_rows_that_follow_another_branch(tiny):
+    plan, route = build_plan(load_suite("liquid-tiny"), tiny[1]), Route("tree", "float32", 128)
+    rows = np.flatnonzero(plan.row_prompt % 5 == 0).tolist()
+    found = proof_rows(plan, route, rows)
+    assert len(found) == 3
+    packs = sequences_of(plan, "tree", rows, route.pack, len(rows))
+    places = {
+        row: (pack, at) for pack in packs for at, row in zip(pack.outputs, pack.rows, strict=True)
+    }
+    for pack, at in map(places.get, found):
+        assert pack.parents[at] != at - 1
+    alone = [int(plan.row_prompt[found[0]])]
+    assert proof_rows(plan, route, alone) == alone

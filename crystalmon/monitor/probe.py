@@ -32,6 +32,7 @@ from crystalmon.scoring.precision_trial import AskedPrecision, check_precision
 from crystalmon.scoring.rendering import View
 from crystalmon.scoring.route import still_holds
 from crystalmon.scoring.score import Scores, score
+from crystalmon.scoring.trial import proof_rows
 from crystalmon.scoring.trie import count_tree
 from crystalmon.suites.tasks import TaskSuite, load_suite
 
@@ -162,7 +163,7 @@ class Monitor:
         self.doubtful_after = None
         if unchanged:
             self._proof.step = step
-        elif not self._holds(step, q, asked):
+        elif not self._holds(step, q, asked, scores.kept):
             scores = self._score(f"probe at step {step}", asked)
             q, coverage = self._answers(scores, asked)
         self.has_scored = known is None
@@ -196,8 +197,9 @@ class Monitor:
 
     def _score(self, what: str, asked: Asked) -> Scores:
         prompts = self._indices(asked)
-        rows = int(np.isin(self.plan.row_prompt, prompts).sum())
-        with self._bar(what, rows) as bar:
+        rows = np.flatnonzero(np.isin(self.plan.row_prompt, prompts)).tolist()
+        in_trees = self.route.method == "tree"
+        with self._bar(what, len(rows)) as bar:
             scores = score(
                 self.model,
                 self.plan,
@@ -207,6 +209,7 @@ class Monitor:
                 max_batch_tokens=self._batch_tokens,
                 progress=bar.update,
                 prompts=None if asked is self._all else prompts.tolist(),
+                keep=proof_rows(self.plan, self.route, rows) if in_trees else (),
             )
         self.route = scores.route
         return scores
@@ -218,14 +221,20 @@ class Monitor:
         q = {task.name: own for task, (own, _) in zip(self.suite, answers, strict=True)}
         return q, np.concatenate([share for _, share in answers])
 
-    def _holds(self, step: int, q: Mapping[str, np.ndarray], asked: Asked) -> bool:
+    def _holds(
+        self,
+        step: int,
+        q: Mapping[str, np.ndarray],
+        asked: Asked,
+        kept: Mapping[int, Tensor],
+    ) -> bool:
         """Whether the route, if it is time to prove it again, still gives the answers of rows.
 
         If not, prompts are run as rows from now on.
         """
         if not self._proof.count_probe(q, asked):
             return True
-        holds = still_holds(self.model, self.plan, self.route, self.ranks)
+        holds = still_holds(self.model, self.plan, self.route, kept, self.ranks)
         proven = self._proof.step
         self._proof.note(step, q, asked)
         if holds:

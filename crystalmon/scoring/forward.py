@@ -170,7 +170,7 @@ def _batches(
     if share < pack:
         sequences = sequences_of(plan, route.method, rows, share, outputs)
     if size == 1:
-        share += share // 4  # padding, so that a few sequences of nearly one length are one batch
+        share = max(share + share // 4, pack)  # padding costs less than another pass
     width = max((len(sequence.tokens) for sequence in sequences), default=0)
     return list(batches_of(sequences, min(tokens, max(width, share)), outputs, switch))
 

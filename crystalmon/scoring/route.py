@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -40,7 +40,7 @@ from crystalmon.scoring.precision_trial import (
 )
 from crystalmon.scoring.ranks import ONE, Ranks, describe
 from crystalmon.scoring.sequences import TokenSequence, chain, pack_size
-from crystalmon.scoring.trial import Trial, cheap_trial, varied_trial
+from crystalmon.scoring.trial import Trial, varied_trial
 
 logger = logging.getLogger(__name__)
 
@@ -127,25 +127,32 @@ def _in_rows(trial: Trial, precision: AskedPrecision) -> tuple[Route, Tensor]:
     return route, truth
 
 
-def still_holds(model: nn.Module, plan: ScoringPlan, route: Route, ranks: Ranks = ONE) -> bool:
-    """Whether a route still gives the answers of rows in the same precision, on a `cheap_trial`.
+def still_holds(
+    model: nn.Module,
+    plan: ScoringPlan,
+    route: Route,
+    found: Mapping[int, Tensor],
+    ranks: Ranks = ONE,
+) -> bool:
+    """Whether what a probe found as trees is what rows give in the same precision.
 
     What a model does with a mask may show only once it is trained.
 
     Args:
         model, plan, ranks: see `score`.
-        route: that held before; of rows there is nothing to prove.
+        route: that of the probe; of rows there is nothing to prove.
+        found: log-probabilities [V] that the probe found, by row; see `Scores.kept`.
 
     Raises:
         RankError: if another rank has failed.
     """
     if route.method == "rows":
         return True
-    trial = cheap_trial(model, plan, ranks, route.pack)
+    rows = sorted(found)
     with undisturbed(model):
-        truth = trial.answers(replace(route, method="rows"))
-        found = trial.answers(route)
-    return ranks.all(deviation(found, truth) < tolerance(exact=route.precision == "float32"))
+        truth = Trial(model, plan, ranks, rows, rows).answers(replace(route, method="rows"))
+    differs = deviation(torch.stack([found[row] for row in rows]), truth)
+    return ranks.all(differs < tolerance(exact=route.precision == "float32"))
 
 
 def choose_precision(

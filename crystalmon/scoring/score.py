@@ -6,8 +6,8 @@ Axes: P prompts, C choices, V vocabulary.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -51,12 +51,14 @@ class Scores:
         batch_tokens: the lowered limit of padded tokens per forward pass if memory ran out; else
             what was given.
         route: how the model was run.
+        kept: log-probabilities [V] after the rows that were to be kept, float32.
     """
 
     log_choice: tuple[np.ndarray, ...]
     observed: Mapping[str, np.ndarray]
     batch_tokens: int | None
     route: Route
+    kept: Mapping[int, Tensor] = field(default_factory=dict)
 
 
 def score(
@@ -69,6 +71,7 @@ def score(
     max_batch_tokens: int | None = None,
     progress: Callable[[int], Any] | None = None,
     prompts: Sequence[int] | None = None,
+    keep: Collection[int] = (),
 ) -> Scores:
     """Score a plan with one model, which is left as it was.
 
@@ -82,6 +85,7 @@ def score(
         max_batch_tokens: padded tokens per forward pass, at most; see `score_rows`.
         progress: called with the number of rows done after each batch.
         prompts: ask these alone, ascending indices; all N if None.
+        keep: rows, among those of these prompts, whose log-probabilities are given back whole.
 
     Raises:
         UnsupportedModel: if the model has no language-modelling head.
@@ -90,69 +94,70 @@ def score(
     route = route or choose_route(model, plan, ranks)
     rows = None if prompts is None else np.flatnonzero(np.isin(plan.row_prompt, prompts)).tolist()
 
-    def run(route: Route) -> _Seen:
-        return _run(
+    def run(route: Route) -> tuple[_Seen, int | None]:
+        seen = _Seen(plan, observe, progress, frozenset(keep))
+        limit = score_rows(
             model,
             plan,
             route,
-            observe,
-            progress,
-            ranks,
+            seen.take,
+            ranks=ranks,
             max_batch_tokens=max_batch_tokens,
             rows=rows,
         )
+        return seen, limit
 
     with undisturbed(model):
         try:
-            seen = run(route)
+            found = run(route)
         except TooLargeInFloat32:
-            seen = None  # outside of the handler nothing holds on to the failed pass
-        if seen is None:
+            found = None  # outside of the handler nothing holds on to the failed pass
+        if found is None:
             route = replace(route, method="rows", precision="model")
             if ranks.is_main:
                 logger.warning(_FELL_BACK)
             free_memory()
-            seen = run(route)
-    edge_log_p, observed, batch_tokens = seen
+            found = run(route)
+    seen, limit = found
     edges = np.full(len(plan.edge_row), np.nan)
-    merged = ranks.merge(edge_log_p, len(edges))
+    merged = ranks.merge(seen.edge_log_p, len(edges))
     edges[[*merged]] = [*merged.values()]
-    return Scores(_add_up(plan, edges), _gathered(ranks, observed), batch_tokens, route)
+    observed, kept = _gathered(ranks, seen.observed), ranks.merge(seen.kept, 1)
+    return Scores(_add_up(plan, edges), observed, limit, route, kept)
 
 
-_Seen = tuple[dict[int, float], dict[str, dict[int, np.ndarray]], int | None]
-"""The edges' log-probabilities; by key and prompt, what was observed; the limit of a batch."""
+@dataclass
+class _Seen:
+    """What one rank finds in its batches.
 
+    Args:
+        plan, observe, progress, keep: see `score`.
+        edge_log_p: the log-probability of each edge.
+        observed: what the observer gave, by key and prompt.
+        kept: log-probabilities [V] after the rows to keep.
+    """
 
-def _run(
-    model: nn.Module,
-    plan: ScoringPlan,
-    route: Route,
-    observe: Observer | None,
-    progress: Callable[[int], Any] | None,
-    ranks: Ranks,
-    *,
-    max_batch_tokens: int | None,
-    rows: list[int] | None,
-) -> _Seen:
-    """Run a plan by one route; see `score_rows`."""
-    edge_log_p: dict[int, float] = {}
-    observed: dict[str, dict[int, np.ndarray]] = {}
+    plan: ScoringPlan
+    observe: Observer | None
+    progress: Callable[[int], Any] | None
+    keep: frozenset[int]
+    edge_log_p: dict[int, float] = field(default_factory=dict)
+    observed: dict[str, dict[int, np.ndarray]] = field(default_factory=dict)
+    kept: dict[int, Tensor] = field(default_factory=dict)
 
-    def consume(rows: np.ndarray, log_p: Tensor) -> None:
-        edges, position, token = _edges_of(plan, rows, log_p.device)
+    def take(self, rows: np.ndarray, log_p: Tensor) -> None:
+        """Take a batch; the same one again if it is run again."""
+        edges, position, token = _edges_of(self.plan, rows, log_p.device)
         values = log_p[position, token].double().cpu().numpy()
-        edge_log_p.update(zip(edges.tolist(), values.tolist(), strict=True))
-        if observe is not None:
-            for key, found in _observations(plan, observe, rows, log_p):
-                observed.setdefault(key, {}).update(found)
-        if progress is not None:
-            progress(len(rows))
-
-    batch_tokens = score_rows(
-        model, plan, route, consume, ranks=ranks, max_batch_tokens=max_batch_tokens, rows=rows
-    )
-    return edge_log_p, observed, batch_tokens
+        self.edge_log_p.update(zip(edges.tolist(), values.tolist(), strict=True))
+        if self.observe is not None:
+            for key, found in _observations(self.plan, self.observe, rows, log_p):
+                self.observed.setdefault(key, {}).update(found)
+        for place, row in enumerate(rows.tolist()):
+            if row in self.keep:
+                self.kept[row] = log_p[place].cpu()
+        if self.progress is not None:
+            self.progress(len(rows))
 
 
 def _observations(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from crystalmon.scoring.forward import Route, score_rows
 from crystalmon.scoring.plan import ScoringPlan
 from crystalmon.scoring.ranks import Ranks
+from crystalmon.scoring.sequences import sequences_of
 from crystalmon.scoring.trie import Trie
 
 
@@ -63,7 +64,7 @@ def varied_trial(model: nn.Module, plan: ScoringPlan, ranks: Ranks, pack: int) -
     """
     _, lengths = _tree_sizes(plan)
     order = sorted(range(plan.num_prompts), key=lambda prompt: plan.rows[prompt])
-    some = np.linspace(0, plan.num_prompts - 1, num=6, dtype=int)
+    some = np.linspace(0, plan.num_prompts - 1, num=3, dtype=int)
     chosen = {int(np.argmin(_branch_costs(plan))), int(np.argmax(lengths))}
     chosen |= {order[place] for place in some}
     compared, packed = set[int](), set[int]()
@@ -75,17 +76,19 @@ def varied_trial(model: nn.Module, plan: ScoringPlan, ranks: Ranks, pack: int) -
     return Trial(model, plan, ranks, sorted(compared), sorted(packed))
 
 
-def cheap_trial(model: nn.Module, plan: ScoringPlan, ranks: Ranks, pack: int) -> Trial:
-    """A trial on one full pack of the prompts that cost least.
+def proof_rows(plan: ScoringPlan, route: Route, rows: Sequence[int]) -> list[int]:
+    """Of rows that are run as trees, the three on which the route is proven again.
 
-    Compared are a prompt and its last row at the first, the middle and the last place.
+    Of those that come right after another branch, where a token that saw its neighbour would show
+    most, or else of all, they stand nearest to the start of a pack, midway, and farthest from it.
     """
-    cheap = np.argsort(_branch_costs(plan), kind="stable").tolist()
-    order = sorted(_fitting(plan, cheap, pack), key=lambda prompt: plan.rows[prompt])
-    trees = [np.flatnonzero(plan.row_prompt == prompt).tolist() for prompt in order]
-    compared = {row for at in (0, len(trees) // 2, -1) for row in (trees[at][0], trees[at][-1])}
-    packed = sorted(row for tree in trees for row in tree)
-    return Trial(model, plan, ranks, sorted(compared), packed)
+    placed, branching = list[tuple[int, int]](), list[tuple[int, int]]()
+    for pack in sequences_of(plan, "tree", rows, route.pack, len(rows)):
+        own = [*zip(pack.outputs, pack.rows, strict=True)]
+        placed += own
+        branching += [(at, row) for at, row in own if pack.parents[at] != at - 1]
+    some = sorted(branching or placed)
+    return sorted({some[place][1] for place in (0, len(some) // 2, -1)})
 
 
 def _tree_sizes(plan: ScoringPlan) -> tuple[np.ndarray, np.ndarray]:
@@ -102,8 +105,8 @@ def _branch_costs(plan: ScoringPlan) -> np.ndarray:
     return np.where(unfinished > 2, costs, costs + costs.max() * len(costs))
 
 
-def _fitting(plan: ScoringPlan, prompts: Sequence[int], pack: int, least: int = 1) -> list[int]:
-    """Of the prompts, in their order, those whose trees fit into a pack; the first in any case."""
+def _fitting(plan: ScoringPlan, prompts: Sequence[int], pack: int, least: int) -> list[int]:
+    """Of the prompts, in their order, those whose trees fit into a pack; `least` in any case."""
     trie, found = Trie(), list[int]()
     unfinished, _ = _tree_sizes(plan)
     for place, prompt in enumerate(prompts):
