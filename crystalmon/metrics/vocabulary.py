@@ -12,9 +12,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-OWN_OBSERVABLES = ("compliance_entropy", "heat_capacity")
-"""Of what `vocabulary_observables` measures, that which needs no base."""
-
 
 def shannon_entropy(log_p: Tensor) -> Tensor:
     """S = −Σ_v p_v log p_v over the last axis, in nats: the essay's compliance entropy.
@@ -22,7 +19,7 @@ def shannon_entropy(log_p: Tensor) -> Tensor:
     >>> round(shannon_entropy(torch.tensor([0.5, 0.5]).log()).item(), 4)
     0.6931
     """
-    return -_expectation(log_p, log_p)
+    return -torch.linalg.vecdot(log_p.exp(), _finite(log_p))
 
 
 def heat_capacity(log_p: Tensor) -> Tensor:
@@ -35,8 +32,9 @@ def heat_capacity(log_p: Tensor) -> Tensor:
     >>> round(heat_capacity(torch.tensor([0.9, 0.1]).log()).item(), 4)  # p (1 − p) log²(p/(1 − p))
     0.4345
     """
-    centred = log_p - _expectation(log_p, log_p).unsqueeze(-1)
-    return _expectation(log_p, centred**2)
+    p, z = log_p.exp(), _finite(log_p)
+    centred = z - torch.linalg.vecdot(p, z).unsqueeze(-1)
+    return torch.linalg.vecdot(p, centred.square())
 
 
 def kl_divergence(log_p: Tensor, log_b: Tensor) -> Tensor:
@@ -90,6 +88,14 @@ def free_energy_parts(log_p: Tensor, log_b: Tensor, begins: Tensor) -> tuple[Ten
     return choice, outside + _kl_terms(log_mass_p, log_mass_b)
 
 
+def own_observables(log_p: Tensor) -> dict[str, Tensor]:
+    """Of `vocabulary_observables`, those that need no base: [B] values by metric key."""
+    return {
+        "compliance_entropy": shannon_entropy(log_p),
+        "heat_capacity": heat_capacity(log_p),
+    }
+
+
 def vocabulary_observables(log_p: Tensor, log_b: Tensor, begins: Tensor) -> dict[str, Tensor]:
     """Every metric of the vocabulary, per row.
 
@@ -106,8 +112,8 @@ def vocabulary_observables(log_p: Tensor, log_b: Tensor, begins: Tensor) -> dict
         [B] values by metric key.
     """
     shared = min(log_p.shape[-1], log_b.shape[-1])
-    entropy = shannon_entropy(log_p)
-    outside = 0.0 * entropy  # NaN stays NaN
+    own = own_observables(log_p)
+    outside = 0.0 * own["compliance_entropy"]  # NaN stays NaN
     shared_p, shared_b = log_p[..., :shared], log_b[..., :shared]
     if shared < log_p.shape[-1]:
         outside = log_p[..., shared:].exp().sum(dim=-1)
@@ -119,8 +125,7 @@ def vocabulary_observables(log_p: Tensor, log_b: Tensor, begins: Tensor) -> dict
         "free_energy": choice + formatting,
         "free_energy_choice": choice,
         "free_energy_format": formatting,
-        "compliance_entropy": entropy,
-        "heat_capacity": heat_capacity(log_p),
+        **own,
         "vocabulary_outside": outside,
     }
 
@@ -135,10 +140,9 @@ def _kl_terms(log_p: Tensor, log_b: Tensor) -> Tensor:
     return torch.where(p == 0, b, terms).clamp(min=0.0)
 
 
-def _expectation(log_p: Tensor, values: Tensor) -> Tensor:
-    """Σ_v p_v x_v with 0 · (±inf) = 0."""
-    p = log_p.exp()
-    return torch.where(p == 0, 0.0, p * values).sum(dim=-1)
+def _finite(log_p: Tensor) -> Tensor:
+    """log p where p > 0, and otherwise finite, so that 0 · log 0 = 0."""
+    return log_p.clamp(min=-1e4)  # its exponential is 0 in every precision
 
 
 def _log_mass(log_p: Tensor, inside: Tensor) -> Tensor:

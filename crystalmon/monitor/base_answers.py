@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from crystalmon.metrics.vocabulary import vocabulary_observables
+from crystalmon.metrics.vocabulary import own_observables, vocabulary_observables
 from crystalmon.runs.reference import Reference, ReferenceInfo, reference_id
 from crystalmon.scoring.forward import Route
 from crystalmon.scoring.models import model_name
@@ -54,7 +54,7 @@ def make_base(
     """
 
     def keep(prompts: np.ndarray, log_p: Tensor, begins: Tensor) -> dict[str, Tensor]:
-        return {**compare_vocabulary(log_p, log_p, begins), "log_p": log_p}
+        return {**own_vocabulary(log_p, others=0.0), "log_p": log_p}
 
     scores = score(model, plan, keep, route=route, ranks=ranks, progress=progress)
     seen = dict(scores.observed)
@@ -82,9 +82,19 @@ def make_base(
 
 def compare_vocabulary(log_p: Tensor, log_b: Tensor, begins: Tensor) -> Mapping[str, Tensor]:
     """The vocabulary's metrics of answers now and in the base, as exactly as the device can."""
-    # float64, since the divergence of near-equal distributions is a small difference
-    exact = log_p.dtype if log_p.device.type == "mps" else torch.float64
-    return vocabulary_observables(log_p.to(exact), log_b.to(exact), begins)
+    return vocabulary_observables(_exact(log_p), _exact(log_b), begins)
+
+
+def own_vocabulary(log_p: Tensor, others: float) -> Mapping[str, Tensor]:
+    """As `compare_vocabulary` of answers alone; the metrics that compare them are all `others`."""
+    own = own_observables(_exact(log_p))
+    none = torch.full_like(own["compliance_entropy"], others)
+    return {key: own.get(key, none) for key in base_metrics()}
+
+
+def _exact(log_p: Tensor) -> Tensor:
+    # the divergence of near-equal distributions is a small difference
+    return log_p if log_p.device.type == "mps" else log_p.double()
 
 
 def base_metrics() -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,9 +16,8 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from crystalmon.metrics.answers import MAJORITY, MEASURABLE, answer_distributions
-from crystalmon.metrics.vocabulary import OWN_OBSERVABLES
 from crystalmon.monitor.asked import Asked, choose_subsets
-from crystalmon.monitor.base_answers import compare_vocabulary
+from crystalmon.monitor.base_answers import compare_vocabulary, own_vocabulary
 from crystalmon.monitor.base_model import ScoringJob, take_base
 from crystalmon.monitor.course import Course
 from crystalmon.monitor.route_proof import RouteProof
@@ -276,8 +276,7 @@ class Monitor:
 
     def _observe(self, prompts: np.ndarray, log_p: Tensor, begins: Tensor) -> Mapping[str, Tensor]:
         if not self.shares_tokens:
-            found = compare_vocabulary(log_p, log_p, begins)
-            return {k: v if k in OWN_OBSERVABLES else v * torch.nan for k, v in found.items()}
+            return own_vocabulary(log_p, others=math.nan)
         base = torch.from_numpy(self.reference.log_p(prompts)).to(log_p.device)
         return compare_vocabulary(log_p, base, begins)
 
