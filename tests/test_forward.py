@@ -34,8 +34,9 @@ from crystalmon.scoring.forward import Route, _batches, score_rows
 from crystalmon.scoring.isolation import undisturbed
 from crystalmon.scoring.plan import build_plan
 from crystalmon.scoring.ranks import Ranks
-from crystalmon.scoring.route import choose_route, computes_wide, deviation
+from crystalmon.scoring.route import choose_route, computes_wide, deviation, still_holds
 from crystalmon.scoring.score import score
+from crystalmon.scoring.trial import proof_rows
 from crystalmon.suites.tasks import load_suite
 
 SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
@@ -109,9 +110,18 @@ def test_model_that_ignores_the_mask_is_found_out(plan, tokenizer, model):
     def deaf(input_ids=None, attention_mask=None, position_ids=None, **kwargs):
         return forward(input_ids=input_ids, **kwargs)
 
-    assert choose_route(model, plan).method == "tree"
+    route = choose_route(model, plan)
+    assert route.method == "tree"
+    assert proven(model, plan, route)
     model.forward = deaf
     assert choose_route(model, plan).method == "rows"
+    assert not proven(model, plan, route)
+
+
+def proven(model, plan, route):
+    """Whether a route is found to hold by what it finds itself."""
+    rows = proof_rows(plan, route, range(len(plan.rows)))
+    return still_holds(model, plan, route, rows, score(model, plan, route=route, keep=rows).kept)
 
 
 def test_model_that_sees_no_further_back_in_a_sequence_is_found_out(plan, tokenizer):

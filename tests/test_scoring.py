@@ -15,7 +15,6 @@ from crystalmon.scoring.forward import Route
 from crystalmon.scoring.models import ASSETS_DIR, load_model
 from crystalmon.scoring.plan import build_plan
 from crystalmon.scoring.score import score
-from crystalmon.scoring.sequences import sequences_of
 from crystalmon.scoring.trial import proof_rows
 from crystalmon.suites.tasks import Choice, Task, TaskSuite, load_suite
 
@@ -198,18 +197,34 @@ def test_rows_are_kept_whole(tiny, method):
         with torch.no_grad():
             logits = model(torch.tensor([plan.rows[row]])).logits[0, -1]
         torch.testing.assert_close(log_p, logits.log_softmax(-1), atol=1e-4, rtol=0)
+        assert log_p.untyped_storage().nbytes() == 4 * len(log_p), "no batch is held with it"
 
 
-def test_a_route_is_proven_by_rows_that_follow_another_branch(tiny):
+def test_a_route_is_proven_by_answers_that_follow_another_one_of_their_prompt(tiny):
     plan, route = build_plan(load_suite("liquid-tiny"), tiny[1]), Route("tree", "float32", 128)
-    rows = np.flatnonzero(plan.row_prompt % 5 == 0).tolist()
-    found = proof_rows(plan, route, rows)
-    assert len(found) == 3
-    packs = sequences_of(plan, "tree", rows, route.pack, len(rows))
-    places = {
-        row: (pack, at) for pack in packs for at, row in zip(pack.outputs, pack.rows, strict=True)
+    assert {proof_kind(plan, row) for row in proof_rows(plan, route, range(len(plan.rows)))} == {
+        "prompt",
+        "later answer",
     }
-    for pack, at in map(places.get, found):
-        assert pack.parents[at] != at - 1
-    alone = [int(plan.row_prompt[found[0]])]
-    assert proof_rows(plan, route, alone) == alone
+
+
+def proof_kind(plan, row):
+    siblings = np.flatnonzero(plan.row_parent == plan.row_parent[row])
+    if row < plan.num_prompts:
+        return "prompt"
+    return "later answer" if row > siblings[0] else "first answer"
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 9])
+def test_a_route_can_be_proven_on_few_prompts_of_one_token_answers(tiny, number):
+    task = Task(
+        "coin",
+        tuple(f"Coin {n}:" for n in range(number)),
+        (Choice("1", (" 1",)), Choice("2", (" 2",))),
+    )
+    plan = build_plan(TaskSuite("coins", (task,)), tiny[1])
+    found = proof_rows(plan, Route("tree", "float32", 128), range(len(plan.rows)))
+    assert len(found) == min(number, 3)
+    if number > 3:
+        first = min(range(number), key=lambda prompt: plan.rows[prompt])
+        assert first not in found, "what stands first in a pack has no neighbour to see"

@@ -89,7 +89,14 @@ def free_energy_parts(log_p: Tensor, log_b: Tensor, begins: Tensor) -> tuple[Ten
 
 
 def own_observables(log_p: Tensor) -> dict[str, Tensor]:
-    """Of `vocabulary_observables`, those that need no base: [B] values by metric key."""
+    """Of `vocabulary_observables`, those that need no base.
+
+    Args:
+        log_p: [B, V].
+
+    Returns:
+        [B] values by metric key, in nats and nats².
+    """
     return {
         "compliance_entropy": shannon_entropy(log_p),
         "heat_capacity": heat_capacity(log_p),
@@ -142,7 +149,7 @@ def _kl_terms(log_p: Tensor, log_b: Tensor) -> Tensor:
 
 def _finite(log_p: Tensor) -> Tensor:
     """log p where p > 0, and otherwise finite, so that 0 · log 0 = 0."""
-    return log_p.clamp(min=-1e4)  # its exponential is 0 in every precision
+    return log_p.clamp(min=-1e4)  # its exponential is 0 in float32 and in float64
 
 
 def _log_mass(log_p: Tensor, inside: Tensor) -> Tensor:

@@ -54,7 +54,7 @@ def make_base(
     """
 
     def keep(prompts: np.ndarray, log_p: Tensor, begins: Tensor) -> dict[str, Tensor]:
-        return {**own_vocabulary(log_p, others=0.0), "log_p": log_p}
+        return {**own_vocabulary(log_p, fill=0.0), "log_p": log_p}
 
     scores = score(model, plan, keep, route=route, ranks=ranks, progress=progress)
     seen = dict(scores.observed)
@@ -85,10 +85,10 @@ def compare_vocabulary(log_p: Tensor, log_b: Tensor, begins: Tensor) -> Mapping[
     return vocabulary_observables(_exact(log_p), _exact(log_b), begins)
 
 
-def own_vocabulary(log_p: Tensor, others: float) -> Mapping[str, Tensor]:
-    """As `compare_vocabulary` of answers alone; the metrics that compare them are all `others`."""
+def own_vocabulary(log_p: Tensor, fill: float) -> Mapping[str, Tensor]:
+    """As `compare_vocabulary`, of answers [B, V] alone; what compares them is `fill` throughout."""
     own = own_observables(_exact(log_p))
-    none = torch.full_like(own["compliance_entropy"], others)
+    none = torch.full_like(own["compliance_entropy"], fill)
     return {key: own.get(key, none) for key in base_metrics()}
 
 

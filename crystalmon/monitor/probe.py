@@ -185,8 +185,7 @@ class Monitor:
         """By size of a probe, see `subsets`: its unique tokens, in proportion to which it costs."""
         found = {}
         for size, asked in self.subsets.items():
-            rows = np.flatnonzero(np.isin(self.plan.row_prompt, self._indices(asked)))
-            found[size] = count_tree(self.plan.rows[row] for row in rows)[0]
+            found[size] = count_tree(self.plan.rows[row] for row in self._rows(asked))[0]
         return found
 
     def _indices(self, asked: Asked) -> np.ndarray:
@@ -195,11 +194,19 @@ class Monitor:
         parts = [start + asked[task.name] for start, task in zip(starts, self.suite, strict=False)]
         return np.concatenate(parts)
 
+    def _rows(self, asked: Asked) -> list[int]:
+        """The plan's rows of the prompts asked."""
+        return np.flatnonzero(np.isin(self.plan.row_prompt, self._indices(asked))).tolist()
+
+    def _proof_rows(self, asked: Asked) -> list[int]:
+        """The rows on which the route can be proven; none if prompts are run as rows."""
+        if self.route.method == "rows":
+            return []
+        return proof_rows(self.plan, self.route, self._rows(asked))
+
     def _score(self, what: str, asked: Asked) -> Scores:
         prompts = self._indices(asked)
-        rows = np.flatnonzero(np.isin(self.plan.row_prompt, prompts)).tolist()
-        in_trees = self.route.method == "tree"
-        with self._bar(what, len(rows)) as bar:
+        with self._bar(what, len(self._rows(asked))) as bar:
             scores = score(
                 self.model,
                 self.plan,
@@ -209,7 +216,7 @@ class Monitor:
                 max_batch_tokens=self._batch_tokens,
                 progress=bar.update,
                 prompts=None if asked is self._all else prompts.tolist(),
-                keep=proof_rows(self.plan, self.route, rows) if in_trees else (),
+                keep=self._proof_rows(asked),
             )
         self.route = scores.route
         return scores
@@ -234,7 +241,9 @@ class Monitor:
         """
         if not self._proof.count_probe(q, asked):
             return True
-        holds = still_holds(self.model, self.plan, self.route, kept, self.ranks)
+        holds = still_holds(
+            self.model, self.plan, self.route, self._proof_rows(asked), kept, self.ranks
+        )
         proven = self._proof.step
         self._proof.note(step, q, asked)
         if holds:
@@ -276,7 +285,7 @@ class Monitor:
 
     def _observe(self, prompts: np.ndarray, log_p: Tensor, begins: Tensor) -> Mapping[str, Tensor]:
         if not self.shares_tokens:
-            return own_vocabulary(log_p, others=math.nan)
+            return own_vocabulary(log_p, fill=math.nan)
         base = torch.from_numpy(self.reference.log_p(prompts)).to(log_p.device)
         return compare_vocabulary(log_p, base, begins)
 

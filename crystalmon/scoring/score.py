@@ -51,7 +51,8 @@ class Scores:
         batch_tokens: the lowered limit of padded tokens per forward pass if memory ran out; else
             what was given.
         route: how the model was run.
-        kept: log-probabilities [V] after the rows that were to be kept, float32.
+        kept: by row, log-probabilities [V], float32 on the CPU: of the rows to keep, those that
+            this rank has run.
     """
 
     log_choice: tuple[np.ndarray, ...]
@@ -122,8 +123,7 @@ def score(
     edges = np.full(len(plan.edge_row), np.nan)
     merged = ranks.merge(seen.edge_log_p, len(edges))
     edges[[*merged]] = [*merged.values()]
-    observed, kept = _gathered(ranks, seen.observed), ranks.merge(seen.kept, 1)
-    return Scores(_add_up(plan, edges), observed, limit, route, kept)
+    return Scores(_add_up(plan, edges), _gathered(ranks, seen.observed), limit, route, seen.kept)
 
 
 @dataclass
@@ -155,7 +155,7 @@ class _Seen:
                 self.observed.setdefault(key, {}).update(found)
         for place, row in enumerate(rows.tolist()):
             if row in self.keep:
-                self.kept[row] = log_p[place].cpu()
+                self.kept[row] = log_p[place].to("cpu", copy=True)  # not a view of the batch
         if self.progress is not None:
             self.progress(len(rows))
 

@@ -54,17 +54,19 @@ class Trial:
         return torch.stack([found[row] for row in sorted(found)])
 
 
-def varied_trial(model: nn.Module, plan: ScoringPlan, ranks: Ranks, pack: int) -> Trial:
+def varied_trial(
+    model: nn.Module, plan: ScoringPlan, ranks: Ranks, pack: int, places: int
+) -> Trial:
     """A trial on prompts that differ as much as they can: are the trees of a pack honoured?
 
     They are the prompt with the longest row (a sliding window may be shorter), the one whose tree
-    has branches and costs least in rows, and some from the first to the last place of a pack,
+    has branches and costs least in rows, and `places` from the first to the last of a pack,
     since what a model does may depend on how far into a sequence a token stands. Compared are of
     each the prompt, its longest row, and its last, which comes after all its others in a pack.
     """
     _, lengths = _tree_sizes(plan)
     order = sorted(range(plan.num_prompts), key=lambda prompt: plan.rows[prompt])
-    some = np.linspace(0, plan.num_prompts - 1, num=3, dtype=int)
+    some = np.linspace(0, plan.num_prompts - 1, num=places, dtype=int)
     chosen = {int(np.argmin(_branch_costs(plan))), int(np.argmax(lengths))}
     chosen |= {order[place] for place in some}
     compared, packed = set[int](), set[int]()
@@ -77,18 +79,31 @@ def varied_trial(model: nn.Module, plan: ScoringPlan, ranks: Ranks, pack: int) -
 
 
 def proof_rows(plan: ScoringPlan, route: Route, rows: Sequence[int]) -> list[int]:
-    """Of rows that are run as trees, the three on which the route is proven again.
+    """The rows on which a route in trees is proven again: some of those run, and their prompts.
 
-    Of those that come right after another branch, where a token that saw its neighbour would show
-    most, or else of all, they stand nearest to the start of a pack, midway, and farthest from it.
+    Preferred are unfinished answers right after another one of their prompt: a token that saw its
+    neighbour would show there most. Where there are fewer than three, any row that does not stand
+    first in its pack will do. Taken are the one nearest to a pack's start, the middle one and the
+    farthest.
+
+    Args:
+        plan, route: what is scored, and how.
+        rows: of the plan, those that are run; with each prompt all rows after it.
+
+    Returns:
+        Up to six rows, ascending.
     """
-    placed, branching = list[tuple[int, int]](), list[tuple[int, int]]()
+    branching, later, every = (list[tuple[int, int]]() for _ in range(3))
     for pack in sequences_of(plan, "tree", rows, route.pack, len(rows)):
-        own = [*zip(pack.outputs, pack.rows, strict=True)]
-        placed += own
-        branching += [(at, row) for at, row in own if pack.parents[at] != at - 1]
-    some = sorted(branching or placed)
-    return sorted({some[place][1] for place in (0, len(some) // 2, -1)})
+        for at, row in zip(pack.outputs, pack.rows, strict=True):
+            every.append((at, row))
+            if plan.row_prompt[row] != pack.rows[0]:
+                later.append((at, row))
+            if plan.row_parent[row] >= 0 and pack.parents[at] != at - 1:
+                branching.append((at, row))
+    some = sorted(next((found for found in (branching, later) if len(found) >= 3), every))
+    taken = {some[place][1] for place in (0, len(some) // 2, -1)}
+    return sorted(taken | {int(plan.row_prompt[row]) for row in taken})
 
 
 def _tree_sizes(plan: ScoringPlan) -> tuple[np.ndarray, np.ndarray]:
@@ -106,7 +121,7 @@ def _branch_costs(plan: ScoringPlan) -> np.ndarray:
 
 
 def _fitting(plan: ScoringPlan, prompts: Sequence[int], pack: int, least: int) -> list[int]:
-    """Of the prompts, in their order, those whose trees fit into a pack; `least` in any case."""
+    """The prompts, in their order, whose trees fit into a pack; the first `least` anyway."""
     trie, found = Trie(), list[int]()
     unfinished, _ = _tree_sizes(plan)
     for place, prompt in enumerate(prompts):
