@@ -348,3 +348,14 @@ def test_a_share_is_within_0_and_1(share):
 def test_a_share_is_a_number(share):
     with pytest.raises(TypeError, match="max_overhead must be a number or None"):
         CrystalCallback(max_overhead=share)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.02, 0.05])
+@pytest.mark.parametrize("start", [40, 75, 110, 190])
+def test_a_crossing_is_confirmed_at_the_next_step_also_when_few_probes_are_left(share, start):
+    rise = rising(start, 4 * start)
+    probed, spent = simulate(share, 1.0, 6.5, 1000, order=rise)
+    crossing = min(step for step in probed if rise(step) >= ONSET)
+    assert crossing + 1 in probed
+    assert 1000 in probed
+    assert spent <= 1.01 * share

@@ -161,7 +161,7 @@ class Schedule:
     should have changed by `STRIDE`, or at the next step if it has crossed the onset, completion or
     melting, which a second probe confirms. As long as it is beyond and the phase does not change,
     few prompts cannot tell: the next steps are probed too, and every second probe asks more. Half
-    of what was meant for later may be spent on these.
+    of what was meant for later may be spent on these, and all of it on the first that confirms.
 
     However small the budget, a run gets `LEAST` probes after the first, of the smallest size, the
     last of them at the end.
@@ -241,8 +241,11 @@ class Schedule:
             cost = budget.cost(self.tokens[size])
             kept = largest if 4 * largest <= room else cost
             share = (used + cost) / max(room - kept, 1e-9)
-            # while the model moves, half of what was meant for later
-            return max(2 * share - 1, 0.0) if step >= self._change_due else share
+            if step < self._change_due:
+                return share
+            if self._waiting == 1 and share <= 1:  # one probe more may tell of another phase
+                return 0.0
+            return max(2 * share - 1, 0.0)  # half of what was meant for later
 
         by_number = (self._probes + 1) / LEAST
         done = math.sqrt((step - self._first) / length)
