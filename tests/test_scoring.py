@@ -224,7 +224,7 @@ def test_a_route_can_be_proven_on_few_prompts_of_one_token_answers(tiny, number)
     )
     plan = build_plan(TaskSuite("coins", (task,)), tiny[1])
     found = proof_rows(plan, Route("tree", "float32", 128), range(len(plan.rows)))
-    assert len(found) == min(number, 3)
+    assert len(found) == (1 if number < 3 else 2)
     if number > 3:
         first = min(range(number), key=lambda prompt: plan.rows[prompt])
         assert first not in found, "what stands first in a pack has no neighbour to see"

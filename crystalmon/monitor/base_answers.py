@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -20,8 +21,12 @@ from crystalmon.scoring.models import model_name
 from crystalmon.scoring.plan import ScoringPlan
 from crystalmon.scoring.ranks import ONE, Ranks
 from crystalmon.scoring.rendering import text_tokenizer
+from crystalmon.scoring.route import choose_route, still_holds
 from crystalmon.scoring.score import Scores, score
+from crystalmon.scoring.trial import proof_rows
 from crystalmon.suites.tasks import TaskSuite
+
+logger = logging.getLogger(__name__)
 
 Progress = Callable[[int], Any]
 
@@ -56,7 +61,13 @@ def make_base(
     def keep(prompts: np.ndarray, log_p: Tensor, begins: Tensor) -> dict[str, Tensor]:
         return {**own_vocabulary(log_p, fill=0.0), "log_p": log_p}
 
-    scores = score(model, plan, keep, route=route, ranks=ranks, progress=progress)
+    route = route or choose_route(model, plan, ranks)
+    proof = proof_rows(plan, route, range(len(plan.rows)))
+    scores = score(model, plan, keep, route=route, ranks=ranks, progress=progress, keep=proof)
+    if not still_holds(model, plan, scores.route, proof, scores.kept, ranks):
+        route = replace(route, method="rows")
+        logger.info("prompts are run as %s: trees do not get the model's own answers", route)
+        scores = score(model, plan, keep, route=route, ranks=ranks, progress=progress)
     seen = dict(scores.observed)
     rows = seen.pop("log_p")
     if np.isnan(rows).any():

@@ -198,15 +198,10 @@ class Monitor:
         """The plan's rows of the prompts asked."""
         return np.flatnonzero(np.isin(self.plan.row_prompt, self._indices(asked))).tolist()
 
-    def _proof_rows(self, asked: Asked) -> list[int]:
-        """The rows on which the route can be proven; none if prompts are run as rows."""
-        if self.route.method == "rows":
-            return []
-        return proof_rows(self.plan, self.route, self._rows(asked))
-
     def _score(self, what: str, asked: Asked) -> Scores:
         prompts = self._indices(asked)
-        with self._bar(what, len(self._rows(asked))) as bar:
+        rows = self._rows(asked)
+        with self._bar(what, len(rows)) as bar:
             scores = score(
                 self.model,
                 self.plan,
@@ -216,7 +211,7 @@ class Monitor:
                 max_batch_tokens=self._batch_tokens,
                 progress=bar.update,
                 prompts=None if asked is self._all else prompts.tolist(),
-                keep=self._proof_rows(asked),
+                keep=proof_rows(self.plan, self.route, rows),
             )
         self.route = scores.route
         return scores
@@ -241,9 +236,8 @@ class Monitor:
         """
         if not self._proof.count_probe(q, asked):
             return True
-        holds = still_holds(
-            self.model, self.plan, self.route, self._proof_rows(asked), kept, self.ranks
-        )
+        rows = proof_rows(self.plan, self.route, self._rows(asked))
+        holds = still_holds(self.model, self.plan, self.route, rows, kept, self.ranks)
         proven = self._proof.step
         self._proof.note(step, q, asked)
         if holds:

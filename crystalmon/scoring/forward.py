@@ -138,7 +138,7 @@ def score_rows(
 
 
 def _is_single(plan: ScoringPlan, batch: Sequence[TokenSequence]) -> bool:
-    """Whether a batch cannot be cut: it is one row, or the tree of one prompt."""
+    """Whether a batch cannot be cut: it is of one prompt."""
     return len(batch) == 1 and sum(plan.row_parent[[*batch[0].rows]] < 0) < 2
 
 
@@ -165,10 +165,10 @@ def _batches(
 ) -> list[list[TokenSequence]]:
     """The batches of some rows, small enough that each of `size` ranks gets a share of them."""
     pack = min(route.pack, tokens)
-    sequences = sequences_of(plan, route.method, rows, pack, outputs)
+    sequences = sequences_of(plan, route.method, rows, pack, outputs, switch)
     share = -(-sum(len(sequence.tokens) for sequence in sequences) // size)
     if share < pack:
-        sequences = sequences_of(plan, route.method, rows, share, outputs)
+        sequences = sequences_of(plan, route.method, rows, share, outputs, switch)
     if size == 1:
         share = max(share + share // 4, pack)  # padding costs less than another pass
     width = max((len(sequence.tokens) for sequence in sequences), default=0)

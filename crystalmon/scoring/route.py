@@ -82,8 +82,7 @@ def choose_route(
     head = output_head(model)
     width = getattr(head, "in_features", None) or cast(Tensor, head.weight).shape[-1]
     pack = pack_size(plan, max(1, int(width)), context_length(model))
-    places = 3 if computes_wide(model) else 6  # else a precision is chosen by these prompts too
-    trial = varied_trial(model, plan, ranks, pack, places)
+    trial = varied_trial(model, plan, ranks, pack)
     with undisturbed(model):
         route, truth = _in_rows(trial, precision)
         ranks.together(lambda: _check_causal(trial, route, truth))
@@ -151,23 +150,14 @@ def still_holds(
     """
     if route.method == "rows":
         return True
-    alone, head = replace(route, method="rows"), output_head(model)
-    begun = {int(plan.row_prompt[row]) for row in rows if plan.row_parent[row] >= 0}
-    batch = [_with_prompt(plan, row) for row in rows if row not in begun]
     with undisturbed(model):
-        order, truth = ranks.together(lambda: next_token_log_probs(model, head, batch, alone))
-    truth, own = truth.cpu(), [place for place, row in enumerate(order.tolist()) if row in found]
+        truth = Trial(model, plan, ranks, sorted(rows), []).answers(replace(route, method="rows"))
+    own = [place for place, row in enumerate(sorted(rows)) if row in found]
     if not own:
         return ranks.all(True)
-    differs = deviation(torch.stack([found[row] for row in order[own].tolist()]), truth[own], truth)
+    mine = torch.stack([found[row] for row in sorted(found)])
+    differs = deviation(mine, truth[own], truth)
     return ranks.all(differs < tolerance(exact=route.precision == "float32"))
-
-
-def _with_prompt(plan: ScoringPlan, row: int) -> TokenSequence:
-    """A row as a sequence, from which the answer to its prompt is read too."""
-    rows = tuple(dict.fromkeys((int(plan.row_prompt[row]), row)))
-    ends = tuple(len(plan.rows[each]) - 1 for each in rows)
-    return replace(chain(plan.rows[row], ends, row), rows=rows)
 
 
 def choose_precision(

@@ -4,8 +4,8 @@
 trees. Each token sees only its ancestors (by a 4-D attention mask and position ids), so what rows
 have in common is computed once a pack, and little is padded. Prompts that begin alike are packed
 side by side; a prompt's rows are all in one pack.
-**rows**: every unfinished answer is a sequence of its own. It costs the prompt again each time, and
-works with any causal model.
+**rows**: every unfinished answer is a sequence of its own, from which those that it begins with are
+read too. It costs the prompt again each time, and works with any causal model.
 
 Axes: B sequences of a batch, T tokens.
 """
@@ -13,7 +13,7 @@ Axes: B sequences of a batch, T tokens.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -47,17 +47,23 @@ class TokenSequence:
 
 
 def sequences_of(
-    plan: ScoringPlan, method: Method, rows: Iterable[int], max_tokens: int, max_outputs: int
+    plan: ScoringPlan,
+    method: Method,
+    rows: Iterable[int],
+    max_tokens: int,
+    max_outputs: int,
+    switch: int | None = None,
 ) -> list[TokenSequence]:
     """The sequences that score some rows of a plan.
 
     Args:
         rows: which ones; as trees, with each prompt all rows after it.
         max_tokens, max_outputs: of a pack, unless a single prompt's tree is larger.
+        switch: a row up to this length is not read from a longer one; see `models.longrope_switch`.
     """
     if method == "tree":
         return list(_packs(plan, rows, max_tokens, max_outputs))
-    return [chain(plan.rows[row], (len(plan.rows[row]) - 1,), row) for row in rows]
+    return list(_chains(plan, rows, switch))
 
 
 def chain(tokens: tuple[int, ...], outputs: tuple[int, ...], row: int) -> TokenSequence:
@@ -139,6 +145,23 @@ def ancestors(batch: Sequence[TokenSequence]) -> np.ndarray:
             if parent >= 0:
                 table[position] |= table[parent]
     return allowed
+
+
+def _chains(plan: ScoringPlan, rows: Iterable[int], switch: int | None) -> Iterator[TokenSequence]:
+    """The longest rows, and with each those that it begins with."""
+    left = set(rows)
+    for row in sorted(left, key=lambda row: (-len(plan.rows[row]), row)):
+        if row not in left:
+            continue
+        read, length, shorter = list[int](), len(plan.rows[row]), row
+        while shorter >= 0:
+            same = switch is None or (len(plan.rows[shorter]) > switch) == (length > switch)
+            if same and shorter in left:
+                left.remove(shorter)
+                read.insert(0, shorter)
+            shorter = int(plan.row_parent[shorter])
+        ends = tuple(len(plan.rows[each]) - 1 for each in read)
+        yield replace(chain(plan.rows[row], ends, row), rows=tuple(read))
 
 
 def _packs(

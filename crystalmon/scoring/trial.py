@@ -54,19 +54,17 @@ class Trial:
         return torch.stack([found[row] for row in sorted(found)])
 
 
-def varied_trial(
-    model: nn.Module, plan: ScoringPlan, ranks: Ranks, pack: int, places: int
-) -> Trial:
+def varied_trial(model: nn.Module, plan: ScoringPlan, ranks: Ranks, pack: int) -> Trial:
     """A trial on prompts that differ as much as they can: are the trees of a pack honoured?
 
     They are the prompt with the longest row (a sliding window may be shorter), the one whose tree
-    has branches and costs least in rows, and `places` from the first to the last of a pack,
+    has branches and costs least in rows, and some from the first to the last place of a pack,
     since what a model does may depend on how far into a sequence a token stands. Compared are of
     each the prompt, its longest row, and its last, which comes after all its others in a pack.
     """
     _, lengths = _tree_sizes(plan)
     order = sorted(range(plan.num_prompts), key=lambda prompt: plan.rows[prompt])
-    some = np.linspace(0, plan.num_prompts - 1, num=places, dtype=int)
+    some = np.linspace(0, plan.num_prompts - 1, num=6, dtype=int)
     chosen = {int(np.argmin(_branch_costs(plan))), int(np.argmax(lengths))}
     chosen |= {order[place] for place in some}
     compared, packed = set[int](), set[int]()
@@ -79,30 +77,37 @@ def varied_trial(
 
 
 def proof_rows(plan: ScoringPlan, route: Route, rows: Sequence[int]) -> list[int]:
-    """The rows on which a route in trees is proven again: some of those run, and their prompts.
+    """The rows on which a route in trees is proven: some of those run, and their prompts.
 
     Preferred are unfinished answers right after another one of their prompt: a token that saw its
     neighbour would show there most. Where there are fewer than three, any row that does not stand
-    first in its pack will do. Taken are the one nearest to a pack's start, the middle one and the
-    farthest.
+    first in its pack will do. Taken are the middle one, the farthest from a pack's start, and the
+    one whose own tokens reach back farthest, beyond a window that counts places.
 
     Args:
         plan, route: what is scored, and how.
         rows: of the plan, those that are run; with each prompt all rows after it.
 
     Returns:
-        Up to six rows, ascending.
+        Up to six rows, ascending; none of a route in rows, of which there is nothing to prove.
     """
-    branching, later, every = (list[tuple[int, int]]() for _ in range(3))
+    if route.method == "rows":
+        return []
+    branching, later, every = (list[tuple[int, int, int]]() for _ in range(3))
     for pack in sequences_of(plan, "tree", rows, route.pack, len(rows)):
+        roots = list[int]()
+        for at, parent in enumerate(pack.parents):
+            roots.append(at if parent < 0 else roots[parent])
         for at, row in zip(pack.outputs, pack.rows, strict=True):
-            every.append((at, row))
+            place = (at, at - roots[at], row)
+            every.append(place)
             if plan.row_prompt[row] != pack.rows[0]:
-                later.append((at, row))
+                later.append(place)
             if plan.row_parent[row] >= 0 and pack.parents[at] != at - 1:
-                branching.append((at, row))
+                branching.append(place)
     some = sorted(next((found for found in (branching, later) if len(found) >= 3), every))
-    taken = {some[place][1] for place in (0, len(some) // 2, -1)}
+    farthest = max(some, key=lambda place: place[1])
+    taken = {row for *_, row in (some[len(some) // 2], some[-1], farthest)}
     return sorted(taken | {int(plan.row_prompt[row]) for row in taken})
 
 
@@ -125,9 +130,12 @@ def _fitting(plan: ScoringPlan, prompts: Sequence[int], pack: int, least: int) -
     trie, found = Trie(), list[int]()
     unfinished, _ = _tree_sizes(plan)
     for place, prompt in enumerate(prompts):
-        tokens = trie.missing(plan.rows[prompt]) + int(unfinished[prompt]) - 1
-        if prompt not in found and (place < least or len(trie) + tokens <= pack):
+        after = int(unfinished[prompt]) - 1
+        tokens = trie.missing(plan.rows[prompt]) + after
+        if prompt in found or (place >= least and len(trie) + tokens > pack):
+            continue
+        found.append(prompt)
+        if len(plan.rows[prompt]) + after <= pack:  # else it is a pack of its own
             for row in np.flatnonzero(plan.row_prompt == prompt):
                 trie.add(plan.rows[row])
-            found.append(prompt)
     return found
