@@ -291,6 +291,30 @@ def test_a_route_that_training_breaks_is_found_and_left(leaky, tokenizer, suite,
     assert monitor.doubtful_after is None
 
 
+def test_a_base_whose_trees_do_not_hold_is_scored_in_rows(model, tokenizer, suite, monkeypatch):
+    monkeypatch.setattr("crystalmon.monitor.base_answers.still_holds", lambda *args: False)
+    monitor = Monitor(model, tokenizer, suite)
+    assert monitor.route.method == "rows"
+    assert not Monitor(model, tokenizer, suite).remembered, "nor is it kept as if it were in trees"
+
+
+def test_memory_that_fails_in_a_proof_costs_no_probe(model, tokenizer, caplog):
+    prompts = tuple("a b c d e f g " * 10 + str(number) for number in range(5))
+    task = Task("letter", prompts, (Choice("a"), Choice("b")))
+    monitor = Monitor(model, tokenizer, TaskSuite("long", (task,)))
+    longest = max(map(len, monitor.plan.rows))
+    forward = model.forward
+
+    def short_of_memory(input_ids, **options):
+        if input_ids.numel() > 1.5 * longest:
+            raise torch.OutOfMemoryError("out of memory")
+        return forward(input_ids, **options)
+
+    model.forward = short_of_memory
+    assert [monitor.probe(step).step for step in (1, 2)] == [1, 2]
+    assert "out of memory; going on" in caplog.text
+
+
 def test_a_route_is_proven_again_at_ever_longer_intervals(monitor, monkeypatch):
     proofs = []
     monkeypatch.setattr(

@@ -14,8 +14,9 @@ from transformers import AutoModel, Gemma2Config, Gemma2ForCausalLM, LlamaConfig
 from crystalmon.scoring.forward import Route
 from crystalmon.scoring.models import ASSETS_DIR, load_model
 from crystalmon.scoring.plan import build_plan
+from crystalmon.scoring.ranks import ONE
 from crystalmon.scoring.score import score
-from crystalmon.scoring.trial import proof_rows
+from crystalmon.scoring.trial import proof_rows, varied_trial
 from crystalmon.suites.tasks import Choice, Task, TaskSuite, load_suite
 
 NUMBERS = TaskSuite(
@@ -228,3 +229,15 @@ def test_a_route_can_be_proven_on_few_prompts_of_one_token_answers(tiny, number)
     if number > 3:
         first = min(range(number), key=lambda prompt: plan.rows[prompt])
         assert first not in found, "what stands first in a pack has no neighbour to see"
+
+
+def test_a_prompt_longer_than_a_pack_keeps_no_others_out_of_the_trial(tiny):
+    model, tokenizer = tiny
+    short = tuple(f"Coin {n}:" for n in range(40))
+    long = tuple("a b c d e f g " * 20 + word for word in ("one:", "two:"))
+    task = Task("coin", (*short, *long), (Choice("1"), Choice("2")))
+    plan = build_plan(TaskSuite("coins", (task,)), tokenizer)
+    trial = varied_trial(model, plan, ONE, 128)
+    asked = [len(plan.rows[row]) for row in trial.packed if row < plan.num_prompts]
+    assert sum(length > 128 for length in asked) == 2
+    assert sum(length < 128 for length in asked) > 20

@@ -98,3 +98,24 @@ def test_batches_keep_to_their_limits(plan):
         width = max(len(pack.tokens) for pack in batch)
         assert len(batch) == 1 or len(batch) * width <= 150
         assert len(batch) == 1 or sum(len(pack.outputs) for pack in batch) <= 60
+
+
+def test_a_row_is_read_from_a_longer_one_that_begins_with_it(plan):
+    rows = range(len(plan.rows))
+    found = sequences_of(plan, "rows", rows, 1, 1)
+    ends = set(rows) - set(plan.row_parent.tolist())
+    assert len(found) == len(ends) < len(rows)
+    assert sorted(row for each in found for row in each.rows) == [*rows]
+    for each in found:
+        for at, row in zip(each.outputs, each.rows, strict=True):
+            assert each.tokens[: at + 1] == plan.rows[row]
+
+
+def test_a_row_is_not_read_from_one_beyond_the_switch_of_longrope(plan):
+    rows = range(len(plan.rows))
+    lengths = np.array([len(row) for row in plan.rows])
+    switch = int(np.median(lengths))
+    found = sequences_of(plan, "rows", rows, 1, 1, switch)
+    assert sorted(row for each in found for row in each.rows) == [*rows]
+    assert all(len(set(lengths[[*each.rows]] > switch)) == 1 for each in found)
+    assert len(found) > len(sequences_of(plan, "rows", rows, 1, 1))
