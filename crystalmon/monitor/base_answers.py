@@ -67,7 +67,7 @@ def make_base(
     if not still_holds(model, plan, scores.route, proof, scores.kept, ranks):
         route = replace(route, method="rows")
         logger.info("prompts are run as %s: trees do not get the model's own answers", route)
-        scores = score(model, plan, keep, route=route, ranks=ranks, progress=progress)
+        scores = score(model, plan, keep, route=route, ranks=ranks)
     seen = dict(scores.observed)
     rows = seen.pop("log_p")
     if np.isnan(rows).any():

@@ -273,6 +273,7 @@ def own_base(job: ScoringJob, *, adapters: bool = True) -> TakenBase:
             fingerprint=known.fingerprint,
         )
     seconds = time.perf_counter() - started
-    if scores.route == known.route:
-        base = known.keep(base, seconds)  # else memory was short just now
+    if scores.route.precision == known.route.precision:  # else memory was short just now
+        known.route = scores.route
+        base = known.keep(base, seconds)
     return TakenBase(base, scores.route, True, scores if as_now else None, seconds)

@@ -240,22 +240,24 @@ class Schedule:
             """The share of the budget that is spent after a probe of this size."""
             cost = budget.cost(self.tokens[size])
             kept = largest if 4 * largest <= room else cost
-            share = (used + cost) / max(room - kept, 1e-9)
-            if step < self._change_due:
-                return share
-            if self._waiting == 1 and share <= 1:  # one probe more may tell of another phase
-                return 0.0
-            return max(2 * share - 1, 0.0)  # half of what was meant for later
+            return (used + cost) / max(room - kept, 1e-9)
+
+        def counted(size: int) -> float:
+            """That share; while the model moves, half of what was meant for later is spent freely."""
+            share = spent_by(size)
+            return max(2 * share - 1, 0.0) if step >= self._change_due else share
 
         by_number = (self._probes + 1) / LEAST
         done = math.sqrt((step - self._first) / length)
         for size in (self._larger_than(fitting), fitting):
-            if spent_by(size) <= done:
+            if counted(size) <= done:
                 self._size = fitting
                 return size
-        if by_number <= done or (self._confirms and self._probes + 1 < LEAST):
-            return min(self.tokens)
-        due = self._first + length * min(spent_by(fitting), by_number, 1.0) ** 2
+        fewest = min(self.tokens)
+        affordable = self._probes + 1 < LEAST or (self._waiting == 1 and spent_by(fewest) <= 1)
+        if by_number <= done or (self._confirms and affordable):
+            return fewest
+        due = self._first + length * min(counted(fitting), by_number, 1.0) ** 2
         return -max(1, math.ceil(due) - step)
 
     def _fitting_size(self, budget: Budget, room: float) -> int:

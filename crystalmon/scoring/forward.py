@@ -138,7 +138,7 @@ def score_rows(
 
 
 def _is_single(plan: ScoringPlan, batch: Sequence[TokenSequence]) -> bool:
-    """Whether a batch cannot be cut: it is of one prompt."""
+    """Whether a batch cannot be cut: it is one sequence, of one prompt."""
     return len(batch) == 1 and sum(plan.row_parent[[*batch[0].rows]] < 0) < 2
 
 

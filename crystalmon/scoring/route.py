@@ -146,6 +146,7 @@ def still_holds(
         found: log-probabilities [V] by row, of those that this rank has run; see `Scores.kept`.
 
     Raises:
+        TooLargeInFloat32: if memory, which held the trees, no longer holds a row.
         RankError: if another rank has failed.
     """
     if route.method == "rows":

@@ -153,13 +153,13 @@ def _chains(plan: ScoringPlan, rows: Iterable[int], switch: int | None) -> Itera
     for row in sorted(left, key=lambda row: (-len(plan.rows[row]), row)):
         if row not in left:
             continue
-        read, length, shorter = list[int](), len(plan.rows[row]), row
-        while shorter >= 0:
-            same = switch is None or (len(plan.rows[shorter]) > switch) == (length > switch)
-            if same and shorter in left:
-                left.remove(shorter)
-                read.insert(0, shorter)
-            shorter = int(plan.row_parent[shorter])
+        read, length, at = list[int](), len(plan.rows[row]), row
+        while at >= 0:
+            same = switch is None or (len(plan.rows[at]) > switch) == (length > switch)
+            if same and at in left:
+                left.remove(at)
+                read.insert(0, at)
+            at = int(plan.row_parent[at])
         ends = tuple(len(plan.rows[each]) - 1 for each in read)
         yield replace(chain(plan.rows[row], ends, row), rows=tuple(read))
 

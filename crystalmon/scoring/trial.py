@@ -81,8 +81,9 @@ def proof_rows(plan: ScoringPlan, route: Route, rows: Sequence[int]) -> list[int
 
     Preferred are unfinished answers right after another one of their prompt: a token that saw its
     neighbour would show there most. Where there are fewer than three, any row that does not stand
-    first in its pack will do. Taken are the middle one, the farthest from a pack's start, and the
-    one whose own tokens reach back farthest, beyond a window that counts places.
+    first in its pack will do. Taken are the one whose own tokens reach back farthest, beyond a
+    window that counts places, and of the others the middle one and that farthest from a pack's
+    start.
 
     Args:
         plan, route: what is scored, and how.
@@ -106,8 +107,9 @@ def proof_rows(plan: ScoringPlan, route: Route, rows: Sequence[int]) -> list[int
             if plan.row_parent[row] >= 0 and pack.parents[at] != at - 1:
                 branching.append(place)
     some = sorted(next((found for found in (branching, later) if len(found) >= 3), every))
-    farthest = max(some, key=lambda place: place[1])
-    taken = {row for *_, row in (some[len(some) // 2], some[-1], farthest)}
+    reaching = max(some, key=lambda place: place[1])
+    others = [place for place in some if place != reaching] or some
+    taken = {row for *_, row in (reaching, others[(len(others) - 1) // 2], others[-1])}
     return sorted(taken | {int(plan.row_prompt[row]) for row in taken})
 
 
