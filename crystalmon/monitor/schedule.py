@@ -243,7 +243,7 @@ class Schedule:
             return (used + cost) / max(room - kept, 1e-9)
 
         def counted(size: int) -> float:
-            """That share; while the model moves, half of what was meant for later is spent freely."""
+            """The same, less half of what was meant for later while the model moves."""
             share = spent_by(size)
             return max(2 * share - 1, 0.0) if step >= self._change_due else share
 
