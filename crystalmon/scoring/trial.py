@@ -64,7 +64,7 @@ def varied_trial(model: nn.Module, plan: ScoringPlan, ranks: Ranks, pack: int) -
     """
     _, lengths = _tree_sizes(plan)
     order = sorted(range(plan.num_prompts), key=lambda prompt: plan.rows[prompt])
-    some = np.linspace(0, plan.num_prompts - 1, num=6, dtype=int)
+    some = np.linspace(0, plan.num_prompts - 1, num=4, dtype=int)
     chosen = {int(np.argmin(_branch_costs(plan))), int(np.argmax(lengths))}
     chosen |= {order[place] for place in some}
     compared, packed = set[int](), set[int]()
